@@ -1,0 +1,252 @@
+"""Locks that live and die with a transaction: PostgreSQL's advisory locks.
+
+The protocol, in one page:
+
+1. The key becomes a number (:mod:`django_dblock.keys`).
+2. Outside a transaction, entering the block opens ``transaction.atomic``; inside one, it joins.
+3. One statement asks for the lock without waiting, and refuses where a lock would protect
+   nothing: on a standby, above READ COMMITTED, on an engine that only plays along.
+4. If somebody else has it, a second statement waits in the server's own queue, first come, first
+   served, under a ``lock_timeout`` of its own. In a transaction that was there before, it runs
+   under a savepoint, so that a timeout does not take the caller's work with it.
+5. COMMIT or ROLLBACK frees the lock, and so does the death of the process, of its machine or of
+   the connection. There is no release call, so there is none to forget, and no moment at which the
+   lock is free and the changes are not yet visible.
+
+Nothing here remembers which locks are held: the server knows, and a savepoint that is rolled back
+frees the locks taken under it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from types import EllipsisType
+from typing import Any, Self, TypeGuard
+
+from django.db.transaction import TransactionManagementError
+
+from django_dblock.acquire import Request, try_lock
+from django_dblock.block import AdvisoryBlock
+from django_dblock.conf import conf
+from django_dblock.databases import connection_for, in_transaction
+from django_dblock.keys import EncodedKey, Key, KeyPart, encoded, is_instance
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """What a block holds. A record of the moment of locking: it asks nobody whether it still holds.
+
+    Attributes:
+        key: the key's parts, as given.
+        key_id: the signed 64-bit number that PostgreSQL locked.
+        using: the database alias.
+        shared: whether others may share the lock.
+        waited: seconds spent waiting; 0.0 where nobody was before us.
+    """
+
+    key: Key
+    key_id: int
+    using: str
+    shared: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLocks:
+    """What a block of ``advisory_locks`` holds; see :class:`HeldLock`.
+
+    Attributes:
+        keys: the keys, in the order given.
+        key_ids: their numbers, in the same order.
+        using: the database alias.
+        shared: whether others may share the locks.
+        waited: seconds spent waiting for all of them together.
+    """
+
+    keys: tuple[Key, ...]
+    key_ids: tuple[int, ...]
+    using: str
+    shared: bool
+    waited: float
+
+
+class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers are lower-case nouns
+    """Lock a key until the transaction ends, waiting for it if somebody else has it.
+
+    In autocommit, entering opens ``transaction.atomic``, and the lock ends with its commit or
+    rollback, which leaving the block brings. **Inside an open transaction** (``ATOMIC_REQUESTS``,
+    an outer ``atomic()``, ``TestCase``) it joins that one: the lock ends with the *outer*
+    transaction, and leaving the block sends nothing and frees nothing.
+
+    Guaranteed, from entering until that end: no other transaction in the database cluster holds
+    the key (with ``shared=True``: none holds it exclusively), and whatever they committed before is
+    visible to every statement in the block. It ends, too, when the process, its machine, or the
+    connection dies, and when a savepoint under which it was taken is rolled back.
+
+    Not guaranteed: anything about code that does not ask for the lock; anything about commits on
+    another database alias; that ``on_commit`` hooks run under it (they run after COMMIT, when it is
+    gone); that it ends with the block, inside an open transaction.
+
+    As a decorator, a callable among the parts is called with the call's arguments::
+
+        @advisory_lock("inventory", lambda request, sku: sku)
+        def buy(request, sku): ...
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait;
+            None waits as long as the server's ``lock_timeout`` lets it.
+        shared: hold it together with other shared holders, excluding exclusive ones.
+        using: the database alias; ``DBLOCK_DATABASE``, else ``default``. It must be the one whose
+            rows the lock protects.
+
+    Raises:
+        LockTimeout: somebody else still had it. Nothing is locked, the transaction is usable.
+        LockDeadlock: waiting would never have ended. Likewise.
+        LockTableFull: the server has no room for more locks.
+        UnsafeIsolation: above READ COMMITTED, unless ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``.
+        StandbyDatabase, UnsupportedDatabase: a lock there would protect nothing.
+        TypeError, ValueError: the key or the timeout can't be one; before any SQL.
+
+    Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
+    """
+
+    def __init__(
+        self,
+        *key: KeyPart | Callable[..., KeyPart],
+        timeout: float | EllipsisType | None = ...,
+        shared: bool = False,
+        using: str | None = None,
+    ) -> None:
+        super().__init__(timeout=timeout, shared=shared, using=using)
+        self._template = key
+        # Encoded here, so that a wrong key fails where it is written.
+        self._key = None if any(map(_is_argument, key)) else encoded(key)
+
+    def _encoded(self) -> tuple[EncodedKey, ...]:
+        if self._key is None:
+            raise TypeError(
+                "A callable in the key is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass its value."
+            )
+        return (self._key,)
+
+    def _held(self, request: Request, waited: float) -> HeldLock:
+        return HeldLock(
+            request.keys[0], request.ids[0], request.connection.alias, self._shared, waited
+        )
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._key is not None:
+            return self
+        key = (part(*args, **kwargs) if _is_argument(part) else part for part in self._template)
+        return type(self)(*key, timeout=self._timeout, shared=self._shared, using=self._using)
+
+
+class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
+    """Lock several keys until the transaction ends: all of them, or none.
+
+    The same promises as :class:`advisory_lock`, for all keys together, under one deadline and in
+    one round trip. They are taken in the order of their numbers, whatever order they are given
+    in, so two calls can't deadlock with each other. Two *nested* calls still can.
+
+    As a decorator, ``keys`` may be a callable that gets the call's arguments and returns the keys.
+
+    Args:
+        keys: the keys; each a tuple of parts, or a single part. ``DBLOCK_MAX_KEYS`` (1,000) at
+            most, because every lock takes a place in a table that the whole cluster shares.
+        timeout: seconds to wait for all of them together; as in :class:`advisory_lock`.
+        shared: as there, for all of them.
+        using: as there.
+
+    Raises:
+        LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
+        UnsupportedDatabase: none of the keys is locked; as in :class:`advisory_lock`.
+        TypeError, ValueError: there are no keys, too many, or one can't be a key; before any SQL.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[Key | KeyPart] | Callable[..., Iterable[Key | KeyPart]],
+        *,
+        timeout: float | EllipsisType | None = ...,
+        shared: bool = False,
+        using: str | None = None,
+    ) -> None:
+        super().__init__(timeout=timeout, shared=shared, using=using)
+        self._argument = keys if callable(keys) else None
+        self._keys = () if callable(keys) else _several(keys)
+
+    def _encoded(self) -> tuple[EncodedKey, ...]:
+        if self._argument is not None:
+            raise TypeError(
+                "A callable for the keys is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass the keys."
+            )
+        return self._keys
+
+    def _held(self, request: Request, waited: float) -> HeldLocks:
+        return HeldLocks(request.keys, request.ids, request.connection.alias, self._shared, waited)
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._argument is None:
+            return self
+        return type(self)(
+            self._argument(*args, **kwargs),
+            timeout=self._timeout,
+            shared=self._shared,
+            using=self._using,
+        )
+
+
+def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = None) -> bool:
+    """Lock a key until the transaction ends if it is free; return whether it is locked.
+
+    Never waits. True promises what :class:`advisory_lock` promises inside an open transaction;
+    False promises nothing, and nothing was locked. Being told True for a key that this transaction
+    has already locked is right: it is locked.
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        shared: hold it together with other shared holders.
+        using: the database alias, as in :class:`advisory_lock`.
+
+    Raises:
+        TransactionManagementError: no transaction is open, so the lock would be gone at once.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, TypeError,
+        ValueError: as in :class:`advisory_lock`.
+    """
+    wanted = encoded(key)
+    connection = connection_for(using)
+    if not in_transaction(connection):
+        raise TransactionManagementError(
+            "try_advisory_lock() needs an open transaction, or the lock would end before it "
+            "returns. Call it inside transaction.atomic(), or use 'with advisory_lock(…, "
+            "timeout=0)', which opens one."
+        )
+    return try_lock(Request.of((wanted,), shared=shared, connection=connection))
+
+
+def _is_argument(part: object) -> TypeGuard[Callable[..., KeyPart]]:
+    """Whether this part of a key is to be called with the decorated function's arguments."""
+    return callable(part) and not isinstance(part, type | Enum) and not is_instance(part)
+
+
+def _several(keys: Iterable[Key | KeyPart]) -> tuple[EncodedKey, ...]:
+    if isinstance(keys, str | bytes):
+        raise TypeError(
+            f"advisory_locks() takes a list of keys, not {type(keys).__name__}: "
+            f"advisory_locks([('inventory', sku), …]). For a single key there is advisory_lock()."
+        )
+    found: list[EncodedKey] = []
+    for key in keys:
+        if len(found) == conf.max_keys:
+            raise ValueError(
+                f"More than {conf.max_keys} keys in one advisory_locks() call (DBLOCK_MAX_KEYS): "
+                f"each takes a place in the lock table that the whole cluster shares. Lock "
+                f"something coarser, or raise the setting."
+            )
+        found.append(encoded(key if isinstance(key, tuple) else (key,)))
+    if not found:
+        raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
+    return tuple(found)

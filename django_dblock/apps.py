@@ -1,0 +1,15 @@
+"""The app's registration: names it and hooks in the system checks."""
+
+from django.apps import AppConfig
+
+
+class DblockConfig(AppConfig):
+    """``INSTALLED_APPS = [..., "django_dblock"]``."""
+
+    name = "django_dblock"
+    verbose_name = "Database locks"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from django_dblock import checks  # noqa: F401 - registers by being imported

@@ -1,0 +1,31 @@
+"""``dblock key``: print the number that PostgreSQL locks for a key, as pg_locks shows it."""
+
+import json
+from typing import Any
+
+from django.core.management.base import CommandParser, OutputWrapper
+
+from django_dblock.cli import key_parts
+from django_dblock.keys import to_pg_locks
+from django_dblock.labels import name
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Take the key's parts."""
+    parser.add_argument("parts", nargs="+", metavar="PART", help=key_parts.SYNTAX)
+
+
+def run(stdout: OutputWrapper, **options: Any) -> None:
+    """Print the key's number whole and in the halves of ``pg_locks``."""
+    key, number = key_parts.parse(options["parts"], options["using"])
+    classid, objid = to_pg_locks(number)
+    found = {"name": name(key), "key_id": number, "classid": classid, "objid": objid, "objsubid": 1}
+    if options["json"]:
+        stdout.write(json.dumps(found, indent=2))
+        return
+    for title, value in found.items():
+        stdout.write(f"{title:9}{value}")
+    stdout.write(
+        f"\nSELECT * FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        f" AND classid = {classid} AND objid = {objid};"
+    )

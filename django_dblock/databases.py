@@ -1,0 +1,25 @@
+"""Which connection a lock is taken on: always the primary's, always PostgreSQL's."""
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock.conf import conf
+from django_dblock.exceptions import UnsupportedDatabase
+
+
+def connection_for(using: str | None) -> BaseDatabaseWrapper:
+    """Return the connection of ``using``, else of ``DBLOCK_DATABASE``, else of ``default``.
+
+    Raises:
+        UnsupportedDatabase: the engine is not PostgreSQL. Sends nothing.
+        ConnectionDoesNotExist: there is no such alias.
+    """
+    connection = connections[using or conf.database or DEFAULT_DB_ALIAS]
+    if connection.vendor != "postgresql":
+        raise UnsupportedDatabase(using=connection.alias, engine=connection.display_name)
+    return connection
+
+
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a transaction is open that somebody else will end. Sends nothing."""
+    return connection.in_atomic_block or not connection.get_autocommit()

@@ -1,0 +1,104 @@
+"""What is locked, by whom, and who waits: read from the server, for commands, pages and tests."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from django_dblock import labels
+from django_dblock.conf import conf
+from django_dblock.databases import connection_for
+from django_dblock.keys import from_pg_locks
+from django_dblock.sql import inspect as sql
+
+_OBJSUBID_OF_ONE_NUMBER = 1
+_HIDDEN = "<insufficient privilege>"
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisoryLock:
+    """One advisory lock that a backend holds or waits for, in the database of one alias.
+
+    Attributes:
+        name: the key as its label tells it; None where no label fits this number (somebody else's
+            lock, another namespace, or labels are off).
+        key_id: the signed number; None for the locks that other programs take on two numbers.
+        classid: the high half as ``pg_locks`` shows it, unsigned.
+        objid: the low half, likewise.
+        shared: whether it is held or wanted together with others.
+        granted: whether it is held; else it is waited for.
+        pid: the backend; None for a prepared transaction.
+        blocked_by: the backends in front of a waiting one.
+        waiting: seconds it has been waiting; None for a held one.
+        transaction_age: seconds since its transaction began; None where hidden.
+        application_name: as the server shows it, label included.
+        user: the database role.
+        client: its address; None on a unix socket.
+        state: the backend's state, as ``idle in transaction``.
+        query: its latest statement.
+        hidden: whether the server hides the last six from the role that asks.
+    """
+
+    name: str | None
+    key_id: int | None
+    classid: int
+    objid: int
+    shared: bool
+    granted: bool
+    pid: int | None
+    blocked_by: tuple[int, ...]
+    waiting: float | None
+    transaction_age: float | None
+    application_name: str | None
+    user: str | None
+    client: str | None
+    state: str | None
+    query: str | None
+    hidden: bool
+
+
+def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
+    """Return every advisory lock of the database, by number, holders before waiters.
+
+    One statement; takes no lock that others wait for. A picture of a moment: what it shows may be
+    over when it is read. Locks of other programs in the same database are shown, too.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.advisory_lock`.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+    """
+    with connection_for(using).cursor() as cursor:
+        cursor.execute(sql.ADVISORY_LOCKS)
+        rows = cursor.fetchall()
+    numbers: dict[int | None, list[int]] = defaultdict(list)
+    for classid, objid, objsubid, _, _, pid, *_ in rows:
+        if objsubid == _OBJSUBID_OF_ONE_NUMBER:
+            numbers[pid].append(from_pg_locks(classid, objid))
+    namespace = conf.namespace
+    names = {row[5]: labels.read(row[9] or "", numbers[row[5]], namespace) for row in rows}
+    return [_advisory_lock(row, names[row[5]]) for row in rows]
+
+
+def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
+    classid, objid, objsubid, shared, granted, pid, blocked_by, waiting, age, *who = row
+    number = from_pg_locks(classid, objid) if objsubid == _OBJSUBID_OF_ONE_NUMBER else None
+    application_name, user, client, state, query = who
+    return AdvisoryLock(
+        name=None if number is None else names.get(number),
+        key_id=number,
+        classid=classid,
+        objid=objid,
+        shared=shared,
+        granted=granted,
+        pid=pid,
+        blocked_by=tuple(blocked_by),
+        waiting=waiting,
+        transaction_age=age,
+        application_name=application_name,
+        user=user,
+        client=client,
+        state=state,
+        query=query,
+        hidden=query == _HIDDEN,
+    )

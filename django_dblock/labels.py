@@ -1,0 +1,119 @@
+"""Names for people: what a lock is called in errors, and in ``pg_stat_activity``.
+
+A number in ``pg_locks`` helps nobody. The statement that takes a lock also sets the transaction's
+``application_name`` to ``shop lock[inventory:sku-1]``; it goes back by itself when the transaction
+(or the savepoint) ends. 63 ASCII characters are all the server keeps, so a label that can't be
+read back to its exact key ends in ``~`` and the last four hex digits of the lock's number.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from itertools import product
+from typing import Any
+
+from django_dblock.conf import LabelMode
+from django_dblock.keys import Key, encode, instance_key, is_instance, key_id
+
+MAX_APPLICATION_NAME = 63
+MAX_LABEL = 40
+MAX_NAME = 200
+
+_OPEN = " lock["
+_MORE = "+"
+_MAX_PARTS_READ_BACK = 8
+_READ_BACK = (str, int)
+_READABLE = re.compile(r"[!-Z\\^-}]+")  # printable ASCII without space, brackets and ~
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_NOT_LABEL = re.compile(r"[^!-Z\\^-~]")
+
+
+def name(key: Key) -> str:
+    """Return the key for an error message: ``inventory:sku-1``. Clipped, never a line break."""
+    text = ":".join(map(_text, key))
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
+
+
+def names(keys: Sequence[Key]) -> str:
+    """Return several keys for an error message."""
+    shown = ", ".join(map(name, keys[:3]))
+    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"  # noqa: PLR2004
+
+
+def label(key: Key, number: int, mode: LabelMode) -> str:
+    """Return what other sessions may read of the key; empty where ``DBLOCK_LABELS`` is off."""
+    if mode == "off":
+        return ""
+    shown = key if mode == "full" else key[:1]
+    text = ":".join(map(_text, shown))
+    if (
+        len(text) <= MAX_LABEL
+        and len(shown) == len(key)
+        and _READABLE.fullmatch(text)
+        and len(key) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
+        and all(type(part) in _READ_BACK for part in key)
+    ):
+        return text
+    return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{number & 0xFFFF:04x}"
+
+
+def compose(application_name: str, labels: Iterable[str]) -> str:
+    """Add labels to an application_name within its 63 bytes; ``+`` stands for those left out."""
+    base, present = _split(application_name)
+    wanted = list(dict.fromkeys([*present, *labels]))  # a re-entered lock is named once
+    if _MORE in wanted:
+        wanted.remove(_MORE)
+        wanted.append(_MORE)
+    if not wanted:
+        return application_name
+    base = base[: MAX_APPLICATION_NAME - len(_OPEN) - len("]") - MAX_LABEL - len(" +")]
+    while len(text := f"{base}{_OPEN}{' '.join(wanted)}]") > MAX_APPLICATION_NAME:
+        wanted = [*[item for item in wanted if item != _MORE][:-1], _MORE]
+    return text
+
+
+def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[int, str]:
+    """Find which of the lock numbers the labels in an application_name speak of."""
+    found: dict[int, str] = {}
+    wanted = list(numbers)
+    for text in _split(application_name)[1]:
+        readings = _readings(text, namespace)
+        tag = text.rpartition("~")[2]
+        for number in wanted:
+            if number in readings or (tag != text and tag == f"{number & 0xFFFF:04x}"):
+                found.setdefault(number, text)
+    return found
+
+
+def _split(application_name: str) -> tuple[str, list[str]]:
+    base, opened, rest = application_name.partition(_OPEN)
+    if not opened or not rest.endswith("]"):
+        return application_name, []
+    return base, rest[:-1].split()
+
+
+def _readings(text: str, namespace: str) -> set[int]:
+    """Return the numbers of all keys of str and int parts that are written like this."""
+    parts = text.split(":")
+    if len(parts) > _MAX_PARTS_READ_BACK:
+        return set()
+    ways: list[list[str | int]] = [
+        [part, int(part)] if _INTEGER.fullmatch(part) else [part] for part in parts
+    ]
+    return {key_id(encode(key), namespace) for key in product(*ways)}
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, Enum):
+        return _text(part.value)
+    if isinstance(part, tuple):
+        return f"({':'.join(map(_text, part))})"
+    if isinstance(part, bytes):
+        return f"0x{part[:MAX_NAME].hex()}"
+    if isinstance(part, int) and part.bit_length() > MAX_NAME:
+        return hex(part)[:MAX_NAME]  # str() refuses very long ones
+    if is_instance(part):
+        return ":".join(map(_text, instance_key(part)))
+    text = str.__str__(part) if isinstance(part, str) else str(part)
+    text = text[: MAX_NAME + 1]
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

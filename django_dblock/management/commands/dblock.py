@@ -1,0 +1,34 @@
+"""``manage.py dblock``: see what is locked, and what number a key has."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from django_dblock.cli import key, list_locks
+
+_SUBCOMMANDS = {"list": list_locks, "key": key}
+
+
+class Command(BaseCommand):
+    """Hands over to the subcommand's module."""
+
+    help = "Locks in the database: see what is locked, by whom, and who waits."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own declaration; works at 3 a.m.
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Give each subcommand its own parser."""
+        subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)
+        for name, module in _SUBCOMMANDS.items():
+            summary = (module.__doc__ or "").splitlines()[0].partition(": ")[2]
+            subparser = subparsers.add_parser(name, help=summary, description=summary)
+            subparser.add_argument(
+                "--using",
+                metavar="ALIAS",
+                help="database alias; DBLOCK_DATABASE, else 'default', if not given",
+            )
+            subparser.add_argument("--json", action="store_true", help="print JSON for scripts")
+            module.add_arguments(subparser)
+
+    def handle(self, **options: Any) -> None:
+        """Run the subcommand."""
+        _SUBCOMMANDS[options["subcommand"]].run(self.stdout, **options)
