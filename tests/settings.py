@@ -1,0 +1,36 @@
+"""Settings of the package's own tests.
+
+``DATABASE_URL`` points at any PostgreSQL; without it a throw-away one is started, of the major
+version in ``DBLOCK_TEST_PG`` (18), and removed at exit. Child processes find it in DATABASE_URL.
+"""
+
+import os
+
+import environ
+
+from tests.helpers import servers
+
+if "DATABASE_URL" not in os.environ:
+    os.environ["DATABASE_URL"] = servers.throw_away().url
+
+DATABASES = {
+    "default": environ.Env().db_url("DATABASE_URL"),
+    "other": environ.Env().db_url("DATABASE_URL"),
+    "sqlite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+}
+DATABASES["default"].setdefault("OPTIONS", {})["application_name"] = "tests"
+# A second database of the same cluster; the first one's test database is for all processes.
+DATABASES["other"]["TEST"] = {"NAME": "test_dblock_other"}
+DATABASES["default"]["TEST"] = {"NAME": "test_dblock"}
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django_dblock",
+    "tests.app",
+]
+SECRET_KEY = "tests"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "tests.app.urls"
+ALLOWED_HOSTS = ["*"]
