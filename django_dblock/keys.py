@@ -106,7 +106,7 @@ def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
     if isinstance(part, Enum):
         return _part(part.value, key, place)
     if isinstance(part, str):
-        return _value(b"s", str.encode(part, "utf-8", "surrogatepass"))
+        return _value(b"s", part.encode("utf-8", "surrogatepass"))
     for kind, write in _WRITERS:
         if isinstance(part, kind):
             try:
@@ -188,5 +188,5 @@ _WRITERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
     (UUID, lambda part: _value(b"u", part.bytes)),
     (Decimal, lambda part: _value(b"n", _decimal(part))),
     (datetime, _datetime),
-    (date, lambda part: _value(b"d", date.isoformat(part).encode())),
+    (date, lambda part: _value(b"d", f"{part.year:04}-{part.month:02}-{part.day:02}".encode())),
 )

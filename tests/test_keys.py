@@ -1,0 +1,306 @@
+"""Keys: injective, the same in every process and release, refused before any SQL."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal, localcontext
+from enum import Enum, IntEnum, StrEnum
+from uuid import UUID
+
+import pytest
+from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext_lazy
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from django_dblock.keys import MAX_DEPTH, encode, from_pg_locks, key_id, to_pg_locks
+from tests.app.models import Child, Counter, CounterProxy, Document, Seat
+
+ONE = UUID("00112233-4455-6677-8899-aabbccddeeff")
+
+
+class Status(StrEnum):
+    PAID = "paid"
+
+
+class Level(IntEnum):
+    HIGH = 7
+
+
+class Colour(Enum):
+    RED = ("red", 1)
+
+
+# Fixed for ever: two releases run side by side during a deploy. A change here is a broken release.
+GOLDEN = [
+    (("inventory", "sku-1"), "", -2596718357159076194),
+    (("inventory", "sku-1"), "shop", 651186958655660077),
+    (("a", "bc"), "", -2331680085548570165),
+    (("ab", "c"), "", -5615065438250605438),
+    (("abc",), "", -3554537841725156184),
+    ((1,), "", -6745314627850967364),
+    (("1",), "", 6669039287403938978),
+    ((True,), "", -3711162545251516728),
+    ((b"1",), "", -8906938460190341732),
+    ((-129,), "", 7616022711890416796),
+    ((2**70,), "", -6612337556492538822),
+    ((ONE,), "", -5288656620371011578),
+    ((Decimal("19.90"),), "", -1336961160038521422),
+    ((date(2026, 1, 31),), "", 5141415859575019476),
+    ((datetime(2026, 1, 31, 12),), "", -6228857321336775876),  # noqa: DTZ001 - a naive one is a key, too
+    ((datetime(2026, 1, 31, 12, tzinfo=UTC),), "", 4103536327292036560),
+    (("a", ("b", (1, ()))), "", -2226649934780328816),
+    (("é",), "", -1972634122742100464),
+    (("\x00%'\"🔒\udc80",), "", -8683660903347603743),
+]
+
+texts = st.text(st.characters(codec=None) | st.sampled_from("\x00%'\"\udc80\ud83d"), max_size=6)
+scalars = (
+    texts
+    | st.integers()
+    | st.booleans()
+    | st.binary(max_size=6)
+    | st.uuids()
+    | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.dates()
+    | st.datetimes()
+    | st.datetimes(timezones=st.timezones(), min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1))  # noqa: DTZ001
+)
+parts = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
+keys = st.lists(parts, min_size=1, max_size=4).map(tuple)
+
+
+def same(one, two):
+    """Whether two parts should be one key: the same type, and equal as the database sees it."""
+    if isinstance(one, tuple) and isinstance(two, tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, datetime) and isinstance(two, datetime):
+        return (one.tzinfo is None) == (two.tzinfo is None) and (
+            one.replace(fold=0) == two.replace(fold=0)
+            if one.tzinfo is None
+            else one.astimezone(UTC) == two.astimezone(UTC)
+        )
+    return type(one) is type(two) and one == two
+
+
+@pytest.mark.parametrize(("key", "namespace", "number"), GOLDEN)
+def test_golden_vectors(key, namespace, number):
+    assert key_id(encode(key), namespace) == number
+
+
+def test_the_documented_bytes():
+    """The encoding as the docstring writes it down, by hand."""
+    eight = (8).to_bytes(8, "big")
+    assert encode(("sku-0001", 1)) == (
+        b"(" + (9 + 8 + 9 + 1).to_bytes(8, "big")
+        + b"s" + eight + b"sku-0001"
+        + b"i" + (1).to_bytes(8, "big") + b"\x01"
+    )  # fmt: skip
+
+
+def test_the_number_can_be_recomputed_by_b2sum():
+    """Any language with BLAKE2b can lock the same key."""
+    encoded = b"s" + bytes(8) + encode(("inventory", "sku-1"))
+    done = subprocess.run(["b2sum", "-l", "64"], input=encoded, capture_output=True, check=True)
+    digest = bytes.fromhex(done.stdout.split()[0].decode())
+    assert int.from_bytes(digest, "big", signed=True) == key_id(encode(("inventory", "sku-1")))
+
+
+@given(keys, keys)
+@example(("a", "bc"), ("ab", "c"))
+@example(("ab", "c"), ("abc",))
+@example((1,), ("1",))
+@example((1,), (True,))
+@example(("",), ((),))
+@example((("a",), "b"), ("a", ("b",)))
+@example((Decimal("1.0"),), (Decimal("1.00"),))
+@example((Decimal("-0"),), (Decimal("0E+3"),))
+@example(("é",), ("é",))
+def test_two_keys_are_encoded_alike_only_if_they_are_the_same(one, two):
+    assert (encode(one) == encode(two)) == same(one, two)
+
+
+@given(keys)
+def test_the_number_is_a_signed_64_bit_one(key):
+    assert -(2**63) <= key_id(encode(key)) < 2**63
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_the_halves_of_pg_locks_are_unsigned_and_go_back(number):
+    classid, objid = to_pg_locks(number)
+    assert 0 <= classid < 2**32
+    assert 0 <= objid < 2**32
+    assert from_pg_locks(classid, objid) == number
+
+
+def test_processes_and_hash_seeds_agree():
+    program = (
+        "import json, sys; from django_dblock.keys import encode, key_id;"
+        "print(json.dumps([key_id(encode(tuple(k)), n) for k, n in json.load(sys.stdin)]))"
+    )
+    plain = [
+        [key, namespace]
+        for key, namespace, _ in GOLDEN
+        if all(type(part) in (str, int, bool) for part in key)
+    ]
+    expected = [key_id(encode(tuple(key)), namespace) for key, namespace in plain]
+    for seed in ("0", "1", "4711"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(plain), capture_output=True, text=True, check=True,
+            env={"PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        assert json.loads(done.stdout) == expected
+
+
+def test_keys_needs_no_django():
+    """Pure: other programs can import it to lock the same keys."""
+    program = "import sys, django_dblock.keys; sys.exit('django' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_namespace_makes_other_numbers():
+    assert len({key_id(encode(("a",)), namespace) for namespace in ("", "a", "b", "\udc80")}) == 4
+
+
+def test_an_enum_member_is_its_value():
+    """Django hands back the plain value after a reload: both must lock the same."""
+    assert encode((Status.PAID,)) == encode(("paid",))
+    assert encode((Level.HIGH,)) == encode((7,))
+    assert encode((Colour.RED,)) == encode((("red", 1),))
+
+
+def test_subclasses_and_lazy_objects_are_what_they_stand_for():
+    assert isinstance(mark_safe("a"), SafeString)
+    assert encode((mark_safe("a"),)) == encode(("a",))
+    assert encode((SimpleLazyObject(lambda: "a"),)) == encode(("a",))
+
+
+def test_equal_decimals_are_one_key_whatever_the_context():
+    long = Decimal("1." + "0" * 40 + "1")
+    with localcontext() as context:
+        context.prec = 3
+        assert encode((long,)) != encode((Decimal(1),))
+        assert encode((Decimal("100"),)) == encode((Decimal("1E+2"),))
+
+
+def test_equal_instants_are_one_key():
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert encode((noon,)) == encode((noon.astimezone(timezone(timedelta(hours=5, minutes=30))),))
+    assert encode((noon,)) != encode((noon.replace(tzinfo=None),))
+
+
+@pytest.mark.django_db
+class TestInstances:
+    def test_an_instance_is_its_row(self):
+        one, two = Counter.objects.create(name="a"), Counter.objects.create(name="b")
+        assert encode((one,)) == encode((Counter.objects.get(pk=one.pk),))
+        assert encode((one,)) != encode((two,))
+        assert encode((one,)) != encode((("app.counter", one.pk),))
+        assert encode((SimpleLazyObject(lambda: one),)) == encode((one,))
+
+    def test_a_proxy_and_a_deferred_one_are_the_same_row(self):
+        one = Counter.objects.create(name="a")
+        assert encode((CounterProxy.objects.get(pk=one.pk),)) == encode((one,))
+        assert encode((Counter.objects.only("pk").get(pk=one.pk),)) == encode((one,))
+
+    def test_a_pk_given_as_text_is_the_reloaded_pk(self):
+        Counter.objects.create(pk=5, name="a")
+        one = Counter(pk="5", name="b")
+        one.save()
+        assert one.pk == "5"
+        assert encode((one,)) == encode((Counter.objects.get(pk=5),))
+
+    def test_a_child_is_another_model_with_the_parents_pk(self):
+        child = Child.objects.create(name="a")
+        assert encode((child,)) != encode((child.counter_ptr,))
+
+    def test_a_composite_pk(self):
+        seat = Seat.objects.create(row="A", number=1)
+        assert encode((seat,)) == encode((Seat.objects.get(row="A", number=1),))
+        assert encode((seat,)) != encode((Seat.objects.create(row="A", number=2),))
+
+    def test_an_unsaved_instance_is_refused_though_it_has_a_pk(self):
+        with pytest.raises(ValueError, match=r"Part 2 of 2 in the key, an object of type Document, is"):
+            encode(("doc", Document()))
+
+    def test_a_deleted_instance_is_refused(self):
+        one = Counter.objects.create(name="a")
+        one.delete()
+        with pytest.raises(ValueError, match="not saved"):
+            encode((one,))
+
+    def test_naming_a_wrong_part_runs_no_query(self, django_assert_num_queries):
+        """An instance's repr may follow a relation: it is never asked for."""
+
+        class Loud(Counter):
+            class Meta:
+                app_label = "app"
+                proxy = True
+
+            def __repr__(self):
+                raise AssertionError("asked for its repr")
+
+        with django_assert_num_queries(0), pytest.raises(ValueError, match="an object of type Loud"):
+            encode((Loud(),))
+
+
+def test_an_empty_key_is_refused():
+    with pytest.raises(ValueError, match="at least one part"):
+        encode(())
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (None, "None"),
+        (1.5, "1.5"),
+        ([1], "an object of type list"),
+        ({1}, "an object of type set"),
+        (Counter, "an object of type ModelBase"),
+        (str, "an object of type type"),
+        (timedelta(1), "an object of type timedelta"),
+        (gettext_lazy("a"), "an object of type __proxy__"),
+        (bytearray(b"a"), "an object of type bytearray"),
+    ],
+)
+def test_other_types_are_refused_by_place(part, shown):
+    with pytest.raises(TypeError) as caught:
+        encode(("a", ("b", part)))
+    assert str(caught.value).startswith(f"Part 2.2 of 2 in the key, {shown}, cannot be part")
+
+
+def test_hints_say_what_to_do_instead():
+    with pytest.raises(TypeError, match="Decimal or str"):
+        encode((1.0,))
+    with pytest.raises(TypeError, match="decorator form"):
+        encode((lambda: 1,))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Decimal("NaN"),
+        Decimal("Infinity"),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+    ],
+)
+def test_values_without_a_place_are_refused(part):
+    with pytest.raises(ValueError, match=r"Part 1 of 1 in the key, .* cannot be locked"):
+        encode((part,))
+
+
+def test_tuples_may_not_be_nested_without_end():
+    def nested(depth):
+        return "a" if depth == 0 else (nested(depth - 1),)
+
+    encode(nested(MAX_DEPTH))
+    with pytest.raises(ValueError, match="32 deep"):
+        encode(nested(MAX_DEPTH + 1))
+
+
+def test_long_keys():
+    assert encode(("a" * 1_000_000,)) != encode(("a" * 1_000_001,))
+    assert key_id(encode((10**10_000,))) != key_id(encode((10**10_000 + 1,)))

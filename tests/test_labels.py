@@ -1,0 +1,145 @@
+"""Names for people: right where they can be, marked where they can't, never over 63 bytes."""
+
+from datetime import UTC, datetime
+from enum import Enum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_dblock.keys import encode, key_id
+from django_dblock.labels import MAX_APPLICATION_NAME, compose, label, name, names, read
+from tests.app.models import Counter, Seat
+from tests.test_keys import keys
+
+application_names = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=63)
+
+
+class Suit(Enum):
+    HEARTS = "hearts"
+
+
+def number(key, namespace=""):
+    return key_id(encode(key), namespace)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (("inventory", "sku-1"), "inventory:sku-1"),
+        (("account", 7), "account:7"),
+        (("a", True, None), "a:True:None"),
+        ((b"\x00\xff",), "0x00ff"),
+        ((Suit.HEARTS,), "hearts"),
+        ((("a", ("b", 1)), "c"), "(a:(b:1)):c"),
+        (("two\nlines",), "two\\nlines"),
+        (("\udc80",), "\\udc80"),
+        (("ü🔒",), "ü🔒"),
+        ((datetime(2026, 1, 31, tzinfo=UTC),), "2026-01-31 00:00:00+00:00"),
+        (("a" * 300,), "a" * 199 + "…"),
+        ((10**10_000,), hex(10**10_000)[:200]),
+    ],
+)
+def test_names_for_errors(key, shown):
+    assert name(key) == shown
+
+
+@pytest.mark.django_db
+def test_an_instance_is_named_by_its_row():
+    counter = Counter.objects.create(name="x")
+    assert name(("stock", counter)) == f"stock:app.counter:{counter.pk}"
+    assert name((Seat.objects.create(row="A", number=1),)) == "app.seat:(A:1)"
+
+
+def test_several_names():
+    assert names([("a",), ("b", 1)]) == "a, b:1"
+    assert names([(str(n),) for n in range(5)]) == "0, 1, 2 and 2 more"
+
+
+def test_labels_are_the_key_where_it_can_be_read_back():
+    assert label(("inventory", "sku-1"), 0x1234, "full") == "inventory:sku-1"
+    assert label(("account", -7), 0x1234, "full") == "account:-7"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (("a:b",), "a:b~beef"),
+        (("a b",), "a?b~beef"),
+        (("a[b]",), "a?b?~beef"),
+        (("a~b",), "a~b~beef"),
+        (("ü",), "?~beef"),
+        (("a", True), "a:True~beef"),
+        (("a" * 41,), "a" * 35 + "~beef"),
+        (tuple("abcdefghi"), "a:b:c:d:e:f:g:h:i~beef"),
+    ],
+)
+def test_other_labels_end_in_the_numbers_last_digits(key, shown):
+    assert label(key, -0x7FFF_FFFF_FFFF_4111, "full") == shown
+
+
+def test_dblock_labels_first_shows_the_first_part_only():
+    """Keys may hold personal data; what kind of lock it is may still be seen."""
+    assert label(("mail", "ann@example.org"), 0xBEEF, "first") == "mail~beef"
+    assert label(("mail",), 0xBEEF, "first") == "mail"
+
+
+def test_dblock_labels_off_shows_nothing():
+    assert label(("a",), 1, "off") == ""
+
+
+@given(keys)
+def test_a_label_is_always_read_back_to_its_lock(key):
+    shown = label(key, number(key), "full")
+    assert shown.isascii()
+    assert " " not in shown
+    assert read(compose("shop", [shown]), [number(key)], "") == {number(key): shown}
+
+
+@given(keys, st.text(max_size=5))
+def test_a_label_is_read_with_the_projects_namespace(key, namespace):
+    shown = label(key, number(key, namespace), "full")
+    assert number(key, namespace) in read(compose("", [shown]), [number(key, namespace)], namespace)
+
+
+def test_another_namespaces_label_names_nothing():
+    shown = label(("a",), number(("a",), "theirs"), "full")
+    assert read(compose("", [shown]), [number(("a",), "theirs")], "ours") == {}
+
+
+@given(application_names, st.lists(keys, min_size=1, max_size=8))
+def test_an_application_name_always_fits_and_keeps_the_projects_own(before, several):
+    after = before
+    for key in several:
+        after = compose(after, [label(key, number(key), "full")])
+    assert len(after) <= MAX_APPLICATION_NAME
+    assert after.isascii()
+    if " lock[" not in before:
+        assert after.startswith(before[:14])
+
+
+def test_composing():
+    assert compose("shop", ["a"]) == "shop lock[a]"
+    assert compose("shop lock[a]", ["b", "c"]) == "shop lock[a b c]"
+    assert compose("", ["a"]) == " lock[a]"
+    assert compose("shop", []) == "shop"
+
+
+def test_a_lock_taken_again_is_named_once():
+    assert compose("shop lock[sku-12]", ["sku-1"]) == "shop lock[sku-12 sku-1]"
+    assert compose("shop lock[sku-12 sku-1]", ["sku-1"]) == "shop lock[sku-12 sku-1]"
+
+
+def test_labels_that_do_not_fit_leave_a_plus():
+    full = compose("shop", ["a" * 30, "b" * 30])
+    assert full == f"shop lock[{'a' * 30} +]"
+    assert compose(full, ["c"]) == f"shop lock[{'a' * 30} c +]"
+
+
+def test_a_project_whose_own_name_looks_alike():
+    assert compose("shop lock[", ["a"]) == "shop lock[ lock[a]"
+    assert read("shop lock[", [number(("a",))], "") == {}
+
+
+def test_a_hostile_label_can_not_make_reading_slow():
+    assert read(f" lock[{':'.join('1' * 20)}]", [1], "") == {}
