@@ -120,8 +120,9 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
     ) -> None:
         super().__init__(timeout=timeout, shared=shared, using=using)
         self._template = key
-        # Encoded here, so that a wrong key fails where it is written.
-        self._key = None if any(map(_is_argument, key)) else encoded(key)
+        # Encoded here, so that a wrong part fails where it is written, not where it is entered.
+        known = encoded(tuple("" if _is_argument(part) else part for part in key))
+        self._key = None if any(map(_is_argument, key)) else known
 
     def _encoded(self) -> tuple[EncodedKey, ...]:
         if self._key is None:

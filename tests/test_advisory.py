@@ -1,12 +1,852 @@
+"""Advisory locks, as their users meet them: what is sent, what is held, what is said."""
+
+import asyncio
+import functools
+import pickle
+import signal
+import threading
+from datetime import timedelta
+
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
+from django.db.transaction import TransactionManagementError
+from django.utils.connection import ConnectionDoesNotExist
+from django.utils.decorators import method_decorator
 
-from django_dblock import advisory_lock
+from django_dblock import (
+    LockDeadlock,
+    LockTableFull,
+    LockTimeout,
+    UnsafeIsolation,
+    UnsupportedDatabase,
+    advisory_lock,
+    advisory_locks,
+    try_advisory_lock,
+)
+from django_dblock.keys import encode, key_id, to_pg_locks
+from tests.app.models import Counter
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+KEY = ("inventory", "sku-1")
 
 
-@pytest.mark.django_db(transaction=True)
-def test_x(rival, statements, pooler, standby):
-    with statements() as sent, advisory_lock("a"):
-        pass
-    for q in sent:
-        print(q)
-    assert len(sent) == 3
+def number(*key):
+    return key_id(encode(key))
+
+
+def hold(rival, *key, shared=False):
+    """Let somebody else's transaction lock the key."""
+    rival.execute("BEGIN")
+    form = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    rival.execute(f"SELECT {form}(%s)", [number(*key)])
+
+
+def held(observer):
+    """The numbers locked in the test database."""
+    rows = observer.execute(
+        "SELECT classid::bigint, objid::bigint, mode FROM pg_locks WHERE locktype = 'advisory'"
+        " AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).fetchall()
+    return {(classid, objid): mode for classid, objid, mode in rows}
+
+
+def sql(sent):
+    return [query["sql"].split()[0] for query in sent]
+
+
+class TestInAutocommit:
+    def test_the_block_is_a_transaction_of_begin_lock_commit(self, statements, observer):
+        with statements() as sent, advisory_lock(*KEY):
+            assert connection.in_atomic_block
+            assert to_pg_locks(number(*KEY)) in held(observer)
+        assert sql(sent) == ["BEGIN", "SELECT", "COMMIT"]
+        assert not connection.in_atomic_block
+        assert held(observer) == {}
+
+    def test_an_error_rolls_back_and_frees(self, statements, observer):
+        with statements() as sent, pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
+            Counter.objects.create(name="lost")
+            raise ZeroDivisionError
+        assert sql(sent) == ["BEGIN", "SELECT", "INSERT", "ROLLBACK"]
+        assert held(observer) == {}
+        assert not Counter.objects.exists()
+
+    def test_what_is_bound_tells_what_was_locked(self):
+        with advisory_lock(*KEY) as lock:
+            assert lock.key == KEY
+            assert lock.key_id == number(*KEY)
+            assert (lock.using, lock.shared, lock.waited) == ("default", False, 0.0)
+
+    def test_on_commit_hooks_run_when_the_lock_is_gone(self, observer):
+        seen = []
+        with advisory_lock(*KEY):
+            transaction.on_commit(lambda: seen.append(held(observer)))
+        assert seen == [{}]
+
+    def test_a_failing_commit_frees_too_and_is_raised(self, observer):
+        with pytest.raises(IntegrityError), advisory_lock(*KEY):
+            with connection.cursor() as cursor:
+                cursor.execute("CREATE TEMP TABLE one (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+                cursor.execute("INSERT INTO one VALUES (1), (1)")
+        assert not connection.in_atomic_block
+        assert held(observer) == {}
+
+    def test_a_block_left_by_needs_rollback_rolls_back(self, observer):
+        with advisory_lock(*KEY):
+            Counter.objects.create(name="lost")
+            transaction.set_rollback(True)
+        assert not Counter.objects.exists()
+
+    def test_autocommit_off_is_a_transaction_that_the_caller_ends(self, statements, observer):
+        transaction.set_autocommit(False)
+        try:
+            with statements() as sent, advisory_lock(*KEY):
+                pass
+            assert sql(sent) == ["SELECT"]
+            assert to_pg_locks(number(*KEY)) in held(observer)
+            transaction.commit()
+            assert held(observer) == {}
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+
+    def test_autocommit_off_survives_a_time_out(self, rival):
+        hold(rival, *KEY)
+        transaction.set_autocommit(False)
+        try:
+            Counter.objects.create(name="kept")
+            with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0.01):
+                pass
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+            rival.execute("ROLLBACK")
+        assert Counter.objects.filter(name="kept").exists()
+
+
+class TestInATransaction:
+    def test_one_statement_and_leaving_sends_nothing(self, statements, observer):
+        with transaction.atomic():
+            connection.ensure_connection()
+            with statements() as sent:
+                with advisory_lock(*KEY):
+                    assert len(sent) == 1
+                assert len(sent) == 1
+            assert to_pg_locks(number(*KEY)) in held(observer), "it ends with the transaction"
+        assert held(observer) == {}
+
+    def test_a_rolled_back_savepoint_frees_the_locks_taken_in_it(self, observer):
+        """The server knows; nothing in Python goes on believing it is held."""
+        with transaction.atomic():
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                with advisory_lock(*KEY):
+                    raise ZeroDivisionError
+            assert held(observer) == {}
+            with advisory_lock(*KEY):  # and it is asked for again, not assumed
+                assert to_pg_locks(number(*KEY)) in held(observer)
+
+    def test_re_entering_is_allowed_and_asks_again(self, statements):
+        with statements() as sent, advisory_lock(*KEY), advisory_lock(*KEY):
+            assert try_advisory_lock(*KEY)
+        assert sql(sent) == ["BEGIN", "SELECT", "SELECT", "SELECT", "COMMIT"]
+
+    def test_an_error_in_the_block_is_the_callers(self, observer):
+        with transaction.atomic():
+            with pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
+                raise ZeroDivisionError
+            Counter.objects.create(name="kept")
+        assert Counter.objects.exists()
+
+    def test_a_broken_transaction_stays_broken(self):
+        with transaction.atomic():
+            with pytest.raises(OperationalError, match="canceling statement"):
+                connection.cursor().execute("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)")
+            transaction.set_rollback(True)
+            with pytest.raises(TransactionManagementError), advisory_lock(*KEY):
+                pass
+
+
+class TestWaiting:
+    def test_timeout_0_asks_once(self, rival, statements):
+        hold(rival, *KEY)
+        with statements() as sent, pytest.raises(LockTimeout) as caught:
+            with advisory_lock(*KEY, timeout=0):
+                pass
+        assert sql(sent) == ["BEGIN", "SELECT", "ROLLBACK"]
+        assert caught.value.timeout == 0
+        assert caught.value.key == KEY
+        assert caught.value.using == "default"
+
+    def test_timeout_0_in_a_transaction_is_one_statement_and_leaves_it_usable(
+        self, rival, statements
+    ):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            Counter.objects.create(name="before")
+            with statements() as sent, pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0):
+                pass
+            assert len(sent) == 1
+            Counter.objects.create(name="after")
+        assert Counter.objects.count() == 2
+
+    def test_timing_out_in_a_transaction_leaves_it_usable(self, rival, statements):
+        """Try, wait under a savepoint, go back: three messages of the four allowed."""
+        hold(rival, *KEY)
+        with transaction.atomic():
+            Counter.objects.create(name="before")
+            with statements() as sent, pytest.raises(LockTimeout) as caught:
+                with advisory_lock(*KEY, timeout=0.05):
+                    pass
+            assert len(sent) == 3
+            assert not connection.needs_rollback
+            Counter.objects.create(name="after")
+        assert Counter.objects.count() == 2
+        assert caught.value.waited >= 0.05
+        assert "inventory:sku-1 on database 'default' is locked" in str(caught.value)
+
+    def test_waiting_gets_the_lock_when_its_holder_ends(self, rival, observer, statements):
+        hold(rival, *KEY)
+        ending = threading.Thread(
+            target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
+        )
+        with transaction.atomic():
+            connection.ensure_connection()
+            ending.start()
+            with statements() as sent, advisory_lock(*KEY) as lock:
+                assert lock.waited > 0
+            assert len(sent) == 2
+        ending.join()
+
+    def test_waiting_in_an_own_transaction_needs_no_savepoint(self, rival, observer, statements):
+        hold(rival, *KEY)
+        ending = threading.Thread(
+            target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
+        )
+        ending.start()
+        with statements() as sent, advisory_lock(*KEY, timeout=None):
+            pass
+        ending.join()
+        assert [query["sql"].split()[0] for query in sent] == ["BEGIN", "SELECT", "WITH", "COMMIT"]
+
+    def test_timeout_none_leaves_it_to_the_servers_lock_timeout(self, rival):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            connection.cursor().execute("SET LOCAL lock_timeout = '30ms'")
+            with pytest.raises(LockTimeout, match="the server's lock_timeout") as caught:
+                with advisory_lock(*KEY, timeout=None):
+                    pass
+        assert caught.value.timeout is None
+
+    def test_the_default_timeout_is_the_setting_at_the_time_of_entering(self, rival, settings):
+        hold(rival, *KEY)
+        block = advisory_lock(*KEY)
+        settings.DBLOCK_ADVISORY_TIMEOUT = 0.02
+        with pytest.raises(LockTimeout) as caught, block:
+            pass
+        assert caught.value.timeout == 0.02
+
+    def test_a_statement_timeout_stays_djangos_own_error_and_the_transaction_lives(self, rival):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            connection.cursor().execute("SET LOCAL statement_timeout = '30ms'")
+            with pytest.raises(OperationalError, match="statement timeout"):
+                with advisory_lock(*KEY):
+                    pass
+            connection.cursor().execute("SET LOCAL statement_timeout = 0")
+            Counter.objects.create(name="after")
+        assert Counter.objects.exists()
+
+    @pytest.mark.parametrize(
+        "timeout", [-1, -0.001, float("nan"), float("inf"), True, "1", timedelta(seconds=1), 10**10]
+    )
+    def test_a_timeout_that_is_none_is_refused_before_any_sql(self, timeout, statements):
+        with statements() as sent, pytest.raises(ValueError, match="is not a number of seconds"):
+            advisory_lock(*KEY, timeout=timeout)
+        assert len(sent) == 0
+
+
+class TestShared:
+    def test_readers_share_and_writers_wait(self, rival):
+        hold(rival, *KEY, shared=True)
+        with advisory_lock(*KEY, shared=True, timeout=0) as lock:
+            assert lock.shared
+        with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0):
+            pass
+        with pytest.raises(LockTimeout), advisory_locks([KEY], timeout=0.01):
+            pass
+
+    def test_a_writer_keeps_readers_out(self, rival):
+        hold(rival, *KEY)
+        for timeout in (0, 0.01):
+            with pytest.raises(LockTimeout), advisory_lock(*KEY, shared=True, timeout=timeout):
+                pass
+
+    def test_sharing_several(self, rival, observer):
+        hold(rival, "a", shared=True)
+        with advisory_locks([("a",), ("b",)], shared=True, timeout=0):
+            assert set(held(observer).values()) == {"ShareLock"}
+
+    def test_an_upgrade_by_the_only_reader(self, observer):
+        with advisory_lock(*KEY, shared=True), advisory_lock(*KEY, timeout=0):
+            assert try_advisory_lock(*KEY)
+
+
+class TestSeveral:
+    def test_as_many_statements_as_one_key(self, statements, observer):
+        wanted = [("account", n) for n in range(20)]
+        with statements() as sent, advisory_locks(wanted) as locks:
+            assert len(held(observer)) == 20
+        assert sql(sent) == ["BEGIN", "WITH", "COMMIT"]
+        assert locks.keys == tuple(wanted)
+        assert locks.key_ids == tuple(number("account", n) for n in range(20))
+        assert locks.waited == 0.0
+        with transaction.atomic():
+            connection.ensure_connection()
+            with statements() as sent, advisory_locks(wanted):
+                pass
+            assert len(sent) == 1
+
+    def test_both_or_neither(self, rival, observer):
+        """What was had before the time-out is given back: in one's own transaction and another's."""
+        for key in [("a",), ("b",)]:  # whichever has the lower number
+            hold(rival, *key)
+            for timeout in (0, 0.02):
+                with transaction.atomic():
+                    with pytest.raises(LockTimeout), advisory_locks([("a",), ("b",)], timeout=timeout):
+                        pass
+                    assert set(held(observer)) == {to_pg_locks(number(*key))}
+                    Counter.objects.count()
+                with pytest.raises(LockTimeout), advisory_locks([("a",), ("b",)], timeout=timeout):
+                    pass
+                assert set(held(observer)) == {to_pg_locks(number(*key))}
+            rival.execute("ROLLBACK")
+
+    def test_one_deadline_for_all(self, connect):
+        """Each key is held: waiting the whole time for each would take three times as long."""
+        for key in ("a", "b", "c"):
+            hold(connect(), key)
+        with pytest.raises(LockTimeout) as caught:
+            with advisory_locks(["a", "b", "c"], timeout=0.3):
+                pass
+        assert 0.3 <= caught.value.waited < 0.6
+        assert caught.value.key is None
+        assert caught.value.keys == (("a",), ("b",), ("c",))
+
+    def test_the_deadline_counts_what_earlier_keys_took(self, connect, observer):
+        """The first key is freed after a while; what is left for the second is less."""
+        order = sorted([("a",), ("b",)], key=lambda key: number(*key))
+        first, second = connect(), connect()
+        hold(first, *order[0])
+        hold(second, *order[1])
+
+        def free_the_first():
+            observe.until_blocked(observer)
+            first.execute("SELECT pg_sleep(0.3)")
+            first.execute("COMMIT")
+
+        freeing = threading.Thread(target=free_the_first)
+        freeing.start()
+        with pytest.raises(LockTimeout) as caught, advisory_locks(order, timeout=0.5):
+            pass
+        freeing.join()
+        assert 0.5 <= caught.value.waited < 0.75
+
+    def test_waiting_for_some_of_them(self, rival, observer, statements):
+        hold(rival, "a")
+        ending = threading.Thread(
+            target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
+        )
+        with transaction.atomic():
+            connection.ensure_connection()
+            ending.start()
+            with statements() as sent, advisory_locks(["a", "b"]) as locks:
+                assert locks.waited > 0
+            assert len(sent) == 1
+        ending.join()
+
+    def test_a_key_may_be_given_twice(self, observer):
+        with advisory_locks([KEY, KEY]) as locks:
+            assert locks.key_ids == (number(*KEY),) * 2
+            assert len(held(observer)) == 1
+
+    def test_a_part_alone_is_a_key(self):
+        with advisory_locks(["ab", 7]) as locks:
+            assert locks.key_ids == (number("ab"), number(7))
+
+    def test_none_is_refused(self, statements):
+        with statements() as sent, pytest.raises(ValueError, match="at least one key"):
+            advisory_locks([])
+        assert len(sent) == 0
+
+    @pytest.mark.parametrize("keys", ["ab", b"ab"])
+    def test_a_text_instead_of_a_list_is_refused(self, keys):
+        with pytest.raises(TypeError, match="takes a list of keys"):
+            advisory_locks(keys)
+
+    def test_a_million_keys_are_refused_without_reading_them_all(self, settings):
+        read = []
+        with pytest.raises(ValueError, match=r"More than 1000 keys .*DBLOCK_MAX_KEYS"):
+            advisory_locks(read.append(n) or n for n in range(1_000_000))
+        assert len(read) == 1001
+        settings.DBLOCK_MAX_KEYS = 2
+        with pytest.raises(ValueError, match="More than 2 keys"):
+            advisory_locks([1, 2, 3])
+
+
+class TestTry:
+    def test_true_locks_until_the_transaction_ends(self, statements, observer):
+        with transaction.atomic():
+            connection.ensure_connection()
+            with statements() as sent:
+                assert try_advisory_lock(*KEY) is True
+            assert len(sent) == 1
+            assert to_pg_locks(number(*KEY)) in held(observer)
+        assert held(observer) == {}
+
+    def test_false_locks_nothing_and_leaves_the_transaction_usable(self, rival):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            assert try_advisory_lock(*KEY) is False
+            assert try_advisory_lock(*KEY, shared=True) is False
+            Counter.objects.create(name="after")
+        assert Counter.objects.exists()
+
+    def test_outside_a_transaction_it_is_refused_before_any_sql(self, statements):
+        with statements() as sent, pytest.raises(TransactionManagementError, match="atomic"):
+            try_advisory_lock(*KEY)
+        assert len(sent) == 0
+
+    def test_a_wrong_key_comes_before_everything(self):
+        with pytest.raises(TypeError):
+            try_advisory_lock(1.5)
+
+
+class TestDecorator:
+    def test_callable_parts_get_the_calls_arguments(self):
+        @advisory_lock("inventory", lambda request, sku: sku, timeout=0)
+        def buy(request, sku):
+            """Buy it."""
+            return connection.connection.info.parameter_status("application_name")
+
+        assert "lock[inventory:sku-7]" in buy("request", sku="sku-7")
+        assert "lock[inventory:sku-8]" in buy("request", "sku-8")
+        assert buy.__name__ == "buy"
+        assert buy.__doc__ == "Buy it."
+
+    def test_constant_keys_and_several(self, observer):
+        @advisory_lock("nightly")
+        @advisory_locks(lambda a, b: [("account", a), ("account", b)])
+        @advisory_locks(["x", "y"])
+        def transfer(a, b):
+            return len(held(observer))
+
+        assert transfer(1, 2) == 5
+
+    def test_a_callable_part_that_gives_a_wrong_part(self):
+        @advisory_lock("inventory", lambda sku: None)
+        def buy(sku):
+            raise AssertionError("ran")
+
+        with pytest.raises(TypeError, match="Part 2 of 2 in the key, None"):
+            buy("a")
+
+    def test_a_constant_wrong_part_fails_at_import(self):
+        with pytest.raises(TypeError, match="1.5"):
+            advisory_lock(1.5, lambda: 1)
+
+    @pytest.mark.parametrize("block", [advisory_lock("a", lambda: 1), advisory_locks(lambda: ["a"])])
+    def test_a_callable_in_a_with_statement_is_refused(self, block, statements):
+        with statements() as sent, pytest.raises(TypeError, match="for the decorator"):
+            with block:
+                pass
+        assert len(sent) == 0
+
+    def test_methods_through_method_decorator(self, observer):
+        @method_decorator(advisory_lock("view", lambda request: request), name="post")
+        class View:
+            def post(self, request):
+                return to_pg_locks(number("view", request)) in held(observer)
+
+        assert View().post("r")
+
+    def test_recursion(self):
+        @advisory_lock(*KEY)
+        def count(n):
+            return n if n == 0 else count(n - 1)
+
+        assert count(3) == 0
+        assert not connection.in_atomic_block
+
+    def test_what_can_not_hold_a_lock_is_refused_when_decorated(self):
+        async def coroutine():
+            pass
+
+        async def asyncgen():
+            yield
+
+        def generator():
+            yield
+
+        class View:
+            pass
+
+        lock = advisory_lock("a")
+        for function in (coroutine, functools.partial(coroutine), asyncgen):
+            with pytest.raises(TypeError, match="can't span an await"):
+                lock(function)
+        with pytest.raises(TypeError, match="generator function"):
+            lock(generator)
+        with pytest.raises(TypeError, match="is a class"):
+            lock(View)
+
+
+class TestAsync:
+    def test_async_with_is_refused_with_advice(self):
+        async def use():
+            async with advisory_lock("a"):
+                pass
+
+        with pytest.raises(TypeError, match="sync_to_async"):
+            asyncio.run(use())
+
+    def test_a_sync_block_in_async_code_is_refused_by_django(self):
+        async def use():
+            with advisory_lock("a"):
+                pass
+
+        with pytest.raises(Exception, match="async context"):
+            asyncio.run(use())
+        with advisory_lock("a"):
+            pass
+
+
+class TestAliases:
+    def test_using_locks_there_and_only_there(self, statements, observer, connect):
+        theirs = connect("other")
+        with statements() as sent, statements("other") as sent_there:
+            with advisory_lock(*KEY, using="other") as lock:
+                assert lock.using == "other"
+                assert to_pg_locks(number(*KEY)) in held(theirs)
+                assert held(observer) == {}
+                assert not connection.in_atomic_block
+        assert len(sent) == 0
+        assert sql(sent_there) == ["BEGIN", "SELECT", "COMMIT"]
+
+    def test_dblock_database_is_the_default_alias(self, settings):
+        settings.DBLOCK_DATABASE = "other"
+        with advisory_lock(*KEY) as lock:
+            assert lock.using == "other"
+        with advisory_lock(*KEY, using="default") as lock:
+            assert lock.using == "default"
+
+    def test_blocks_on_two_aliases_end_each_by_itself(self, connect, observer):
+        theirs = connect("other")
+        with advisory_lock("a"), advisory_lock("b", using="other"):
+            assert len(held(observer)) == len(held(theirs)) == 1
+        assert held(observer) == held(theirs) == {}
+
+    def test_an_unknown_alias(self):
+        with pytest.raises(ConnectionDoesNotExist), advisory_lock("a", using="nowhere"):
+            pass
+
+    def test_another_engine_is_refused_by_name(self):
+        with pytest.raises(UnsupportedDatabase, match=r"'sqlite' is SQLite") as caught:
+            with advisory_lock("a", using="sqlite"):
+                pass
+        assert (caught.value.using, caught.value.engine) == ("sqlite", "SQLite")
+        with pytest.raises(UnsupportedDatabase):
+            try_advisory_lock("a", using="sqlite")
+
+    @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
+    def test_cockroachdb_behind_the_postgresql_engine_is_refused_by_name(self, keys, observer):
+        """Its advisory lock functions exist and lock nothing."""
+        with transaction.atomic():
+            connection.cursor().execute(
+                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE sql"
+                " AS $$ SELECT 'CockroachDB CCL v24.1.0' $$;"
+                "SET LOCAL search_path = impostor, pg_catalog"
+            )
+            with pytest.raises(UnsupportedDatabase, match="CockroachDB"), advisory_locks(keys):
+                pass
+            assert held(observer) == {}
+            transaction.set_rollback(True)
+
+
+class TestIsolation:
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
+    def test_above_read_committed_it_is_refused_and_nothing_is_locked(self, level, keys, observer):
+        with transaction.atomic():
+            connection.cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            with pytest.raises(UnsafeIsolation, match=level) as caught, advisory_locks(keys):
+                pass
+            assert isinstance(caught.value, ImproperlyConfigured)
+            assert caught.value.isolation == level.lower()
+            assert held(observer) == {}
+            Counter.objects.create(name="after")
+        assert Counter.objects.exists()
+
+    @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
+    def test_a_setting_allows_it(self, keys, settings, observer):
+        settings.DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True
+        with transaction.atomic():
+            connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            with advisory_locks(keys):
+                assert len(held(observer)) == len(keys)
+
+    def test_read_uncommitted_is_read_committed(self, observer):
+        with transaction.atomic():
+            connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+            assert try_advisory_lock("a")
+
+
+class TestServerSideBinding:
+    """OPTIONS["server_side_binding"]: one statement per message, so the wait is three of them."""
+
+    @pytest.fixture(autouse=True)
+    def _bind_on_the_server(self, monkeypatch):
+        connection.close()
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", True)
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", 1)
+        yield
+        connection.close()
+
+    def test_locking(self, observer):
+        for _ in range(3):
+            with advisory_lock(*KEY), advisory_locks(["a", "b"]), advisory_lock("c", shared=True):
+                assert len(held(observer)) == 4
+
+    def test_timing_out_in_a_transaction(self, rival, statements):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            for name in "abc":
+                with statements() as sent, pytest.raises(LockTimeout):
+                    with advisory_lock(*KEY, timeout=0.01):
+                        pass
+                assert len(sent) == 5, "try, and four more"
+                Counter.objects.create(name=name)
+        assert Counter.objects.count() == 3
+
+
+class TestLabels:
+    def application_name(self, observer):
+        [[name]] = observer.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = %s",
+            [connection.connection.info.backend_pid],
+        )
+        return name
+
+    def test_the_holder_is_seen_by_name_and_the_projects_own_name_stays(self, observer):
+        with advisory_lock(*KEY), advisory_lock("account", 7):
+            assert self.application_name(observer) == "tests lock[inventory:sku-1 account:7]"
+        assert self.application_name(observer) == "tests"
+
+    def test_a_rolled_back_savepoint_takes_its_labels_along(self, observer):
+        with advisory_lock("outer"):
+            with pytest.raises(ZeroDivisionError), transaction.atomic(), advisory_lock("inner"):
+                raise ZeroDivisionError
+            assert self.application_name(observer) == "tests lock[outer]"
+            with advisory_lock("next"):
+                assert self.application_name(observer) == "tests lock[outer next]"
+
+    def test_a_refused_lock_leaves_no_label(self, rival, observer):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            assert not try_advisory_lock(*KEY)
+            with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0.01):
+                pass
+            assert self.application_name(observer) == "tests"
+
+    def test_they_can_be_switched_off(self, settings, observer):
+        settings.DBLOCK_LABELS = "off"
+        with advisory_lock(*KEY), advisory_locks(["a", "b"]):
+            assert self.application_name(observer) == "tests"
+
+    def test_first_shows_the_first_part_only(self, settings, observer):
+        settings.DBLOCK_LABELS = "first"
+        with advisory_lock("mail", "ann@example.org"):
+            assert "ann" not in self.application_name(observer)
+            assert self.application_name(observer).startswith("tests lock[mail~")
+
+    @pytest.mark.parametrize("part", ["%s %(x)s %%", "'; DROP TABLE app_counter; --", "\x00", "🔒\udc80"])
+    def test_keys_reach_sql_as_parameters_only(self, part, observer):
+        with advisory_lock("inventory", part), advisory_locks([part, "b"]):
+            assert len(held(observer)) == 3
+            assert self.application_name(observer).isascii()
+        Counter.objects.count()
+
+
+class TestErrors:
+    def test_a_deadlock_names_the_key_and_leaves_the_transaction_usable(self, rival, observer):
+        hold(rival, "b")
+        with transaction.atomic():
+            Counter.objects.create(name="before")
+            with advisory_lock("a"):
+                waiting = threading.Thread(
+                    target=lambda: rival.execute(
+                        "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
+                        % number("a")
+                    )
+                )
+                waiting.start()
+                observe.until_blocked(observer)
+                with pytest.raises(LockDeadlock, match="Waiting for b on database") as caught:
+                    with advisory_lock("b"):
+                        pass
+                Counter.objects.create(name="after")
+        waiting.join()
+        rival.execute("ROLLBACK")
+        assert caught.value.key == ("b",)
+        assert Counter.objects.count() == 2
+
+    def test_a_deadlock_in_an_own_transaction(self, rival, observer):
+        order = sorted(["a", "b"], key=number)
+        hold(rival, order[1])
+
+        def wait():
+            observe.until_blocked(observer)  # we have the first and wait for the second
+            rival.execute(
+                "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
+                % number(order[0])
+            )
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        with pytest.raises(LockDeadlock), advisory_locks(order):
+            pass
+        waiting.join()
+        rival.execute("ROLLBACK")
+        assert not connection.in_atomic_block
+
+    def test_two_upgrades_from_shared_do_not_hang(self, rival, observer):
+        """Each waits for the other's share: the server sees it, whatever the timeout."""
+        hold(rival, *KEY, shared=True)
+        with transaction.atomic(), advisory_lock(*KEY, shared=True):
+            waiting = threading.Thread(
+                target=lambda: rival.execute(
+                    "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
+                    % number(*KEY)
+                )
+            )
+            waiting.start()
+            observe.until_blocked(observer)
+            with pytest.raises(LockDeadlock, match="exclusively at once"):
+                with advisory_lock(*KEY, timeout=None):
+                    pass
+        waiting.join()
+        rival.execute("ROLLBACK")
+
+    def test_a_lost_connection_is_djangos_own_error(self, observer):
+        with pytest.raises(OperationalError) as caught, transaction.atomic():
+            connection.ensure_connection()
+            pid = connection.connection.info.backend_pid
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            with advisory_lock(*KEY):
+                pass
+        assert not isinstance(caught.value, LockTimeout)
+        with advisory_lock(*KEY):
+            pass
+
+    def test_a_connection_lost_while_waiting_is_djangos_own_error(self, rival, observer):
+        hold(rival, *KEY)
+
+        def terminate():
+            observe.until_blocked(observer)
+            [pid] = observe.waiting(observer)
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+        ending = threading.Thread(target=terminate)
+        ending.start()
+        with pytest.raises(OperationalError, match="terminat"), transaction.atomic():
+            with advisory_lock(*KEY):
+                pass
+        ending.join()
+        assert Counter.objects.count() == 0
+
+    def test_ctrl_c_while_waiting_leaves_the_transaction_usable(self, rival, observer):
+        hold(rival, *KEY)
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        pressing = threading.Thread(
+            target=lambda: (
+                observe.until_blocked(observer),
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM),
+            )
+        )
+        try:
+            with transaction.atomic():
+                Counter.objects.create(name="before")
+                pressing.start()
+                with pytest.raises(KeyboardInterrupt), advisory_lock(*KEY):
+                    pass
+                Counter.objects.create(name="after")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+            pressing.join()
+        assert Counter.objects.count() == 2
+
+    def test_an_interruption_that_the_driver_can_not_mend_rolls_back(self, observer):
+        """Something raises after the whole message went through: where it stands is unknown."""
+
+        class Alarm(BaseException):
+            pass
+
+        def raise_after(execute, query, params, many, context):
+            execute(query, params, many, context)
+            raise Alarm
+
+        with pytest.raises(TransactionManagementError), transaction.atomic():
+            with connection.execute_wrapper(raise_after), pytest.raises(Alarm):
+                with advisory_locks(["a", "b"]):
+                    pass
+            assert connection.needs_rollback
+            Counter.objects.create(name="after")
+        assert held(observer) == {}
+
+    def test_errors_are_picklable_with_their_data(self, rival):
+        hold(rival, *KEY)
+        with pytest.raises(LockTimeout) as caught:
+            with advisory_lock(*KEY, timeout=0):
+                pass
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert str(again) == str(caught.value)
+        assert vars(again) == vars(caught.value)
+
+
+class TestThreads:
+    def test_one_object_on_many_threads(self):
+        """Configuration only: each entry leaves its record on its own thread's connection."""
+        block = advisory_lock(*KEY)
+        seen, errors = [], []
+        inside = threading.Semaphore(0)
+
+        def run():
+            try:
+                for _ in range(20):
+                    with block as lock:
+                        seen.append(lock.key_id)
+            except Exception as error:  # noqa: BLE001 - shown below
+                errors.append(error)
+            finally:
+                connections.close_all()
+                inside.release()
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert seen == [number(*KEY)] * 80

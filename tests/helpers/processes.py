@@ -7,12 +7,15 @@ so that the race starts when all are ready. What a process raises is raised here
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pytest
 from django.db import connections
 
 _context = multiprocessing.get_context("forkserver")
@@ -33,6 +36,9 @@ class Process:
         names: dict[str, str] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
+        with pytest.MonkeyPatch.context() as patch:  # the fork server doesn't know pytest's path
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+            forkserver.ensure_running()
         self._pipe, theirs = _context.Pipe()
         self._process = _context.Process(
             target=_run,

@@ -1,0 +1,63 @@
+"""8 processes × 100 read-modify-writes on one counter: nothing is lost with the lock.
+
+The same without it, and with the well-known recipes, does lose: so the test can fail.
+"""
+
+import pytest
+from django.db import transaction
+
+from django_dblock import advisory_lock, advisory_locks
+from tests.app.models import Counter
+from tests.helpers import recipes
+from tests.helpers.processes import race
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+PROCESSES, ROUNDS = 8, 100
+
+
+def add_one():
+    counter = Counter.objects.get(name="hits")
+    counter.value += 1
+    counter.save()
+
+
+def own_transaction(_number, lock, rounds):
+    for _ in range(rounds):
+        with lock("counter", "hits"):
+            add_one()
+
+
+def outer_transaction(_number, lock, rounds):
+    """As under ATOMIC_REQUESTS: the block ends before the transaction does."""
+    for _ in range(rounds):
+        with transaction.atomic():
+            with lock("counter", "hits"):
+                add_one()
+            Counter.objects.count()  # the rest of the view
+
+
+def both(*key):
+    return advisory_locks([key, ("counter", "other")])
+
+
+def count(work, lock, rounds=ROUNDS):
+    Counter.objects.create(name="hits")
+    race(PROCESSES, work, lock, rounds)
+    return Counter.objects.get(name="hits").value
+
+
+@pytest.mark.parametrize("lock", [advisory_lock, both])
+@pytest.mark.parametrize("work", [own_transaction, outer_transaction])
+def test_nothing_is_lost(work, lock):
+    assert count(work, lock) == PROCESSES * ROUNDS
+
+
+@pytest.mark.parametrize("work", [own_transaction, outer_transaction])
+def test_negative_twin_without_the_lock_updates_are_lost(work):
+    assert count(work, recipes.no_lock) < PROCESSES * ROUNDS
+
+
+@pytest.mark.parametrize("recipe", [recipes.session_lock, recipes.ignored_answer])
+def test_negative_twin_with_the_wrong_recipes_updates_are_lost(recipe):
+    assert count(outer_transaction, recipe) < PROCESSES * ROUNDS

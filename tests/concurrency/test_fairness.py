@@ -1,0 +1,40 @@
+"""Waiters are served in the order they came: nobody starves."""
+
+import pytest
+from django.db import connection, transaction
+
+from django_dblock import advisory_lock
+from django_dblock.keys import encode, key_id
+from tests.helpers import observe
+from tests.helpers.processes import process
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+
+def queue(channel, joined):
+    connection.ensure_connection()
+    channel.send(connection.connection.info.backend_pid)
+    channel.receive()
+    with transaction.atomic() if joined else advisory_lock("queue", timeout=30):
+        if joined:
+            with advisory_lock("queue", timeout=30):
+                pass
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO app_counter (name, value) VALUES (pg_backend_pid()::text, 0)")
+            cursor.execute("SELECT max(id) FROM app_counter")
+            return cursor.fetchone()[0]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_first_come_first_served(joined, rival, observer):
+    rival.execute("BEGIN")
+    rival.execute("SELECT pg_advisory_xact_lock(%s)", [key_id(encode(("queue",)))])
+    with process(queue, joined) as a, process(queue, joined) as b, process(queue, joined) as c:
+        waiters = [a, b, c]
+        for place, waiter in enumerate(waiters, 1):
+            waiter.receive()
+            waiter.send("get in line")
+            observe.until_blocked(observer, place)
+        rival.execute("COMMIT")
+        places = [waiter.receive() for waiter in waiters]
+    assert places == sorted(places)
