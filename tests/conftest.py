@@ -83,7 +83,9 @@ def pooler(django_db_setup: None) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def primary() -> Iterator[Server]:
     """A cluster of its own, for what the shared one can't be put through."""
-    server = servers.throw_away(max_locks_per_transaction="10", max_connections="20")
+    server = servers.throw_away(
+        max_locks_per_transaction="10", max_connections="20", max_prepared_transactions="2"
+    )
     yield server
     server.remove()
 

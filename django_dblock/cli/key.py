@@ -15,7 +15,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("parts", nargs="+", metavar="PART", help=key_parts.SYNTAX)
 
 
-def run(stdout: OutputWrapper, **options: Any) -> None:
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the key's number whole and in the halves of ``pg_locks``."""
     key, number = key_parts.parse(options["parts"], options["using"])
     classid, objid = to_pg_locks(number)

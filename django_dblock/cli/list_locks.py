@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
 
 
-def run(stdout: OutputWrapper, **options: Any) -> None:
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the advisory locks of the database as a table, or as JSON."""
     locks = advisory_locks(options["using"])
     if options["key"]:

@@ -117,10 +117,11 @@ def wait_for_port(port: int) -> None:
 def standby(primary: Server) -> Iterator[Server]:
     """Run a hot standby of the primary, streaming from it."""
     folder = Path(tempfile.mkdtemp(prefix="dblock-standby-"))
+    # A standby needs room for at least as much as its primary has.
+    settings = {**SETTINGS, "max_prepared_transactions": "2"}
     replica = Server(
-        folder / "pg", version=version(), settings=SETTINGS, port=free_port(), tcp=True
+        folder / "pg", version=version(), settings=settings, port=free_port(), tcp=True
     )
-    primary.run("pg_ctl", "status", "-D", str(primary.folder))
     shutil.chown(folder, primary.folder.owner(), primary.folder.group())
     primary.run("pg_basebackup", "-D", str(replica.folder), "-R", "-c", "fast", "-d", primary.url)
     try:

@@ -31,4 +31,4 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         """Run the subcommand."""
-        _SUBCOMMANDS[options["subcommand"]].run(self.stdout, **options)
+        _SUBCOMMANDS[options["subcommand"]].run(self.stdout, options)

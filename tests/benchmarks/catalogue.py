@@ -1,0 +1,23 @@
+"""What is measured. Later operations of the package add their scenarios here."""
+
+from collections.abc import Callable
+
+from tests.benchmarks import commit, inside, several
+from tests.benchmarks.crowd import Crowd
+from tests.benchmarks.measure import Scenario
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "inside": inside.scenario,
+    "commit": commit.scenario,
+    "commit-latency": commit.scenario_with_latency,
+    "several": several.scenario,
+    "several-latency": several.scenario_with_latency,
+}
+
+CROWDS: dict[str, Crowd] = {
+    crowd.name: crowd
+    for crowd in (
+        Crowd("hot", "One hot key, a row read and written under it"),
+        Crowd("hot-empty", "One hot key, nothing done under it", writes=False),
+    )
+}

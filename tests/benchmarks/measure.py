@@ -1,0 +1,167 @@
+"""Interleaved rounds: all rows of a scenario take turns, so that a busy machine is busy for all."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import count
+from statistics import median, quantiles
+from typing import Any
+
+from django.conf import settings
+
+from tests.benchmarks import sent
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: seconds for each scenario, and the crowd at a hot key."""
+
+    name: str
+    seconds: float
+    crowd_rounds: int
+    crowd_seconds: float
+    processes: int
+    curves: bool = False
+
+
+SIZES = {
+    size.name: size
+    for size in (
+        Size("smoke", seconds=0.1, crowd_rounds=1, crowd_seconds=0.1, processes=2),
+        Size("default", seconds=15, crowd_rounds=5, crowd_seconds=2, processes=8),
+        Size("long", seconds=60, crowd_rounds=9, crowd_seconds=3, processes=8, curves=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to do what the scenario is about.
+
+    Attributes:
+        name: how targets and plots call it.
+        label: how people call it.
+        call: what is timed; it gets the number of the call, for a key of its own.
+        settings: Django settings it needs, as if they stood in the settings module.
+        peer: whether it stands for somebody else's way, to be compared with ours.
+        counted: whether Django sees what it sends.
+    """
+
+    name: str
+    label: str
+    call: Callable[[int], object]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    peer: bool = False
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Rows that do the same job; the first is the limit that the others are compared with.
+
+    Attributes:
+        around: entered before and left after each call, outside of the time.
+        calls: calls of one row in one round.
+        alias: the database, for counting what is sent.
+    """
+
+    name: str
+    title: str
+    rows: list[Row]
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    calls: int = 20
+    alias: str = "default"
+
+
+def timed(scenario: Scenario, size: Size) -> dict[str, Any]:
+    """Run rounds for the size's seconds, at least three; return what the JSON says of it."""
+    numbers = count(1)
+    counts = {row.name: _sent(scenario, row, numbers) for row in scenario.rows}
+    times: dict[str, list[list[float]]] = {row.name: [] for row in scenario.rows}
+    _round(scenario, numbers, 0)  # caches fill, connections open
+    end = time.monotonic() + size.seconds
+    rounds = 0
+    while rounds < 3 or time.monotonic() < end:
+        for name, taken in _round(scenario, numbers, rounds).items():
+            times[name].append(taken)
+        rounds += 1
+    limit = [median(taken) for taken in times[scenario.rows[0].name]]
+    return {
+        "name": scenario.name,
+        "title": scenario.title,
+        "rounds": rounds,
+        "calls_per_round": scenario.calls,
+        "rows": [
+            {
+                "name": row.name,
+                "label": row.label,
+                "peer": row.peer,
+                **_statistics(times[row.name], limit),
+                **counts[row.name],
+            }
+            for row in scenario.rows
+        ],
+    }
+
+
+def _round(scenario: Scenario, numbers: Iterator[int], turn: int) -> dict[str, list[float]]:
+    first = turn % len(scenario.rows)  # nobody always comes after the same neighbour
+    taken: dict[str, list[float]] = {}
+    for row in [*scenario.rows[first:], *scenario.rows[:first]]:
+        with _configured(row.settings), _no_garbage():
+            taken[row.name] = [_once(scenario, row, next(numbers)) for _ in range(scenario.calls)]
+    return taken
+
+
+def _once(scenario: Scenario, row: Row, number: int) -> float:
+    with scenario.around():
+        started = time.perf_counter_ns()
+        row.call(number)
+        return (time.perf_counter_ns() - started) / 1000
+
+
+def _sent(scenario: Scenario, row: Row, numbers: Iterator[int]) -> dict[str, int | None]:
+    with _configured(row.settings):
+        _once(scenario, row, next(numbers))  # without what only a first call sends
+        with scenario.around(), sent.counted(scenario.alias) as found:
+            row.call(next(numbers))
+    return found if row.counted else {**found, "statements": None}
+
+
+def _statistics(rounds: list[list[float]], limit: list[float]) -> dict[str, Any]:
+    times = [time for taken in rounds for time in taken]
+    ratios = [median(taken) / raw for taken, raw in zip(rounds, limit, strict=True)]
+    low, middle, high = quantiles(times, n=4)
+    ratio_low, ratio, ratio_high = quantiles(ratios, n=4)
+    return {
+        "median_us": round(middle, 1),
+        "quartiles_us": [round(low, 1), round(high, 1)],
+        "min_us": round(min(times), 1),
+        "ratio": round(ratio, 3),
+        "ratio_quartiles": [round(ratio_low, 3), round(ratio_high, 3)],
+    }
+
+
+@contextmanager
+def _configured(values: Mapping[str, Any]) -> Iterator[None]:
+    """Set them for good, not with override_settings, whose look-ups are slower than real ones."""
+    for name, value in values.items():
+        setattr(settings, name, value)
+    try:
+        yield
+    finally:
+        for name in values:
+            delattr(settings, name)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """As timeit does: a collection would be charged to whoever happens to be running."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

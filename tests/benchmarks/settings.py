@@ -1,0 +1,24 @@
+"""Django's settings while it is measured; ``services`` put the addresses into os.environ."""
+
+import importlib.util
+import os
+
+import environ
+
+DATABASES = {
+    "default": environ.Env().db_url("DBLOCK_BENCH_POSTGRES"),
+    "other": environ.Env().db_url("DBLOCK_BENCH_POSTGRES"),
+    "latency": environ.Env().db_url("DBLOCK_BENCH_POSTGRES_LATENCY"),
+}
+for _database in DATABASES.values():
+    _database.setdefault("OPTIONS", {})["application_name"] = "shop"
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django_dblock",
+    "tests.app",
+    *(name for name in ("pgactivity", "pglock") if importlib.util.find_spec(name)),
+]
+SECRET_KEY = os.urandom(16).hex()
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

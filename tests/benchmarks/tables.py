@@ -1,0 +1,26 @@
+"""The rows that are updated under the locks."""
+
+from django.db import connection, connections
+
+from tests.app.models import Counter
+
+ROWS = 1000
+
+
+def create() -> None:
+    """Make the table of counters, with ids from 1."""
+    with connection.schema_editor() as editor:
+        editor.create_model(Counter)
+    Counter.objects.bulk_create(Counter(name=f"sku-{number}") for number in range(1, ROWS + 1))
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE app_counter")
+
+
+def row_of(call: int) -> int:
+    """Another row for each call: an update of the same one would find ever longer versions."""
+    return call % ROWS + 1
+
+
+def close() -> None:
+    """Close this process's connections, so that the server stops at once."""
+    connections.close_all()

@@ -1,0 +1,76 @@
+"""The targets, as ratios: what is asked now, and what is asked later. Judged, never asserted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import ge, le
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure of one row of one scenario, and the limit for it.
+
+    Attributes:
+        relation: ``le`` where less is better, ``ge`` where more is.
+        later: a stricter limit for a later release.
+    """
+
+    title: str
+    scenario: str
+    row: str
+    figure: Callable[[dict[str, Any]], float]
+    limit: float
+    later: float
+    relation: Callable[[float, float], bool] = le
+
+
+def _ratio(row: dict[str, Any]) -> float:
+    return row["ratio"]
+
+
+def _fairness(row: dict[str, Any]) -> float:
+    return row["busiest_to_idlest"]
+
+
+def _tail(row: dict[str, Any]) -> float:
+    return round(row["wait_p99_ms"] / (row["wait_p50_ms"] or 1), 2)
+
+
+TARGETS = [
+    Target("in a transaction, x raw", "inside", "advisory_lock", _ratio, 1.5, 1.3),
+    Target("lock, update, commit, x raw", "commit", "advisory_lock", _ratio, 1.05, 1.05),
+    Target("with 1 ms each way, x raw", "commit-latency", "advisory_lock", _ratio, 1.02, 1.02),
+    *(
+        target
+        for crowd, title in (("hot", "hot key"), ("hot-empty", "hot key, nothing inside"))
+        for target in (
+            Target(f"{title}, throughput, x raw", crowd, "advisory_lock", _ratio, 1, 1, ge),
+            Target(f"{title}, busiest ÷ idlest", crowd, "advisory_lock", _fairness, 1.5, 1.2),
+            Target(f"{title}, wait p99 ÷ p50", crowd, "advisory_lock", _tail, 3, 3),
+        )
+    ),
+]
+
+
+def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Hold what was measured against the targets."""
+    rows = {
+        (scenario["name"], row["name"]): row
+        for scenario in [*found["scenarios"], *found["crowds"]]
+        for row in scenario["rows"]
+    }
+    return [
+        {
+            "title": target.title,
+            "scenario": target.scenario,
+            "row": target.row,
+            "value": (value := target.figure(row)),
+            "limit": target.limit,
+            "later": target.later,
+            "relation": "≥" if target.relation is ge else "≤",
+            "met": target.relation(value, target.limit),
+            "met_later": target.relation(value, target.later),
+        }
+        for target in TARGETS
+        if (row := rows.get((target.scenario, target.row))) is not None
+    ]

@@ -1,0 +1,80 @@
+"""The benchmarks still run: their shape is checked, never a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STATEMENTS = {
+    ("inside", "advisory_lock"): 1,
+    ("inside", "try_advisory_lock"): 1,
+    ("commit", "advisory_lock"): 4,  # BEGIN, the lock, the update, COMMIT
+    ("several", "advisory_locks"): 1,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One tiny run of everything but the curves, in a process of its own."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--smoke", "--output", str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
+def test_every_scenario_is_measured_with_its_limit_first(found):
+    names = [scenario["name"] for scenario in found["scenarios"] + found["crowds"]]
+    assert names == [
+        "inside", "commit", "commit-latency", "several", "several-latency", "hot", "hot-empty",
+    ]  # fmt: skip
+    for scenario in found["scenarios"] + found["crowds"]:
+        assert scenario["rows"][0]["name"] == "raw"
+
+
+def test_every_row_has_its_figures(found):
+    for scenario in found["scenarios"]:
+        for row in scenario["rows"]:
+            assert 0 < row["min_us"] <= row["median_us"] <= row["quartiles_us"][1]
+            assert row["ratio"] > 0
+    for crowd in found["crowds"]:
+        for row in crowd["rows"]:
+            assert {"turns_per_s", "busiest_to_idlest", "wait_p50_ms", "wait_p99_ms"} <= set(row)
+
+
+def test_our_rows_send_what_the_budget_allows(found):
+    sent = {
+        (scenario["name"], row["name"]): row["statements"]
+        for scenario in found["scenarios"]
+        for row in scenario["rows"]
+    }
+    assert {place: sent[place] for place in STATEMENTS} == STATEMENTS
+
+
+def test_no_way_loses_an_update(found):
+    lost = {row["name"]: row["lost_updates"] for crowd in found["crowds"] for row in crowd["rows"]}
+    assert set(lost.values()) == {0}
+
+
+def test_targets_are_judged_and_the_table_shows_them(run, found):
+    shown = (run / "results.md").read_text(encoding="utf-8")
+    assert len(found["targets"]) == 9
+    for target in found["targets"]:
+        assert isinstance(target["met"], bool)
+        assert target["title"] in shown
+
+
+def test_the_machine_and_the_command_are_named(found):
+    assert found["command"] == "python -m tests.benchmarks --smoke"
+    assert found["machine"]["postgresql_settings"]["fsync"] == "on"
+    assert {"PostgreSQL", "Python", "Django"} <= set(found["versions"])

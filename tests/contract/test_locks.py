@@ -1,0 +1,195 @@
+"""What every kind of lock promises, asked of each of them: one suite, a row per kind.
+
+A new kind of lock is one more entry in KINDS.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from django_dblock import DblockError, LockTimeout, advisory_lock, advisory_locks, signals
+from tests.app.models import Counter
+from tests.helpers import observe
+from tests.helpers.processes import process, race
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to take this kind of lock on one key."""
+
+    name: str
+    take: Callable[..., AbstractContextManager[Any]]
+
+    def __call__(self, key: str, timeout: float | None = 0) -> AbstractContextManager[Any]:
+        return self.take(key, timeout=timeout)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def several(key: str, timeout: float | None) -> AbstractContextManager[Any]:
+    return advisory_locks([(key, "other"), key], timeout=timeout)
+
+
+KINDS = [Kind("advisory_lock", advisory_lock), Kind("advisory_locks", several)]
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def kind(request):
+    return request.param
+
+
+def hold(channel, kind, key):
+    with kind(key):
+        channel.send("held")
+        channel.receive()
+    channel.send("left")
+
+
+def attempt(_number, kind, key, timeout):
+    try:
+        with kind(key, timeout):
+            return "held"
+    except LockTimeout:
+        return "refused"
+
+
+def read_modify_write(_number, kind):
+    for _ in range(25):
+        with kind("contract", 60):
+            counter = Counter.objects.get(name="contract")
+            counter.value += 1
+            counter.save()
+
+
+def test_one_holder_at_a_time(kind):
+    with process(hold, kind, "a") as holder:
+        assert holder.receive() == "held"
+        with pytest.raises(LockTimeout), kind("a"):
+            pytest.fail("two holders")
+        holder.send("leave")
+        assert holder.receive() == "left"
+        with kind("a"):
+            pass
+
+
+def test_other_keys_are_free(kind):
+    with process(hold, kind, "a") as holder:
+        holder.receive()
+        with kind("b"):
+            pass
+        holder.send("leave")
+
+
+def test_at_most_one_of_many_gets_in(kind):
+    with kind("a"):
+        assert race(3, attempt, kind, "a", 0) == ["refused"] * 3
+
+
+def test_a_waiter_gets_in_when_the_holder_leaves(kind):
+    with process(hold, kind, "a") as holder:
+        holder.receive()
+        holder.send("leave")
+        with kind("a", 30):
+            pass
+
+
+def test_mutual_exclusion_under_load(kind):
+    Counter.objects.create(name="contract")
+    race(4, read_modify_write, kind)
+    assert Counter.objects.get().value == 100
+
+
+def test_a_dead_holder_does_not_lock_for_ever(kind):
+    with process(hold, kind, "a") as holder:
+        holder.receive()
+        holder.kill()
+        with kind("a", 30):
+            pass
+
+
+def test_an_error_in_the_block_comes_out_and_frees(kind, observer):
+    with pytest.raises(ZeroDivisionError), kind("a"):
+        raise ZeroDivisionError
+    assert observe.locks(observer) == []
+    with kind("a"):
+        pass
+
+
+def test_one_object_may_be_entered_again_and_again(kind):
+    block = kind("a")
+    for _ in range(3):
+        with block:
+            pass
+
+
+def test_what_it_raises_is_ours_and_a_time_out_is_a_time_out(kind):
+    with process(hold, kind, "a") as holder:
+        holder.receive()
+        with pytest.raises(DblockError) as caught, kind("a"):
+            pass
+        assert isinstance(caught.value, TimeoutError)
+        assert "a" in str(caught.value)
+        assert "dblock list" in str(caught.value)
+        holder.send("leave")
+
+
+def test_a_failed_entry_leaves_the_callers_transaction_usable(kind):
+    with process(hold, kind, "a") as holder:
+        holder.receive()
+        with transaction.atomic():
+            Counter.objects.create(name="before")
+            with pytest.raises(LockTimeout), kind("a"):
+                pass
+            Counter.objects.create(name="after")
+        holder.send("leave")
+    assert Counter.objects.count() == 2
+    assert not connection.in_atomic_block
+
+
+def test_it_says_what_happens(kind):
+    """Signals: acquired, released, timed out; each with the key, the alias and the seconds."""
+    heard = []
+
+    def hear(signal, **data):
+        heard.append((signal, data))
+
+    watched = [signals.lock_acquired, signals.lock_released, signals.lock_timeout]
+    for signal in watched:
+        signal.connect(hear)
+    try:
+        with kind("a"):
+            pass
+        with process(hold, kind, "a") as holder:
+            holder.receive()
+            with pytest.raises(LockTimeout), kind("a", 0.01):
+                pass
+            holder.send("leave")
+    finally:
+        for signal in watched:
+            signal.disconnect(hear)
+    assert [signal for signal, _ in heard] == watched
+    assert all(("a",) in data["keys"] and data["using"] == "default" for _, data in heard)
+    acquired, released, timed_out = (data for _, data in heard)
+    assert acquired["waited"] == 0.0
+    assert released["held"] > 0
+    assert released["committed"] is True
+    assert timed_out["waited"] >= 0.01
+
+
+def test_a_receivers_error_is_not_the_callers(kind):
+    def fail(**_):
+        raise ZeroDivisionError
+
+    signals.lock_acquired.connect(fail)
+    try:
+        with kind("a"):
+            pass
+    finally:
+        signals.lock_acquired.disconnect(fail)

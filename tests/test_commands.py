@@ -1,0 +1,198 @@
+"""``manage.py dblock list`` and ``dblock key``."""
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from django_dblock import advisory_lock
+from django_dblock.keys import encode, key_id, to_pg_locks
+from tests.app.models import Counter
+from tests.helpers import observe
+from tests.helpers.processes import process
+from tests.test_advisory import number
+from tests.test_inspect import wait
+from tests.test_keys import ONE
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def run(*arguments):
+    out = StringIO()
+    call_command("dblock", *arguments, stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture(params=["rich", "plain"])
+def rendering(request, monkeypatch):
+    """With the rich library and without it."""
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    return request.param
+
+
+class TestList:
+    def test_nothing_is_locked(self):
+        assert run("list") == "Nothing is locked.\n"
+        assert json.loads(run("list", "--json")) == {"schema": 1, "advisory": []}
+
+    def test_the_table_names_holders_and_waiters(self, rendering, observer):
+        with process(wait) as waiter:
+            with advisory_lock("inventory", "sku-1"):
+                observe.until_blocked(observer)
+                shown = run("list")
+            waiter.receive()
+            waiter.receive()
+        [title, holder, waiting] = shown.splitlines()
+        assert title.split() == [
+            "lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query",
+        ]  # fmt: skip
+        assert holder.startswith("inventory:sku-1  exclusive  held")
+        pid = connection.connection.info.backend_pid
+        assert waiting.startswith(f"inventory:sku-1  exclusive  waits for {pid}")
+
+    def test_on_a_terminal_it_fits_the_width(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "60")
+
+        class Terminal(StringIO):
+            def isatty(self):
+                return True
+
+        out = Terminal()
+        with advisory_lock("inventory", "sku-1"):
+            call_command("dblock", "list", stdout=out, no_color=True)
+        assert all(len(line) <= 60 for line in out.getvalue().splitlines())
+
+    def test_json_has_every_field(self):
+        with advisory_lock("inventory", "sku-1", shared=True):
+            [lock] = json.loads(run("list", "--json"))["advisory"]
+        assert lock["name"] == "inventory:sku-1"
+        assert lock["key_id"] == number("inventory", "sku-1")
+        assert (lock["shared"], lock["granted"], lock["blocked_by"]) == (True, True, [])
+        assert lock.keys() == {
+            "name", "key_id", "classid", "objid", "shared", "granted", "pid", "blocked_by",
+            "waiting", "transaction_age", "application_name", "user", "client", "state", "query",
+            "hidden",
+        }  # fmt: skip
+
+    def test_filters(self, observer):
+        with process(wait) as waiter:
+            with advisory_lock("inventory", "sku-1"), advisory_lock("account", 7):
+                observe.until_blocked(observer)
+                by_key = json.loads(run("list", "--json", "--key", "account", "int:7"))
+                blocked = json.loads(run("list", "--json", "--blocked"))
+            waiter.receive()
+            waiter.receive()
+        assert [lock["name"] for lock in by_key["advisory"]] == ["account:7"]
+        assert [lock["name"] for lock in blocked["advisory"]] == ["inventory:sku-1"] * 2
+
+    def test_another_alias(self):
+        with advisory_lock("a", using="other"):
+            assert run("list") == "Nothing is locked.\n"
+            assert "a  " in run("list", "--using", "other")
+
+    def test_prepared_two_part_and_foreign_locks(self, rival, rendering):
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, 2)")
+        shown = run("list")
+        rival.execute("ROLLBACK")
+        assert "\n-5 " in shown
+        assert "\n(1, 2) " in shown
+
+    def test_markup_in_a_key_is_shown_as_it_is(self, rendering):
+        with advisory_lock("a/bold"), advisory_lock("%s"):
+            shown = run("list")
+        assert "%s" in shown
+
+
+class TestKey:
+    def test_the_number_and_its_halves(self):
+        classid, objid = to_pg_locks(number("inventory", "sku-1"))
+        shown = run("key", "inventory", "sku-1")
+        assert f"key_id   {number('inventory', 'sku-1')}\n" in shown
+        assert f"classid = {classid} AND objid = {objid};" in shown
+        assert json.loads(run("key", "inventory", "sku-1", "--json")) == {
+            "name": "inventory:sku-1",
+            "key_id": number("inventory", "sku-1"),
+            "classid": classid,
+            "objid": objid,
+            "objsubid": 1,
+        }
+
+    def test_the_query_it_prints_finds_the_lock(self, observer):
+        query = run("key", "a").splitlines()[-1]
+        assert observer.execute(query).fetchall() == []
+        with advisory_lock("a"):
+            assert len(observer.execute(query).fetchall()) == 1
+
+    def test_the_namespace_counts(self, settings):
+        settings.DBLOCK_NAMESPACE = "shop"
+        shown = json.loads(run("key", "a", "--json"))
+        assert shown["key_id"] == key_id(encode(("a",)), "shop")
+
+    @pytest.mark.parametrize(
+        ("text", "part"),
+        [
+            ("7", "7"),
+            ("int:7", 7),
+            ("int:-7", -7),
+            ("bool:true", True),
+            ("bool:False", False),
+            ("bytes:00ff", b"\x00\xff"),
+            (f"uuid:{ONE}", ONE),
+            ("str:int:7", "int:7"),
+            ("sku:7", "sku:7"),
+        ],
+    )
+    def test_typed_parts(self, text, part):
+        assert json.loads(run("key", text, "--json"))["key_id"] == number(part)
+
+    def test_dates_and_decimals(self):
+        from datetime import UTC, date, datetime
+        from decimal import Decimal
+
+        for text, part in {
+            "date:2026-01-31": date(2026, 1, 31),
+            "datetime:2026-01-31T12:00:00+00:00": datetime(2026, 1, 31, 12, tzinfo=UTC),
+            "decimal:9.90": Decimal("9.9"),
+        }.items():
+            assert json.loads(run("key", text, "--json"))["key_id"] == number(part)
+
+    def test_a_model_instance(self):
+        counter = Counter.objects.create(name="a")
+        shown = json.loads(run("key", "stock", f"model:app.Counter:{counter.pk}", "--json"))
+        assert shown["key_id"] == number("stock", counter)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["int:x", "bool:maybe", "bytes:0", "uuid:1", "decimal:x", "date:31.1.", "datetime:noon",
+         "model:app.Nothing:1", "model:app.Counter:1", "model:app.Document:1", "model:x"],
+    )  # fmt: skip
+    def test_what_is_not_of_its_type_is_refused(self, text):
+        with pytest.raises(CommandError, match=r"is not a \w+: .*a part is text"):
+            run("key", text)
+
+    def test_what_can_not_be_locked_is_refused(self):
+        with pytest.raises(CommandError, match="not a finite number"):
+            run("key", "decimal:NaN")
+        with pytest.raises(CommandError, match="not a finite number"):
+            run("list", "--key", "decimal:NaN")
+
+
+def test_a_subcommand_is_needed():
+    with pytest.raises(CommandError, match="subcommand"):
+        run()
+
+
+def test_help_names_the_subcommands():
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "dblock", "--help"],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert "show what is locked" in " ".join(done.stdout.split())
+    assert "print the number that PostgreSQL locks" in " ".join(done.stdout.split())

@@ -1,0 +1,79 @@
+"""Through PgBouncer in transaction mode: the same locks, and no session carries anything over."""
+
+import pytest
+from django.db import connection, transaction
+
+from django_dblock import LockTimeout, advisory_lock, advisory_locks
+from tests.app.models import Counter
+from tests.concurrency.test_counter import PROCESSES, outer_transaction, own_transaction
+from tests.helpers import observe, recipes
+from tests.helpers.processes import race
+from tests.test_advisory import hold
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+
+@pytest.fixture
+def pooled(pooler, rival, observer):
+    """The default alias goes through the pooler; the other connections, opened before, do not."""
+    direct = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
+    through = {"HOST": "127.0.0.1", "PORT": pooler, "DISABLE_SERVER_SIDE_CURSORS": True}
+    connection.close()
+    connection.settings_dict.update(through)
+    yield through
+    connection.close()
+    connection.settings_dict.update(direct)
+
+
+@pytest.mark.parametrize("work", [own_transaction, outer_transaction])
+def test_nothing_is_lost(work, pooled):
+    Counter.objects.create(name="hits")
+    race(PROCESSES, work, advisory_lock, 25, options=pooled)
+    assert Counter.objects.get().value == PROCESSES * 25
+
+
+def test_negative_twin_a_session_lock_stays_behind_in_the_pool(pooled, observer):
+    """The unlock goes to another server connection than the lock did."""
+
+    def on_two_servers():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(1)")
+
+    on_two_servers()
+    connection.close()
+    assert observe.locks(observer) != []
+    for [pid] in observer.execute(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    ).fetchall():
+        observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+def test_a_time_out_in_a_transaction_leaves_it_usable(pooled, rival):
+    hold(rival, "a")
+    with transaction.atomic():
+        with pytest.raises(LockTimeout), advisory_lock("a", timeout=0.01):
+            pass
+        with pytest.raises(LockTimeout), advisory_locks(["a", "b"], timeout=0.01):
+            pass
+        Counter.objects.create(name="after")
+    assert Counter.objects.exists()
+
+
+def test_labels_end_with_the_transaction_for_the_next_client_of_the_server_connection(
+    pooled, observer
+):
+    def shown():
+        return {
+            row[0]
+            for row in observer.execute(
+                "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+            ).fetchall()
+        }
+
+    with advisory_lock("inventory", "sku-1"):
+        assert "tests lock[inventory:sku-1]" in shown()
+    with advisory_lock("next"):
+        assert "tests lock[next]" in shown()
+    connection.close()
+    assert not any("lock[" in name for name in shown())

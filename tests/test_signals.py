@@ -1,0 +1,82 @@
+"""What is told to those who listen."""
+
+import threading
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from django_dblock import LockDeadlock, advisory_lock, advisory_locks
+from django_dblock.signals import lock_acquired, lock_deadlock, lock_released
+from tests.helpers import observe
+from tests.test_advisory import hold, number
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def heard():
+    found = []
+
+    def hear(signal, sender, **data):
+        found.append((signal, sender, data))
+
+    for signal in (lock_acquired, lock_released, lock_deadlock):
+        signal.connect(hear)
+    yield found
+    for signal in (lock_acquired, lock_released, lock_deadlock):
+        signal.disconnect(hear)
+
+
+def test_the_data(heard):
+    with advisory_lock("a", 1, shared=True):
+        pass
+    [acquired, released] = heard
+    assert acquired[:2] == (lock_acquired, advisory_lock)
+    assert acquired[2] == {
+        "kind": "advisory", "keys": (("a", 1),), "name": "a:1", "using": "default",
+        "shared": True, "waited": 0.0,
+    }  # fmt: skip
+    assert released[2].keys() == {*acquired[2], "held", "committed"} - {"waited"}
+
+
+def test_a_joined_transaction_sends_no_release(heard):
+    with transaction.atomic(), advisory_locks(["a", "b"]):
+        pass
+    assert [signal for signal, _, _ in heard] == [lock_acquired]
+
+
+@pytest.mark.parametrize("how", ["error", "set_rollback"])
+def test_a_rollback_is_told_as_not_committed(how, heard):
+    try:
+        with advisory_lock("a"):
+            if how == "error":
+                raise ZeroDivisionError
+            transaction.set_rollback(True)
+    except ZeroDivisionError:
+        pass
+    assert heard[-1][2]["committed"] is False
+
+
+def test_a_commit_that_raises_is_told_as_unknown(heard):
+    with pytest.raises(IntegrityError), advisory_lock("a"), connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE two (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        cursor.execute("INSERT INTO two VALUES (1), (1)")
+    assert heard[-1][2]["committed"] is None
+
+
+def test_a_deadlock_is_told(heard, rival, observer):
+    hold(rival, "b")
+    with transaction.atomic(), advisory_lock("a"):
+        waiting = threading.Thread(
+            target=lambda: rival.execute(
+                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
+            )
+        )
+        waiting.start()
+        observe.until_blocked(observer)
+        with pytest.raises(LockDeadlock), advisory_lock("b"):
+            pass
+    waiting.join()
+    rival.execute("ROLLBACK")
+    assert heard[-1][0] is lock_deadlock
+    assert heard[-1][2]["waited"] > 0
