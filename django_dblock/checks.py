@@ -11,6 +11,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import IsolationLevel
 
 from django_dblock.conf import Conf, conf
 from django_dblock.sql import checks as sql
@@ -36,7 +37,11 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
             )
         ]
     level = connection.settings_dict["OPTIONS"].get("isolation_level")
-    return list(_snapshot_isolation("dblock.W001", connection, getattr(level, "name", level)))
+    try:
+        name = None if level is None else IsolationLevel(level).name  # Django takes the number, too
+    except ValueError:
+        return []  # Django says it when it connects
+    return list(_snapshot_isolation("dblock.W001", connection, name))
 
 
 @checks.register(checks.Tags.database)

@@ -35,19 +35,18 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
 
 class SavedInstance(Protocol):
     """What a Django model instance has; asked for by shape, so that Django is not imported."""
 
-    _meta: Any
-    _state: Any
+    _meta: ClassVar[Any]
+    pk: Any
 
     @property
-    def pk(self) -> Any:
-        """The primary key."""
+    def _state(self) -> Any: ...
 
 
 KeyPart: TypeAlias = (

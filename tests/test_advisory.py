@@ -5,6 +5,7 @@ import functools
 import pickle
 import signal
 import threading
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -22,7 +23,6 @@ from django.utils.decorators import method_decorator
 
 from django_dblock import (
     LockDeadlock,
-    LockTableFull,
     LockTimeout,
     UnsafeIsolation,
     UnsupportedDatabase,
@@ -54,7 +54,8 @@ def held(observer):
     """The numbers locked in the test database."""
     rows = observer.execute(
         "SELECT classid::bigint, objid::bigint, mode FROM pg_locks WHERE locktype = 'advisory'"
-        " AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
     ).fetchall()
     return {(classid, objid): mode for classid, objid, mode in rows}
 
@@ -316,12 +317,15 @@ class TestSeveral:
             assert len(sent) == 1
 
     def test_both_or_neither(self, rival, observer):
-        """What was had before the time-out is given back: in one's own transaction and another's."""
+        """What was had before the time-out is given back, whosever transaction it is."""
         for key in [("a",), ("b",)]:  # whichever has the lower number
             hold(rival, *key)
             for timeout in (0, 0.02):
                 with transaction.atomic():
-                    with pytest.raises(LockTimeout), advisory_locks([("a",), ("b",)], timeout=timeout):
+                    with (
+                        pytest.raises(LockTimeout),
+                        advisory_locks([("a",), ("b",)], timeout=timeout),
+                    ):
                         pass
                     assert set(held(observer)) == {to_pg_locks(number(*key))}
                     Counter.objects.count()
@@ -460,10 +464,12 @@ class TestDecorator:
             buy("a")
 
     def test_a_constant_wrong_part_fails_at_import(self):
-        with pytest.raises(TypeError, match="1.5"):
+        with pytest.raises(TypeError, match="Part 1 of 2"):
             advisory_lock(1.5, lambda: 1)
 
-    @pytest.mark.parametrize("block", [advisory_lock("a", lambda: 1), advisory_locks(lambda: ["a"])])
+    @pytest.mark.parametrize(
+        "block", [advisory_lock("a", lambda: 1), advisory_locks(lambda: ["a"])]
+    )
     def test_a_callable_in_a_with_statement_is_refused(self, block, statements):
         with statements() as sent, pytest.raises(TypeError, match="for the decorator"):
             with block:
@@ -571,8 +577,8 @@ class TestAliases:
         """Its advisory lock functions exist and lock nothing."""
         with transaction.atomic():
             connection.cursor().execute(
-                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE sql"
-                " AS $$ SELECT 'CockroachDB CCL v24.1.0' $$;"
+                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text"
+                " LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$;"
                 "SET LOCAL search_path = impostor, pg_catalog"
             )
             with pytest.raises(UnsupportedDatabase, match="CockroachDB"), advisory_locks(keys):
@@ -677,7 +683,9 @@ class TestLabels:
             assert "ann" not in self.application_name(observer)
             assert self.application_name(observer).startswith("tests lock[mail~")
 
-    @pytest.mark.parametrize("part", ["%s %(x)s %%", "'; DROP TABLE app_counter; --", "\x00", "🔒\udc80"])
+    @pytest.mark.parametrize(
+        "part", ["%s %(x)s %%", "'; DROP TABLE app_counter; --", "\x00", "🔒\udc80"]
+    )
     def test_keys_reach_sql_as_parameters_only(self, part, observer):
         with advisory_lock("inventory", part), advisory_locks([part, "b"]):
             assert len(held(observer)) == 3
@@ -693,8 +701,8 @@ class TestErrors:
             with advisory_lock("a"):
                 waiting = threading.Thread(
                     target=lambda: rival.execute(
-                        "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
-                        % number("a")
+                        "SET LOCAL deadlock_timeout = '1h';"
+                        f"SELECT pg_advisory_xact_lock({number('a')})"
                     )
                 )
                 waiting.start()
@@ -715,8 +723,8 @@ class TestErrors:
         def wait():
             observe.until_blocked(observer)  # we have the first and wait for the second
             rival.execute(
-                "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
-                % number(order[0])
+                "SET LOCAL deadlock_timeout = '1h';"
+                f"SELECT pg_advisory_xact_lock({number(order[0])})"
             )
 
         waiting = threading.Thread(target=wait)
@@ -733,8 +741,8 @@ class TestErrors:
         with transaction.atomic(), advisory_lock(*KEY, shared=True):
             waiting = threading.Thread(
                 target=lambda: rival.execute(
-                    "SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock(%s)"
-                    % number(*KEY)
+                    "SET LOCAL deadlock_timeout = '1h';"
+                    f"SELECT pg_advisory_xact_lock({number(*KEY)})"
                 )
             )
             waiting.start()
@@ -756,7 +764,10 @@ class TestErrors:
         with advisory_lock(*KEY):
             pass
 
-    def test_a_connection_lost_while_waiting_is_djangos_own_error(self, rival, observer):
+    @pytest.mark.parametrize("autocommit", [True, False])
+    def test_a_connection_lost_while_waiting_is_djangos_own_error(
+        self, autocommit, rival, observer
+    ):
         hold(rival, *KEY)
 
         def terminate():
@@ -765,11 +776,13 @@ class TestErrors:
             observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
         ending = threading.Thread(target=terminate)
+        transaction.set_autocommit(autocommit)
         ending.start()
-        with pytest.raises(OperationalError, match="terminat"), transaction.atomic():
-            with advisory_lock(*KEY):
-                pass
+        outer = transaction.atomic() if autocommit else nullcontext()
+        with pytest.raises(OperationalError, match="terminat"), outer, advisory_lock(*KEY):
+            pass
         ending.join()
+        connection.close()
         assert Counter.objects.count() == 0
 
     def test_ctrl_c_while_waiting_leaves_the_transaction_usable(self, rival, observer):

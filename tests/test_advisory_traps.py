@@ -5,7 +5,13 @@ import threading
 import pytest
 from django.db import connection, connections, transaction
 
-from django_dblock import LockTimeout, StandbyDatabase, advisory_lock, advisory_locks, try_advisory_lock
+from django_dblock import (
+    LockTimeout,
+    StandbyDatabase,
+    advisory_lock,
+    advisory_locks,
+    try_advisory_lock,
+)
 from django_dblock.inspect import advisory_locks as inspect_locks
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
@@ -42,7 +48,9 @@ def test_trap_1_a_shared_object_survives_another_threads_failure(observer):
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
-@pytest.mark.parametrize("block", [advisory_lock, lambda *key, timeout: advisory_locks([key], timeout=timeout)])
+@pytest.mark.parametrize(
+    "block", [advisory_lock, lambda *key, timeout: advisory_locks([key], timeout=timeout)]
+)
 def test_trap_2_a_failed_entry_leaves_no_atomic_block_behind(block, timeout, rival):
     hold(rival, *KEY)
     with pytest.raises(LockTimeout), block(*KEY, timeout=timeout):
@@ -127,7 +135,9 @@ def test_trap_5_negative_numbers_are_found_in_pg_locks():
     assert found == {key_id(encode(key)) for key in wanted}
 
 
-@pytest.mark.parametrize("part", ["100%", "%s", "%(id)s", "%%", "'", '"', "\\", ";--", "$1", "\x00"])
+@pytest.mark.parametrize(
+    "part", ["100%", "%s", "%(id)s", "%%", "'", '"', "\\", ";--", "$1", "\x00"]
+)
 def test_trap_6_keys_never_break_the_sql(part, rival):
     with advisory_lock(part), advisory_locks([part, "b"]):
         pass
@@ -167,7 +177,9 @@ def test_trap_8_the_lock_outlives_the_block_until_commit(rival):
     with transaction.atomic():
         with advisory_lock(*KEY):
             Counter.objects.create(name="not yet visible")
-        assert rival.execute("SELECT pg_try_advisory_lock(%s)", [number(*KEY)]).fetchone() == (False,)
+        assert rival.execute("SELECT pg_try_advisory_lock(%s)", [number(*KEY)]).fetchone() == (
+            False,
+        )
     assert rival.execute("SELECT count(*) FROM app_counter").fetchone() == (1,)
     assert rival.execute("SELECT pg_try_advisory_lock(%s)", [number(*KEY)]).fetchone() == (True,)
     rival.execute("SELECT pg_advisory_unlock_all()")
@@ -177,7 +189,9 @@ def test_trap_8_negative_twin_a_session_lock_is_free_before_commit(rival):
     with transaction.atomic():
         with recipes.session_lock(*KEY):
             Counter.objects.create(name="not yet visible")
-        assert rival.execute("SELECT pg_try_advisory_lock(%s)", [number(*KEY)]).fetchone() == (True,)
+        assert rival.execute("SELECT pg_try_advisory_lock(%s)", [number(*KEY)]).fetchone() == (
+            True,
+        )
         assert rival.execute("SELECT count(*) FROM app_counter").fetchone() == (0,)
     rival.execute("SELECT pg_advisory_unlock_all()")
 

@@ -13,10 +13,8 @@ from django.db import connection
 from django_dblock import advisory_lock
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
-from tests.helpers import observe
-from tests.helpers.processes import process
 from tests.test_advisory import number
-from tests.test_inspect import wait
+from tests.test_inspect import waiter_behind
 from tests.test_keys import ONE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -42,12 +40,8 @@ class TestList:
         assert json.loads(run("list", "--json")) == {"schema": 1, "advisory": []}
 
     def test_the_table_names_holders_and_waiters(self, rendering, observer):
-        with process(wait) as waiter:
-            with advisory_lock("inventory", "sku-1"):
-                observe.until_blocked(observer)
-                shown = run("list")
-            waiter.receive()
-            waiter.receive()
+        with waiter_behind(observer):
+            shown = run("list")
         [title, holder, waiting] = shown.splitlines()
         assert title.split() == [
             "lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query",
@@ -81,13 +75,9 @@ class TestList:
         }  # fmt: skip
 
     def test_filters(self, observer):
-        with process(wait) as waiter:
-            with advisory_lock("inventory", "sku-1"), advisory_lock("account", 7):
-                observe.until_blocked(observer)
-                by_key = json.loads(run("list", "--json", "--key", "account", "int:7"))
-                blocked = json.loads(run("list", "--json", "--blocked"))
-            waiter.receive()
-            waiter.receive()
+        with waiter_behind(observer), advisory_lock("account", 7):
+            by_key = json.loads(run("list", "--json", "--key", "account", "int:7"))
+            blocked = json.loads(run("list", "--json", "--blocked"))
         assert [lock["name"] for lock in by_key["advisory"]] == ["account:7"]
         assert [lock["name"] for lock in blocked["advisory"]] == ["inventory:sku-1"] * 2
 

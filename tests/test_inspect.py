@@ -1,6 +1,7 @@
 """What is locked, by whom, who waits: for commands, pages and people."""
 
 import threading
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from django.db import connection, connections, transaction
@@ -14,9 +15,20 @@ from tests.test_advisory import number
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
-def wait(channel):
-    with advisory_lock("inventory", "sku-1", timeout=30):
-        channel.send("had it")
+def wait(_channel):
+    with advisory_lock("inventory", "sku-1", timeout=30) as lock:
+        return lock.waited
+
+
+@contextmanager
+def waiter_behind(observer):
+    """Hold the lock while another process really waits for it."""
+    with ExitStack() as stack:
+        with advisory_lock("inventory", "sku-1"):
+            waiter = stack.enter_context(process(wait))
+            observe.until_blocked(observer)
+            yield
+        assert waiter.receive() > 0
 
 
 def test_nothing_is_locked():
@@ -47,12 +59,8 @@ def test_a_holder_by_name():
 
 
 def test_who_waits_behind_whom(observer):
-    with process(wait) as waiter:
-        with advisory_lock("inventory", "sku-1"):
-            observe.until_blocked(observer)
-            [holder, waiting] = inspect_locks()
-        assert waiter.receive() == "had it"
-        waiter.receive()
+    with waiter_behind(observer):
+        [holder, waiting] = inspect_locks()
     assert holder.granted
     assert not waiting.granted
     assert waiting.name == holder.name == "inventory:sku-1"

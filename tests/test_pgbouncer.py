@@ -6,7 +6,7 @@ from django.db import connection, transaction
 from django_dblock import LockTimeout, advisory_lock, advisory_locks
 from tests.app.models import Counter
 from tests.concurrency.test_counter import PROCESSES, outer_transaction, own_transaction
-from tests.helpers import observe, recipes
+from tests.helpers import observe
 from tests.helpers.processes import race
 from tests.test_advisory import hold
 

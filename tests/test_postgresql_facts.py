@@ -164,7 +164,9 @@ def test_one_statement_that_locks_and_reads_sees_a_snapshot_from_before_the_lock
     )
     freeing.start()
     one.execute("BEGIN")
-    row = one.execute("SELECT pg_advisory_xact_lock(1), (SELECT count(*) FROM app_counter)").fetchone()
+    row = one.execute(
+        "SELECT pg_advisory_xact_lock(1), (SELECT count(*) FROM app_counter)"
+    ).fetchone()
     assert row is not None
     assert row[1] == 0
     freeing.join()

@@ -1,4 +1,4 @@
-"""8 processes × 100 read-modify-writes on one counter: nothing is lost with the lock.
+"""8 processes of 100 read-modify-writes on one counter: nothing is lost with the lock.
 
 The same without it, and with the well-known recipes, does lose: so the test can fail.
 """

@@ -20,7 +20,9 @@ def queue(channel, joined):
             with advisory_lock("queue", timeout=30):
                 pass
         with connection.cursor() as cursor:
-            cursor.execute("INSERT INTO app_counter (name, value) VALUES (pg_backend_pid()::text, 0)")
+            cursor.execute(
+                "INSERT INTO app_counter (name, value) VALUES (pg_backend_pid()::text, 0)"
+            )
             cursor.execute("SELECT max(id) FROM app_counter")
             return cursor.fetchone()[0]
 

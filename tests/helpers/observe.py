@@ -1,4 +1,4 @@
-"""Look at the server until it is in the state a test needs: the order of a race is seen, not slept."""
+"""Look at the server until it is in the state a test needs: a race is ordered by seeing."""
 
 import time
 from collections.abc import Callable

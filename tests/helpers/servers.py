@@ -72,8 +72,10 @@ def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Itera
         "\n".join(
             [
                 "[databases]",
-                f"{database} = host={server['host']} port={server.get('port', 5432)} "
-                f"dbname={database} user={server['user']}",
+                (
+                    f"{database} = host={server['host']} port={server.get('port', 5432)} "
+                    f"dbname={database} user={server['user']}"
+                ),
                 "[pgbouncer]",
                 "listen_addr = 127.0.0.1",
                 f"listen_port = {port}",

@@ -1,0 +1,66 @@
+"""Take the code out of a page, in order, each piece with the line it stands on.
+
+==========================  ======================================================================
+```` ```python ````         run; with ``>>>`` it is a doctest, and its output is compared
+```` ```console ````        ``$ python manage.py …`` is called, and its output is compared
+```` ```sql ````            run on a connection of its own, rolled back at the end of the page
+``<!-- run`` … ``-->``      Python that readers don't see: what stands around the visible code
+``<!-- not run: why -->``   before a fence: it is not run, for that reason
+==========================  ======================================================================
+
+Other languages (``text``, ``sh``, ``shell``, ``ini`` …) are shown, not run.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+RUN = ("python", "console", "sql")
+
+_FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})\s*(?P<language>\{?[\w-]*\}?)")
+_NOT_RUN = re.compile(r"^<!-- not run: (?P<why>\S.*) -->$")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One piece of code on a page."""
+
+    language: str
+    source: str
+    path: Path
+    line: int
+    not_run: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.path.name}:{self.line}"
+
+
+def blocks(path: Path) -> list[Block]:
+    """Return the page's pieces of code, hidden ones included."""
+    found: list[Block] = []
+    lines = path.read_text().splitlines()
+    not_run = None
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if line.startswith("<!-- run"):
+            end = lines.index("-->", number)
+            found.append(_block("python", lines, number, end, path, None))
+            number = end + 1
+        elif match := _NOT_RUN.match(line):
+            not_run = match["why"]
+        elif (match := _FENCE.match(line)) and match["fence"][0] == "`":
+            end = lines.index(match["fence"], number)
+            found.append(_block(match["language"], lines, number, end, path, not_run))
+            number, not_run = end + 1, None
+        elif line.strip():
+            not_run = None
+    return found
+
+
+def _block(
+    language: str, lines: list[str], start: int, end: int, path: Path, not_run: str | None
+) -> Block:
+    return Block(language, "\n".join([*lines[start:end], ""]), path, start, not_run)

@@ -1,0 +1,168 @@
+"""Run a page of the documentation: its blocks in order, in one namespace, in one small project.
+
+The project has an app ``store``. Where the page does not write the app's models itself, they are
+those of ``store_models.py``. A block whose first line is a file's name, ``# store/views.py``, is
+written to that file and imported; ``# in store/views.py`` changes what is there already;
+``# settings.py`` is put to the settings' own tests.
+"""
+
+import doctest
+import importlib
+import io
+import re
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
+from django.test import override_settings
+
+from django_dblock.conf import Conf, conf
+from tests.docs.blocks import Block
+
+MODELS = (Path(__file__).parent / "store_models.py").read_text()
+COMPARED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+_FILE = re.compile(r"# (?P<change>in )?(?P<name>[\w/]+\.py)\n")
+
+
+class Page:
+    """What the blocks of one page share."""
+
+    def __init__(self, folder: Path, rival: psycopg.Connection[Any]) -> None:
+        self.namespace: dict[str, Any] = {"__name__": "page", "rival": rival}
+        self._folder = folder
+        self._rival = rival
+        self._stack = ExitStack()
+        self._begun = False
+
+    def __enter__(self) -> "Page":
+        patch = self._stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file in one second
+        patch.syspath_prepend(str(self._folder))
+        (self._folder / "store").mkdir()
+        (self._folder / "store" / "__init__.py").touch()
+        self._stack.callback(self._forget)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._begun:
+            self._rival.execute("ROLLBACK")
+        self._stack.__exit__(*error)
+
+    def run(self, block: Block) -> None:
+        """Run one block; raises what it raises."""
+        if block.language == "sql":
+            self._run_sql(block.source)
+        elif block.language == "console":
+            self._run_console(block)
+        elif match := _FILE.match(block.source):
+            if match["name"].endswith("settings.py"):
+                self._try_settings(block)
+            elif match["change"]:
+                self._execute(block, vars(importlib.import_module(_module(match["name"]))))
+            else:
+                self._write(match["name"], block.source)
+        elif block.source.lstrip().startswith(">>>"):
+            self._run_doctest(block)
+        else:
+            self._execute(block, self.namespace)
+
+    def use_models(self, source: str = MODELS) -> None:
+        """Install the app ``store`` with these models, and make their tables."""
+        self._write("store/models.py", source)
+
+    def _write(self, name: str, source: str) -> None:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in path.relative_to(self._folder).parents:
+            if str(folder) != ".":
+                (self._folder / folder / "__init__.py").touch()
+        path.write_text(source)
+        importlib.invalidate_caches()
+        if name == "store/models.py":
+            self._install()
+        found = vars(importlib.import_module(_module(name)))
+        self.namespace.update({key: value for key, value in found.items() if key[:2] != "__"})
+
+    def _execute(self, block: Block, namespace: dict[str, Any]) -> None:
+        # as many empty lines before it as the page has: a traceback shows the page's line
+        program = "\n" * block.line + block.source
+        exec(compile(program, block.path, "exec"), namespace)
+
+    def _install(self) -> None:
+        self._stack.enter_context(
+            override_settings(INSTALLED_APPS=[*settings.INSTALLED_APPS, "store"])
+        )
+        models = list(apps.get_app_config("store").get_models())
+        with connection.schema_editor() as editor:
+            for model in models:
+                editor.create_model(model)
+        self._stack.callback(_drop, models)
+
+    def _forget(self) -> None:
+        apps.all_models.pop("store", None)
+        apps.clear_cache()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "store"]:
+            del sys.modules[name]
+
+    def _try_settings(self, block: Block) -> None:
+        found: dict[str, Any] = {
+            name: getattr(settings, name) for name in ("DATABASES", "INSTALLED_APPS", "MIDDLEWARE")
+        }
+        self._execute(block, found)
+        ours = {name: value for name, value in found.items() if name.startswith("DBLOCK_")}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**ours, "DATABASES": found["DATABASES"]}.items():
+                patch.setattr(settings, name, value, raising=False)
+            for name in dir(Conf):
+                if isinstance(getattr(Conf, name), property):
+                    getattr(conf, name)
+                    ours.pop(f"DBLOCK_{name.upper()}", None)
+        assert not ours, f"{block.place}: no such setting: {', '.join(ours)}"
+        self.namespace["settings_block"] = found
+
+    def _run_sql(self, source: str) -> None:
+        if not self._begun:
+            self._rival.execute("BEGIN")
+            self._begun = True
+        self._rival.execute(source)
+
+    def _run_console(self, block: Block) -> None:
+        for part in re.split(r"^\$ ", block.source, flags=re.MULTILINE)[1:]:
+            command, _, expected = part.partition("\n")
+            program, script, *arguments = shlex.split(command)
+            assert (program, script) == ("python", "manage.py"), f"{block.place}: {command}"
+            out = io.StringIO()
+            call_command(*arguments, stdout=out)
+            if not doctest.OutputChecker().check_output(expected, out.getvalue(), COMPARED):
+                pytest.fail(f"{block.place}: {command}\nprints\n{out.getvalue()}")
+
+    def _run_doctest(self, block: Block) -> None:
+        test = doctest.DocTestParser().get_doctest(
+            block.source, {}, block.path.name, str(block.path), block.line
+        )
+        test.globs = self.namespace
+        report: list[str] = []
+        result = doctest.DocTestRunner(optionflags=COMPARED, verbose=False).run(
+            test, out=report.append, clear_globs=False
+        )
+        if result.failed:
+            pytest.fail("".join(report))
+
+
+def _module(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+def _drop(models: list[Any]) -> None:
+    with connection.schema_editor() as editor:
+        for model in reversed(models):
+            editor.delete_model(model)

@@ -1,0 +1,136 @@
+"""``manage.py demo`` from outside: what it says, how it ends, and that nothing outlives it."""
+
+import re
+import signal
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from embedded_postgres import THROW_AWAY, Server
+
+from tests.example.helpers import Run, Start, read_until
+from tests.helpers.observe import until
+
+SMALL = ("--buyers=60", "--stock=6", "--processes=2", "--threads=8", "--workers=2")
+LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(
+    start: Start, left_behind: Callable[[], list[str]], postgres_folder: Path
+) -> Iterator[None]:
+    """After each test: no site, no buyer, no acquirer, no database server."""
+    yield
+    assert left_behind() == []
+    assert not Server(postgres_folder).is_running()
+
+
+def figures(said: str, name: str) -> list[str]:
+    """A row of the table: what stands under "lock off" and "lock on"."""
+    rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines()]
+    [found] = [row[2:4] for row in rows if row[1:2] == [name]]
+    return found
+
+
+def test_without_the_lock_it_oversells_and_with_it_never(run: Run):
+    """Exit status 0, and a table that says why."""
+    status, said = run("demo", *SMALL)
+    assert status == 0, said
+    off, on = figures(said, "oversold")
+    assert int(off) > 0
+    assert on == "0"
+    assert figures(said, "sold")[1] == "6"
+    assert figures(said, "nothing sold twice") == ["BROKEN", "kept"]
+    assert figures(said, "sold + left = stock at start") == ["BROKEN", "kept"]
+    assert figures(said, "failed") == ["0", "0"]
+
+
+def test_a_guarded_run_that_oversells_fails_the_demo(run: Run):
+    status, said = run("demo", *SMALL, "--sabotage=guarded")
+    assert status == 1
+    assert 'BROKEN under advisory_lock("inventory", sku): nothing sold twice' in said
+
+
+def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
+    status, said = run("demo", *SMALL, "--sabotage=unguarded")
+    assert status == 1
+    assert said.count("Nothing broke without the lock") == 3
+    assert "The attack proves nothing" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_ends_everything(start: Start, number):
+    demo = start("demo", *LONG)
+    read_until(demo, "20000 buyers")
+    demo.send_signal(number)
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 128 + number, said
+    assert "Traceback" not in said
+
+
+def test_even_a_killed_demo_leaves_no_process(
+    start: Start, run: Run, left_behind: Callable[[], list[str]]
+):
+    demo = start("demo", *LONG)
+    read_until(demo, "20000 buyers")
+    demo.kill()
+    demo.communicate(timeout=60)
+    until(lambda: all("postgres" in each for each in left_behind()), "site and buyers are gone")
+    assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
+
+
+def test_a_site_that_does_not_start_is_reported_with_its_log(run: Run):
+    status, said = run("demo", *SMALL, GUNICORN_CMD_ARGS="--worker-class=nonsense")
+    assert status == 1
+    assert "The site did not start" in said
+    assert "class uri 'nonsense' invalid or not found" in said
+
+
+def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start):
+    demo = start("demo", *SMALL, "--serve")
+    said = read_until(demo, "The acquirer's books")
+    [shop, books] = re.findall(r"(?:shop is|books are) at (\S+?)\.?(?:\s|$)", said)
+    for address, text in ((shop, "Concert ticket, locks on"), (books, '"charges"')):
+        with urllib.request.urlopen(address, timeout=10) as page:
+            assert text in page.read().decode()
+    demo.send_signal(signal.SIGTERM)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 0
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Iterator[Server]:
+    """A user's own server."""
+    server = Server(tmp_path / "given", settings=THROW_AWAY)
+    server.start()
+    yield server
+    server.remove()
+
+
+def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run: Run):
+    for _ in range(2):  # the second run finds the first one's database
+        status, said = run("demo", *SMALL, DATABASE_URL=given.url)
+        assert status == 0, said
+    with psycopg.connect(host=str(given.socket_folder), user="postgres") as connection:
+        tables = connection.execute("SELECT FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        names = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate")
+        assert tables == []
+        assert {name for (name,) in names} == {"postgres", "dblock_demo"}
+
+
+def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: Run):
+    given.run("createdb", "-h", str(given.socket_folder), "-U", "postgres", "dblock_demo")
+    status, said = run("demo", *SMALL, DATABASE_URL=given.url)
+    assert status == 1
+    assert "'dblock_demo' that is not the demo's" in said
+
+
+def test_a_server_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path):
+    status, said = run("demo", *SMALL, DATABASE_URL=f"postgres://nobody@:1/{tmp_path}/none")
+    assert status == 1
+    assert "unset DATABASE_URL" in said
+    assert "Traceback" not in said

@@ -1,0 +1,34 @@
+"""Install the wheel that was just built, and lay the tests where the source tree can't be seen.
+
+``python wheel.py DIST AWAY SOURCE``, called by ``tox -e wheel``.
+"""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+NEEDED = ["django_dblock/py.typed", "django_dblock/sql/advisory.py"]
+LEFT_OUT = ["benchmarks", "docs", "example", "test_docs.py", "typing", "__pycache__"]
+
+
+def main() -> None:
+    dist, away, source = map(Path, sys.argv[1:])
+    [wheel] = dist.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert all(name in names for name in NEEDED), names
+    strangers = {name.split("/")[0] for name in names} - {"django_dblock"}
+    assert all(name.endswith(".dist-info") for name in strangers), strangers
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"{wheel}[test]"], check=True)
+    shutil.rmtree(away, ignore_errors=True)
+    shutil.copytree(source / "tests", away / "tests", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copytree(
+        source / "example_project", away / "example_project",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    shutil.copy(source / "pyproject.toml", away)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""System checks: each planted fault is found, and a sound project is left alone."""
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+from django.db import connection, connections
+from psycopg import IsolationLevel
+
+from django_dblock.checks import check_server, check_settings
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def ids(found):
+    return [message.id for message in found]
+
+
+def test_a_sound_project(statements):
+    with statements() as sent:
+        assert check_settings() == []
+    assert len(sent) == 0
+    assert check_server(databases=["default", "other"]) == []
+
+
+def test_they_are_registered():
+    call_command("check", "--database", "default", "--fail-level", "WARNING")
+    registry = checks.registry.registry
+    assert check_settings in registry.registered_checks
+    assert check_server in registry.registered_checks
+    assert check_server.tags == (checks.Tags.database,), "it asks the server: only with --database"
+
+
+def test_e001_another_engine(settings):
+    settings.DBLOCK_DATABASE = "sqlite"
+    [error] = check_settings()
+    assert error.id == "dblock.E001"
+    assert "'sqlite', which is SQLite" in error.msg
+    assert check_server(databases=["sqlite"]) == []
+
+
+def test_e002_wrong_settings_each_by_its_name(settings):
+    settings.DBLOCK_LABELS = "all"
+    settings.DBLOCK_DATABASE = "nowhere"
+    found = check_settings()
+    assert ids(found) == ["dblock.E002"] * 2
+    assert {message.msg.split()[0] for message in found} == {"DBLOCK_LABELS", "DBLOCK_DATABASE"}
+    assert check_server(databases=["default"]) == []
+
+
+@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_w001_an_alias_above_read_committed(level, monkeypatch, settings):
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
+    [warning] = check_settings()
+    assert warning.id == "dblock.W001"
+    assert level.name.replace("_", " ") in warning.msg
+    settings.DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True
+    assert check_settings() == []
+
+
+def test_read_committed_by_name_is_fine(monkeypatch):
+    level = IsolationLevel.READ_COMMITTED
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
+    assert check_settings() == []
+
+
+def test_an_unusual_isolation_level_option_is_left_to_django(monkeypatch):
+    """Django takes the number as well."""
+    value = int(IsolationLevel.SERIALIZABLE)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", value)
+    assert ids(check_settings()) == ["dblock.W001"]
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", "nonsense")
+    assert check_settings() == []
+
+
+def test_w002_a_standby(standby, monkeypatch, settings):
+    alias = connections["other"]
+    alias.close()
+    for name, value in {"HOST": "127.0.0.1", "PORT": standby.port, "NAME": "postgres"}.items():
+        monkeypatch.setitem(alias.settings_dict, name, value)
+    settings.DBLOCK_DATABASE = "other"
+    assert ids(check_server(databases=["other"])) == ["dblock.W002"]
+    assert check_server(databases=["default"]) == [], "only the databases that Django asks about"
+    assert check_server() == []
+    alias.close()
+
+
+def test_w003_a_server_whose_default_is_above_read_committed():
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+    assert ids(check_server(databases=["default"])) == ["dblock.W003"]
+    connection.close()
+
+
+def test_e003_cockroachdb():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE sql"
+            " AS $$ SELECT 'CockroachDB CCL v24.1.0' $$; SET search_path = impostor, pg_catalog"
+        )
+        assert ids(check_server(databases=["default"])) == ["dblock.E003"]
+        cursor.execute("DROP SCHEMA impostor CASCADE")
+    connection.close()

@@ -1,0 +1,226 @@
+"""The documentation says what the code does: its code runs, and nothing public is left out."""
+
+import ast
+import json
+import re
+import types
+import typing
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command, load_command_class
+from django.dispatch import Signal
+
+import django_dblock
+from django_dblock import exceptions, signals
+from django_dblock.conf import Conf
+from django_dblock.inspect import AdvisoryLock
+from tests.docs.blocks import RUN, blocks
+from tests.docs.page import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference"
+
+DEMO = (
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[demo]'"
+    " && .venv/bin/python example_project/manage.py demo"
+)
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q tox && .venv/bin/tox"
+
+MOST_NOT_RUN = 3
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def reference(name: str) -> str:
+    return (REFERENCE / name).read_text()
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+@pytest.mark.parametrize(
+    "path",
+    [path for path in PAGES if any(block.language in RUN for block in blocks(path))],
+    ids=shown,
+)
+def test_the_code_of_a_page_runs(path, tmp_path, rival):
+    found = [block for block in blocks(path) if block.language in RUN and not block.not_run]
+    with Page(tmp_path, rival) as page:
+        if not any(block.source.startswith("# store/models.py\n") for block in found):
+            page.use_models()
+        for block in found:
+            try:
+                page.run(block)
+            except Exception as error:
+                error.add_note(f"in {shown(path)}, line {block.line}")
+                raise
+
+
+def test_hardly_any_code_is_not_run():
+    left_out = [block.place for path in PAGES for block in blocks(path) if block.not_run]
+    assert len(left_out) <= MOST_NOT_RUN, left_out
+
+
+@pytest.mark.parametrize("path", PAGES, ids=shown)
+def test_no_python_hides_in_another_form(path):
+    """A directive or a spelling that the test above would pass by."""
+    languages = {block.language.lower() for block in blocks(path)}
+    assert not languages & {"{code-block}", "{code}", "{testcode}", "{doctest}", "py", "python3",
+                            "pycon", "postgresql", "psql"}  # fmt: skip
+
+
+def test_the_readme_starts_with_two_commands():
+    """The demo and the tests; copied into a shell, they are all it takes."""
+    assert [block.source.strip() for block in blocks(README) if block.language == "sh"] == [
+        DEMO,
+        TESTS,
+    ]
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = reference("api.md")
+    for name in django_dblock.__all__:
+        if name != "__version__":
+            assert re.search(rf"^\.\. auto\w+:: (django_dblock\.)?{name}$", pages, re.MULTILINE), (
+                name
+            )
+
+
+def test_every_error_is_in_the_reference():
+    page = reference("errors.md")
+    for name, value in vars(exceptions).items():
+        if isinstance(value, type) and issubclass(value, exceptions.DblockError):
+            assert re.search(
+                rf"autoexception:: (django_dblock\.)?(exceptions\.)?{name}$", page, re.MULTILINE
+            ), name
+
+
+def test_every_signal_is_in_the_reference():
+    page = reference("signals.md")
+    for name, value in vars(signals).items():
+        if isinstance(value, Signal):
+            assert f"autodata:: {name}\n" in page
+
+
+def test_every_setting_is_in_the_reference_with_its_default(settings):
+    page = reference("settings.md")
+    documented = dict(
+        re.findall(r"^## `(DBLOCK_\w+)`\n\n- Default: `(.+)`$", page, flags=re.MULTILINE)
+    )
+    properties = [name for name, value in vars(Conf).items() if isinstance(value, property)]
+    assert documented.keys() == {f"DBLOCK_{name.upper()}" for name in properties}
+    for name in properties:
+        assert ast.literal_eval(documented[f"DBLOCK_{name.upper()}"]) == getattr(Conf(), name), name
+
+
+def test_every_system_check_is_in_the_reference_and_no_other():
+    code = (ROOT / "django_dblock" / "checks.py").read_text()
+    ids = set(re.findall(r'"(dblock\.[EW]\d{3})"', code))
+    assert ids
+    assert (
+        set(re.findall(r"^## `(dblock\.[EW]\d{3})`", reference("checks.md"), re.MULTILINE)) == ids
+    )
+
+
+def options():
+    """Each subcommand with the options and arguments its parser takes."""
+    parser = load_command_class("django_dblock", "dblock").create_parser("manage.py", "dblock")
+    [subparsers] = (action for action in parser._actions if action.dest == "subcommand")
+    for name, subparser in subparsers.choices.items():
+        yield (
+            name,
+            [
+                action.option_strings[-1] if action.option_strings else str(action.metavar)
+                for action in subparser._actions
+                if action.dest != "help" and action.help != "==SUPPRESS=="
+            ],
+        )
+
+
+def test_every_subcommand_and_option_is_in_the_reference():
+    sections = dict(
+        re.findall(
+            r"^## `dblock (\w+)`\n(.+?)(?=^## |\Z)",
+            reference("command.md"),
+            re.MULTILINE | re.DOTALL,
+        )
+    )
+    found = dict(options())
+    assert sections.keys() == found.keys()
+    common = {"--using", "--json"}
+    for name, taken in found.items():
+        missing = [option for option in taken if f"`{option}`" not in sections[name]]
+        assert set(missing) <= common, name
+    assert all(f"`{option}`" in reference("command.md") for option in common)
+
+
+def test_the_schema_of_dblock_list_is_that_of_its_dataclass():
+    schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
+    row = schema["properties"]["advisory"]["items"]
+    hints = typing.get_type_hints(AdvisoryLock)
+    assert row["properties"].keys() == hints.keys()
+    assert row["required"] == list(hints)
+    for name, hint in hints.items():
+        assert row["properties"][name]["type"] == _json_type(hint), name
+        assert row["properties"][name]["description"], name
+    out = StringIO()
+    with_db = pytest.importorskip("django_dblock.cli.list_locks")
+    assert schema["properties"]["schema"]["const"] == with_db.SCHEMA
+    assert out.getvalue() == ""
+
+
+def _json_type(hint):
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    if isinstance(hint, types.UnionType):
+        return [names[each] for each in typing.get_args(hint)]
+    return "array" if typing.get_origin(hint) is tuple else names[hint]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_dblock_list_prints_has_the_schemas_fields():
+    schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
+    out = StringIO()
+    with django_dblock.advisory_lock("a"):
+        call_command("dblock", "list", "--json", stdout=out)
+    printed = json.loads(out.getvalue())
+    assert list(printed) == schema["required"]
+    [lock] = printed["advisory"]
+    assert list(lock) == schema["properties"]["advisory"]["items"]["required"]
+
+
+def test_every_page_is_reached_from_an_index():
+    listed = set()
+    for index in (ROOT / "docs").rglob("index.md"):
+        for tree in re.findall(r"```\{toctree\}\n(.+?)```", index.read_text(), re.DOTALL):
+            for line in tree.splitlines():
+                if line and not line.startswith(":"):
+                    target = re.sub(r".*<(.+)>", r"\1", line)
+                    listed.add((index.parent / f"{target}.md").resolve())
+    pages = {path for path in PAGES if path not in (README, ROOT / "docs" / "index.md")}
+    assert {path.resolve() for path in pages} == {
+        path for path in listed if "docs" in path.parts
+    } | set()
+
+
+def test_links_between_files_lead_somewhere():
+    for path in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]:
+        for target in re.findall(
+            r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)", path.read_text()
+        ):
+            assert (path.parent / target).exists(), f"{shown(path)}: {target}"
+
+
+def test_nothing_speaks_of_a_machine():
+    """No path and no host but the public ones."""
+    files = [
+        *PAGES,
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.py"),
+        ROOT / ".pre-commit-config.yaml",
+    ]
+    for path in files:
+        assert not re.search(r"/(work|home|root|tmp)/", path.read_text()), shown(path)

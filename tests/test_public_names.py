@@ -1,0 +1,55 @@
+"""What can be imported, from where, and what that touches."""
+
+import importlib
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import django_dblock
+
+
+def test_every_name_comes_from_its_own_module():
+    for name, module in django_dblock._HOME.items():
+        home = importlib.import_module(f"django_dblock.{module}")
+        assert getattr(django_dblock, name) is getattr(home, name)
+    assert set(dir(django_dblock)) == set(django_dblock.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'lock'"):
+        _ = django_dblock.lock
+
+
+def test_type_checkers_see_the_same_names():
+    """The imports under TYPE_CHECKING and the table of lazy names are one list."""
+    source = Path(django_dblock.__file__).read_text()
+    typed = {
+        line.split(" as ")[1]
+        for line in source.splitlines()
+        if line.startswith("    from django_dblock.")
+    }
+    assert typed == set(django_dblock._HOME)
+
+
+def test_importing_needs_neither_settings_nor_apps():
+    program = (
+        "import sys, django_dblock;"
+        "assert 'django' not in sys.modules;"
+        "from django_dblock import advisory_lock, LockTimeout;"
+        "from django.conf import settings;"
+        "assert not settings.configured"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_version_is_the_distributions():
+    assert django_dblock.__version__ == version("django-dblock")
+
+
+@pytest.mark.skipif("DBLOCK_TEST_INSTALLED" not in os.environ, reason="only in tox -e wheel")
+def test_it_is_the_installed_wheel_that_is_tested():
+    assert "site-packages" in django_dblock.__file__
