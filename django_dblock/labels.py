@@ -21,6 +21,7 @@ MAX_NAME = 200
 
 _OPEN = " lock["
 _MORE = "+"
+_MIN_BASE = MAX_APPLICATION_NAME - len(_OPEN) - MAX_LABEL - len(" +]")  # one label always fits
 _MAX_PARTS_READ_BACK = 8
 _READ_BACK = (str, int)
 _READABLE = re.compile(r"[!-Z\\^-}]+")  # printable ASCII without space, brackets and ~
@@ -52,6 +53,7 @@ def label(key: Key, number: int, mode: LabelMode) -> str:
         and _READABLE.fullmatch(text)
         and len(key) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
         and all(type(part) in _READ_BACK for part in key)
+        and text == ":".join(map(str, key))  # nothing was escaped
     ):
         return text
     return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{number & 0xFFFF:04x}"
@@ -66,9 +68,11 @@ def compose(application_name: str, labels: Iterable[str]) -> str:
         wanted.append(_MORE)
     if not wanted:
         return application_name
-    base = base[: MAX_APPLICATION_NAME - len(_OPEN) - len("]") - MAX_LABEL - len(" +")]
-    while len(text := f"{base}{_OPEN}{' '.join(wanted)}]") > MAX_APPLICATION_NAME:
-        wanted = [*[item for item in wanted if item != _MORE][:-1], _MORE]
+    while (excess := len(text := f"{base}{_OPEN}{' '.join(wanted)}]") - MAX_APPLICATION_NAME) > 0:
+        if len(base) > _MIN_BASE:
+            base = base[: max(_MIN_BASE, len(base) - excess)]
+        else:
+            wanted = [*[item for item in wanted if item != _MORE][:-1], _MORE]
     return text
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from django.db import connections
@@ -11,6 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from embedded_postgres import Server
 
 from tests.helpers import observe, servers
+
+
+# A busy machine is not a failure; what is found stays found (CI prints how to replay it).
+hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("tests")
 
 
 def conninfo(alias: str = "default", **changes: Any) -> str:

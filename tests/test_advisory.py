@@ -167,6 +167,13 @@ class TestInATransaction:
             Counter.objects.create(name="kept")
         assert Counter.objects.exists()
 
+    def test_a_connection_closed_in_the_block_rolls_back(self, observer):
+        with advisory_lock(*KEY):
+            Counter.objects.create(name="lost")
+            connection.close()
+        assert held(observer) == {}
+        assert not Counter.objects.exists()
+
     def test_a_broken_transaction_stays_broken(self):
         with transaction.atomic():
             with pytest.raises(OperationalError, match="canceling statement"):
@@ -641,6 +648,31 @@ class TestServerSideBinding:
                 assert len(sent) == 5, "try, and four more"
                 Counter.objects.create(name=name)
         assert Counter.objects.count() == 3
+
+
+class TestDjangosPool:
+    """OPTIONS["pool"]: connections come from psycopg's pool and go back to it."""
+
+    @pytest.fixture(autouse=True)
+    def _use_the_pool(self, monkeypatch):
+        connection.close()
+        options = {"min_size": 1, "max_size": 1}
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "pool", options)
+        yield
+        connection.close()
+        connection.close_pool()
+
+    def test_what_goes_back_to_the_pool_holds_nothing(self, observer, rival):
+        with advisory_lock(*KEY):
+            assert to_pg_locks(number(*KEY)) in held(observer)
+        connection.close()
+        assert held(observer) == {}
+        hold(rival, *KEY)
+        with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0.01):
+            pass
+        connection.close()
+        with advisory_lock("next"):
+            assert TestLabels().application_name(observer) == "tests lock[next]"
 
 
 class TestLabels:

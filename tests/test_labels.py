@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_dblock.keys import encode, key_id
@@ -89,6 +89,8 @@ def test_dblock_labels_off_shows_nothing():
 
 
 @given(keys)
+@example(("\x1f",))
+@example((10**300,))
 def test_a_label_is_always_read_back_to_its_lock(key):
     shown = label(key, number(key), "full")
     assert shown.isascii()
@@ -123,6 +125,13 @@ def test_composing():
     assert compose("shop lock[a]", ["b", "c"]) == "shop lock[a b c]"
     assert compose("", ["a"]) == " lock[a]"
     assert compose("shop", []) == "shop"
+
+
+def test_the_projects_own_name_gives_way_only_as_far_as_it_must():
+    own = "inventory-service-of-the-shop"
+    assert compose(own, ["a"]) == f"{own} lock[a]"
+    assert compose(own, ["a" * 40]) == f"{own[:16]} lock[{'a' * 40}]"
+    assert compose(own, ["a" * 40, "b" * 40]) == f"{own[:14]} lock[{'a' * 40} +]"
 
 
 def test_a_lock_taken_again_is_named_once():
