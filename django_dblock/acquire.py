@@ -91,11 +91,8 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
             return 0.0
         if timeout == 0:
             raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
-    timeout_ms = (
-        None
-        if timeout is None
-        else max(1, math.ceil((timeout - (time.monotonic() - started)) * 1000))
-    )  # 0 would mean: no limit
+    left = None if timeout is None else timeout - (time.monotonic() - started)
+    timeout_ms = None if left is None else math.ceil(left * 1000)
     parameters = {**_parameters(request), "ids": list(request.ids), "timeout_ms": timeout_ms}
     try:
         rows = _wait_in_savepoint(request, parameters) if joined else _wait(request, parameters)

@@ -57,7 +57,7 @@ def _wheel() -> Any:
 
 
 class Server:
-    """One cluster in one folder. Starting a running one, or stopping a stopped one, does nothing."""
+    """One cluster in one folder. Starting it twice, or stopping it twice, does nothing more."""
 
     def __init__(
         self,

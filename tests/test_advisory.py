@@ -171,7 +171,7 @@ class TestInATransaction:
         with advisory_lock(*KEY):
             Counter.objects.create(name="lost")
             connection.close()
-        assert held(observer) == {}
+        observe.until(lambda: held(observer) == {}, "the server noticed")
         assert not Counter.objects.exists()
 
     def test_a_broken_transaction_stays_broken(self):

@@ -17,7 +17,6 @@ from django_dblock import exceptions, signals
 from django_dblock.conf import Conf
 from django_dblock.cli.list_locks import SCHEMA
 from django_dblock.inspect import AdvisoryLock
-from django_dblock.keys import encode, key_id
 from tests.docs.blocks import RUN, blocks
 from tests.docs.page import Page
 
@@ -49,16 +48,9 @@ def reference(name: str) -> str:
     [path for path in PAGES if any(block.language in RUN for block in blocks(path))],
     ids=shown,
 )
-def test_the_code_of_a_page_runs(path, tmp_path, rival, connect, observer, settings):
-    def hold(*key):
-        """Lock a key in somebody else's transaction; ``hold(...).close()`` ends it."""
-        other = connect()
-        other.execute("BEGIN")
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [key_id(encode(key))])
-        return other
-
+def test_the_code_of_a_page_runs(path, tmp_path, settings, connect):
     found = [block for block in blocks(path) if block.language in RUN and not block.not_run]
-    with Page(tmp_path, settings, rival, hold=hold, observer=observer) as page:
+    with Page(tmp_path, settings, connect) as page:
         if not any(block.source.startswith("# store/models.py\n") for block in found):
             page.use_models()
         for block in found:
@@ -91,7 +83,7 @@ def test_the_readme_starts_with_two_commands():
 
 
 def test_every_public_name_is_in_the_reference():
-    pages = reference("api.md")
+    pages = reference("api.md") + reference("errors.md")
     for name in django_dblock.__all__:
         if name != "__version__":
             assert re.search(rf"^\.\. auto\w+:: (django_dblock\.)?{name}$", pages, re.MULTILINE), (

@@ -34,9 +34,10 @@ END
 
 # All locks, waiting in the server's queue (first come, first served), in ascending order of their
 # numbers so that two callers can't wait for each other. lock_timeout counts anew for each lock, so
-# it is set to what is left of the one deadline before each; the caller's value is put back after
-# each. The columns of one row are evaluated from left to right (tests/test_postgresql_facts.py).
-# The sort stands in its own CTE: beside it, locks could be taken before the rows are sorted.
+# before each it is set to what is left of the one deadline (1 ms at least: 0 would be no limit),
+# and after each to the caller's value again. The columns of one row are evaluated from left to
+# right (tests/test_postgresql_facts.py). The sort stands in its own CTE: beside it, locks could be
+# taken before the rows are sorted.
 WAIT = """
 WITH terms AS MATERIALIZED (
     SELECT

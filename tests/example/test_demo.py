@@ -94,7 +94,7 @@ def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start):
     demo = start("demo", *SMALL, "--serve")
     said = read_until(demo, "The acquirer's books")
     [shop, books] = re.findall(r"(?:shop is|books are) at (\S+?)\.?(?:\s|$)", said)
-    for address, text in ((shop, "Concert ticket, locks on"), (books, '"charges"')):
+    for address, text in ((shop, "Ticket, locks on"), (books, '"charges"')):
         with urllib.request.urlopen(address, timeout=10) as page:
             assert text in page.read().decode()
     demo.send_signal(signal.SIGTERM)

@@ -1,0 +1,23 @@
+"""How gunicorn serves the shop; it reads this file by itself when started in this folder."""
+
+import os
+
+import lifeline
+
+worker_class = "gthread"
+workers = 2
+threads = 4  # more than cores: waiting for a lock takes one
+graceful_timeout = 3
+control_socket_disable = True  # newer releases put a socket into the home folder otherwise
+
+if not os.environ.get("DATABASE_URL"):
+    # Here and not in the workers' settings: this process outlives every worker.
+    from shop_site import embedded
+
+    embedded.database_url()
+
+
+def post_worker_init(_worker: object) -> None:
+    # In the workers, for the sake of their parent: it forks, and so must not have threads.
+    if os.environ.get("SHOP_LIFELINE"):
+        lifeline.hold_on(for_process=os.getppid())

@@ -1,0 +1,44 @@
+"""Buying by program: JSON in, JSON out, errors as ``application/problem+json``."""
+
+import json
+
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_GET, require_POST
+
+from shop.forms import PurchaseForm
+from shop.middleware import problem
+from shop.models import Product
+from shop.purchase import SoldOut, buy
+
+
+# Exempt, and rightly so: buyers are anonymous, no cookie is read, so a foreign page that makes a
+# browser send this gains nothing that it could not send itself.
+@csrf_exempt
+@require_POST
+def purchases(request: HttpRequest) -> HttpResponse:
+    try:
+        body = json.loads(request.body)
+    except ValueError:
+        return problem(400, "Not JSON", "The body is not JSON.")
+    form = PurchaseForm(body if isinstance(body, dict) else {})
+    if not form.is_valid():
+        wrong = "; ".join(f"{name}: {errors[0]}" for name, errors in form.errors.items())
+        return problem(400, "Not a purchase", wrong)
+    try:
+        order = buy(**form.cleaned_data)
+    except SoldOut as error:
+        return problem(409, "Sold out", str(error))
+    except Product.DoesNotExist as error:
+        return problem(404, "No such product", str(error))
+    address = request.build_absolute_uri(order.get_absolute_url())
+    content = {"order": str(order.reference), "total": str(order.total)}
+    return JsonResponse(content, status=201, headers={"Location": address})
+
+
+@require_GET
+def health(_request: HttpRequest) -> HttpResponse:
+    """Say that the site works, database included."""
+    connection.ensure_connection()
+    return JsonResponse({"status": "ok"})

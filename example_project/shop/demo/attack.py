@@ -1,0 +1,106 @@
+"""Hundreds of buyers from several processes, all started by one shot."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import quantiles
+
+from django.core.management.base import CommandError
+
+from shop.demo.children import child
+
+_KINDS = {201: "sold", 409: "sold out", 503: "busy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How hard to attack."""
+
+    buyers: int
+    processes: int
+    threads: int
+
+    def shares(self) -> list[int]:
+        """How many buyers each process plays."""
+        least, more = divmod(self.buyers, self.processes)
+        return [least + (number < more) for number in range(self.processes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one buyer was answered. Status 0: nothing."""
+
+    status: int
+    seconds: float
+    waited: float
+
+    @property
+    def kind(self) -> str:
+        return _KINDS.get(self.status, "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What all buyers were answered."""
+
+    all: tuple[Answer, ...]
+
+    def count(self, kind: str) -> int:
+        return Counter(answer.kind for answer in self.all)[kind]
+
+    @property
+    def latency(self) -> tuple[float, float]:
+        """The 50th and 99th percentile of the time to an answer, in seconds."""
+        return _percentiles([answer.seconds for answer in self.all])
+
+    @property
+    def wait(self) -> tuple[float, float]:
+        """The same of the time spent waiting for locks, as the site reports it."""
+        return _percentiles([answer.waited for answer in self.all])
+
+
+def attack(address: str, sku: str, load: Load, on_answer: Callable[[Answer], None]) -> Answers:
+    """Let every buyer try to buy one item, all at once; tell of each answer as it comes."""
+    read_end, write_end = os.pipe()
+    with ExitStack() as stack:
+        answers = stack.enter_context(os.fdopen(read_end, "rb"))
+        output = stack.enter_context(os.fdopen(write_end, "wb"))
+        crowd = [
+            stack.enter_context(
+                child(
+                    "shop.demo.buyers",
+                    *(address, sku, f"buyer-{number}", str(share), str(load.threads)),
+                    stdout=output,
+                )
+            )
+            for number, share in enumerate(load.shares(), 1)
+        ]
+        output.close()  # from here on, the pipe ends when the last process does
+        for _ in crowd:
+            if answers.readline() != b"ready\n":
+                raise CommandError("A process of buyers did not start.")
+        for process in crowd:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        found = []
+        for answer in _read(answers):
+            on_answer(answer)
+            found.append(answer)
+    if len(found) != load.buyers:
+        raise CommandError(f"Only {len(found)} of {load.buyers} buyers came back.")
+    return Answers(tuple(found))
+
+
+def _read(lines: Iterator[bytes]) -> Iterator[Answer]:
+    for line in lines:
+        yield Answer(**json.loads(line))
+
+
+def _percentiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (0.0, 0.0)
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[98]

@@ -1,0 +1,81 @@
+"""What the demo says: progress while it runs, a table when a round is over."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shop.demo.attack import Answer, Load
+from shop.demo.play import Run, Verdict
+
+_PARTS = 4
+
+
+class Report:
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, label: str, load: Load) -> Iterator[Callable[[Answer], None]]:
+        """Show a bar in a terminal, else a line for each quarter; give what counts an answer."""
+        if not self._console.is_terminal:
+            yield self._lines(label, load.buyers)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("[green]{task.fields[sold]} sold"),
+            TextColumn("[dim]{task.fields[refused]} refused"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console) as bar:
+            task = bar.add_task(label, total=load.buyers, sold=0, refused=0)
+            kinds: Counter[str] = Counter()
+
+            def on_answer(answer: Answer) -> None:
+                kinds[answer.kind] += 1
+                sold = kinds["sold"]
+                bar.update(task, advance=1, sold=sold, refused=kinds.total() - sold)
+
+            yield on_answer
+
+    def _lines(self, label: str, total: int) -> Callable[[Answer], None]:
+        kinds: Counter[str] = Counter()
+        self.say(f"{label}: {total} buyers …")
+
+        def on_answer(answer: Answer) -> None:
+            before = kinds.total() * _PARTS // total
+            kinds[answer.kind] += 1
+            done = kinds.total()
+            if done * _PARTS // total > before:
+                self.say(f"{label}: {done}/{total} answered, {kinds['sold']} sold")
+
+        return on_answer
+
+    def verdict(self, verdict: Verdict) -> None:
+        """Show both runs of a round side by side."""
+        table = Table(
+            title=f"{verdict.round.title}: {verdict.round.guard}",
+            title_justify="left",
+            title_style="bold",
+        )
+        table.add_column("")
+        table.add_column("lock off", justify="right")
+        table.add_column("lock on", justify="right")
+        for name, off in verdict.unguarded.figures.items():
+            table.add_row(name, off, verdict.guarded.figures[name])
+        table.add_section()
+        for name in verdict.guarded.invariants:
+            table.add_row(name, _held(verdict.unguarded, name), _held(verdict.guarded, name))
+        self._console.print(table)
+
+
+def _held(run: Run, invariant: str) -> str:
+    return "[green]kept[/]" if run.invariants[invariant] else "[bold red]BROKEN[/]"

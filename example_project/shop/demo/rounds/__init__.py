@@ -1,0 +1,9 @@
+"""The rounds, in the order they are played.
+
+A round has a ``title`` and a ``guard`` (what is switched off and on), and two methods,
+``unguarded(stage, attempt)`` and ``guarded(stage)``, which return an :class:`~shop.demo.play.Run`.
+"""
+
+from shop.demo.rounds.advisory import LastItems
+
+ROUNDS = (LastItems(),)

@@ -1,0 +1,103 @@
+"""``manage.py demo``: the shop under attack; see the package ``shop.demo``."""
+
+import signal
+import tempfile
+import time
+import uuid
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.utils.crypto import get_random_string
+
+from shop.catalogue import seed
+from shop.demo.attack import Load
+from shop.demo.database import NAME, use_own_database
+from shop.demo.interruption import interruptible
+from shop.demo.play import Round, play
+from shop.demo.report import Report
+from shop.demo.rounds import ROUNDS
+from shop.demo.site import running_acquirer
+from shop.demo.stage import Stage
+
+
+class Command(BaseCommand):
+    help = (
+        "Attack the shop over HTTP from several processes, first without its locks, then with "
+        "them, and compare what the database says afterwards. Exit status 0: the locks kept every "
+        "invariant, and their absence broke one."
+    )
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--buyers", type=_positive, default=1000, help="who each want one item (%(default)s)")
+        add("--stock", type=_positive, default=50, help="items there are (%(default)s)")
+        add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
+        add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
+        add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
+        add("--serve", action="store_true", help="leave the site running, locks on")
+        add("--port", type=int, default=0, help="for --serve; a free one by default")
+        add("--sabotage", choices=("guarded", "unguarded"), help=SUPPRESS)
+
+    def handle(self, *, serve: bool, port: int, sabotage: str | None, **sizes: Any) -> None:
+        if sizes["stock"] >= sizes["buyers"]:
+            raise CommandError("There must be more buyers than stock, or nobody is refused.")
+        report = Report()
+        with interruptible(), tempfile.TemporaryDirectory(prefix="shop-demo-") as folder:
+            started = time.monotonic()
+            database_url = use_own_database()
+            call_command("migrate", verbosity=0)
+            seed()
+            report.say(f"Database {NAME!r} is ready ({time.monotonic() - started:.1f} s).")
+            stage = Stage(
+                run=uuid.uuid4().hex[:6],
+                load=Load(sizes["buyers"], sizes["processes"], sizes["threads"]),
+                stock=sizes["stock"],
+                workers=sizes["workers"],
+                database_url=database_url,
+                folder=Path(folder),
+                report=report,
+                sabotage=sabotage,
+            )
+            failures = [failure for each in ROUNDS if (failure := _played(each, stage))]
+            if failures:
+                raise CommandError("\n".join(failures))
+            report.say(f"The locks held ({time.monotonic() - started:.1f} s).")
+            if serve:
+                _serve(stage, port)
+
+
+def _played(each: Round, stage: Stage) -> str | None:
+    verdict = play(each, stage)
+    stage.report.verdict(verdict)
+    return verdict.failure
+
+
+def _serve(stage: Stage, port: int) -> None:
+    password = get_random_string(10)
+    staff, _ = get_user_model().objects.get_or_create(
+        username="demo", defaults={"is_staff": True, "is_superuser": True}
+    )
+    staff.set_password(password)
+    staff.save()
+    with (
+        running_acquirer(stage.folder / "charges.sqlite3") as acquirer,
+        stage.site(guarded=True, port=port, env={"ACQUIRER_URL": acquirer}) as address,
+    ):
+        stage.report.say(f"The shop is at {address}  (staff: demo, password: {password})")
+        stage.report.say(f"The acquirer's books are at {acquirer}/charges. Ctrl-C ends both.")
+        # Being told to stop is how serving ends: the verdict stands.
+        with suppress(SystemExit):
+            signal.pause()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError(f"{text} is not a number above 0")
+    return number

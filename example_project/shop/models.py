@@ -1,0 +1,152 @@
+"""The shop's tables. How stock and orders change together is in ``purchase.py``."""
+
+import uuid
+import zlib
+from decimal import Decimal
+from typing import Self
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+
+class ProductQuerySet(models.QuerySet["Product"]):
+    def sold_out_last(self) -> Self:
+        sold_out = models.ExpressionWrapper(models.Q(stock=0), models.BooleanField())
+        return self.order_by(sold_out, "name", "sku")
+
+
+class Product(models.Model):
+    sku = models.SlugField(max_length=64, unique=True)
+    name = models.CharField(max_length=100)
+    description = models.TextField(blank=True)
+    price = models.DecimalField(
+        max_digits=10, decimal_places=2, validators=[MinValueValidator(Decimal("0.01"))]
+    )
+    stock = models.PositiveIntegerField(default=0)
+
+    objects = ProductQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name", "sku")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("shop:product", args=[self.sku])
+
+    @property
+    def hue(self) -> int:
+        """The colour of its picture, which is only a letter on a tile."""
+        return zlib.crc32(self.sku.encode()) % 360
+
+
+class Basket(models.Model):
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"Basket {self.pk}"
+
+    @property
+    def total(self) -> Decimal:
+        return sum((line.total for line in self.lines.all()), Decimal(0))
+
+
+class BasketLine(models.Model):
+    basket = models.ForeignKey(Basket, models.CASCADE, related_name="lines")
+    product = models.ForeignKey(Product, models.CASCADE, related_name="+")
+    quantity = models.PositiveIntegerField(default=1)
+
+    class Meta:
+        ordering = ("pk",)
+        constraints = (
+            models.UniqueConstraint(fields=["basket", "product"], name="shop_one_line_a_product"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.quantity} of {self.product}"
+
+    @property
+    def total(self) -> Decimal:
+        return self.quantity * self.product.price
+
+    @classmethod
+    def count(cls, basket_id: int | None) -> int:
+        if basket_id is None:
+            return 0
+        lines = cls.objects.filter(basket=basket_id)
+        return lines.aggregate(count=models.Sum("quantity", default=0))["count"]
+
+
+class Order(models.Model):
+    # Who knows the reference may see the order: it is in the address, and can't be guessed.
+    reference = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    buyer = models.CharField(max_length=100)
+    total = models.DecimalField(max_digits=12, decimal_places=2)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+
+    def __str__(self) -> str:
+        return f"Order {self.number}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("shop:order", args=[self.reference])
+
+    @property
+    def number(self) -> str:
+        return str(self.reference)[:8]
+
+    @property
+    def is_paid(self) -> bool:
+        return self.payments.exists()
+
+
+class OrderLine(models.Model):
+    order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
+    product = models.ForeignKey(Product, models.PROTECT, related_name="order_lines")
+    quantity = models.PositiveIntegerField()
+    price = models.DecimalField(max_digits=10, decimal_places=2)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return f"{self.quantity} of {self.product}"
+
+    @property
+    def total(self) -> Decimal:
+        return self.quantity * self.price
+
+
+class Payment(models.Model):
+    """What the shop knows of a charge. The acquirer's own books may know of more."""
+
+    order = models.ForeignKey(Order, models.PROTECT, related_name="payments")
+    amount = models.DecimalField(max_digits=12, decimal_places=2)
+    charge_id = models.CharField(max_length=100, unique=True)
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+
+    def __str__(self) -> str:
+        return self.charge_id
+
+
+class Settlement(models.Model):
+    """One day's payments, booked once."""
+
+    date = models.DateField(unique=True)
+    amount = models.DecimalField(max_digits=14, decimal_places=2)
+    payments = models.PositiveIntegerField()
+    booked_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-date",)
+
+    def __str__(self) -> str:
+        return f"Settlement of {self.date}"
