@@ -64,7 +64,7 @@ def try_lock(request: Request) -> bool:
         parameters = {**_parameters(request), "id": number}
         try:
             with request.connection.cursor() as cursor:
-                cursor.execute(sql.TRY, parameters)
+                cursor.execute(sql.TRY_SHARED if request.shared else sql.TRY, parameters)
                 [answer] = cursor.fetchone()
         except Error as error:
             _raise_for(error, request, None, 0.0)
@@ -93,7 +93,12 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
             raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
     left = None if timeout is None else timeout - (time.monotonic() - started)
     timeout_ms = None if left is None else math.ceil(left * 1000)
-    parameters = {**_parameters(request), "ids": list(request.ids), "timeout_ms": timeout_ms}
+    parameters = {
+        **_parameters(request),
+        "ids": list(request.ids),
+        "shared": request.shared,
+        "timeout_ms": timeout_ms,
+    }
     try:
         rows = _wait_in_savepoint(request, parameters) if joined else _wait(request, parameters)
     except Error as error:
@@ -143,14 +148,13 @@ def _parameters(request: Request) -> dict[str, Any]:
         with connection.wrap_database_errors:
             # what the server last reported: no round trip, and right after a rollback, too
             current = connection.connection.info.parameter_status("application_name")
-        application_name = labels.compose(
-            current or "", map(labels.label, request.keys, request.ids, [mode] * len(request.ids))
-        )
-    return {
-        "shared": request.shared,
-        "any_isolation": conf.allow_snapshot_isolation,
-        "application_name": application_name,
-    }
+        shown = [
+            labels.label(key, number, mode)
+            for key, number in zip(request.keys, request.ids, strict=True)
+        ]
+        application_name = labels.compose(current or "", shown)
+    levels = "%" if conf.allow_snapshot_isolation else "read %"
+    return {"application_name": application_name, "levels": levels}
 
 
 def _refuse(request: Request, answer: str) -> NoReturn:

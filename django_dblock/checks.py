@@ -5,6 +5,7 @@ server, so they run when Django is told to: in ``migrate``, and in ``check --dat
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from django.core import checks
@@ -82,7 +83,7 @@ def _connection() -> BaseDatabaseWrapper:
 
 def _wrong_settings() -> Iterator[ImproperlyConfigured]:
     for name, value in vars(Conf).items():
-        if isinstance(value, property):
+        if isinstance(value, cached_property):
             try:
                 getattr(conf, name)
             except ImproperlyConfigured as error:

@@ -1,9 +1,16 @@
-"""The settings, read at each access so that ``override_settings`` works. A leaf."""
+"""The settings, typed and checked. A leaf.
 
+Each is read once and kept until Django says that a setting changed, so that ``override_settings``
+works and a lock does not pay for the look-ups.
+"""
+
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 
 LabelMode = Literal["full", "first", "off"]
 
@@ -30,7 +37,7 @@ def is_seconds(value: object) -> bool:
 class Conf:
     """``settings.DBLOCK_*`` with their defaults; a wrong value raises ImproperlyConfigured."""
 
-    @property
+    @cached_property
     def advisory_timeout(self) -> float | None:
         """``DBLOCK_ADVISORY_TIMEOUT``: seconds to wait where no ``timeout=`` is given; 10."""
         value: float | None = _read(
@@ -41,7 +48,7 @@ class Conf:
         )
         return value
 
-    @property
+    @cached_property
     def database(self) -> str | None:
         """``DBLOCK_DATABASE``: the alias used where no ``using=`` is given; None."""
         value: str | None = _read(
@@ -52,13 +59,13 @@ class Conf:
         )
         return value
 
-    @property
+    @cached_property
     def namespace(self) -> str:
         """``DBLOCK_NAMESPACE``: salts every key; two projects in one database never meet."""
         value: str = _read("DBLOCK_NAMESPACE", "", "a string", lambda value: isinstance(value, str))
         return value
 
-    @property
+    @cached_property
     def labels(self) -> LabelMode:
         """``DBLOCK_LABELS``: what of a key other sessions may read in ``pg_stat_activity``."""
         value: LabelMode = _read(
@@ -69,7 +76,7 @@ class Conf:
         )
         return value
 
-    @property
+    @cached_property
     def allow_snapshot_isolation(self) -> bool:
         """``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``: lock above READ COMMITTED too; False."""
         value: bool = _read(
@@ -80,7 +87,7 @@ class Conf:
         )
         return value
 
-    @property
+    @cached_property
     def max_keys(self) -> int:
         """``DBLOCK_MAX_KEYS``: the most keys one ``advisory_locks`` call may take; 1,000.
 
@@ -96,3 +103,8 @@ class Conf:
 
 
 conf = Conf()
+
+
+@receiver(setting_changed)
+def _forget(**_: Any) -> None:
+    vars(conf).clear()

@@ -23,7 +23,7 @@ _OPEN = " lock["
 _MORE = "+"
 _MIN_BASE = MAX_APPLICATION_NAME - len(_OPEN) - MAX_LABEL - len(" +]")  # one label always fits
 _MAX_PARTS_READ_BACK = 8
-_READ_BACK = (str, int)
+_READ_BACK = frozenset({str, int})
 _READABLE = re.compile(r"[!-Z\\^-}]+")  # printable ASCII without space, brackets and ~
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _NOT_LABEL = re.compile(r"[^!-Z\\^-~]")
@@ -50,24 +50,24 @@ def label(key: Key, number: int, mode: LabelMode) -> str:
     if (
         len(text) <= MAX_LABEL
         and len(shown) == len(key)
-        and _READABLE.fullmatch(text)
+        and _READ_BACK.issuperset(map(type, key))
         and len(key) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
-        and all(type(part) in _READ_BACK for part in key)
+        and _READABLE.fullmatch(text)
         and text == ":".join(map(str, key))  # nothing was escaped
     ):
         return text
     return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{number & 0xFFFF:04x}"
 
 
-def compose(application_name: str, labels: Iterable[str]) -> str:
+def compose(application_name: str, labels: Sequence[str]) -> str:
     """Add labels to an application_name within its 63 bytes; ``+`` stands for those left out."""
     base, present = _split(application_name)
+    if not labels:
+        return application_name
     wanted = list(dict.fromkeys([*present, *labels]))  # a re-entered lock is named once
     if _MORE in wanted:
         wanted.remove(_MORE)
         wanted.append(_MORE)
-    if not wanted:
-        return application_name
     while (excess := len(text := f"{base}{_OPEN}{' '.join(wanted)}]") - MAX_APPLICATION_NAME) > 0:
         if len(base) > _MIN_BASE:
             base = base[: max(_MIN_BASE, len(base) - excess)]
@@ -107,7 +107,9 @@ def _readings(text: str, namespace: str) -> set[int]:
     return {key_id(encode(key), namespace) for key in product(*ways)}
 
 
-def _text(part: Any) -> str:
+def _text(part: Any) -> str:  # noqa: PLR0911 - a return for each type
+    if type(part) is str and part.isprintable() and len(part) < MAX_NAME:
+        return part  # nearly always; the rest is told apart below
     if isinstance(part, Enum):
         return _text(part.value)
     if isinstance(part, tuple):

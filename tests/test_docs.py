@@ -14,11 +14,11 @@ from django.dispatch import Signal
 
 import django_dblock
 from django_dblock import exceptions, signals
-from django_dblock.conf import Conf
 from django_dblock.cli.list_locks import SCHEMA
+from django_dblock.conf import Conf
 from django_dblock.inspect import AdvisoryLock
 from tests.docs.blocks import RUN, blocks
-from tests.docs.page import Page
+from tests.docs.page import SETTINGS, Page
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -71,7 +71,7 @@ def test_no_python_hides_in_another_form(path):
     """A directive or a spelling that the test above would pass by."""
     languages = {block.language.lower() for block in blocks(path)}
     assert not languages & {"{code-block}", "{code}", "{testcode}", "{doctest}", "py", "python3",
-                            "pycon", "postgresql", "psql"}  # fmt: skip
+                            "pycon", "sql", "psql"}  # fmt: skip
 
 
 def test_the_readme_starts_with_two_commands():
@@ -112,9 +112,8 @@ def test_every_setting_is_in_the_reference_with_its_default(settings):
     documented = dict(
         re.findall(r"^## `(DBLOCK_\w+)`\n\n- Default: `(.+)`$", page, flags=re.MULTILINE)
     )
-    properties = [name for name, value in vars(Conf).items() if isinstance(value, property)]
-    assert documented.keys() == {f"DBLOCK_{name.upper()}" for name in properties}
-    for name in properties:
+    assert documented.keys() == {f"DBLOCK_{name.upper()}" for name in SETTINGS}
+    for name in SETTINGS:
         assert ast.literal_eval(documented[f"DBLOCK_{name.upper()}"]) == getattr(Conf(), name), name
 
 
@@ -198,7 +197,7 @@ def test_every_page_is_reached_from_an_index():
                 if line and not line.startswith(":"):
                     target = re.sub(r".*<(.+)>", r"\1", line)
                     listed.add((index.parent / f"{target}.md").resolve())
-    pages = {path for path in PAGES if path not in (README, ROOT / "docs" / "index.md")}
+    pages = set(PAGES) - {README, ROOT / "docs" / "index.md"}
     assert {path.resolve() for path in pages} == {
         path for path in listed if "docs" in path.parts
     } | set()

@@ -12,23 +12,31 @@ answer instead of a lock:
 - an isolation level above READ COMMITTED, unless the caller allows it.
 """
 
-# One lock, without waiting. Answers 'locked' or 'busy', or why it must not be taken.
-# The label is set only where the lock was taken. CASE, because it alone promises an order.
+# One lock, without waiting. Answers 'locked' or 'busy', or why it must not be taken; 'levels' is a
+# pattern of the isolation levels that will do. The label is set only where the lock was taken.
+# CASE, because it alone promises an order. Two statements and few parameters, because each
+# parameter costs the driver about as much as the lock costs the server.
 TRY = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
     WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
-    WHEN NOT %(any_isolation)s AND current_setting('transaction_isolation') NOT LIKE 'read %%'
+    WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
-    WHEN CASE
-            WHEN %(shared)s THEN pg_try_advisory_xact_lock_shared(%(id)s)
-            ELSE pg_try_advisory_xact_lock(%(id)s)
-        END
-        THEN CASE
-            WHEN %(application_name)s = '' THEN 'locked'
-            ELSE left(set_config('application_name', %(application_name)s, true), 0) || 'locked'
-        END
-    ELSE 'busy'
+    WHEN NOT pg_try_advisory_xact_lock(%(id)s) THEN 'busy'
+    WHEN %(application_name)s = '' THEN 'locked'
+    ELSE left(set_config('application_name', %(application_name)s, true), 0) || 'locked'
+END
+"""
+
+TRY_SHARED = """
+SELECT CASE
+    WHEN pg_is_in_recovery() THEN 'standby'
+    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
+    WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
+        THEN current_setting('transaction_isolation')
+    WHEN NOT pg_try_advisory_xact_lock_shared(%(id)s) THEN 'busy'
+    WHEN %(application_name)s = '' THEN 'locked'
+    ELSE left(set_config('application_name', %(application_name)s, true), 0) || 'locked'
 END
 """
 
@@ -44,8 +52,7 @@ WITH terms AS MATERIALIZED (
         CASE
             WHEN pg_is_in_recovery() THEN 'standby'
             WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
-            WHEN NOT %(any_isolation)s
-                AND current_setting('transaction_isolation') NOT LIKE 'read %%'
+            WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
                 THEN current_setting('transaction_isolation')
             ELSE 'locked'
         END AS answer,
