@@ -3,7 +3,7 @@
 What is here so far, and what it guarantees:
 
 ``with advisory_lock("inventory", sku):``
-    One transaction at a time in the block, per key, in the whole cluster. It ends at commit or
+    One transaction at a time in the block, per key, in the whole database. It ends at commit or
     rollback, also when the process or its machine dies. See :mod:`django_dblock.advisory`.
 
 Every public name can be imported from here; it is loaded at first use, so that importing the
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from django_dblock.advisory import try_advisory_lock as try_advisory_lock
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import LockDeadlock as LockDeadlock
+    from django_dblock.exceptions import LockError as LockError
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
@@ -37,6 +38,7 @@ _HOME = {
     "try_advisory_lock": "advisory",
     "DblockError": "exceptions",
     "LockDeadlock": "exceptions",
+    "LockError": "exceptions",
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
     "StandbyDatabase": "exceptions",

@@ -78,13 +78,13 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
     an outer ``atomic()``, ``TestCase``) it joins that one: the lock ends with the *outer*
     transaction, and leaving the block sends nothing and frees nothing.
 
-    Guaranteed, from entering until that end: no other transaction in the database cluster holds
-    the key (with ``shared=True``: none holds it exclusively), and whatever they committed before is
+    Guaranteed, from entering until that end: no other transaction in the same database holds the
+    key (with ``shared=True``: none holds it exclusively), and whatever they committed before is
     visible to every statement in the block. It ends, too, when the process, its machine, or the
     connection dies, and when a savepoint under which it was taken is rolled back.
 
-    Not guaranteed: anything about code that does not ask for the lock; anything about commits on
-    another database alias; that ``on_commit`` hooks run under it (they run after COMMIT, when it is
+    Not guaranteed: anything about code that does not ask for the lock; anything about commits in
+    another database, on the same server or elsewhere; that ``on_commit`` hooks run under it (they run after COMMIT, when it is
     gone); that it ends with the block, inside an open transaction.
 
     As a decorator, a callable among the parts is called with the call's arguments::
@@ -156,7 +156,8 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
     Args:
         keys: the keys; each a tuple of parts, or a single part. ``DBLOCK_MAX_KEYS`` (1,000) at
             most, because every lock takes a place in a table that the whole cluster shares.
-        timeout: seconds to wait for all of them together; as in :class:`advisory_lock`.
+        timeout: seconds to wait for all of them together; as in :class:`advisory_lock`, but 0 may
+            wait for a millisecond, because several keys are asked for in the waiting form.
         shared: as there, for all of them.
         using: as there.
 

@@ -109,7 +109,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         if entry.atomic is None:
             return  # the transaction that was joined ends the lock
         commits = kind is None and not connection.needs_rollback
-        committed = None  # stays so where COMMIT raises: nobody knows
+        committed = None  # stays so where COMMIT raises: it may have happened, or not
         try:
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits

@@ -67,7 +67,11 @@ class Conf:
 
     @cached_property
     def labels(self) -> LabelMode:
-        """``DBLOCK_LABELS``: what of a key other sessions may read in ``pg_stat_activity``."""
+        """``DBLOCK_LABELS``: what of a key any role on the server may read in ``pg_stat_activity``.
+
+        ``full`` (the default), ``first`` (the first part only) or ``off``: keys may hold personal
+        data.
+        """
         value: LabelMode = _read(
             "DBLOCK_LABELS",
             "full",

@@ -97,6 +97,9 @@ class LockDeadlock(LockError):
 class LockTableFull(LockError):
     """The server has no room for another lock. Nothing was locked.
 
+    With a single key inside somebody's transaction, that transaction can only be rolled back: no
+    savepoint was paid for, and Django is told. With several keys it is usable.
+
     The table is shared by the whole cluster and holds about ``max_locks_per_transaction *
     (max_connections + max_prepared_transactions)`` locks.
     """

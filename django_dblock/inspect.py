@@ -35,7 +35,8 @@ class AdvisoryLock:
         client: its address; None on a unix socket.
         state: the backend's state, as ``idle in transaction``.
         query: its latest statement.
-        hidden: whether the server hides the last six from the role that asks.
+        hidden: whether the server hides the transaction's age, the client, the state and the query
+            from the role that asks. It never hides the application_name, labels included.
     """
 
     name: str | None
