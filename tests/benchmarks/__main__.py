@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     arguments = _arguments()
     sys.path.insert(0, str(ROOT / "example_project"))  # where embedded_postgres is
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
+    # So that the servers end, too; a shell's background jobs start with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     from tests.benchmarks import services
 

@@ -1,27 +1,25 @@
 """An uncontended lock inside a transaction that is open already: one statement, and Python."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from django.db import connection, transaction
 
 from django_dblock import advisory_lock, try_advisory_lock
-from django_dblock.sql.advisory import TRY
 from tests.benchmarks import peers
-from tests.benchmarks.measure import Row, Scenario
+from tests.benchmarks.measure import Row, Scenario, configured
 
 RAW = "SELECT pg_try_advisory_xact_lock(%s)"
-PARAMETERS = {"shared": False, "any_isolation": False, "application_name": ""}
 UNLABELLED = {"DBLOCK_LABELS": "off"}
-LABEL = "shop lock[inventory:sku-{}]"
 
 
 def scenario() -> Scenario:
     rows = [
         Row("raw", "raw pg_try_advisory_xact_lock", _raw),
         Row("psycopg", "the same without Django's cursor", _psycopg, counted=False),
-        Row("statement", "our statement, raw", _statement),
-        Row("statement-labelled", "our statement with a label, raw", _labelled_statement),
+        Row("statement", "our statement without a label, raw", _replay(UNLABELLED)),
+        Row("statement-labelled", "our statement, raw", _replay({})),
         Row("advisory_lock", "advisory_lock", _advisory_lock),
         Row("unlabelled", "advisory_lock, DBLOCK_LABELS off", _advisory_lock, UNLABELLED),
         Row("try_advisory_lock", "try_advisory_lock", _try_advisory_lock),
@@ -55,17 +53,24 @@ def _psycopg(number: int) -> None:
         assert cursor.fetchone() == (True,)
 
 
-def _statement(number: int) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(TRY, {**PARAMETERS, "id": number})
-        assert cursor.fetchone() == ("locked",)
+def _replay(values: Mapping[str, Any]) -> Callable[[int], None]:
+    """Return a call that sends what ``advisory_lock`` sends, and does nothing else."""
+    recorded = []
 
+    def record(execute, sql, parameters, many, context):
+        recorded.append((sql, parameters))
+        return execute(sql, parameters, many, context)
 
-def _labelled_statement(number: int) -> None:
-    with connection.cursor() as cursor:
-        label = LABEL.format(number)
-        cursor.execute(TRY, {**PARAMETERS, "id": number, "application_name": label})
-        assert cursor.fetchone() == ("locked",)
+    with configured(values), _transaction(), connection.execute_wrapper(record):
+        _advisory_lock(0)
+    [(sql, parameters)] = recorded
+
+    def replay(number: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            cursor.fetchone()
+
+    return replay
 
 
 def _advisory_lock(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: ``results.json``, ``results.md`` and plots."""
+"""What a run leaves in its folder: ``results.json``, ``results.txt`` and plots."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ def write(found: dict[str, Any], folder: Path, *, say: Callable[[str], None]) ->
     text = json.dumps(found, indent=2, ensure_ascii=False)
     (folder / "results.json").write_text(f"{text}\n", encoding="utf-8")
     shown = table.markdown(found)
-    (folder / "results.md").write_text(shown, encoding="utf-8")
+    (folder / "results.txt").write_text(shown, encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
         say("Left out, plots: matplotlib is not installed (the extra 'bench' has it)")
     else:

@@ -78,6 +78,7 @@ def _crowd(crowd: dict[str, Any], path: Path) -> None:
             (low, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
         )  # fmt: skip
     waits.set_xscale("log")
+    waits.xaxis.set_major_formatter("{x:g}")
     waits.set_xlim(right=waits.get_xlim()[1] * 8)
     waits.set_ylim(-0.6, len(rows) - 0.3)
     waits.set_xlabel("wait in ms, p50 to p99")

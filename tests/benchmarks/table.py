@@ -1,4 +1,4 @@
-"""The results as Markdown, whose tables are readable as they are in a terminal, too."""
+"""The results as Markdown tables, which a terminal shows as well as a page does."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -67,7 +67,7 @@ def test_no_way_loses_an_update(found):
 
 
 def test_targets_are_judged_and_the_table_shows_them(run, found):
-    shown = (run / "results.md").read_text(encoding="utf-8")
+    shown = (run / "results.txt").read_text(encoding="utf-8")
     assert len(found["targets"]) == 9
     for target in found["targets"]:
         assert isinstance(target["met"], bool)
