@@ -5,7 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
-from django.db import Error, transaction
+import psycopg
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock import labels
@@ -20,6 +21,7 @@ from django_dblock.exceptions import (
 )
 from django_dblock.keys import EncodedKey, Key, key_id
 from django_dblock.sql import advisory as sql
+from django_dblock.wire import Parameter, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +59,16 @@ def try_lock(request: Request) -> bool:
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
     """
     [number] = request.ids
-    # No savepoint: an error here (no room, a timeout, a lost connection) ends the transaction, and
-    # Django has to know, or leaving atomic() would send a COMMIT that the server turns into a
-    # rollback without a word.
-    with transaction.mark_for_rollback_on_error(using=request.connection.alias):
-        parameters = {**_parameters(request), "id": number}
-        try:
-            with request.connection.cursor() as cursor:
-                cursor.execute(sql.TRY_SHARED if request.shared else sql.TRY, parameters)
-                [answer] = cursor.fetchone()
-        except Error as error:
-            _raise_for(error, request, None, 0.0)
+    connection = request.connection
+    parameters = _parameters(request)
+    parameters["id"] = number
+    try:
+        [[answer]] = send(connection, sql.TRY, parameters=parameters)
+    except Error as error:
+        # There was no savepoint, so the transaction is over, and Django has to know: or leaving
+        # atomic() would send a COMMIT that the server turns into a rollback without a word.
+        _mark_for_rollback(connection, error)
+        _raise_for(error, request, None, 0.0)
     if answer not in ("locked", "busy"):
         _refuse(request, answer)
     return bool(answer == "locked")
@@ -86,83 +87,84 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
         UnsupportedDatabase: see there.
     """
     started = time.monotonic()
-    if len(request.ids) == 1:
+    # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
+    # that must live. So there a single lock is tried first; several can't be tried, because what
+    # was had of them could not be given back.
+    if len(request.ids) == 1 and (joined or timeout == 0):
         if try_lock(request):
             return 0.0
         if timeout == 0:
             raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
     left = None if timeout is None else timeout - (time.monotonic() - started)
-    timeout_ms = None if left is None else math.ceil(left * 1000)
-    parameters = {
+    parameters: dict[str, Parameter] = {
         **_parameters(request),
-        "ids": list(request.ids),
-        "shared": request.shared,
-        "timeout_ms": timeout_ms,
+        "timeout_ms": None if left is None else math.ceil(left * 1000),
     }
+    if len(request.ids) == 1:
+        statement, parameters["id"] = sql.WAIT, request.ids[0]
+    else:
+        statement, parameters["ids"] = sql.WAIT_ALL, list(request.ids)
     try:
-        rows = _wait_in_savepoint(request, parameters) if joined else _wait(request, parameters)
+        if joined:
+            answers = _send_in_savepoint(request, statement, parameters)
+        else:
+            answers = send(request.connection, statement, parameters=parameters)
     except Error as error:
         _raise_for(error, request, timeout, time.monotonic() - started)
-    if rows[0][0] != "locked":
-        _refuse(request, rows[0][0])
-    return time.monotonic() - started if any(row[3] for row in rows) else 0.0
+    [first] = answers[0]
+    if first not in ("locked", "waited"):
+        _refuse(request, first)
+    return time.monotonic() - started if ("waited",) in answers else 0.0
 
 
-def _wait(request: Request, parameters: dict[str, Any]) -> list[Any]:
-    with request.connection.cursor() as cursor:
-        cursor.execute(sql.WAIT, parameters)
-        return list(cursor.fetchall())
-
-
-def _wait_in_savepoint(request: Request, parameters: dict[str, Any]) -> list[Any]:
+def _send_in_savepoint(
+    request: Request, statement: str, parameters: dict[str, Parameter]
+) -> list[tuple[str | None, ...]]:
     connection = request.connection
-    # Parameters bound by the server need the extended protocol: one statement per message.
-    one_message = not connection.settings_dict["OPTIONS"].get("server_side_binding")
-    with connection.cursor() as cursor:
+    try:
+        return send(connection, sql.SAVEPOINT, statement, sql.RELEASE, parameters=parameters)
+    except BaseException:  # a worker's time-out and Ctrl-C, too, come in the middle of a wait
         try:
-            if one_message:
-                cursor.execute(sql.SAVEPOINT_WAIT_RELEASE, parameters)
-                cursor.nextset()
-                return list(cursor.fetchall())
-            cursor.execute(sql.SAVEPOINT)
-            cursor.execute(sql.WAIT, parameters)
-            rows = list(cursor.fetchall())
-            cursor.execute(sql.RELEASE)
-        except BaseException:  # a worker's time-out and Ctrl-C, too, come in the middle of a wait
-            try:
-                cursor.execute(sql.ROLLBACK_RELEASE if one_message else sql.ROLLBACK)
-                if not one_message:
-                    cursor.execute(sql.RELEASE)
-            except Exception:  # noqa: BLE001 - the connection is gone: show the first error
-                if connection.in_atomic_block:
-                    connection.needs_rollback = True
-            raise
-        return rows
+            send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
+        except Exception as gone:  # noqa: BLE001 - the connection is: show the first error
+            _mark_for_rollback(connection, gone)
+        raise
 
 
-def _parameters(request: Request) -> dict[str, Any]:
+def _mark_for_rollback(connection: BaseDatabaseWrapper, error: Exception) -> None:
+    if connection.in_atomic_block:  # as django.db.transaction.mark_for_rollback_on_error does
+        connection.needs_rollback = True
+        setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
+
+
+def _parameters(request: Request) -> dict[str, Parameter]:
     connection = request.connection
-    connection.ensure_connection()
     application_name = ""
     if (mode := conf.labels) != "off":
-        with connection.wrap_database_errors:
-            # what the server last reported: no round trip, and right after a rollback, too
-            current = connection.connection.info.parameter_status("application_name")
         shown = [
             labels.label(key, number, mode)
             for key, number in zip(request.keys, request.ids, strict=True)
         ]
-        application_name = labels.compose(current or "", shown)
+        application_name = labels.compose(_reported_application_name(connection), shown)
     levels = "%" if conf.allow_snapshot_isolation else "read %"
-    return {"application_name": application_name, "levels": levels}
+    return {"application_name": application_name, "levels": levels, "shared": request.shared}
 
 
-def _refuse(request: Request, answer: str) -> NoReturn:
+def _reported_application_name(connection: BaseDatabaseWrapper) -> str:
+    """What the server last reported: no round trip, and right after a rollback, too."""
+    try:
+        reported = connection.connection.pgconn.parameter_status(b"application_name")
+    except psycopg.Error:  # the connection is closed; the statement that follows will say so
+        reported = None
+    return (reported or b"").decode(errors="replace")
+
+
+def _refuse(request: Request, answer: str | None) -> NoReturn:
     if answer == "standby":
         raise StandbyDatabase(**request.facts)
     if answer == "cockroach":
         raise UnsupportedDatabase(using=request.connection.alias, engine="CockroachDB")
-    raise UnsafeIsolation(**request.facts, isolation=answer)
+    raise UnsafeIsolation(**request.facts, isolation=str(answer))
 
 
 def _raise_for(error: Error, request: Request, timeout: float | None, waited: float) -> NoReturn:

@@ -4,11 +4,13 @@ The protocol, in one page:
 
 1. The key becomes a number (:mod:`django_dblock.keys`).
 2. Outside a transaction, entering the block opens ``transaction.atomic``; inside one, it joins.
-3. One statement asks for the lock without waiting, and refuses where a lock would protect
-   nothing: on a standby, above READ COMMITTED, on an engine that only plays along.
-4. If somebody else has it, a second statement waits in the server's own queue, first come, first
-   served, under a ``lock_timeout`` of its own. In a transaction that was there before, it runs
-   under a savepoint, so that a timeout does not take the caller's work with it.
+3. One statement takes the lock, or refuses where a lock would protect nothing: on a standby, above
+   READ COMMITTED, on an engine that only plays along. In a transaction of our own it travels with
+   BEGIN, in one message, and waits if it has to.
+4. Waiting is done in the server's own queue, first come, first served, under a ``lock_timeout`` of
+   its own. In a transaction that was there before, the lock is first tried without waiting, and
+   only if somebody else has it a second message waits, under a savepoint, so that a timeout does
+   not take the caller's work with it.
 5. COMMIT or ROLLBACK frees the lock, and so does the death of the process, of its machine or of
    the connection. There is no release call, so there is none to forget, and no moment at which the
    lock is free and the changes are not yet visible.
@@ -84,8 +86,8 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
     connection dies, and when a savepoint under which it was taken is rolled back.
 
     Not guaranteed: anything about code that does not ask for the lock; anything about commits in
-    another database, on the same server or elsewhere; that ``on_commit`` hooks run under it (they run after COMMIT, when it is
-    gone); that it ends with the block, inside an open transaction.
+    another database, on the same server or elsewhere; that ``on_commit`` hooks run under it (they
+    run after COMMIT, when it is gone); that it ends with the block, inside an open transaction.
 
     As a decorator, a callable among the parts is called with the call's arguments::
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import (
+    DatabaseError,
     IntegrityError,
     OperationalError,
     connection,
@@ -61,7 +62,11 @@ def held(observer):
 
 
 def sql(sent):
-    return [query["sql"].split()[0] for query in sent]
+    """The messages, each as the first words of its statements. BEGIN alone is Django's own note of
+    having switched autocommit off: it sends nothing."""
+    return [
+        " ".join(statement.split()[0] for statement in query["sql"].split(";")) for query in sent
+    ]
 
 
 class TestInAutocommit:
@@ -69,7 +74,7 @@ class TestInAutocommit:
         with statements() as sent, advisory_lock(*KEY):
             assert connection.in_atomic_block
             assert to_pg_locks(number(*KEY)) in held(observer)
-        assert sql(sent) == ["BEGIN", "SELECT", "COMMIT"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
         assert not connection.in_atomic_block
         assert held(observer) == {}
 
@@ -77,7 +82,7 @@ class TestInAutocommit:
         with statements() as sent, pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
             Counter.objects.create(name="lost")
             raise ZeroDivisionError
-        assert sql(sent) == ["BEGIN", "SELECT", "INSERT", "ROLLBACK"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "INSERT", "ROLLBACK"]
         assert held(observer) == {}
         assert not Counter.objects.exists()
 
@@ -112,7 +117,7 @@ class TestInAutocommit:
         try:
             with statements() as sent, advisory_lock(*KEY):
                 pass
-            assert sql(sent) == ["SELECT"]
+            assert sql(sent) == ["BEGIN SELECT"]
             assert to_pg_locks(number(*KEY)) in held(observer)
             transaction.commit()
             assert held(observer) == {}
@@ -158,7 +163,7 @@ class TestInATransaction:
     def test_re_entering_is_allowed_and_asks_again(self, statements):
         with statements() as sent, advisory_lock(*KEY), advisory_lock(*KEY):
             assert try_advisory_lock(*KEY)
-        assert sql(sent) == ["BEGIN", "SELECT", "SELECT", "SELECT", "COMMIT"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "SELECT", "SELECT", "COMMIT"]
 
     def test_an_error_in_the_block_is_the_callers(self, observer):
         with transaction.atomic():
@@ -173,6 +178,20 @@ class TestInATransaction:
             connection.close()
         observe.until(lambda: held(observer) == {}, "the server noticed")
         assert not Counter.objects.exists()
+
+    @pytest.mark.parametrize("labels", ["full", "off"])
+    @pytest.mark.parametrize("how", ["by Django", "by the driver"])
+    def test_a_closed_connection_is_djangos_own_error(self, how, labels, settings):
+        settings.DBLOCK_LABELS = labels
+        with pytest.raises(DatabaseError) as caught, transaction.atomic():
+            Counter.objects.count()
+            (connection if how == "by Django" else connection.connection).close()
+            with advisory_lock(*KEY):
+                pass
+        assert not isinstance(caught.value, LockTimeout)
+        connection.close()
+        with advisory_lock(*KEY):
+            pass
 
     def test_a_broken_transaction_stays_broken(self):
         with transaction.atomic():
@@ -189,7 +208,7 @@ class TestWaiting:
         with statements() as sent, pytest.raises(LockTimeout) as caught:
             with advisory_lock(*KEY, timeout=0):
                 pass
-        assert sql(sent) == ["BEGIN", "SELECT", "ROLLBACK"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "ROLLBACK"]
         assert caught.value.timeout == 0
         assert caught.value.key == KEY
         assert caught.value.using == "default"
@@ -243,7 +262,7 @@ class TestWaiting:
         with statements() as sent, advisory_lock(*KEY, timeout=None):
             pass
         ending.join()
-        assert [query["sql"].split()[0] for query in sent] == ["BEGIN", "SELECT", "WITH", "COMMIT"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
 
     def test_timeout_none_leaves_it_to_the_servers_lock_timeout(self, rival):
         hold(rival, *KEY)
@@ -313,7 +332,7 @@ class TestSeveral:
         wanted = [("account", n) for n in range(20)]
         with statements() as sent, advisory_locks(wanted) as locks:
             assert len(held(observer)) == 20
-        assert sql(sent) == ["BEGIN", "WITH", "COMMIT"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
         assert locks.keys == tuple(wanted)
         assert locks.key_ids == tuple(number("account", n) for n in range(20))
         assert locks.waited == 0.0
@@ -552,7 +571,7 @@ class TestAliases:
                 assert held(observer) == {}
                 assert not connection.in_atomic_block
         assert len(sent) == 0
-        assert sql(sent_there) == ["BEGIN", "SELECT", "COMMIT"]
+        assert sql(sent_there) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
 
     def test_dblock_database_is_the_default_alias(self, settings):
         settings.DBLOCK_DATABASE = "other"
@@ -620,34 +639,6 @@ class TestIsolation:
         with transaction.atomic():
             connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
             assert try_advisory_lock("a")
-
-
-class TestServerSideBinding:
-    """OPTIONS["server_side_binding"]: one statement per message, so the wait is three of them."""
-
-    @pytest.fixture(autouse=True)
-    def _bind_on_the_server(self, monkeypatch):
-        connection.close()
-        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", True)
-        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", 1)
-        yield
-        connection.close()
-
-    def test_locking(self, observer):
-        for _ in range(3):
-            with advisory_lock(*KEY), advisory_locks(["a", "b"]), advisory_lock("c", shared=True):
-                assert len(held(observer)) == 4
-
-    def test_timing_out_in_a_transaction(self, rival, statements):
-        hold(rival, *KEY)
-        with transaction.atomic():
-            for name in "abc":
-                with statements() as sent, pytest.raises(LockTimeout):
-                    with advisory_lock(*KEY, timeout=0.01):
-                        pass
-                assert len(sent) == 5, "try, and four more"
-                Counter.objects.create(name=name)
-        assert Counter.objects.count() == 3
 
 
 class TestDjangosPool:

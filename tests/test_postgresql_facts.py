@@ -60,17 +60,39 @@ def test_lock_timeout_counts_anew_for_each_lock(one, connect):
     assert time.monotonic() - started > 0.3
 
 
-def test_rows_of_a_materialized_sorted_cte_come_in_their_order(one):
-    """WAIT locks in ascending order: two callers can't wait for each other."""
+def test_the_arguments_of_concat_are_evaluated_from_left_to_right(one):
+    """WAIT keeps the caller's lock_timeout, sets its own, waits, and puts the caller's back."""
+    one.execute("SET lock_timeout = '3s'")
+    with one.transaction():
+        row = one.execute(
+            "SELECT concat("
+            "set_config('dblock.lock_timeout', current_setting('lock_timeout'), true), '|',"
+            "set_config('lock_timeout', '7', true), '|', current_setting('lock_timeout'), '|',"
+            "set_config('lock_timeout', current_setting('dblock.lock_timeout'), true))"
+        ).fetchone()
+        assert row == ("3s|7ms|7ms|3s",)
+        assert one.execute("SHOW lock_timeout").fetchone() == ("3s",)
+
+
+def test_rows_of_a_sorted_sub_select_come_in_their_order(one):
+    """WAIT_ALL locks in ascending order: two callers can't wait for each other."""
     numbers = [5, -3, 2**62, 0, -(2**62), 5]
     rows = one.execute(
-        "WITH terms AS MATERIALIZED (SELECT 1), wanted AS MATERIALIZED"
-        " (SELECT DISTINCT id FROM unnest(%s::bigint[]) AS id ORDER BY id)"
-        " SELECT wanted.id FROM terms, wanted",
+        "SELECT wanted.id FROM"
+        " (SELECT DISTINCT id FROM unnest(%s::bigint[]) AS id ORDER BY id OFFSET 0) AS wanted",
         [numbers],
     ).fetchall()
     assert [row[0] for row in rows] == sorted(set(numbers))
-    assert "ORDER BY id\n)" in sql.WAIT
+    assert "AS id ORDER BY id OFFSET 0) AS wanted" in sql.WAIT_ALL
+
+
+def test_statement_timestamp_is_the_messages_arrival(one):
+    """WAIT_ALL counts its one deadline from there, also behind other statements of the message."""
+    one.execute("BEGIN")
+    cursor = one.execute("SELECT pg_sleep(0.1); SELECT clock_timestamp() - statement_timestamp()")
+    cursor.nextset()
+    assert cursor.fetchone()[0].total_seconds() >= 0.1
+    one.execute("COMMIT")
 
 
 def test_case_does_not_evaluate_what_comes_after_the_answer(one, observer):

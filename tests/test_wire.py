@@ -1,0 +1,228 @@
+"""Statements that travel together: one message where that can be, one by one where it can't.
+
+What is on the wire is read from libpq's own trace, not from what Django believes it sent.
+"""
+
+import functools
+import os
+import tempfile
+import threading
+
+import psycopg
+import pytest
+from django.db import DatabaseError, ProgrammingError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
+from psycopg import IsolationLevel
+from psycopg.pq import Trace
+
+from django_dblock import LockTimeout, UnsafeIsolation, advisory_lock, advisory_locks
+from django_dblock.wire import send
+from tests.app.models import Counter
+from tests.test_advisory import held, hold
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KEY = ("inventory", "sku-1")
+
+
+@pytest.fixture
+def messages():
+    """Count the messages that go to the server, by their kind."""
+    connection.ensure_connection()
+    pgconn = connection.connection.pgconn
+    with tempfile.TemporaryFile() as trace:
+        pgconn.trace(trace.fileno())
+        pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
+
+        def sent():
+            os.lseek(trace.fileno(), 0, os.SEEK_SET)
+            lines = trace.read().decode().splitlines()
+            trace.truncate(0)
+            return [line.split("\t")[2] for line in lines if line.startswith("F\t")]
+
+        yield sent
+        pgconn.untrace()
+
+
+class TestOneMessage:
+    def test_begin_and_the_lock_travel_together(self, messages):
+        """A lock in a transaction of its own costs no round trip more than transaction.atomic()."""
+        with transaction.atomic():
+            Counter.objects.count()
+        assert messages() == ["Query"] * 3, "BEGIN, the query, COMMIT"
+        with advisory_lock(*KEY):
+            Counter.objects.count()
+        assert messages() == ["Query"] * 3, "BEGIN and the lock, the query, COMMIT"
+        with advisory_locks([("account", n) for n in range(20)]):
+            Counter.objects.count()
+        assert messages() == ["Query"] * 3
+
+    def test_as_the_first_statement_of_somebody_elses_transaction_too(self, messages):
+        with transaction.atomic(), advisory_lock(*KEY):
+            pass
+        assert messages() == ["Query"] * 2
+
+    def test_inside_a_transaction_it_is_one(self, messages):
+        with transaction.atomic():
+            Counter.objects.count()
+            messages()
+            with advisory_lock(*KEY):
+                pass
+            assert messages() == ["Query"]
+
+    def test_a_failed_wait_in_somebodys_transaction_is_three(self, messages, rival):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            Counter.objects.count()
+            messages()
+            with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0.01):
+                pass
+            assert messages() == ["Query"] * 3, "try; savepoint, wait, release; roll back"
+
+    def test_the_driver_knows_that_a_transaction_is_open(self):
+        with advisory_lock(*KEY):
+            status = connection.connection.info.transaction_status
+            assert status == psycopg.pq.TransactionStatus.INTRANS
+        assert not connection.in_atomic_block
+
+
+class TestAsAnyOtherQuery:
+    def test_execute_wrappers_and_the_query_log_see_what_was_sent(self):
+        seen = []
+
+        def wrapper(execute, query, params, many, context):
+            seen.append((query, params, many, context["connection"]))
+            return execute(query, params, many, context)
+
+        with CaptureQueriesContext(connection) as logged, connection.execute_wrapper(wrapper):
+            with advisory_lock("100%", "it's", "\\"):
+                pass
+        [(query, params, many, where)] = seen
+        assert query.startswith("BEGIN;")
+        assert (params, many, where) == (None, False, connection)
+        assert query in [entry["sql"] for entry in logged]
+
+    def test_a_wrapper_that_forbids_queries_is_obeyed(self, observer):
+        def forbid(*_):
+            raise ZeroDivisionError
+
+        with connection.execute_wrapper(forbid), pytest.raises(ZeroDivisionError):
+            with advisory_lock(*KEY):
+                pass
+        assert held(observer) == {}
+        assert not connection.in_atomic_block
+
+    def test_another_threads_connection_is_refused(self):
+        errors = []
+        mine = connections["default"]
+
+        def use():
+            connections["default"] = mine
+            try:
+                with advisory_lock(*KEY):
+                    pass
+            except DatabaseError as error:
+                errors.append(error)
+
+        with transaction.atomic():
+            other = threading.Thread(target=use)
+            other.start()
+            other.join()
+        assert "created in a thread" in str(errors[0])
+
+    def test_errors_are_djangos(self):
+        with pytest.raises(ProgrammingError, match="does not exist") as caught:
+            with transaction.atomic():
+                send(connections["default"], "SELECT nothing", parameters={})
+        assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedColumn)
+
+    @pytest.mark.parametrize("name", ["it's", "back\\slash", "100%", "ünï", 'dou"ble', "%(id)s"])
+    def test_the_projects_own_application_name_is_quoted(self, name, observer):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('application_name', %s, false)", [name])
+            cursor.execute("SHOW application_name")
+            [before] = cursor.fetchone()
+        try:
+            with advisory_lock("a"), connection.cursor() as cursor:
+                cursor.execute("SHOW application_name")
+                assert cursor.fetchone() == (f"{before} lock[a]",)
+        finally:
+            connection.close()
+
+
+class TestOneByOne:
+    """Where anything is unusual, the ordinary way."""
+
+    @pytest.fixture(
+        params=["subclass of the connection", "cursor class", "patched cursor()", "server binding"]
+    )
+    def unusual(self, request, monkeypatch):
+        connection.close()
+        options = connection.settings_dict["OPTIONS"]
+        if request.param == "server binding":
+            monkeypatch.setitem(options, "server_side_binding", True)
+            monkeypatch.setitem(options, "prepare_threshold", 1)
+        if request.param in ("cursor class", "server binding"):
+            base = psycopg.Cursor if request.param == "server binding" else psycopg.ClientCursor
+
+            class Traced(base):
+                def execute(self, *args, **kwargs):
+                    return super().execute(*args, **kwargs)
+
+            monkeypatch.setitem(options, "cursor_factory", Traced)
+        connection.ensure_connection()
+        if request.param == "patched cursor()":
+            real = connection.cursor
+            monkeypatch.setattr(connection, "cursor", functools.partial(real), raising=False)
+        if request.param == "subclass of the connection":
+            connection.connection.__class__ = type("Traced", (psycopg.Connection,), {})
+        yield
+        monkeypatch.undo()
+        connection.close()
+
+    def test_the_same_locks(self, unusual, observer):
+        for _ in range(3):
+            with advisory_lock(*KEY), advisory_locks(["a", "b"]), advisory_lock("c", shared=True):
+                assert len(held(observer)) == 4
+        assert held(observer) == {}
+
+    def test_the_same_failures(self, unusual, rival, statements):
+        hold(rival, *KEY)
+        with transaction.atomic():
+            Counter.objects.create(name="before")
+            for _ in range(3):
+                with statements() as sent, pytest.raises(LockTimeout):
+                    with advisory_lock(*KEY, timeout=0.01):
+                        pass
+                assert len(sent) == 5, "try; savepoint, wait; back, release"
+            Counter.objects.create(name="after")
+        assert Counter.objects.count() == 2
+
+    def test_an_isolation_level_of_the_alias_is_begun_by_the_driver(self, monkeypatch, settings):
+        connection.close()
+        level = IsolationLevel.SERIALIZABLE
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
+        try:
+            with pytest.raises(UnsafeIsolation, match="SERIALIZABLE"), advisory_lock(*KEY):
+                pass
+            settings.DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True
+            with advisory_lock(*KEY), connection.cursor() as cursor:
+                cursor.execute("SHOW transaction_isolation")
+                assert cursor.fetchone() == ("serializable",)
+        finally:
+            connection.close()
+
+    def test_a_server_whose_default_is_above_read_committed_is_noticed(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_isolation = 'serializable'")
+        try:
+            with pytest.raises(UnsafeIsolation), advisory_lock(*KEY):
+                pass
+        finally:
+            connection.close()
+
+    def test_the_drivers_pipeline_mode(self, observer):
+        with transaction.atomic():
+            Counter.objects.count()
+            with connection.connection.pipeline(), advisory_lock(*KEY):
+                assert len(held(observer)) == 1
