@@ -62,16 +62,15 @@ def try_lock(request: Request) -> bool:
     connection = request.connection
     parameters = _parameters(request)
     parameters["id"] = number
+    statement = sql.TRY_SHARED if request.shared else sql.TRY
     try:
-        [[answer]] = send(connection, sql.TRY, parameters=parameters)
+        [[answer]] = send(connection, statement, parameters=parameters)
     except Error as error:
         # There was no savepoint, so the transaction is over, and Django has to know: or leaving
         # atomic() would send a COMMIT that the server turns into a rollback without a word.
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
-    if answer not in ("locked", "busy"):
-        _refuse(request, answer)
-    return bool(answer == "locked")
+    return answer != "busy" and _is_locked(request, answer)
 
 
 def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
@@ -95,15 +94,14 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
             return 0.0
         if timeout == 0:
             raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
-    left = None if timeout is None else timeout - (time.monotonic() - started)
-    parameters: dict[str, Parameter] = {
-        **_parameters(request),
-        "timeout_ms": None if left is None else math.ceil(left * 1000),
-    }
+    parameters = _parameters(request)
     if len(request.ids) == 1:
-        statement, parameters["id"] = sql.WAIT, request.ids[0]
+        statement = sql.WAIT_SHARED if request.shared else sql.WAIT
+        parameters["id"] = request.ids[0]
     else:
-        statement, parameters["ids"] = sql.WAIT_ALL, list(request.ids)
+        statement = sql.WAIT_ALL_SHARED if request.shared else sql.WAIT_ALL
+        parameters["ids"] = list(request.ids)
+    parameters["timeout"] = _milliseconds_left(timeout, started)
     try:
         if joined:
             answers = _send_in_savepoint(request, statement, parameters)
@@ -112,9 +110,15 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
     except Error as error:
         _raise_for(error, request, timeout, time.monotonic() - started)
     [first] = answers[0]
-    if first not in ("locked", "waited"):
-        _refuse(request, first)
-    return time.monotonic() - started if ("waited",) in answers else 0.0
+    _is_locked(request, first)  # or the reason why not, the same in each row
+    return 0.0 if all(row == ("locked",) for row in answers) else time.monotonic() - started
+
+
+def _milliseconds_left(timeout: float | None, started: float) -> str | None:
+    """How long the server may wait, as it is told: at least 1, since 0 would be no limit."""
+    if timeout is None:
+        return None
+    return str(max(1, math.ceil((timeout - (time.monotonic() - started)) * 1000)))
 
 
 def _send_in_savepoint(
@@ -138,28 +142,30 @@ def _mark_for_rollback(connection: BaseDatabaseWrapper, error: Exception) -> Non
 
 
 def _parameters(request: Request) -> dict[str, Parameter]:
-    connection = request.connection
-    application_name = ""
+    application_name = _reported_application_name(request.connection)
     if (mode := conf.labels) != "off":
         shown = [
             labels.label(key, number, mode)
             for key, number in zip(request.keys, request.ids, strict=True)
         ]
-        application_name = labels.compose(_reported_application_name(connection), shown)
+        application_name = labels.compose(application_name or "", shown)
     levels = "%" if conf.allow_snapshot_isolation else "read %"
-    return {"application_name": application_name, "levels": levels, "shared": request.shared}
+    return {"application_name": application_name, "levels": levels}
 
 
-def _reported_application_name(connection: BaseDatabaseWrapper) -> str:
+def _reported_application_name(connection: BaseDatabaseWrapper) -> str | None:
     """What the server last reported: no round trip, and right after a rollback, too."""
     try:
         reported = connection.connection.pgconn.parameter_status(b"application_name")
     except psycopg.Error:  # the connection is closed; the statement that follows will say so
-        reported = None
-    return (reported or b"").decode(errors="replace")
+        return None
+    return None if reported is None else reported.decode(errors="replace")
 
 
-def _refuse(request: Request, answer: str | None) -> NoReturn:
+def _is_locked(request: Request, answer: str | None) -> bool:
+    """Whether the answer says so; raises what it says instead."""
+    if answer is not None and answer.endswith(("locked", "waited")):
+        return True
     if answer == "standby":
         raise StandbyDatabase(**request.facts)
     if answer == "cockroach":

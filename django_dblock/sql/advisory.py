@@ -12,93 +12,81 @@ answer instead of taking it:
 - the isolation level, where it is none of ``levels`` (a pattern).
 
 One CASE decides it all, because CASE alone promises an order; the arguments of a function are
-evaluated from left to right (tests/test_postgresql_facts.py pins it). Flat, without FROM or WITH
-where that can be: planning costs more than locking.
+evaluated from left to right (tests/test_postgresql_facts.py pins it). Each node of a statement
+costs about a tenth of what locking costs, hence: flat, no more than needed, and the shared forms
+are statements of their own.
+
+An answer ends in ``locked`` where the lock was free, in ``waited`` where it had to wait, and is
+``busy`` where it was not had. ``application_name`` is the one to show, label included.
 """
 
-# One lock, without waiting: 'locked' or 'busy'. The label is set only where the lock was taken.
+# One lock, without waiting. The label is set only where the lock was taken.
 TRY = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
     WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
-    WHEN NOT CASE
-            WHEN %(shared)s THEN pg_try_advisory_xact_lock_shared(%(id)s)
-            ELSE pg_try_advisory_xact_lock(%(id)s)
-        END
-        THEN 'busy'
-    WHEN %(application_name)s = '' THEN 'locked'
-    ELSE left(set_config('application_name', %(application_name)s, true), 0) || 'locked'
+    WHEN pg_try_advisory_xact_lock(%(id)s)
+        THEN concat(set_config('application_name', %(application_name)s, true), ' locked')
+    ELSE 'busy'
 END
 """
 
-# One lock, waiting in the server's queue, first come, first served: 'locked' at once, or 'waited'.
-# The label is set first, so that those who wait are seen by name; a failure takes it back with the
-# savepoint or the transaction. Only where it has to wait, lock_timeout is set for this wait (a
-# timeout_ms below 1 would be no limit), and put back; dblock.lock_timeout keeps the caller's value
-# meanwhile, because only the server knows it.
+# One lock, waiting in the server's queue, first come, first served. The label is set first, so that
+# those who wait are seen by name; a failure takes it back with the savepoint or the transaction.
+# Only where it has to wait, lock_timeout is set for this wait, and put back; dblock.lock_timeout
+# keeps the caller's value meanwhile, because only the server knows it.
 WAIT = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
     WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
-    WHEN %(application_name)s <> ''
-        AND set_config('application_name', %(application_name)s, true) IS NULL
-        THEN NULL
-    WHEN CASE
-            WHEN %(shared)s THEN pg_try_advisory_xact_lock_shared(%(id)s)
-            ELSE pg_try_advisory_xact_lock(%(id)s)
-        END
-        THEN 'locked'
-    ELSE right(concat(
+    WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
+    WHEN pg_try_advisory_xact_lock(%(id)s) THEN 'locked'
+    ELSE concat(
         set_config('dblock.lock_timeout', current_setting('lock_timeout'), true),
-        CASE WHEN %(timeout_ms)s::bigint IS NOT NULL
-            THEN set_config('lock_timeout', greatest(1, %(timeout_ms)s::bigint)::text, true)
-        END,
-        CASE WHEN %(shared)s THEN concat(pg_advisory_xact_lock_shared(%(id)s))
-            ELSE concat(pg_advisory_xact_lock(%(id)s))
-        END,
+        set_config('lock_timeout', coalesce(%(timeout)s, current_setting('lock_timeout')), true),
+        pg_advisory_xact_lock(%(id)s),
         set_config('lock_timeout', current_setting('dblock.lock_timeout'), true),
-        'waited'
-    ), 6)
+        ' waited'
+    )
 END
 """
 
 # The same for several locks, a row each, in ascending order of their numbers, so that two callers
 # can't wait for each other. lock_timeout counts anew for each lock, so before each wait it is set
-# to what is left of the one deadline, counted from the arrival of the message. The sort stands in
-# a sub-select: beside it, locks could be taken before the rows are sorted.
+# to what is left of the one deadline, counted from the arrival of the message; 1 ms at least, since
+# 0 would be no limit. The sort stands in a sub-select: beside it, locks could be taken before the
+# rows are sorted.
 WAIT_ALL = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
     WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
-    WHEN %(application_name)s <> ''
-        AND set_config('application_name', %(application_name)s, true) IS NULL
-        THEN NULL
-    WHEN CASE
-            WHEN %(shared)s THEN pg_try_advisory_xact_lock_shared(wanted.id)
-            ELSE pg_try_advisory_xact_lock(wanted.id)
-        END
-        THEN 'locked'
-    ELSE right(concat(
+    WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
+    WHEN pg_try_advisory_xact_lock(wanted.id) THEN 'locked'
+    ELSE concat(
         set_config('dblock.lock_timeout', current_setting('lock_timeout'), true),
-        CASE WHEN %(timeout_ms)s::bigint IS NOT NULL
-            THEN set_config('lock_timeout', greatest(1, ceil(%(timeout_ms)s::bigint - 1000
-                * extract(epoch FROM clock_timestamp() - statement_timestamp())))::text, true)
-        END,
-        CASE WHEN %(shared)s THEN concat(pg_advisory_xact_lock_shared(wanted.id))
-            ELSE concat(pg_advisory_xact_lock(wanted.id))
-        END,
+        set_config('lock_timeout', coalesce(
+            ceil(greatest(1, %(timeout)s::numeric - 1000
+                * extract(epoch FROM clock_timestamp() - statement_timestamp())))::text,
+            current_setting('lock_timeout')
+        ), true),
+        pg_advisory_xact_lock(wanted.id),
         set_config('lock_timeout', current_setting('dblock.lock_timeout'), true),
-        'waited'
-    ), 6)
+        ' waited'
+    )
 END
 FROM (SELECT DISTINCT id FROM unnest(%(ids)s::bigint[]) AS id ORDER BY id OFFSET 0) AS wanted
 """
+
+# The same, word for word, of PostgreSQL's shared locks.
+TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
+WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
+WAIT_ALL_SHARED = WAIT_ALL.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 
 # A failed wait must not take the caller's transaction with it.
 SAVEPOINT = "SAVEPOINT dblock"
