@@ -24,7 +24,7 @@ from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 
 from django_dblock.sql.transaction import BEGIN
 
-Parameter: TypeAlias = str | int | bool | list[int] | None
+Parameter: TypeAlias = str | int | list[int] | None
 Rows: TypeAlias = list[tuple[str | None, ...]]
 
 
@@ -98,8 +98,6 @@ def _literal(value: Parameter, message: "_Message") -> str:
     if isinstance(value, str):
         # libpq's quoting, where quoting has anything to do
         return f"'{value}'" if "'" not in value and "\\" not in value else message.quote(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     return f"'{{{','.join(map(str, value))}}}'"
