@@ -19,7 +19,8 @@ from django_dblock.exceptions import (
     UnsafeIsolation,
     UnsupportedDatabase,
 )
-from django_dblock.keys import EncodedKey, Key, key_id
+from django_dblock.keys import key_id, to_pg_locks
+from django_dblock.labels import NamedKey
 from django_dblock.sql import advisory as sql
 from django_dblock.wire import Parameter, send
 
@@ -28,25 +29,24 @@ from django_dblock.wire import Parameter, send
 class Request:
     """What is asked for: keys with their numbers, how, and on which connection."""
 
-    keys: tuple[Key, ...]
+    keys: tuple[NamedKey, ...]
     ids: tuple[int, ...]
     shared: bool
     connection: BaseDatabaseWrapper
 
     @classmethod
     def of(
-        cls, keys: tuple[EncodedKey, ...], *, shared: bool, connection: BaseDatabaseWrapper
+        cls, keys: tuple[NamedKey, ...], *, shared: bool, connection: BaseDatabaseWrapper
     ) -> Self:
         """Number the keys with the project's namespace."""
         namespace = conf.namespace
-        ids = tuple(key_id(data, namespace) for _, data in keys)
-        return cls(tuple(key for key, _ in keys), ids, shared, connection)
+        return cls(keys, tuple(key_id(key.data, namespace) for key in keys), shared, connection)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every error about this request carries."""
+        """What every error and signal about this request carries."""
         return {
-            "keys": self.keys,
+            "keys": tuple(key.parts for key in self.keys),
             "name": labels.names(self.keys),
             "using": self.connection.alias,
         }
@@ -70,7 +70,9 @@ def try_lock(request: Request) -> bool:
         # atomic() would send a COMMIT that the server turns into a rollback without a word.
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
-    return answer != "busy" and _is_locked(request, answer)
+    if answer == "busy":
+        return request.shared and _is_held_exclusively(request)
+    return _is_locked(request, answer)
 
 
 def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
@@ -112,6 +114,18 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
     [first] = answers[0]
     _is_locked(request, first)  # or the reason why not, the same in each row
     return 0.0 if all(row == ("locked",) for row in answers) else time.monotonic() - started
+
+
+def _is_held_exclusively(request: Request) -> bool:
+    """Whether this very transaction has the lock already, and exclusively.
+
+    Up to PostgreSQL 16, a try for the shared form fails if anybody waits, even for the one who
+    holds the lock.
+    """
+    [number] = request.ids
+    classid, objid = to_pg_locks(number)
+    parameters: dict[str, Parameter] = {"classid": classid, "objid": objid}
+    return send(request.connection, sql.IS_HELD, parameters=parameters) == [("held",)]
 
 
 def _milliseconds_left(timeout: float | None, started: float) -> str | None:

@@ -31,7 +31,8 @@ from django_dblock.acquire import Request, try_lock
 from django_dblock.block import AdvisoryBlock
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for, in_transaction
-from django_dblock.keys import EncodedKey, Key, KeyPart, encoded, is_instance
+from django_dblock.keys import Key, KeyPart, is_instance
+from django_dblock.labels import NamedKey, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +124,10 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
         super().__init__(timeout=timeout, shared=shared, using=using)
         self._template = key
         # Encoded here, so that a wrong part fails where it is written, not where it is entered.
-        known = encoded(tuple("" if _is_argument(part) else part for part in key))
+        known = named(tuple("" if _is_argument(part) else part for part in key))
         self._key = None if any(map(_is_argument, key)) else known
 
-    def _encoded(self) -> tuple[EncodedKey, ...]:
+    def _named(self) -> tuple[NamedKey, ...]:
         if self._key is None:
             raise TypeError(
                 "A callable in the key is for the decorator, where it is called with the call's "
@@ -136,7 +137,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
 
     def _held(self, request: Request, waited: float) -> HeldLock:
         return HeldLock(
-            request.keys[0], request.ids[0], request.connection.alias, self._shared, waited
+            request.keys[0].parts, request.ids[0], request.connection.alias, self._shared, waited
         )
 
     def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
@@ -181,7 +182,7 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
         self._argument = keys if callable(keys) else None
         self._keys = () if callable(keys) else _several(keys)
 
-    def _encoded(self) -> tuple[EncodedKey, ...]:
+    def _named(self) -> tuple[NamedKey, ...]:
         if self._argument is not None:
             raise TypeError(
                 "A callable for the keys is for the decorator, where it is called with the call's "
@@ -190,7 +191,13 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
         return self._keys
 
     def _held(self, request: Request, waited: float) -> HeldLocks:
-        return HeldLocks(request.keys, request.ids, request.connection.alias, self._shared, waited)
+        return HeldLocks(
+            tuple(key.parts for key in request.keys),
+            request.ids,
+            request.connection.alias,
+            self._shared,
+            waited,
+        )
 
     def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         if self._argument is None:
@@ -220,7 +227,7 @@ def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = N
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, TypeError,
         ValueError: as in :class:`advisory_lock`.
     """
-    wanted = encoded(key)
+    wanted = named(key)
     connection = connection_for(using)
     if not in_transaction(connection):
         raise TransactionManagementError(
@@ -236,13 +243,18 @@ def _is_argument(part: object) -> TypeGuard[Callable[..., KeyPart]]:
     return callable(part) and not isinstance(part, type | Enum) and not is_instance(part)
 
 
-def _several(keys: Iterable[Key | KeyPart]) -> tuple[EncodedKey, ...]:
+def _several(keys: Iterable[Key | KeyPart]) -> tuple[NamedKey, ...]:
     if isinstance(keys, str | bytes):
         raise TypeError(
             f"advisory_locks() takes a list of keys, not {type(keys).__name__}: "
             f"advisory_locks([('inventory', sku), …]). For a single key there is advisory_lock()."
         )
-    found: list[EncodedKey] = []
+    if isinstance(keys, tuple) and not all(isinstance(key, tuple) for key in keys):
+        raise TypeError(
+            "advisory_locks() takes a list of keys, and a tuple of parts is a single key: "
+            "advisory_locks([('account', 1), …]), or advisory_lock('account', 1) for that one."
+        )
+    found: list[NamedKey] = []
     for key in keys:
         if len(found) == conf.max_keys:
             raise ValueError(
@@ -250,7 +262,7 @@ def _several(keys: Iterable[Key | KeyPart]) -> tuple[EncodedKey, ...]:
                 f"each takes a place in the lock table that the whole cluster shares. Lock "
                 f"something coarser, or raise the setting."
             )
-        found.append(encoded(key if isinstance(key, tuple) else (key,)))
+        found.append(named(key if isinstance(key, tuple) else (key,)))
     if not found:
         raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
     return tuple(found)

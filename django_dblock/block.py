@@ -12,16 +12,16 @@ from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar
 from asgiref.sync import iscoroutinefunction
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.transaction import Atomic
+from django.db.transaction import Atomic, TransactionManagementError
 from django.dispatch import Signal
+from psycopg.pq import TransactionStatus
 
 from django_dblock import signals
 from django_dblock.acquire import Request, lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.databases import connection_for, in_transaction
 from django_dblock.exceptions import LockDeadlock, LockTimeout
-from django_dblock.keys import EncodedKey
-from django_dblock.labels import names
+from django_dblock.labels import NamedKey
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,8 +62,8 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         self._using = using
 
     @abstractmethod
-    def _encoded(self) -> tuple[EncodedKey, ...]:
-        """Return the keys with their encodings."""
+    def _named(self) -> tuple[NamedKey, ...]:
+        """Return the keys, encoded and named."""
 
     @abstractmethod
     def _held(self, request: Request, waited: float) -> HeldT:
@@ -78,7 +78,9 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             conf.advisory_timeout if isinstance(self._timeout, EllipsisType) else self._timeout
         )
         connection = connection_for(self._using)
-        request = Request.of(self._encoded(), shared=self._shared, connection=connection)
+        request = Request.of(self._named(), shared=self._shared, connection=connection)
+        entries = _entries(connection)
+        depth = len(entries)
         atomic = None
         if not in_transaction(connection):
             atomic = transaction.atomic(using=connection.alias)
@@ -86,7 +88,11 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         started = time.monotonic()
         try:
             waited = lock(request, timeout=timeout, joined=atomic is None)
-        except BaseException as error:
+            held = self._held(request, waited)
+            entries.append(_Entry(request, atomic, time.monotonic()))
+            self._send(signals.lock_acquired, request, waited=waited)
+        except BaseException as error:  # nobody else will leave what was entered here
+            del entries[depth:]
             if atomic is not None:
                 atomic.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, LockTimeout):
@@ -94,9 +100,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             elif isinstance(error, LockDeadlock):
                 self._send(signals.lock_deadlock, request, waited=time.monotonic() - started)
             raise
-        _entries(connection).append(_Entry(request, atomic, time.monotonic()))
-        self._send(signals.lock_acquired, request, waited=waited)
-        return self._held(request, waited)
+        return held
 
     def __exit__(
         self,
@@ -105,11 +109,11 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         traceback: TracebackType | None,
     ) -> None:
         connection = connection_for(self._using)
-        entry = _entries(connection).pop()
+        entry = _left(connection)
         if entry.atomic is None:
             return  # the transaction that was joined ends the lock
-        commits = kind is None and not connection.needs_rollback
-        committed = None  # stays so where COMMIT raises: it may have happened, or not
+        commits = kind is None and not connection.needs_rollback and not _is_aborted(connection)
+        committed = None  # stays so where leaving raises: COMMIT may have happened, or not
         try:
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits
@@ -151,10 +155,8 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             signal.send_robust(
                 type(self),
                 kind="advisory",
-                keys=request.keys,
-                name=names(request.keys),
-                using=request.connection.alias,
                 shared=request.shared,
+                **request.facts,
                 **more,
             )
 
@@ -162,3 +164,20 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
 def _entries(connection: BaseDatabaseWrapper) -> list[_Entry]:
     entries: list[_Entry] = connection.__dict__.setdefault("_dblock_entries", [])
     return entries
+
+
+def _left(connection: BaseDatabaseWrapper) -> _Entry:
+    entries = _entries(connection)
+    if not entries:
+        raise TransactionManagementError(
+            f"A block of advisory_lock() was left that was not entered on this connection to "
+            f"{connection.alias!r}: in another thread, or before DBLOCK_DATABASE was changed. The "
+            f"lock ends with the transaction it was taken in."
+        )
+    return entries.pop()
+
+
+def _is_aborted(connection: BaseDatabaseWrapper) -> bool:
+    """Whether an error was swallowed in the block: the server will answer COMMIT with ROLLBACK."""
+    driver = connection.connection
+    return driver is not None and driver.info.transaction_status == TransactionStatus.INERROR

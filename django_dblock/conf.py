@@ -55,7 +55,7 @@ class Conf:
             "DBLOCK_DATABASE",
             None,
             f"one of the aliases in DATABASES ({', '.join(settings.DATABASES)}), or None",
-            lambda value: value is None or value in settings.DATABASES,
+            lambda value: value is None or (isinstance(value, str) and value in settings.DATABASES),
         )
         return value
 

@@ -77,7 +77,11 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
         if objsubid == _OBJSUBID_OF_ONE_NUMBER:
             numbers[pid].append(from_pg_locks(classid, objid))
     namespace = conf.namespace
-    names = {row[5]: labels.read(row[9] or "", numbers[row[5]], namespace) for row in rows}
+    shown = {row[5]: row[9] or "" for row in rows}
+    names = {
+        pid: labels.read(application_name, numbers[pid], namespace)
+        for pid, application_name in shown.items()
+    }
     return [_advisory_lock(row, names[row[5]]) for row in rows]
 
 

@@ -53,17 +53,11 @@ KeyPart: TypeAlias = (
     str | int | bool | bytes | UUID | Decimal | date | Enum | SavedInstance | tuple["KeyPart", ...]
 )
 Key: TypeAlias = tuple[KeyPart, ...]
-EncodedKey: TypeAlias = tuple[Key, bytes]
 
 _SHOWN = (float, complex, Decimal, date, type(None))
 
 MAX_DEPTH = 32
 """How deep tuples may be nested in a key."""
-
-
-def encoded(key: tuple[Any, ...]) -> EncodedKey:
-    """Return the key with its encoding; raises as :func:`encode` does."""
-    return key, encode(key)
 
 
 def encode(key: tuple[Any, ...]) -> bytes:
@@ -105,7 +99,7 @@ def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
     if isinstance(part, Enum):
         return _part(part.value, key, place)
     if isinstance(part, str):
-        return _value(b"s", part.encode("utf-8", "surrogatepass"))
+        return _value(b"s", plain_str(part).encode("utf-8", "surrogatepass"))
     for kind, write in _WRITERS:
         if isinstance(part, kind):
             try:
@@ -156,6 +150,20 @@ def _where(part: object, key: Key, place: tuple[int, ...]) -> str:
     return f"Part {number} of {len(key)} in the key, {shown},"
 
 
+def plain_str(value: str) -> str:
+    """Return the text of a str, of a subclass whatever it overrides, or of a lazy object."""
+    return str.__str__(value) if issubclass(type(value), str) else str(value)
+
+
+def plain_int(value: int) -> int:
+    """Return the number of an int, of a subclass whatever it overrides, or of a lazy object."""
+    return int.__pos__(value) if issubclass(type(value), int) else value.__int__()
+
+
+def _int(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+
+
 def _decimal(value: Decimal) -> bytes:
     if not value.is_finite():
         raise ValueError("not a finite number")
@@ -182,7 +190,7 @@ def _iso(value: datetime) -> bytes:
 # In this order: a bool is an int, a datetime is a date.
 _WRITERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
     (bool, lambda part: _value(b"b", bytes([part]))),
-    (int, lambda part: _value(b"i", part.to_bytes(part.bit_length() // 8 + 1, "big", signed=True))),
+    (int, lambda part: _value(b"i", _int(plain_int(part)))),
     (bytes, lambda part: _value(b"y", part)),
     (UUID, lambda part: _value(b"u", part.bytes)),
     (Decimal, lambda part: _value(b"n", _decimal(part))),

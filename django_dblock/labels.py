@@ -10,10 +10,18 @@ import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_dblock.conf import LabelMode
-from django_dblock.keys import Key, encode, instance_key, is_instance, key_id
+from django_dblock.keys import (
+    Key,
+    encode,
+    instance_key,
+    is_instance,
+    key_id,
+    plain_int,
+    plain_str,
+)
 
 MAX_APPLICATION_NAME = 63
 MAX_LABEL = 40
@@ -29,31 +37,48 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _NOT_LABEL = re.compile(r"[^!-Z\\^-~]")
 
 
-def name(key: Key) -> str:
+class NamedKey(NamedTuple):
+    """A key, and all that is ever derived from its parts: later they may have changed."""
+
+    parts: Key
+    data: bytes
+    texts: tuple[str, ...]
+
+
+def named(key: tuple[Any, ...]) -> NamedKey:
+    """Encode the key and put its parts into words.
+
+    Raises:
+        TypeError, ValueError: it can't be a key; see :func:`django_dblock.keys.encode`.
+    """
+    return NamedKey(key, encode(key), tuple(map(_text, key)))
+
+
+def name(key: NamedKey) -> str:
     """Return the key for an error message: ``inventory:sku-1``. Clipped, never a line break."""
-    text = ":".join(map(_text, key))
+    text = ":".join(key.texts)
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
 
 
-def names(keys: Sequence[Key]) -> str:
+def names(keys: Sequence[NamedKey]) -> str:
     """Return several keys for an error message."""
     shown = ", ".join(map(name, keys[:3]))
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"  # noqa: PLR2004
 
 
-def label(key: Key, number: int, mode: LabelMode) -> str:
+def label(key: NamedKey, number: int, mode: LabelMode) -> str:
     """Return what other sessions may read of the key; empty where ``DBLOCK_LABELS`` is off."""
     if mode == "off":
         return ""
-    shown = key if mode == "full" else key[:1]
-    text = ":".join(map(_text, shown))
+    whole = mode == "full" or len(key.texts) == 1
+    text = ":".join(key.texts) if whole else key.texts[0]
     if (
-        len(text) <= MAX_LABEL
-        and len(shown) == len(key)
-        and _READ_BACK.issuperset(map(type, key))
-        and len(key) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
+        whole
+        and len(text) <= MAX_LABEL
+        and _READ_BACK.issuperset(map(type, key.parts))
+        and len(key.parts) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
         and _READABLE.fullmatch(text)
-        and text == ":".join(map(str, key))  # nothing was escaped
+        and text == ":".join(map(str, key.parts))  # nothing was escaped
     ):
         return text
     return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{number & 0xFFFF:04x}"
@@ -116,10 +141,11 @@ def _text(part: Any) -> str:  # noqa: PLR0911 - a return for each type
         return f"({':'.join(map(_text, part))})"
     if isinstance(part, bytes):
         return f"0x{part[:MAX_NAME].hex()}"
-    if isinstance(part, int) and part.bit_length() > MAX_NAME:
-        return hex(part)[:MAX_NAME]  # str() refuses very long ones
+    if isinstance(part, int) and not isinstance(part, bool):
+        number = plain_int(part)  # str() refuses very long ones
+        return str(number) if number.bit_length() <= MAX_NAME else hex(number)[:MAX_NAME]
     if is_instance(part):
         return ":".join(map(_text, instance_key(part)))
-    text = str.__str__(part) if isinstance(part, str) else str(part)
+    text = plain_str(part) if isinstance(part, str) else str(part)
     text = text[: MAX_NAME + 1]
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -1,5 +1,8 @@
 """What happened, for logs and metrics. A receiver's error is logged by Django, never raised.
 
+A receiver runs inside the lock's transaction, and should not query it: an error of a query would
+end the transaction, though nobody sees it.
+
 All are sent by the lock's class with ``kind`` (``"advisory"``), ``keys`` (a tuple of keys),
 ``name`` (the same for people), ``using`` (the alias) and ``shared``.
 """
@@ -10,7 +13,9 @@ lock_acquired = Signal()
 """A lock was taken. Also ``waited`` (seconds; 0.0 where nobody was before us)."""
 
 lock_released = Signal()
-"""The transaction that a lock opened has ended. Also ``held`` (seconds) and ``committed``.
+"""The transaction that a lock opened has ended. Also ``held`` (seconds, until the block was left,
+so with its ``on_commit`` hooks) and ``committed``: None where leaving raised, because COMMIT was
+refused, its answer was lost, or a hook failed.
 
 Not sent where the lock joined a transaction that was open already: nothing tells when that ends.
 """

@@ -1,5 +1,6 @@
 """Fixtures for every room: second connections, processes, pollers, standbys, query counts."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,12 @@ from django.test.utils import CaptureQueriesContext
 from embedded_postgres import Server
 
 from tests.helpers import observe, servers
+
+# What does not depend on the versions of Python, Django and PostgreSQL runs once, not in each cell
+# of the matrix: with DBLOCK_TEST_CORE set, it is left out.
+collect_ignore = (
+    ["example", "benchmarks", "docs", "test_docs.py"] if "DBLOCK_TEST_CORE" in os.environ else []
+)
 
 # A busy machine is not a failure; what is found stays found (CI prints how to replay it).
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)

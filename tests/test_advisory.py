@@ -32,6 +32,7 @@ from django_dblock import (
     try_advisory_lock,
 )
 from django_dblock.keys import encode, key_id, to_pg_locks
+from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
 
@@ -322,6 +323,19 @@ class TestShared:
         with advisory_locks([("a",), ("b",)], shared=True, timeout=0):
             assert set(held(observer).values()) == {"ShareLock"}
 
+    def test_a_writer_that_reads_as_well_is_not_in_its_own_way(self, rival, observer):
+        """Also where a writer waits: before PostgreSQL 18 the server's own try says no then."""
+        with transaction.atomic(), advisory_lock(*KEY):
+            waiting = threading.Thread(
+                target=lambda: rival.execute(f"SELECT pg_advisory_xact_lock({number(*KEY)})")
+            )
+            waiting.start()
+            observe.until_blocked(observer)
+            assert try_advisory_lock(*KEY, shared=True)
+            with advisory_lock(*KEY, shared=True, timeout=0):
+                pass
+        waiting.join()
+
     def test_an_upgrade_by_the_only_reader(self, observer):
         with advisory_lock(*KEY, shared=True), advisory_lock(*KEY, timeout=0):
             assert try_advisory_lock(*KEY)
@@ -416,6 +430,12 @@ class TestSeveral:
         with statements() as sent, pytest.raises(ValueError, match="at least one key"):
             advisory_locks([])
         assert len(sent) == 0
+
+    def test_a_single_key_instead_of_a_list_is_refused(self):
+        with pytest.raises(TypeError, match="a tuple of parts is a single key"):
+            advisory_locks(("account", 1))
+        with advisory_locks((("account", 1), ("account", 2))) as locks:
+            assert locks.key_ids == (number("account", 1), number("account", 2))
 
     @pytest.mark.parametrize("keys", ["ab", b"ab"])
     def test_a_text_instead_of_a_list_is_refused(self, keys):
@@ -808,7 +828,8 @@ class TestErrors:
         connection.close()
         assert Counter.objects.count() == 0
 
-    def test_ctrl_c_while_waiting_leaves_the_transaction_usable(self, rival, observer):
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_ctrl_c_while_waiting_leaves_the_transaction_usable(self, joined, rival, observer):
         hold(rival, *KEY)
 
         def interrupt(*_):
@@ -822,11 +843,12 @@ class TestErrors:
             )
         )
         try:
-            with transaction.atomic():
+            with transaction.atomic() if joined else nullcontext():
                 Counter.objects.create(name="before")
                 pressing.start()
                 with pytest.raises(KeyboardInterrupt), advisory_lock(*KEY):
                     pass
+                assert connection.in_atomic_block == joined
                 Counter.objects.create(name="after")
         finally:
             signal.signal(signal.SIGALRM, before)
@@ -859,6 +881,69 @@ class TestErrors:
         again = pickle.loads(pickle.dumps(caught.value))
         assert str(again) == str(caught.value)
         assert vars(again) == vars(caught.value)
+
+
+class TestNothingStaysBehind:
+    """Whatever fails after the lock was granted, the transaction that was opened for it ends."""
+
+    @pytest.fixture
+    def _hear(self):
+        def hear(**_):
+            heard.append(1)
+
+        heard = []
+        for event in (lock_acquired, lock_released):
+            event.connect(hear)
+        yield
+        for event in (lock_acquired, lock_released):
+            event.disconnect(hear)
+        assert heard == [1, 1]
+
+    @pytest.mark.parametrize("labels", ["full", "first", "off"])
+    @pytest.mark.usefixtures("_hear")
+    def test_the_instance_was_deleted_before_entering(self, labels, settings, observer):
+        settings.DBLOCK_LABELS = labels
+        counter = Counter.objects.create(name="a")
+        block = advisory_lock("counter", counter)
+        counter.delete()
+        with block:
+            pass
+        assert not connection.in_atomic_block
+        assert held(observer) == {}
+
+    @pytest.mark.usefixtures("_hear")
+    def test_the_instance_is_deleted_in_the_block_which_then_raises(self):
+        counter = Counter.objects.create(name="a")
+        with pytest.raises(ZeroDivisionError), advisory_lock("counter", counter):
+            counter.delete()
+            raise ZeroDivisionError
+
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_a_receiver_that_exits(self, joined, observer):
+        def leave(**_):
+            raise SystemExit
+
+        outer = advisory_lock("outer") if joined else nullcontext()
+        with outer:
+            lock_acquired.connect(leave)
+            try:
+                with pytest.raises(SystemExit), advisory_lock(*KEY):
+                    pass
+            finally:
+                lock_acquired.disconnect(leave)
+            assert connection.in_atomic_block == joined
+        assert not connection.in_atomic_block
+        assert connections["default"].__dict__["_dblock_entries"] == []
+        assert held(observer) == {}
+
+    def test_a_block_left_elsewhere_says_so(self, settings):
+        block = advisory_lock("a")
+        block.__enter__()
+        settings.DBLOCK_DATABASE = "other"
+        with pytest.raises(TransactionManagementError, match="not entered on this connection"):
+            block.__exit__(None, None, None)
+        settings.DBLOCK_DATABASE = None
+        block.__exit__(None, None, None)
 
 
 class TestThreads:

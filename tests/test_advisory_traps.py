@@ -58,7 +58,7 @@ def test_trap_2_a_failed_entry_leaves_no_atomic_block_behind(block, timeout, riv
     assert not connection.in_atomic_block
     assert connection.get_autocommit()
     assert connection.savepoint_ids == []
-    assert connection.__dict__.get("_dblock_entries", []) == []
+    assert connections["default"].__dict__["_dblock_entries"] == []
     with transaction.atomic(), pytest.raises(LockTimeout), block(*KEY, timeout=timeout):
         pass
     assert not connection.in_atomic_block

@@ -93,6 +93,14 @@ class TestList:
         assert "\n-5 " in shown
         assert "\n(1, 2) " in shown
 
+    def test_somebodys_statement_does_not_speak_to_the_terminal(self, rival, rendering):
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
+        rival.execute("SELECT '\x1b]0;pwned\x07\x1b[31mred'")
+        shown = run("list")
+        rival.execute("ROLLBACK")
+        assert "SELECT '?]0;pwned??[31mred'" in shown
+        assert shown.replace("\n", "").isprintable()
+
     def test_markup_in_a_key_is_shown_as_it_is(self, rendering):
         with advisory_lock("a/bold"), advisory_lock("%s"):
             shown = run("list")

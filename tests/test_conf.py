@@ -19,7 +19,7 @@ def test_defaults():
     ("name", "good", "bad"),
     [
         ("advisory_timeout", [0, 0.5, None, MAX_TIMEOUT], [-1, "1", True, float("nan"), 10**10]),
-        ("database", [None, "other"], ["nowhere", 1]),
+        ("database", [None, "other"], ["nowhere", 1, ["default"], {}]),
         ("namespace", ["", "shop"], [None, b"shop"]),
         ("labels", ["full", "first", "off"], [None, True, "all"]),
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),

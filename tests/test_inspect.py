@@ -79,6 +79,17 @@ def test_several_locks_of_one_transaction_each_by_its_own_name():
     }
 
 
+def test_many_locks_of_one_transaction_are_named_once(monkeypatch):
+    """Per backend, not per lock: the work grows with the locks, not with their square."""
+    from django_dblock import labels
+
+    read = []
+    monkeypatch.setattr(labels, "read", lambda name, *_: read.append(name) or {})
+    with advisory_locks([("k", n) for n in range(50)]):
+        assert len(inspect_locks()) == 50
+    assert len(read) == 1
+
+
 def test_labels_off_and_foreign_locks_have_no_name(settings, rival):
     settings.DBLOCK_LABELS = "off"
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, -2)")

@@ -4,11 +4,14 @@ from datetime import UTC, datetime
 from enum import Enum
 
 import pytest
+from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import SafeString
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from django_dblock import labels
 from django_dblock.keys import encode, key_id
-from django_dblock.labels import MAX_APPLICATION_NAME, compose, label, name, names, read
+from django_dblock.labels import MAX_APPLICATION_NAME, compose, named, names, read
 from tests.app.models import Counter, Seat
 from tests.test_keys import keys
 
@@ -19,8 +22,25 @@ class Suit(Enum):
     HEARTS = "hearts"
 
 
+class Loud(int):
+    """An int that has its own ideas of how it is written."""
+
+    def __str__(self):
+        raise AssertionError("asked")
+
+    __repr__ = __format__ = __index__ = to_bytes = bit_length = __str__
+
+
 def number(key, namespace=""):
     return key_id(encode(key), namespace)
+
+
+def name(key):
+    return labels.name(named(key))
+
+
+def label(key, number, mode):
+    return labels.label(named(key), number, mode)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +48,9 @@ def number(key, namespace=""):
     [
         (("inventory", "sku-1"), "inventory:sku-1"),
         (("account", 7), "account:7"),
-        (("a", True, None), "a:True:None"),
+        (("a", True), "a:True"),
+        ((Loud(7), SafeString("a"), SimpleLazyObject(lambda: "b")), "7:a:b"),
+        ((SimpleLazyObject(lambda: 8),), "8"),
         ((b"\x00\xff",), "0x00ff"),
         ((Suit.HEARTS,), "hearts"),
         ((("a", ("b", 1)), "c"), "(a:(b:1)):c"),
@@ -44,6 +66,19 @@ def test_names_for_errors(key, shown):
     assert name(key) == shown
 
 
+def test_what_a_subclass_overrides_changes_neither_the_key_nor_its_name():
+    assert encode((Loud(7),)) == encode((7,))
+
+
+@pytest.mark.django_db
+def test_what_happens_to_an_instance_later_does_not_change_its_name():
+    counter = Counter.objects.create(pk=5, name="x")
+    key = named((counter,))
+    counter.delete()
+    assert labels.name(key) == "app.counter:5"
+    assert labels.label(key, 0xBEEF, "full") == "app.counter:5~beef"
+
+
 @pytest.mark.django_db
 def test_an_instance_is_named_by_its_row():
     counter = Counter.objects.create(name="x")
@@ -52,8 +87,8 @@ def test_an_instance_is_named_by_its_row():
 
 
 def test_several_names():
-    assert names([("a",), ("b", 1)]) == "a, b:1"
-    assert names([(str(n),) for n in range(5)]) == "0, 1, 2 and 2 more"
+    assert names([named(("a",)), named(("b", 1))]) == "a, b:1"
+    assert names([named((n,)) for n in range(5)]) == "0, 1, 2 and 2 more"
 
 
 def test_labels_are_the_key_where_it_can_be_read_back():

@@ -4,7 +4,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, ProgrammingError, connection, transaction
 
 from django_dblock import LockDeadlock, advisory_lock, advisory_locks
 from django_dblock.signals import lock_acquired, lock_deadlock, lock_released
@@ -46,12 +46,19 @@ def test_a_joined_transaction_sends_no_release(heard):
     assert [signal for signal, _, _ in heard] == [lock_acquired]
 
 
-@pytest.mark.parametrize("how", ["error", "set_rollback"])
+@pytest.mark.parametrize("how", ["error", "set_rollback", "swallowed", "closed"])
 def test_a_rollback_is_told_as_not_committed(how, heard):
+    """Also the one that nobody asked for: COMMIT after a swallowed error is a rollback."""
     with suppress(ZeroDivisionError), advisory_lock("a"):
         if how == "error":
             raise ZeroDivisionError
-        transaction.set_rollback(True)
+        if how == "swallowed":
+            with suppress(ProgrammingError), connection.cursor() as cursor:
+                cursor.execute("SELECT nothing")
+        elif how == "closed":
+            connection.close()
+        else:
+            transaction.set_rollback(True)
     assert heard[-1][2]["committed"] is False
 
 

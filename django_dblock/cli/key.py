@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser, OutputWrapper
 
 from django_dblock.cli import key_parts
 from django_dblock.keys import to_pg_locks
-from django_dblock.labels import name
+from django_dblock.labels import name, named
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -19,7 +19,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the key's number whole and in the halves of ``pg_locks``."""
     key, number = key_parts.parse(options["parts"], options["using"])
     classid, objid = to_pg_locks(number)
-    found = {"name": name(key), "key_id": number, "classid": classid, "objid": objid, "objsubid": 1}
+    found = {
+        "name": name(named(key)),
+        "key_id": number,
+        "classid": classid,
+        "objid": objid,
+        "objsubid": 1,
+    }
     if options["json"]:
         stdout.write(json.dumps(found, indent=2))
         return

@@ -60,10 +60,15 @@ def _row(lock: AdvisoryLock) -> tuple[str, ...]:
         "prepared" if lock.pid is None else str(lock.pid),
         _seconds(lock.waiting),
         "hidden" if lock.hidden else _seconds(lock.transaction_age),
-        lock.user or "",
-        "hidden" if lock.hidden else lock.client or "local",
-        "hidden" if lock.hidden else " ".join((lock.query or "").split())[:60],
+        _printable(lock.user or ""),
+        "hidden" if lock.hidden else lock.client or ("" if lock.pid is None else "local"),
+        "hidden" if lock.hidden else _printable(" ".join((lock.query or "").split())[:60]),
     )
+
+
+def _printable(text: str) -> str:
+    """Keep what somebody else's statement holds from speaking to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _seconds(value: float | None) -> str:

@@ -88,6 +88,16 @@ TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_ALL_SHARED = WAIT_ALL.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 
+# Whether this session holds the lock exclusively.
+IS_HELD = """
+SELECT CASE WHEN EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 1
+        AND classid = %(classid)s AND objid = %(objid)s AND pid = pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+) THEN 'held' END
+"""
+
 # A failed wait must not take the caller's transaction with it.
 SAVEPOINT = "SAVEPOINT dblock"
 RELEASE = "RELEASE SAVEPOINT dblock"

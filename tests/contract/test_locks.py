@@ -92,12 +92,13 @@ def test_at_most_one_of_many_gets_in(kind):
         assert race(3, attempt, kind, "a", 0) == ["refused"] * 3
 
 
-def test_a_waiter_gets_in_when_the_holder_leaves(kind):
+def test_a_waiter_gets_in_when_the_holder_leaves(kind, observer):
     with process(hold, kind, "a") as holder:
         holder.receive()
-        holder.send("leave")
-        with kind("a", 30):
-            pass
+        with process(attempt, kind, "a", 30) as waiter:
+            observe.until_blocked(observer)
+            holder.send("leave")
+            assert waiter.receive() == "held"
 
 
 def test_mutual_exclusion_under_load(kind):
