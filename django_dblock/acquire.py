@@ -65,13 +65,13 @@ def try_lock(request: Request) -> bool:
     statement = sql.TRY_SHARED if request.shared else sql.TRY
     try:
         [[answer]] = send(connection, statement, parameters=parameters)
+        if answer == "busy":
+            return request.shared and _is_held_exclusively(request)
     except Error as error:
         # There was no savepoint, so the transaction is over, and Django has to know: or leaving
         # atomic() would send a COMMIT that the server turns into a rollback without a word.
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
-    if answer == "busy":
-        return request.shared and _is_held_exclusively(request)
     return _is_locked(request, answer)
 
 

@@ -12,6 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import (
     DatabaseError,
+    DataError,
     IntegrityError,
     OperationalError,
     connection,
@@ -335,6 +336,19 @@ class TestShared:
             with advisory_lock(*KEY, shared=True, timeout=0):
                 pass
         waiting.join()
+
+    def test_an_error_of_the_second_look_is_not_lost(self, rival):
+        """A busy shared try looks again; where that fails, Django knows the transaction is over."""
+
+        def fail(execute, query, params, many, context):
+            return execute("SELECT 1 / 0" if "pg_locks" in query else query, params, many, context)
+
+        hold(rival, *KEY)
+        with pytest.raises(TransactionManagementError), transaction.atomic():
+            with connection.execute_wrapper(fail), pytest.raises(DataError):
+                try_advisory_lock(*KEY, shared=True)
+            assert connection.needs_rollback
+            Counter.objects.count()
 
     def test_an_upgrade_by_the_only_reader(self, observer):
         with advisory_lock(*KEY, shared=True), advisory_lock(*KEY, timeout=0):
