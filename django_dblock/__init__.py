@@ -6,6 +6,10 @@ What is here so far, and what it guarantees:
     One transaction at a time in the block, per key, in the whole database. It ends at commit or
     rollback, also when the process or its machine dies. See :mod:`django_dblock.advisory`.
 
+``product.save_cas()``
+    The row is written only if nobody wrote it since it was read; else :class:`StaleObject`. It
+    ends at once. See :mod:`django_dblock.versioning`.
+
 Every public name can be imported from here; it is loaded at first use, so that importing the
 package touches neither the settings nor the app registry.
 """
@@ -24,9 +28,23 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import LockError as LockError
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
+    from django_dblock.exceptions import MissingVersion as MissingVersion
+    from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
+    from django_dblock.exceptions import StaleObject as StaleObject
+    from django_dblock.exceptions import StaleObjects as StaleObjects
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
+    from django_dblock.versioning.bypass import bypass_versions as bypass_versions
+    from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.model import VersionedModel as VersionedModel
+    from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
+    from django_dblock.versioning.picture import FieldPicture as FieldPicture
+    from django_dblock.versioning.picture import Picture as Picture
+    from django_dblock.versioning.picture import conflict_picture as conflict_picture
+    from django_dblock.versioning.queryset import VersionedManager as VersionedManager
+    from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
+    from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
 
 __version__ = "0.1.0"
 
@@ -41,9 +59,23 @@ _HOME = {
     "LockError": "exceptions",
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
+    "MissingVersion": "exceptions",
+    "RetryInTransaction": "exceptions",
+    "StaleObject": "exceptions",
+    "StaleObjects": "exceptions",
     "StandbyDatabase": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
+    "bypass_versions": "versioning.bypass",
+    "VersionField": "versioning.field",
+    "VersionedModel": "versioning.model",
+    "FieldPicture": "versioning.picture",
+    "Picture": "versioning.picture",
+    "UNKNOWN": "versioning.picture",
+    "conflict_picture": "versioning.picture",
+    "VersionedManager": "versioning.queryset",
+    "VersionedQuerySet": "versioning.queryset",
+    "retry_on_conflict": "versioning.retry",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above
