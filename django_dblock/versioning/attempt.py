@@ -1,9 +1,10 @@
 """One save: which version it compares with, and what it sets."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
 from django.db.models.sql.where import ExtraWhere
@@ -93,11 +94,13 @@ def compare(queryset: Any, field: VersionField, expected: int) -> None:
     The condition goes into the query as it is: what ``filter()`` does for a condition (a clone, a
     look-up, a column and a value that resolve themselves) would be a fifth of the whole save.
     """
-    quote = connections[queryset.db].ops.quote_name
-    condition = VERSION_IS.format(
-        table=quote(queryset.query.get_initial_alias()), version=quote(field.column)
-    )
-    queryset.query.where.add(ExtraWhere([condition], [expected]), "AND")
+    queryset.query.where.add(ExtraWhere([_condition(field)], [expected]), "AND")
+
+
+@cache
+def _condition(field: VersionField) -> str:
+    quote = connections[DEFAULT_DB_ALIAS].ops.quote_name  # all PostgreSQL quotes alike
+    return VERSION_IS.format(table=quote(field.model._meta.db_table), version=quote(field.column))
 
 
 def with_version(values: Values, field: VersionField, version: Any) -> Values:

@@ -43,9 +43,14 @@ def _rows(alias: str) -> list[Row]:
         Row("save_cas", "save_cas()", _saved_cas(alias)),
         Row("save", "VersionedModel.save()", _saved(models.Versioned, alias)),
     ]
-    for model in models.MODELS[3:]:
-        rows.append(Row("concurrency", "django-concurrency", _saved(model, alias), peer=True))
-    return rows
+    peers = models.MODELS[3:]
+    return [
+        *rows,
+        *(
+            Row("concurrency", "django-concurrency", _saved(peer, alias), peer=True)
+            for peer in peers
+        ),
+    ]
 
 
 def _saved(model: type[models.Fields], alias: str) -> Callable[[int], None]:
