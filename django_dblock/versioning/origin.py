@@ -16,10 +16,26 @@ def original(instance: "Model") -> dict[str, Any]:
     return kept if isinstance(kept, dict) else dict(zip(*kept, strict=True))
 
 
-def written(instance: "Model", values: Iterable[tuple[Any, Any]]) -> None:
-    """Remember (field, value) pairs that have reached the row."""
-    found = original(instance)
-    for field, value in values:
+def same_row(instance: Any) -> bool:
+    """Whether its primary key is still that of the row whose version it carries."""
+    kept = instance.__dict__.get("_version_origin", {})
+    for key in instance._version_field.model._meta.pk_fields:
+        name = key.attname
+        if isinstance(kept, dict):
+            known = kept.get(name)
+        else:
+            names, values = kept
+            known = values[names.index(name)] if name in names else None
+        now = instance.__dict__.get(name)
+        if known is not None and known != now and known != key.to_python(now):
+            return False
+    return True
+
+
+def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
+    """Remember what has reached the row: (field, None, value), as Django has it in an UPDATE."""
+    found = dict(original(instance))  # a copy of the instance may share it
+    for field, _, value in values:
         if hasattr(value, "resolve_expression"):
             found.pop(field.attname, None)  # only the database knows what became of it
         else:
@@ -30,4 +46,5 @@ def written(instance: "Model", values: Iterable[tuple[Any, Any]]) -> None:
 def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
     """Remember what the instance carries in these fields, which is what its row has."""
     state = instance.__dict__
-    written(instance, [(field, state[field.attname]) for field in fields if field.attname in state])
+    known = [field for field in fields if field.attname in state]
+    written(instance, [(field, None, state[field.attname]) for field in known])

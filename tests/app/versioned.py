@@ -64,7 +64,7 @@ class Place(VersionedModel):
 
 
 class Article(VersionedModel):
-    """A version under another name; a column the database computes, and one it has a default for."""
+    """A version under another name; a column the database computes; one it has a default for."""
 
     version = None
     revision = VersionField()
