@@ -92,7 +92,8 @@ def _values(columns: Sequence[str]) -> list[str]:
 
 
 def _rows(types: Sequence[str], count: int) -> str:
-    first = ", ".join(f"%s::{each}" for each in types)
+    # Not %s::type: the minus sign of a number that stands there would bind weaker than the cast.
+    first = ", ".join(f"CAST(%s AS {each})" for each in types)
     other = ", ".join(["%s"] * len(types))
     return ", ".join([f"({first})", *[f"({other})"] * (count - 1)])
 

@@ -53,7 +53,8 @@ class GuardedSave(models.Model):
         outer = state.get("_version_attempt")
         connection = connections[using]
         usable = connection.in_atomic_block and not connection.needs_rollback
-        tables = Tables(self, connection, usable=usable) if self._meta.parents else None
+        several = self._meta.concrete_model._meta.parents  # a proxy's own names its model
+        tables = Tables(self, connection, usable=usable) if several else None
         self._version_attempt = attempt
         try:
             super().save_base(
@@ -144,6 +145,8 @@ class GuardedSave(models.Model):
                 attempt.written = True
                 version = None if attempt.compared is None else attempt.compared + 1
                 self._version_settled(version, using, values)
+                if attempt.expected is not None:  # maybe of a row that was never read
+                    origins.snapshot(self, self._version_field.model._meta.pk_fields)
             else:
                 origins.written(self, values)
         elif not new:

@@ -8,6 +8,7 @@ from django.db import connections, router
 
 from django_dblock.exceptions import MissingVersion
 from django_dblock.versioning import attempt as attempts
+from django_dblock.versioning import origin as origins
 from django_dblock.versioning.attempt import Attempt
 from django_dblock.versioning.delete import delete_cas
 from django_dblock.versioning.field import VersionField
@@ -106,6 +107,7 @@ class VersionedModel(GuardedSave):
         self.__dict__.pop("_version_alone", None)
         self.__dict__.pop("_version_fate", None)
         self.__dict__["cas_on_save"] = True  # of this instance only
+        origins.snapshot(self, self._version_field.model._meta.pk_fields)
 
     def delete_cas(
         self, *, expected: int | None = None, using: str | None = None

@@ -6,6 +6,8 @@ Reading keeps the names and values that Django had in its hands anyway, and buil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ValidationError
+
 if TYPE_CHECKING:
     from django.db.models import Model
 
@@ -27,9 +29,16 @@ def same_row(instance: Any) -> bool:
             names, values = kept
             known = values[names.index(name)] if name in names else None
         now = instance.__dict__.get(name)
-        if known is not None and known != now and known != key.to_python(now):
+        if known is not None and known != now and known != _cleaned(key, now):
             return False
     return True
+
+
+def _cleaned(field: Any, value: Any) -> Any:
+    try:
+        return field.to_python(value)
+    except ValidationError:
+        return None
 
 
 def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
