@@ -207,7 +207,7 @@ class StaleObject(DblockError):
         elif actual == expected:
             what = (
                 f"{row} was not written, though it has version {actual}: a trigger or a row-level "
-                f"security policy keeps the UPDATE or DELETE from it."
+                f"security policy forbids it."
             )
         else:
             what = (

@@ -53,8 +53,8 @@ class GuardedSave(models.Model):
         outer = state.get("_version_attempt")
         connection = connections[using]
         usable = connection.in_atomic_block and not connection.needs_rollback
-        several = self._meta.concrete_model._meta.parents  # a proxy's own names its model
-        tables = Tables(self, connection, usable=usable) if several else None
+        model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
+        tables = Tables(self, connection, usable=usable) if model._meta.parents else None
         self._version_attempt = attempt
         try:
             super().save_base(

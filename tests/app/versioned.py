@@ -122,7 +122,7 @@ class Coded(Plain, Code):
 class Typed(VersionedModel):
     """A column of each kind that needs care on its way into a statement."""
 
-    short = models.CharField(max_length=3, null=True)
+    short = models.CharField(max_length=3, null=True)  # noqa: DJ001
     amount = models.DecimalField(max_digits=8, decimal_places=2, null=True)
     data = models.JSONField(null=True)
     words = ArrayField(models.CharField(max_length=5), null=True)

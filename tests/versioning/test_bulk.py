@@ -139,7 +139,7 @@ def test_a_row_that_bulk_create_has_passed_over_is_not_overwritten_later():
     assert Invoice.objects.get().customer == "theirs"
 
 
-# bulk_save_cas()
+# Many compared rows
 
 
 def test_one_statement_writes_the_fresh_and_tells_the_stale(statements):
@@ -252,9 +252,8 @@ class Sealed(models.TextField):
 def test_a_field_that_wraps_its_values_in_sql_is_refused(product, monkeypatch):
     """Written as they are they would be the clear text."""
     assert bulk._made_of_sql(Sealed())
-    monkeypatch.setattr(
-        Product._meta.get_field("name"), "get_placeholder", Sealed.get_placeholder_sql, raising=False
-    )
+    name = Product._meta.get_field("name")
+    monkeypatch.setattr(name, "get_placeholder", Sealed.get_placeholder_sql, raising=False)
     with pytest.raises(ValueError, match="get_placeholder"):
         Product.objects.bulk_save_cas([product], ["name"])
 
@@ -295,9 +294,7 @@ def read(row):
 @pytest.mark.parametrize("nulls_first", [False, True])
 def test_every_kind_of_column(product, nulls_first, server_side, monkeypatch):
     """The first row names the types, so it is tried with NULLs and without."""
-    monkeypatch.setitem(
-        connection.settings_dict["OPTIONS"], "server_side_binding", server_side
-    )
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", server_side)
     connection.close()
     rows = [Typed.objects.create() for _ in range(3)]
     empty = dict.fromkeys(values(0, None))

@@ -1,4 +1,4 @@
-"""Rollback honesty: a version that never came to be is not compared with, and not blamed on others."""
+"""Rollback honesty: a version that never came to be is not compared with, nor blamed on others."""
 
 import copy
 import pickle
@@ -147,7 +147,7 @@ def test_a_connection_that_is_lost_in_the_transaction(product, rival):
 
 
 def test_a_connection_that_is_closed_in_the_transaction(product):
-    with pytest.raises(DatabaseError), transaction.atomic():  # noqa: PT011
+    with pytest.raises(DatabaseError), transaction.atomic():
         product.save()
         connection.close()
         Product.objects.count()

@@ -29,10 +29,11 @@ def test_one_update_names_the_version_and_writes_the_next(product, statements):
     product.name = "mine"
     with statements() as sent:
         product.save_cas()
-    assert sql_of(sent) == [
+    [sql] = sql_of(sent)
+    assert sql == (
         'UPDATE "app_product" SET "name" = \'mine\', "price" = 0.00, "stock" = 10, "version" = 2 '
         f'WHERE ("app_product"."version" = 1 AND "app_product"."id" = {product.pk})'
-    ]
+    )
     assert product.version == version_of(product) == 2
 
 
@@ -438,7 +439,7 @@ def test_force_update(product):
         Product(pk=product.pk).save(force_update=True)
 
 
-# cas_on_save = False
+# The last write wins
 
 
 def test_the_last_write_wins_but_bumps(statements):
@@ -549,7 +550,7 @@ def test_what_a_failed_save_of_several_tables_leaves_in_memory(atomic):
     """Outside a transaction all is as before it; inside, the transaction is lost, and it knows."""
     gadget = Gadget.objects.create(name="a", watts=1)
     gadget.name, gadget.watts = "mine", 2**40
-    with pytest.raises(DatabaseError):  # noqa: PT011
+    with pytest.raises(DatabaseError):
         with transaction.atomic() if atomic else transaction.mark_for_rollback_on_error("default"):
             gadget.save()
     gadget.watts = 7
