@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.manager import VersionedManager as VersionedManager
     from django_dblock.versioning.model import VersionedModel as VersionedModel
     from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
     from django_dblock.versioning.picture import Picture as Picture
     from django_dblock.versioning.picture import conflict_picture as conflict_picture
-    from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
 
@@ -73,7 +73,7 @@ _HOME = {
     "Picture": "versioning.picture",
     "UNKNOWN": "versioning.picture",
     "conflict_picture": "versioning.picture",
-    "VersionedManager": "versioning.queryset",
+    "VersionedManager": "versioning.manager",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",
 }

@@ -204,6 +204,11 @@ class StaleObject(DblockError):
             )
         elif actual is None:
             what = f"{row} was not written: it has been deleted."
+        elif actual == expected:
+            what = (
+                f"{row} was not written, though it has version {actual}: a trigger or a row-level "
+                f"security policy forbids it."
+            )
         else:
             what = (
                 f"{row} was not written: it has version {actual}, not {expected}, so it was "
@@ -263,8 +268,9 @@ class MissingVersion(DblockError, ValueError):
             "with the version that was seen"
             if adding
             else "its version was deferred, read apart from its other values, or not returned by "
-            "a save that did not compare. Read the whole object, version included, or pass "
-            "expected= with the version that was seen"
+            "a save that did not compare; or its primary key was changed, and the version is that "
+            "of another row. Read the whole object, version included, or pass expected= with the "
+            "version that was seen"
         )
         super().__init__(f"{model} {pk!r} has no version to compare: {why}.")
         self.model = model

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 MAX_VERSION = 2**63 - 2
 """The highest version that still has a successor in a ``bigint``."""
 
-_Base = models.BigIntegerField[int, int] if TYPE_CHECKING else models.BigIntegerField
+if TYPE_CHECKING:
+    _Base = models.BigIntegerField[int, int]
+else:
+    _Base = models.BigIntegerField
 
 
 class VersionField(_Base):
