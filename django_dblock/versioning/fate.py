@@ -7,6 +7,9 @@ Django keeps the list of what to do at commit, takes out of it what a rolled-bac
 transaction had put in, and empties it when the connection is lost. So an entry of ours in it
 tells all three fates: still there, run, or neither. It stands first, so that another hook that
 raises can't keep it from being run.
+
+Django's list knows the savepoints of ``atomic()`` only. Where one is rolled back by hand, and in
+manual transactions, a version in memory that is above the row's is the only sign.
 """
 
 from typing import Any, Self
@@ -36,9 +39,6 @@ class Fate:
         if self.committed or self.testcase_block is not None:
             return False
         return not self.pending(connection)
-
-    def __copy__(self) -> Self:
-        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
