@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
+    from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
     from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.forms import VersionedFormMixin as VersionedFormMixin
+    from django_dblock.versioning.forms import VersionedModelForm as VersionedModelForm
     from django_dblock.versioning.model import VersionedModel as VersionedModel
     from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
+    from django_dblock.versioning.views import VersionedDeleteMixin as VersionedDeleteMixin
+    from django_dblock.versioning.views import VersionedUpdateMixin as VersionedUpdateMixin
+    from django_dblock.versioning.views import form_conflict_response as form_conflict_response
 
 __version__ = "0.1.0"
 
@@ -68,6 +74,9 @@ _HOME = {
     "UnsupportedDatabase": "exceptions",
     "bypass_versions": "versioning.bypass",
     "VersionField": "versioning.field",
+    "VersionedDeleteForm": "versioning.deleteform",
+    "VersionedFormMixin": "versioning.forms",
+    "VersionedModelForm": "versioning.forms",
     "VersionedModel": "versioning.model",
     "FieldPicture": "versioning.picture",
     "Picture": "versioning.picture",
@@ -76,6 +85,9 @@ _HOME = {
     "VersionedManager": "versioning.queryset",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",
+    "VersionedDeleteMixin": "versioning.views",
+    "VersionedUpdateMixin": "versioning.views",
+    "form_conflict_response": "versioning.views",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above
