@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
     from django_dblock.exceptions import MissingVersion as MissingVersion
+    from django_dblock.exceptions import PreconditionFailed as PreconditionFailed
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.http import if_match as if_match
+    from django_dblock.versioning.http import set_etag as set_etag
     from django_dblock.versioning.model import VersionedModel as VersionedModel
     from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
+    from django_dblock.versioning.tags import etag as etag
 
 __version__ = "0.1.0"
 
@@ -60,6 +64,7 @@ _HOME = {
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
     "MissingVersion": "exceptions",
+    "PreconditionFailed": "exceptions",
     "RetryInTransaction": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
@@ -68,6 +73,8 @@ _HOME = {
     "UnsupportedDatabase": "exceptions",
     "bypass_versions": "versioning.bypass",
     "VersionField": "versioning.field",
+    "if_match": "versioning.http",
+    "set_etag": "versioning.http",
     "VersionedModel": "versioning.model",
     "FieldPicture": "versioning.picture",
     "Picture": "versioning.picture",
@@ -76,6 +83,7 @@ _HOME = {
     "VersionedManager": "versioning.queryset",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",
+    "etag": "versioning.tags",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above
