@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
     from django_dblock.exceptions import MissingVersion as MissingVersion
+    from django_dblock.exceptions import PreconditionFailed as PreconditionFailed
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from django_dblock.versioning.field import VersionField as VersionField
     from django_dblock.versioning.forms import VersionedFormMixin as VersionedFormMixin
     from django_dblock.versioning.forms import VersionedModelForm as VersionedModelForm
+    from django_dblock.versioning.http import if_match as if_match
+    from django_dblock.versioning.http import set_etag as set_etag
     from django_dblock.versioning.model import VersionedModel as VersionedModel
     from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
+    from django_dblock.versioning.tags import etag as etag
     from django_dblock.versioning.views import VersionedDeleteMixin as VersionedDeleteMixin
     from django_dblock.versioning.views import VersionedUpdateMixin as VersionedUpdateMixin
     from django_dblock.versioning.views import form_conflict_response as form_conflict_response
@@ -66,6 +70,7 @@ _HOME = {
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
     "MissingVersion": "exceptions",
+    "PreconditionFailed": "exceptions",
     "RetryInTransaction": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
@@ -77,6 +82,8 @@ _HOME = {
     "VersionedDeleteForm": "versioning.deleteform",
     "VersionedFormMixin": "versioning.forms",
     "VersionedModelForm": "versioning.forms",
+    "if_match": "versioning.http",
+    "set_etag": "versioning.http",
     "VersionedModel": "versioning.model",
     "FieldPicture": "versioning.picture",
     "Picture": "versioning.picture",
@@ -88,6 +95,7 @@ _HOME = {
     "VersionedDeleteMixin": "versioning.views",
     "VersionedUpdateMixin": "versioning.views",
     "form_conflict_response": "versioning.views",
+    "etag": "versioning.tags",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above

@@ -90,7 +90,7 @@ class GuardedSave(models.Model):
     def from_db(cls, db: str | None, field_names: Any, values: Any, **more: Any) -> Self:
         """Keep what was read: it is the original, should this end in a conflict."""
         instance = super().from_db(db, field_names, values, **more)
-        instance.__dict__["_version_origin"] = (field_names, values)
+        origins.read(instance, field_names, values)
         return instance
 
     def refresh_from_db(
@@ -142,7 +142,7 @@ class GuardedSave(models.Model):
             if not (rows := send(values)) and attempt and attempt.mode != "leave" and not new:
                 raise attempt.failed(self, using, gone=True)
             if rows:
-                origins.written(self, ((field, value) for field, _, value in values))
+                origins.written(self, values)
             return rows
         if attempt is None:
             version = self.__dict__[field.attname]
@@ -186,4 +186,4 @@ class GuardedSave(models.Model):
             state[field.attname] = version
             if fate := fates.current(connections[using]):
                 state["_version_fate"] = (fate, version)
-        origins.written(self, ((field, value) for field, _, value in values))
+        origins.written(self, values)
