@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from unittest import SkipTest
 
 from django.http import HttpRequest, HttpResponse
-from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.wait import WebDriverWait
+
+
+def absent(message: str) -> Exception:
+    """What to raise: a skipped test, or with ``DBLOCK_TEST_EVERYTHING`` set a failed one."""
+    return (AssertionError if os.environ.get("DBLOCK_TEST_EVERYTHING") else SkipTest)(message)
+
+
+try:
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.remote.webelement import WebElement
+    from selenium.webdriver.support.wait import WebDriverWait
+except ImportError as error:
+    raise absent("selenium is not installed") from error
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -37,11 +47,8 @@ class StrictPolicy:
 
 
 def need(program: str, package: str) -> str:
-    """Find a program, or skip; with ``DBLOCK_TEST_EVERYTHING`` set its absence is a failure."""
-    found = shutil.which(program)
-    if found is None:
-        message = f"{program} is not installed (Debian package {package})"
-        raise (AssertionError if os.environ.get("DBLOCK_TEST_EVERYTHING") else SkipTest)(message)
+    if (found := shutil.which(program)) is None:
+        raise absent(f"{program} is not installed (Debian package {package})")
     return found
 
 
@@ -54,6 +61,17 @@ class Browser:
 
     def open(self, address: str) -> None:
         self.driver.get(self.site + address)
+
+    def resize(self, width: int, height: int) -> None:
+        """Show pages as on a screen of this size, which may be smaller than any window."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    @property
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the screen."""
+        script = "return document.documentElement.scrollWidth - window.innerWidth"
+        return max(self.driver.execute_script(script), 0)
 
     def sign_in(self, session_key: str) -> None:
         self.open("/health/")  # cookies are set for the site that is open

@@ -35,9 +35,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--buyers", type=_positive, default=1000, help="who each want one item (%(default)s)")
+        add("--buyers", type=_positive, default=600, help="who each want one item (%(default)s)")
         add("--stock", type=_positive, default=50, help="items there are (%(default)s)")
-        add("--edits", type=_positive, default=120, help="of one product (%(default)s)")
+        add("--edits", type=_positive, default=80, help="of one product (%(default)s)")
         add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
         add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
         add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
