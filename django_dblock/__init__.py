@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
+    from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
     from django_dblock.versioning.field import VersionField as VersionField
@@ -77,6 +78,7 @@ _HOME = {
     "StandbyDatabase": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
+    "VersionedAdmin": "versioning.admin",
     "bypass_versions": "versioning.bypass",
     "VersionField": "versioning.field",
     "VersionedDeleteForm": "versioning.deleteform",

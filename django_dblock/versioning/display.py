@@ -1,6 +1,6 @@
 """The values of a conflict as people read them."""
 
-import datetime
+import datetime as dt
 import decimal
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -120,10 +120,10 @@ def _plain(value: Any) -> str:
         return _("(empty)")
     if isinstance(value, bool):
         return _("Yes") if value else _("No")
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return str(formats.localize(timezone.template_localtime(value)))
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or _("(empty)")
-    if isinstance(value, datetime.date | datetime.time | int | float):
+    if isinstance(value, dt.date | dt.time | int | float):
         return str(formats.localize(value))
     return str(value) or _("(empty)")

@@ -196,11 +196,16 @@ class VersionedFormMixin(_Base):
                 if each.changed_by_them and not each.changed_by_me:
                     self._show(name, each.theirs)
         self.data = data
-        self.add_error(None, ValidationError(self.conflict_message(), code="conflict"))
+        self.cleaned_data.pop(DELETION_FIELD_NAME, None)
+        self.add_error(None, ValidationError(self.conflict_error(), code="conflict"))
 
     def conflict_message(self) -> str:
-        """Return the error that the form shows after a conflict; :attr:`conflict` is there."""
+        """Return what has happened, in a sentence for the user."""
         return str(DELETED if self.conflict and self.conflict.deleted else CHANGED)
+
+    def conflict_error(self) -> str:
+        """Return the error that the form has after a conflict."""
+        return self.conflict_message()
 
     @property
     def conflict_rows(self) -> list[Row]:
@@ -243,13 +248,13 @@ def _guarded(form: Any) -> dict[str, Any]:
         for field in (*meta.concrete_fields, *meta.many_to_many)
         if field.name in form.fields
         and not field.primary_key
-        and not _hides(form.fields[field.name])
+        and not hides(form.fields[field.name])
         and (options.fields is None or field.name in options.fields)
         and field.name not in (options.exclude or ())
     }
 
 
-def _hides(field: forms.Field) -> bool:
+def hides(field: forms.Field) -> bool:
     """Whether a field can't be edited, or does not show its value: nothing of it is sent along."""
     return field.disabled or (
         isinstance(field.widget, forms.PasswordInput) and not field.widget.render_value

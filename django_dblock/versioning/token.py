@@ -29,6 +29,8 @@ UNREADABLE: Final = _(
     "the page again and repeat your change."
 )
 
+CODES: Final = frozenset({"version_missing", "version_unreadable"})
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

@@ -1,8 +1,9 @@
 """Views of the tests' site."""
 
+from django.contrib import admin
 from django.urls import include, path
 
-from tests.app import api_views, http_views, views
+from tests.app import api_views, http_views, versioned_site, views
 
 urlpatterns = [
     path("hit/", views.hit),
@@ -39,4 +40,10 @@ urlpatterns = [
     path("api/detail/<int:pk>/", api_views.ProductDetail.as_view()),
     path("api/plain/<int:pk>/", api_views.PlainDetail.as_view()),
     path("api/fails/<str:name>/", api_views.Fails.as_view()),
+    path("admin/", admin.site.urls),
+    path("shelf/<int:pk>/", versioned_site.ShelfUpdate.as_view()),
+    path("shelf/<int:pk>/delete/", versioned_site.ShelfDelete.as_view()),
+    path("shelf/<int:pk>/function/", versioned_site.edit_shelf),
+    path("shelf/<int:pk>/boxes/", versioned_site.edit_boxes),
+    path("shelf/<int:pk>/unguarded/", versioned_site.edit_unguarded),
 ]
