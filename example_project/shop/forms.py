@@ -39,9 +39,13 @@ class StockForm(VersionedModelForm):
         both = max(stock.original + mine + theirs, 0)
         self.data[self.add_prefix("stock")] = str(both)
         self.both = (
-            f"You changed it by {mine:+d}, others meanwhile by {theirs:+d}: {both} has both. If "
-            f"you have counted what is there, enter that."
+            f"You changed it by {_signed(mine)}, others meanwhile by {_signed(theirs)}: {both} has "
+            f"both. If you have counted what is there, enter that."
         )
+
+
+def _signed(number: int) -> str:
+    return f"{number:+d}".replace("-", "−")  # noqa: RUF001 - a minus, for people
 
 
 class ProductForm(forms.ModelForm):

@@ -15,7 +15,7 @@ from typing import Any
 from shop.demo import crowd
 
 CONFLICT = 412
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def edit(connection: HTTPConnection, sku: str, editor: str) -> dict[str, Any]:

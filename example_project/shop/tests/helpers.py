@@ -22,7 +22,8 @@ def product(sku: str = "bell", **fields: Any) -> Product:
 
 def filled(response: Any, **changes: str) -> dict[str, Any]:
     """What a browser sends back of the form on a page, after these changes."""
-    form = response.context["form"]
+    context = response.context
+    form = context["form"] if "form" in context else context["adminform"].form
     return {field.html_name: str(field.value()) for field in form} | changes
 
 
