@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
     from django_dblock.exceptions import MissingVersion as MissingVersion
-    from django_dblock.exceptions import PreconditionFailed as PreconditionFailed
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
     from django_dblock.versioning.picture import Picture as Picture
     from django_dblock.versioning.picture import conflict_picture as conflict_picture
+    from django_dblock.versioning.precondition import PreconditionFailed as PreconditionFailed
     from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
@@ -71,7 +71,6 @@ _HOME = {
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
     "MissingVersion": "exceptions",
-    "PreconditionFailed": "exceptions",
     "RetryInTransaction": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
@@ -91,6 +90,7 @@ _HOME = {
     "Picture": "versioning.picture",
     "UNKNOWN": "versioning.picture",
     "conflict_picture": "versioning.picture",
+    "PreconditionFailed": "versioning.precondition",
     "VersionedManager": "versioning.queryset",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",

@@ -248,54 +248,6 @@ class StaleObjects(DblockError):
         self.using = using
 
 
-class PreconditionFailed(DblockError):
-    """What a request's ``If-Match`` or ``If-None-Match`` asks for is not so. Nothing was written.
-
-    Where the client names an older version of the row than it has, it is a :class:`StaleObject`.
-
-    Attributes:
-        instance: the object that was to be written.
-        model: the label of its model, ``shop.Product``.
-        pk: its primary key.
-        expected: the version of this row that the client named; None where it named none.
-        actual: the version that was read; None where the row isn't there.
-        absent: the client asked that the row isn't there (``If-None-Match: *``).
-    """
-
-    def __init__(
-        self, *, instance: Any, expected: int | None, actual: int | None, absent: bool = False
-    ) -> None:
-        model, pk = instance._meta.label, instance.pk  # noqa: SLF001 - Django's public Meta API
-        row = f"{model} {pk!r}"
-        if absent:
-            why = (
-                f"it is there already, with version {actual}, and the client sent If-None-Match: "
-                f"*. To change it, read it and send its ETag in If-Match"
-            )
-        elif actual is None:
-            why = (
-                "the client sent If-Match, and the object to be written was not read, so there is "
-                "no such row. To create one, send If-None-Match: *"
-            )
-        elif expected is None:
-            why = (
-                "If-Match names no version of it: its tags are those of other rows, or were made "
-                "with another SECRET_KEY. Read it again and send the ETag that comes with it"
-            )
-        else:
-            why = (
-                f"the client saw version {expected}, and this request has read version {actual}, "
-                f"which is older. Read what is to be written from the primary"
-            )
-        super().__init__(f"{row} was not written: {why}.")
-        self.instance = instance
-        self.model = model
-        self.pk = pk
-        self.expected = expected
-        self.actual = actual
-        self.absent = absent
-
-
 class MissingVersion(DblockError, ValueError):
     """The instance carries no version that its other values were read with. Nothing was sent.
 

@@ -13,13 +13,13 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as default_handler
 
 from django_dblock.answers import problem_of
-from django_dblock.exceptions import PreconditionFailed, StaleObject
 from django_dblock.problem import PROBLEM_JSON, Problem
 from django_dblock.versioning.http import (
     SAFE,
     fresh_tag,
     malformed_problem,
     missing_problem,
+    present_tag,
     set_etag,
     unused,
 )
@@ -148,10 +148,9 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     def handle_exception(self, exc: Exception) -> Any:
         """Answer a conflict, with the present tag of the row."""
         response = super().handle_exception(refusal(exc, self.request))
-        if isinstance(exc, StaleObject | PreconditionFailed):
-            tag = self.request.if_match.current_tag(exc, self.etag_variant())
-            if tag:
-                response.headers["ETag"] = tag
+        condition = getattr(self.request, "if_match", None)
+        if condition is not None:  # not read yet where a permission was refused
+            present_tag(response, condition, exc, self.etag_variant())
         return response
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:

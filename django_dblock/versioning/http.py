@@ -18,13 +18,12 @@ from django.utils.translation import gettext as _
 from django_dblock.exceptions import (
     LockDeadlock,
     MissingVersion,
-    PreconditionFailed,
     StaleObject,
     StaleObjects,
 )
 from django_dblock.problem import Problem, respond
 from django_dblock.versioning.model import VersionedModel
-from django_dblock.versioning.precondition import IfMatch
+from django_dblock.versioning.precondition import IfMatch, PreconditionFailed
 from django_dblock.versioning.retry import is_conflict
 from django_dblock.versioning.tags import MalformedTags, etag
 
@@ -188,8 +187,10 @@ def undo_request() -> None:
 
 def unused(request: HttpRequest, response: HttpResponseBase) -> bool:
     """Whether a precondition that the client sent had no part in an answer of success."""
+    if response.status_code >= 400:  # noqa: PLR2004
+        return False
     condition: IfMatch = request.if_match  # type: ignore[attr-defined]
-    return bool(condition) and not condition.used and response.status_code < 400  # noqa: PLR2004
+    return bool(condition) and not condition.used
 
 
 def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, variant: str) -> None:
@@ -199,6 +200,16 @@ def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, varia
         # Not known after a save that did not compare; rolled back, it never came to be.
         with suppress(MissingVersion, StaleObject):
             response.headers.setdefault("ETag", etag(instance, variant))
+
+
+def present_tag(
+    response: HttpResponseBase, condition: IfMatch, error: Exception, variant: str
+) -> None:
+    """Put the tag that the row has now on the answer to a conflict, where it is known."""
+    if isinstance(error, StaleObject | PreconditionFailed):
+        tag = condition.current_tag(error, variant)
+        if tag is not None:
+            response.headers["ETag"] = tag
 
 
 def _begin(request: HttpRequest, *, required: bool) -> HttpResponse | None:
@@ -234,10 +245,7 @@ def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpRespons
     if problem is None:
         raise error
     response = respond(request, problem)
-    if isinstance(error, StaleObject | PreconditionFailed):
-        tag = condition.current_tag(error, variant)
-        if tag:
-            response.headers["ETag"] = tag
+    present_tag(response, condition, error, variant)
     return response
 
 

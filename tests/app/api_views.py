@@ -15,20 +15,21 @@ from tests.app.models import Counter, Invoice, InvoiceLine, Product, Setting
 class ProductSerializer(serializers.ModelSerializer):
     class Meta:
         model = Product
-        fields = ["id", "name", "stock"]
+        fields = ("id", "name", "stock")
 
 
 class SettingSerializer(serializers.ModelSerializer):
     class Meta:
         model = Setting
-        fields = ["id", "name", "value"]
+        fields = ("id", "name", "value")
 
 
 class LineSerializer(serializers.ModelSerializer):
+    id = serializers.IntegerField()
+
     class Meta:
         model = InvoiceLine
-        fields = ["id", "quantity"]
-        extra_kwargs = {"id": {"read_only": False}}
+        fields = ("id", "quantity")
 
 
 class InvoiceSerializer(serializers.ModelSerializer):
@@ -38,7 +39,7 @@ class InvoiceSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Invoice
-        fields = ["id", "customer", "lines"]
+        fields = ("id", "customer", "lines")
 
     def update(self, instance, validated_data):
         for line in validated_data.pop("lines"):
@@ -49,7 +50,7 @@ class InvoiceSerializer(serializers.ModelSerializer):
 class Products(VersionedViewMixin, viewsets.ModelViewSet):
     queryset = Product.objects.order_by("pk")
     serializer_class = ProductSerializer
-    renderer_classes = [JSONRenderer, BrowsableAPIRenderer]
+    renderer_classes = (JSONRenderer, BrowsableAPIRenderer)
 
     @action(detail=True, methods=["post"])
     def restock(self, request, pk):

@@ -2,7 +2,6 @@
 
 import json
 
-from asgiref.sync import sync_to_async
 from django.db import OperationalError, transaction
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import aget_object_or_404, get_object_or_404, redirect
@@ -34,7 +33,7 @@ def change(product, request):
 def plain(request, pk):
     """GET, PUT, DELETE of one row."""
     product = get_object_or_404(Product, pk=pk)
-    if request.method == "GET":
+    if request.method in {"GET", "HEAD"}:
         return set_etag(shown(product, text="x" * 1000), product)
     request.if_match.bind(product)
     if request.method == "DELETE":
@@ -237,12 +236,10 @@ def caught(request, pk):
     """It answers although what it had written was rolled back."""
     product = Product.objects.get(pk=pk)
     request.if_match.bind(product)
-    try:
-        with transaction.atomic():
-            product.save()
-            raise LookupError
-    except LookupError:
-        return HttpResponse()
+    with transaction.atomic():
+        product.save()
+        transaction.set_rollback(True)
+    return HttpResponse()
 
 
 def broken(sqlstate):
@@ -274,19 +271,17 @@ def trouble(name):
 
 
 def fails(request, name):
-    Counter.objects.create(name=name)
+    Counter.objects.get_or_create(name=name)
     raise trouble(name)
 
 
 async def fails_async(request, name):
-    await sync_to_async(Counter.objects.create)(name=name)
+    await Counter.objects.aget_or_create(name=name)
     raise trouble(name)
 
 
 @if_match(required=False)
 def fails_conditionally(request, name):
     request.if_match.waive()
-    Counter.objects.create(name=name)
+    Counter.objects.get_or_create(name=name)
     raise trouble(name)
-
-
