@@ -3,11 +3,10 @@
 from django.contrib.auth import get_user_model
 from django.contrib.staticfiles.testing import StaticLiveServerTestCase
 from django.test import Client, modify_settings, tag
-from selenium.webdriver.common.keys import Keys
 
 from shop.models import Product
 from shop.purchase import buy
-from shop.tests.browser import Browser, browser
+from shop.tests.browser import Browser, Keys, browser
 from shop.tests.helpers import product
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
