@@ -101,15 +101,15 @@ def edit_boxes(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "app/form.html", {"form": formset})
 
 
-class UnguardedForm(forms.ModelForm):
+class PlainForm(forms.ModelForm):
     class Meta:
-        model = Shelf
-        fields = ("name", "note")
+        model = Plain
+        fields = ("name",)
 
 
-def edit_unguarded(request: HttpRequest, pk: int) -> HttpResponse:
-    """The negative twin: what the row has is read when the form is posted."""
-    form = UnguardedForm(request.POST or None, instance=get_object_or_404(Shelf, pk=pk))
+def edit_plain(request: HttpRequest, pk: int) -> HttpResponse:
+    """The negative twin: nothing compares what was shown with what is there."""
+    form = PlainForm(request.POST or None, instance=get_object_or_404(Plain, pk=pk))
     if form.is_valid():
         form.save()
         return redirect("/done/")
