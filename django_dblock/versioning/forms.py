@@ -161,11 +161,11 @@ class VersionedFormMixin(_Base):
             self._show(name, self.get_initial_for_field(self.fields[name], name))
         if self._seen:
             expect(self.instance, self._seen.version)
-        elif self.instance._state.adding:
-            self._say_gone()
         elif self._refused:
             self.cleaned_data.pop(DELETION_FIELD_NAME, None)  # formsets delete invalid forms, too
             self.add_error(None, self._refused)
+        else:
+            self._say_gone()
 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's signature
         """As Django's, in one transaction with the many-to-many relations.
