@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
-import sys
 from contextlib import contextmanager
 
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpResponse
@@ -17,6 +17,7 @@ from django.urls import clear_url_caches
 
 from django_dblock import StaleObject, VersionedAdmin
 from django_dblock.versioning.adminforms import AdminForm
+from tests.app import urls
 from tests.app.models import Box, Plain, Product, Setting, Shelf
 from tests.app.versioned_site import BoxInline, ShelfAdmin
 from tests.versioning.pages import Page
@@ -541,6 +542,7 @@ def test_no_statement_more_than_djangos_own_admin(mine, shelf, statements):
         list_display, list_editable, inlines = ("name", "room"), ("room",), (BoxInline,)
 
     def count(kind):
+        ContentType.objects.clear_cache()
         with transaction.atomic():
             found = steps(kind)
             transaction.set_rollback(True)
@@ -577,7 +579,7 @@ def registered(kind):
     def register(each):
         admin.site.unregister(Shelf)
         admin.site.register(Shelf, each)
-        importlib.reload(sys.modules["tests.app.urls"])
+        importlib.reload(urls)
         clear_url_caches()
 
     register(kind)
