@@ -33,7 +33,13 @@ CHANGED_MANY = _(
     "again before you repeat your action."
 )
 
-_Base = admin.ModelAdmin[Any] if TYPE_CHECKING else admin.ModelAdmin
+if TYPE_CHECKING:
+
+    class _Base(admin.ModelAdmin[Any]):
+        form: Any
+
+else:
+    _Base = admin.ModelAdmin
 
 ROUNDS = 3
 """How often a page is made again because yet another change came in between."""
@@ -64,9 +70,9 @@ class VersionedAdmin(_Base):
 
     # The change form.
 
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: E501, FBT001, FBT002
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """As Django's; it compares."""
-        form = super().get_form(request, obj, change, **kwargs)
+        form = super().get_form(request, *args, **kwargs)
         return versioned_form(form, _failed(request))
 
     def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -82,7 +88,9 @@ class VersionedAdmin(_Base):
         for formset, inline in super().get_formsets_with_inlines(request, obj):
             yield versioned_formset(formset, _failed(request)), inline
 
-    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **options: Any) -> Any:
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **options: Any
+    ) -> Any:
         """As Django's; the first fieldset has the version's hidden field."""
         shown = context["adminform"]
         if TOKEN in shown.form.fields and self.has_change_permission(request, context["original"]):
@@ -121,7 +129,7 @@ class VersionedAdmin(_Base):
         self.message_user(request, message, messages.ERROR)
         if not request.POST.get("post"):
             return HttpResponseRedirect(request.get_full_path())
-        asking = copy(request)
+        asking: Any = copy(request)
         asking.POST = request.POST.copy()
         del asking.POST["post"]
         return _with_status(view(asking, extra_context), status)
@@ -144,7 +152,8 @@ class VersionedAdmin(_Base):
                 return act()
         response = act()
         if deletes and isinstance(response, TemplateResponse):
-            _confirm(response, self.carry_versions(response.context_data["queryset"]))
+            shown = (response.context_data or {})["queryset"]
+            _confirm(response, self.carry_versions(shown))
         return response
 
     def carry_versions(self, shown: Iterable[VersionedModel]) -> SafeString:
@@ -198,7 +207,7 @@ class VersionedAdmin(_Base):
         except ValidationError as error:
             message, status = _unseen(error), HTTPStatus.BAD_REQUEST
         self.message_user(request, message, messages.ERROR)
-        asking = copy(request)
+        asking: Any = copy(request)
         asking.method, asking.POST = "GET", QueryDict()
         return _with_status(view(asking, object_id, extra_context), status)
 
@@ -215,7 +224,9 @@ class VersionedAdmin(_Base):
         changed: list[Row] = []
         _, seen = getattr(request, "_dblock_deletes", (None, None))
         if seen:
-            now = StaleObject(instance=obj, expected=seen.version, actual=version, using=obj._state.db)
+            now = StaleObject(
+                instance=obj, expected=seen.version, actual=version, using=obj._state.db
+            )
             picture = conflict_picture(now, original=seen.original, fields=fields)
             labels = dict.fromkeys(fields, "")
             changed = [row for row in rows(picture, fields, labels, labels) if row.theirs_changed]
@@ -257,7 +268,8 @@ def _or_conflict(request: HttpRequest, view: Callable[[], Any]) -> Any:
 def _as_conflict(response: Any) -> Any:
     """Mark a page of conflicts; let a list show the rows that were sent, in their order."""
     if isinstance(response, TemplateResponse) and (shown := response.context_data):
-        if (changes := shown.get("cl")) is not None and changes.formset is not None:
+        changes = shown.get("cl")
+        if changes is not None:
             changes.result_list = [form.instance for form in changes.formset.forms]
     return _with_status(response, HTTPStatus.CONFLICT)
 
@@ -275,7 +287,7 @@ def _unseen(error: ValidationError) -> str:
     return str(error.message)
 
 
-def _confirm(response: TemplateResponse, fields: SafeString, changed: Iterable[Row] = ()) -> None:
+def _confirm(response: Any, fields: SafeString, changed: Iterable[Row] = ()) -> None:
     """Let a page that asks before it deletes have more fields in its form."""
     page = response.resolve_template(response.template_name)
     more = {"dblock_page": page, "dblock_fields": fields, "dblock_rows": changed}

@@ -5,7 +5,7 @@ fields of a formset. So a version is rendered beside one of those, and a conflic
 no template of Django's, or of a project, has to be replaced.
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.forms.formsets import DELETION_FIELD_NAME
@@ -13,8 +13,15 @@ from django.template.loader import render_to_string
 from django.utils.html import format_html
 
 from django_dblock.exceptions import StaleObject
-from django_dblock.versioning.forms import TOKEN, VersionedFormMixin
+from django_dblock.versioning.forms import TOKEN, VersionedFormMixin, row_of
 from django_dblock.versioning.model import VersionedModel
+
+if TYPE_CHECKING:
+
+    class _ModelForm(forms.ModelForm[VersionedModel]): ...
+
+else:
+    _ModelForm = forms.ModelForm
 
 PANEL = "django_dblock/conflict_fields.html"
 
@@ -50,7 +57,7 @@ class AdminFormMixin(VersionedFormMixin):
             )
 
     def _is_stale(self, failed: StaleObject) -> bool:
-        if self._row == (failed.instance._meta.concrete_model._meta.label, failed.pk):
+        if self._row == row_of(failed.instance):
             return True
         to_write = self.has_changed() or self.cleaned_data.get(DELETION_FIELD_NAME)
         return bool(to_write) and self._seen is not None and self._seen.version != self._now
@@ -60,7 +67,7 @@ class AdminFormMixin(VersionedFormMixin):
         return render_to_string(PANEL, {"form": self})
 
 
-class AdminForm(AdminFormMixin, forms.ModelForm):
+class AdminForm(AdminFormMixin, _ModelForm):
     """The form of an admin that names none."""
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from django_dblock.versioning import token
 from django_dblock.versioning.attempt import carried_version
 from django_dblock.versioning.expect import expect
-from django_dblock.versioning.forms import TOKEN, VersionTokenField
+from django_dblock.versioning.forms import TOKEN, VersionTokenField, row_of
 from django_dblock.versioning.model import VersionedModel
 
 CHANGED = _(
@@ -27,7 +27,7 @@ class VersionedDeleteForm(forms.Form):
     def __init__(self, *args: Any, instance: VersionedModel, **options: Any) -> None:
         super().__init__(*args, **options)
         self.instance = instance
-        self._row = instance._meta.concrete_model._meta.label, instance.pk
+        self._row = row_of(instance)
         version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
         self.fields[TOKEN].initial = token.dump(*self._row, version, {})
 

@@ -3,13 +3,14 @@
 import datetime as dt
 import decimal
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import models
-from django.utils import formats, timezone
+from django.utils import formats
 from django.utils.text import capfirst
+from django.utils.timezone import template_localtime  # type: ignore[attr-defined]
 from django.utils.translation import gettext as _
 
 from django_dblock.versioning.picture import UNKNOWN, FieldPicture, Picture
@@ -58,27 +59,32 @@ def rows(
         labels: what the form calls them; of an empty one the model's name is taken.
         choices: the names of the inputs to choose with.
     """
-    return [
-        Row(
-            name,
-            capfirst(str(labels.get(name) or each.label)),
-            *_shown(fields[name], each),
-            mine_changed=each.changed_by_me,
-            theirs_changed=each.changed_by_them and not picture.deleted,
-            conflicting=each.conflicting and not picture.deleted,
-            upload=isinstance(fields[name], models.FileField),
-            choice=choices[name],
+    found = []
+    for name, each in picture.fields.items():
+        original, mine, theirs = _shown(fields[name], each)
+        found.append(
+            Row(
+                name=name,
+                label=capfirst(str(labels.get(name) or each.label)),
+                original=original,
+                mine=mine,
+                theirs=theirs,
+                mine_changed=each.changed_by_me,
+                theirs_changed=each.changed_by_them and not picture.deleted,
+                conflicting=each.conflicting and not picture.deleted,
+                upload=isinstance(fields[name], models.FileField),
+                choice=choices[name],
+            )
         )
-        for name, each in picture.fields.items()
-    ]
+    return found
 
 
-def _shown(field: Any, each: FieldPicture) -> Iterator[str]:
-    values = each.original, each.mine, each.theirs
+def _shown(field: Any, each: FieldPicture) -> list[str]:
+    values = [each.original, each.mine, each.theirs]
     if field.is_relation:
         names = _names(field, values)
-        return (_related(names, value) for value in values)
-    return (readable(field, value) for value in values)
+        return [_related(names, value) for value in values]
+    return [readable(field, value) for value in values]
 
 
 def _names(field: Any, values: Iterable[Any]) -> dict[str, str]:
@@ -116,14 +122,14 @@ def readable(field: Any, value: Any) -> str:
 def _plain(value: Any) -> str:
     if value is UNKNOWN:
         return _("(not known)")
-    if value is None or value == "":
+    if value is None:
         return _("(empty)")
     if isinstance(value, bool):
         return _("Yes") if value else _("No")
-    if isinstance(value, dt.datetime):
-        return str(formats.localize(timezone.template_localtime(value)))
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or _("(empty)")
-    if isinstance(value, dt.date | dt.time | int | float):
-        return str(formats.localize(value))
+        value = ", ".join(map(_plain, value))
+    elif isinstance(value, dt.datetime):
+        value = formats.localize(template_localtime(value))
+    elif isinstance(value, dt.date | dt.time | int | float):
+        value = formats.localize(value)
     return str(value) or _("(empty)")

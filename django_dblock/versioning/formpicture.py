@@ -27,8 +27,7 @@ def form_picture(
     shown = {}
     for name, field in fields.items():
         if not field.many_to_many:
-            if name in plain.fields:
-                shown[name] = plain.fields[name]
+            shown[name] = plain.fields[name]
             continue
         gone = plain.deleted
         shown[name] = FieldPicture(

@@ -19,9 +19,19 @@ from django_dblock.versioning.expect import expect
 from django_dblock.versioning.formpicture import form_picture, keys
 from django_dblock.versioning.model import VersionedModel
 from django_dblock.versioning.picture import Picture
-from django_dblock.versioning.token import Seen
 
-TOKEN = "version_token"
+if TYPE_CHECKING:
+    from django_dblock.versioning.token import Seen
+
+    class _Base(forms.ModelForm[VersionedModel]):
+        data: Any
+
+    class _ModelForm(forms.ModelForm[VersionedModel]): ...
+
+else:
+    _Base, _ModelForm = object, forms.ModelForm
+
+TOKEN = "version_token"  # noqa: S105 - the field's name
 CHOICE = "version_choice_"
 THEIRS = "theirs"
 
@@ -33,8 +43,6 @@ DELETED = _(
     "Somebody else has deleted this since you opened it. Nothing was saved. What you entered "
     "stands below, for you to copy."
 )
-
-_Base = forms.ModelForm[VersionedModel] if TYPE_CHECKING else object
 
 
 class VersionTokenField(forms.CharField):
@@ -89,9 +97,11 @@ class VersionedFormMixin(_Base):
         self._seen: Seen | None = None
         self._refused: ValidationError | None = None
         self._taken: list[str] = []
-        self._row = instance._meta.concrete_model._meta.label, instance.pk
+        self._row = row_of(instance)
         if instance._state.adding:
             return
+        for name in self._guarded:
+            self.fields[name].show_hidden_initial = False  # the token has it
         self.fields[TOKEN] = field = VersionTokenField(required=False)
         if self.is_bound:
             self._open()
@@ -122,9 +132,11 @@ class VersionedFormMixin(_Base):
             self._refused = error
             return
         for name, field in self._guarded.items():
+            if isinstance(self.fields[name], forms.FileField):
+                continue  # what is not uploaded anew stays as it is
             if posted[CHOICE + name] == THEIRS:
                 self._taken.append(name)
-            elif name in self._seen.original and not isinstance(self.fields[name], forms.FileField):
+            elif name in self._seen.original:
                 value = self._seen.original[name]
                 self.initial[name] = value if field.many_to_many else field.to_python(value)
         self._disable_taken(disabled=True)
@@ -141,17 +153,19 @@ class VersionedFormMixin(_Base):
         super().full_clean()
         if not self.is_bound:
             return
-        self.changed_data  # noqa: B018 - kept by Django, while what was taken counts as unchanged
+        # Kept by Django; what was taken is no change of the user's, though JSON fields think so.
+        changed = [name for name in self.changed_data if name not in self._taken]
+        self.__dict__["changed_data"] = changed
         self._disable_taken(disabled=False)
         for name in self._taken:
             self._show(name, self.get_initial_for_field(self.fields[name], name))
         if self._seen:
             expect(self.instance, self._seen.version)
-        elif self.instance._state.adding:
-            self._say_gone()
         elif self._refused:
             self.cleaned_data.pop(DELETION_FIELD_NAME, None)  # formsets delete invalid forms, too
             self.add_error(None, self._refused)
+        else:
+            self._say_gone()
 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's signature
         """As Django's, in one transaction with the many-to-many relations.
@@ -217,7 +231,7 @@ class VersionedFormMixin(_Base):
         return rows(self.conflict, self._guarded, labels, choices)
 
     def _editable(self) -> dict[str, Any]:
-        """The guarded fields, but for the one that ties a row of an inline formset to its parent."""
+        """The guarded fields, but for the one that ties an inline's row to its parent."""
         return {
             name: field
             for name, field in self._guarded.items()
@@ -226,7 +240,8 @@ class VersionedFormMixin(_Base):
 
     def _show(self, name: str, value: Any) -> None:
         """Let an input show a value instead of what was sent."""
-        self.fields[name].bound_data = lambda data, initial: value  # type: ignore[method-assign] # noqa: ARG005
+        field: Any = self.fields[name]
+        field.bound_data = lambda data, initial: value  # noqa: ARG005
 
     def _say_gone(self) -> None:
         """Say of a row in a formset that it was deleted; Django says that its id is no choice."""
@@ -236,8 +251,13 @@ class VersionedFormMixin(_Base):
             self.add_error(None, ValidationError(DELETED, code="deleted"))
 
 
-class VersionedModelForm(VersionedFormMixin, forms.ModelForm):
+class VersionedModelForm(VersionedFormMixin, _ModelForm):
     """``ModelForm`` with :class:`VersionedFormMixin`."""
+
+
+def row_of(instance: Any) -> tuple[str, Any]:
+    """Return what a token is bound to; a proxy's rows are those of its model."""
+    return instance._meta.concrete_model._meta.label, instance.pk
 
 
 def _guarded(form: Any) -> dict[str, Any]:

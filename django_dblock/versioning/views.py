@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.core.exceptions import ValidationError
 from django.db import connections, models
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
-from django.views.generic import DeleteView, UpdateView
 
 from django_dblock.exceptions import StaleObject
 from django_dblock.versioning.deleteform import CHANGED, VersionedDeleteForm
@@ -19,8 +17,11 @@ from django_dblock.versioning.forms import DELETED, TOKEN, VersionedFormMixin
 TEMPLATE = "django_dblock/conflict.html"
 
 if TYPE_CHECKING:
+    from django import forms
+    from django.views.generic import DeleteView, UpdateView
+
     _Update = UpdateView[models.Model, forms.ModelForm[models.Model]]
-    _Delete = DeleteView[models.Model, forms.BaseForm]
+    _Delete = DeleteView[models.Model, VersionedDeleteForm]
 else:
     _Update = _Delete = object
 
@@ -91,7 +92,7 @@ class VersionedUpdateMixin(_Update):
 
     def get_form_class(self) -> Any:
         """As Django's, and with a version."""
-        form = super().get_form_class()
+        form: Any = super().get_form_class()
         if issubclass(form, VersionedFormMixin):
             return form
         return type(form)(form.__name__, (VersionedFormMixin, form), {})
@@ -136,7 +137,7 @@ class VersionedUpdateMixin(_Update):
         )
 
     def _sent(self) -> list[tuple[str, str]]:
-        self.object = None  # type: ignore[assignment] - a form for none
+        self.object = None  # type: ignore[assignment]
         form = self.get_form()
         return [(str(each.label), str(each.data or "")) for each in form.visible_fields()]
 

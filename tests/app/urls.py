@@ -45,5 +45,5 @@ urlpatterns = [
     path("shelf/<int:pk>/delete/", versioned_site.ShelfDelete.as_view()),
     path("shelf/<int:pk>/function/", versioned_site.edit_shelf),
     path("shelf/<int:pk>/boxes/", versioned_site.edit_boxes),
-    path("shelf/<int:pk>/unguarded/", versioned_site.edit_unguarded),
+    path("plain/<int:pk>/", versioned_site.edit_plain),
 ]

@@ -23,11 +23,18 @@ class BoxInline(admin.TabularInline):
     extra = 0
 
 
+class TagInline(admin.TabularInline):
+    """Without a version."""
+
+    model = Shelf.tags.through
+    extra = 0
+
+
 @admin.register(Shelf)
 class ShelfAdmin(VersionedAdmin):
     list_display = ("name", "room", "open")
     list_editable = ("room", "open")
-    inlines = (BoxInline,)
+    inlines = (BoxInline, TagInline)
     actions = ("close",)
     save_as = True
 
@@ -38,9 +45,35 @@ class ShelfAdmin(VersionedAdmin):
             shelf.save()
 
 
-@admin.register(Product, Setting)
-class OtherAdmin(VersionedAdmin):
-    pass
+class SettingForm(forms.ModelForm):
+    """Of a project that knows nothing of versions."""
+
+    class Meta:
+        model = Setting
+        fields = ("name", "value")
+
+
+@admin.register(Setting)
+class SettingAdmin(VersionedAdmin):
+    form = SettingForm
+    list_display = ("name", "value")
+    list_editable = ("value",)
+
+    def get_changelist_form(self, request, **kwargs):
+        return SettingForm
+
+
+@admin.register(Product)
+class ProductAdmin(VersionedAdmin):
+    fieldsets = ()
+
+
+@admin.register(Plain)
+class PlainAdmin(VersionedAdmin):
+    """Nothing here has a version."""
+
+    list_display = ("pk", "name")
+    list_editable = ("name",)
 
 
 @admin.register(Box)
@@ -51,7 +84,7 @@ class BoxAdmin(admin.ModelAdmin):
     list_editable = ("items",)
 
 
-admin.site.register([Plain, Tag])
+admin.site.register(Tag)
 
 
 class ShelfUpdate(VersionedUpdateMixin, UpdateView):
@@ -101,15 +134,15 @@ def edit_boxes(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "app/form.html", {"form": formset})
 
 
-class UnguardedForm(forms.ModelForm):
+class PlainForm(forms.ModelForm):
     class Meta:
-        model = Shelf
-        fields = ("name", "note")
+        model = Plain
+        fields = ("name",)
 
 
-def edit_unguarded(request: HttpRequest, pk: int) -> HttpResponse:
-    """The negative twin: what the row has is read when the form is posted."""
-    form = UnguardedForm(request.POST or None, instance=get_object_or_404(Shelf, pk=pk))
+def edit_plain(request: HttpRequest, pk: int) -> HttpResponse:
+    """The negative twin: nothing compares what was shown with what is there."""
+    form = PlainForm(request.POST or None, instance=get_object_or_404(Plain, pk=pk))
     if form.is_valid():
         form.save()
         return redirect("/done/")
