@@ -10,14 +10,18 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from django_dblock import VersionedModel, VersionedQuerySet
 
-class ProductQuerySet(models.QuerySet["Product"]):
+
+class ProductQuerySet(VersionedQuerySet["Product"]):
     def sold_out_last(self) -> Self:
         sold_out = models.ExpressionWrapper(models.Q(stock=0), models.BooleanField())
         return self.order_by(sold_out, "name", "sku")
 
 
-class Product(models.Model):
+class Product(VersionedModel):
+    """What is sold. Staff have it open in forms for minutes, so each write of it is compared."""
+
     sku = models.SlugField(max_length=64, unique=True)
     name = models.CharField(max_length=100)
     description = models.TextField(blank=True)
