@@ -6,6 +6,11 @@ What is here so far, and what it guarantees:
     One transaction at a time in the block, per key, in the whole database. It ends at commit or
     rollback, also when the process or its machine dies. See :mod:`django_dblock.advisory`.
 
+``with fenced_lock("nightly-sync", ttl=30) as lock:``
+    One holder at a time across transactions and processes, for long work; a stale holder's
+    *writes* are refused. It ends with a release, or expires by the database's clock. See
+    :mod:`django_dblock.fencing`.
+
 Every public name can be imported from here; it is loaded at first use, so that importing the
 package touches neither the settings nor the app registry.
 """
@@ -27,6 +32,17 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
+    from django_dblock.exceptions import LockLost as LockLost
+    from django_dblock.exceptions import NotReplicated as NotReplicated
+    from django_dblock.exceptions import OpenTransaction as OpenTransaction
+    from django_dblock.exceptions import StaleFence as StaleFence
+    from django_dblock.fencing.lease import Lease as Lease
+    from django_dblock.fencing.lock import fenced_lock as fenced_lock
+    from django_dblock.fencing.model import FencedModel as FencedModel
+    from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
+    from django_dblock.fencing.operate import force_release as force_release
+    from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
+    from django_dblock.models import FencedLock as FencedLock
 
 __version__ = "0.1.0"
 
@@ -44,6 +60,17 @@ _HOME = {
     "StandbyDatabase": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
+    "LockLost": "exceptions",
+    "NotReplicated": "exceptions",
+    "OpenTransaction": "exceptions",
+    "StaleFence": "exceptions",
+    "Lease": "fencing.lease",
+    "fenced_lock": "fencing.lock",
+    "FencedModel": "fencing.model",
+    "FencedQuerySet": "fencing.queryset",
+    "force_release": "fencing.operate",
+    "purge_fenced_locks": "fencing.operate",
+    "FencedLock": "models",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above

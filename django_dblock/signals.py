@@ -25,3 +25,10 @@ lock_timeout = Signal()
 
 lock_deadlock = Signal()
 """A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
+
+lock_lost = Signal()
+"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the thread
+that noticed it: mostly the heartbeat's."""
+
+stale_write_refused = Signal()
+"""A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""

@@ -35,3 +35,7 @@ class Seat(models.Model):
     pk = models.CompositePrimaryKey("row", "number")
     row = models.CharField(max_length=2)
     number = models.IntegerField()
+
+
+from tests.app.fenced import Account as Account  # noqa: E402 - read with the other models
+from tests.app.fenced import Savings as Savings  # noqa: E402
