@@ -23,7 +23,7 @@ def run(coroutine):
         finally:
             await sync_to_async(connections.close_all)()
 
-    return async_to_sync(lambda: closing())()
+    return async_to_sync(closing)()
 
 
 def test_a_block(observer):

@@ -6,8 +6,8 @@ from django.db import IntegrityError, connection, transaction
 from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
 from tests.app.models import Account
 from tests.fencing.helpers import NAME, expire, until_renewed
-from tests.helpers import observe
 from tests.fencing.test_protocol import in_a_thread
+from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -13,13 +13,12 @@ import pytest
 from django.db import connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
-from django_dblock.fencing import beat, lease
+from django_dblock.fencing import beat
 from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
 from tests.fencing.helpers import (
     NAME,
     expire,
     is_expired,
-    renewed_at,
     until_expired,
     until_renewed,
     updates,

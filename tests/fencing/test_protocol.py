@@ -138,9 +138,7 @@ class TestOneHolderAtATime:
         """What the insert race looks like: no row at all."""
         plain = table.acquire
         answers = [None, None]
-        monkeypatch.setattr(
-            table, "acquire", lambda *a: answers.pop() if answers else plain(*a)
-        )
+        monkeypatch.setattr(table, "acquire", lambda *a: answers.pop() if answers else plain(*a))
         with fenced_lock(NAME, ttl=30, timeout=5) as lock:
             assert lock.waited < 5
 
