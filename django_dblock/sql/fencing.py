@@ -208,8 +208,8 @@ WHERE lease.id = idle.id
 # Whether a server that refused to write is a standby.
 IS_STANDBY = "SELECT pg_is_in_recovery()"
 
-# The queue of those who wait in turn: a place in it, staying in it, leaving it. A ticket that a crash
-# loses costs its owner the place, so these commits wait for no disk.
+# The queue of those who wait in turn: a place in it, staying in it, leaving it. A ticket that a
+# crash loses costs its owner the place, so these commits wait for no disk.
 TAKE_TICKET = """
 INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
 VALUES (

@@ -1,5 +1,6 @@
 """Inside Django's TestCase, which is one transaction: exempt, as atomic(durable=True) is."""
 
+import pytest
 from django.db import connection, transaction
 from django.test import TestCase
 
@@ -13,7 +14,7 @@ class InATestCase(TestCase):
         with self.assertNumQueries(4), fenced_lock("a", ttl=30) as lock:
             assert connection.in_atomic_block
             lock.renew()
-            with self.assertRaises(LockTimeout), fenced_lock("a", ttl=30):
+            with pytest.raises(LockTimeout), fenced_lock("a", ttl=30):
                 pass
         with fenced_lock("a", ttl=30) as lock, lock.guard():
             Account(name="a").save_fenced(lock)
@@ -26,5 +27,5 @@ class InATestCase(TestCase):
         assert not FencedLock.objects.exists()
 
     def test_a_transaction_of_the_code_that_is_tested_is_refused_as_ever(self):
-        with transaction.atomic(), self.assertRaises(OpenTransaction):
+        with transaction.atomic(), pytest.raises(OpenTransaction):
             fenced_lock("a", ttl=30).__enter__()
