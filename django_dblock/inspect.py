@@ -5,9 +5,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connections
+
 from django_dblock import labels
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
+from django_dblock.fencing.table import alias_for
 from django_dblock.keys import from_pg_locks
 from django_dblock.sql import inspect as sql
 
@@ -130,10 +133,10 @@ def fenced_leases(using: str | None = None) -> list[FencedLease]:
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL's.
     """
-    with connection_for(using).cursor() as cursor:
+    with connections[alias_for(using)].cursor() as cursor:
         cursor.execute(sql.FENCED_LOCKS)
         rows = cursor.fetchall()
-    return [FencedLease(*row[:10], json.loads(row[10]), row[11]) for row in rows]
+    return [FencedLease(*(*row[:10], json.loads(row[10]), row[11])) for row in rows]
 
 
 def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:

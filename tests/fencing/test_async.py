@@ -202,9 +202,10 @@ def test_a_lease_that_is_lost_before_the_block_begins_cancels_it_at_once():
         async with fenced_lock(NAME, ttl=30) as lock:
             lock.trust.lose("as the test wants it")
             stopped = []
+            of_the_block = lock.stop
             lock.stop_on_loss(lambda: stopped.append(True))
             assert stopped == [True]
-            lock.stop_on_loss(Stop())
+            lock.stop = of_the_block
 
     with pytest.raises(LockLost):
         run(work())
