@@ -10,6 +10,11 @@ What is here so far, and what it guarantees:
     The row is written only if nobody wrote it since it was read; else :class:`StaleObject`. It
     ends at once. See :mod:`django_dblock.versioning`.
 
+``with fenced_lock("nightly-sync", ttl=30) as lock:``
+    One holder at a time across transactions and processes, for long work; a stale holder's
+    *writes* are refused. It ends with a release, or expires by the database's clock. See
+    :mod:`django_dblock.fencing`.
+
 Every public name can be imported from here; it is loaded at first use, so that importing the
 package touches neither the settings nor the app registry.
 """
@@ -26,15 +31,26 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import LockDeadlock as LockDeadlock
     from django_dblock.exceptions import LockError as LockError
+    from django_dblock.exceptions import LockLost as LockLost
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
     from django_dblock.exceptions import MissingVersion as MissingVersion
+    from django_dblock.exceptions import NotReplicated as NotReplicated
+    from django_dblock.exceptions import OpenTransaction as OpenTransaction
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
+    from django_dblock.exceptions import StaleFence as StaleFence
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
+    from django_dblock.fencing.lease import Lease as Lease
+    from django_dblock.fencing.lock import fenced_lock as fenced_lock
+    from django_dblock.fencing.model import FencedModel as FencedModel
+    from django_dblock.fencing.operate import force_release as force_release
+    from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
+    from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
+    from django_dblock.models import FencedLock as FencedLock
     from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
@@ -68,15 +84,26 @@ _HOME = {
     "DblockError": "exceptions",
     "LockDeadlock": "exceptions",
     "LockError": "exceptions",
+    "LockLost": "exceptions",
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
     "MissingVersion": "exceptions",
+    "NotReplicated": "exceptions",
+    "OpenTransaction": "exceptions",
     "RetryInTransaction": "exceptions",
+    "StaleFence": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
     "StandbyDatabase": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
+    "Lease": "fencing.lease",
+    "fenced_lock": "fencing.lock",
+    "FencedModel": "fencing.model",
+    "force_release": "fencing.operate",
+    "purge_fenced_locks": "fencing.operate",
+    "FencedQuerySet": "fencing.queryset",
+    "FencedLock": "models",
     "VersionedAdmin": "versioning.admin",
     "bypass_versions": "versioning.bypass",
     "VersionedDeleteForm": "versioning.deleteform",

@@ -21,9 +21,8 @@ frees the locks taken under it.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
 from types import EllipsisType
-from typing import Any, Self, TypeGuard
+from typing import Any, Self
 
 from django.db.transaction import TransactionManagementError
 
@@ -31,7 +30,7 @@ from django_dblock.acquire import Request, try_lock
 from django_dblock.block import AdvisoryBlock
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for, in_transaction
-from django_dblock.keys import Key, KeyPart, is_instance
+from django_dblock.keys import Key, KeyPart, is_argument
 from django_dblock.labels import NamedKey, named
 
 
@@ -124,8 +123,8 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
         super().__init__(timeout=timeout, shared=shared, using=using)
         self._template = key
         # Encoded here, so that a wrong part fails where it is written, not where it is entered.
-        known = named(tuple("" if _is_argument(part) else part for part in key))
-        self._key = None if any(map(_is_argument, key)) else known
+        known = named(tuple("" if is_argument(part) else part for part in key))
+        self._key = None if any(map(is_argument, key)) else known
 
     def _named(self) -> tuple[NamedKey, ...]:
         if self._key is None:
@@ -143,7 +142,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
     def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         if self._key is not None:
             return self
-        key = (part(*args, **kwargs) if _is_argument(part) else part for part in self._template)
+        key = (part(*args, **kwargs) if is_argument(part) else part for part in self._template)
         return type(self)(*key, timeout=self._timeout, shared=self._shared, using=self._using)
 
 
@@ -236,11 +235,6 @@ def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = N
             "timeout=0)', which opens one."
         )
     return try_lock(Request.of((wanted,), shared=shared, connection=connection))
-
-
-def _is_argument(part: object) -> TypeGuard[Callable[..., KeyPart]]:
-    """Whether this part of a key is to be called with the decorated function's arguments."""
-    return callable(part) and not isinstance(part, type | Enum) and not is_instance(part)
 
 
 def _several(keys: Iterable[Key | KeyPart]) -> tuple[NamedKey, ...]:

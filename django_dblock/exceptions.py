@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError
+from django.db.transaction import TransactionManagementError
 
 
 class DblockError(Exception):
@@ -52,9 +53,10 @@ class LockTimeout(LockError, TimeoutError):
         timeout: the time that was allowed, in seconds; None where only the server's own
             ``lock_timeout`` applied.
         waited: the time that was spent, in seconds.
+        holder: who has it, as far as is known.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its data
         self,
         *,
         keys: tuple[tuple[Any, ...], ...],
@@ -62,10 +64,11 @@ class LockTimeout(LockError, TimeoutError):
         using: str,
         timeout: float | None,
         waited: float,
+        holder: str = "another transaction",
     ) -> None:
         limit = "the server's lock_timeout" if timeout is None else f"timeout={timeout:g} s"
         super().__init__(
-            f"{name} on database {using!r} is locked by another transaction: gave up after "
+            f"{name} on database {using!r} is locked by {holder}: gave up after "
             f"{waited:.3f} s ({limit}). Nothing was locked. Try again later, allow a longer "
             f"timeout=, or see who holds it with 'manage.py dblock list'.",
             keys=keys,
@@ -74,6 +77,7 @@ class LockTimeout(LockError, TimeoutError):
         )
         self.timeout = timeout
         self.waited = waited
+        self.holder = holder
 
 
 class LockDeadlock(LockError):
@@ -295,3 +299,95 @@ class RetryInTransaction(DblockError, RuntimeError):
         )
         self.function = function
         self.using = using
+
+
+class OpenTransaction(LockError, TransactionManagementError, RuntimeError):
+    """A lease can't be taken, renewed or given back in an open transaction.
+
+    Others would not see it before the commit, and a rollback would undo it. A RuntimeError, too,
+    because that is what Django's ``atomic(durable=True)`` raises for the same reason.
+    """
+
+    def __init__(
+        self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, act: str
+    ) -> None:
+        super().__init__(
+            f"{name} can't be {act} inside an open transaction on database {using!r}: nobody would "
+            f"see it before the commit, and a rollback would undo it. Enter fenced_lock() outside "
+            f"transaction.atomic() (ATOMIC_REQUESTS opens one around each view: see "
+            f"transaction.non_atomic_requests), and use lock.guard() for transactions inside it.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+
+
+class NotReplicated(LockError):
+    """The lease was written, but the wait for the synchronous standby was cut short.
+
+    A failover could lose it, so it does not count as taken. It was given back, or expires.
+    """
+
+    def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
+        super().__init__(
+            f"{name} on database {using!r} was not taken: no synchronous standby confirmed it, so "
+            f"a failover could hand it to somebody else. Try again when replication works, and "
+            f"look for who cancels the wait (pg_cancel_backend(), a client that gave up).",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+
+
+class LockLost(LockError):
+    """The lease can't be trusted any longer: it ran out, or somebody else has it.
+
+    Attributes:
+        token: the fencing token that it had.
+        reason: what was noticed, in words.
+    """
+
+    def __init__(
+        self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, token: int, reason: str
+    ) -> None:
+        super().__init__(
+            f"{name} on database {using!r} (token {token}) is lost: {reason}. Stop what the lock "
+            f"protected and don't write; what was written without lock.guard() or save_fenced() "
+            f"may have met a newer holder's. For longer pauses allow a longer ttl=.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+        self.token = token
+        self.reason = reason
+
+
+class StaleFence(LockLost):
+    """A fenced write was refused, and nothing was written: a newer holder was here.
+
+    Attributes:
+        model: the label of the model, ``shop.account``.
+        pk: the row's primary key; None for a QuerySet.
+    """
+
+    def __init__(  # noqa: PLR0913 - its data
+        self,
+        *,
+        keys: tuple[tuple[Any, ...], ...],
+        name: str,
+        using: str,
+        token: int,
+        reason: str,
+        model: str,
+        pk: Any = None,
+    ) -> None:
+        row = model if pk is None else f"{model} {pk!r}"
+        super().__init__(
+            keys=keys,
+            name=name,
+            using=using,
+            token=token,
+            reason=f"the write to {row} was refused, {reason}",
+        )
+        self.model = model
+        self.pk = pk

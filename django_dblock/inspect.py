@@ -1,12 +1,16 @@
 """What is locked, by whom, and who waits: read from the server, for commands, pages and tests."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connections
+
 from django_dblock import labels
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
+from django_dblock.fencing.table import alias_for
 from django_dblock.keys import from_pg_locks
 from django_dblock.sql import inspect as sql
 
@@ -83,6 +87,56 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
         for pid, application_name in shown.items()
     }
     return [_advisory_lock(row, names[row[5]]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class FencedLease:
+    """One lease that is held, or has ended and is still kept from others.
+
+    Attributes:
+        name: the key, as it is called in the table (:mod:`django_dblock.fencing.names`).
+        slot: 0, but for semaphores.
+        token: the fencing token of the latest grant.
+        owner: host, process and thread, for people.
+        held: whether the lease runs; else only ``hold_at_least`` or ``lock_delay`` does.
+        age: seconds since it was granted.
+        renewed: seconds since it was renewed, or granted.
+        remaining: seconds until it expires, if it is not renewed; negative if it has.
+        free_in: seconds until somebody else can have it, if it is not renewed.
+        grants: how often the key was granted.
+        metadata: what the holder gave with it.
+        waiting: how many wait for it in turn (``fair=True``); those who poll can't be seen.
+    """
+
+    name: str
+    slot: int
+    token: int
+    owner: str
+    held: bool
+    age: float
+    renewed: float
+    remaining: float
+    free_in: float
+    grants: int
+    metadata: dict[str, Any]
+    waiting: int
+
+
+def fenced_leases(using: str | None = None) -> list[FencedLease]:
+    """Return every lease that nobody else can have now, by name.
+
+    One statement; locks nothing. A picture of a moment, by the server's clock.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.fenced_lock`.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+    """
+    with connections[alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.FENCED_LOCKS)
+        rows = cursor.fetchall()
+    return [FencedLease(*(*row[:10], json.loads(row[10]), row[11])) for row in rows]
 
 
 def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:

@@ -35,7 +35,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard
 from uuid import UUID
 
 
@@ -131,6 +131,11 @@ def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
 def is_instance(part: object) -> bool:
     """Whether this looks like a Django model instance (a model class has no ``_state``)."""
     return hasattr(part, "_meta") and hasattr(part, "_state")
+
+
+def is_argument(part: object) -> TypeGuard[Callable[..., "KeyPart"]]:
+    """Whether this part of a key is to be called with the decorated function's arguments."""
+    return callable(part) and not isinstance(part, type | Enum) and not is_instance(part)
 
 
 def instance_key(instance: SavedInstance, where: str = "The instance") -> tuple[str, Any]:

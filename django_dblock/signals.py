@@ -3,8 +3,9 @@
 A receiver runs inside the lock's transaction, and should not query it: an error of a query would
 end the transaction, though nobody sees it.
 
-All are sent by the lock's class with ``kind`` (``"advisory"``), ``keys`` (a tuple of keys),
-``name`` (the same for people), ``using`` (the alias) and ``shared``.
+All are sent by the lock's class with ``kind`` (``"advisory"`` or ``"fenced"``), ``keys`` (a tuple
+of keys), ``name`` (the same for people), ``using`` (the alias) and ``shared``; those of leases also
+with ``token``.
 """
 
 from django.dispatch import Signal
@@ -16,6 +17,8 @@ lock_released = Signal()
 """The transaction that a lock opened has ended. Also ``held`` (seconds, until the block was left,
 so with its ``on_commit`` hooks) and ``committed``: None where leaving raised, because COMMIT was
 refused, its answer was lost, or a hook failed.
+
+Of a fenced lock: a lease was given back. Also ``held``, and ``lost``, whether it had ended before.
 
 Not sent where the lock joined a transaction that was open already: nothing tells when that ends.
 """
@@ -39,3 +42,10 @@ conflict_retried = Signal()
 Also ``error`` (what ended the last run), ``attempt`` (the number of the run that failed, from 1)
 and ``delay`` (seconds until the next).
 """
+
+lock_lost = Signal()
+"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
+thread that noticed it: mostly the heartbeat's."""
+
+stale_write_refused = Signal()
+"""A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""

@@ -6,15 +6,20 @@ import pickle
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError
+from django.db.transaction import TransactionManagementError
 
 from django_dblock import exceptions
 from django_dblock.exceptions import (
     DblockError,
     LockDeadlock,
+    LockLost,
     LockTableFull,
     LockTimeout,
     MissingVersion,
+    NotReplicated,
+    OpenTransaction,
     RetryInTransaction,
+    StaleFence,
     StaleObject,
     StaleObjects,
     StandbyDatabase,
@@ -41,6 +46,11 @@ EXAMPLES = [
     (LockTableFull(**FACTS), "Raise max_locks_per_transaction"),
     (UnsafeIsolation(**FACTS, isolation="serializable"), "Run it at READ COMMITTED"),
     (StandbyDatabase(**FACTS), "Pass using="),
+    (OpenTransaction(**FACTS, act="taken"), "Enter fenced_lock() outside"),
+    (NotReplicated(**FACTS), "Try again when replication works"),
+    (LockLost(**FACTS, token=7, reason="it ran out"), "don't write"),
+    (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
+    (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
     (UnsupportedDatabase(using="default", engine="SQLite"), "Pass using="),
     (stale(expected=7, actual=9), "has version 9, not 7, so it was changed"),
     (stale(expected=7, actual=None), "it has been deleted. Read it again"),
@@ -102,6 +112,8 @@ def test_they_are_what_django_and_python_would_call_them():
     assert issubclass(UnsupportedDatabase, NotSupportedError)
     assert issubclass(MissingVersion, ValueError)
     assert issubclass(RetryInTransaction, RuntimeError)
+    assert issubclass(OpenTransaction, RuntimeError | TransactionManagementError)
+    assert issubclass(StaleFence, LockLost)
 
 
 def test_of_several_keys_there_is_no_single_one():

@@ -28,3 +28,28 @@ WHERE locks.locktype = 'advisory'
     AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
+
+# All leases that are held or kept from others, by name: who has each, and for how long.
+# Seconds by the server's clock; a kept one has ended, but hold_at_least or its lock_delay runs.
+FENCED_LOCKS = """
+SELECT
+    lease.name,
+    lease.slot,
+    lease.token,
+    lease.owner,
+    lease.expires_at > clock_timestamp(),
+    extract(epoch FROM clock_timestamp() - lease.acquired_at)::float8,
+    extract(epoch FROM clock_timestamp() - lease.renewed_at)::float8,
+    extract(epoch FROM lease.expires_at - clock_timestamp())::float8,
+    extract(epoch FROM lease.expires_at + lease.lock_delay - clock_timestamp())::float8,
+    lease.grants,
+    lease.metadata::text,
+    (
+        SELECT count(*) FROM django_dblock_fencedticket AS ticket
+        WHERE ticket.name = lease.name AND ticket.slot = lease.slot
+            AND ticket.expires_at > clock_timestamp()
+    )
+FROM django_dblock_fencedlock AS lease
+WHERE lease.expires_at + lease.lock_delay > clock_timestamp()
+ORDER BY lease.name, lease.slot
+"""

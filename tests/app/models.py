@@ -38,3 +38,9 @@ class Seat(models.Model):
     pk = models.CompositePrimaryKey("row", "number")
     row = models.CharField(max_length=2)
     number = models.IntegerField()
+
+
+from tests.app.fenced import (  # noqa: E402 - read with the other models
+    Account,  # noqa: F401
+    Savings,  # noqa: F401
+)

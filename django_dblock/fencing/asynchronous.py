@@ -1,0 +1,92 @@
+"""``async with fenced_lock(...)``: the same statements, from a thread; a loss cancels the block.
+
+A statement that is under way in its thread can't be called back. So a cancellation waits for its
+answer: a lease that was granted meanwhile is given back, and a release is always sent.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from asgiref.sync import sync_to_async
+
+from django_dblock.fencing.lease import Lease
+from django_dblock.fencing.waiting import Attempt
+
+T = TypeVar("T")
+
+
+class Stop:
+    """Cancels the task that holds a lease, once, unless it has left the block."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that awaits threads runs in a task
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._cancelling = task.cancelling()
+        self._fired = False
+        self._left = False
+
+    def __call__(self) -> None:
+        """Called in the thread that notices the loss."""
+        with suppress(RuntimeError):  # the loop is closed: there is nothing left to cancel
+            self._loop.call_soon_threadsafe(self._fire)
+
+    def _fire(self) -> None:
+        if not self._left:
+            self._fired = True
+            self._task.cancel("the fenced lock is lost")
+
+    def leave(self) -> None:
+        """Cancel nothing from now on."""
+        self._left = True
+
+    def was_the_only_one(self) -> bool:
+        """Whether the task was cancelled by this, and by nobody else. Asked once."""
+        return self._fired and self._task.uncancel() <= self._cancelling
+
+
+async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:
+    """Wait for the lease without blocking the loop."""
+    attempt = await sync_to_async(make)()
+    try:
+        while True:
+            lease, cancelled = await _finished(sync_to_async(once)(attempt))
+            if cancelled is not None:
+                if lease is not None:
+                    await _finished(sync_to_async(lease.release)())
+                raise cancelled
+            if lease is not None:
+                lease.stop_on_loss(Stop())
+                return lease
+            await asyncio.sleep(attempt.delay)
+    finally:
+        await _finished(sync_to_async(attempt.close)())
+
+
+async def leave(lease: Lease, error: BaseException | None) -> None:
+    """Give the lease back; raise that it was lost if that is what ended the block, or nothing."""
+    stop = lease.stop
+    assert isinstance(stop, Stop)  # noqa: S101 - put there by enter()
+    stop.leave()
+    _, cancelled = await _finished(sync_to_async(lease.leave)(failed=error is not None))
+    if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):
+        raise lease.loss() from (error or cancelled)
+    if cancelled is not None:
+        raise cancelled
+    if error is None and lease.lost:
+        raise lease.loss()
+
+
+async def _finished(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Wait for the end of the call, even if we are cancelled; return that, too."""
+    task = asyncio.ensure_future(call)
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return task.result(), cancelled

@@ -1,0 +1,139 @@
+"""The heartbeat: one daemon thread that renews every lease of this process, and notices losses.
+
+It starts with the first lease and ends with the last. A beat is one statement for all leases of a
+database that are due; what fails is tried again until the leases' time is up. After a fork the
+child has none of this: the leases are the parent's, and so are its connections, which are neither
+used nor closed there.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections import defaultdict
+
+from django_dblock.fencing.beat import Line
+from django_dblock.fencing.trust import GONE, Trust, now
+
+logger = logging.getLogger("django_dblock")
+
+_LONGEST_SILENCE = 5.0
+"""Seconds to wait for one answer, at most: leases of other databases want their beat, too."""
+
+_SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
+"""Seconds between a beat that failed and the next."""
+
+
+class Heartbeat:
+    """The leases that are watched, when each is due, and the thread that sees to it."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._due: dict[Trust, float | None] = {}  # None: watched, but not renewed
+        self._thread: threading.Thread | None = None
+        self._lines: dict[str, Line] = {}
+
+    def watch(self, trust: Trust, *, renews: bool) -> None:
+        """Renew the lease every third of its ttl, or only tell when it is lost."""
+        with self._changed:
+            self._due[trust] = now() + trust.ttl / 3 if renews else None
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="dblock-heartbeat", daemon=True
+                )
+                self._thread.start()
+            else:
+                self._changed.notify()
+
+    def forget(self, trust: Trust) -> None:
+        """Renew it no more. A renewal that is under way can't undo a release: see RENEW."""
+        with self._changed:
+            self._due.pop(trust, None)
+            if not self._due:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while self._wait():
+            for alias, batch in self._batches().items():
+                self._beat(alias, batch)
+
+    def _wait(self) -> bool:
+        """Wait until something is to be done; whether there is anything left to do at all."""
+        with self._changed:
+            while self._due:
+                left = self._next() - now()
+                if left <= 0:
+                    return True
+                self._changed.wait(left)
+            self._thread = None  # whoever comes next starts another
+            lines, self._lines = self._lines, {}
+        for line in lines.values():
+            line.close()
+        return False
+
+    def _next(self) -> float:
+        return min(
+            now() + trust.remaining if due is None else min(due, now() + trust.remaining)
+            for trust, due in self._due.items()
+        )
+
+    def _batches(self) -> dict[str, list[Trust]]:
+        """Return the leases to renew, by database; those that are lost are told so instead.
+
+        One that is due takes along all that soon will be, so that they keep step.
+        """
+        with self._changed:
+            trusts = dict(self._due)
+        batches: dict[str, list[Trust]] = defaultdict(list)
+        urgent: set[str] = set()
+        for trust, due in trusts.items():
+            if trust.reason is not None:  # its looking is what tells
+                self.forget(trust)
+            elif due is not None and due - now() <= trust.ttl / 6:
+                batches[trust.place.using].append(trust)
+                if due <= now():
+                    urgent.add(trust.place.using)
+        return {alias: batches[alias] for alias in batches if alias in urgent}
+
+    def _beat(self, alias: str, batch: list[Trust]) -> None:
+        started = now()
+        interval = min(trust.ttl for trust in batch) / 3
+        patience = min(interval, _LONGEST_SILENCE, *(trust.remaining for trust in batch))
+        line = self._lines.get(alias)
+        try:
+            if line is None:
+                line = self._lines[alias] = Line(alias)
+            gone = line.renew(batch, patience=patience)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the leases still have time
+            logger.warning("dblock: a heartbeat on %r failed, trying again: %s", alias, error)
+            pause = min(max(interval / 4, _SHORTEST_BREAK), _LONGEST_BREAK)
+            again = now() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
+            self._put_off(dict.fromkeys(batch, again))
+            return
+        for trust in gone:
+            self.forget(trust)
+            if not trust.ended:
+                trust.lose(GONE)
+        self._put_off({trust: started + trust.ttl / 3 for trust in batch})
+
+    def _put_off(self, times: dict[Trust, float]) -> None:
+        with self._changed:
+            for trust, due in times.items():
+                if trust in self._due:
+                    self._due[trust] = due
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: begin anew, with locks that no thread here could ever free."""
+        _of_parents.append(self._lines)
+        self._begin()
+
+
+heartbeat = Heartbeat()
+
+_of_parents: list[dict[str, Line]] = []
+"""Kept, because closing them would end the parents' connections."""
+
+os.register_at_fork(after_in_child=heartbeat._leave_to_parent)  # noqa: SLF001 - of this module

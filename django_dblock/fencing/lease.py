@@ -1,0 +1,237 @@
+"""What a block of ``fenced_lock`` holds: the public handle of one grant."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import Error, connections
+from django.dispatch import Signal
+
+from django_dblock import signals
+from django_dblock.conf import MAX_TIMEOUT
+from django_dblock.exceptions import LockLost
+from django_dblock.fencing import table
+from django_dblock.fencing.guard import guarded
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.table import Place
+from django_dblock.fencing.trust import GONE, Trust, now
+from django_dblock.fencing.waiting import Success
+
+logger = logging.getLogger("django_dblock")
+
+_SHORTEST_IDLE = 30.0
+_PAUSE = 0.005
+
+
+def is_ttl(value: object) -> bool:
+    """Whether this is a number of seconds that a lease can last."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT
+    )
+
+
+class Lease:
+    """One grant of a fenced lock. Its identity is the token: never the host, process or thread.
+
+    Guaranteed while :attr:`lost` is false: nobody else has been granted the lock since. It looks
+    at this process's clock only; what has to be right in the database goes through :meth:`guard`
+    or ``save_fenced``, where the database itself looks. Usable from any thread of the process that
+    took it; in a forked child it is lost.
+
+    Attributes:
+        key: the key's parts, as given.
+        name: the same for people.
+        using: the database alias of the lock table.
+        token: greater than that of every earlier grant of the key. Hand it to what you call, and
+            let that refuse a smaller one than it has seen.
+        metadata: what was given, as it stands in the table.
+        waited: seconds spent waiting for it.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place, by fenced_lock
+        self,
+        place: Place,
+        success: Success,
+        *,
+        ttl: float,
+        hold_at_least: float,
+        metadata: dict[str, Any],
+        on_lost: Callable[["Lease"], object] | None,
+    ) -> None:
+        self.key = place.key.parts
+        self.name: str = place.facts["name"]
+        self.using = place.using
+        self.token = success.grant.token
+        self.metadata = metadata
+        self.waited = success.waited
+        self._place = place
+        self._hold_at_least = hold_at_least
+        self._on_lost = on_lost
+        self._since = now()
+        self._given_back = False
+        self.stop: Callable[[], None] | None = None
+        self.trust = Trust(
+            place, success.grant, ttl=ttl, before=success.before, when_lost=self._tell_loss
+        )
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.name} token={self.token} remaining={self.remaining:.1f} s>"
+
+    @property
+    def expires_at(self) -> datetime:
+        """When it expires by the *server's* clock, unless it is renewed."""
+        return self.trust.expires_at
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which it can be trusted without another renewal; 0 when it has ended."""
+        return self.trust.remaining
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended before it was given back. Sends nothing; never goes back to False."""
+        return self.trust.reason is not None
+
+    def check(self) -> None:
+        """Go on only if the lease can still be trusted. Looks at the clock; sends nothing.
+
+        Raises:
+            LockLost: it can't, or it was given back.
+        """
+        if self.lost or self.trust.ended:
+            raise self.loss()
+
+    def renew(self, ttl: float | None = None) -> None:
+        """Renew it now; one statement, one commit, on the caller's connection.
+
+        What was promised before is never shortened: a smaller ttl counts from when the old one
+        would have ended.
+
+        Args:
+            ttl: seconds from now, and for all renewals after this one; None leaves it as it is.
+
+        Raises:
+            LockLost: it has ended.
+            OpenTransaction: see there.
+            NotReplicated, django.db.Error: it was perhaps not renewed; it is not lost by that.
+            ValueError: this can't be a ttl.
+        """
+        if ttl is not None and not is_ttl(ttl):
+            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+        wanted = self.trust.ttl if ttl is None else float(ttl)
+        while True:
+            self.check()
+            before = now()
+            renewal = table.renew(self._place, self.token, wanted)
+            if renewal.expires_at is not None:
+                break
+            if not renewal.ours:
+                self.trust.lose(GONE)
+            time.sleep(_PAUSE)  # somebody, the heartbeat perhaps, has the row for a moment
+        self.trust.ttl = wanted
+        self.trust.extend(before, wanted, renewal.expires_at)
+        self.check()
+
+    async def arenew(self, ttl: float | None = None) -> None:
+        """Do what :meth:`renew` does, from a coroutine."""
+        await sync_to_async(self.renew)(ttl)
+
+    def release(self) -> bool:
+        """Give it back before the block ends; one statement, one commit.
+
+        Returns whether it was still ours to give: False where it was lost, which is not an error
+        by itself, and where it was given back before.
+
+        Raises:
+            OpenTransaction: see there.
+            django.db.Error: it was perhaps not given back; then it expires.
+        """
+        if self._given_back or self.trust.foreign:
+            return False
+        table.refuse_transaction(self._place, connections[self.using], "released")
+        lost = self.lost
+        self.trust.end()
+        heartbeat.forget(self.trust)
+        had = table.release(self._place, self.token, hold_at_least=self._hold_at_least)
+        self._given_back = True
+        if not had:
+            self.trust.lose(GONE)
+        self._send(signals.lock_released, held=now() - self._since, lost=lost or not had)
+        return had and not lost
+
+    async def arelease(self) -> bool:
+        """Do what :meth:`release` does, from a coroutine."""
+        return await sync_to_async(self.release)()
+
+    def guard(self, *, idle_timeout: float | None = None) -> AbstractContextManager[None]:
+        """Open a transaction that commits only if the lease is still held; one statement.
+
+        The lease's row is locked FOR KEY SHARE until the transaction ends: the heartbeat goes on,
+        and nobody is granted the lock before our COMMIT or ROLLBACK, even if the lease expires
+        meanwhile. So no newer holder can ever meet a write of ours that it has not seen. Inside an
+        open transaction it joins that one, and the same holds until *its* end.
+
+        Not guaranteed: anything about commits in other databases, or about ``on_commit`` hooks,
+        which run after COMMIT (guard what they write).
+
+        Args:
+            idle_timeout: seconds for which the transaction may stand idle before the server ends
+                it, so that a frozen holder blocks nobody for ever; the larger of ttl and 30 by
+                default. A stricter setting of yours stays in force.
+
+        Raises:
+            LockLost: it is not held any longer; nothing was written.
+            ValueError: this can't be an idle_timeout.
+
+        Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
+        """
+        if idle_timeout is not None and not is_ttl(idle_timeout):
+            raise ValueError(f"idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
+        self.check()
+        return guarded(
+            self.trust,
+            max(self.trust.ttl, _SHORTEST_IDLE) if idle_timeout is None else idle_timeout,
+        )
+
+    def loss(self) -> LockLost:
+        """Return the error that says why the lease can't be used."""
+        reason = self.trust.reason or "it was released"
+        return LockLost(**self._place.facts, token=self.token, reason=reason)
+
+    def leave(self, *, failed: bool) -> None:
+        """Give it back at the end of the block; an error of the block's own comes first."""
+        try:
+            self.release()
+        except Error:
+            if not failed:
+                raise
+            logger.warning("dblock: %s was not released, it expires", self.name, exc_info=True)
+
+    def stop_on_loss(self, stop: Callable[[], None]) -> None:
+        """Call this, too, when it is lost, or at once if it is."""
+        self.stop = stop
+        if self.lost:
+            stop()
+
+    def _tell_loss(self, reason: str) -> None:
+        logger.warning(
+            "dblock: %s on %r (token %s) is lost: %s", self.name, self.using, self.token, reason
+        )
+        if self.stop is not None:
+            self.stop()
+        self._send(signals.lock_lost, reason=reason)
+        if self._on_lost is not None:
+            try:
+                self._on_lost(self)
+            except Exception:  # in the heartbeat's thread nobody would see it
+                logger.exception("dblock: on_lost of %s failed", self.name)
+
+    def _send(self, signal: Signal, **more: object) -> None:
+        if signal.receivers:
+            signal.send_robust(
+                Lease, kind="fenced", shared=False, **self._place.facts, token=self.token, **more
+            )

@@ -1,0 +1,246 @@
+"""``fenced_lock``: one holder at a time, for work longer than a transaction."""
+
+import copy
+import functools
+import inspect
+import json
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
+from django.db import connections
+from django.dispatch import Signal
+
+from django_dblock import signals
+from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.exceptions import LockTimeout
+from django_dblock.fencing import asynchronous, table
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.names import lease_name
+from django_dblock.fencing.table import Place, Wish
+from django_dblock.fencing.waiting import Attempt
+from django_dblock.keys import KeyPart, is_argument
+from django_dblock.labels import named
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Which leases the code that runs here has entered: each thread and each task has its own.
+_entered: ContextVar[tuple[tuple["fenced_lock", Lease], ...]] = ContextVar(
+    "dblock_entered", default=()
+)
+
+
+class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
+    """Hold a key across transactions, for long work, with a token that fences stale holders off.
+
+    Entering takes a *lease* of ``ttl`` seconds, which a heartbeat renews until the block is left.
+    If this process dies or freezes, the lease expires by the database's clock, and the next one
+    has the lock. It is configuration only: share it, re-enter it, decorate with it.
+
+    Guaranteed: at any time at most one holder has an unexpired lease on the key; each grant's token
+    is greater than all before it, for ever; what is written under ``lock.guard()`` or by
+    ``save_fenced(lock)`` is refused once the lease is no longer held, even if this process was
+    frozen and does not know yet.
+
+    Not guaranteed: that unguarded code stops when the lease is lost. It was frozen, perhaps, and
+    another holder is at work: call ``lock.check()`` before each step, guard what is written, and
+    give ``lock.token`` to other systems, to refuse a smaller one than they have seen. Nothing about
+    commits in another database.
+
+    ``async with`` and async functions work too; the block is cancelled when the lease is lost. As a
+    decorator, a callable among the parts is called with the call's arguments.
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        ttl: seconds after which an unrenewed lease expires. A holder may be frozen, or without its
+            database, for about two thirds of it; the next one waits that long for a dead one.
+        timeout: seconds to wait; 0 (the default) does not, None waits for ever.
+        heartbeat: whether to renew it every third of the ttl; else it is yours to ``renew()``.
+        hold_at_least: seconds from its beginning for which the lock stays taken even if it is
+            given back earlier, for jobs that must not run twice in short order.
+        lock_delay: seconds for which nobody gets the lock after it *expired* unreleased, so that
+            what the lost holder has set off elsewhere can come to its end.
+        on_lost: called once with the lease when it is lost, in the thread that notices it: mostly
+            the heartbeat's, so it must be quick, and no place for queries.
+        using: the database alias of the lock table; ``DBLOCK_DATABASE``, else where the router
+            writes :class:`django_dblock.FencedLock`.
+        fair: wait in a queue, first come, first served among those who also wait so.
+        metadata: a JSON object to show to those who ask who has the lock.
+
+    Raises:
+        LockTimeout: somebody else still had it.
+        OpenTransaction: the lease would be invisible until the commit, and gone after a rollback.
+        LockLost: on leaving, where the block itself raised nothing: it ended before the block did.
+        NotReplicated, StandbyDatabase, UnsupportedDatabase: a lease there would protect nothing.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+
+    Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; M. Kleppmann, "How to do distributed
+    locking", 2016 (fencing tokens).
+    """
+
+    def __init__(  # noqa: PLR0913 - each has a default that is right for most
+        self,
+        *key: KeyPart | Callable[..., KeyPart],
+        ttl: float,
+        timeout: float | None = 0,
+        heartbeat: bool = True,
+        hold_at_least: float = 0,
+        lock_delay: float = 0,
+        on_lost: Callable[[Lease], object] | None = None,
+        using: str | None = None,
+        fair: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        if not is_ttl(ttl):
+            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+        if not (timeout is None or is_seconds(timeout)):
+            raise ValueError(
+                f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
+                f"{MAX_TIMEOUT:.0f}; None waits for ever."
+            )
+        for argument, value in {"hold_at_least": hold_at_least, "lock_delay": lock_delay}.items():
+            if not is_seconds(value):
+                raise ValueError(f"{argument}={value!r} is not a number of seconds from 0.")
+        if not isinstance(metadata, dict | None):
+            raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
+        self._template = key
+        known = named(tuple("" if is_argument(part) else part for part in key))
+        self._key = None if any(map(is_argument, key)) else known
+        self._timeout = timeout
+        self._heartbeat = heartbeat
+        self._hold_at_least = hold_at_least
+        self._on_lost = on_lost
+        self._using = using
+        self._metadata = dict(metadata or {})
+        self._wish = Wish(float(ttl), float(lock_delay), json.dumps(self._metadata), fair)
+
+    def __enter__(self) -> Lease:
+        attempt = self._attempt()
+        try:
+            while (lease := self._once(attempt)) is None:
+                time.sleep(attempt.delay)
+        finally:
+            attempt.close()
+        self._push(lease)
+        return lease
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lease = self._pop()
+        lease.leave(failed=kind is not None)
+        if kind is None and lease.lost:
+            raise lease.loss()
+
+    async def __aenter__(self) -> Lease:
+        lease = await asynchronous.enter(self._attempt, self._once)
+        self._push(lease)
+        return lease
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asynchronous.leave(self._pop(), error)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Run each call of the function, sync or async, inside the block."""
+        name = getattr(function, "__qualname__", repr(function))
+        if isinstance(function, type):
+            raise TypeError(
+                f"{name} is a class: decorate the method that needs the lock, with "
+                f"django.utils.decorators.method_decorator(…, name='post') for a view."
+            )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{name} is a generator function: the lock would be gone before its first line "
+                f"runs. Use 'with' inside it."
+            )
+        if iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
+                async with self._for_call(args, kwargs):
+                    return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", awaited)
+
+        @functools.wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._for_call(args, kwargs):
+                return function(*args, **kwargs)
+
+        return locked
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._key is not None:
+            return self
+        found = copy.copy(self)
+        found._key = named(  # noqa: SLF001 - its own
+            tuple(part(*args, **kwargs) if is_argument(part) else part for part in self._template)
+        )
+        return found
+
+    def _attempt(self) -> Attempt:
+        if self._key is None:
+            raise TypeError(
+                "A callable in the key is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass its value."
+            )
+        using = table.alias_for(self._using)
+        place = Place(self._key, lease_name(self._key, conf.namespace), using)
+        return Attempt(place, self._wish, self._timeout)
+
+    def _once(self, attempt: Attempt) -> Lease | None:
+        try:
+            success = attempt.once()
+        except LockTimeout as error:
+            self._send(signals.lock_timeout, attempt.place, waited=error.waited)
+            raise
+        if success is None:
+            return None
+        lease = Lease(
+            attempt.place,
+            success,
+            ttl=self._wish.ttl,
+            hold_at_least=self._hold_at_least,
+            metadata=self._metadata,
+            on_lost=self._on_lost,
+        )
+        # A lease taken in TestCase's transaction is seen by no other connection, so none renews it.
+        renews = self._heartbeat and not connections[lease.using].in_atomic_block
+        try:
+            heartbeat.watch(lease.trust, renews=renews)
+        except BaseException:  # no thread can be started
+            lease.leave(failed=True)
+            raise
+        self._send(signals.lock_acquired, attempt.place, waited=success.waited, token=lease.token)
+        return lease
+
+    def _push(self, lease: Lease) -> None:
+        _entered.set((*_entered.get(), (self, lease)))
+
+    def _pop(self) -> Lease:
+        entered = _entered.get()
+        for place in reversed(range(len(entered))):
+            if entered[place][0] is self:
+                _entered.set(entered[:place] + entered[place + 1 :])
+                return entered[place][1]
+        raise RuntimeError(
+            "A block of fenced_lock() was left that was not entered in this thread or task. The "
+            "lock ends when its ttl is over."
+        )
+
+    def _send(self, signal: Signal, place: Place, **more: object) -> None:
+        if signal.receivers:
+            signal.send_robust(fenced_lock, kind="fenced", shared=False, **place.facts, **more)

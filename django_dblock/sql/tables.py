@@ -1,0 +1,43 @@
+"""What the migrations say beyond Django's own operations: frozen, as it ran.
+
+PostgreSQL manual: "CREATE TABLE, Storage Parameters", 66.7 "Heap-Only Tuples (HOT)".
+"""
+
+# Half of each page stays free for the next version of a row, so that no update ever writes an
+# index; and the pages are swept after a few hundred dead rows, not after a fifth of the table.
+# Collation "C": names are compared byte by byte, and no upgrade of the system's locales can change
+# their order under the index.
+FENCEDLOCK = """
+ALTER TABLE django_dblock_fencedlock
+    ALTER COLUMN name TYPE varchar(255) COLLATE "C",
+    SET (
+        fillfactor = 50,
+        autovacuum_vacuum_threshold = 200,
+        autovacuum_vacuum_scale_factor = 0.02,
+        autovacuum_analyze_threshold = 1000,
+        autovacuum_analyze_scale_factor = 0.2
+    )
+"""
+FENCEDLOCK_REVERSE = """
+ALTER TABLE django_dblock_fencedlock
+    ALTER COLUMN name TYPE varchar(255) COLLATE "default",
+    RESET (
+        fillfactor,
+        autovacuum_vacuum_threshold,
+        autovacuum_vacuum_scale_factor,
+        autovacuum_analyze_threshold,
+        autovacuum_analyze_scale_factor
+    )
+"""
+
+# The queue, likewise. It is logged, because a standby refuses to look at an unlogged table at all.
+FENCEDTICKET = """
+ALTER TABLE django_dblock_fencedticket
+    ALTER COLUMN name TYPE varchar(255) COLLATE "C",
+    SET (autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0.02)
+"""
+FENCEDTICKET_REVERSE = """
+ALTER TABLE django_dblock_fencedticket
+    ALTER COLUMN name TYPE varchar(255) COLLATE "default",
+    RESET (autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor)
+"""

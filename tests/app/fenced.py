@@ -1,0 +1,22 @@
+"""What the tests write under fenced locks."""
+
+from django.db import models
+
+from django_dblock import FencedModel
+
+
+class Account(FencedModel):
+    name = models.CharField(max_length=40, unique=True)
+    balance = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
+
+
+class Savings(Account):
+    """A child by multi-table inheritance: the fence is in the parent's table."""
+
+    rate = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
