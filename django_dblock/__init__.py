@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.field import VersionField as VersionField
     from django_dblock.versioning.model import VersionedModel as VersionedModel
+    from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
     from django_dblock.versioning.picture import Picture as Picture
-    from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import conflict_picture as conflict_picture
     from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
