@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.benchmarks import bulk, commit, inside, save, several
+from tests.benchmarks import bulk, commit, inside, lease, save, several
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -16,6 +16,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "save-inside": save.scenario_inside,
     "save-latency": save.scenario_with_latency,
     "bulk": bulk.scenario,
+    "lease": lease.scenario,
+    "lease-latency": lease.scenario_with_latency,
 }
 
 CROWDS: dict[str, Crowd] = {

@@ -1,5 +1,6 @@
 """The rows that are updated."""
 
+from django.core.management import call_command
 from django.db import connection, connections
 
 from tests.app.models import Counter
@@ -10,6 +11,7 @@ ROWS = 1000
 
 def create() -> None:
     """Make the tables, with ids from 1."""
+    call_command("migrate", "django_dblock", verbosity=0)
     with connection.schema_editor() as editor:
         editor.create_model(Counter)
         for model in models.MODELS:
