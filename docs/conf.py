@@ -59,7 +59,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(django|asgiref)\..*"),  # Django's
     (r"py:exc", r"TransactionManagementError|ConnectionDoesNotExist"),  # Django's, in our Raises
     (r"py:exc", r"TypeError|ValueError"),  # Python's
-    (r"py:class", r"(django_dblock\.block\.)?(P|R|HeldT)"),  # type variables
+    (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|HeldT)"),  # type variables
+    (r"py:mod", r"django_dblock\.versioning\.\w+"),  # named in a protocol, not shown
     (r"py:class", r"(django_dblock\.keys\.)?(SavedInstance|KeyPart)"),  # told in words, api.md
 ]
 
