@@ -72,7 +72,7 @@ class Picture:
 
     @property
     def conflicting(self) -> list[FieldPicture]:
-        """The fields that both changed: with none, mine can be carried over to theirs."""
+        """The fields that both changed; with none, mine can be carried over to theirs."""
         return [field for field in self.fields.values() if field.conflicting]
 
 
