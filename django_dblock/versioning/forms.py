@@ -8,7 +8,6 @@ from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
 from django.forms.formsets import DELETION_FIELD_NAME
 from django.forms.models import BaseModelForm, InlineForeignKeyField
-from django.utils.functional import lazy
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.exceptions import StaleObject
@@ -109,7 +108,7 @@ class VersionedFormMixin(_Base):
         version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
         shown = self._shown(options.get("initial") or {})
         # Read now, with the values that are shown; signed when it is rendered, if it is.
-        field.initial = lazy(lambda: token.dump(*self._row, version, shown), str)()
+        field.initial = lambda: token.dump(*self._row, version, shown)
 
     def _shown(self, replaced: Container[str]) -> dict[str, Any]:
         """Return what the row has in the fields that the form shows."""

@@ -97,8 +97,16 @@ class GuardedSave(models.Model):
     ) -> None:
         """Read again. A version read alone, without the rest, is not one to compare with."""
         names = None if fields is None else set(fields)
-        super().refresh_from_db(using, names, **more)
-        state = self.__dict__
+        state, name = self.__dict__, self._version_field.attname
+        unloaded = names is None and name not in state  # Django would leave it so
+        if unloaded:
+            state[name] = None
+        try:
+            super().refresh_from_db(using, names, **more)
+        except BaseException:
+            if unloaded:
+                del state[name]
+            raise
         loaded = [field for field in self._meta.concrete_fields if field.attname in state]
         read = [
             field

@@ -45,12 +45,9 @@ class VersionedModel(GuardedSave):
     version = VersionField()
 
     objects: ClassVar[VersionedManager[Self]] = VersionedManager()
-    # What Django itself writes past save(), such as on_delete=SET_NULL, bumps as well.
-    _versioned: ClassVar[VersionedManager[Self]] = VersionedManager()
 
     class Meta:  # noqa: D106
         abstract = True
-        base_manager_name = "_versioned"
 
     def save_cas(
         self,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # One member of the list, and the commas around it. Empty members are allowed (RFC 9110, 5.6.1).
 _MEMBER = re.compile(r'[ \t,]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?=,|\Z)')
 _REST = re.compile(r"[ \t,]*\Z")
-_OURS = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{16})(?:[-;].*)?\Z")
+_OURS = re.compile(r"(0|[1-9][0-9]{0,18})-([0-9a-f]{16})(?:[-;].*)?\Z")
 _VARIANT = re.compile(r"[A-Za-z0-9._~+-]*\Z")  # no comma: Django splits lists of tags there
 
 

@@ -1,7 +1,7 @@
 # ruff: noqa: RUF012 - the form that Django gives to migrations
 from django.db import migrations
 
-import django_dblock.versioning.field
+import django_dblock
 
 
 class Migration(migrations.Migration):
@@ -14,6 +14,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="product",
             name="version",
-            field=django_dblock.versioning.field.VersionField(),
+            field=django_dblock.VersionField(),
         ),
     ]
