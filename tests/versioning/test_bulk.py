@@ -428,6 +428,36 @@ def test_another_alias_and_bypass():
     assert Product.objects.using("default").bulk_save_cas([product], ["name"]) == [product.pk]
 
 
+def test_a_stale_row_is_neither_locked_nor_waited_for(rival):
+    rows = products(2)
+    overtake(rows[0])
+    with rival.transaction(), transaction.atomic():
+        rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [rows[0].pk])
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '200ms'")
+        assert Product.objects.bulk_save_cas(rows, ["name"]) == [rows[0].pk]
+
+
+@pytest.mark.parametrize("joined", ["as planned", "in the order given"])
+def test_rows_are_locked_in_the_order_of_their_keys(joined, rival, observer):
+    """However they are given and joined: while the first is another's, the last is free."""
+    rows = products(2)
+
+    def write():
+        with connection.cursor() as cursor:
+            if joined == "in the order given":
+                for way in ("seqscan", "hashjoin", "mergejoin"):
+                    cursor.execute(f"SET enable_{way} = off")
+        return Product.objects.bulk_save_cas(reversed(rows), ["name"])
+
+    with rival.transaction():
+        rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [rows[0].pk])
+        stale = run_beside(write)
+        until(lambda: waits_for_a_row(observer), "waits for the first row")
+        observer.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE NOWAIT", [rows[1].pk])
+    assert stale() == []
+
+
 def rewrite(channel, pk):
     """Change the row without its version, and wait with COMMIT."""
     with bypass_versions(), transaction.atomic():
