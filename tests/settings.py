@@ -55,6 +55,5 @@ STATIC_URL = "static/"
 SECRET_KEY = "tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-SILENCED_SYSTEM_CHECKS = ["postgres.E005"]  # its app would query on each new connection
 ROOT_URLCONF = "tests.app.urls"
 ALLOWED_HOSTS = ["*"]
