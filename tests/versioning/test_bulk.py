@@ -1,4 +1,4 @@
-"""Writes of many rows: update() and its kin bump, bulk_save_cas() compares each row."""
+"""bulk_save_cas(): each row is compared, all of a batch in one statement."""
 
 import datetime as dt
 import threading
@@ -33,113 +33,6 @@ def writes(sent):
         for query in sent.captured_queries
         if query["sql"].startswith(("UPDATE", "WITH"))
     ]
-
-
-# update() and what is built on it
-
-
-def test_update_bumps_in_the_same_statement(product, statements):
-    with statements() as sent:
-        Product.objects.filter(pk=product.pk).update(stock=F("stock") + 1)
-    [query] = sent.captured_queries
-    assert '"version" = ("app_product"."version" + 1)' in query["sql"]
-    with pytest.raises(StaleObject):
-        product.save()
-
-
-def test_update_never_sets_a_version_by_hand(product):
-    with pytest.raises(ValueError, match="bumped by update"):
-        Product.objects.update(version=7)
-    assert Product.objects.update() == 0 or version_of(product) == 1
-
-
-def test_update_of_a_childs_column_bumps_the_parents_version():
-    gadget = Gadget.objects.create(name="a")
-    Gadget.objects.update(watts=5)
-    assert version_of(gadget) == 2
-    special = app.Special.objects.create(name="a")
-    app.Special.objects.update(name="b")
-    assert version_of(special) == 2
-    app.ProductProxy.objects.update(name="c")
-    assert version_of(gadget) == 3
-
-
-def test_update_of_a_composite_pk_and_of_another_name():
-    app.Place.objects.create(row="A", number=1)
-    app.Place.objects.filter(pk=("A", 1)).update(guest="x")
-    assert app.Place.objects.get().version == 2
-    app.Article.objects.create(title="a")
-    app.Article.objects.update(title="b")
-    assert app.Article.objects.get().revision == 2
-
-
-def test_bulk_update_bumps_once():
-    rows = products()
-    Product.objects.bulk_update(rows, ["name"])
-    assert {version_of(row) for row in rows} == {2}
-    with pytest.raises(StaleObject):
-        rows[0].save()
-
-
-def test_related_managers_bump():
-    invoice, other = Invoice.objects.create(), Invoice.objects.create()
-    line = InvoiceLine.objects.create(invoice=invoice)
-    other.lines.add(InvoiceLine.objects.get(), bulk=True)
-    assert version_of(line) == 2
-    other.lines.update(quantity=5)
-    assert version_of(line) == 3
-    product = Product.objects.create(name="a")
-    product.lines.add(InvoiceLine.objects.get())
-    product.lines.clear()
-    assert version_of(line) == 5
-    product.lines.set([InvoiceLine.objects.get()])
-    product.lines.remove(InvoiceLine.objects.get())
-    assert version_of(line) == 7
-
-
-def test_a_queryset_and_a_manager_of_ones_own():
-    row = app.Managed.objects.create(price=3)
-    assert app.Managed.objects.cheap().update(price=4) == 1
-    assert version_of(row) == 2
-    row.price = 5
-    assert app.Managed.objects.cheap().bulk_save_cas([row], ["price"]) == [row.pk]
-    row.refresh_from_db()
-    assert app.Managed.objects.cheap().bulk_save_cas([row], ["price"]) == []
-
-
-def test_bulk_create_can_be_saved_and_can_not_overwrite():
-    [product] = Product.objects.bulk_create([Product(name="a")])
-    product.name = "b"
-    product.save()
-    assert version_of(product) == 2
-    more = {"update_fields": ["name"], "unique_fields": ["id"]}
-    with pytest.raises(ValueError, match="leave their versions"):
-        Product.objects.bulk_create([product], update_conflicts=True, **more)
-    with pytest.raises(ValueError, match="leave their versions"):
-        Product.objects.bulk_create([product], None, False, True, ["name"], ["id"])
-
-
-def test_a_row_that_bulk_create_has_passed_over_is_not_overwritten_later():
-    """Both have version 1, but it is another's row."""
-    Invoice.objects.create(customer="theirs")
-    key = Invoice.objects.get().pk
-    for positional in (False, True):
-        mine = Invoice(pk=key, customer="mine")
-        nameless = Product(name="a")
-        if positional:
-            Invoice.objects.bulk_create([mine], None, True)
-            Product.objects.bulk_create([nameless], None, True)
-        else:
-            Invoice.objects.bulk_create([mine], ignore_conflicts=True)
-            Product.objects.bulk_create([nameless], ignore_conflicts=True)
-        with pytest.raises(MissingVersion):
-            mine.save()
-        nameless._state.adding = True
-        nameless.save()
-    assert Invoice.objects.get().customer == "theirs"
-
-
-# Many compared rows
 
 
 def test_one_statement_writes_the_fresh_and_tells_the_stale(statements):
@@ -426,6 +319,36 @@ def test_another_alias_and_bypass():
         assert Product.objects.using("other").bulk_save_cas([product], ["name"]) == []
     assert version_of(product, "other") == 2
     assert Product.objects.using("default").bulk_save_cas([product], ["name"]) == [product.pk]
+
+
+def test_a_stale_row_is_neither_locked_nor_waited_for(rival):
+    rows = products(2)
+    overtake(rows[0])
+    with rival.transaction(), transaction.atomic():
+        rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [rows[0].pk])
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '200ms'")
+        assert Product.objects.bulk_save_cas(rows, ["name"]) == [rows[0].pk]
+
+
+@pytest.mark.parametrize("joined", ["as planned", "in the order given"])
+def test_rows_are_locked_in_the_order_of_their_keys(joined, rival, observer):
+    """However they are given and joined: while the first is another's, the last is free."""
+    rows = products(2)
+
+    def write():
+        with connection.cursor() as cursor:
+            if joined == "in the order given":
+                for way in ("seqscan", "hashjoin", "mergejoin"):
+                    cursor.execute(f"SET enable_{way} = off")
+        return Product.objects.bulk_save_cas(reversed(rows), ["name"])
+
+    with rival.transaction():
+        rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [rows[0].pk])
+        stale = run_beside(write)
+        until(lambda: waits_for_a_row(observer), "waits for the first row")
+        observer.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE NOWAIT", [rows[1].pk])
+    assert stale() == []
 
 
 def rewrite(channel, pk):

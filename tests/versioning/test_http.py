@@ -139,7 +139,7 @@ class TestParsing:
             ('"07-0123456789abcdef"', set()),
             ('"-7-0123456789abcdef"', set()),
             ('"²-0123456789abcdef"', set()),
-            ('"0-0123456789abcdef"', set()),
+            ('"0-0123456789abcdef"', {0}),
             (f'"{MAX_VERSION}-0123456789abcdef"', {MAX_VERSION}),
             (f'"{MAX_VERSION + 1}-0123456789abcdef"', set()),
             ('"9999999999999999999-0123456789abcdef"', set()),

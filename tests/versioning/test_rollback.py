@@ -109,6 +109,21 @@ def test_what_was_written_before_a_savepoint_outlives_it(product):
     assert version_of(product) == 4
 
 
+def test_of_two_writes_only_the_one_in_the_savepoint_that_is_rolled_back_never_was(product):
+    other = Product.objects.create(name="other")
+    with transaction.atomic():
+        product.save()
+        with pytest.raises(Undo), transaction.atomic():
+            other.save()
+            raise Undo
+        product.save()
+    assert_rolled_back(other)
+    overtake(other)
+    assert_rolled_back(other)
+    product.save()
+    assert version_of(product) == 4
+
+
 def test_a_transaction_marked_for_rollback(product):
     with transaction.atomic():
         product.save()
