@@ -1,12 +1,16 @@
 """What is locked, by whom, and who waits: read from the server, for commands, pages and tests."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from django.db import connections
 
 from django_dblock import labels
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
+from django_dblock.fencing.table import alias_for
 from django_dblock.keys import from_pg_locks
 from django_dblock.sql import inspect as sql
 
@@ -107,3 +111,64 @@ def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
         query=query,
         hidden=query == _HIDDEN,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FencedLease:
+    """One row of the lock table: the latest grant of one name, held or over. Times are the server's.
+
+    Attributes:
+        name: the key as it stands in the table; see :mod:`django_dblock.fencing.names`.
+        slot: which of several under this name; 0 where there is one.
+        state: ``held``; ``delayed``, it has expired, but nobody gets it before its lock_delay is
+            over; or ``expired``, because it was released or not renewed: anybody may have it.
+        token: the latest grant's, or what an operator raised it to.
+        owner: who was granted it, as ``host:pid:thread``, for people only.
+        age: seconds since the grant.
+        renewed: seconds since its latest renewal, or since the grant.
+        remaining: seconds until it expires unless it is renewed; negative when it has.
+        lock_delay: seconds after the expiry for which nobody gets it.
+        grants: how many times the name was granted since its row was made.
+        metadata: what the holder gave.
+        waiters: the owners of those who wait in turn (``fair=True``), the first in front. Who
+            waits otherwise leaves no trace.
+    """
+
+    name: str
+    slot: int
+    state: Literal["held", "delayed", "expired"]
+    token: int
+    owner: str
+    age: float
+    renewed: float
+    remaining: float
+    lock_delay: float
+    grants: int
+    metadata: dict[str, Any]
+    waiters: tuple[str, ...]
+
+
+def fenced_leases(
+    using: str | None = None, *, name: str | None = None, held: bool = False
+) -> list[FencedLease]:
+    """Return the leases of the lock table: by name and slot, those that are over last.
+
+    One statement; takes no lock that others wait for. A picture of a moment.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.fenced_lock`.
+        name: only this name, as it stands in the table.
+        held: only those that nobody else can have now: held or delayed.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+        django.db.ProgrammingError: the table is not there: ``manage.py migrate``.
+    """
+    with connections[alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.FENCED_LEASES, {"name": name, "held": held})
+        return [_fenced_lease(row) for row in cursor.fetchall()]
+
+
+def _fenced_lease(row: tuple[Any, ...]) -> FencedLease:
+    *facts, metadata, waiters = row
+    return FencedLease(*facts, metadata=json.loads(metadata), waiters=tuple(waiters))

@@ -28,3 +28,36 @@ WHERE locks.locktype = 'advisory'
     AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
+
+# The lock table's rows as they are by the server's clock, one reading of it for all, with those who
+# wait in turn: what is over comes last. The metadata travels as text, because what Django makes of
+# jsonb depends on the cursor.
+FENCED_LEASES = """
+SELECT
+    lease.name,
+    lease.slot,
+    CASE
+        WHEN lease.expires_at > clock.now THEN 'held'
+        WHEN lease.expires_at + lease.lock_delay > clock.now THEN 'delayed'
+        ELSE 'expired'
+    END,
+    lease.token,
+    lease.owner,
+    extract(epoch FROM clock.now - lease.acquired_at)::float8,
+    extract(epoch FROM clock.now - lease.renewed_at)::float8,
+    extract(epoch FROM lease.expires_at - clock.now)::float8,
+    extract(epoch FROM lease.lock_delay)::float8,
+    lease.grants,
+    lease.metadata::text,
+    ARRAY(
+        SELECT ticket.owner::text
+        FROM django_dblock_fencedticket AS ticket
+        WHERE ticket.name = lease.name AND ticket.slot = lease.slot
+            AND ticket.expires_at > clock.now
+        ORDER BY ticket.id
+    )
+FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_fencedlock AS lease
+WHERE (%(name)s::text IS NULL OR lease.name = %(name)s::text)
+    AND (NOT %(held)s OR lease.expires_at + lease.lock_delay > clock.now)
+ORDER BY lease.expires_at + lease.lock_delay <= clock.now, lease.name, lease.slot
+"""
