@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import LockDeadlock as LockDeadlock
     from django_dblock.exceptions import LockError as LockError
+    from django_dblock.exceptions import LockLost as LockLost
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
-    from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
-    from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
-    from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
-    from django_dblock.exceptions import LockLost as LockLost
     from django_dblock.exceptions import NotReplicated as NotReplicated
     from django_dblock.exceptions import OpenTransaction as OpenTransaction
     from django_dblock.exceptions import StaleFence as StaleFence
+    from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
+    from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
+    from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
     from django_dblock.fencing.lease import Lease as Lease
     from django_dblock.fencing.lock import fenced_lock as fenced_lock
     from django_dblock.fencing.model import FencedModel as FencedModel
-    from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
     from django_dblock.fencing.operate import force_release as force_release
     from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
+    from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
     from django_dblock.models import FencedLock as FencedLock
 
 __version__ = "0.1.0"

@@ -56,7 +56,7 @@ class LockTimeout(LockError, TimeoutError):
         holder: who has it, as far as is known.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its data
         self,
         *,
         keys: tuple[tuple[Any, ...], ...],

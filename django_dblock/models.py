@@ -1,6 +1,11 @@
 """The tables. No policy: what may be written, and when, is decided in ``sql`` and ``fencing``."""
 
+from typing import TYPE_CHECKING, Any
+
 from django.db import models
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
 
 class FencedLock(models.Model):
@@ -11,18 +16,22 @@ class FencedLock(models.Model):
     write it: a changed row is a broken lock.
     """
 
-    name = models.CharField(max_length=255)
-    slot = models.IntegerField(default=0)
-    token = models.BigIntegerField()
-    owner = models.CharField(max_length=255, help_text="host:pid:thread, for people only")
-    acquired_at = models.DateTimeField()
-    renewed_at = models.DateTimeField()
-    expires_at = models.DateTimeField()  # no index: each renewal would have to write it
-    lock_delay = models.DurationField()
-    grants = models.BigIntegerField()
-    metadata = models.JSONField()
+    name: "models.CharField[str, str]" = models.CharField(max_length=255)
+    slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)
+    token: "models.BigIntegerField[int, int]" = models.BigIntegerField()
+    owner: "models.CharField[str, str]" = models.CharField(
+        max_length=255, help_text="host:pid:thread, for people only"
+    )
+    acquired_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
+    renewed_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
+    expires_at: "models.DateTimeField[datetime, datetime]" = (
+        models.DateTimeField()
+    )  # no index: each renewal would have to write it
+    lock_delay: "models.DurationField[timedelta, timedelta]" = models.DurationField()
+    grants: "models.BigIntegerField[int, int]" = models.BigIntegerField()
+    metadata: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField()
 
-    class Meta:
+    class Meta:  # noqa: D106 - Django's
         constraints = (
             models.UniqueConstraint(
                 fields=("name", "slot"), name="django_dblock_fencedlock_name_slot"
@@ -36,12 +45,16 @@ class FencedLock(models.Model):
 class FencedTicket(models.Model):
     """A place in the queue for a name, for those who wait with ``fair=True``."""
 
-    name = models.CharField(max_length=255)
-    slot = models.IntegerField(default=0)
-    owner = models.CharField(max_length=255, help_text="host:pid:thread, for people only")
-    expires_at = models.DateTimeField(help_text="a waiter that died is passed over after this")
+    name: "models.CharField[str, str]" = models.CharField(max_length=255)
+    slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)
+    owner: "models.CharField[str, str]" = models.CharField(
+        max_length=255, help_text="host:pid:thread, for people only"
+    )
+    expires_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField(
+        help_text="a waiter that died is passed over after this"
+    )
 
-    class Meta:
+    class Meta:  # noqa: D106 - Django's
         indexes = (models.Index(fields=("name", "slot"), name="django_dblock_ticket_name_slot"),)
 
     def __str__(self) -> str:

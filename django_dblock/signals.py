@@ -3,8 +3,9 @@
 A receiver runs inside the lock's transaction, and should not query it: an error of a query would
 end the transaction, though nobody sees it.
 
-All are sent by the lock's class with ``kind`` (``"advisory"``), ``keys`` (a tuple of keys),
-``name`` (the same for people), ``using`` (the alias) and ``shared``.
+All are sent by the lock's class with ``kind`` (``"advisory"`` or ``"fenced"``), ``keys`` (a tuple
+of keys), ``name`` (the same for people), ``using`` (the alias) and ``shared``; those of leases also
+with ``token``.
 """
 
 from django.dispatch import Signal
@@ -17,6 +18,8 @@ lock_released = Signal()
 so with its ``on_commit`` hooks) and ``committed``: None where leaving raised, because COMMIT was
 refused, its answer was lost, or a hook failed.
 
+Of a fenced lock: a lease was given back. Also ``held``, and ``lost``, whether it had ended before.
+
 Not sent where the lock joined a transaction that was open already: nothing tells when that ends.
 """
 
@@ -27,8 +30,8 @@ lock_deadlock = Signal()
 """A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
 
 lock_lost = Signal()
-"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the thread
-that noticed it: mostly the heartbeat's."""
+"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
+thread that noticed it: mostly the heartbeat's."""
 
 stale_write_refused = Signal()
 """A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""

@@ -6,13 +6,18 @@ import pickle
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError
+from django.db.transaction import TransactionManagementError
 
 from django_dblock import exceptions
 from django_dblock.exceptions import (
     DblockError,
     LockDeadlock,
+    LockLost,
     LockTableFull,
     LockTimeout,
+    NotReplicated,
+    OpenTransaction,
+    StaleFence,
     StandbyDatabase,
     UnsafeIsolation,
     UnsupportedDatabase,
@@ -26,6 +31,11 @@ EXAMPLES = [
     (LockTableFull(**FACTS), "Raise max_locks_per_transaction"),
     (UnsafeIsolation(**FACTS, isolation="serializable"), "Run it at READ COMMITTED"),
     (StandbyDatabase(**FACTS), "Pass using="),
+    (OpenTransaction(**FACTS, act="taken"), "Enter fenced_lock() outside"),
+    (NotReplicated(**FACTS), "Try again when replication works"),
+    (LockLost(**FACTS, token=7, reason="it ran out"), "don't write"),
+    (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
+    (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
     (UnsupportedDatabase(using="default", engine="SQLite"), "Pass using="),
 ]
 
@@ -62,6 +72,8 @@ def test_they_are_what_django_and_python_would_call_them():
     assert issubclass(LockTimeout, TimeoutError)
     assert issubclass(UnsafeIsolation, ImproperlyConfigured)
     assert issubclass(UnsupportedDatabase, NotSupportedError)
+    assert issubclass(OpenTransaction, RuntimeError | TransactionManagementError)
+    assert issubclass(StaleFence, LockLost)
 
 
 def test_of_several_keys_there_is_no_single_one():

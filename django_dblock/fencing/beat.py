@@ -5,7 +5,6 @@ from math import ceil
 from typing import Any
 
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.fencing.table import renewal_parameters, unreplicated
 from django_dblock.fencing.trust import Trust, now
@@ -25,7 +24,7 @@ class Line:
     """
 
     def __init__(self, alias: str) -> None:
-        self._wrapper: BaseDatabaseWrapper = connections[alias].copy()
+        self._wrapper = connections[alias].copy()
         settings = self._wrapper.settings_dict
         settings["AUTOCOMMIT"] = True
         options = settings["OPTIONS"]

@@ -111,7 +111,7 @@ class Heartbeat:
             logger.warning("dblock: a heartbeat on %r failed, trying again: %s", alias, error)
             pause = min(max(interval / 4, _SHORTEST_BREAK), _LONGEST_BREAK)
             again = now() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
-            self._put_off({trust: again for trust in batch})
+            self._put_off(dict.fromkeys(batch, again))
             return
         for trust in gone:
             self.forget(trust)

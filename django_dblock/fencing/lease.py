@@ -20,7 +20,6 @@ from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.table import Place
 from django_dblock.fencing.trust import GONE, Trust, now
 from django_dblock.fencing.waiting import Success
-from django_dblock.keys import Key
 
 logger = logging.getLogger("django_dblock")
 
@@ -63,7 +62,7 @@ class Lease:
         metadata: dict[str, Any],
         on_lost: Callable[["Lease"], object] | None,
     ) -> None:
-        self.key: Key = place.key.parts
+        self.key = place.key.parts
         self.name: str = place.facts["name"]
         self.using = place.using
         self.token = success.grant.token

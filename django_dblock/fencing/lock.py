@@ -219,7 +219,11 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         )
         # A lease taken in TestCase's transaction is seen by no other connection, so none renews it.
         renews = self._heartbeat and not connections[lease.using].in_atomic_block
-        heartbeat.watch(lease.trust, renews=renews)
+        try:
+            heartbeat.watch(lease.trust, renews=renews)
+        except BaseException:  # no thread can be started
+            lease.leave(failed=True)
+            raise
         self._send(signals.lock_acquired, attempt.place, waited=success.waited, token=lease.token)
         return lease
 

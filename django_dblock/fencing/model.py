@@ -30,11 +30,13 @@ class FencedModel(models.Model):
     keys can't be compared. A plain ``save()`` is not refused, and leaves ``fence_token`` alone.
     """
 
-    fence_token = models.BigIntegerField(default=0, editable=False)
+    fence_token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
+        default=0, editable=False
+    )
 
     objects: ClassVar[Any] = FencedQuerySet.as_manager()
 
-    class Meta:
+    class Meta:  # noqa: D106 - Django's
         abstract = True
 
     def save_fenced(
@@ -81,7 +83,7 @@ class FencedModel(models.Model):
             finally:
                 del self.__dict__["_fence"]
 
-    def _do_update(
+    def _do_update(  # type: ignore[override] # its last arguments differ between versions
         self, base_qs: Any, using: str, pk_val: Any, values: list[Any], *more: Any
     ) -> Any:
         """Django's own, with the fence in its WHERE; without a fence the column is left alone."""
@@ -89,11 +91,9 @@ class FencedModel(models.Model):
         fences = [value for value in values if value[0].attname == "fence_token"]
         if lock is None or not fences:
             others = [value for value in values if value not in fences]
-            return super()._do_update(base_qs, using, pk_val, others, *more)  # type: ignore[misc]
+            return super()._do_update(base_qs, using, pk_val, others, *more)
         limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
-        done = super()._do_update(  # type: ignore[misc]
-            base_qs.filter(**limit), using, pk_val, values, *more
-        )
+        done = super()._do_update(base_qs.filter(**limit), using, pk_val, values, *more)
         if not done:
             raise refused(lock, type(self), _NEWER, pk=self.pk)
         return done

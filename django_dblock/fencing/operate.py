@@ -55,11 +55,12 @@ def purge_fenced_locks(*, idle: float = _MONTH, using: str | None = None) -> int
     """
     if not idle >= _HOUR:
         raise ValueError(f"idle={idle!r}: rows are removed after an hour at the earliest.")
-    removed = 0
+    removed: int = 0
     with connections[table.alias_for(using)].cursor() as cursor:
         cursor.execute(sql.PURGE_TICKETS)
         while True:
             cursor.execute(sql.PURGE, {"idle": float(idle), "batch": _BATCH})
-            removed += cursor.rowcount
-            if cursor.rowcount < _BATCH:
+            found: int = cursor.rowcount
+            removed += found
+            if found < _BATCH:
                 return removed

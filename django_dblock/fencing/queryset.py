@@ -29,9 +29,9 @@ class FencedQuerySet(models.QuerySet[Any]):
             StaleFence: when used, and nothing was written or claimed: the lease is not held any
                 more, or a newer holder has been there.
         """
-        found = self._chain()  # type: ignore[attr-defined] - Django's own way to begin a copy
+        found = self.all()
         found._lease = lock  # noqa: SLF001 - its own
-        return found  # type: ignore[no-any-return]
+        return found
 
     def update(self, **values: Any) -> int:
         """Write the rows and stamp them with the token; return how many.
@@ -42,9 +42,9 @@ class FencedQuerySet(models.QuerySet[Any]):
         if self._lease is None:
             return super().update(**values)
         token = self._lease.token
-        return self._write(lambda rows: rows.update(**values, fence_token=token))
+        return self._write(lambda rows: int(rows.update(**values, fence_token=token)))
 
-    update.alters_data = True  # type: ignore[attr-defined] - Django's mark, for templates
+    update.alters_data = True  # type: ignore[attr-defined] # Django's mark, for templates
 
     def delete(self) -> tuple[int, dict[str, int]]:
         """Delete the rows; return what Django's ``delete()`` does.
@@ -54,7 +54,8 @@ class FencedQuerySet(models.QuerySet[Any]):
         """
         if self._lease is None:
             return super().delete()
-        return self._write(lambda rows: rows.delete())
+        deleted: tuple[int, dict[str, int]] = self._write(lambda rows: rows.delete())
+        return deleted
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
@@ -71,7 +72,7 @@ class FencedQuerySet(models.QuerySet[Any]):
     def _write(self, write: Callable[[Any], T]) -> T:
         lock = self._lease
         assert lock is not None  # noqa: S101 - the callers have looked
-        rows: Any = self._chain()  # type: ignore[attr-defined]
+        rows: Any = self.all()
         rows._lease = None  # noqa: SLF001
         rows._for_write = True  # noqa: SLF001
         with fenced_write(lock, rows.db, self.model):
@@ -84,14 +85,14 @@ class FencedQuerySet(models.QuerySet[Any]):
     def _fetch_all(self) -> None:
         if self._result_cache is None and self._claims():
             self._claim()
-        super()._fetch_all()  # type: ignore[misc] - the stubs don't know it
+        super()._fetch_all()
 
     def _claim(self) -> None:
         lock = self._lease
         assert lock is not None  # noqa: S101
         if not issubclass(self._iterable_class, ModelIterable):
             raise NotSupportedError("values() can't claim rows: read the objects themselves")
-        rows: Any = self._chain()  # type: ignore[attr-defined]
+        rows: Any = self.all()
         rows._lease = None  # noqa: SLF001
         rows = rows.select_for_update(of=("self",))
         with fenced_write(lock, rows.db, self.model):
@@ -105,7 +106,7 @@ class FencedQuerySet(models.QuerySet[Any]):
             row.fence_token = lock.token
         self._result_cache = found
 
-    def _clone(self) -> Self:
-        found = super()._clone()  # type: ignore[misc] - the stubs don't know it
+    def _clone(self) -> Any:
+        found: Any = super()._clone()  # type: ignore[misc] # the stubs don't know it
         found._lease = self._lease  # noqa: SLF001
-        return found  # type: ignore[no-any-return]
+        return found

@@ -181,7 +181,7 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
     """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``."""
-    blocks = connection.atomic_blocks
+    blocks: list[Any] = connection.atomic_blocks
     if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
         return
     if connection.in_atomic_block or not connection.get_autocommit():
@@ -212,7 +212,8 @@ def _standby_told(place: Place, connection: BaseDatabaseWrapper) -> Iterator[Non
     try:
         yield
     except Error as error:
-        if getattr(error.__cause__, "sqlstate", None) == _READ_ONLY:
+        state = getattr(error.__cause__, "sqlstate", None)
+        if state == _READ_ONLY and not connection.in_atomic_block:
             with connection.cursor() as cursor:
                 cursor.execute(sql.IS_STANDBY)
                 if cursor.fetchone() == (True,):

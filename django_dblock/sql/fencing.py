@@ -18,7 +18,7 @@ Common to all:
 # guarded by it is still open (that one holds the row FOR KEY SHARE, so it is skipped here).
 # A try that fails has locked nothing and written nothing. The token is worked out in SET, when the
 # row is ours: earlier, two who wait for one row could get theirs in the wrong order. It is never
-# behind the clock, so neither a purge of the row nor a crash that lost it can bring an old one back.
+# behind the clock, so neither a purge of the row nor a crash that lost it brings an old one back.
 # No row at all means that somebody else made the row just now: try again at once.
 # Who waits in turn takes it only if nobody alive stands in the queue before our ticket, or at all
 # where we have none; the ticket goes with the grant. Where in_turn is false the planner drops that.
@@ -134,8 +134,8 @@ LEFT JOIN renewed USING (name, slot, token)
 """
 
 # Give the lease back. What is left of hold_at_least becomes the lock_delay, so that a renewal that
-# was under way finds nothing to renew. No row: somebody else has had it since. It does not wait for a
-# standby: a release that a failover loses is a lease that expires.
+# was under way finds nothing to renew. No row: somebody else has had it since. It does not wait for
+# a standby: a release that a failover loses is a lease that expires.
 RELEASE = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),

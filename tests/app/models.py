@@ -37,5 +37,7 @@ class Seat(models.Model):
     number = models.IntegerField()
 
 
-from tests.app.fenced import Account as Account  # noqa: E402 - read with the other models
-from tests.app.fenced import Savings as Savings  # noqa: E402
+from tests.app.fenced import (  # noqa: E402 - read with the other models
+    Account,  # noqa: F401
+    Savings,  # noqa: F401
+)

@@ -1,35 +1,578 @@
-"""The protocol, statement by statement."""
+"""The protocol, point by point: what is sent, what is written, who has the lock."""
 
+import threading
+from contextlib import contextmanager
+
+import psycopg
 import pytest
-from django_dblock import FencedLock, LockTimeout, fenced_lock
+from django.db import OperationalError, connection, connections, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockLost,
+    LockTimeout,
+    NotReplicated,
+    OpenTransaction,
+    StandbyDatabase,
+    UnsupportedDatabase,
+    fenced_lock,
+)
+from django_dblock.fencing import table
+from tests.fencing.helpers import NAME, expire, is_expired, row, updates, wal_written
+from tests.helpers import observe
+from tests.helpers.processes import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_acquire_renew_release(statements):
-    with statements() as sent:
-        with fenced_lock("nightly-sync", ttl=30) as lock:
+class TestBudget:
+    def test_acquire_renew_and_release_are_one_statement_and_one_commit_each(self, statements):
+        """In autocommit: nothing opens a transaction, so each statement commits by itself."""
+        with statements() as sent, fenced_lock(NAME, ttl=30) as lock:
             assert len(sent) == 1
             lock.renew()
             assert len(sent) == 2
-            with pytest.raises(LockTimeout), fenced_lock("nightly-sync", ttl=30):
+        assert len(sent) == 3
+        assert not any("BEGIN" in query["sql"] for query in sent)
+
+    def test_the_second_acquire_too(self, statements):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        with statements() as sent, fenced_lock(NAME, ttl=30):
+            pass
+        assert len(sent) == 2
+
+    def test_a_failed_try_is_one_statement(self, statements):
+        with fenced_lock(NAME, ttl=30), statements() as sent:
+            with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
                 pass
-            with lock.guard():
-                pass
+        assert len(sent) == 1
+
+    def test_check_sends_nothing(self, statements):
+        with fenced_lock(NAME, ttl=30) as lock, statements() as sent:
             lock.check()
-    print(*[q["sql"][:50] for q in sent], sep="\n")
-    row = FencedLock.objects.get(name="nightly-sync")
-    assert row.token == lock.token
-    assert not lock.lost
+            assert not lock.lost
+            assert 0 < lock.remaining <= 30
+        assert len(sent) == 0
+
+    def test_a_failed_try_writes_no_wal(self, observer):
+        def polls():
+            with wal_written(observer) as written:
+                for _ in range(20):
+                    with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
+                        pass
+            return written[0]
+
+        with fenced_lock(NAME, ttl=30):
+            # Others may write meanwhile (a checkpoint, a vacuum); we would in each round.
+            observe.until(lambda: polls() == 0, "twenty polls without a byte of WAL")
+
+    def test_negative_twin_an_upsert_writes_for_each_failed_try(self, observer, rival):
+        upsert = (
+            "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+            " renewed_at, expires_at, lock_delay, grants, metadata) VALUES ('nightly-sync', 0, 1,"
+            " '', now(), now(), now(), '0', 1, '{}') ON CONFLICT (name, slot) DO UPDATE SET"
+            " token = 2 WHERE django_dblock_fencedlock.expires_at < clock_timestamp()"
+        )
+        with fenced_lock(NAME, ttl=30), wal_written(observer) as written:
+            for _ in range(20):
+                rival.execute(upsert)
+        assert written[0] >= 20 * 50
+
+    def test_all_updates_are_heap_only(self):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        before = updates()
+        for _ in range(60):
+            with fenced_lock(NAME, ttl=30) as lock:
+                lock.renew()
+        every, hot = (now - then for now, then in zip(updates(), before, strict=True))
+        assert every == hot == 180
+
+    def test_no_index_has_the_expiry(self):
+        with connection.cursor() as cursor:
+            found = connection.introspection.get_constraints(cursor, FencedLock._meta.db_table)
+        columns = {column for entry in found.values() for column in entry["columns"]}
+        assert columns == {"id", "name", "slot"}
 
 
-def test_save(statements):
-    from tests.app.models import Account
+class TestOneHolderAtATime:
+    def test_the_second_is_refused_and_told_who_has_it(self):
+        with fenced_lock(NAME, ttl=30) as lock:
+            with pytest.raises(LockTimeout) as caught, fenced_lock(NAME, ttl=30):
+                pytest.fail("two holders")
+        error = caught.value
+        assert error.key == (NAME,)
+        assert f"token {lock.token}" in error.holder
+        assert f"token {lock.token}" in str(error)
+        assert error.timeout == 0
 
-    a = Account.objects.create(name="a")
-    with fenced_lock("nightly-sync", ttl=30) as lock:
-        a.balance = 5
-        with statements() as sent:
-            a.save_fenced(lock)
-        print(*[q["sql"] for q in sent], sep="\n")
-        assert Account.objects.fenced(lock).update(balance=6) == 1
+    def test_an_expired_lease_is_free(self, observer):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as first:
+            expire(observer)
+            with fenced_lock(NAME, ttl=30) as second:
+                assert second.token > first.token
+
+    @pytest.mark.processes
+    def test_many_processes_on_one_key(self):
+        """Each adds one to a number that it reads and writes back; none is lost."""
+        FencedLock.objects.all().delete()
+        assert race(4, count_up, 25) == [None] * 4
+        assert row("counted").grants == 100
+        assert row("count").metadata == {"value": 100}
+
+    def test_the_row_tells_who_and_what(self):
+        with fenced_lock("inventory", 7, ttl=30, metadata={"job": "count"}, lock_delay=2) as lock:
+            found = row("inventory:7")
+            assert found.owner.split(":")[1].isdigit()
+            assert found.metadata == {"job": "count"} == lock.metadata
+            assert found.lock_delay.total_seconds() == 2
+            assert found.token == lock.token
+            assert found.expires_at == lock.expires_at
+            assert found.grants == 1
+            assert str(found) == f"inventory:7 (token {lock.token})"
+            assert f"token={lock.token}" in repr(lock)
+            assert (lock.key, lock.name, lock.using) == (("inventory", 7), "inventory:7", "default")
+
+    def test_a_row_that_appears_just_now_is_tried_again_at_once(self, monkeypatch):
+        """What the insert race looks like: no row at all."""
+        plain = table.acquire
+        answers = [None, None]
+        monkeypatch.setattr(
+            table, "acquire", lambda *a: answers.pop() if answers else plain(*a)
+        )
+        with fenced_lock(NAME, ttl=30, timeout=5) as lock:
+            assert lock.waited < 5
+
+    @pytest.mark.processes
+    def test_the_insert_race(self):
+        """Of those who make the row at the same time, one has it, and none fails otherwise."""
+        for number in range(3):
+            assert sorted(race(4, try_once, f"new-{number}")) == ["held", *["refused"] * 3]
+
+
+def try_once(_number, name):
+    lock = fenced_lock(name, ttl=60, heartbeat=False)
+    try:
+        lock.__enter__()
+    except LockTimeout:
+        return "refused"
+    return "held"
+
+
+def count_up(_number, times):
+    for _ in range(times):
+        with fenced_lock("counted", ttl=30, timeout=60):
+            FencedLock.objects.get_or_create(
+                name="count",
+                defaults={
+                    "token": 1, "owner": "", "acquired_at": "2000-01-01T00:00Z",
+                    "renewed_at": "2000-01-01T00:00Z", "expires_at": "2000-01-01T00:00Z",
+                    "lock_delay": "0", "grants": 0, "metadata": {"value": 0},
+                },
+            )  # fmt: skip
+            found = row("count")
+            found.metadata = {"value": found.metadata["value"] + 1}
+            found.save()
+
+
+class TestTokens:
+    def test_each_is_greater_and_not_behind_the_clock(self, observer):
+        tokens = []
+        for _ in range(20):
+            with fenced_lock(NAME, ttl=30) as lock:
+                tokens.append(lock.token)
+        assert tokens == sorted(set(tokens))
+        [clock] = observer.execute(
+            "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+        ).fetchone()
+        assert clock - 60_000 < tokens[0] <= clock
+
+    def test_one_that_is_ahead_of_the_clock_is_counted_up(self):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        FencedLock.objects.update(token=2**60)
+        with fenced_lock(NAME, ttl=30) as lock:
+            assert lock.token == 2**60 + 1
+
+    @pytest.mark.processes
+    def test_grants_are_in_the_order_of_their_tokens(self):
+        """Worked out before the row is locked, one in seven is out of order."""
+        found = [pair for grants in race(4, granted, 50) for pair in grants]
+        assert len(found) == 200
+        by_grant = [token for _, token in sorted(found)]
+        assert by_grant == sorted(set(by_grant))
+
+
+def granted(_number, times):
+    found = []
+    for _ in range(times):
+        with fenced_lock(NAME, ttl=30, timeout=60) as lock:
+            found.append((row().grants, lock.token))
+    return found
+
+
+class TestRenew:
+    def test_it_moves_the_expiry_and_keeps_the_token(self):
+        with fenced_lock(NAME, ttl=30) as lock:
+            first = lock.expires_at
+            lock.renew(ttl=60)
+            assert (row().expires_at - first).total_seconds() > 29
+            assert row().expires_at == lock.expires_at
+            assert row().token == lock.token
+            assert lock.remaining > 31
+
+    def test_it_never_shortens_what_was_promised(self):
+        """So answers may overtake each other, and each is true."""
+        with fenced_lock(NAME, ttl=30) as lock:
+            first = lock.expires_at
+            lock.renew(ttl=1)
+            assert lock.expires_at == row().expires_at == first
+            assert lock.remaining > 20
+
+    def test_identity_is_the_token_not_the_owner(self):
+        """The same host, process and thread under a new token is somebody else."""
+        with pytest.raises(LockLost, match="somebody else"), fenced_lock(NAME, ttl=30) as lock:
+            FencedLock.objects.update(token=lock.token + 1)
+            lock.renew()
+        assert lock.lost
+
+    def test_the_name_of_another_host_changes_nothing(self):
+        with fenced_lock(NAME, ttl=30) as lock:
+            FencedLock.objects.update(owner="elsewhere:1:main")
+            lock.renew()
+
+    def test_an_expired_lease_is_not_brought_back(self, observer):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            expire(observer)
+            lock.renew()
+        assert is_expired(observer)
+
+    def test_a_row_that_is_locked_for_a_moment_is_renewed_after_it(self, rival, statements):
+        with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
+            first = lock.expires_at
+            renewing = in_a_thread(lock.renew)
+            observe.until(lambda: lock.expires_at == first, "not yet")
+            rival.execute("COMMIT")
+            renewing.join()
+            assert lock.expires_at > first
+
+    @pytest.mark.parametrize("ttl", [0, -1, True, "1", float("nan"), 1e12])
+    def test_what_is_no_ttl(self, ttl):
+        with fenced_lock(NAME, ttl=30) as lock:
+            with pytest.raises(ValueError, match="ttl="):
+                lock.renew(ttl=ttl)
+        with pytest.raises(ValueError, match="ttl="):
+            fenced_lock(NAME, ttl=ttl)
+
+
+def in_a_thread(function):
+    def run():
+        try:
+            function()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+class TestRelease:
+    def test_it_is_free_at_once_and_the_row_stays(self, observer):
+        with fenced_lock(NAME, ttl=30) as lock:
+            assert lock.release() is True
+            assert is_expired(observer)
+            with pytest.raises(LockLost, match="it was released"):
+                lock.check()
+            assert not lock.lost
+            assert lock.remaining == 0
+            assert lock.release() is False
+            with fenced_lock(NAME, ttl=30) as second:
+                assert second.token > lock.token
+
+    def test_a_renewal_that_was_under_way_does_not_undo_it(self, observer):
+        """The statement of the heartbeat arrives after the release."""
+        with fenced_lock(NAME, ttl=30) as lock:
+            place, token = lock.trust.place, lock.token
+        assert table.renew(place, token, 30) == (None, False)
+        assert is_expired(observer)
+
+    def test_nor_during_hold_at_least(self, observer):
+        with fenced_lock(NAME, ttl=30, hold_at_least=60) as lock:
+            place, token = lock.trust.place, lock.token
+        assert table.renew(place, token, 30) == (None, False)
+
+    def test_a_release_that_finds_somebody_else_changes_nothing(self, observer):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as first:
+            expire(observer)
+            with fenced_lock(NAME, ttl=30) as second:
+                assert first.release() is False
+                assert not is_expired(observer)
+                second.renew()
+
+    def test_the_error_of_the_block_comes_first(self, observer):
+        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30) as lock:
+            expire(observer)
+            FencedLock.objects.update(token=lock.token + 1)
+            raise ZeroDivisionError
+        assert lock.lost
+
+    def test_an_error_of_the_release_does_not_hide_the_blocks(self, observer, caplog):
+        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
+            terminate(observer)
+            raise ZeroDivisionError
+        connection.close()
+        assert "was not released, it expires" in caplog.text
+
+    def test_else_it_is_raised(self, observer):
+        with pytest.raises(OperationalError), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            terminate(observer)
+        connection.close()
+        assert not lock.lost
+
+    def test_hold_at_least(self, observer):
+        with fenced_lock(NAME, ttl=30, hold_at_least=60):
+            pass
+        assert 55 < row().lock_delay.total_seconds() <= 60
+        with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
+            pass
+        observer.execute("UPDATE django_dblock_fencedlock SET lock_delay = '0'")
+        with fenced_lock(NAME, ttl=30):
+            pass
+
+    def test_hold_at_least_counts_from_the_beginning(self, observer):
+        with fenced_lock(NAME, ttl=30, hold_at_least=1):
+            observer.execute(
+                "UPDATE django_dblock_fencedlock SET acquired_at = acquired_at - interval '2 s'"
+            )
+        with fenced_lock(NAME, ttl=30):
+            pass
+
+
+def terminate(observer):
+    observer.execute(
+        "SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid]
+    )
+
+
+class TestLockDelay:
+    def test_nobody_gets_an_expired_lock_before_it(self, observer):
+        with pytest.raises(LockLost):
+            with fenced_lock(NAME, ttl=30, lock_delay=60, heartbeat=False) as lock:
+                expire(observer)
+                with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
+                    pass
+                lock.renew()
+        observer.execute("UPDATE django_dblock_fencedlock SET lock_delay = '60 s'")
+        with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
+            pass
+
+    def test_a_release_needs_none(self):
+        with fenced_lock(NAME, ttl=30, lock_delay=60):
+            pass
+        with fenced_lock(NAME, ttl=30):
+            pass
+
+
+class TestOpenTransaction:
+    def test_acquire_is_refused(self, statements):
+        with transaction.atomic(), statements() as sent:
+            with pytest.raises(OpenTransaction, match="can't be taken inside an open transaction"):
+                fenced_lock(NAME, ttl=30).__enter__()
+            assert len(sent) == 0
+            assert not FencedLock.objects.exists()
+
+    def test_it_is_what_django_raises_for_durable_atomic(self):
+        with transaction.atomic(), pytest.raises(RuntimeError):
+            fenced_lock(NAME, ttl=30).__enter__()
+
+    def test_also_with_autocommit_off(self):
+        transaction.set_autocommit(False)
+        try:
+            with pytest.raises(OpenTransaction):
+                fenced_lock(NAME, ttl=30).__enter__()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+
+    def test_renew_and_release_are_refused_and_the_lease_goes_on(self):
+        with fenced_lock(NAME, ttl=30) as lock:
+            with transaction.atomic():
+                with pytest.raises(OpenTransaction, match="can't be renewed"):
+                    lock.renew()
+                with pytest.raises(OpenTransaction, match="can't be released"):
+                    lock.release()
+            lock.check()
+            lock.renew()
+
+
+class TestWhere:
+    def test_the_alias_that_is_named(self):
+        with fenced_lock(NAME, ttl=30, using="default") as lock:
+            assert lock.using == "default"
+
+    def test_else_the_setting(self, settings):
+        settings.DBLOCK_DATABASE = "sqlite"
+        with pytest.raises(UnsupportedDatabase, match="SQLite"):
+            fenced_lock(NAME, ttl=30).__enter__()
+
+    def test_else_where_the_router_writes_the_table(self, settings):
+        settings.DATABASE_ROUTERS = [Router()]
+        with pytest.raises(UnsupportedDatabase, match="SQLite"):
+            fenced_lock(NAME, ttl=30).__enter__()
+
+    def test_cockroachdb_is_refused_by_name(self, observer):
+        observer.execute(
+            "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text"
+            " LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$"
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET search_path = impostor, pg_catalog, public")
+            with pytest.raises(UnsupportedDatabase, match="CockroachDB"):
+                fenced_lock(NAME, ttl=30).__enter__()
+            connection.close()
+            assert not FencedLock.objects.exists()
+        finally:
+            connection.close()
+            observer.execute("DROP SCHEMA impostor CASCADE")
+
+    def test_a_standby_refuses_the_statement_itself(self):
+        """A read-only primary looks the same up to the question that tells."""
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+        try:
+            with pytest.raises(Exception, match="read-only") as caught:
+                fenced_lock(NAME, ttl=30).__enter__()
+            assert not isinstance(caught.value, StandbyDatabase)
+        finally:
+            connection.close()
+
+    def test_a_lost_race_above_read_committed_is_tried_again(self, monkeypatch):
+        failures = [psycopg.errors.SerializationFailure()]
+        plain = table.run
+
+        def run(*arguments):
+            if failures:
+                raise OperationalError from failures.pop()
+            return plain(*arguments)
+
+        monkeypatch.setattr(table, "run", run)
+        with fenced_lock(NAME, ttl=30, timeout=5):
+            pass
+
+
+class Router:
+    def db_for_write(self, model, **hints):
+        return "sqlite" if model is FencedLock else None
+
+
+class TestTheCommitIsDurable:
+    def test_a_commit_that_no_standby_confirmed_did_not_acquire(self, monkeypatch, observer):
+        warn_like_the_server(monkeypatch)
+        with pytest.raises(NotReplicated, match="no synchronous standby confirmed it"):
+            fenced_lock(NAME, ttl=30).__enter__()
+        assert is_expired(observer), "it was given back"
+
+    def test_nor_did_it_renew(self, monkeypatch):
+        with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            before = lock.remaining
+            warn_like_the_server(monkeypatch)
+            with pytest.raises(NotReplicated):
+                lock.renew()
+            assert not lock.lost
+            assert lock.remaining < before
+
+    def test_other_warnings_mean_nothing(self):
+        with connection.cursor() as cursor, table.unreplicated(connection.connection) as warnings:
+            cursor.execute("DO $$ BEGIN RAISE WARNING 'SyncRepWaitForLSN'; END $$")
+        assert warnings == []
+
+
+def warn_like_the_server(monkeypatch):
+    """The real one is in test_crash.py."""
+
+    @contextmanager
+    def unreplicated(_driver):
+        yield ["canceling wait for synchronous replication due to user request"]
+
+    monkeypatch.setattr(table, "unreplicated", unreplicated)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("timeout", -1), ("timeout", "1"), ("hold_at_least", -1), ("lock_delay", None),
+        ],
+    )  # fmt: skip
+    def test_no_number_of_seconds(self, argument, value):
+        with pytest.raises(ValueError, match=argument):
+            fenced_lock(NAME, ttl=30, **{argument: value})
+
+    def test_metadata_is_a_json_object(self):
+        with pytest.raises(TypeError, match="must be a dict"):
+            fenced_lock(NAME, ttl=30, metadata=[1])
+        with pytest.raises(TypeError, match="JSON serializable"):
+            fenced_lock(NAME, ttl=30, metadata={"a": object()})
+
+    def test_a_wrong_key_fails_where_it_is_written(self):
+        with pytest.raises(ValueError, match="needs a key"):
+            fenced_lock(ttl=30)
+        with pytest.raises(TypeError, match="cannot be part"):
+            fenced_lock(1.5, ttl=30)
+
+    def test_a_callable_is_for_the_decorator(self):
+        with pytest.raises(TypeError, match="for the decorator"):
+            fenced_lock(lambda: 1, ttl=30).__enter__()
+
+    def test_leaving_what_was_not_entered(self):
+        with pytest.raises(RuntimeError, match="not entered"):
+            fenced_lock(NAME, ttl=30).__exit__(None, None, None)
+
+    def test_one_object_may_be_entered_by_many(self):
+        """It is configuration: nested in itself it is refused as anybody is."""
+        lock = fenced_lock(NAME, ttl=30)
+        other = fenced_lock("other", ttl=30)
+        with lock, other as held:
+            with pytest.raises(LockTimeout), lock:
+                pass
+            lock.__exit__(None, None, None)
+            with lock:
+                held.check()
+            lock.__enter__()
+
+
+class TestDecorator:
+    def test_each_call_holds_it(self):
+        @fenced_lock("inventory", lambda sku, count: sku, ttl=30)
+        def buy(sku, count):
+            return row(f"inventory:{sku}").grants * count
+
+        assert buy("sku-1", 2) == 2
+        assert buy("sku-1", count=2) == 4
+        assert buy.__name__ == "buy"
+
+    def test_a_fixed_key(self):
+        @fenced_lock(NAME, ttl=30)
+        def work():
+            with pytest.raises(LockTimeout):
+                work()
+            return "done"
+
+        assert work() == "done"
+
+    def test_what_it_can_not_decorate(self):
+        def generator():
+            yield
+
+        async def asynchronous():
+            yield
+
+        for wrong in (generator, asynchronous):
+            with pytest.raises(TypeError, match="generator function"):
+                fenced_lock(NAME, ttl=30)(wrong)
+        with pytest.raises(TypeError, match="is a class"):
+            fenced_lock(NAME, ttl=30)(type)

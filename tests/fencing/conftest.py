@@ -1,0 +1,16 @@
+"""After each test nothing may be renewed any more, and no heartbeat may beat."""
+
+import pytest
+
+from django_dblock.fencing.heartbeat import heartbeat
+from tests.helpers import observe
+
+
+@pytest.fixture(autouse=True)
+def _no_heartbeat_is_left():
+    yield
+    left = list(heartbeat._due)
+    for trust in left:
+        heartbeat.forget(trust)
+    observe.until(lambda: heartbeat._thread is None, "the heartbeat ends")
+    assert left == [], "a lease was still watched"

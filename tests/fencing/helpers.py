@@ -1,0 +1,68 @@
+"""Looking at leases from outside, and ending them without their holders' knowledge."""
+
+from contextlib import contextmanager
+
+from django.db import connection
+
+from django_dblock import FencedLock
+from tests.helpers import observe
+
+NAME = "nightly-sync"
+
+
+def row(name=NAME):
+    return FencedLock.objects.get(name=name)
+
+
+def expire(observer, name=NAME):
+    """What time does: the lease has run out, and its holder does not know."""
+    observer.execute(
+        "UPDATE django_dblock_fencedlock SET expires_at = clock_timestamp() WHERE name = %s", [name]
+    )
+
+
+def until_expired(observer, name=NAME):
+    """Wait for the server's clock."""
+    observe.until(lambda: is_expired(observer, name), f"{name} expires")
+
+
+def is_expired(observer, name=NAME):
+    return observer.execute(
+        "SELECT expires_at <= clock_timestamp() FROM django_dblock_fencedlock WHERE name = %s",
+        [name],
+    ).fetchone()[0]
+
+
+def renewed_at(observer, name=NAME):
+    return observer.execute(
+        "SELECT renewed_at FROM django_dblock_fencedlock WHERE name = %s", [name]
+    ).fetchone()[0]
+
+
+def until_renewed(observer, name=NAME):
+    before = renewed_at(observer, name)
+    observe.until(lambda: renewed_at(observer, name) > before, f"{name} is renewed")
+
+
+@contextmanager
+def wal_written(observer):
+    """Count the bytes of WAL that the cluster writes meanwhile."""
+    lsn = "SELECT pg_current_wal_insert_lsn()"
+    [before] = observer.execute(lsn).fetchone()
+    found = []
+    yield found
+    [bytes_] = observer.execute(
+        "SELECT (pg_current_wal_insert_lsn() - %s::pg_lsn)::bigint", [before]
+    ).fetchone()
+    found.append(bytes_)
+
+
+def updates():
+    """(all, heap-only) updates of the lock table so far."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"
+            " WHERE relname = 'django_dblock_fencedlock'"
+        )
+        return cursor.fetchone()

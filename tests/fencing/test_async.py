@@ -1,0 +1,264 @@
+"""``async with`` and async functions."""
+
+import asyncio
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connections
+
+from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
+from django_dblock.fencing import waiting
+from tests.fencing.helpers import NAME, is_expired
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def run(coroutine):
+    """In a loop of its own, with the threads' connections closed afterwards."""
+
+    async def closing():
+        try:
+            return await coroutine
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return async_to_sync(lambda: closing())()
+
+
+def test_a_block(observer):
+    async def work():
+        async with fenced_lock(NAME, ttl=30) as lock:
+            lock.check()
+            await lock.arenew()
+            assert not is_expired(observer)
+            with pytest.raises(LockTimeout):
+                async with fenced_lock(NAME, ttl=30):
+                    pass
+        assert not lock.lost
+
+    run(work())
+    assert is_expired(observer)
+
+
+def test_a_function():
+    @fenced_lock("inventory", lambda sku: sku, ttl=30)
+    async def work(sku):
+        return await FencedLock.objects.acount()
+
+    assert run(work("a")) == 1
+
+
+def test_release_before_the_end(observer):
+    async def work():
+        async with fenced_lock(NAME, ttl=30) as lock:
+            assert await lock.arelease() is True
+            assert is_expired(observer)
+
+    run(work())
+
+
+def test_tasks_of_one_loop_exclude_each_other():
+    inside = []
+
+    async def work(number):
+        async with fenced_lock(NAME, ttl=30, timeout=30):
+            inside.append(number)
+            await asyncio.sleep(0)
+            assert inside == [number]
+            inside.remove(number)
+
+    async def all_of_them():
+        await asyncio.gather(*map(work, range(5)))
+
+    run(all_of_them())
+
+
+def test_a_loss_cancels_the_block_and_is_raised_as_such():
+    async def work():
+        async with fenced_lock(NAME, ttl=0.6) as lock:
+            await FencedLock.objects.aupdate(token=lock.token + 1)
+            await asyncio.sleep(60)
+
+    with pytest.raises(LockLost, match="somebody else has it"):
+        run(work())
+
+
+def test_a_loss_without_a_heartbeat_too():
+    async def work():
+        async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
+            await asyncio.sleep(60)
+
+    with pytest.raises(LockLost, match="no renewal was confirmed"):
+        run(work())
+
+
+def test_a_loss_that_was_noticed_on_leaving():
+    async def work():
+        async with fenced_lock(NAME, ttl=30) as lock:
+            await FencedLock.objects.aupdate(token=lock.token + 1)
+
+    with pytest.raises(LockLost):
+        run(work())
+
+
+def test_a_loss_leaves_the_task_usable():
+    """As with asyncio.timeout(): the cancellation was ours, so it ends at the block."""
+
+    async def work():
+        try:
+            async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
+                await asyncio.sleep(60)
+        except LockLost:
+            assert asyncio.current_task().cancelling() == 0
+            await asyncio.sleep(0)
+            return "went on"
+
+    assert run(work()) == "went on"
+
+
+def test_the_error_of_the_block_comes_first():
+    async def work():
+        async with fenced_lock(NAME, ttl=30) as lock:
+            await FencedLock.objects.aupdate(token=lock.token + 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(work())
+
+
+def test_somebody_elses_cancellation_stays_one(observer):
+    async def hold(started):
+        async with fenced_lock(NAME, ttl=30):
+            started.set()
+            await asyncio.sleep(60)
+
+    async def work():
+        started = asyncio.Event()
+        task = asyncio.create_task(hold(started))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work())
+    assert is_expired(observer), "and the lease was given back"
+
+
+def test_a_cancelled_wait_gives_back_what_it_got_meanwhile(observer, monkeypatch):
+    """The statement in its thread can't be called back."""
+    plain = waiting.Attempt.once
+    began = []
+
+    def once(attempt):
+        began.append(True)
+        observe.until(lambda: len(began) > 1, "the task is cancelled")
+        return plain(attempt)
+
+    monkeypatch.setattr(waiting.Attempt, "once", once)
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30):
+            pytest.fail("it was cancelled")
+
+    async def work():
+        task = asyncio.create_task(enter())
+        while not began:
+            await asyncio.sleep(0.001)  # between two looks, not instead of one
+        task.cancel()
+        began.append(True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work())
+    assert is_expired(observer)
+
+
+def test_a_cancelled_wait_that_got_nothing(rival):
+    async def enter():
+        async with fenced_lock(NAME, ttl=30, timeout=60, fair=True):
+            pytest.fail("it was cancelled")
+
+    async def work():
+        async with fenced_lock(NAME, ttl=30):
+            task = asyncio.create_task(enter())
+            while not rival.execute("SELECT FROM django_dblock_fencedticket").fetchall():
+                await asyncio.sleep(0.001)  # between two looks, not instead of one
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert rival.execute("SELECT FROM django_dblock_fencedticket").fetchall() == []
+
+    run(work())
+
+
+def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
+    """The release is sent all the same, and the cancellation stays one."""
+    from django_dblock.fencing.lease import Lease
+
+    plain = Lease.leave
+    began = []
+
+    def leave(lease, *, failed):
+        began.append(True)
+        observe.until(lambda: len(began) > 1, "the task is cancelled")
+        plain(lease, failed=failed)
+
+    monkeypatch.setattr(Lease, "leave", leave)
+
+    async def hold():
+        async with fenced_lock(NAME, ttl=30):
+            pass
+
+    async def work():
+        task = asyncio.create_task(hold())
+        while not began:
+            await asyncio.sleep(0.001)  # between two looks, not instead of one
+        task.cancel()
+        began.append(True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work())
+    assert is_expired(observer)
+
+
+def test_a_loop_that_is_closed_needs_no_cancelling():
+    from django_dblock.fencing.asynchronous import Stop
+
+    stops = []
+
+    async def make():
+        stops.append(Stop())
+
+    asyncio.run(make())
+    stops[0]()
+
+
+def test_a_loss_after_the_block_cancels_nothing():
+    from django_dblock.fencing.asynchronous import Stop
+
+    async def work():
+        stop = Stop()
+        stop()
+        stop.leave()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not stop.was_the_only_one()
+
+    asyncio.run(work())
+
+
+def test_an_open_transaction_is_refused_there_too():
+    from django.db import transaction
+
+    def in_a_transaction():
+        with transaction.atomic():
+            async_to_sync(enter)()
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30):
+            pass
+
+    with pytest.raises(OpenTransaction):
+        in_a_transaction()

@@ -1,0 +1,196 @@
+"""The guard: a transaction that commits only while the lease is held."""
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
+from tests.app.models import Account
+from tests.fencing.helpers import NAME, expire, until_renewed
+from tests.helpers import observe
+from tests.fencing.test_protocol import in_a_thread
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def lock():
+    with fenced_lock(NAME, ttl=30) as held:
+        yield held
+
+
+def setting(name):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return cursor.fetchone()[0]
+
+
+def test_it_costs_one_statement_and_its_begin_travels_along(lock, statements):
+    with statements() as sent, lock.guard():
+        pass
+    kinds = [query["sql"].split()[0].rstrip(";") for query in sent]
+    assert kinds == ["BEGIN", "BEGIN", "COMMIT"], "Django's note, the message, the commit"
+    assert "FOR KEY SHARE" in sent[1]["sql"]
+
+
+def test_inside_a_transaction_it_joins_and_sends_one_statement(lock, statements):
+    with transaction.atomic(), statements() as sent:
+        Account.objects.create(name="a")
+        with lock.guard():
+            Account.objects.create(name="b")
+        assert len(sent) == 3, "two inserts and the guard"
+
+
+def test_its_writes_commit_together_and_roll_back_together(lock):
+    with pytest.raises(ZeroDivisionError), lock.guard():
+        Account.objects.create(name="a")
+        raise ZeroDivisionError
+    assert not Account.objects.exists()
+    with lock.guard():
+        Account.objects.create(name="a")
+    assert Account.objects.exists()
+    lock.check()
+
+
+def test_nobody_is_granted_the_lock_before_the_commit_even_if_it_expires(lock, observer):
+    with lock.guard():
+        expire(observer)
+        with pytest.raises(LockTimeout) as caught:
+            in_another_thread(lambda: fenced_lock(NAME, ttl=30).__enter__())
+        assert "faster" in caught.value.holder, "the lease is over, but the row is not free"
+    FencedLock.objects.update(expires_at="2200-01-01T00:00Z")
+
+
+def test_in_a_joined_transaction_until_the_outer_commit(lock, observer):
+    with transaction.atomic():
+        with lock.guard():
+            pass
+        expire(observer)
+        with pytest.raises(LockTimeout):
+            in_another_thread(lambda: fenced_lock(NAME, ttl=30).__enter__())
+    FencedLock.objects.update(expires_at="2200-01-01T00:00Z")
+
+
+def in_another_thread(function):
+    caught = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            caught.append(error)
+
+    in_a_thread(run).join()
+    for error in caught:
+        raise error
+
+
+def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, rival):
+    rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
+    lock.renew()
+    rival.execute("SELECT FROM django_dblock_fencedlock FOR SHARE")
+    renewing = in_a_thread(lock.renew)
+    first = lock.expires_at
+    observe.until(lambda: renewing.is_alive(), "it tries")
+    assert lock.expires_at == first
+    rival.execute("ROLLBACK")
+    renewing.join()
+    assert lock.expires_at > first
+
+
+def test_the_heartbeat_goes_on_in_it(observer):
+    with fenced_lock(NAME, ttl=0.6) as lock:
+        with lock.guard():
+            until_renewed(observer)
+            until_renewed(observer)
+
+
+def test_a_lease_that_was_taken_away_is_refused_and_lost(lock):
+    FencedLock.objects.update(token=lock.token + 1)
+    with pytest.raises(LockLost, match="no longer has it under this token"), lock.guard():
+        Account.objects.create(name="a")
+    assert lock.lost
+    assert not Account.objects.exists()
+    FencedLock.objects.update(token=lock.token)
+    lock.trust._reason = None
+
+
+def test_a_refusal_leaves_the_joined_transaction_usable(observer):
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+        with transaction.atomic():
+            Account.objects.create(name="before")
+            expire(observer)
+            with pytest.raises(LockLost), lock.guard():
+                pytest.fail("not held")
+            Account.objects.create(name="after")
+        assert Account.objects.count() == 2
+
+
+def test_an_error_of_the_statement_marks_the_joined_transaction(lock, monkeypatch):
+    from django_dblock.sql import fencing as sql
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="division by zero"):
+        patch.setattr(sql, "GUARD", "SELECT %(idle_timeout)s / 0")
+        with transaction.atomic():
+            with pytest.raises(Exception, match="division by zero"), lock.guard():
+                pass
+            assert connection.needs_rollback
+            raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "asked", "shown"), [(1, None, "30s"), (120, None, "2min"), (1, 0.25, "250ms")]
+)
+def test_the_server_ends_a_frozen_guard(ttl, asked, shown):
+    """By default after the larger of ttl and 30 s, whatever the heartbeat does."""
+    with fenced_lock(NAME, ttl=ttl, heartbeat=False) as lock:
+        with lock.guard(idle_timeout=asked):
+            assert setting("idle_in_transaction_session_timeout") == shown
+        assert setting("idle_in_transaction_session_timeout") == "0", "only for the transaction"
+
+
+def test_a_stricter_limit_of_the_session_stays(lock):
+    with connection.cursor() as cursor:
+        cursor.execute("SET idle_in_transaction_session_timeout = '5s'")
+    with lock.guard():
+        assert setting("idle_in_transaction_session_timeout") == "5s"
+    with lock.guard(idle_timeout=2):
+        assert setting("idle_in_transaction_session_timeout") == "2s"
+    connection.close()
+
+
+@pytest.mark.parametrize("value", [0, -1, "1"])
+def test_what_is_no_idle_timeout(lock, value):
+    with pytest.raises(ValueError, match="idle_timeout="):
+        lock.guard(idle_timeout=value)
+
+
+def test_an_idle_timeout_that_the_server_can_not_express_is_its_longest(lock):
+    with lock.guard(idle_timeout=2_147_483):
+        assert setting("idle_in_transaction_session_timeout") == "2147483s"
+
+
+def test_force_release_waits_for_it(lock, observer):
+    done = []
+    with lock.guard():
+        forcing = in_a_thread(lambda: done.append(force_release(NAME)))
+        observe.until(
+            lambda: observer.execute(
+                "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            ).fetchall(),
+            "it waits",
+        )
+        Account.objects.create(name="a")
+        assert done == []
+    forcing.join()
+    assert done == [True]
+    with pytest.raises(LockLost), lock.guard():
+        Account.objects.create(name="b")
+    FencedLock.objects.update(token=lock.token, expires_at="2200-01-01T00:00Z")
+    lock.trust._reason = None
+
+
+def test_an_error_in_it_is_the_callers(lock):
+    Account.objects.create(name="a")
+    with pytest.raises(IntegrityError), lock.guard():
+        Account.objects.create(name="a")
+    lock.check()

@@ -1,0 +1,417 @@
+"""One thread renews all leases of the process, on a connection of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from django.db import connection, connections
+
+from django_dblock import FencedLock, LockLost, fenced_lock, signals
+from django_dblock.fencing import beat, lease
+from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
+from tests.fencing.helpers import (
+    NAME,
+    expire,
+    is_expired,
+    renewed_at,
+    until_expired,
+    until_renewed,
+    updates,
+)
+from tests.helpers import observe
+from tests.helpers.processes import process
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def heartbeats(observer):
+    return observer.execute(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'tests heartbeat'"
+        " AND datname = current_database()"
+    ).fetchall()
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "dblock-heartbeat"]
+
+
+def test_it_renews_every_third_of_the_ttl(observer):
+    with fenced_lock(NAME, ttl=0.6) as lock:
+        for _ in range(5):
+            until_renewed(observer)
+        lock.check()
+        assert len(heartbeats(observer)) == 1, "a connection of its own"
+    assert is_expired(observer)
+
+
+def test_without_it_the_lease_runs_out_and_is_told(observer):
+    lost = []
+    block = fenced_lock(NAME, ttl=0.2, heartbeat=False, on_lost=lost.append)
+    with pytest.raises(LockLost), block as lock:
+        observe.until(lambda: lost == [lock], "on_lost is called")
+        until_expired(observer)
+        assert heartbeats(observer) == []
+
+
+def test_the_callers_transaction_does_not_hold_it_up(observer):
+    """It has its own connection, so a long transaction of the holder matters nothing."""
+    with fenced_lock(NAME, ttl=0.6) as lock:
+        with lock.guard():
+            for _ in range(3):
+                until_renewed(observer)
+
+
+def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
+    sent = []
+    plain = beat.Line._ask
+    monkeypatch.setattr(
+        beat.Line, "_ask", lambda line, leases, until: sent.append(len(leases))
+        or plain(line, leases, until),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for number in range(1000):
+            stack.enter_context(fenced_lock("lease", number, ttl=60))
+        assert len(threads()) == 1
+        now = beat.now()
+        with heartbeat._changed:
+            for trust in heartbeat._due:
+                heartbeat._due[trust] = now
+            heartbeat._changed.notify()
+        observe.until(lambda: sent, "a beat")
+        observe.until(
+            lambda: observer.execute(
+                "SELECT count(*) FROM django_dblock_fencedlock WHERE renewed_at > acquired_at"
+                " + interval '1 ms'"
+            ).fetchone() == (1000,),
+            "all are renewed",
+        )  # fmt: skip
+        assert sent == [1000]
+        assert len(heartbeats(observer)) == 1
+
+
+def test_a_thousand_renewals_in_one_statement_are_heap_only():
+    from django_dblock.fencing.table import renewal_parameters
+    from django_dblock.sql import fencing as sql
+
+    with ExitStack() as stack:
+        leases = [
+            stack.enter_context(fenced_lock("lease", number, ttl=60, heartbeat=False))
+            for number in range(1000)
+        ]
+        wanted = renewal_parameters([(one.trust.place, one.token, 60) for one in leases])
+
+        def beats(count):
+            before = updates()
+            with connection.cursor() as cursor:
+                for _ in range(count):
+                    cursor.execute(sql.RENEW, wanted)
+                    assert all(ours for *_, ours in cursor.fetchall())
+            return [now - then for now, then in zip(updates(), before, strict=True)]
+
+        # A page filled with new rows to its half lacks the room for the line pointers of their
+        # successors, so one row leaves each page at the second beat. It is over after that.
+        assert beats(1) == [1000, 1000]
+        observe.until(lambda: beats(5) == [5000, 5000], "five beats, heap-only")
+
+
+def test_leases_of_different_lengths_keep_step():
+    """One that is due takes along what will be due soon, and leaves the others."""
+    with (
+        fenced_lock("a", ttl=60) as a,
+        fenced_lock("b", ttl=60) as b,
+        fenced_lock("c", ttl=600) as c,
+    ):
+        now = beat.now()
+        heartbeat._due.update({a.trust: now - 1, b.trust: now + 9, c.trust: now + 150})
+        batches = heartbeat._batches()
+        assert batches == {"default": [a.trust, b.trust]}
+        heartbeat._due.update({a.trust: now + 9, b.trust: now + 9})
+        assert heartbeat._batches() == {}
+
+
+def test_it_ends_with_the_last_lease():
+    with fenced_lock("a", ttl=60):
+        with fenced_lock("b", ttl=60):
+            assert len(threads()) == 1
+        assert len(threads()) == 1
+    observe.until(lambda: not threads(), "the thread ends")
+    with fenced_lock("a", ttl=60):
+        assert len(threads()) == 1
+
+
+def test_it_never_outlives_a_release(observer):
+    """A beat that has been put together before the release and is sent after it does nothing."""
+    with fenced_lock(NAME, ttl=60) as lock:
+        line = beat.Line("default")
+    assert line.renew([lock.trust], patience=5) == [lock.trust]
+    line.close()
+    assert is_expired(observer)
+
+
+def test_a_beat_without_an_answer_for_a_released_lease_is_no_loss(monkeypatch, observer):
+    """The release came between the beat's statement and its answer."""
+    lost = []
+    with fenced_lock(NAME, ttl=60, on_lost=lost.append) as lock:
+        monkeypatch.setattr(beat.Line, "renew", lambda *_, **__: lock.release() and [lock.trust])
+        Heartbeat()._beat("default", [lock.trust])
+    assert lost == []
+    assert not lock.lost
+
+
+@pytest.mark.parametrize("how", ["another token", "released by force"])
+def test_a_loss_is_noticed_at_the_next_beat(how, observer):
+    lost = []
+    block = fenced_lock(NAME, ttl=0.9, on_lost=lost.append)
+    with pytest.raises(LockLost, match="somebody else has it"), block as lock:
+        if how == "another token":
+            FencedLock.objects.update(token=lock.token + 1)
+        else:
+            expire(observer)
+        observe.until(lambda: lost == [lock], "on_lost is called")
+        assert lock.lost
+        with pytest.raises(LockLost):
+            lock.guard()
+
+
+def test_an_on_lost_that_fails_ends_nothing(observer, caplog):
+    def fail(_lock):
+        raise ZeroDivisionError
+
+    with fenced_lock("other", ttl=0.6):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=0.6, on_lost=fail) as lock:
+            FencedLock.objects.filter(name=NAME).update(token=lock.token + 1)
+            observe.until(lambda: "on_lost of nightly-sync failed" in caplog.text, "the log says")
+        until_renewed(observer, "other")
+
+
+def test_a_terminated_backend_is_replaced(observer):
+    """The beat fails, is tried again at once on a new connection, and the lease lives."""
+    with fenced_lock(NAME, ttl=1.5) as lock:
+        until_renewed(observer)
+        [[pid]] = heartbeats(observer)
+        observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        until_renewed(observer)
+        assert heartbeats(observer) != [(pid,)]
+        lock.check()
+
+
+def test_a_backend_terminated_in_the_middle_of_a_beat(observer, rival):
+    """The table is locked, so the beat waits in the server; there its backend dies."""
+    with fenced_lock(NAME, ttl=6) as lock:
+        with rival.transaction():
+            rival.execute("LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
+            [[pid]] = observe.until(
+                lambda: observer.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND application_name = 'tests heartbeat'"
+                ).fetchall(),
+                "the beat waits",
+            )
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        until_renewed(observer)
+        lock.check()
+
+
+def test_a_server_that_is_silent_is_given_up_before_the_lease_is_lost(observer, rival):
+    """The beat stops waiting at the deadline, so that on_lost is called then, not ever later."""
+    lost = []
+    block = fenced_lock(NAME, ttl=1, on_lost=lost.append)
+    with pytest.raises(LockLost, match="no renewal was confirmed"), block as lock:
+        with rival.transaction():
+            rival.execute("LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
+            observe.until(lambda: lost == [lock], "on_lost is called")
+            assert lock.lost
+
+
+def test_a_row_that_somebody_has_locked_does_not_hold_up_the_others(rival, observer):
+    with fenced_lock("a", ttl=3) as first, fenced_lock("b", ttl=3):
+        with rival.transaction():
+            rival.execute("SELECT FROM django_dblock_fencedlock WHERE name = 'a' FOR UPDATE")
+            until_renewed(observer, "b")
+            assert not first.lost, "its row is there, and it still has time"
+        until_renewed(observer, "a")
+
+
+def test_a_commit_that_no_standby_confirmed_renews_nothing(monkeypatch):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def unreplicated(_driver):
+        yield ["canceling wait"]
+
+    with fenced_lock(NAME, ttl=60) as lock:
+        monkeypatch.setattr(beat, "unreplicated", unreplicated)
+        before = lock.expires_at
+        line = beat.Line("default")
+        with pytest.raises(TimeoutError, match="canceling wait"):
+            line.renew([lock.trust], patience=5)
+        assert lock.expires_at == before
+
+
+def test_where_no_thread_can_be_started_nothing_is_taken(monkeypatch, observer):
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            fenced_lock(NAME, ttl=30).__enter__()
+    assert is_expired(observer)
+    heartbeat._thread = None
+
+
+def test_a_thread_storm(observer):
+    """Many threads, each its own leases; one heartbeat for all."""
+    failures = []
+    seen = []
+
+    def work(number):
+        try:
+            for turn in range(5):
+                with fenced_lock("storm", number, turn, ttl=0.5) as lock:
+                    seen.append(len(threads()))
+                    until = time.monotonic() + 0.02
+                    while time.monotonic() < until:
+                        lock.check()
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    workers = [threading.Thread(target=work, args=[number]) for number in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    assert max(seen) <= 2, "one, and one that is just ending"
+
+
+def test_signals(observer):
+    heard = []
+
+    def hear(signal, sender, **data):
+        heard.append((signal, data))
+
+    every = (signals.lock_acquired, signals.lock_released, signals.lock_lost, signals.lock_timeout)
+    for one in every:
+        one.connect(hear)
+    try:
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+            with pytest.raises(TimeoutError), fenced_lock(NAME, ttl=30):
+                pass
+            FencedLock.objects.update(token=lock.token + 1)
+    finally:
+        for one in every:
+            one.disconnect(hear)
+    assert [signal for signal, _ in heard] == [
+        signals.lock_acquired, signals.lock_timeout, signals.lock_lost, signals.lock_released,
+    ]  # fmt: skip
+    facts = {"kind": "fenced", "keys": ((NAME,),), "name": NAME, "using": "default"}
+    for _, data in heard:
+        assert facts.items() <= data.items()
+    acquired, timeout, lost, released = (data for _, data in heard)
+    assert acquired["token"] == lost["token"] == released["token"] == lock.token
+    assert acquired["waited"] >= 0
+    assert timeout["waited"] >= 0
+    assert "somebody else" in lost["reason"]
+    assert released["lost"] is True
+    assert released["held"] >= 0
+
+
+@pytest.mark.processes
+class TestFork:
+    def test_the_child_neither_renews_nor_releases_nor_ends_the_parents_connection(self, observer):
+        with process(fork_while_holding) as holder:
+            assert holder.receive() == {
+                "threads": 0,
+                "lost": True,
+                "reason": "it belongs to the process that this one was forked from",
+                "released": False,
+                "guard": "LockLost",
+                "own": "held",
+            }
+            until_renewed(observer)
+            until_renewed(observer)
+            holder.send("end")
+            assert holder.receive() == "still held"
+
+    def test_under_gunicorn_prefork(self, tmp_path):
+        """A lease taken while the master loads the app is the master's; workers have their own."""
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "TEST_DATABASE": connection.settings_dict["NAME"],
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        master = subprocess.Popen(
+            [
+                sys.executable, "-m", "gunicorn", "--preload", "-w", "2", "-b",
+                f"unix:{tmp_path}/socket", "tests.fencing.prefork:application",
+            ],
+            env=environment, cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        try:
+            observe.until(
+                lambda: (
+                    master.poll() is not None
+                    or FencedLock.objects.filter(name__startswith="worker:").count() == 2
+                ),
+                "both workers have their lease",
+            )
+            for name in FencedLock.objects.values_list("name", flat=True):
+                until_renewed_row(name)
+                until_renewed_row(name)
+        finally:
+            master.send_signal(signal.SIGTERM)
+            output, _ = master.communicate(timeout=30)
+        assert "lost" not in output
+        assert "Traceback" not in output
+
+
+def until_renewed_row(name):
+    before = FencedLock.objects.get(name=name).renewed_at
+    observe.until(
+        lambda: FencedLock.objects.get(name=name).renewed_at > before, f"{name} is renewed"
+    )
+
+
+def fork_while_holding(channel):
+    with fenced_lock(NAME, ttl=0.9) as lock:
+        observe.until(lambda: heartbeat._lines, "the heartbeat has its connection")
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, repr(in_the_child(lock)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        channel.send(eval(os.read(reading, 10_000)))
+        channel.receive()
+        lock.check()
+        return "still held"
+
+
+def in_the_child(lock):
+    connections["default"].connection = None  # Django's own is the parent's, too
+    try:
+        lock.guard()
+        guard = "no error"
+    except LockLost:
+        guard = "LockLost"
+    found = {
+        "threads": len(threads()),
+        "lost": lock.lost,
+        "reason": lock.trust.reason,
+        "released": lock.release(),
+        "guard": guard,
+    }
+    with fenced_lock("of the child", ttl=30) as own:
+        own.check()
+        return {**found, "own": "held"}

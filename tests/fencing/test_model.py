@@ -1,0 +1,255 @@
+"""Rows that refuse a stale holder's writes."""
+
+import pytest
+from django.db import DatabaseError, NotSupportedError, connections, transaction
+
+from django_dblock import FencedLock, LockLost, StaleFence, fenced_lock, signals
+from tests.app.models import Account, Savings
+from tests.fencing.helpers import NAME, expire
+
+beside = pytest.mark.django_db(transaction=True)
+elsewhere = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+@pytest.fixture
+def lock(db):
+    with fenced_lock(NAME, ttl=30) as held:
+        yield held
+
+
+def newer(lock):
+    """The lease of the next holder, for the test of those who come late."""
+    FencedLock.objects.update(token=lock.token + 1)
+
+
+def back(lock):
+    FencedLock.objects.update(token=lock.token)
+    lock.trust._reason = None
+
+
+@beside
+class TestBesideTheLockTable:
+    def test_a_save_is_guarded_and_stamped(self, lock, statements):
+        account = Account.objects.create(name="a")
+        account.balance = 5
+        with statements() as sent:
+            account.save_fenced(lock)
+        kinds = [query["sql"].split()[0].rstrip(";") for query in sent]
+        assert kinds == ["BEGIN", "BEGIN", "UPDATE", "COMMIT"]
+        assert "FOR KEY SHARE" in sent[1]["sql"]
+        found = Account.objects.get()
+        assert (found.balance, found.fence_token) == (5, lock.token)
+        assert account.fence_token == lock.token
+
+    def test_a_new_row_too(self, lock):
+        Account(name="a", balance=5).save_fenced(lock)
+        assert Account.objects.get().fence_token == lock.token
+
+    def test_update_fields(self, lock):
+        account = Account.objects.create(name="a")
+        account.name, account.balance = "b", 5
+        account.save_fenced(lock, update_fields=["balance"])
+        found = Account.objects.get()
+        assert (found.name, found.balance, found.fence_token) == ("a", 5, lock.token)
+
+    def test_a_child_by_inheritance(self, lock):
+        savings = Savings.objects.create(name="a")
+        savings.balance, savings.rate = 5, 2
+        savings.save_fenced(lock)
+        found = Savings.objects.get()
+        assert (found.balance, found.rate, found.fence_token) == (5, 2, lock.token)
+        Account.objects.update(fence_token=lock.token + 1)
+        savings.rate = 3
+        with pytest.raises(StaleFence):
+            savings.save_fenced(lock)
+        assert Savings.objects.get().rate == 2
+
+    def test_a_stale_holder_is_refused_and_its_object_is_as_before(self, lock):
+        account = Account.objects.create(name="a")
+        newer(lock)
+        account.balance = 5
+        with pytest.raises(StaleFence, match="because the lock is lost") as caught:
+            account.save_fenced(lock)
+        error = caught.value
+        assert isinstance(error, LockLost)
+        assert (error.model, error.pk, error.token) == ("app.account", account.pk, lock.token)
+        assert account.fence_token == 0
+        assert Account.objects.get().balance == 0
+        back(lock)
+
+    def test_what_is_known_to_be_lost_sends_nothing(self, lock, statements):
+        account = Account.objects.create(name="a")
+        lock.trust.lose("as the test wants it")
+        with statements() as sent, pytest.raises(StaleFence):
+            account.save_fenced(lock)
+        assert len(sent) == 0
+        back(lock)
+
+    def test_the_column_is_the_second_line(self, lock):
+        """A row with a greater token is refused even under a guard: tokens of another key, say."""
+        account = Account.objects.create(name="a", fence_token=lock.token + 1)
+        account.balance = 5
+        with pytest.raises(StaleFence, match="a newer holder has written it"):
+            account.save_fenced(lock)
+        assert Account.objects.get().balance == 0
+        lock.check()
+
+    def test_a_refusal_leaves_the_surrounding_transaction_usable(self, lock):
+        account = Account.objects.create(name="a", fence_token=lock.token + 1)
+        with transaction.atomic():
+            with pytest.raises(StaleFence):
+                account.save_fenced(lock)
+            with pytest.raises(StaleFence):
+                Account.objects.fenced(lock).update(balance=1)
+            Account.objects.create(name="after")
+        assert Account.objects.count() == 2
+
+    def test_a_row_that_is_gone_is_refused(self, lock):
+        account = Account.objects.create(name="a")
+        Account.objects.all().delete()
+        with pytest.raises(StaleFence, match="or it is gone"):
+            account.save_fenced(lock)
+
+    def test_a_plain_save_leaves_the_fence_alone(self, lock):
+        """So somebody who read the row before can't lower it."""
+        account = Account.objects.create(name="a")
+        Account.objects.fenced(lock).update(balance=5)
+        account.name = "b"
+        account.save()
+        found = Account.objects.get()
+        assert (found.name, found.fence_token) == ("b", lock.token)
+
+    def test_update_and_delete(self, lock):
+        Account.objects.create(name="a")
+        Account.objects.create(name="b")
+        assert Account.objects.filter(name="a").fenced(lock).update(balance=5) == 1
+        assert Account.objects.fenced(lock).filter(name="c").update(balance=5) == 0
+        assert Account.objects.get(name="a").fence_token == lock.token
+        assert Account.objects.get(name="b").fence_token == 0
+        assert Account.objects.fenced(lock).filter(name="b").delete()[0] == 1
+        assert Account.objects.update(balance=1) == 1, "without a fence as ever"
+        assert Account.objects.all().delete()[0] == 1
+
+    def test_all_rows_or_none(self, lock):
+        Account.objects.create(name="a")
+        Account.objects.create(name="b", fence_token=lock.token + 1)
+        with pytest.raises(StaleFence, match="some of the rows") as caught:
+            Account.objects.fenced(lock).update(balance=5)
+        assert caught.value.pk is None
+        with pytest.raises(StaleFence):
+            Account.objects.fenced(lock).delete()
+        assert set(Account.objects.values_list("balance")) == {(0,)}
+        assert Account.objects.count() == 2
+
+    def test_reading_is_as_ever(self, lock, statements):
+        """The guard keeps stale writers out, so nothing has to be claimed."""
+        Account.objects.create(name="a")
+        with statements() as sent:
+            assert Account.objects.fenced(lock).get().fence_token == 0
+            assert len(list(Account.objects.fenced(lock).iterator())) == 1
+        assert len(sent) == 2
+
+    def test_a_refusal_is_told(self, lock):
+        heard = []
+
+        def hear(signal, sender, **data):
+            heard.append((sender, data))
+
+        account = Account.objects.create(name="a", fence_token=lock.token + 1)
+        signals.stale_write_refused.connect(hear)
+        try:
+            with pytest.raises(StaleFence):
+                account.save_fenced(lock)
+        finally:
+            signals.stale_write_refused.disconnect(hear)
+        [(sender, data)] = heard
+        assert sender is Account
+        assert data["pk"] == account.pk
+        assert (data["model"], data["kind"]) == ("app.account", "fenced")
+        assert (data["token"], data["keys"]) == (lock.token, ((NAME,),))
+
+    def test_other_errors_are_as_ever(self, lock):
+        Account.objects.create(name="a")
+        account = Account(name="a")
+        with pytest.raises(DatabaseError, match="duplicate key"):
+            account.save_fenced(lock)
+        assert account.fence_token == 0
+
+
+@elsewhere
+class TestInAnotherDatabase:
+    """No guard reaches there: the first access under a lock claims the rows."""
+
+    def test_reading_claims(self, lock, statements):
+        Account.objects.using("other").create(name="a", balance=1)
+        with statements("other") as sent:
+            account = Account.objects.using("other").fenced(lock).get(name="a")
+        assert [query["sql"].split()[0] for query in sent] == [
+            "BEGIN", "SELECT", "UPDATE", "COMMIT",
+        ]  # fmt: skip
+        assert "FOR UPDATE" in sent[1]["sql"]
+        assert account.fence_token == lock.token
+        account.balance = 2
+        account.save_fenced(lock)
+        assert Account.objects.using("other").get().balance == 2
+
+    def test_what_was_not_read_under_the_lock_is_refused(self, lock):
+        Account.objects.using("other").create(name="a")
+        account = Account.objects.using("other").get()
+        with pytest.raises(StaleFence, match="not read under this lock"):
+            account.save_fenced(lock)
+
+    def test_new_rows_are_written(self, lock):
+        Account(name="a").save_fenced(lock, using="other")
+        assert Account.objects.using("other").get().fence_token == lock.token
+
+    def test_an_old_holder_is_refused_from_the_claim_on(self, observer):
+        """Also between the newer holder's reading and its writing."""
+        rows = Account.objects.using("other")
+        rows.create(name="a", balance=100)
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as old:
+            by_old = rows.fenced(old).get()
+            expire(observer)
+            with fenced_lock(NAME, ttl=30) as new:
+                by_new = rows.fenced(new).get()
+                by_old.balance += 10
+                with pytest.raises(StaleFence, match="a newer holder has written it"):
+                    by_old.save_fenced(old)
+                with pytest.raises(StaleFence):
+                    rows.fenced(old).update(balance=1)
+                with pytest.raises(StaleFence):
+                    list(rows.fenced(old))
+                by_new.balance += 1
+                by_new.save_fenced(new)
+        assert rows.get().balance == 101
+
+    def test_update_claims_and_writes_in_one(self, lock):
+        rows = Account.objects.using("other")
+        rows.create(name="a")
+        assert rows.fenced(lock).update(balance=5) == 1
+        assert rows.get().fence_token == lock.token
+        assert rows.fenced(lock).delete()[0] == 1
+
+    def test_what_can_not_claim(self, lock):
+        rows = Account.objects.using("other").fenced(lock)
+        with pytest.raises(NotSupportedError, match=r"iterator\(\)"):
+            rows.iterator()
+        with pytest.raises(NotSupportedError, match=r"values\(\)"):
+            list(rows.values("name"))
+
+    def test_a_lost_lock_claims_nothing(self, lock):
+        Account.objects.using("other").create(name="a")
+        lock.trust.lose("as the test wants it")
+        with pytest.raises(StaleFence):
+            list(Account.objects.using("other").fenced(lock))
+        assert Account.objects.using("other").get().fence_token == 0
+        back(lock)
+
+    def test_nothing_is_read_twice(self, lock, statements):
+        Account.objects.using("other").create(name="a")
+        rows = Account.objects.using("other").fenced(lock)
+        list(rows)
+        with statements("other") as sent:
+            list(rows)
+        assert len(sent) == 0
+        connections["other"].close()

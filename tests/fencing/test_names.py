@@ -1,0 +1,86 @@
+"""What a key is called in the table: stable, readable, and never the same for two keys."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_dblock.fencing.names import lease_name
+from django_dblock.labels import named
+
+
+def name(*key, namespace=""):
+    return lease_name(named(key), namespace)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (("nightly-sync",), "nightly-sync"),
+        (("nightly sync",), "nightly sync"),
+        (("inventory", "sku-1"), "inventory:sku-1"),
+        (("account", 7, -1), "account:7:-1"),
+        (("größe",), "größe"),
+        ((True,), "True~8dd2b3d1c880f01e77a848ec14610531"),
+        (("a:b",), "a:b~"),
+        (("7",), "7~"),
+        (("a", ""), "a:~"),
+        (("",), "~"),
+        (("a~b",), "a~b~"),
+        (("a\nb",), "a\\nb~"),
+        ((Decimal("1.50"),), "1.50~"),
+        ((2**200,), f"{2**200}~"),
+        (("x" * 201,), f"{'x' * 199}…~"),
+    ],
+)
+def test_the_text_of_a_key_is_fixed_for_ever(key, text):
+    if text.endswith("~"):
+        found, _, digest = name(*key).rpartition("~")
+        assert f"{found}~" == text
+        assert len(digest) == 32
+    else:
+        assert name(*key) == text
+
+
+def test_the_digest_is_fixed_for_ever():
+    assert name("a:b") == "a:b~6b6bd37b964bf03287d150201d3e3859"
+
+
+def test_the_namespace_goes_before():
+    assert name("a", 1, namespace="shop") == "shop::a:1"
+    assert name("a", namespace="").count(":") == 0
+    assert name("a", namespace="x:y").startswith("a~")
+    assert name("a", namespace="x:y") != name("a", namespace="x:z")
+    assert name("b:c", namespace="a") != name("b:c")
+    assert len(name("x" * 199, namespace="shop")) < 255
+
+
+def test_every_name_fits_the_column():
+    assert len(name("x" * 1000)) <= 255
+    assert len(name("\0" * 1000)) <= 255
+    assert len(name("\U0001f512" * 1000, 5)) <= 255
+
+
+parts = st.one_of(
+    st.text(alphabet="a1:~- ", max_size=4),
+    st.integers(-11, 11),
+    st.booleans(),
+    st.binary(max_size=2),
+    st.tuples(st.sampled_from(["a", 1])),
+)
+keys = st.lists(parts, min_size=1, max_size=3).map(tuple)
+
+
+@given(keys, keys, st.sampled_from(["", "a", "a:", "1"]), st.sampled_from(["", "a", "a:", "1"]))
+def test_no_two_keys_share_a_name(one, other, here, there):
+    same = (named(one).data, here) == (named(other).data, there)
+    assert (name(*one, namespace=here) == name(*other, namespace=there)) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((1,), ("1",)), (("a:b",), ("a", "b")), ((True,), (1,)), ((b"a",), ("a",)), (("a",), (("a",),))],
+)
+def test_keys_that_look_alike_differ(one, other):
+    assert name(*one) != name(*other)
