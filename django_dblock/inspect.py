@@ -115,7 +115,7 @@ def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
 
 @dataclass(frozen=True, slots=True)
 class FencedLease:
-    """One row of the lock table: the latest grant of one name, held or over. Times are the server's.
+    """One row of the lock table: the latest grant of one name, held or not. Times by the server.
 
     Attributes:
         name: the key as it stands in the table; see :mod:`django_dblock.fencing.names`.
@@ -170,5 +170,19 @@ def fenced_leases(
 
 
 def _fenced_lease(row: tuple[Any, ...]) -> FencedLease:
-    *facts, metadata, waiters = row
-    return FencedLease(*facts, metadata=json.loads(metadata), waiters=tuple(waiters))
+    name, slot, state, token, owner, age, renewed, remaining, lock_delay, *rest = row
+    grants, metadata, waiters = rest
+    return FencedLease(
+        name=name,
+        slot=slot,
+        state=state,
+        token=token,
+        owner=owner,
+        age=age,
+        renewed=renewed,
+        remaining=remaining,
+        lock_delay=lock_delay,
+        grants=grants,
+        metadata=json.loads(metadata),
+        waiters=tuple(waiters),
+    )
