@@ -205,7 +205,7 @@ class NotReplicated(LockError):
         super().__init__(
             f"{name} on database {using!r} was not taken: no synchronous standby confirmed it, so "
             f"a failover could hand it to somebody else. Try again when replication works, and "
-            f"look for what cancels the wait (statement_timeout, an operator).",
+            f"look for who cancels the wait (pg_cancel_backend(), a client that gave up).",
             keys=keys,
             name=name,
             using=using,

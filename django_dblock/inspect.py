@@ -115,23 +115,25 @@ def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
 
 @dataclass(frozen=True, slots=True)
 class FencedLease:
-    """One row of the lock table: the latest grant of one name, held or not. Times by the server.
+    """The latest grant of one name in the lock table; all times by the server's clock.
 
     Attributes:
-        name: the key as it stands in the table; see :mod:`django_dblock.fencing.names`.
-        slot: which of several under this name; 0 where there is one.
-        state: ``held``; ``delayed``, it has expired, but nobody gets it before its lock_delay is
-            over; or ``expired``, because it was released or not renewed: anybody may have it.
-        token: the latest grant's, or what an operator raised it to.
-        owner: who was granted it, as ``host:pid:thread``, for people only.
-        age: seconds since the grant.
-        renewed: seconds since its latest renewal, or since the grant.
-        remaining: seconds until it expires unless it is renewed; negative when it has.
-        lock_delay: seconds after the expiry for which nobody gets it.
-        grants: how many times the name was granted since its row was made.
-        metadata: what the holder gave.
-        waiters: the owners of those who wait in turn (``fair=True``), the first in front. Who
-            waits otherwise leaves no trace.
+        name: the key, as it is called in the table (:mod:`django_dblock.fencing.names`).
+        slot: 0, but for semaphores.
+        state: ``held``; ``delayed``, it has ended, but its ``hold_at_least`` or ``lock_delay``
+            keeps it from others; or ``expired``: it was given back or not renewed, and anybody may
+            have it.
+        token: the grant's, or what an operator raised it to.
+        owner: who was granted it: host, process and thread, for people.
+        age: seconds since it was granted.
+        renewed: seconds since it was renewed, or granted.
+        remaining: seconds until it expires, if it is not renewed; negative if it has.
+        lock_delay: seconds for which it is kept from others after that.
+        free_in: seconds until somebody else can have it, if it is not renewed; likewise.
+        grants: how often the name was granted since its row was made.
+        metadata: what the holder gave with it.
+        waiting: the owners of those who wait for it in turn (``fair=True``), the first in front;
+            those who poll can't be seen.
     """
 
     name: str
@@ -143,46 +145,32 @@ class FencedLease:
     renewed: float
     remaining: float
     lock_delay: float
+    free_in: float
     grants: int
     metadata: dict[str, Any]
-    waiters: tuple[str, ...]
+    waiting: tuple[str, ...]
 
 
 def fenced_leases(
-    using: str | None = None, *, name: str | None = None, held: bool = False
+    using: str | None = None, *, name: str | None = None, expired: bool = False
 ) -> list[FencedLease]:
-    """Return the leases of the lock table: by name and slot, those that are over last.
+    """Return every lease that nobody else can have now, by name and slot.
 
-    One statement; takes no lock that others wait for. A picture of a moment.
+    One statement; locks nothing. A picture of a moment, by the server's clock.
 
     Args:
         using: the database alias, as in :func:`django_dblock.fenced_lock`.
         name: only this name, as it stands in the table.
-        held: only those that nobody else can have now: held or delayed.
+        expired: also those that anybody may have, behind the others.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL's.
-        django.db.ProgrammingError: the table is not there: ``manage.py migrate``.
+        django.db.ProgrammingError: the lock table is not there; run ``manage.py migrate``.
     """
     with connections[alias_for(using)].cursor() as cursor:
-        cursor.execute(sql.FENCED_LEASES, {"name": name, "held": held})
-        return [_fenced_lease(row) for row in cursor.fetchall()]
-
-
-def _fenced_lease(row: tuple[Any, ...]) -> FencedLease:
-    name, slot, state, token, owner, age, renewed, remaining, lock_delay, *rest = row
-    grants, metadata, waiters = rest
-    return FencedLease(
-        name=name,
-        slot=slot,
-        state=state,
-        token=token,
-        owner=owner,
-        age=age,
-        renewed=renewed,
-        remaining=remaining,
-        lock_delay=lock_delay,
-        grants=grants,
-        metadata=json.loads(metadata),
-        waiters=tuple(waiters),
-    )
+        cursor.execute(sql.FENCED_LEASES, {"name": name, "expired": expired})
+        rows = cursor.fetchall()
+    return [
+        FencedLease(*(*row[:11], json.loads(metadata), tuple(waiting)))
+        for *row, metadata, waiting in rows
+    ]

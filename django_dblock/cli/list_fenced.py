@@ -13,8 +13,8 @@ from django_dblock.inspect import FencedLease, fenced_leases
 from django_dblock.labels import named
 
 COLUMNS = (
-    "fenced lock", "slot", "state", "token", "owner", "age", "left", "renewed", "grants", "delay",
-    "waiting",
+    "fenced lock", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
+    "delay", "waiting",
 )  # fmt: skip
 
 _UNDEFINED_TABLE = "42P01"
@@ -27,7 +27,7 @@ def find(options: dict[str, Any]) -> list[FencedLease]:
         key, _ = key_parts.parse(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
     try:
-        leases = fenced_leases(options["using"], name=name, held=options["held"])
+        leases = fenced_leases(options["using"], name=name, expired=not options["held"])
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", None) != _UNDEFINED_TABLE:
             raise
@@ -37,7 +37,7 @@ def find(options: dict[str, Any]) -> list[FencedLease]:
             "The lock table is not in this database: run 'manage.py migrate', or pass --using "
             "with the alias of the one where it is."
         ) from error
-    return [lease for lease in leases if lease.waiters or not options["blocked"]]
+    return [lease for lease in leases if lease.waiting or not options["blocked"]]
 
 
 def row(lease: FencedLease) -> tuple[str, ...]:
@@ -49,9 +49,9 @@ def row(lease: FencedLease) -> tuple[str, ...]:
         str(lease.token),
         printable(lease.owner),
         seconds(lease.age),
-        "" if lease.state != "held" else seconds(lease.remaining),
+        seconds(None if lease.state == "expired" else lease.free_in),
         seconds(lease.renewed),
         str(lease.grants),
         seconds(lease.lock_delay) if lease.lock_delay else "",
-        ", ".join(map(printable, lease.waiters)),
+        ", ".join(map(printable, lease.waiting)),
     )

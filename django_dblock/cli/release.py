@@ -56,7 +56,9 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
 
 def _held(name: str, slot: int, using: str | None) -> FencedLease:
-    leases = [lease for lease in fenced_leases(using, name=name) if lease.slot == slot]
+    leases = [
+        lease for lease in fenced_leases(using, name=name, expired=True) if lease.slot == slot
+    ]
     if not leases:
         raise CommandError(
             f"There is no fenced lock {name!r} with slot {slot}. 'dblock list --kind fenced' shows "
@@ -66,9 +68,8 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
     if lease.state == "expired":
         raise CommandError(f"{name!r} is not held: anybody may have it.")
     if lease.state == "delayed":
-        left = lease.remaining + lease.lock_delay
         raise CommandError(
-            f"{name!r} is not held any more: its lock_delay ends by itself in {left:.1f} s."
+            f"{name!r} is not held any more: its delay ends by itself in {lease.free_in:.1f} s."
         )
     return lease
 

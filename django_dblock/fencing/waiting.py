@@ -106,9 +106,9 @@ class Attempt:
         rows = []
         if self._ticket is not None:
             rows = table.run(self.place, "queued for", sql.KEEP_TICKET, parameters)
-        if not rows:  # none yet, or a crash emptied the queue
+        if not rows:  # none yet, or it was purged while we were frozen
             rows = table.run(self.place, "queued for", sql.TAKE_TICKET, parameters)
-        [(self._ticket,)] = rows
+        [(self._ticket, _)] = rows
         self._shown = shown
 
     def _time_is_up(self, answer: Refusal | None, waited: float) -> LockTimeout:

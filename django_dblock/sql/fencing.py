@@ -219,21 +219,26 @@ WHERE expires_at + lock_delay < clock_timestamp() - %(idle)s * interval '1 secon
 # Whether a server that refused to write is a standby.
 IS_STANDBY = "SELECT pg_is_in_recovery()"
 
-# The queue of those who wait in turn: a place in it, staying in it, leaving it.
+# The queue of those who wait in turn: a place in it, staying in it, leaving it. A ticket that a
+# crash loses costs its owner the place, so these commits wait for no disk.
 TAKE_TICKET = """
 INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
 VALUES (
     %(name)s, %(slot)s, %(owner)s, clock_timestamp() + %(patience)s * interval '1 second'
 )
-RETURNING id
+RETURNING id, set_config('synchronous_commit', 'off', true)
 """
 KEEP_TICKET = """
 UPDATE django_dblock_fencedticket
 SET expires_at = clock_timestamp() + %(patience)s * interval '1 second'
 WHERE id = %(ticket)s
-RETURNING id
+RETURNING id, set_config('synchronous_commit', 'off', true)
 """
-DROP_TICKET = "DELETE FROM django_dblock_fencedticket WHERE id = %(ticket)s"
+DROP_TICKET = """
+DELETE FROM django_dblock_fencedticket
+WHERE id = %(ticket)s
+RETURNING id, set_config('synchronous_commit', 'off', true)
+"""
 
 # Waiters that died left their tickets behind.
 PURGE_TICKETS = "DELETE FROM django_dblock_fencedticket WHERE expires_at < clock_timestamp()"

@@ -29,9 +29,8 @@ WHERE locks.locktype = 'advisory'
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
 
-# The lock table's rows as they are by the server's clock, one reading of it for all, with those who
-# wait in turn: what is over comes last. The metadata travels as text, because what Django makes of
-# jsonb depends on the cursor.
+# The leases as they are by the server's clock, read once for all; those that are over come last.
+# The metadata travels as text, because what comes of jsonb depends on who set up the connection.
 FENCED_LEASES = """
 SELECT
     lease.name,
@@ -47,6 +46,7 @@ SELECT
     extract(epoch FROM clock.now - lease.renewed_at)::float8,
     extract(epoch FROM lease.expires_at - clock.now)::float8,
     extract(epoch FROM lease.lock_delay)::float8,
+    extract(epoch FROM lease.expires_at + lease.lock_delay - clock.now)::float8,
     lease.grants,
     lease.metadata::text,
     ARRAY(
@@ -58,6 +58,6 @@ SELECT
     )
 FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_fencedlock AS lease
 WHERE (%(name)s::text IS NULL OR lease.name = %(name)s::text)
-    AND (NOT %(held)s OR lease.expires_at + lease.lock_delay > clock.now)
+    AND (%(expired)s OR lease.expires_at + lease.lock_delay > clock.now)
 ORDER BY lease.expires_at + lease.lock_delay <= clock.now, lease.name, lease.slot
 """

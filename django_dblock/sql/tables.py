@@ -30,16 +30,14 @@ ALTER TABLE django_dblock_fencedlock
     )
 """
 
-# A queue that a crash may empty: those who still wait queue anew.
+# The queue, likewise. It is logged, because a standby refuses to look at an unlogged table at all.
 FENCEDTICKET = """
 ALTER TABLE django_dblock_fencedticket
     ALTER COLUMN name TYPE varchar(255) COLLATE "C",
-    SET UNLOGGED,
     SET (autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0.02)
 """
 FENCEDTICKET_REVERSE = """
 ALTER TABLE django_dblock_fencedticket
     ALTER COLUMN name TYPE varchar(255) COLLATE "default",
-    SET LOGGED,
     RESET (autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor)
 """

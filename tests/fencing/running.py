@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from django.db import connection
@@ -52,10 +52,8 @@ def running(*options, command, name=NAME, url=None, **more):
 
 
 def with_no_error(function, *arguments):
-    try:
+    with suppress(OSError):
         function(*arguments)
-    except OSError:
-        pass
 
 
 def session(leader):
@@ -131,7 +129,7 @@ STUBBORN = (
     sys.executable, "-u", "-c",
     """
 import os, signal, sys
-for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "CONT"):
+for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2"):
     signal.signal(getattr(signal, f"SIG{name}"), lambda n, _: print(signal.Signals(n).name))
 print(os.getpid())
 sys.stdin.read()

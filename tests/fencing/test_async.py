@@ -8,6 +8,7 @@ from django.db import connections
 
 from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
 from django_dblock.fencing import waiting
+from django_dblock.fencing.asynchronous import Stop
 from tests.fencing.helpers import NAME, is_expired
 from tests.helpers import observe
 
@@ -23,7 +24,7 @@ def run(coroutine):
         finally:
             await sync_to_async(connections.close_all)()
 
-    return async_to_sync(lambda: closing())()
+    return async_to_sync(closing)()
 
 
 def test_a_block(observer):
@@ -163,7 +164,7 @@ def test_a_cancelled_wait_gives_back_what_it_got_meanwhile(observer, monkeypatch
 
     async def work():
         task = asyncio.create_task(enter())
-        while not began:
+        while not began:  # noqa: ASYNC110 - it is a thread that begins
             await asyncio.sleep(0.001)  # between two looks, not instead of one
         task.cancel()
         began.append(True)
@@ -182,14 +183,32 @@ def test_a_cancelled_wait_that_got_nothing(rival):
     async def work():
         async with fenced_lock(NAME, ttl=30):
             task = asyncio.create_task(enter())
-            while not rival.execute("SELECT FROM django_dblock_fencedticket").fetchall():
+            while not tickets(rival):  # noqa: ASYNC110 - it is the server that is looked at
                 await asyncio.sleep(0.001)  # between two looks, not instead of one
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert rival.execute("SELECT FROM django_dblock_fencedticket").fetchall() == []
+        assert tickets(rival) == []
 
     run(work())
+
+
+def tickets(rival):
+    return rival.execute("SELECT id FROM django_dblock_fencedticket").fetchall()
+
+
+def test_a_lease_that_is_lost_before_the_block_begins_cancels_it_at_once():
+    async def work():
+        async with fenced_lock(NAME, ttl=30) as lock:
+            lock.trust.lose("as the test wants it")
+            stopped = []
+            of_the_block = lock.stop
+            lock.stop_on_loss(lambda: stopped.append(True))
+            assert stopped == [True]
+            lock.stop = of_the_block
+
+    with pytest.raises(LockLost):
+        run(work())
 
 
 def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
@@ -212,7 +231,7 @@ def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
 
     async def work():
         task = asyncio.create_task(hold())
-        while not began:
+        while not began:  # noqa: ASYNC110 - it is a thread that begins
             await asyncio.sleep(0.001)  # between two looks, not instead of one
         task.cancel()
         began.append(True)
@@ -224,8 +243,6 @@ def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
 
 
 def test_a_loop_that_is_closed_needs_no_cancelling():
-    from django_dblock.fencing.asynchronous import Stop
-
     stops = []
 
     async def make():
@@ -236,8 +253,6 @@ def test_a_loop_that_is_closed_needs_no_cancelling():
 
 
 def test_a_loss_after_the_block_cancels_nothing():
-    from django_dblock.fencing.asynchronous import Stop
-
     async def work():
         stop = Stop()
         stop()

@@ -6,8 +6,8 @@ from django.db import IntegrityError, connection, transaction
 from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
 from tests.app.models import Account
 from tests.fencing.helpers import NAME, expire, until_renewed
-from tests.helpers import observe
 from tests.fencing.test_protocol import in_a_thread
+from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,7 +55,7 @@ def test_nobody_is_granted_the_lock_before_the_commit_even_if_it_expires(lock, o
     with lock.guard():
         expire(observer)
         with pytest.raises(LockTimeout) as caught:
-            in_another_thread(lambda: fenced_lock(NAME, ttl=30).__enter__())
+            in_another_thread(fenced_lock(NAME, ttl=30).__enter__)
         assert "faster" in caught.value.holder, "the lease is over, but the row is not free"
     FencedLock.objects.update(expires_at="2200-01-01T00:00Z")
 
@@ -66,7 +66,7 @@ def test_in_a_joined_transaction_until_the_outer_commit(lock, observer):
             pass
         expire(observer)
         with pytest.raises(LockTimeout):
-            in_another_thread(lambda: fenced_lock(NAME, ttl=30).__enter__())
+            in_another_thread(fenced_lock(NAME, ttl=30).__enter__)
     FencedLock.objects.update(expires_at="2200-01-01T00:00Z")
 
 
@@ -90,7 +90,7 @@ def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, r
     rival.execute("SELECT FROM django_dblock_fencedlock FOR SHARE")
     renewing = in_a_thread(lock.renew)
     first = lock.expires_at
-    observe.until(lambda: renewing.is_alive(), "it tries")
+    observe.until(renewing.is_alive, "it tries")
     assert lock.expires_at == first
     rival.execute("ROLLBACK")
     renewing.join()

@@ -13,13 +13,13 @@ import pytest
 from django.db import connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
-from django_dblock.fencing import beat, lease
+from django_dblock.fencing import beat
+from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
 from tests.fencing.helpers import (
     NAME,
     expire,
     is_expired,
-    renewed_at,
     until_expired,
     until_renewed,
     updates,
@@ -341,6 +341,14 @@ class TestFork:
             until_renewed(observer)
             holder.send("end")
             assert holder.receive() == "still held"
+
+    def test_what_a_child_finds(self):
+        own = Heartbeat()
+        lines = own._lines
+        own._leave_to_parent()
+        assert own._lines is not lines
+        assert lines in module._of_parents, "kept: closing them would end the parent's"
+        module._of_parents.remove(lines)
 
     def test_under_gunicorn_prefork(self, tmp_path):
         """A lease taken while the master loads the app is the master's; workers have their own."""

@@ -285,5 +285,3 @@ def test_with_the_guard_the_same_steps_lose_nothing(observer):
             read_by_new.balance += 1
             read_by_new.save_fenced(new)
     assert Account.objects.get().balance == 101, "and the old holder knows that it wrote nothing"
-
-

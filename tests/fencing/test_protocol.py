@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -138,9 +139,7 @@ class TestOneHolderAtATime:
         """What the insert race looks like: no row at all."""
         plain = table.acquire
         answers = [None, None]
-        monkeypatch.setattr(
-            table, "acquire", lambda *a: answers.pop() if answers else plain(*a)
-        )
+        monkeypatch.setattr(table, "acquire", lambda *a: answers.pop() if answers else plain(*a))
         with fenced_lock(NAME, ttl=30, timeout=5) as lock:
             assert lock.waited < 5
 
@@ -489,6 +488,15 @@ class TestTheCommitIsDurable:
         with connection.cursor() as cursor, table.unreplicated(connection.connection) as warnings:
             cursor.execute("DO $$ BEGIN RAISE WARNING 'SyncRepWaitForLSN'; END $$")
         assert warnings == []
+
+    def test_the_servers_own_is_told_by_the_function_that_gives_it(self):
+        """In whatever language its message is."""
+        heard = SimpleNamespace(source_function="SyncRepWaitForLSN", message_primary="attente")
+        with connection.cursor(), table.unreplicated(connection.connection) as warnings:
+            for handler in connection.connection._notice_handlers:
+                handler(heard)
+        assert warnings == ["attente"]
+        assert connection.connection._notice_handlers == []
 
 
 def warn_like_the_server(monkeypatch):

@@ -218,9 +218,7 @@ def test_what_it_changed_in_this_process_is_as_before():
 def test_a_handler_that_was_not_pythons_is_no_reason_to_fail(monkeypatch):
     """Of a handler that C code has set Python only knows that it is none of its own."""
     plain = signal.getsignal
-    monkeypatch.setattr(
-        signal, "getsignal", lambda n: None if n == signal.SIGUSR1 else plain(n)
-    )
+    monkeypatch.setattr(signal, "getsignal", lambda n: None if n == signal.SIGUSR1 else plain(n))
     assert run() == 0
     assert plain(signal.SIGUSR1) == signal.SIG_DFL
 

@@ -1,4 +1,4 @@
-"""``manage.py dblock run`` as a process: signals, losses, freezes, deaths, and what outlives them."""
+"""``manage.py dblock run`` as a process: signals, losses, freezes, deaths."""
 
 import os
 import select
@@ -7,17 +7,16 @@ import subprocess
 import sys
 
 import pytest
-from django.core.management import call_command
 
-from django_dblock import FencedLock, fenced_lock, force_release
+from django_dblock import fenced_lock, force_release
 from tests.fencing.helpers import NAME, is_expired, row, until_expired, until_renewed
 from tests.fencing.running import (
     ROOT,
     STUBBORN,
     WAITS,
     dblock,
-    finish,
     environment,
+    finish,
     is_alive,
     line,
     outcome,

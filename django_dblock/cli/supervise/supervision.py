@@ -81,8 +81,7 @@ class Supervision:
         latest = self._until - KILL_AT * self._ttl
         self._kill_at = max(now(), min(now() + _GRACE * self._ttl, latest))
         if now() < latest:
-            self._job.signal(signal.SIGTERM)
-            self._job.signal(signal.SIGCONT)  # what is stopped ends only when it goes on
+            self._ask_to_end(signal.SIGTERM)
 
     def _pass_on(self, number: int | None) -> None:
         if number == signal.SIGTSTP:
@@ -95,9 +94,13 @@ class Supervision:
             self._job.signal(number)
         elif number in (signal.SIGUSR1, signal.SIGUSR2):
             self._job.signal_command(number)
-        elif number not in (None, signal.SIGCHLD):
-            self._job.signal(number)
+        elif number is not None and number != signal.SIGCHLD:
+            self._ask_to_end(number)
         self._job.stopped = False
+
+    def _ask_to_end(self, number: int) -> None:
+        self._job.signal(number)
+        self._job.signal(signal.SIGCONT)  # what is stopped ends only when it goes on
 
     def _stop(self) -> None:
         """Stop with the command, as the shell expects. Nobody renews the lease then."""

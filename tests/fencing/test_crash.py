@@ -1,0 +1,271 @@
+"""What only a cluster of one's own can be put through: crashes, restarts, standbys, replication."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from django_dblock import FencedLock, NotReplicated, StandbyDatabase, fenced_lock
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.trust import now
+from tests.fencing.helpers import NAME, is_expired, renewed_at, row
+from tests.fencing.test_protocol import in_a_thread
+from tests.helpers import observe, servers
+from tests.helpers.servers import need
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@contextmanager
+def switched_to(server):
+    """The default alias leads to this cluster."""
+    settings = connection.settings_dict
+    before = {name: settings[name] for name in ("HOST", "PORT", "NAME")}
+    connection.close()
+    settings.update(HOST="127.0.0.1", PORT=server.port, NAME="postgres")
+    try:
+        yield
+    finally:
+        connection.close()
+        settings.update(before)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The WAL of an asynchronous commit stays in memory, so that a crash loses it."""
+    server = servers.throw_away(wal_writer_delay="10s", synchronous_commit="off")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own(transactional_db, cluster):
+    with switched_to(cluster):
+        call_command("migrate", "django_dblock", verbosity=0)
+        yield cluster
+
+
+@pytest.fixture
+def looking(own):
+    with psycopg.connect(own.url, autocommit=True) as found:
+        yield found
+
+
+def crash(server):
+    connection.close()
+    server.stop("immediate")
+    server.start()
+
+
+def test_a_token_is_never_given_twice_after_a_crash_with_synchronous_commit_off(own):
+    """The session's commits are asynchronous; those of grants and renewals are not."""
+    tokens = []
+    for _ in range(3):
+        block = fenced_lock(NAME, ttl=600, heartbeat=False)
+        lock = block.__enter__()
+        lock.renew(ttl=900)
+        tokens.append(lock.token)
+        crash(own)
+        assert row().token == lock.token, "an acknowledged grant is there"
+        assert row().expires_at == lock.expires_at, "an acknowledged renewal, too"
+        block.__exit__(None, None, None)
+    assert tokens == sorted(set(tokens))
+
+
+def test_negative_twin_an_asynchronous_grant_is_lost_and_its_token_given_again(own, looking):
+    """A counter, as other lock tables have it, committed as the session does."""
+    looking.execute("CREATE TABLE counter AS SELECT 1 AS token")
+    looking.execute("CHECKPOINT")
+    count = "UPDATE counter SET token = token + 1 RETURNING token"
+    first = looking.execute(count).fetchone()
+    looking.close()
+    crash(own)
+    with psycopg.connect(own.url, autocommit=True) as again:
+        assert again.execute(count).fetchone() == first
+        again.execute("DROP TABLE counter")
+
+
+def test_a_grant_that_a_failover_lost_is_not_given_again_either(own):
+    """The row is as it was before: the clock has passed the token."""
+    with fenced_lock(NAME, ttl=30):
+        pass
+    before = row()
+    with fenced_lock(NAME, ttl=30) as lost:
+        pass
+    FencedLock.objects.update(token=before.token)
+    with fenced_lock(NAME, ttl=30) as lock:
+        assert lock.token > lost.token
+
+
+def test_the_database_is_restarted_while_a_lease_is_held(own, looking):
+    with fenced_lock(NAME, ttl=60) as lock:
+        beat_now()
+        before = observe.until(lambda: renewal_after(looking, lock), "it is renewed")
+        connection.close()
+        looking.close()
+        own.stop("fast")
+        beat_now()
+        own.start()
+        beat_now()
+        with psycopg.connect(own.url, autocommit=True) as again:
+            observe.until(lambda: renewed_at(again) > before, "it is renewed again")
+        lock.check()
+    assert not lock.lost
+
+
+def renewal_after(looking, lock):
+    found = renewed_at(looking)
+    return found if found > row().acquired_at else None
+
+
+def beat_now():
+    with heartbeat._changed:
+        for trust in heartbeat._due:
+            heartbeat._due[trust] = now()
+        heartbeat._changed.notify()
+
+
+@pytest.fixture
+def missing_standby(own, looking):
+    """Commits wait for a standby that never comes."""
+    looking.execute("ALTER SYSTEM SET synchronous_standby_names = 'ghost'")
+    looking.execute("SELECT pg_reload_conf()")
+    observe.until(
+        lambda: looking.execute("SHOW synchronous_standby_names").fetchone() == ("ghost",),
+        "the setting is read",
+    )
+    yield looking
+    looking.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    looking.execute("SELECT pg_reload_conf()")
+
+
+def cancel_the_wait(looking, work):
+    """Run it in a process of its own; when it waits for the standby, an operator cancels that."""
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[2],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "DATABASE_URL": f"postgres://postgres@127.0.0.1:{looking.info.port}/postgres",
+        },
+    ) as child:  # fmt: skip
+        [[pid]] = observe.until(lambda: waits_for_standby(looking), "a commit waits")
+        looking.execute("SELECT pg_cancel_backend(%s)", [pid])
+        output, _ = child.communicate(timeout=30)
+    return output.strip()
+
+
+ACQUIRE = """
+import django; django.setup()
+from django_dblock import fenced_lock, NotReplicated
+try:
+    fenced_lock("nightly-sync", ttl=30, heartbeat=False).__enter__()
+except NotReplicated as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_commit_whose_wait_for_the_standby_was_cancelled_did_not_acquire(missing_standby):
+    """And it waited at all, though the session commits asynchronously: the statement says so."""
+    assert missing_standby.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    assert cancel_the_wait(missing_standby, ACQUIRE) == NotReplicated.__name__
+    assert is_expired(missing_standby), "it was given back, without a wait for the standby"
+
+
+def test_fact_set_config_in_a_statement_counts_for_the_commit_of_that_statement(missing_standby):
+    """And only for that one. It waits until somebody cancels the wait, which is a warning."""
+    with psycopg.connect(missing_standby.info.dsn, autocommit=True) as one:
+        notices = []
+        one.add_notice_handler(lambda notice: notices.append(notice.source_function))
+        one.execute("SET synchronous_commit = off")
+        one.execute("CREATE TABLE fact AS SELECT 1 AS n")
+        assert notices == []
+        waiting = in_a_thread(
+            lambda: one.execute(
+                "UPDATE fact SET n = 2 RETURNING set_config('synchronous_commit', 'on', true)"
+            )
+        )
+        pid = one.info.backend_pid
+        observe.until(lambda: waits_for_standby(missing_standby) == [(pid,)], "it waits")
+        missing_standby.execute("SELECT pg_cancel_backend(%s)", [pid])
+        waiting.join()
+        assert notices == ["SyncRepWaitForLSN"]
+        one.execute("UPDATE fact SET n = 3")
+        assert notices == ["SyncRepWaitForLSN"]
+        assert one.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        one.execute("DROP TABLE fact")
+
+
+def waits_for_standby(looking):
+    return looking.execute(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    ).fetchall()
+
+
+@pytest.fixture
+def with_table(transactional_db, primary):
+    with switched_to(primary):
+        call_command("migrate", "django_dblock", verbosity=0)
+    return primary
+
+
+def test_on_a_standby_nothing_is_granted(with_table, standby):
+    with switched_to(standby):
+        observe.until(lambda: has_table(standby), "the table is there")
+        with pytest.raises(StandbyDatabase, match="is a standby"):
+            fenced_lock(NAME, ttl=30).__enter__()
+
+
+def has_table(server):
+    with psycopg.connect(server.url) as looking:
+        return looking.execute("SELECT to_regclass('django_dblock_fencedticket')").fetchone()[0]
+
+
+HOLD = """
+import json, time
+import django; django.setup()
+from django_dblock import fenced_lock, FencedLock
+with fenced_lock("nightly-sync", ttl=3) as lock:
+    for _ in range(3):
+        before = FencedLock.objects.get().renewed_at
+        while FencedLock.objects.get().renewed_at == before:
+            lock.check()
+    with lock.guard():
+        pass
+    row = FencedLock.objects.get()
+    lasts = (row.expires_at - row.renewed_at).total_seconds()
+    print(json.dumps({"lasts": lasts, "wall": time.time(), "remaining": lock.remaining}))
+"""
+
+
+@pytest.mark.parametrize("skew", ["+1h", "-1h"])
+def test_a_wrong_clock_of_the_application_changes_nothing(skew, own, looking):
+    """By libfaketime. The server's wall clock is not moved here: that needs a machine of its own.
+    What a jump of it does is bounded by the statements: tokens still grow, and a lease lasts
+    longer or shorter by the jump, which a guard's writes survive either way."""
+    need("faketime", "faketime")
+    done = subprocess.run(
+        ["faketime", "--exclude-monotonic", "-f", skew, sys.executable, "-c", HOLD],
+        stdout=subprocess.PIPE, text=True, check=True, timeout=60,
+        cwd=Path(__file__).parents[2],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "DATABASE_URL": own.url,
+        },
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    [clock] = looking.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert abs(abs(told["wall"] - clock) - 3600) < 60, "its clock was wrong indeed"
+    assert told["lasts"] == pytest.approx(3, abs=0.2)
+    assert 0 < told["remaining"] <= 3

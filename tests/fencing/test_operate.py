@@ -1,0 +1,167 @@
+"""What an operator does: end a lease by force, purge rows that nobody wants any more."""
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockLost,
+    OpenTransaction,
+    fenced_lock,
+    force_release,
+    purge_fenced_locks,
+)
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.models import FencedTicket
+from tests.fencing.helpers import NAME, row
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class TestForce:
+    def test_the_old_holder_is_fenced_off(self, statements):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as old:
+            with statements() as sent:
+                assert force_release(NAME) is True
+            assert len(sent) == 1
+            with fenced_lock(NAME, ttl=30) as new:
+                assert new.token > old.token + 1
+                with pytest.raises(LockLost), old.guard():
+                    pass
+                assert old.release() is False
+                new.renew()
+
+    def test_it_passes_the_token_of_a_lease_that_nobody_has_taken_since(self):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+            force_release(NAME)
+            assert row().token > lock.token
+            lock.renew()
+
+    def test_of_nothing(self):
+        assert force_release(NAME) is False
+        with fenced_lock(NAME, ttl=30):
+            pass
+        assert force_release(NAME) is False
+
+    def test_the_lock_delay_counts_from_now(self):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, lock_delay=60) as lock:
+            force_release(NAME)
+            with pytest.raises(TimeoutError), fenced_lock(NAME, ttl=30):
+                pass
+            lock.renew()
+
+    def test_not_in_a_transaction(self):
+        with transaction.atomic(), pytest.raises(OpenTransaction):
+            force_release(NAME)
+
+
+def age(seconds):
+    """As if the row had been made and left so long ago."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE django_dblock_fencedlock SET token = token - %s::bigint * 1000,"
+            " expires_at = expires_at - %s * interval '1 second'",
+            [seconds, seconds],
+        )
+
+
+class TestPurge:
+    def test_idle_rows_go_and_others_stay(self):
+        with fenced_lock("idle", ttl=30):
+            pass
+        age(40 * 86_400)
+        with fenced_lock("recent", ttl=30):
+            pass
+        with fenced_lock("held", ttl=30):
+            assert purge_fenced_locks() == 1
+            assert set(FencedLock.objects.values_list("name", flat=True)) == {"recent", "held"}
+
+    def test_a_token_is_never_given_twice(self):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        age(7200)
+        old = row().token
+        assert purge_fenced_locks(idle=3600) == 1
+        with fenced_lock(NAME, ttl=30) as lock:
+            assert lock.token > old
+
+    def test_a_row_whose_token_is_ahead_of_the_clock_stays(self):
+        """A new row would begin below it."""
+        with fenced_lock(NAME, ttl=30):
+            pass
+        age(7200)
+        FencedLock.objects.update(token=2**60)
+        assert purge_fenced_locks(idle=3600) == 0
+
+    def test_a_row_that_somebody_has_locked_is_passed_over(self, rival):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        age(7200)
+        rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
+        assert purge_fenced_locks(idle=3600) == 0
+        rival.execute("ROLLBACK")
+
+    def test_in_small_commits(self, monkeypatch, statements):
+        from django_dblock.fencing import operate
+
+        monkeypatch.setattr(operate, "BATCH", 2)
+        for number in range(5):
+            with fenced_lock(number, ttl=30):
+                pass
+        age(7200)
+        with statements() as sent:
+            assert purge_fenced_locks(idle=3600) == 5
+        assert len(sent) == 4, "the tickets, and three batches"
+
+    def test_a_lock_delay_that_is_still_running_keeps_the_row(self):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        age(7200)
+        FencedLock.objects.update(lock_delay="03:00:00")
+        assert purge_fenced_locks(idle=3600) == 0
+
+    def test_tickets_of_the_dead(self):
+        FencedTicket.objects.create(name=NAME, owner="", expires_at="2000-01-01T00:00Z")
+        FencedTicket.objects.create(name=NAME, owner="", expires_at="2200-01-01T00:00Z")
+        purge_fenced_locks()
+        assert FencedTicket.objects.count() == 1
+
+    @pytest.mark.parametrize("idle", [0, 3599, float("nan")])
+    def test_not_too_soon(self, idle):
+        with pytest.raises(ValueError, match="after an hour at the earliest"):
+            purge_fenced_locks(idle=idle)
+
+
+class TestMigration:
+    def test_the_models_and_the_migrations_agree(self):
+        call_command("makemigrations", "django_dblock", check=True, dry_run=True, verbosity=0)
+
+    def test_how_the_tables_are_stored(self):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT relpersistence, array_to_string(reloptions, ' ') FROM pg_class"
+                " WHERE relname IN ('django_dblock_fencedlock', 'django_dblock_fencedticket')"
+                " ORDER BY relname"
+            )
+            (lock, lock_options), (ticket, _) = cursor.fetchall()
+            cursor.execute(
+                "SELECT DISTINCT collation_name FROM information_schema.columns"
+                " WHERE table_name LIKE 'django_dblock_fenced%%' AND column_name = 'name'"
+            )
+            assert cursor.fetchall() == [("C",)]
+        assert (lock, ticket) == ("p", "p"), "both logged: a standby refuses to look at others"
+        assert "fillfactor=50" in lock_options
+        assert "autovacuum_vacuum_scale_factor=0.02" in lock_options
+
+    def test_back_and_forth(self):
+        """On PostgreSQL, and on an engine that knows nothing of storage parameters."""
+        for alias in ("default", "sqlite"):
+            call_command("migrate", "django_dblock", "zero", database=alias, verbosity=0)
+            call_command("migrate", "django_dblock", database=alias, verbosity=0)
+        with fenced_lock(NAME, ttl=30):
+            assert heartbeat._due
+
+    test_back_and_forth = pytest.mark.django_db(transaction=True, databases=["default", "sqlite"])(
+        test_back_and_forth
+    )

@@ -1,0 +1,195 @@
+"""Waiting: polls that back off, and a queue for those who want their turn."""
+
+import threading
+
+import pytest
+from django.db import connections
+
+from django_dblock import LockTimeout, fenced_lock
+from django_dblock.fencing import waiting
+from django_dblock.fencing.table import Place, Refusal, Wish
+from django_dblock.fencing.waiting import Attempt
+from django_dblock.labels import named
+from django_dblock.models import FencedTicket
+from tests.fencing.helpers import NAME, expire
+from tests.helpers import observe
+from tests.helpers.processes import process
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def attempt(timeout=60, *, in_turn=False):
+    return Attempt(Place(named((NAME,)), NAME, "default"), Wish(30, 0, "{}", in_turn), timeout)
+
+
+def tickets(observer):
+    return [row[0] for row in observer.execute(
+        "SELECT id FROM django_dblock_fencedticket ORDER BY id").fetchall()]  # fmt: skip
+
+
+class TestPolling:
+    def test_the_sleeps_grow_and_are_drawn(self):
+        one = attempt()
+        seen = []
+        for _ in range(60):
+            one._plan(Refusal(1000, 1, ""), None)
+            seen.append(one.delay)
+        assert all(0.01 <= delay <= 0.5 for delay in seen)
+        assert len(set(seen)) > 50
+        assert max(seen) > 0.1
+
+    def test_bounded_by_what_is_left_of_the_holders_lease(self):
+        one = attempt()
+        for _ in range(60):
+            one._plan(Refusal(0.02, 1, ""), None)
+            assert one.delay <= 0.02
+            one._plan(Refusal(-5, 1, ""), None)
+            assert one.delay <= 0.01, "expired, and guarded: soon"
+
+    def test_bounded_by_the_time_that_is_left(self):
+        one = attempt()
+        one._plan(Refusal(1000, 1, ""), 0.003)
+        assert one.delay <= 0.003
+
+    def test_the_time_is_up(self, statements):
+        with fenced_lock(NAME, ttl=30):
+            with pytest.raises(LockTimeout) as caught, fenced_lock(NAME, ttl=30, timeout=0.05):
+                pass
+        assert caught.value.waited >= 0.05
+        assert caught.value.timeout == 0.05
+
+    def test_without_an_answer_the_time_is_up_too(self, monkeypatch):
+        monkeypatch.setattr(waiting.table, "acquire", lambda *_: None)
+        with pytest.raises(LockTimeout, match="somebody who was faster"):
+            fenced_lock(NAME, ttl=30, timeout=0.02).__enter__()
+
+    @pytest.mark.processes
+    def test_a_waiter_has_it_after_the_release(self):
+        with process(wait, {"timeout": None}) as waiter:
+            with fenced_lock(NAME, ttl=30):
+                waiter.send("try")
+                assert waiter.receive() == "trying"
+            assert waiter.receive() >= 0
+
+    @pytest.mark.processes
+    def test_a_waiter_has_it_after_the_expiry(self, observer):
+        block = fenced_lock(NAME, ttl=30, heartbeat=False)
+        with pytest.raises(Exception, match="is lost"), block:
+            with process(wait, {"timeout": 60}) as waiter:
+                waiter.send("try")
+                assert waiter.receive() == "trying"
+                expire(observer)
+                assert waiter.receive() >= 0
+
+
+def wait(channel, arguments):
+    channel.receive()
+    channel.send("trying")
+    with fenced_lock(NAME, ttl=30, **arguments) as lock:
+        return lock.waited
+
+
+class TestInTurn:
+    def test_where_nobody_waits_it_is_one_statement_and_no_ticket(self, statements, observer):
+        with statements() as sent:
+            with fenced_lock(NAME, ttl=30, fair=True):
+                assert len(sent) == 1
+        assert tickets(observer) == []
+
+    def test_without_waiting_there_is_no_ticket(self, observer):
+        with fenced_lock(NAME, ttl=30):
+            with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, fair=True):
+                pass
+            assert tickets(observer) == []
+
+    def test_first_come_first_served(self, observer):
+        """Each joins the queue when the one before is in it."""
+        order, threads = [], []
+
+        def come(number):
+            with fenced_lock(NAME, ttl=30, timeout=60, fair=True):
+                order.append(number)
+            connections.close_all()
+
+        with fenced_lock(NAME, ttl=30):
+            for number in range(6):
+                threads.append(threading.Thread(target=come, args=[number]))
+                threads[-1].start()
+                observe.until(lambda n=number: len(tickets(observer)) == n + 1, "it queues")
+        for thread in threads:
+            thread.join()
+        assert order == list(range(6))
+        assert tickets(observer) == []
+
+    def test_one_who_comes_later_does_not_overtake(self, observer):
+        """The lock is free, and somebody stands in the queue."""
+        with fenced_lock(NAME, ttl=30):
+            first = attempt(in_turn=True)
+            assert first.once() is None
+        with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, fair=True):
+            pass
+        second = attempt(in_turn=True)
+        assert second.once() is None
+        assert second.once() is None
+        success = first.once()
+        assert success is not None
+        assert tickets(observer) == [second._ticket]
+        second.close()
+        second.close()
+        assert tickets(observer) == []
+
+    def test_a_new_name_with_a_queue(self, observer):
+        """No row is there to be refused by: the queue alone says no."""
+        first = attempt(in_turn=True)
+        first._queue()
+        second = attempt(in_turn=True)
+        assert second.once() is None
+        assert second.delay == 0
+        assert second.once() is None
+        assert second.delay > 0
+        assert first.once() is not None
+        second.close()
+
+    def test_a_dead_waiter_is_passed_over(self, observer):
+        with fenced_lock(NAME, ttl=30):
+            dead = attempt(in_turn=True)
+            dead.once()
+        observer.execute("UPDATE django_dblock_fencedticket SET expires_at = clock_timestamp()")
+        with fenced_lock(NAME, ttl=30, fair=True):
+            pass
+        dead.close()
+
+    def test_a_waiter_shows_that_it_lives_and_not_at_every_poll(self, observer, statements):
+        with fenced_lock(NAME, ttl=30):
+            one = attempt(in_turn=True)
+            one.once()
+            before = observer.execute(
+                "SELECT expires_at FROM django_dblock_fencedticket"
+            ).fetchone()
+            with statements() as sent:
+                one.once()
+            assert len(sent) == 1
+            one._shown -= waiting._PATIENCE / 3
+            with statements() as sent:
+                one.once()
+            assert len(sent) == 2
+            after = observer.execute("SELECT expires_at FROM django_dblock_fencedticket").fetchone()
+            assert after > before
+        one.close()
+
+    def test_whose_ticket_was_purged_meanwhile_queues_anew(self, observer):
+        with fenced_lock(NAME, ttl=30):
+            one = attempt(in_turn=True)
+            one.once()
+            observer.execute("TRUNCATE django_dblock_fencedticket")
+            one._shown -= waiting._PATIENCE / 3
+            one.once()
+            assert tickets(observer) == [one._ticket]
+            assert str(FencedTicket.objects.get()) == f"nightly-sync (ticket {one._ticket})"
+        one.close()
+
+    def test_a_time_out_leaves_the_queue(self, observer):
+        with fenced_lock(NAME, ttl=30):
+            with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, timeout=0.05, fair=True):
+                pass
+        assert tickets(observer) == []
