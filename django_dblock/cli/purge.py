@@ -65,14 +65,15 @@ def _shown(stdout: OutputWrapper, batches: Iterable[int], total: int) -> Iterabl
     if not stdout.isatty():
         return batches
     try:
+        from rich.console import Console
         from rich.progress import Progress
     except ImportError:
         return _counted(stdout, batches, total)
-    return _barred(Progress, batches, total)
+    return _barred(Progress(console=Console(stderr=True), transient=True), batches, total)
 
 
 def _barred(progress: Any, batches: Iterable[int], total: int) -> Iterable[int]:
-    with progress(transient=True) as bar:
+    with progress as bar:
         task = bar.add_task("fenced locks", total=total)
         for count in batches:
             bar.advance(task, count)
