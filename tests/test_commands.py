@@ -26,14 +26,6 @@ def run(*arguments):
     return out.getvalue()
 
 
-@pytest.fixture(params=["rich", "plain"])
-def rendering(request, monkeypatch):
-    """With the rich library and without it."""
-    if request.param == "plain":
-        monkeypatch.setitem(sys.modules, "rich.console", None)
-    return request.param
-
-
 class TestList:
     def test_nothing_is_locked(self):
         assert run("list") == "Nothing is locked.\n"

@@ -47,8 +47,8 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.group, signal.SIGKILL)  # something is left only if we failed
+        if self._command is not None:
+            self.signal(signal.SIGKILL)  # something is left only if we failed
         self._keeper.kill()
         self._keeper.wait()
         for pipe in (self._told_through, self._heard_through):
@@ -93,14 +93,13 @@ class Job:
 
     def is_over(self) -> bool:
         """Whether the command has ended, and nothing is left in its group."""
-        if self.returncode is None:
-            return False
-        try:
-            os.killpg(self.group, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # somebody is there, of another user
+        if self.returncode is not None:
+            try:
+                os.killpg(self.group, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:  # somebody is there, of another user
+                return False
         return False
 
     def signal(self, number: int) -> None:

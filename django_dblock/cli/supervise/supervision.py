@@ -2,11 +2,13 @@
 
 Of a ttl, counted back from the time until which the lease can be trusted:
 
-- with 35 % left (the lease was to be renewed at two thirds, and every try since has failed), or as
-  soon as the heartbeat finds the lease gone: SIGTERM to the command's group;
-- a quarter of the ttl later, with 10 % left at the latest: SIGKILL;
+- with 35 % left (the lease was to be renewed at two thirds, and every try since has failed):
+  SIGTERM to the command's group;
+- with 10 % left: SIGKILL; so the command has a quarter of the ttl to come to its end;
 - with 5 % left, should this process be frozen: SIGKILL by the keeper.
 
+Where the heartbeat finds the lease gone, somebody else may be at work at once: SIGTERM then, and
+SIGKILL a quarter of the ttl later, but after 10 seconds at the latest, and never later than above.
 When the command ends by itself, what it left in its group is ended in the same way, before the lock
 is given back.
 """
@@ -21,7 +23,13 @@ from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.trust import now
 
 TERMINATE_AT, KILL_AT, KEEPER_AT = 0.35, 0.1, 0.05
-_GRACE = TERMINATE_AT - KILL_AT
+
+_LONGEST_GRACE = 10.0
+"""Seconds, as ``docker stop`` has them, where nothing is won by waiting."""
+
+_LONGEST_DYING = 2.0
+"""Seconds for which those are waited for that were killed: one may be out of our reach (another
+user's), or its first process may bury nobody."""
 
 _LOOK = 1.0
 """Seconds between two looks at the clock, for a machine that sleeps."""
@@ -46,6 +54,8 @@ class Supervision:
         self._ttl = lease.trust.ttl
         self._until = now()
         self._kill_at: float | None = None
+        self._grace = min((TERMINATE_AT - KILL_AT) * self._ttl, _LONGEST_GRACE)
+        self._dying = min(KILL_AT * self._ttl, _LONGEST_DYING)
 
     def keep(self) -> None:
         """Tell the keeper how long the lease can be trusted."""
@@ -67,19 +77,21 @@ class Supervision:
                 self._pass_on(number)
             elif now() >= self._kill_at:
                 self._job.signal(signal.SIGKILL)
-                if now() >= self._kill_at + KILL_AT * self._ttl:
+                if now() >= self._kill_at + self._dying:
                     return
             number = self._inbox.wait(self._pause())
 
     def _look_at_the_lease(self) -> None:
+        latest = self._until - KILL_AT * self._ttl
+        kill_at = min(now() + self._grace, latest)
         if self._lease.lost:
             self.because = self._lease.loss().reason
         elif self._until - now() <= TERMINATE_AT * self._ttl:
             self.because = "no renewal was confirmed, and the lease is about to run out"
+            kill_at = latest  # it is still ours until then
         elif self._job.returncode is None:
             return
-        latest = self._until - KILL_AT * self._ttl
-        self._kill_at = max(now(), min(now() + _GRACE * self._ttl, latest))
+        self._kill_at = max(now(), kill_at)
         if now() < latest:
             self._ask_to_end(signal.SIGTERM)
 

@@ -5,18 +5,17 @@ import signal
 
 
 class Terminal:
-    """Ours, if we are in its foreground and it is both our input and our output; else nothing.
+    """Ours while we are in its foreground, if it is both our input and our output; else nothing.
 
     In a pipeline (``dblock run … | less``) it belongs to the whole pipeline, and stays there.
     """
 
     def __init__(self) -> None:
-        self._is_ours = os.isatty(0) and os.isatty(1) and os.tcgetpgrp(0) == os.getpgrp()
         self.is_given = False
 
     def give(self, group: int) -> None:
         """Give it to the command, so that it reads from it, and Ctrl-C and Ctrl-Z go there."""
-        if self._is_ours and os.tcgetpgrp(0) == os.getpgrp():
+        if os.isatty(0) and os.isatty(1) and _foreground() == os.getpgrp():
             os.tcsetpgrp(0, group)
             self.is_given = True
 
@@ -29,3 +28,10 @@ class Terminal:
                 os.tcsetpgrp(0, os.getpgrp())
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _foreground() -> int | None:
+    try:
+        return os.tcgetpgrp(0)
+    except OSError:  # another session's
+        return None
