@@ -45,4 +45,4 @@ class PaymentAdmin(ForReading, admin.ModelAdmin):
 
 @admin.register(Settlement)
 class SettlementAdmin(ForReading, admin.ModelAdmin):
-    list_display = ("date", "amount", "payments", "booked_at")
+    list_display = ("date", "amount", "payments", "booked_at", "token")

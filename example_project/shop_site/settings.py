@@ -9,6 +9,8 @@ CSRF_TRUSTED_ORIGINS        none; needed behind a TLS proxy
 ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
+SHOP_FENCING                on; off lets a settlement book whose lease has expired
+SHOP_SETTLEMENT_TTL         seconds after which a settlement that froze is taken over
 DBLOCK_ADVISORY_TIMEOUT     seconds a purchase waits for its product
 ==========================  =====================================================================
 """
@@ -105,6 +107,8 @@ SHOP_LOCKING = env.bool("SHOP_LOCKING", True)
 SHOP_VERSIONS = env.bool("SHOP_VERSIONS", True)
 if not SHOP_VERSIONS:
     MIDDLEWARE.append("shop.middleware.WithoutVersions")
+SHOP_FENCING = env.bool("SHOP_FENCING", True)
+SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")
 ACQUIRER_TIMEOUT = env.float("ACQUIRER_TIMEOUT", 5)

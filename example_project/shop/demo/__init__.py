@@ -8,6 +8,7 @@
 ``crowd.py``              what those processes have in common
 ``buyers.py``             one of them: each visit buys one item
 ``editors.py``            one of them: each visit reads a product, changes it and saves it
+``workers.py``            processes that settle a day, one of which is frozen and thawed
 ``interruption.py``       Ctrl-C and its kin
 ``site.py``               the real site, under gunicorn; ``children.py`` ends whatever was started
 ``database.py``           a database of the demo's own

@@ -8,7 +8,7 @@ from shop.demo.attack import Load
 from shop.demo.report import Report
 from shop.demo.site import running_site
 
-GUARDS = {"SHOP_LOCKING": "True", "SHOP_VERSIONS": "True"}
+GUARDS = {"SHOP_LOCKING": "True", "SHOP_VERSIONS": "True", "SHOP_FENCING": "True"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +45,9 @@ class Stage:
 
     def attacked_site(self, switch: str, *, guarded: bool) -> AbstractContextManager[str]:
         """Run the site with one of its guards on or off; a sabotaged run gets the other."""
+        return self.site(**self.switched(switch, guarded=guarded))
+
+    def switched(self, switch: str, *, guarded: bool) -> dict[str, str]:
+        """Return the variable that turns a guard on or off; a sabotaged run gets the other."""
         sabotaged = self.sabotage == ("guarded" if guarded else "unguarded")
-        return self.site(**{switch: str(guarded != sabotaged)})
+        return {switch: str(guarded != sabotaged)}
