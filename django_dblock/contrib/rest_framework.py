@@ -178,7 +178,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
                 condition = IfMatch("none") if request.method in SAFE else IfMatch.of(request)
             except MalformedTags as error:
                 raise Refused(malformed_problem()) from error
-            request._request.if_match = condition  # noqa: SLF001 - for copies of the request, too
+            request.if_match = condition
         return condition
 
     def _creates(self, request: Any) -> bool:
