@@ -6,6 +6,10 @@ What is here so far, and what it guarantees:
     One transaction at a time in the block, per key, in the whole database. It ends at commit or
     rollback, also when the process or its machine dies. See :mod:`django_dblock.advisory`.
 
+``product.save_cas()``
+    The row is written only if nobody wrote it since it was read; else :class:`StaleObject`. It
+    ends at once. See :mod:`django_dblock.versioning`.
+
 ``with fenced_lock("nightly-sync", ttl=30) as lock:``
     One holder at a time across transactions and processes, for long work; a stale holder's
     *writes* are refused. It ends with a release, or expires by the database's clock. See
@@ -30,9 +34,13 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import LockLost as LockLost
     from django_dblock.exceptions import LockTableFull as LockTableFull
     from django_dblock.exceptions import LockTimeout as LockTimeout
+    from django_dblock.exceptions import MissingVersion as MissingVersion
     from django_dblock.exceptions import NotReplicated as NotReplicated
     from django_dblock.exceptions import OpenTransaction as OpenTransaction
+    from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
     from django_dblock.exceptions import StaleFence as StaleFence
+    from django_dblock.exceptions import StaleObject as StaleObject
+    from django_dblock.exceptions import StaleObjects as StaleObjects
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
@@ -43,6 +51,27 @@ if TYPE_CHECKING:
     from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
     from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
     from django_dblock.models import FencedLock as FencedLock
+    from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
+    from django_dblock.versioning.bypass import bypass_versions as bypass_versions
+    from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
+    from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.forms import VersionedFormMixin as VersionedFormMixin
+    from django_dblock.versioning.forms import VersionedModelForm as VersionedModelForm
+    from django_dblock.versioning.http import if_match as if_match
+    from django_dblock.versioning.http import set_etag as set_etag
+    from django_dblock.versioning.manager import VersionedManager as VersionedManager
+    from django_dblock.versioning.model import VersionedModel as VersionedModel
+    from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
+    from django_dblock.versioning.picture import FieldPicture as FieldPicture
+    from django_dblock.versioning.picture import Picture as Picture
+    from django_dblock.versioning.picture import conflict_picture as conflict_picture
+    from django_dblock.versioning.precondition import PreconditionFailed as PreconditionFailed
+    from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
+    from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
+    from django_dblock.versioning.tags import etag as etag
+    from django_dblock.versioning.views import VersionedDeleteMixin as VersionedDeleteMixin
+    from django_dblock.versioning.views import VersionedUpdateMixin as VersionedUpdateMixin
+    from django_dblock.versioning.views import form_conflict_response as form_conflict_response
 
 __version__ = "0.1.0"
 
@@ -55,22 +84,47 @@ _HOME = {
     "DblockError": "exceptions",
     "LockDeadlock": "exceptions",
     "LockError": "exceptions",
+    "LockLost": "exceptions",
     "LockTableFull": "exceptions",
     "LockTimeout": "exceptions",
+    "MissingVersion": "exceptions",
+    "NotReplicated": "exceptions",
+    "OpenTransaction": "exceptions",
+    "RetryInTransaction": "exceptions",
+    "StaleFence": "exceptions",
+    "StaleObject": "exceptions",
+    "StaleObjects": "exceptions",
     "StandbyDatabase": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
-    "LockLost": "exceptions",
-    "NotReplicated": "exceptions",
-    "OpenTransaction": "exceptions",
-    "StaleFence": "exceptions",
     "Lease": "fencing.lease",
     "fenced_lock": "fencing.lock",
     "FencedModel": "fencing.model",
-    "FencedQuerySet": "fencing.queryset",
     "force_release": "fencing.operate",
     "purge_fenced_locks": "fencing.operate",
+    "FencedQuerySet": "fencing.queryset",
     "FencedLock": "models",
+    "VersionedAdmin": "versioning.admin",
+    "bypass_versions": "versioning.bypass",
+    "VersionedDeleteForm": "versioning.deleteform",
+    "VersionField": "versioning.field",
+    "VersionedFormMixin": "versioning.forms",
+    "VersionedModelForm": "versioning.forms",
+    "if_match": "versioning.http",
+    "set_etag": "versioning.http",
+    "VersionedManager": "versioning.manager",
+    "VersionedModel": "versioning.model",
+    "FieldPicture": "versioning.picture",
+    "Picture": "versioning.picture",
+    "UNKNOWN": "versioning.picture",
+    "conflict_picture": "versioning.picture",
+    "PreconditionFailed": "versioning.precondition",
+    "VersionedQuerySet": "versioning.queryset",
+    "retry_on_conflict": "versioning.retry",
+    "etag": "versioning.tags",
+    "VersionedDeleteMixin": "versioning.views",
+    "VersionedUpdateMixin": "versioning.views",
+    "form_conflict_response": "versioning.views",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above

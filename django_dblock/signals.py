@@ -29,6 +29,20 @@ lock_timeout = Signal()
 lock_deadlock = Signal()
 """A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
 
+stale_object = Signal()
+"""A versioned row was not written, because it was changed or is gone; sent by the model's class.
+
+With ``error``: the :class:`~django_dblock.StaleObject`, or for ``bulk_save_cas()`` the
+:class:`~django_dblock.StaleObjects`, that is raised next (or reported).
+"""
+
+conflict_retried = Signal()
+"""``@retry_on_conflict`` runs a function again; sent by the function.
+
+Also ``error`` (what ended the last run), ``attempt`` (the number of the run that failed, from 1)
+and ``delay`` (seconds until the next).
+"""
+
 lock_lost = Signal()
 """A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
 thread that noticed it: mostly the heartbeat's."""

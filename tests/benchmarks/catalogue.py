@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.benchmarks import commit, inside, several
+from tests.benchmarks import bulk, commit, inside, lease, save, several
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -12,6 +12,12 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "commit-latency": commit.scenario_with_latency,
     "several": several.scenario,
     "several-latency": several.scenario_with_latency,
+    "save": save.scenario,
+    "save-inside": save.scenario_inside,
+    "save-latency": save.scenario_with_latency,
+    "bulk": bulk.scenario,
+    "lease": lease.scenario,
+    "lease-latency": lease.scenario_with_latency,
 }
 
 CROWDS: dict[str, Crowd] = {

@@ -66,6 +66,7 @@ class Scenario:
         around: entered before and left after each call, outside of the time.
         calls: calls of one row in one round.
         alias: the database, for counting what is sent.
+        limit: what the first row is, in the table's "x raw".
     """
 
     name: str
@@ -74,6 +75,7 @@ class Scenario:
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     calls: int = 20
     alias: str = "default"
+    limit: str = "raw"
 
 
 def timed(scenario: Scenario, size: Size) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def timed(scenario: Scenario, size: Size) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "title": scenario.title,
+        "limit": scenario.limit,
         "rounds": rounds,
         "calls_per_round": scenario.calls,
         "rows": [

@@ -17,7 +17,8 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django_dblock",
     "tests.app",
-    *(name for name in ("pgactivity", "pglock") if importlib.util.find_spec(name)),
+    "tests.benchmarks",
+    *(name for name in ("pgactivity", "pglock", "concurrency") if importlib.util.find_spec(name)),
 ]
 SECRET_KEY = os.urandom(16).hex()
 USE_TZ = True

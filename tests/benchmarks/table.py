@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-PEERS = {"pglock": "÷ pglock", "redis": "÷ Redis", "select_for_update": "÷ for update"}
+PEERS = {
+    "pglock": "÷ pglock",
+    "redis": "÷ Redis",
+    "select_for_update": "÷ for update",
+    "concurrency": "÷ django-concurrency",
+}
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -35,7 +40,8 @@ def _targets(targets: list[dict[str, Any]]) -> str:
 
 def _scenario(scenario: dict[str, Any]) -> str:
     peers = [row for row in scenario["rows"] if row["name"] in PEERS]
-    header = ["way", "median µs", "quartiles", "min", "x raw", *(PEERS[p["name"]] for p in peers)]
+    header = ["way", "median µs", "quartiles", "min", f"x {scenario['limit']}"]
+    header += [PEERS[peer["name"]] for peer in peers]
     redis = any(row["redis_commands"] for row in scenario["rows"])
     rows = [
         [

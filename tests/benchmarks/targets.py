@@ -40,6 +40,10 @@ TARGETS = [
     Target("in a transaction, x raw", "inside", "advisory_lock", _ratio, 1.5, 1.3),
     Target("lock, update, commit, x raw", "commit", "advisory_lock", _ratio, 1.05, 1.05),
     Target("with 1 ms each way, x raw", "commit-latency", "advisory_lock", _ratio, 1.02, 1.02),
+    Target("save_cas, x save()", "save", "save_cas", _ratio, 1.1, 1.05),
+    Target("save_cas in a transaction, x save()", "save-inside", "save_cas", _ratio, 1.1, 1.05),
+    Target("lease taken and given back, x raw", "lease", "fenced_lock", _ratio, 1.3, 1.2),
+    Target("bulk_save_cas, x bulk_update", "bulk", "bulk_save_cas", _ratio, 1.3, 1.3),
     *(
         target
         for crowd, title in (("hot", "hot key"), ("hot-empty", "hot key, nothing inside"))

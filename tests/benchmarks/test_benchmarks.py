@@ -13,6 +13,13 @@ STATEMENTS = {
     ("inside", "try_advisory_lock"): 1,
     ("commit", "advisory_lock"): 4,  # BEGIN, the lock, the update, COMMIT
     ("several", "advisory_locks"): 1,
+    ("lease", "raw"): 2,
+    ("lease", "fenced_lock"): 2,
+    ("save-inside", "plain"): 1,
+    ("save-inside", "save_cas"): 1,
+    ("save-inside", "save"): 1,
+    ("bulk", "plain"): 4,  # the read, BEGIN, the write, COMMIT
+    ("bulk", "bulk_save_cas"): 4,
 }
 
 
@@ -36,10 +43,11 @@ def found(run):
 def test_every_scenario_is_measured_with_its_limit_first(found):
     names = [scenario["name"] for scenario in found["scenarios"] + found["crowds"]]
     assert names == [
-        "inside", "commit", "commit-latency", "several", "several-latency", "hot", "hot-empty",
+        "inside", "commit", "commit-latency", "several", "several-latency",
+        "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
-        assert scenario["rows"][0]["name"] == "raw"
+        assert scenario["rows"][0]["name"] in {"raw", "plain"}
 
 
 def test_every_row_has_its_figures(found):
@@ -68,7 +76,7 @@ def test_no_way_loses_an_update(found):
 
 def test_targets_are_judged_and_the_table_shows_them(run, found):
     shown = (run / "results.txt").read_text(encoding="utf-8")
-    assert len(found["targets"]) == 9
+    assert len(found["targets"]) == 13
     for target in found["targets"]:
         assert isinstance(target["met"], bool)
         assert target["title"] in shown

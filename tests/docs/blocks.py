@@ -4,6 +4,7 @@
 ```` ```python ````         run; with ``>>>`` it is a doctest, and its output is compared
 ```` ```console ````        ``$ python manage.py …`` is called, and its output is compared
 ```` ```postgresql ````     run on a connection of its own, rolled back at the end of the page
+```` ```html ````           a template, written to the file that its first line, a comment, names
 ``<!-- run`` … ``-->``      Python that readers don't see: what stands around the visible code
 ``<!-- not run: why -->``   before a fence: it is not run, for that reason
 ==========================  ======================================================================
@@ -15,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-RUN = ("python", "console", "postgresql")
+RUN = ("python", "console", "postgresql", "html")
 
 _FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})\s*(?P<language>\{?[\w-]*\}?)")
 _NOT_RUN = re.compile(r"^<!-- not run: (?P<why>\S.*) -->$")

@@ -3,7 +3,8 @@
 The project has an app ``store``. Where the page does not write the app's models itself, they are
 those of ``store_models.py``. A block whose first line is a file's name, ``# store/views.py``, is
 written to that file and imported; ``# in store/views.py`` changes what is there already;
-``# settings.py`` is put to the settings' own tests.
+``# settings.py`` is put to the settings' own tests. Where a page writes ``store/models.py`` once
+more, the app begins anew, with empty tables.
 """
 
 import doctest
@@ -24,6 +25,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
+from django.template import engines
 
 from django_dblock.conf import Conf
 from django_dblock.keys import encode, key_id
@@ -38,6 +40,7 @@ SETTINGS = [
 COMPARED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 _FILE = re.compile(r"# (?P<change>in )?(?P<name>[\w/]+\.py)\n")
+_TEMPLATE = re.compile(r"\{# (?P<name>[\w/]+\.html) #\}\n")
 
 
 class Page:
@@ -50,6 +53,7 @@ class Page:
         self._rival = connect()
         self._stack = ExitStack()
         self._begun = False
+        self._models: list[Any] = []
         # What the blocks that readers don't see find beside the page's own names.
         self.namespace: dict[str, Any] = {
             "__name__": "page",
@@ -63,9 +67,9 @@ class Page:
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file in one second
         patch.syspath_prepend(str(self._folder))
-        (self._folder / "store").mkdir()
+        (self._folder / "store" / "templates").mkdir(parents=True)
         (self._folder / "store" / "__init__.py").touch()
-        self._stack.callback(self._forget)
+        self._stack.callback(self._uninstall)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -86,6 +90,8 @@ class Page:
             self._run_sql(block.source)
         elif block.language == "console":
             self._run_console(block)
+        elif block.language == "html":
+            self._write_template(block)
         elif match := _FILE.match(block.source):
             if match["name"].endswith("settings.py"):
                 self._try_settings(block)
@@ -111,7 +117,10 @@ class Page:
         path.write_text(source)
         importlib.invalidate_caches()
         if name == "store/models.py":
+            self._uninstall()
             self._install()
+        else:
+            sys.modules.pop(_module(name), None)  # as a page wrote it before
         found = vars(importlib.import_module(_module(name)))
         self.namespace.update({key: value for key, value in found.items() if key[:2] != "__"})
 
@@ -120,15 +129,32 @@ class Page:
         program = "\n" * block.line + block.source
         exec(compile(program, block.path, "exec"), namespace)
 
+    def _write_template(self, block: Block) -> None:
+        match = _TEMPLATE.match(block.source)
+        assert match, f"{block.place}: the first line of a template names its file"
+        path = self._folder / match["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.source)
+        for backend in engines.all():
+            for loader in backend.engine.template_loaders:
+                loader.reset()  # what it has read, and what it has not found
+
     def _install(self) -> None:
         self._settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "store"]
-        models = list(apps.get_app_config("store").get_models())
+        self._models = list(apps.get_app_config("store").get_models())
         with connection.schema_editor() as editor:
-            for model in models:
+            for model in self._models:
                 editor.create_model(model)
-        self._stack.callback(_drop, models)
 
-    def _forget(self) -> None:
+    def _uninstall(self) -> None:
+        with connection.schema_editor() as editor:
+            for model in reversed(self._models):
+                editor.delete_model(model)
+        self._models = []
+        if "store" in settings.INSTALLED_APPS:
+            self._settings.INSTALLED_APPS = [
+                name for name in settings.INSTALLED_APPS if name != "store"
+            ]
         apps.all_models.pop("store", None)
         apps.clear_cache()
         for name in [name for name in sys.modules if name.partition(".")[0] == "store"]:
@@ -196,9 +222,3 @@ def _comparable(printed: str) -> str:
 
 def _module(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
-
-
-def _drop(models: list[Any]) -> None:
-    with connection.schema_editor() as editor:
-        for model in reversed(models):
-            editor.delete_model(model)

@@ -1,0 +1,210 @@
+"""Many compare-and-swaps in one statement."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import EmptyResultSet
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock.sql import versioning as sql
+from django_dblock.versioning.attempt import carried_version
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from django_dblock.versioning.guarded import GuardedSave
+
+
+@dataclass(slots=True)
+class Row:
+    """One object and what is to be written of it."""
+
+    instance: "GuardedSave"
+    expected: int
+
+    def settle(self, using: str, fields: Sequence[Any]) -> None:
+        """Let the instance carry what was written."""
+        state = self.instance.__dict__
+        values = [(field, None, state[field.attname]) for field in fields]
+        self.instance._version_settled(self.expected + 1, using, values)
+
+
+def checked_rows(
+    queryset: "QuerySet[Any]", objs: Iterable["GuardedSave"], fields: Sequence[Any]
+) -> list[Row]:
+    """Return a row for each object; refuse what can't be written before any SQL."""
+    rows: list[Row] = []
+    seen = set()
+    for instance in objs:
+        if not isinstance(instance, queryset.model):
+            raise TypeError(f"bulk_save_cas() of {queryset.model._meta.label} got {instance!r}.")
+        if not instance._is_pk_set():
+            raise ValueError("All bulk_save_cas() objects must have a primary key set.")
+        if instance.pk in seen:
+            raise ValueError(
+                f"{instance._meta.label} with primary key {instance.pk!r} is there twice: which "
+                f"of the two is to be written?"
+            )
+        seen.add(instance.pk)
+        instance._prepare_related_fields_for_save("bulk_save_cas", fields=fields)
+        for field in fields:
+            if hasattr(getattr(instance, field.attname), "resolve_expression"):
+                raise ValueError(
+                    f"bulk_save_cas() writes values, not expressions: {field.name} of "
+                    f"{instance._meta.label} {instance.pk!r} is one. Use save_cas() for it, or "
+                    f"QuerySet.update()."
+                )
+        rows.append(Row(instance, carried_version(instance, queryset.db)))
+    return rows
+
+
+def checked_fields(model: type["GuardedSave"], names: Iterable[str]) -> list[Any]:
+    """Return the fields to write; refuse what is not a plain column."""
+    fields = [model._meta.get_field(name) for name in names]
+    if not fields:
+        raise ValueError("Field names must be given to bulk_save_cas().")
+    keys = {key for each in (model, *model._meta.all_parents) for key in each._meta.pk_fields}
+    keys.update(link for link in model._meta.parents.values() if link)
+    for field in fields:
+        if not field.concrete or field.many_to_many or field.generated or field in keys:
+            raise ValueError(
+                f"bulk_save_cas() writes plain columns; {field.name} is a primary key, generated, "
+                f"or not a column of its own."
+            )
+        if _made_of_sql(field):
+            raise ValueError(
+                f"bulk_save_cas() writes values as they are; {field.name} of {model._meta.label} "
+                f"wraps them in SQL of its own (get_placeholder()). Use save_cas()."
+            )
+        if field is model._version_field:
+            raise ValueError(f"{field.name} is bumped anyway; leave it out of the fields.")
+    return fields
+
+
+def _made_of_sql(field: Any) -> bool:
+    """Whether a value reaches the column through SQL. Django's own fields only name their type."""
+    made = getattr(field, "get_placeholder", None) or getattr(field, "get_placeholder_sql", None)
+    return made is not None and not made.__module__.startswith(
+        ("django.db.models.fields", "django.contrib.postgres.fields")
+    )
+
+
+def parameters_per_row(model: type["GuardedSave"], fields: Sequence[Any]) -> list[Any]:
+    """Return fields that stand for what one row takes, for Django to find the batch size."""
+    version = model._version_field
+    others = [version] * len(model._meta.all_parents)
+    return [version, *version.model._meta.pk_fields, version, *others, *fields]
+
+
+def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any]) -> set[int]:
+    """Write the rows that have their versions; return their places in ``rows``."""
+    connection = connections[queryset.db]
+    version = queryset.model._version_field
+    try:
+        among, more = _among(queryset, connection)
+    except EmptyResultSet:
+        return set()
+    own = [field for field in fields if field.model is version.model]
+    keys = version.model._meta.pk_fields
+    others = _others(queryset, fields)
+    other_keys = [model._meta.pk for model in others]
+    statement = sql.save(
+        table=connection.ops.quote_name(version.model._meta.db_table),
+        keys=_columns(connection, keys),
+        version=connection.ops.quote_name(version.column),
+        columns=_columns(connection, own),
+        types=["integer", *_types(connection, [*keys, version, *other_keys, *own])],
+        count=len(rows),
+        others=[
+            (connection.ops.quote_name(model._meta.db_table), column)
+            for model, column in zip(others, _columns(connection, other_keys), strict=True)
+        ],
+        among=among,
+    )
+    given = [
+        value
+        for at, row in enumerate(rows)
+        for value in (
+            at,
+            *_values(connection, row, keys),
+            row.expected,
+            *_values(connection, row, [*other_keys, *own]),
+        )
+    ]
+    written = _send(connection, statement, [*given, *more])
+    fresh = [rows[at] for at in sorted(written)]
+    for model in others:
+        theirs = [field for field in fields if field.model is model]
+        if theirs and fresh:
+            _write_rest(connection, model, theirs, fresh)
+    return written
+
+
+def _others(queryset: "QuerySet[Any]", fields: Sequence[Any]) -> list[Any]:
+    """Return the models of the other tables that an object has a part in.
+
+    Always in the same order, so that two calls lock the tables in the same order.
+    """
+    found = {queryset.model._meta.concrete_model, *(field.model for field in fields)}
+    found.discard(queryset.model._version_field.model)
+    return sorted(found, key=lambda model: str(model._meta.label))
+
+
+def _write_rest(
+    connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Any], rows: Sequence[Row]
+) -> None:
+    keys = model._meta.pk_fields
+    statement = sql.save_rest(
+        table=connection.ops.quote_name(model._meta.db_table),
+        keys=_columns(connection, keys),
+        columns=_columns(connection, fields),
+        types=["integer", *_types(connection, [*keys, *fields])],
+        count=len(rows),
+    )
+    _send(
+        connection,
+        statement,
+        [
+            value
+            for at, row in enumerate(rows)
+            for value in (at, *_values(connection, row, [*keys, *fields]))
+        ],
+    )
+
+
+def _among(
+    queryset: "QuerySet[Any]", connection: BaseDatabaseWrapper
+) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition that keeps to the rows of a filtered queryset."""
+    if not queryset.query.where and not queryset.query.is_sliced:
+        return "", ()
+    keys = queryset.model._version_field.model._meta.pk_fields
+    rows = queryset.order_by() if not queryset.query.is_sliced else queryset
+    rows = rows.values_list(*[key.attname for key in keys])
+    inner, parameters = rows.query.get_compiler(connection.alias).as_sql()
+    names = ", ".join(f"target.{column}" for column in _columns(connection, keys))
+    return f" AND ({names}) IN ({inner})", parameters
+
+
+def _columns(connection: BaseDatabaseWrapper, fields: Iterable[Any]) -> list[str]:
+    return [connection.ops.quote_name(field.column) for field in fields]
+
+
+def _types(connection: BaseDatabaseWrapper, fields: Iterable[Any]) -> list[str]:
+    """Return the columns' types without their lengths: a cast to ``varchar(3)`` cuts silently."""
+    return [re.sub(r"\([^)]*\)", "", field.db_type(connection)) for field in fields]
+
+
+def _values(connection: BaseDatabaseWrapper, row: Row, fields: Iterable[Any]) -> list[Any]:
+    return [
+        field.get_db_prep_save(getattr(row.instance, field.attname), connection) for field in fields
+    ]
+
+
+def _send(connection: BaseDatabaseWrapper, statement: str, parameters: list[Any]) -> set[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return {at for (at,) in cursor.fetchall()}

@@ -1,0 +1,46 @@
+"""The column that counts a row's writes."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+MAX_VERSION = 2**63 - 2
+"""The highest version that still has a successor in a ``bigint``."""
+
+if TYPE_CHECKING:
+    _Base = models.BigIntegerField[int, int]
+else:
+    _Base = models.BigIntegerField
+
+
+class VersionField(_Base):
+    """A ``bigint`` that starts at 1 and grows with every write.
+
+    The default stands in the database, too: adding the field to a big table rewrites nothing
+    (PostgreSQL manual, ALTER TABLE, Notes), and code that doesn't know the column yet can insert.
+    It has no CHECK constraint, because adding one would scan the table under an exclusive lock.
+
+    ``default``, ``db_default``, ``editable`` and ``null`` are fixed; other options of a field may
+    be given. A model has one such field, and is a :class:`~django_dblock.VersionedModel`.
+    """
+
+    description = "Version (grows with every write)"
+    fixed = {"default": 1, "db_default": 1, "editable": False, "null": False}  # noqa: RUF012
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, **self.fixed})
+
+    def deconstruct(self) -> Any:
+        """Write the public name into migrations, and leave out what is fixed anyway."""
+        name, _path, args, options = super().deconstruct()
+        for fixed in self.fixed:
+            options.pop(fixed, None)
+        return name, "django_dblock.VersionField", args, options
+
+    def contribute_to_class(self, cls: type["Model"], name: str, *args: Any, **more: Any) -> None:
+        """Let the model, its children and its proxies find the field without a search."""
+        super().contribute_to_class(cls, name, *args, **more)
+        cls._version_field = self  # type: ignore[attr-defined]

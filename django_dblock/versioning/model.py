@@ -1,0 +1,160 @@
+"""The model that users subclass: what they call. How a save is guarded stands in ``guarded``."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+from asgiref.sync import sync_to_async
+from django.db import connections, router
+
+from django_dblock.exceptions import MissingVersion
+from django_dblock.versioning import attempt as attempts
+from django_dblock.versioning import origin as origins
+from django_dblock.versioning.attempt import Attempt
+from django_dblock.versioning.delete import delete_cas
+from django_dblock.versioning.field import VersionField
+from django_dblock.versioning.guarded import GuardedSave
+from django_dblock.versioning.manager import VersionedManager
+from django_dblock.versioning.touch import touch
+
+
+class VersionedModel(GuardedSave):
+    """A model whose rows are written only if nobody wrote them since they were read.
+
+    Guarantees: an UPDATE by ``save()`` or ``save_cas()`` names the version that the instance was
+    read with and writes the next one, in one statement and with as many statements as Django's
+    own ``save()``. If the row has another version, or is gone, nothing is written and
+    :class:`StaleObject` is raised; the instance keeps its version, the transaction stays usable
+    (with multi-table inheritance a savepoint is paid for that, inside a transaction). A row that
+    is gone is never inserted again. ``QuerySet.update()``, ``bulk_update()`` and fixtures bump.
+
+    Does not guarantee: anything about writes that go past Django; ``delete()`` and
+    ``QuerySet.delete()`` don't compare; a row created again under the same primary key starts at
+    1 again. On REPEATABLE READ and above the losing UPDATE is refused by PostgreSQL itself
+    (``OperationalError``, SQLSTATE 40001) and its transaction is over: use
+    :func:`retry_on_conflict`.
+
+    Set ``cas_on_save = False`` on a model to make plain ``save()`` the last write that wins; it
+    still bumps (and leaves the version of the instance unloaded, as it can't be known), and still
+    never inserts a row that is gone.
+
+    Source: PostgreSQL manual, 13.2.1 Read Committed Isolation Level (an UPDATE looks at its
+    condition again on the row that another transaction has written); M. Fowler, Patterns of
+    Enterprise Application Architecture, Optimistic Offline Lock.
+    """
+
+    version = VersionField()
+
+    objects: ClassVar[VersionedManager[Self]] = VersionedManager()
+
+    class Meta:  # noqa: D106
+        abstract = True
+
+    def save_cas(
+        self,
+        *,
+        expected: int | None = None,
+        update_fields: Iterable[str] | None = None,
+        using: str | None = None,
+    ) -> None:
+        """Write the row if it still has the version this instance was read with.
+
+        As ``save()``, but always compared, whatever ``cas_on_save`` and :func:`bypass_versions`
+        say, and never an INSERT. One statement; a conflict sends a second, to see what is there.
+
+        Args:
+            expected: compare with this version instead, such as the one that a form, an
+                ``If-Match`` header or a queued message carries.
+            update_fields: write these only; the version is always among them.
+            using: the alias of the database; else the router's.
+
+        Raises:
+            StaleObject: the row has another version or is gone; nothing was written.
+            MissingVersion: the instance carries no version and ``expected`` was not given.
+        """
+        if update_fields is not None and not (update_fields := list(update_fields)):
+            raise ValueError("update_fields is empty: to bump only the version, touch_version().")
+        if expected is not None:
+            expected = attempts.checked_version(expected)
+        if not self._is_pk_set():
+            raise MissingVersion(model=self._meta.label, pk=self.pk, adding=self._state.adding)
+        self._version_asked = attempt = Attempt("compare", expected)
+        adding = self._state.adding
+        if expected is not None:
+            self._state.adding = False  # the caller has seen the row
+        try:
+            self.save(force_update=update_fields is None, update_fields=update_fields, using=using)
+        except BaseException:
+            self._state.adding = adding
+            raise
+        finally:
+            self.__dict__.pop("_version_asked", None)
+        if not attempt.written:
+            raise RuntimeError(
+                f"{type(self).__name__}.save() returned without having called super().save(): "
+                f"nothing was compared, and nothing written."
+            )
+
+    def expect_version(self, version: int) -> None:
+        """Compare every later write of this instance with the version that somebody else saw.
+
+        For code that saves without passing ``expected=``: serializers, forms, the admin. From
+        then on this instance is compared also with ``cas_on_save = False``.
+        """
+        self.__dict__[self._version_field.attname] = attempts.checked_version(version)
+        self.__dict__.pop("_version_alone", None)
+        self.__dict__.pop("_version_fate", None)
+        self.__dict__["cas_on_save"] = True  # of this instance only
+        origins.snapshot(self, self._version_field.model._meta.pk_fields)
+
+    def delete_cas(
+        self, *, expected: int | None = None, using: str | None = None
+    ) -> tuple[int, dict[str, int]]:
+        """Delete the row if it still has the version this instance was read with.
+
+        One statement where ``delete()`` would be one; where Django has to collect what hangs on
+        the row (relations, signals, parents), one more before, which locks the row.
+
+        Returns what ``delete()`` returns.
+
+        Args:
+            expected: compare with this version instead.
+            using: the alias of the database; else the router's.
+
+        Raises:
+            StaleObject: the row has another version or is gone; nothing was deleted.
+            MissingVersion: the instance carries no version and ``expected`` was not given.
+        """
+        using = using or router.db_for_write(type(self), instance=self)
+        if expected is None:
+            expected = attempts.carried_version(self, using)
+        return delete_cas(self, attempts.checked_version(expected), using)
+
+    def touch_version(self, *, using: str | None = None) -> None:
+        """Bump the version and write nothing else, once per transaction.
+
+        For the root of an aggregate when one of its parts changes, so that whoever has the whole
+        on the screen notices. If this instance was written in the open transaction already, there
+        is nothing to do, and nothing is sent. One statement otherwise; no signals of Django's.
+
+        Raises:
+            StaleObject: the row has another version or is gone.
+            MissingVersion: the instance carries no version.
+        """
+        using = using or router.db_for_write(type(self), instance=self)
+        expected = attempts.carried_version(self, using)
+        fate, version = self.__dict__.get("_version_fate", (None, None))
+        if version == expected and fate.pending(connections[using]):
+            return
+        touch(self, expected, using)
+
+    async def asave_cas(self, **options: Any) -> None:
+        """``save_cas()`` for async code; no transaction spans the await."""
+        await sync_to_async(self.save_cas)(**options)
+
+    async def adelete_cas(self, **options: Any) -> tuple[int, dict[str, int]]:
+        """``delete_cas()`` for async code; no transaction spans the await."""
+        return await sync_to_async(self.delete_cas)(**options)
+
+    async def atouch_version(self, **options: Any) -> None:
+        """``touch_version()`` for async code; no transaction spans the await."""
+        await sync_to_async(self.touch_version)(**options)

@@ -1,0 +1,114 @@
+"""Writes past ``save()`` that bump the version all the same, and many compare-and-swaps at once."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar, cast
+
+from django.db import connections, models, transaction
+from django.db.models import Model
+
+from django_dblock.exceptions import StaleObjects
+from django_dblock.signals import stale_object
+from django_dblock.versioning import bulk
+from django_dblock.versioning.attempt import bumped
+from django_dblock.versioning.bypass import bypassed
+
+M = TypeVar("M", bound=Model, covariant=True)  # noqa: PLC0105 - the name of Django's own stubs
+
+
+class VersionedQuerySet(models.QuerySet[M]):
+    """A queryset whose writes bump the version. Base a queryset of your own on this one.
+
+    ``update()`` and what is built on it (``bulk_update()``, related managers) set
+    ``version = version + 1`` in the same UPDATE, and compare nothing: they are computed from the
+    row as it is. Instances in memory keep the version they had, so their next save is a conflict.
+    """
+
+    def update(self, **changes: Any) -> int:
+        """As Django's, and bump. Inside :func:`bypass_versions` it leaves the version alone."""
+        field: Any = cast("Any", self.model)._version_field
+        if field.name in changes:
+            raise ValueError(
+                f"{field.name} of {self.model._meta.label} is bumped by update() itself; a row's "
+                f"version is never set by hand, or another writer's old one could become valid."
+            )
+        if changes and not bypassed():
+            changes[field.name] = bumped(field)
+        return super().update(**changes)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
+        """As Django's, but it can't update the rows that are there: that would not bump."""
+        if options.get("update_conflicts") or (len(args) > 2 and args[2]):  # noqa: PLR2004
+            raise ValueError(
+                f"bulk_create(update_conflicts=True) of {self.model._meta.label} would overwrite "
+                f"rows and leave their versions, so that nobody noticed. Create with "
+                f"ignore_conflicts=True and write the others with bulk_save_cas() or update()."
+            )
+        created = super().bulk_create(objs, *args, **options)
+        ignored = options.get("ignore_conflicts") or (len(args) > 1 and args[1])
+        for instance in cast("list[Any]", created):
+            instance._version_created(self.db, known=not ignored)
+        return created
+
+    def bulk_save_cas(
+        self,
+        objs: Iterable[M],
+        fields: Iterable[str],
+        *,
+        batch_size: int | None = None,
+        on_conflict: Literal["report", "raise"] = "report",
+    ) -> list[Any]:
+        """Write these fields of all objects whose rows still have the version they were read with.
+
+        Each row is written as ``save_cas()`` would, all of a batch in one statement, in one
+        transaction. Rows are locked in the order of their primary keys, so two calls at once
+        don't deadlock. An object whose row has another version, is gone, or is not in this
+        queryset, is stale; nothing of it is written, and it keeps its version.
+
+        Does not call ``save()`` or ``pre_save()`` of fields (``auto_now``), and sends no signals
+        of Django's, as ``bulk_update()`` doesn't.
+
+        Returns the primary keys of the stale objects, in the order given.
+
+        Args:
+            objs: instances of the model, each once.
+            fields: the names of the fields to write: plain columns with plain values.
+            batch_size: rows in one statement at most; by default all that fit.
+            on_conflict: ``"report"`` writes what is fresh; ``"raise"`` writes all or nothing.
+
+        Raises:
+            StaleObjects: with ``on_conflict="raise"``, some are stale; nothing was written.
+            MissingVersion: an object carries no version; nothing was sent.
+        """
+        if on_conflict not in ("report", "raise"):
+            raise ValueError(f"on_conflict is 'report' or 'raise', not {on_conflict!r}.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError("Batch size must be a positive integer.")
+        model, instances = cast("Any", self.model), cast("Iterable[Any]", objs)
+        cast("Any", self)._not_support_combined_queries("bulk_save_cas")
+        self._for_write = True
+        columns = bulk.checked_fields(model, fields)
+        rows = bulk.checked_rows(self, instances, columns)
+        if not rows:
+            return []
+        connection = connections[self.db]
+        most = connection.ops.bulk_batch_size(bulk.parameters_per_row(model, columns), rows)
+        size = min(batch_size or most, most)
+        written: list[bulk.Row] = []
+        with transaction.atomic(using=self.db, savepoint=on_conflict == "raise"):
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                written += [batch[at] for at in bulk.write(self, batch, columns)]
+            done = {row.instance.pk for row in written}
+            stale = [row.instance.pk for row in rows if row.instance.pk not in done]
+            if stale:
+                error = StaleObjects(model=self.model._meta.label, pks=stale, using=self.db)
+                stale_object.send_robust(self.model, error=error)
+                if on_conflict == "raise":
+                    raise error
+        for row in written:
+            row.settle(self.db, columns)
+        return stale
+
+    bulk_save_cas.alters_data = True  # type: ignore[attr-defined]
