@@ -51,16 +51,27 @@ if TYPE_CHECKING:
     from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
     from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
     from django_dblock.models import FencedLock as FencedLock
+    from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
+    from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
     from django_dblock.versioning.field import VersionField as VersionField
+    from django_dblock.versioning.forms import VersionedFormMixin as VersionedFormMixin
+    from django_dblock.versioning.forms import VersionedModelForm as VersionedModelForm
+    from django_dblock.versioning.http import if_match as if_match
+    from django_dblock.versioning.http import set_etag as set_etag
+    from django_dblock.versioning.manager import VersionedManager as VersionedManager
     from django_dblock.versioning.model import VersionedModel as VersionedModel
     from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
     from django_dblock.versioning.picture import FieldPicture as FieldPicture
     from django_dblock.versioning.picture import Picture as Picture
     from django_dblock.versioning.picture import conflict_picture as conflict_picture
-    from django_dblock.versioning.queryset import VersionedManager as VersionedManager
+    from django_dblock.versioning.precondition import PreconditionFailed as PreconditionFailed
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
+    from django_dblock.versioning.tags import etag as etag
+    from django_dblock.versioning.views import VersionedDeleteMixin as VersionedDeleteMixin
+    from django_dblock.versioning.views import VersionedUpdateMixin as VersionedUpdateMixin
+    from django_dblock.versioning.views import form_conflict_response as form_conflict_response
 
 __version__ = "0.1.0"
 
@@ -93,16 +104,27 @@ _HOME = {
     "purge_fenced_locks": "fencing.operate",
     "FencedQuerySet": "fencing.queryset",
     "FencedLock": "models",
+    "VersionedAdmin": "versioning.admin",
     "bypass_versions": "versioning.bypass",
+    "VersionedDeleteForm": "versioning.deleteform",
     "VersionField": "versioning.field",
+    "VersionedFormMixin": "versioning.forms",
+    "VersionedModelForm": "versioning.forms",
+    "if_match": "versioning.http",
+    "set_etag": "versioning.http",
+    "VersionedManager": "versioning.manager",
     "VersionedModel": "versioning.model",
     "FieldPicture": "versioning.picture",
     "Picture": "versioning.picture",
     "UNKNOWN": "versioning.picture",
     "conflict_picture": "versioning.picture",
-    "VersionedManager": "versioning.queryset",
+    "PreconditionFailed": "versioning.precondition",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",
+    "etag": "versioning.tags",
+    "VersionedDeleteMixin": "versioning.views",
+    "VersionedUpdateMixin": "versioning.views",
+    "form_conflict_response": "versioning.views",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above

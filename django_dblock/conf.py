@@ -105,6 +105,17 @@ class Conf:
         )
         return value
 
+    @cached_property
+    def locked_status(self) -> int:
+        """``DBLOCK_LOCKED_STATUS``: what a request that waited in vain is answered with; 423."""
+        value: int = _read(
+            "DBLOCK_LOCKED_STATUS",
+            423,
+            "409, 423 or 503",
+            lambda value: type(value) is int and value in (409, 423, 503),
+        )
+        return value
+
 
 conf = Conf()
 

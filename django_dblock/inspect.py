@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from django.db import connections
 
@@ -89,56 +89,6 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
     return [_advisory_lock(row, names[row[5]]) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class FencedLease:
-    """One lease that is held, or has ended and is still kept from others.
-
-    Attributes:
-        name: the key, as it is called in the table (:mod:`django_dblock.fencing.names`).
-        slot: 0, but for semaphores.
-        token: the fencing token of the latest grant.
-        owner: host, process and thread, for people.
-        held: whether the lease runs; else only ``hold_at_least`` or ``lock_delay`` does.
-        age: seconds since it was granted.
-        renewed: seconds since it was renewed, or granted.
-        remaining: seconds until it expires, if it is not renewed; negative if it has.
-        free_in: seconds until somebody else can have it, if it is not renewed.
-        grants: how often the key was granted.
-        metadata: what the holder gave with it.
-        waiting: how many wait for it in turn (``fair=True``); those who poll can't be seen.
-    """
-
-    name: str
-    slot: int
-    token: int
-    owner: str
-    held: bool
-    age: float
-    renewed: float
-    remaining: float
-    free_in: float
-    grants: int
-    metadata: dict[str, Any]
-    waiting: int
-
-
-def fenced_leases(using: str | None = None) -> list[FencedLease]:
-    """Return every lease that nobody else can have now, by name.
-
-    One statement; locks nothing. A picture of a moment, by the server's clock.
-
-    Args:
-        using: the database alias, as in :func:`django_dblock.fenced_lock`.
-
-    Raises:
-        UnsupportedDatabase: the alias is not PostgreSQL's.
-    """
-    with connections[alias_for(using)].cursor() as cursor:
-        cursor.execute(sql.FENCED_LOCKS)
-        rows = cursor.fetchall()
-    return [FencedLease(*(*row[:10], json.loads(row[10]), row[11])) for row in rows]
-
-
 def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
     classid, objid, objsubid, shared, granted, pid, blocked_by, waiting, age, *who = row
     number = from_pg_locks(classid, objid) if objsubid == _OBJSUBID_OF_ONE_NUMBER else None
@@ -161,3 +111,66 @@ def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
         query=query,
         hidden=query == _HIDDEN,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FencedLease:
+    """The latest grant of one name in the lock table; all times by the server's clock.
+
+    Attributes:
+        name: the key, as it is called in the table (:mod:`django_dblock.fencing.names`).
+        slot: 0, but for semaphores.
+        state: ``held``; ``delayed``, it has ended, but its ``hold_at_least`` or ``lock_delay``
+            keeps it from others; or ``expired``: it was given back or not renewed, and anybody may
+            have it.
+        token: the grant's, or what an operator raised it to.
+        owner: who was granted it: host, process and thread, for people.
+        age: seconds since it was granted.
+        renewed: seconds since it was renewed, or granted.
+        remaining: seconds until it expires, if it is not renewed; negative if it has.
+        lock_delay: seconds for which it is kept from others after that.
+        free_in: seconds until somebody else can have it, if it is not renewed; likewise.
+        grants: how often the name was granted since its row was made.
+        metadata: what the holder gave with it.
+        waiting: the owners of those who wait for it in turn (``fair=True``), the first in front;
+            those who poll can't be seen.
+    """
+
+    name: str
+    slot: int
+    state: Literal["held", "delayed", "expired"]
+    token: int
+    owner: str
+    age: float
+    renewed: float
+    remaining: float
+    lock_delay: float
+    free_in: float
+    grants: int
+    metadata: dict[str, Any]
+    waiting: tuple[str, ...]
+
+
+def fenced_leases(
+    using: str | None = None, *, name: str | None = None, expired: bool = False
+) -> list[FencedLease]:
+    """Return every lease that nobody else can have now, by name and slot.
+
+    One statement; locks nothing. A picture of a moment, by the server's clock.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.fenced_lock`.
+        name: only this name, as it stands in the table.
+        expired: also those that anybody may have, behind the others.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+        django.db.ProgrammingError: the lock table is not there; run ``manage.py migrate``.
+    """
+    with connections[alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.FENCED_LEASES, {"name": name, "expired": expired})
+        rows = cursor.fetchall()
+    return [
+        FencedLease(*(*row[:11], json.loads(metadata), tuple(waiting)))
+        for *row, metadata, waiting in rows
+    ]

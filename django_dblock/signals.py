@@ -29,14 +29,6 @@ lock_timeout = Signal()
 lock_deadlock = Signal()
 """A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
 
-lock_lost = Signal()
-"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
-thread that noticed it: mostly the heartbeat's."""
-
-stale_write_refused = Signal()
-"""A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""
-
-
 stale_object = Signal()
 """A versioned row was not written, because it was changed or is gone; sent by the model's class.
 
@@ -50,3 +42,10 @@ conflict_retried = Signal()
 Also ``error`` (what ended the last run), ``attempt`` (the number of the run that failed, from 1)
 and ``delay`` (seconds until the next).
 """
+
+lock_lost = Signal()
+"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
+thread that noticed it: mostly the heartbeat's."""
+
+stale_write_refused = Signal()
+"""A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""

@@ -58,8 +58,12 @@ nitpick_ignore_regex = [
     (r"py:class", r"(Any|Callable|Iterable|EllipsisType|NoReturn|Self|UUID|Decimal|date|Enum)"),
     (r"py:.*", r"(django|asgiref)\..*"),  # Django's
     (r"py:exc", r"TransactionManagementError|ConnectionDoesNotExist"),  # Django's, in our Raises
-    (r"py:exc", r"TypeError|ValueError"),  # Python's
-    (r"py:class", r"(django_dblock\.block\.)?(P|R|HeldT)"),  # type variables
+    (r"py:exc", r"IntegrityError|OperationalError"),  # Django's, in our Raises
+    (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
+    (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT)"),  # type variables
+    (r"py:class", r"GuardedSave"),  # what of VersionedModel is not for users
+    (r"py:data", r"Kind"),  # told in words beside it
+    (r"py:mod", r"django_dblock\.versioning\.\w+"),  # named in a protocol, not shown
     (r"py:class", r"(django_dblock\.keys\.)?(SavedInstance|KeyPart)"),  # told in words, api.md
 ]
 

@@ -1,6 +1,7 @@
 """Fixtures for every room: second connections, processes, pollers, standbys, query counts."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -76,6 +77,14 @@ def observer(connect: Callable[..., psycopg.Connection[Any]]) -> psycopg.Connect
 def statements() -> Callable[..., CaptureQueriesContext]:
     """Record what an alias sends: ``with statements() as sent: …; assert len(sent) == 1``."""
     return lambda alias="default": CaptureQueriesContext(connections[alias])
+
+
+@pytest.fixture(params=["rich", "plain"])
+def rendering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the rich library and without it."""
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

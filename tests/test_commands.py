@@ -26,18 +26,12 @@ def run(*arguments):
     return out.getvalue()
 
 
-@pytest.fixture(params=["rich", "plain"])
-def rendering(request, monkeypatch):
-    """With the rich library and without it."""
-    if request.param == "plain":
-        monkeypatch.setitem(sys.modules, "rich.console", None)
-    return request.param
-
-
 class TestList:
     def test_nothing_is_locked(self):
         assert run("list") == "Nothing is locked.\n"
-        assert json.loads(run("list", "--json")) == {"schema": 1, "advisory": []}
+        assert json.loads(run("list", "--json")) == {
+            "schema": 1, "advisory": [], "fenced": [],
+        }  # fmt: skip
 
     def test_the_table_names_holders_and_waiters(self, rendering, observer):
         with waiter_behind(observer):
@@ -85,6 +79,16 @@ class TestList:
         with advisory_lock("a", using="other"):
             assert run("list") == "Nothing is locked.\n"
             assert "a  " in run("list", "--using", "other")
+
+    def test_by_name(self):
+        with advisory_lock("inventory", "sku-1"), advisory_lock("account", 7):
+            shown = run("list", "--name", "inv*")
+        assert [line.split()[0] for line in shown.splitlines()] == ["lock", "inventory:sku-1"]
+
+    def test_a_lock_without_a_name_is_like_no_pattern(self, rival):
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5)")
+        assert run("list", "--name", "a*") == "Nothing is locked.\n"
+        rival.execute("ROLLBACK")
 
     def test_prepared_two_part_and_foreign_locks(self, rival, rendering):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, 2)")
@@ -193,4 +197,5 @@ def test_help_names_the_subcommands():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert "show what is locked" in " ".join(done.stdout.split())
+    assert "run a command while holding a fenced lock" in " ".join(done.stdout.split())
     assert "print the number that PostgreSQL locks" in " ".join(done.stdout.split())

@@ -13,6 +13,7 @@ def test_defaults():
     assert conf.labels == "full"
     assert conf.allow_snapshot_isolation is False
     assert conf.max_keys == 1000
+    assert conf.locked_status == 423
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,7 @@ def test_defaults():
         ("labels", ["full", "first", "off"], [None, True, "all"]),
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),
         ("max_keys", [1, 10**6], [0, True, 1.5, None]),
+        ("locked_status", [409, 423, 503], [200, 500, "423", 423.0, None]),
     ],
 )
 def test_values(name, good, bad, settings):

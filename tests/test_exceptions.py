@@ -15,15 +15,30 @@ from django_dblock.exceptions import (
     LockLost,
     LockTableFull,
     LockTimeout,
+    MissingVersion,
     NotReplicated,
     OpenTransaction,
+    RetryInTransaction,
     StaleFence,
+    StaleObject,
+    StaleObjects,
     StandbyDatabase,
     UnsafeIsolation,
     UnsupportedDatabase,
 )
+from tests.app.models import Product
 
 FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": "default"}
+MISSING = [
+    (MissingVersion(model="app.Product", pk=1, adding=True), "Use save() to insert it"),
+    (MissingVersion(model="app.Product", pk=1, adding=False), "Read the whole object"),
+]
+
+
+def stale(**facts):
+    return StaleObject(instance=Product(pk=1), using="default", **facts)
+
+
 EXAMPLES = [
     (LockTimeout(**FACTS, timeout=10, waited=10.01), "Try again later"),
     (LockTimeout(**FACTS, timeout=None, waited=1.0), "server's lock_timeout"),
@@ -37,6 +52,15 @@ EXAMPLES = [
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
     (UnsupportedDatabase(using="default", engine="SQLite"), "Pass using="),
+    (stale(expected=7, actual=9), "has version 9, not 7, so it was changed"),
+    (stale(expected=7, actual=None), "it has been deleted. Read it again"),
+    (stale(expected=None, actual=None), "it has been deleted"),
+    (stale(expected=7, actual=7), "a trigger or a row-level security policy"),
+    (stale(expected=7, actual=6, rolled_back=True), "rolled back (or whose COMMIT got no answer)"),
+    (stale(expected=7, actual=None, rolled_back=True), "and the row isn't there"),
+    (StaleObjects(model="app.Product", pks=[1, 2], using="default"), 'on_conflict="report"'),
+    (StaleObjects(model="app.Product", pks=[*range(11)], using="default"), "8, 9, …"),
+    (RetryInTransaction(function="buy", using="default"), "@transaction.non_atomic_requests"),
 ]
 
 
@@ -50,7 +74,20 @@ def test_each_says_what_happened_to_which_key_where_and_what_to_do(error, advice
         assert error.key == ("inventory", "sku-1")
 
 
-@pytest.mark.parametrize("error", [error for error, _ in EXAMPLES])
+@pytest.mark.parametrize(("error", "advice"), MISSING)
+def test_a_missing_version_is_of_no_database(error, advice):
+    assert "app.Product 1 has no version" in str(error)
+    assert advice in str(error)
+
+
+def test_a_stale_object_names_its_row_and_what_is_there():
+    error = stale(expected=7, actual=9)
+    assert str(error).startswith("app.Product 1 on database 'default' was not written")
+    assert (error.model, error.pk, error.deleted) == ("app.Product", 1, False)
+    assert stale(expected=7, actual=None).deleted
+
+
+@pytest.mark.parametrize("error", [error for error, _ in [*EXAMPLES, *MISSING]])
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_each_survives_pickling_with_its_data(error, again):
     copied = again(error)
@@ -65,13 +102,16 @@ def test_every_error_has_an_example():
         for value in vars(exceptions).values()
         if isinstance(value, type) and issubclass(value, DblockError)
     }
-    assert defined == {type(error) for error, _ in EXAMPLES} | {DblockError, exceptions.LockError}
+    shown = {type(error) for error, _ in [*EXAMPLES, *MISSING]}
+    assert defined == shown | {DblockError, exceptions.LockError}
 
 
 def test_they_are_what_django_and_python_would_call_them():
     assert issubclass(LockTimeout, TimeoutError)
     assert issubclass(UnsafeIsolation, ImproperlyConfigured)
     assert issubclass(UnsupportedDatabase, NotSupportedError)
+    assert issubclass(MissingVersion, ValueError)
+    assert issubclass(RetryInTransaction, RuntimeError)
     assert issubclass(OpenTransaction, RuntimeError | TransactionManagementError)
     assert issubclass(StaleFence, LockLost)
 

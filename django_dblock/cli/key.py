@@ -12,6 +12,7 @@ from django_dblock.labels import name, named
 
 def add_arguments(parser: CommandParser) -> None:
     """Take the key's parts."""
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("parts", nargs="+", metavar="PART", help=key_parts.SYNTAX)
 
 

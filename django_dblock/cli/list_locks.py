@@ -2,74 +2,54 @@
 
 import json
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
 
-from django_dblock.cli import key_parts, table
-from django_dblock.inspect import AdvisoryLock, advisory_locks
+from django_dblock.cli import key_parts, list_advisory, list_fenced, table
 
 SCHEMA = 1
 """Raised when a field of the JSON changes its meaning or goes; new fields may come without."""
 
-_COLUMNS = ("lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query")
+_KINDS: dict[str, Any] = {"advisory": list_advisory, "fenced": list_fenced}
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Take the filters."""
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument("--kind", choices=_KINDS, help="only locks of this kind")
     parser.add_argument(
         "--key", nargs="+", metavar="PART", help=f"only this key; {key_parts.SYNTAX}"
     )
     parser.add_argument(
+        "--name", metavar="PATTERN", help="only names like this; * stands for anything"
+    )
+    parser.add_argument(
         "--blocked", action="store_true", help="only locks that somebody waits for, and who waits"
+    )
+    parser.add_argument(
+        "--held", action="store_true", help="no fenced locks that have ended: anybody may have them"
     )
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Print the advisory locks of the database as a table, or as JSON."""
-    locks = advisory_locks(options["using"])
-    if options["key"]:
-        _, wanted = key_parts.parse(options["key"], options["using"])
-        locks = [lock for lock in locks if lock.key_id == wanted]
-    if options["blocked"]:
-        waited_for = {_place(lock) for lock in locks if not lock.granted}
-        locks = [lock for lock in locks if _place(lock) in waited_for]
+    """Print the locks of the database, a table for each kind that has any, or all as JSON."""
+    kinds = [kind for kind in _KINDS if options["kind"] in (None, kind)]
+    found = {kind: _KINDS[kind].find(options) for kind in kinds}
+    if options["name"]:
+        for kind in kinds:
+            found[kind] = [
+                lock for lock in found[kind] if fnmatchcase(lock.name or "", options["name"])
+            ]
     if options["json"]:
-        rows = [asdict(lock) for lock in locks]
-        stdout.write(json.dumps({"schema": SCHEMA, "advisory": rows}, indent=2))
-    elif locks:
-        table.write(stdout, _COLUMNS, [_row(lock) for lock in locks])
-    else:
+        rows = {kind: [asdict(lock) for lock in found[kind]] for kind in kinds}
+        stdout.write(json.dumps({"schema": SCHEMA, **rows}, indent=2))
+        return
+    shown = [kind for kind in kinds if found[kind]]
+    for kind in shown:
+        if kind != shown[0]:
+            stdout.write("")
+        table.write(stdout, _KINDS[kind].COLUMNS, list(map(_KINDS[kind].row, found[kind])))
+    if not shown:
         stdout.write("Nothing is locked.")
-
-
-def _place(lock: AdvisoryLock) -> tuple[int, int, bool]:
-    return lock.classid, lock.objid, lock.key_id is None
-
-
-def _row(lock: AdvisoryLock) -> tuple[str, ...]:
-    if lock.granted:
-        state = "held"
-    else:
-        state = f"waits for {', '.join(map(str, lock.blocked_by)) or 'its turn'}"
-    number = f"({lock.classid}, {lock.objid})" if lock.key_id is None else str(lock.key_id)
-    return (
-        lock.name or number,
-        "shared" if lock.shared else "exclusive",
-        state,
-        "prepared" if lock.pid is None else str(lock.pid),
-        _seconds(lock.waiting),
-        "hidden" if lock.hidden else _seconds(lock.transaction_age),
-        _printable(lock.user or ""),
-        "hidden" if lock.hidden else lock.client or ("" if lock.pid is None else "local"),
-        "hidden" if lock.hidden else _printable(" ".join((lock.query or "").split())[:60]),
-    )
-
-
-def _printable(text: str) -> str:
-    """Keep what somebody else's statement holds from speaking to the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} s"

@@ -32,3 +32,13 @@ def _write_plain(
     for row in (columns, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         stdout.write("  ".join(cells).rstrip())
+
+
+def printable(text: str) -> str:
+    """Keep what somebody else has written from speaking to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def seconds(value: float | None) -> str:
+    """Put a time into words; nothing for no time."""
+    return "" if value is None else f"{value:.1f} s"

@@ -1,5 +1,7 @@
 """What an operator does to leases: end one by force, remove the rows of those long forgotten."""
 
+from collections.abc import Iterator
+
 from django.db import connections
 
 from django_dblock.conf import conf
@@ -10,9 +12,9 @@ from django_dblock.keys import KeyPart
 from django_dblock.labels import named
 from django_dblock.sql import fencing as sql
 
-_MONTH = 30 * 86_400.0
+MONTH = 30 * 86_400.0
 _HOUR = 3_600.0
-_BATCH = 1_000
+BATCH = 1_000
 
 
 def force_release(*key: KeyPart, using: str | None = None) -> bool:
@@ -35,11 +37,32 @@ def force_release(*key: KeyPart, using: str | None = None) -> bool:
     """
     wanted = named(key)
     place = Place(wanted, lease_name(wanted, conf.namespace), table.alias_for(using))
-    parameters = {"name": place.name, "slot": place.slot}
+    return _force_release(place, None)
+
+
+def force_release_grant(name: str, slot: int, token: int, *, using: str | None = None) -> bool:
+    """End one grant that was seen in the table, and none that came after it; whether it was held.
+
+    Guaranteed, and not: as :func:`force_release`.
+
+    Args:
+        name: as it stands in the table.
+        slot: likewise.
+        token: the grant's.
+        using: the database alias, as in ``fenced_lock``.
+
+    Raises:
+        OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
+    """
+    return _force_release(Place(named((name,)), name, table.alias_for(using), slot), token)
+
+
+def _force_release(place: Place, token: int | None) -> bool:
+    parameters = {"name": place.name, "slot": place.slot, "token": token}
     return table.run(place, "released", sql.FORCE_RELEASE, parameters) == [(True,)]
 
 
-def purge_fenced_locks(*, idle: float = _MONTH, using: str | None = None) -> int:
+def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
     """Remove leases that nobody has had for ``idle`` seconds; return how many.
 
     Guaranteed: no token is ever given twice. A row goes only when the server's clock, which every
@@ -53,14 +76,38 @@ def purge_fenced_locks(*, idle: float = _MONTH, using: str | None = None) -> int
     Raises:
         ValueError: ``idle`` is less than an hour.
     """
-    if not idle >= _HOUR:
-        raise ValueError(f"idle={idle!r}: rows are removed after an hour at the earliest.")
-    removed: int = 0
+    return sum(purge_in_batches(idle=idle, batch=BATCH, using=using))
+
+
+def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> Iterator[int]:
+    """Do the same, one commit of at most ``batch`` rows at a time; yield how many went in each.
+
+    Raises:
+        ValueError: ``idle`` is less than an hour; before any SQL.
+    """
+    _refuse_early(idle)
     with connections[table.alias_for(using)].cursor() as cursor:
         cursor.execute(sql.PURGE_TICKETS)
-        while True:
-            cursor.execute(sql.PURGE, {"idle": float(idle), "batch": _BATCH})
-            found: int = cursor.rowcount
-            removed += found
-            if found < _BATCH:
-                return removed
+        found = batch
+        while found == batch:
+            cursor.execute(sql.PURGE, {"idle": float(idle), "batch": batch})
+            found = cursor.rowcount
+            yield found
+
+
+def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
+    """Return how many leases a purge would remove now; it removes nothing.
+
+    Raises:
+        ValueError: ``idle`` is less than an hour; before any SQL.
+    """
+    _refuse_early(idle)
+    with connections[table.alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.COUNT_IDLE, {"idle": float(idle)})
+        [count] = cursor.fetchone()
+        return int(count)
+
+
+def _refuse_early(idle: float) -> None:
+    if not idle >= _HOUR:
+        raise ValueError(f"idle={idle!r}: rows are removed after an hour at the earliest.")

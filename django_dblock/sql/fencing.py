@@ -169,12 +169,13 @@ FOR KEY SHARE
 
 # An operator ends a lease: the token is passed, so the old holder can neither renew, nor release,
 # nor write under a guard. Waits for guarded transactions that are open. The lock_delay, if there is
-# one, counts from now.
+# one, counts from now. With a token it ends that grant, and none that came after it.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
     SELECT id, expires_at > clock_timestamp() AS held
     FROM django_dblock_fencedlock
     WHERE name = %(name)s AND slot = %(slot)s
+        AND (%(token)s::bigint IS NULL OR token = %(token)s::bigint)
     FOR UPDATE
 )
 UPDATE django_dblock_fencedlock AS released
@@ -203,6 +204,16 @@ WITH idle AS (
 DELETE FROM django_dblock_fencedlock AS lease
 USING idle
 WHERE lease.id = idle.id
+"""
+
+# How many rows PURGE would remove now, were none of them in use.
+COUNT_IDLE = """
+SELECT count(*)
+FROM django_dblock_fencedlock
+WHERE expires_at + lock_delay < clock_timestamp() - %(idle)s * interval '1 second'
+    AND token < floor(
+        extract(epoch FROM clock_timestamp() - %(idle)s * interval '1 second') * 1000
+    )::bigint
 """
 
 # Whether a server that refused to write is a standby.

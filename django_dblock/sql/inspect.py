@@ -29,27 +29,35 @@ WHERE locks.locktype = 'advisory'
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
 
-# All leases that are held or kept from others, by name: who has each, and for how long.
-# Seconds by the server's clock; a kept one has ended, but hold_at_least or its lock_delay runs.
-FENCED_LOCKS = """
+# The leases as they are by the server's clock, read once for all; those that are over come last.
+# The metadata travels as text, because what comes of jsonb depends on who set up the connection.
+FENCED_LEASES = """
 SELECT
     lease.name,
     lease.slot,
+    CASE
+        WHEN lease.expires_at > clock.now THEN 'held'
+        WHEN lease.expires_at + lease.lock_delay > clock.now THEN 'delayed'
+        ELSE 'expired'
+    END,
     lease.token,
     lease.owner,
-    lease.expires_at > clock_timestamp(),
-    extract(epoch FROM clock_timestamp() - lease.acquired_at)::float8,
-    extract(epoch FROM clock_timestamp() - lease.renewed_at)::float8,
-    extract(epoch FROM lease.expires_at - clock_timestamp())::float8,
-    extract(epoch FROM lease.expires_at + lease.lock_delay - clock_timestamp())::float8,
+    extract(epoch FROM clock.now - lease.acquired_at)::float8,
+    extract(epoch FROM clock.now - lease.renewed_at)::float8,
+    extract(epoch FROM lease.expires_at - clock.now)::float8,
+    extract(epoch FROM lease.lock_delay)::float8,
+    extract(epoch FROM lease.expires_at + lease.lock_delay - clock.now)::float8,
     lease.grants,
     lease.metadata::text,
-    (
-        SELECT count(*) FROM django_dblock_fencedticket AS ticket
+    ARRAY(
+        SELECT ticket.owner::text
+        FROM django_dblock_fencedticket AS ticket
         WHERE ticket.name = lease.name AND ticket.slot = lease.slot
-            AND ticket.expires_at > clock_timestamp()
+            AND ticket.expires_at > clock.now
+        ORDER BY ticket.id
     )
-FROM django_dblock_fencedlock AS lease
-WHERE lease.expires_at + lease.lock_delay > clock_timestamp()
-ORDER BY lease.name, lease.slot
+FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_fencedlock AS lease
+WHERE (%(name)s::text IS NULL OR lease.name = %(name)s::text)
+    AND (%(expired)s OR lease.expires_at + lease.lock_delay > clock.now)
+ORDER BY lease.expires_at + lease.lock_delay <= clock.now, lease.name, lease.slot
 """

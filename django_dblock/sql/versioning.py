@@ -15,10 +15,13 @@ GIVEN = "given (n, {names}) AS (VALUES {rows})"
 # The rows that still have their version, locked in the order of their keys, so that two calls over
 # the same rows never wait for each other; PostgreSQL looks at the version again once a lock is had.
 FRESH = """fresh AS (
-  SELECT given.n FROM {table} AS target JOIN given ON {join}
+  SELECT given.n FROM {table} AS target JOIN given ON {join}{others}
   WHERE target.{version} = given.expected{among}
-  ORDER BY {keys} FOR NO KEY UPDATE OF target
+  ORDER BY {keys} FOR NO KEY UPDATE OF {locked}
 )"""
+
+# A row of another table that belongs to the object must be there as well, and is locked with it.
+OTHER = " JOIN {table} AS other{at} ON other{at}.{key} = given.o{at}"
 
 # Writes those and tells which; what it does not tell of was stale, or gone.
 SAVE = """WITH {given}, {fresh}
@@ -40,17 +43,34 @@ def save(  # noqa: PLR0913 - the parts of a statement
     columns: Sequence[str],
     types: Sequence[str],
     count: int,
+    others: Sequence[tuple[str, str]] = (),
     among: str = "",
 ) -> str:
     """Return the statement for ``count`` rows; all names are quoted already.
 
-    Its parameters, for each row: a number, the key, the expected version, the columns' values;
-    then those of ``among``.
+    ``others`` are the tables of multi-table inheritance that hold a part of the object, each with
+    its key. The parameters, for each row: a number, the key, the expected version, the key in each
+    of the others, the columns' values; then those of ``among``.
     """
-    names = [*(f"k{at}" for at in range(len(keys))), "expected", *_values(columns)]
+    names = [
+        *(f"k{at}" for at in range(len(keys))),
+        "expected",
+        *(f"o{at}" for at in range(len(others))),
+        *_values(columns),
+    ]
     given = GIVEN.format(names=", ".join(names), rows=_rows(types, count))
     join, order = _join(keys), ", ".join(f"target.{key}" for key in keys)
-    fresh = FRESH.format(table=table, join=join, version=version, keys=order, among=among)
+    fresh = FRESH.format(
+        table=table,
+        join=join,
+        others="".join(
+            OTHER.format(table=other, at=at, key=key) for at, (other, key) in enumerate(others)
+        ),
+        version=version,
+        keys=order,
+        locked=", ".join(["target", *(f"other{at}" for at in range(len(others)))]),
+        among=among,
+    )
     assignments = ", ".join([*_assignments(columns), f"{version} = given.expected + 1"])
     return SAVE.format(
         given=given, fresh=fresh, table=table, assignments=assignments, version=version, join=join
@@ -75,7 +95,8 @@ def _values(columns: Sequence[str]) -> list[str]:
 
 
 def _rows(types: Sequence[str], count: int) -> str:
-    first = ", ".join(f"%s::{each}" for each in types)
+    # Not %s::type: the minus sign of a number that stands there would bind weaker than the cast.
+    first = ", ".join(f"CAST(%s AS {each})" for each in types)
     other = ", ".join(["%s"] * len(types))
     return ", ".join([f"({first})", *[f"({other})"] * (count - 1)])
 

@@ -16,12 +16,17 @@ The protocol, in one page:
    (:mod:`~django_dblock.versioning.fate`), and refuses rather than to compare with a number that
    another writer may have reached by now.
 
+6. Whose version it is counts as well: an instance whose primary key was changed carries the
+   version of another row, and is refused; so is one that ``bulk_create(ignore_conflicts=True)``
+   passed over.
+
 Not guarded: a row deleted and created again with the same primary key starts at 1 again; writes
 that go past Django (SQL, triggers) bump nothing; ``QuerySet.delete()`` and ``delete()`` compare
 nothing (``delete_cas()`` does).
 
-The modules: ``model`` (what users subclass), ``field``, ``attempt`` (one save), ``conflict`` (zero
-rows: what happened), ``fate`` (rolled back?), ``queryset``, ``bulk``, ``delete``, ``picture``
-(mine, theirs, original), ``retry``, ``bypass``, and for the browser ``token``, ``forms``,
-``http``, ``admin``.
+The modules: ``model`` (what users subclass), ``field``, ``guarded`` (the seam to Django's save),
+``attempt`` (one save), ``tables`` (a save in several), ``conflict`` (zero rows: what happened),
+``fate`` (rolled back?), ``origin`` (what was read), ``queryset``, ``manager``, ``bulk``,
+``delete``, ``touch``, ``picture`` (mine, theirs, original), ``retry``, ``bypass``, ``checks``, and
+for the browser ``token``, ``forms``, ``http``, ``admin``.
 """

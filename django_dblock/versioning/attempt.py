@@ -11,12 +11,13 @@ from django.db.models.sql.where import ExtraWhere
 
 from django_dblock.exceptions import MissingVersion, StaleObject
 from django_dblock.sql.versioning import VERSION_IS
+from django_dblock.versioning import origin as origins
 from django_dblock.versioning.bypass import bypassed
 from django_dblock.versioning.conflict import conflict
 from django_dblock.versioning.field import MAX_VERSION, VersionField
 
 if TYPE_CHECKING:
-    from django_dblock.versioning.model import VersionedModel
+    from django_dblock.versioning.guarded import GuardedSave
 
 Values = list[tuple[Any, Any, Any]]
 """What Django is about to SET: (field, None, value)."""
@@ -32,28 +33,30 @@ class Attempt:
     Attributes:
         mode: see :data:`Mode`.
         expected: the version to compare with, where the caller named one.
+        compared: the version it did compare with.
         written: the row has been written.
-        before: what the instance carried until then.
         conflict: the error this save ends with.
     """
 
     mode: Mode
     expected: int | None = None
+    compared: int | None = None
     written: bool = False
-    before: int | None = None
     conflict: StaleObject | None = None
 
-    def failed(self, instance: "VersionedModel", using: str, *, gone: bool) -> StaleObject:
-        """Return the error for zero rows, after putting the version back."""
-        state, name = instance.__dict__, instance._version_field.attname
-        if self.written:  # a child's table after its parent's: neither stays
-            state[name] = self.before
-        expected = state.get(name) if self.expected is None else self.expected
-        self.conflict = conflict(instance, expected, using, gone=gone)
+    def failed(self, instance: "GuardedSave", using: str, *, gone: bool) -> StaleObject:
+        """Return the error for zero rows."""
+        expected = self.compared
+        if expected is None:  # a parent's table before the one with the version, or no comparison
+            carried = instance.__dict__.get(instance._version_field.attname)
+            expected = carried if self.expected is None else self.expected
+        self.conflict = conflict(
+            instance, expected, using, gone=gone, carried=self.expected is None
+        )
         return self.conflict
 
 
-def plain_save(instance: "VersionedModel") -> Attempt:
+def plain_save(instance: "GuardedSave") -> Attempt:
     """Return what a ``save()`` does that was not asked for by ``save_cas()``."""
     if bypassed():
         return Attempt("leave")
@@ -69,7 +72,7 @@ def checked_version(version: object) -> int:
     return version
 
 
-def carried_version(instance: "VersionedModel", using: str) -> int:
+def carried_version(instance: "GuardedSave", using: str) -> int:
     """Return the version that the instance was read with. Never loads it.
 
     Raises:
@@ -78,7 +81,12 @@ def carried_version(instance: "VersionedModel", using: str) -> int:
     """
     state = instance.__dict__
     version = state.get(instance._version_field.attname)
-    if instance._state.adding or not isinstance(version, int) or "_version_alone" in state:
+    if (
+        instance._state.adding
+        or not isinstance(version, int)
+        or "_version_alone" in state
+        or not origins.same_row(instance)
+    ):
         raise MissingVersion(
             model=instance._meta.label, pk=instance.pk, adding=instance._state.adding
         )
@@ -88,17 +96,43 @@ def carried_version(instance: "VersionedModel", using: str) -> int:
     return version
 
 
+def planned(
+    instance: "GuardedSave", attempt: Attempt | None, rows: Any, values: Values, *, new: bool
+) -> Values | None:
+    """Return what to SET in the table with the version; None where only an INSERT can be right."""
+    state, field = instance.__dict__, instance._version_field
+    if attempt is None:
+        return with_version(values, field, restored(field, state[field.attname]))
+    if attempt.mode == "leave":
+        return without_version(values, field)
+    if attempt.mode == "bump":
+        return with_version(values, field, bumped(field))
+    if new:
+        return None  # never read, so there is nothing to compare: INSERT finds out if it is there
+    expected: int = state[field.attname] if attempt.expected is None else attempt.expected
+    attempt.compared = expected
+    compare(rows, field, expected)
+    return with_version(values, field, expected + 1)
+
+
 def compare(queryset: Any, field: VersionField, expected: int) -> None:
     """Narrow an UPDATE or DELETE to the row with this version.
 
     The condition goes into the query as it is: what ``filter()`` does for a condition (a clone, a
     look-up, a column and a value that resolve themselves) would be a fifth of the whole save.
     """
-    queryset.query.where.add(ExtraWhere([_condition(field)], [expected]), "AND")
+    queryset.query.where.add(_VersionIs([_condition(field)], [expected]), "AND")
+
+
+class _VersionIs(ExtraWhere):
+    """Without the parentheses that a condition of unknown make is put into."""
+
+    def as_sql(self, compiler: Any = None, connection: Any = None) -> Any:  # noqa: ARG002
+        return self.sqls[0], self.params
 
 
 @cache
-def _condition(field: VersionField) -> str:
+def _condition(field: Any) -> str:
     quote = connections[DEFAULT_DB_ALIAS].ops.quote_name  # all PostgreSQL quotes alike
     return VERSION_IS.format(table=quote(field.model._meta.db_table), version=quote(field.column))
 

@@ -67,21 +67,36 @@ def checked_fields(model: type["GuardedSave"], names: Iterable[str]) -> list[Any
     if not fields:
         raise ValueError("Field names must be given to bulk_save_cas().")
     keys = {key for each in (model, *model._meta.all_parents) for key in each._meta.pk_fields}
+    keys.update(link for link in model._meta.parents.values() if link)
     for field in fields:
         if not field.concrete or field.many_to_many or field.generated or field in keys:
             raise ValueError(
                 f"bulk_save_cas() writes plain columns; {field.name} is a primary key, generated, "
                 f"or not a column of its own."
             )
+        if _made_of_sql(field):
+            raise ValueError(
+                f"bulk_save_cas() writes values as they are; {field.name} of {model._meta.label} "
+                f"wraps them in SQL of its own (get_placeholder()). Use save_cas()."
+            )
         if field is model._version_field:
             raise ValueError(f"{field.name} is bumped anyway; leave it out of the fields.")
     return fields
 
 
+def _made_of_sql(field: Any) -> bool:
+    """Whether a value reaches the column through SQL. Django's own fields only name their type."""
+    made = getattr(field, "get_placeholder", None) or getattr(field, "get_placeholder_sql", None)
+    return made is not None and not made.__module__.startswith(
+        ("django.db.models.fields", "django.contrib.postgres.fields")
+    )
+
+
 def parameters_per_row(model: type["GuardedSave"], fields: Sequence[Any]) -> list[Any]:
     """Return fields that stand for what one row takes, for Django to find the batch size."""
     version = model._version_field
-    return [version, *version.model._meta.pk_fields, version, *fields]
+    others = [version] * len(model._meta.all_parents)
+    return [version, *version.model._meta.pk_fields, version, *others, *fields]
 
 
 def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any]) -> set[int]:
@@ -94,13 +109,19 @@ def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any])
         return set()
     own = [field for field in fields if field.model is version.model]
     keys = version.model._meta.pk_fields
+    others = _others(queryset, fields)
+    other_keys = [model._meta.pk for model in others]
     statement = sql.save(
         table=connection.ops.quote_name(version.model._meta.db_table),
         keys=_columns(connection, keys),
         version=connection.ops.quote_name(version.column),
         columns=_columns(connection, own),
-        types=["integer", *_types(connection, [*keys, version, *own])],
+        types=["integer", *_types(connection, [*keys, version, *other_keys, *own])],
         count=len(rows),
+        others=[
+            (connection.ops.quote_name(model._meta.db_table), column)
+            for model, column in zip(others, _columns(connection, other_keys), strict=True)
+        ],
         among=among,
     )
     given = [
@@ -110,27 +131,31 @@ def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any])
             at,
             *_values(connection, row, keys),
             row.expected,
-            *_values(connection, row, own),
+            *_values(connection, row, [*other_keys, *own]),
         )
     ]
     written = _send(connection, statement, [*given, *more])
-    # In the order of the children, so that two calls lock the tables in the same order.
-    rest = [field for field in fields if field.model is not version.model]
-    for model in sorted({field.model for field in rest}, key=lambda model: model._meta.label):
-        _write_rest(
-            connection,
-            model,
-            [field for field in rest if field.model is model],
-            [rows[at] for at in sorted(written)],
-        )
+    fresh = [rows[at] for at in sorted(written)]
+    for model in others:
+        theirs = [field for field in fields if field.model is model]
+        if theirs and fresh:
+            _write_rest(connection, model, theirs, fresh)
     return written
+
+
+def _others(queryset: "QuerySet[Any]", fields: Sequence[Any]) -> list[Any]:
+    """Return the models of the other tables that an object has a part in.
+
+    Always in the same order, so that two calls lock the tables in the same order.
+    """
+    found = {queryset.model._meta.concrete_model, *(field.model for field in fields)}
+    found.discard(queryset.model._version_field.model)
+    return sorted(found, key=lambda model: str(model._meta.label))
 
 
 def _write_rest(
     connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Any], rows: Sequence[Row]
 ) -> None:
-    if not rows:
-        return
     keys = model._meta.pk_fields
     statement = sql.save_rest(
         table=connection.ops.quote_name(model._meta.db_table),

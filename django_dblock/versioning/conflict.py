@@ -6,23 +6,24 @@ from django_dblock.exceptions import StaleObject
 from django_dblock.signals import stale_object
 
 if TYPE_CHECKING:
-    from django_dblock.versioning.model import VersionedModel
+    from django_dblock.versioning.guarded import GuardedSave
 
 
-def conflict(
-    instance: "VersionedModel",
+def conflict(  # noqa: PLR0913 - facts for the error
+    instance: "GuardedSave",
     expected: int | None,
     using: str,
     *,
     gone: bool = False,
+    carried: bool = True,
     rolled_back: bool = False,
 ) -> StaleObject:
     """Look at the row that was not written, tell the signal, and return the error to raise."""
     field = instance._version_field
     rows: Any = field.model._base_manager.using(using)
-    rows = rows.filter(pk=instance.pk).values_list(field.attname, flat=True)
+    rows = rows.filter(pk=instance._version_pk).values_list(field.attname, flat=True)
     actual = None if gone else rows.first()
-    if actual is not None and expected is not None and actual < expected:
+    if carried and actual is not None and expected is not None and actual < expected:
         rolled_back = True  # versions only grow, so this one never came to be
     error = StaleObject(
         instance=instance, expected=expected, actual=actual, using=using, rolled_back=rolled_back

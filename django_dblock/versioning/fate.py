@@ -7,11 +7,15 @@ Django keeps the list of what to do at commit, takes out of it what a rolled-bac
 transaction had put in, and empties it when the connection is lost. So an entry of ours in it
 tells all three fates: still there, run, or neither. It stands first, so that another hook that
 raises can't keep it from being run.
+
+Django's list knows the savepoints of ``atomic()`` only. Where one is rolled back by hand, and in
+manual transactions, a version in memory that is above the row's is the only sign.
 """
 
 from typing import Any, Self
 
-from django.db.backends.base.base import BaseDatabaseWrapper
+Connection = Any
+"""Django's wrapper; the types of what is read of it here stand in no stubs."""
 
 
 class Fate:
@@ -24,20 +28,17 @@ class Fate:
         """Run by Django after COMMIT."""
         self.committed = True
 
-    def pending(self, connection: BaseDatabaseWrapper) -> bool:
+    def pending(self, connection: Connection) -> bool:
         """Whether its transaction is still open on this connection."""
         if self.testcase_block is not None:
             return self.testcase_block in connection.savepoint_ids
         return any(hook is self for _, hook, _ in connection.run_on_commit)
 
-    def rolled_back(self, connection: BaseDatabaseWrapper) -> bool:
+    def rolled_back(self, connection: Connection) -> bool:
         """Whether what was written never came to be; also where COMMIT's answer was lost."""
         if self.committed or self.testcase_block is not None:
             return False
         return not self.pending(connection)
-
-    def __copy__(self) -> Self:
-        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -52,7 +53,7 @@ def _known() -> Fate:
     return fate
 
 
-def current(connection: BaseDatabaseWrapper) -> Fate | None:
+def current(connection: Connection) -> Fate | None:
     """Return the fate that what is written now shares; None where it is committed at once.
 
     Also None in manual transaction management, where Django keeps no such list.
@@ -70,7 +71,7 @@ def current(connection: BaseDatabaseWrapper) -> Fate | None:
     return fate
 
 
-def _in_testcase(connection: BaseDatabaseWrapper) -> Fate | None:
+def _in_testcase(connection: Connection) -> Fate | None:
     """Take the test's own outermost block for its transaction; a rollback goes unnoticed there.
 
     Nothing is ever committed in a TestCase, and tests count the entries of Django's list

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 MAX_VERSION = 2**63 - 2
 """The highest version that still has a successor in a ``bigint``."""
 
-_Base = models.BigIntegerField[int, int] if TYPE_CHECKING else models.BigIntegerField
+if TYPE_CHECKING:
+    _Base = models.BigIntegerField[int, int]
+else:
+    _Base = models.BigIntegerField
 
 
 class VersionField(_Base):
@@ -31,11 +34,11 @@ class VersionField(_Base):
         super().__init__(*args, **{**options, **self.fixed})
 
     def deconstruct(self) -> Any:
-        """Leave out of migrations what is fixed anyway."""
-        name, path, args, options = super().deconstruct()
+        """Write the public name into migrations, and leave out what is fixed anyway."""
+        name, _path, args, options = super().deconstruct()
         for fixed in self.fixed:
             options.pop(fixed, None)
-        return name, path, args, options
+        return name, "django_dblock.VersionField", args, options
 
     def contribute_to_class(self, cls: type["Model"], name: str, *args: Any, **more: Any) -> None:
         """Let the model, its children and its proxies find the field without a search."""

@@ -7,38 +7,32 @@ fixture calls Django's own ``save_base()``, past ours: without an attempt it is 
 """
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django.db import connections, models, router
 
-from django_dblock.exceptions import StaleObject
 from django_dblock.versioning import attempt as attempts
 from django_dblock.versioning import fate as fates
 from django_dblock.versioning import origin as origins
-from django_dblock.versioning.attempt import (
-    Attempt,
-    Values,
-    bumped,
-    compare,
-    plain_save,
-    restored,
-    with_version,
-    without_version,
-)
-from django_dblock.versioning.field import VersionField
+from django_dblock.versioning.attempt import Attempt, Values, plain_save
+from django_dblock.versioning.tables import Tables
 
 
 class GuardedSave(models.Model):
     """Saves that compare. The state of one is on the instance, in ``_version_*``."""
 
     cas_on_save: ClassVar[bool] = True
-    _version_field: ClassVar[VersionField]
+    _version_field: ClassVar[Any]  # a VersionField, which type checkers would take for its value
     _version_asked: Attempt
     _version_attempt: Attempt | None = None
     _version_alone: bool
 
-    class Meta:
+    class Meta:  # noqa: D106
         abstract = True
+
+    if TYPE_CHECKING:
+
+        def _is_pk_set(self, meta: Any = None) -> bool: ...
 
     def save_base(
         self,
@@ -59,9 +53,9 @@ class GuardedSave(models.Model):
         outer = state.get("_version_attempt")
         connection = connections[using]
         usable = connection.in_atomic_block and not connection.needs_rollback
-        savepoint = connection.savepoint() if usable and self._meta.parents else None
-        if attempt:
-            self._version_attempt = attempt
+        model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
+        tables = Tables(self, connection, usable=usable) if model._meta.parents else None
+        self._version_attempt = attempt
         try:
             super().save_base(
                 raw=raw,
@@ -70,36 +64,49 @@ class GuardedSave(models.Model):
                 using=using,
                 update_fields=update_fields,
             )
-        except StaleObject as error:
-            if usable and attempt and error is attempt.conflict:
+        except BaseException as error:
+            stale = attempt is not None and error is attempt.conflict
+            if stale and usable:
                 connection.set_rollback(False)
-                if savepoint is not None:
-                    connection.savepoint_rollback(savepoint)
-                    connection.savepoint_commit(savepoint)
+            if tables:
+                tables.failed(stale=stale)
             raise
         else:
-            if savepoint is not None:
-                connection.savepoint_commit(savepoint)
+            if tables:
+                tables.saved()
         finally:
             if outer is None:
                 state.pop("_version_attempt", None)
             else:  # a receiver has saved the instance that is being saved
                 self._version_attempt = outer
 
+    @property
+    def _version_pk(self) -> Any:
+        """The primary key in the table with the version; with two parents, not that of the row."""
+        return self._get_pk_val(self._version_field.model._meta)
+
     @classmethod
     def from_db(cls, db: str | None, field_names: Any, values: Any, **more: Any) -> Self:
         """Keep what was read: it is the original, should this end in a conflict."""
         instance = super().from_db(db, field_names, values, **more)
-        origins.read(instance, field_names, values)
+        instance.__dict__["_version_origin"] = (field_names, values)
         return instance
 
-    def refresh_from_db(
+    def refresh_from_db(  # type: ignore[override]
         self, using: str | None = None, fields: Iterable[str] | None = None, **more: Any
     ) -> None:
         """Read again. A version read alone, without the rest, is not one to compare with."""
         names = None if fields is None else set(fields)
-        super().refresh_from_db(using, names, **more)
-        state = self.__dict__
+        state, name = self.__dict__, self._version_field.attname
+        unloaded = names is None and name not in state  # Django would leave it so
+        if unloaded:
+            state[name] = None
+        try:
+            super().refresh_from_db(using, names, **more)
+        except BaseException:
+            if unloaded:
+                del state[name]
+            raise
         loaded = [field for field in self._meta.concrete_fields if field.attname in state]
         read = [
             field
@@ -114,7 +121,7 @@ class GuardedSave(models.Model):
             if any(not (each in read or each in keys or each.primary_key) for each in loaded):
                 self._version_alone = True
 
-    def _do_update(
+    def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
         self,
         base_qs: Any,
         using: str,
@@ -129,51 +136,45 @@ class GuardedSave(models.Model):
 
         What Django's own returns goes through untouched: a bool on 5.2, the returned rows later.
         """
-
-        def send(values: Values) -> Any:
-            parent = super(GuardedSave, self)
-            return parent._do_update(  # type: ignore[misc]
-                base_qs, using, pk_val, values, update_fields, forced_update, *args, **more
-            )
-
-        field, attempt = self._version_field, self._version_attempt
-        new = self._state.adding and not forced_update
-        if base_qs.model is not field.model:
-            if not (rows := send(values)) and attempt and attempt.mode != "leave" and not new:
-                raise attempt.failed(self, using, gone=True)
-            if rows:
+        attempt, new = self._version_attempt, self._state.adding and not forced_update
+        here = base_qs.model is self._version_field.model
+        if here:
+            plan = attempts.planned(self, attempt, base_qs, values, new=new)
+            if plan is None:
+                return []
+            values = plan
+        rows = super()._do_update(
+            base_qs, using, pk_val, values, update_fields, forced_update, *args, **more
+        )
+        if attempt is None or attempt.mode == "leave":
+            return rows
+        if rows:
+            if here:
+                attempt.written = True
+                version = None if attempt.compared is None else attempt.compared + 1
+                self._version_settled(version, using, values)
+                if attempt.expected is not None:  # maybe of a row that was never read
+                    origins.snapshot(self, self._version_field.model._meta.pk_fields)
+            else:
                 origins.written(self, values)
-            return rows
-        if attempt is None:
-            version = self.__dict__[field.attname]
-            return send(with_version(values, field, restored(field, version)))
-        if attempt.mode == "leave":
-            return send(without_version(values, field))
-        if attempt.mode == "bump":
-            if rows := send(with_version(values, field, bumped(field))):
-                self._version_settled(None, using, values)
-            elif not new:
-                raise attempt.failed(self, using, gone=True)
-            return rows
-        before = self.__dict__.get(field.attname)
-        expected = before if attempt.expected is None else attempt.expected
-        if new and attempt.expected is None:
-            return []  # never read, so there is nothing to compare: INSERT finds out if it is there
-        compare(base_qs, field, expected)
-        if not (rows := send(with_version(values, field, expected + 1))):
-            raise attempt.failed(self, using, gone=False)
-        attempt.written, attempt.before = True, before
-        self._version_settled(expected + 1, using, values)
+        elif not new:
+            raise attempt.failed(self, using, gone=not here or attempt.compared is None)
         return rows
 
     def _do_insert(self, manager: Any, using: str, *args: Any, **more: Any) -> Any:
         """Note in which transaction the row was inserted, and what it was."""
         rows = super()._do_insert(manager, using, *args, **more)  # type: ignore[misc]
         if manager.model is self._version_field.model:
-            version = self.__dict__.get(self._version_field.attname)
-            self._version_settled(version, using, ())
-            origins.snapshot(self, self._meta.concrete_fields)
+            self._version_created(using, known=True)
         return rows
+
+    def _version_created(self, using: str, *, known: bool) -> None:
+        """As after an INSERT; where it may have found another row there, carry no version."""
+        if known:
+            self._version_settled(self.__dict__.get(self._version_field.attname), using, ())
+            origins.snapshot(self, self._meta.concrete_fields)
+        elif self._is_pk_set():
+            self.__dict__.pop(self._version_field.attname, None)
 
     def _version_settled(self, version: int | None, using: str, values: Any) -> None:
         """Carry the version that was written, and remember in which transaction that was."""

@@ -6,12 +6,14 @@ from typing import Any, ClassVar, Self
 from asgiref.sync import sync_to_async
 from django.db import connections, router
 
+from django_dblock.exceptions import MissingVersion
 from django_dblock.versioning import attempt as attempts
+from django_dblock.versioning import origin as origins
 from django_dblock.versioning.attempt import Attempt
 from django_dblock.versioning.delete import delete_cas
 from django_dblock.versioning.field import VersionField
 from django_dblock.versioning.guarded import GuardedSave
-from django_dblock.versioning.queryset import VersionedManager
+from django_dblock.versioning.manager import VersionedManager
 from django_dblock.versioning.touch import touch
 
 
@@ -44,7 +46,7 @@ class VersionedModel(GuardedSave):
 
     objects: ClassVar[VersionedManager[Self]] = VersionedManager()
 
-    class Meta:
+    class Meta:  # noqa: D106
         abstract = True
 
     def save_cas(
@@ -73,9 +75,17 @@ class VersionedModel(GuardedSave):
             raise ValueError("update_fields is empty: to bump only the version, touch_version().")
         if expected is not None:
             expected = attempts.checked_version(expected)
+        if not self._is_pk_set():
+            raise MissingVersion(model=self._meta.label, pk=self.pk, adding=self._state.adding)
         self._version_asked = attempt = Attempt("compare", expected)
+        adding = self._state.adding
+        if expected is not None:
+            self._state.adding = False  # the caller has seen the row
         try:
             self.save(force_update=update_fields is None, update_fields=update_fields, using=using)
+        except BaseException:
+            self._state.adding = adding
+            raise
         finally:
             self.__dict__.pop("_version_asked", None)
         if not attempt.written:
@@ -93,7 +103,8 @@ class VersionedModel(GuardedSave):
         self.__dict__[self._version_field.attname] = attempts.checked_version(version)
         self.__dict__.pop("_version_alone", None)
         self.__dict__.pop("_version_fate", None)
-        self.cas_on_save = True  # type: ignore[misc] - of this instance only
+        self.__dict__["cas_on_save"] = True  # of this instance only
+        origins.snapshot(self, self._version_field.model._meta.pk_fields)
 
     def delete_cas(
         self, *, expected: int | None = None, using: str | None = None

@@ -72,7 +72,7 @@ class Picture:
 
     @property
     def conflicting(self) -> list[FieldPicture]:
-        """The fields that both changed: with none, mine can be carried over to theirs."""
+        """The fields that both changed; with none, mine can be carried over to theirs."""
         return [field for field in self.fields.values() if field.conflicting]
 
 
@@ -98,7 +98,7 @@ def conflict_picture(
     wanted = None if fields is None else set(fields)
     known = _by_name(instance) if original is None else original
     rows = instance.__class__._base_manager.using(error.using)
-    theirs = None if error.pk is None else rows.filter(pk=error.pk).first()
+    theirs = rows.filter(pk=error.pk).first()
     shown = {
         field.name: FieldPicture(
             name=field.name,

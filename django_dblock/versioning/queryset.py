@@ -1,7 +1,7 @@
 """Writes past ``save()`` that bump the version all the same, and many compare-and-swaps at once."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from django.db import connections, models, transaction
 from django.db.models import Model
@@ -25,7 +25,7 @@ class VersionedQuerySet(models.QuerySet[M]):
 
     def update(self, **changes: Any) -> int:
         """As Django's, and bump. Inside :func:`bypass_versions` it leaves the version alone."""
-        field = self.model._version_field  # type: ignore[attr-defined]
+        field: Any = cast("Any", self.model)._version_field
         if field.name in changes:
             raise ValueError(
                 f"{field.name} of {self.model._meta.label} is bumped by update() itself; a row's "
@@ -37,7 +37,7 @@ class VersionedQuerySet(models.QuerySet[M]):
 
     update.alters_data = True  # type: ignore[attr-defined]
 
-    def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:  # type: ignore[override]
+    def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
         """As Django's, but it can't update the rows that are there: that would not bump."""
         if options.get("update_conflicts") or (len(args) > 2 and args[2]):  # noqa: PLR2004
             raise ValueError(
@@ -45,7 +45,11 @@ class VersionedQuerySet(models.QuerySet[M]):
                 f"rows and leave their versions, so that nobody noticed. Create with "
                 f"ignore_conflicts=True and write the others with bulk_save_cas() or update()."
             )
-        return super().bulk_create(objs, *args, **options)
+        created = super().bulk_create(objs, *args, **options)
+        ignored = options.get("ignore_conflicts") or (len(args) > 1 and args[1])
+        for instance in cast("list[Any]", created):
+            instance._version_created(self.db, known=not ignored)
+        return created
 
     def bulk_save_cas(
         self,
@@ -81,13 +85,15 @@ class VersionedQuerySet(models.QuerySet[M]):
             raise ValueError(f"on_conflict is 'report' or 'raise', not {on_conflict!r}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError("Batch size must be a positive integer.")
+        model, instances = cast("Any", self.model), cast("Iterable[Any]", objs)
+        cast("Any", self)._not_support_combined_queries("bulk_save_cas")
         self._for_write = True
-        columns = bulk.checked_fields(self.model, fields)
-        rows = bulk.checked_rows(self, objs, columns)
+        columns = bulk.checked_fields(model, fields)
+        rows = bulk.checked_rows(self, instances, columns)
         if not rows:
             return []
         connection = connections[self.db]
-        most = connection.ops.bulk_batch_size(bulk.parameters_per_row(self.model, columns), rows)
+        most = connection.ops.bulk_batch_size(bulk.parameters_per_row(model, columns), rows)
         size = min(batch_size or most, most)
         written: list[bulk.Row] = []
         with transaction.atomic(using=self.db, savepoint=on_conflict == "raise"):
@@ -106,7 +112,3 @@ class VersionedQuerySet(models.QuerySet[M]):
         return stale
 
     bulk_save_cas.alters_data = True  # type: ignore[attr-defined]
-
-
-class VersionedManager(models.Manager.from_queryset(VersionedQuerySet)):  # type: ignore[misc]
-    """The manager of a VersionedModel. Base a manager of your own on this one."""

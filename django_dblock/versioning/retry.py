@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
 
@@ -73,7 +73,7 @@ def retry_on_conflict(
     """
     if function is not None:
         return retry_on_conflict()(function)
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+    if type(attempts) is not int or attempts < 1:
         raise ValueError(f"attempts= is a whole number above 0, not {attempts!r}.")
     if not 0 <= base <= cap:
         raise ValueError(f"base= and cap= are seconds, 0 <= base <= cap; not {base!r} and {cap!r}.")
@@ -113,6 +113,10 @@ def is_conflict(error: Exception) -> bool:
     return getattr(error.__cause__, "sqlstate", None) in RETRIED_STATES
 
 
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))  # a partial has none
+
+
 def _refuse_what_spans(function: Callable[..., object]) -> None:
     if (
         inspect.iscoroutinefunction(function)
@@ -120,15 +124,15 @@ def _refuse_what_spans(function: Callable[..., object]) -> None:
         or inspect.isasyncgenfunction(function)
     ):
         raise TypeError(
-            f"@retry_on_conflict can't guard {function.__qualname__}: no transaction spans an "
+            f"@retry_on_conflict can't guard {_name(function)}: no transaction spans an "
             f"await or a yield. Put the work into a plain function, guard that, and call it with "
             f"sync_to_async()."
         )
 
 
 def _refuse_inside(function: Callable[..., object], alias: str) -> None:
-    connection = connections[alias]
+    connection: Any = connections[alias]
     blocks = connection.atomic_blocks
     own = [block for block in blocks if not block._from_testcase]
     if own or (not blocks and not connection.get_autocommit()):
-        raise RetryInTransaction(function=function.__qualname__, using=alias)
+        raise RetryInTransaction(function=_name(function), using=alias)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def touch(instance: "GuardedSave", expected: int, using: str) -> None:
     """Write the version after ``expected``, if the row has that."""
     field = instance._version_field
-    row: Any = field.model._base_manager.using(using).filter(pk=instance.pk)
+    row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
     compare(row, field, expected)
     if not row._update([(field, None, expected + 1)]):
         raise conflict(instance, expected, using)

@@ -1,28 +1,17 @@
 from typing import Any
 
 from django.contrib import admin
-from django.forms import ModelForm
-from django.http import HttpRequest
 
+from django_dblock import VersionedAdmin
 from shop.models import Order, OrderLine, Payment, Product, Settlement
 
 
 @admin.register(Product)
-class ProductAdmin(admin.ModelAdmin):
+class ProductAdmin(VersionedAdmin):
     list_display = ("sku", "name", "price", "stock")
     search_fields = ("sku", "name")
     # Stock is changed on the stock page, which takes the lock that purchases take.
     readonly_fields = ("stock",)
-
-    def save_model(
-        self,
-        request: HttpRequest,  # noqa: ARG002
-        obj: Product,
-        form: ModelForm,
-        change: bool,  # noqa: FBT001
-    ) -> None:
-        # A whole save would write back the stock of the moment the product was read.
-        obj.save(update_fields=form.changed_data if change else None)
 
 
 class ForReading:
@@ -56,4 +45,4 @@ class PaymentAdmin(ForReading, admin.ModelAdmin):
 
 @admin.register(Settlement)
 class SettlementAdmin(ForReading, admin.ModelAdmin):
-    list_display = ("date", "amount", "payments", "booked_at")
+    list_display = ("date", "amount", "payments", "booked_at", "token")

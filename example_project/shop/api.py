@@ -8,8 +8,8 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from shop.forms import PurchaseForm
-from shop.middleware import problem
 from shop.models import Product
+from shop.problems import problem
 from shop.purchase import SoldOut, buy
 
 

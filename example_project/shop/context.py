@@ -14,4 +14,5 @@ def shop(request: HttpRequest) -> dict[str, Any]:
         "basket_count": lambda: BasketLine.count(request.session.get("basket")),
         "currency": settings.SHOP_CURRENCY,
         "locking": settings.SHOP_LOCKING,
+        "versions": settings.SHOP_VERSIONS,
     }

@@ -1,17 +1,14 @@
-"""What locks mean to a visitor: a page that says "busy", a header that says how long it took."""
+"""A header that says how long locks took, and what the demo switches off."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from django.dispatch import receiver
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.template.loader import render_to_string
+from django.http import HttpRequest, HttpResponse
 
-from django_dblock import LockDeadlock, LockTimeout
+from django_dblock import bypass_versions
 from django_dblock.signals import lock_acquired
-
-RETRY_AFTER = 1
 
 _waited: ContextVar[float] = ContextVar("waited")
 
@@ -37,30 +34,12 @@ class LockTiming:
         return response
 
 
-class BusyPage:
-    """Answer 503 with Retry-After where a lock was not had in time: nothing was sold or changed."""
+class WithoutVersions:
+    """Serve as if products had no version: with ``SHOP_VERSIONS`` off, for the demo."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
-
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, LockTimeout | LockDeadlock):
-            return None
-        headers = {"Retry-After": str(RETRY_AFTER)}
-        if request.get_preferred_type(["application/problem+json", "text/html"]) == "text/html":
-            page = render_to_string("shop/busy.html", request=request)
-            return HttpResponse(page, status=503, headers=headers)
-        return problem(503, "Busy", "Too many are buying this right now. Try again.", **headers)
-
-
-def problem(status: int, title: str, detail: str, **headers: str) -> JsonResponse:
-    """Return an error for programs, in the form of RFC 9457."""
-    return JsonResponse(
-        {"title": title, "status": status, "detail": detail},
-        status=status,
-        content_type="application/problem+json",
-        headers=headers,
-    )
+        with bypass_versions():
+            return self.get_response(request)

@@ -10,14 +10,18 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from django_dblock import VersionedModel, VersionedQuerySet
 
-class ProductQuerySet(models.QuerySet["Product"]):
+
+class ProductQuerySet(VersionedQuerySet["Product"]):
     def sold_out_last(self) -> Self:
         sold_out = models.ExpressionWrapper(models.Q(stock=0), models.BooleanField())
         return self.order_by(sold_out, "name", "sku")
 
 
-class Product(models.Model):
+class Product(VersionedModel):
+    """What is sold. Staff have it open in forms for minutes, so each write of it is compared."""
+
     sku = models.SlugField(max_length=64, unique=True)
     name = models.CharField(max_length=100)
     description = models.TextField(blank=True)
@@ -129,6 +133,15 @@ class Payment(models.Model):
     amount = models.DecimalField(max_digits=12, decimal_places=2)
     charge_id = models.CharField(max_length=100, unique=True)
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    settlement = models.ForeignKey(
+        "Settlement",
+        models.PROTECT,
+        null=True,
+        editable=False,
+        related_name="booked",
+        db_index=False,  # payments are looked up by their day
+        help_text="where it is booked; none until then",
+    )
 
     class Meta:
         ordering = ("-created_at", "-pk")
@@ -138,12 +151,15 @@ class Payment(models.Model):
 
 
 class Settlement(models.Model):
-    """One day's payments, booked once."""
+    """One day's payments, each booked once."""
 
     date = models.DateField(unique=True)
     amount = models.DecimalField(max_digits=14, decimal_places=2)
     payments = models.PositiveIntegerField()
     booked_at = models.DateTimeField(default=timezone.now)
+    token = models.BigIntegerField(
+        default=0, help_text="the fencing token of the worker that wrote it last"
+    )
 
     class Meta:
         ordering = ("-date",)

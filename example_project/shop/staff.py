@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
+from django_dblock import StaleObject, form_conflict_response
 from shop.forms import StockForm
 from shop.models import Payment, Product, Settlement
 from shop.purchase import stock_lock
@@ -22,18 +23,23 @@ def stock(request: HttpRequest) -> HttpResponse:
 def edit_stock(request: HttpRequest, sku: str) -> HttpResponse:
     """Change price and stock.
 
-    The lock keeps a purchase from writing in the middle of the save. It does not know what the
-    form showed when it was opened: of two clerks, the later one overwrites the earlier, and
-    whatever was sold meanwhile is back on the shelf.
+    The version, which the form carries, is for the minutes that it was open: if somebody has
+    edited the product since, or bought of it, nothing is saved, and the clerk decides. The lock is
+    for the moment of the save: a purchase that has read the stock already writes it from what it
+    has read, and must not do so after this.
     """
     if request.method == "GET":
         product = get_object_or_404(Product, sku=sku)
         return _edit(request, product, StockForm(instance=product))
-    with stock_lock(sku):
-        product = get_object_or_404(Product, sku=sku)
-        form = StockForm(request.POST, instance=product)
-        if form.is_valid():
-            form.save()
+    try:
+        with stock_lock(sku):
+            product = get_object_or_404(Product, sku=sku)
+            form = StockForm(request.POST, instance=product)
+            if form.is_valid():
+                form.save()
+    except StaleObject as error:
+        page, context = "shop/stock_conflict.html", {"product": error.instance}
+        return form_conflict_response(request, form, error, template_name=page, context=context)
     if form.errors:
         product.refresh_from_db()
         return _edit(request, product, form, status=400)

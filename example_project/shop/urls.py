@@ -1,6 +1,6 @@
 from django.urls import path
 
-from shop import api, staff, views
+from shop import api, api_products, staff, views
 
 app_name = "shop"
 urlpatterns = [
@@ -17,5 +17,6 @@ urlpatterns = [
     path("stock/<slug:sku>/", staff.edit_stock, name="edit-stock"),
     path("settlements/", staff.settlements, name="settlements"),
     path("api/purchases/", api.purchases, name="api-purchases"),
+    path("api/products/<slug:sku>/", api_products.product, name="api-product"),
     path("health/", api.health, name="health"),
 ]

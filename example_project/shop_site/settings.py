@@ -8,6 +8,9 @@ ALLOWED_HOSTS               localhost
 CSRF_TRUSTED_ORIGINS        none; needed behind a TLS proxy
 ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
+SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
+SHOP_FENCING                on; off lets a settlement book whose lease has expired
+SHOP_SETTLEMENT_TTL         seconds after which a settlement that froze is taken over
 DBLOCK_ADVISORY_TIMEOUT     seconds a purchase waits for its product
 ==========================  =====================================================================
 """
@@ -43,8 +46,8 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "shop",  # before django_dblock: it has a django_dblock/problem.html of its own
     "django_dblock",
-    "shop",
 ]
 
 MIDDLEWARE = [
@@ -56,7 +59,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "shop.middleware.LockTiming",
-    "shop.middleware.BusyPage",
+    "django_dblock.middleware.ConflictMiddleware",
 ]
 
 TEMPLATES = [
@@ -96,9 +99,16 @@ LOGGING = {
     "loggers": {"django.request": {"level": "ERROR"}},
 }
 
+# Too many want it: for a visitor as for a program that is "try again", not "in use by somebody".
+DBLOCK_LOCKED_STATUS = 503
 DBLOCK_ADVISORY_TIMEOUT = env.float("DBLOCK_ADVISORY_TIMEOUT", 5)
 
 SHOP_LOCKING = env.bool("SHOP_LOCKING", True)
+SHOP_VERSIONS = env.bool("SHOP_VERSIONS", True)
+if not SHOP_VERSIONS:
+    MIDDLEWARE.append("shop.middleware.WithoutVersions")
+SHOP_FENCING = env.bool("SHOP_FENCING", True)
+SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")
 ACQUIRER_TIMEOUT = env.float("ACQUIRER_TIMEOUT", 5)

@@ -5,6 +5,7 @@ import uuid
 from django.db import models
 
 from tests.app.versioned import *  # noqa: F403 - the models with a version
+from tests.app.versioned_admin import *  # noqa: F403
 
 
 class Counter(models.Model):

@@ -31,15 +31,15 @@ def _rows(alias: str) -> list[Row]:
     rows = [
         Row("raw", "our two statements, raw", _replay(alias)),
         Row("fenced_lock", "fenced_lock", functools.partial(_fenced, alias)),
-        Row("quiet", "the same, heartbeat=False", functools.partial(_fenced, alias, heartbeat=False)),
+        Row(
+            "quiet", "the same, heartbeat=False", functools.partial(_fenced, alias, heartbeat=False)
+        ),
     ]
     if peers.has_redis():
         rows.append(Row("redis", "redis-py Lock", functools.partial(_redis, alias), peer=True))
     if peers.has_redis() and alias == "default":
         durable = functools.partial(_redis, "durable")
-        rows.append(
-            Row("redis-durable", "redis-py Lock, appendfsync always", durable, peer=True)
-        )
+        rows.append(Row("redis-durable", "redis-py Lock, appendfsync always", durable, peer=True))
     return rows
 
 

@@ -3,8 +3,8 @@
 The project has an app ``store``. Where the page does not write the app's models itself, they are
 those of ``store_models.py``. A block whose first line is a file's name, ``# store/views.py``, is
 written to that file and imported; ``# in store/views.py`` changes what is there already;
-``# settings.py`` is put to the settings' own tests. Where a page writes ``store/models.py`` a second
-time, the app begins anew, with empty tables.
+``# settings.py`` is put to the settings' own tests. Where a page writes ``store/models.py`` once
+more, the app begins anew, with empty tables.
 """
 
 import doctest

@@ -15,8 +15,16 @@ WAITING = "import signal; print('waiting', flush=True); signal.pause()"
 
 
 def test_the_shop_passes_its_own_tests(run: Run):
-    status, said = run("test", "--noinput")
+    status, said = run("test", "--noinput", "--exclude-tag=browser")
     assert status == 0, said
+
+
+def test_the_shop_works_in_a_real_browser(run: Run):
+    """Skipped where there is none; with ``DBLOCK_TEST_EVERYTHING`` that is a failure."""
+    status, said = run("test", "--noinput", "--tag=browser")
+    assert status == 0, said
+    if "OK (skipped=" in said:
+        pytest.skip("chromium or chromium-driver is not installed")
 
 
 @pytest.mark.parametrize("command", [("check",), ("makemigrations", "--check")])

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from django.db import connection
 
 from django_dblock import FencedLock
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.trust import now
 from tests.helpers import observe
 
 NAME = "nightly-sync"
@@ -66,3 +68,11 @@ def updates():
             " WHERE relname = 'django_dblock_fencedlock'"
         )
         return cursor.fetchone()
+
+
+def beat_now():
+    """Make every lease of this process due."""
+    with heartbeat._changed:
+        for trust in heartbeat._due:
+            heartbeat._due[trust] = now()
+        heartbeat._changed.notify()

@@ -13,9 +13,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from django_dblock import FencedLock, NotReplicated, StandbyDatabase, fenced_lock
-from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.trust import now
-from tests.fencing.helpers import NAME, is_expired, renewed_at, row
+from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row
 from tests.fencing.test_protocol import in_a_thread
 from tests.helpers import observe, servers
 from tests.helpers.servers import need
@@ -123,13 +121,6 @@ def test_the_database_is_restarted_while_a_lease_is_held(own, looking):
 def renewal_after(looking, lock):
     found = renewed_at(looking)
     return found if found > row().acquired_at else None
-
-
-def beat_now():
-    with heartbeat._changed:
-        for trust in heartbeat._due:
-            heartbeat._due[trust] = now()
-        heartbeat._changed.notify()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, r
 
 
 def test_the_heartbeat_goes_on_in_it(observer):
-    with fenced_lock(NAME, ttl=0.6) as lock:
+    with fenced_lock(NAME, ttl=1.5) as lock:
         with lock.guard():
             until_renewed(observer)
             until_renewed(observer)

@@ -18,6 +18,7 @@ from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
 from tests.fencing.helpers import (
     NAME,
+    beat_now,
     expire,
     is_expired,
     until_expired,
@@ -42,7 +43,7 @@ def threads():
 
 
 def test_it_renews_every_third_of_the_ttl(observer):
-    with fenced_lock(NAME, ttl=0.6) as lock:
+    with fenced_lock(NAME, ttl=1.5) as lock:
         for _ in range(5):
             until_renewed(observer)
         lock.check()
@@ -61,7 +62,7 @@ def test_without_it_the_lease_runs_out_and_is_told(observer):
 
 def test_the_callers_transaction_does_not_hold_it_up(observer):
     """It has its own connection, so a long transaction of the holder matters nothing."""
-    with fenced_lock(NAME, ttl=0.6) as lock:
+    with fenced_lock(NAME, ttl=1.5) as lock:
         with lock.guard():
             for _ in range(3):
                 until_renewed(observer)
@@ -78,11 +79,7 @@ def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
         for number in range(1000):
             stack.enter_context(fenced_lock("lease", number, ttl=60))
         assert len(threads()) == 1
-        now = beat.now()
-        with heartbeat._changed:
-            for trust in heartbeat._due:
-                heartbeat._due[trust] = now
-            heartbeat._changed.notify()
+        beat_now()
         observe.until(lambda: sent, "a beat")
         observe.until(
             lambda: observer.execute(
@@ -116,7 +113,6 @@ def test_a_thousand_renewals_in_one_statement_are_heap_only():
 
         # A page filled with new rows to its half lacks the room for the line pointers of their
         # successors, so one row leaves each page at the second beat. It is over after that.
-        assert beats(1) == [1000, 1000]
         observe.until(lambda: beats(5) == [5000, 5000], "five beats, heap-only")
 
 
@@ -167,7 +163,7 @@ def test_a_beat_without_an_answer_for_a_released_lease_is_no_loss(monkeypatch, o
 @pytest.mark.parametrize("how", ["another token", "released by force"])
 def test_a_loss_is_noticed_at_the_next_beat(how, observer):
     lost = []
-    block = fenced_lock(NAME, ttl=0.9, on_lost=lost.append)
+    block = fenced_lock(NAME, ttl=1.5, on_lost=lost.append)
     with pytest.raises(LockLost, match="somebody else has it"), block as lock:
         if how == "another token":
             FencedLock.objects.update(token=lock.token + 1)
@@ -183,8 +179,8 @@ def test_an_on_lost_that_fails_ends_nothing(observer, caplog):
     def fail(_lock):
         raise ZeroDivisionError
 
-    with fenced_lock("other", ttl=0.6):
-        with pytest.raises(LockLost), fenced_lock(NAME, ttl=0.6, on_lost=fail) as lock:
+    with fenced_lock("other", ttl=1.5):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=1.5, on_lost=fail) as lock:
             FencedLock.objects.filter(name=NAME).update(token=lock.token + 1)
             observe.until(lambda: "on_lost of nightly-sync failed" in caplog.text, "the log says")
         until_renewed(observer, "other")
@@ -274,7 +270,7 @@ def test_a_thread_storm(observer):
     def work(number):
         try:
             for turn in range(5):
-                with fenced_lock("storm", number, turn, ttl=0.5) as lock:
+                with fenced_lock("storm", number, turn, ttl=30) as lock:
                     seen.append(len(threads()))
                     until = time.monotonic() + 0.02
                     while time.monotonic() < until:
@@ -287,8 +283,9 @@ def test_a_thread_storm(observer):
     workers = [threading.Thread(target=work, args=[number]) for number in range(16)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    while any(worker.is_alive() for worker in workers):
+        beat_now()
+        workers[0].join(0.02)
     assert failures == []
     assert max(seen) <= 2, "one, and one that is just ending"
 
@@ -392,7 +389,7 @@ def until_renewed_row(name):
 
 
 def fork_while_holding(channel):
-    with fenced_lock(NAME, ttl=0.9) as lock:
+    with fenced_lock(NAME, ttl=1.5) as lock:
         observe.until(lambda: heartbeat._lines, "the heartbeat has its connection")
         reading, writing = os.pipe()
         child = os.fork()

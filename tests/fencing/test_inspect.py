@@ -23,12 +23,39 @@ def test_held_and_kept_leases_and_who_waits(statements):
         assert len(sent) == 1
         waiter.close()
     assert (held.name, held.slot, held.token) == (NAME, 0, lock.token)
-    assert held.held
+    assert (held.state, held.lock_delay, held.grants) == ("held", 0, 1)
     assert held.metadata == {"job": "sync"}
-    assert held.waiting == held.grants == 1
+    assert held.waiting == (held.owner,), "the same thread"
     assert held.age == pytest.approx(held.renewed, abs=1)
     assert held.remaining == pytest.approx(held.free_in, abs=1)
     assert held.free_in <= 30
     assert held.owner.count(":") == 2
-    assert (kept.name, kept.held, kept.waiting) == ("kept", False, 0)
-    assert kept.remaining < 0 < kept.free_in <= 60
+    assert (kept.name, kept.state, kept.waiting) == ("kept", "delayed", ())
+    assert kept.remaining < 0 < kept.free_in <= kept.lock_delay <= 60
+
+
+def test_expired_leases_come_last_and_only_if_asked_for(observer):
+    with fenced_lock("given back", ttl=30), fenced_lock(NAME, ttl=30):
+        pass
+    with fenced_lock("zebra", ttl=30):
+        assert [lease.name for lease in fenced_leases()] == ["zebra"]
+        every = fenced_leases(expired=True)
+    assert [(lease.name, lease.state) for lease in every] == [
+        ("zebra", "held"), ("given back", "expired"), (NAME, "expired"),
+    ]  # fmt: skip
+    assert every[1].free_in < 0
+    [lease] = fenced_leases(name=NAME, expired=True)
+    assert lease.name == NAME
+    assert fenced_leases(name="night", expired=True) == []
+
+
+def test_waiters_in_the_order_of_their_tickets_without_the_dead(observer):
+    with fenced_lock(NAME, ttl=30):
+        for owner, patience in (("first", 60), ("dead", -1), ("second", 60)):
+            observer.execute(
+                "INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)"
+                " VALUES (%s, 0, %s, clock_timestamp() + %s * interval '1 s')",
+                [NAME, owner, patience],
+            )
+        [lease] = fenced_leases()
+    assert lease.waiting == ("first", "second")

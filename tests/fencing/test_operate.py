@@ -105,7 +105,7 @@ class TestPurge:
     def test_in_small_commits(self, monkeypatch, statements):
         from django_dblock.fencing import operate
 
-        monkeypatch.setattr(operate, "_BATCH", 2)
+        monkeypatch.setattr(operate, "BATCH", 2)
         for number in range(5):
             with fenced_lock(number, ttl=30):
                 pass

@@ -27,7 +27,7 @@ pytestmark = [
 
 def test_acquire_renew_guard_save_and_release(observer):
     account = Account.objects.create(name="a")
-    with fenced_lock(NAME, ttl=0.9) as lock:
+    with fenced_lock(NAME, ttl=1.5) as lock:
         until_renewed(observer)
         until_renewed(observer)
         lock.renew(ttl=30)

@@ -9,7 +9,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-NEEDED = ["django_dblock/py.typed", "django_dblock/sql/advisory.py"]
+NEEDED = [
+    "django_dblock/py.typed",
+    "django_dblock/sql/advisory.py",
+    "django_dblock/static/django_dblock/conflict.css",
+    "django_dblock/templates/django_dblock/conflict.html",
+    "django_dblock/templates/django_dblock/conflict_fields.html",
+    "django_dblock/templates/django_dblock/admin/confirm.html",
+]
 LEFT_OUT = ["benchmarks", "docs", "example", "test_docs.py", "typing", "__pycache__"]
 
 

@@ -1,18 +1,30 @@
 """What users write, seen by mypy --strict; read by the type checker only, never run."""
 
 from decimal import Decimal
-from typing import assert_type
+from typing import Any, ClassVar, assert_type
 from uuid import UUID
 
 from django.contrib.auth.models import User
+from django.db import models
 from django.http import HttpRequest, HttpResponse
 
 from django_dblock import (
+    FieldPicture,
     HeldLock,
     HeldLocks,
     LockTimeout,
+    MissingVersion,
+    Picture,
+    StaleObject,
+    StaleObjects,
+    VersionedManager,
+    VersionedModel,
+    VersionedQuerySet,
     advisory_lock,
     advisory_locks,
+    bypass_versions,
+    conflict_picture,
+    retry_on_conflict,
     try_advisory_lock,
 )
 
@@ -55,3 +67,72 @@ def errors() -> None:
     except LockTimeout as error:
         assert_type(error.waited, float)
         assert_type(error.timeout, float | None)
+
+
+class Item(VersionedModel):
+    name: models.CharField[str, str] = models.CharField(max_length=80)
+    objects: ClassVar[VersionedManager["Item"]] = VersionedManager()
+
+
+class Plain(VersionedModel):
+    """With the manager it inherits."""
+
+
+class ItemQuerySet(VersionedQuerySet[Item]):
+    def named(self) -> "ItemQuerySet":
+        return self.filter(name="x")
+
+
+@retry_on_conflict
+def bare(pk: int) -> Item:
+    return Item.objects.get(pk=pk)
+
+
+@retry_on_conflict(attempts=3, base=0.1, cap=2, using="orders")
+def configured(pk: int, *, name: str) -> str:
+    return name
+
+
+def versions(item: Item) -> None:
+    assert_type(item.version, int)
+    assert_type(item.save_cas(expected=7, update_fields=["name"], using="orders"), None)
+    assert_type(item.delete_cas(expected=7), tuple[int, dict[str, int]])
+    item.touch_version()
+    item.expect_version(7)
+    assert_type(Item.objects.get(pk=1), Item)
+    assert_type(Item.objects.first(), Item | None)
+    assert_type(Item.objects.filter(pk=1), VersionedQuerySet[Item])
+    assert_type(Item.objects.filter(pk=1).exclude(pk=2)[0], Item)
+    assert_type(Item.objects.bulk_save_cas([item], ["name"]), list[Any])
+    assert_type(Item.objects.filter(pk=1).bulk_save_cas([item], ["name"]), list[Any])
+    assert_type(Item.objects.update(name="x"), int)
+    assert_type(Plain.objects.get(pk=1), Plain)
+    Item.objects.bulk_save_cas([item], ["name"], on_conflict="ignore")  # type: ignore[arg-type]
+    Item.objects.bulk_save_cas(["x"], ["name"])  # type: ignore[list-item]
+    item.save_cas(expected="7")  # type: ignore[arg-type]
+    assert_type(bare(1), Item)
+    assert_type(configured(1, name="x"), str)
+    bare("x")  # type: ignore[arg-type]
+    with bypass_versions():
+        item.save()
+
+
+async def later(item: Item) -> None:
+    await item.asave_cas(expected=7)
+    assert_type(await item.adelete_cas(), tuple[int, dict[str, int]])
+
+
+def conflicts(item: Item) -> None:
+    try:
+        item.save_cas()
+    except StaleObject as error:
+        assert_type(error.actual, int | None)
+        assert_type(error.deleted, bool)
+        picture = conflict_picture(error, original={"name": "x"}, fields=["name"])
+        assert_type(picture, Picture)
+        assert_type(picture.version, int | None)
+        assert_type(picture.fields["name"], FieldPicture)
+    except StaleObjects as error:
+        assert_type(error.pks, list[Any])
+    except MissingVersion as error:
+        assert_type(error.adding, bool)

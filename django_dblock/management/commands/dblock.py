@@ -1,18 +1,24 @@
-"""``manage.py dblock``: see what is locked, and what number a key has."""
+"""``manage.py dblock``: see what is locked, run a command under a lock, end a lock, clean up."""
 
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_dblock.cli import key, list_locks
+from django_dblock.cli import key, list_locks, purge, release, run
 
-_SUBCOMMANDS = {"list": list_locks, "key": key}
+_SUBCOMMANDS: dict[str, Any] = {
+    "list": list_locks,
+    "key": key,
+    "run": run,
+    "release": release,
+    "purge": purge,
+}
 
 
 class Command(BaseCommand):
     """Hands over to the subcommand's module."""
 
-    help = "Locks in the database: see what is locked, by whom, and who waits."
+    help = "Locks in the database: see them, run a command under one, end one, clean up."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own declaration; works at 3 a.m.
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -26,7 +32,6 @@ class Command(BaseCommand):
                 metavar="ALIAS",
                 help="database alias; DBLOCK_DATABASE, else 'default', if not given",
             )
-            subparser.add_argument("--json", action="store_true", help="print JSON for scripts")
             module.add_arguments(subparser)
 
     def handle(self, **options: Any) -> None:

@@ -1,11 +1,14 @@
-"""The shop under attack, with its locks and without: ``manage.py demo``.
+"""The shop under attack, with its guards and without: ``manage.py demo``.
 
 ========================  =====================================================================
 ``rounds/``               what is attacked, and which invariants must survive: one module a round
 ``play.py``               a round from start to verdict: first unguarded, then guarded
 ``stage.py``              what every round is given: sizes, places, a site when it asks for one
-``attack.py``             hundreds of buyers, started by one shot
-``buyers.py``             one of the processes that they come from
+``attack.py``             hundreds of visits by several processes, started by one shot
+``crowd.py``              what those processes have in common
+``buyers.py``             one of them: each visit buys one item
+``editors.py``            one of them: each visit reads a product, changes it and saves it
+``workers.py``            processes that settle a day, one of which is frozen and thawed
 ``interruption.py``       Ctrl-C and its kin
 ``site.py``               the real site, under gunicorn; ``children.py`` ends whatever was started
 ``database.py``           a database of the demo's own

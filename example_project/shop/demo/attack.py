@@ -1,9 +1,9 @@
-"""Hundreds of buyers from several processes, all started by one shot."""
+"""Hundreds of visits by several processes, all started by one shot."""
 
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import quantiles
@@ -12,30 +12,31 @@ from django.core.management.base import CommandError
 
 from shop.demo.children import child
 
-_KINDS = {201: "sold", 409: "sold out", 503: "busy"}
+_KINDS = {200: "saved", 201: "sold", 409: "sold out", 503: "busy"}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """How hard to attack."""
 
-    buyers: int
+    visits: int
     processes: int
     threads: int
 
     def shares(self) -> list[int]:
-        """How many buyers each process plays."""
-        least, more = divmod(self.buyers, self.processes)
+        """How many visits each process makes."""
+        least, more = divmod(self.visits, self.processes)
         return [least + (number < more) for number in range(self.processes)]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one buyer was answered. Status 0: nothing."""
+    """What one visitor was answered in the end, after some tries. Status 0: nothing."""
 
     status: int
     seconds: float
-    waited: float
+    waited: float = 0.0
+    tries: int = 1
 
     @property
     def kind(self) -> str:
@@ -44,12 +45,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What all buyers were answered."""
+    """What all visitors were answered."""
 
     all: tuple[Answer, ...]
 
     def count(self, kind: str) -> int:
         return Counter(answer.kind for answer in self.all)[kind]
+
+    @property
+    def retried(self) -> int:
+        """How many tries were not the first."""
+        return sum(answer.tries - 1 for answer in self.all)
 
     @property
     def latency(self) -> tuple[float, float]:
@@ -62,35 +68,49 @@ class Answers:
         return _percentiles([answer.waited for answer in self.all])
 
 
-def attack(address: str, sku: str, load: Load, on_answer: Callable[[Answer], None]) -> Answers:
-    """Let every buyer try to buy one item, all at once; tell of each answer as it comes."""
+def attack(  # noqa: PLR0913 - who, where, what, how hard
+    crowd: str,
+    address: str,
+    sku: str,
+    load: Load,
+    on_answer: Callable[[Answer], None],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> Answers:
+    """Let a crowd visit one article, all at once; tell of each answer as it comes.
+
+    Args:
+        crowd: ``buyers`` or ``editors``, the module beside this one.
+        env: what its processes need to know beside the address.
+    """
     read_end, write_end = os.pipe()
     with ExitStack() as stack:
         answers = stack.enter_context(os.fdopen(read_end, "rb"))
         output = stack.enter_context(os.fdopen(write_end, "wb"))
-        crowd = [
+        processes = [
             stack.enter_context(
                 child(
-                    "shop.demo.buyers",
-                    *(address, sku, f"buyer-{number}", str(share), str(load.threads)),
+                    f"shop.demo.{crowd}",
+                    *(address, sku, f"{crowd}-{number}", str(share), str(load.threads)),
+                    env=env,
                     stdout=output,
                 )
             )
             for number, share in enumerate(load.shares(), 1)
         ]
         output.close()  # from here on, the pipe ends when the last process does
-        for _ in crowd:
+        for _ in processes:
             if answers.readline() != b"ready\n":
-                raise CommandError("A process of buyers did not start.")
-        for process in crowd:
+                raise CommandError(f"A process of {crowd} did not start.")
+        for process in processes:
             process.stdin.write(b"\n")
             process.stdin.flush()
         found = []
         for answer in _read(answers):
             on_answer(answer)
             found.append(answer)
-    if len(found) != load.buyers:
-        raise CommandError(f"Only {len(found)} of {load.buyers} buyers came back.")
+    if len(found) != load.visits:
+        raise CommandError(f"Only {len(found)} of {load.visits} {crowd} came back.")
     return Answers(tuple(found))
 
 

@@ -42,6 +42,7 @@ def child(
         yield process
     finally:
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # a stopped process would not notice
         _end(process)
 
 

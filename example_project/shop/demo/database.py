@@ -50,3 +50,8 @@ def address_of(name: str, url: str) -> str:
     parts = urlsplit(url)
     folder, _, _ = parts.path.rpartition("/")
     return urlunsplit(parts._replace(path=f"{folder}/{name}"))
+
+
+def address_as(application: str, url: str) -> str:
+    """Return the address with a name under which its user's connections can be found."""
+    return f"{url}{'&' if urlsplit(url).query else '?'}application_name={application}"

@@ -22,6 +22,11 @@ class Run:
         return all(self.invariants.values())
 
 
+def milliseconds(seconds: tuple[float, ...]) -> str:
+    """Return times as a figure to show."""
+    return " / ".join(f"{value * 1000:.0f}" for value in seconds) + " ms"
+
+
 class Round(Protocol):
     title: str
     guard: str
@@ -47,11 +52,11 @@ class Verdict:
             broken = [name for name, held in self.guarded.invariants.items() if not held]
             return f"BROKEN under {guard}: {', '.join(broken)}."
         if not self.guarded.worked:
-            return f"The run under {guard} did not sell what it could: it proves nothing."
+            return f"The run under {guard} did not do what it could: it proves nothing."
         if self.unguarded.kept:
             return (
                 f"The attack proves nothing: without {guard} no invariant broke, in {ATTEMPTS} "
-                f"attempts. Try more --buyers, --processes or --threads."
+                f"attempts. Try more --buyers, --edits, --processes or --threads."
             )
         return None
 
@@ -62,5 +67,5 @@ def play(played: Round, stage: "Stage") -> Verdict:
         unguarded = played.unguarded(stage, attempt)
         if not unguarded.kept:
             break
-        stage.report.say(f"Nothing broke without the lock (attempt {attempt} of {ATTEMPTS}).")
+        stage.report.say(f"Nothing broke without the guard (attempt {attempt} of {ATTEMPTS}).")
     return Verdict(played, unguarded, played.guarded(stage))

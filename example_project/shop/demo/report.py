@@ -22,40 +22,49 @@ class Report:
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, load: Load) -> Iterator[Callable[[Answer], None]]:
-        """Show a bar in a terminal, else a line for each quarter; give what counts an answer."""
+    def progress(
+        self, label: str, load: Load, *, crowd: str, good: str
+    ) -> Iterator[Callable[[Answer], None]]:
+        """Show a bar in a terminal, else a line for each quarter; give what counts an answer.
+
+        Args:
+            label: what is running.
+            load: how many answers there will be.
+            crowd: who is answered, for people.
+            good: the kind of answer that they hope for.
+        """
         if not self._console.is_terminal:
-            yield self._lines(label, load.buyers)
+            yield self._lines(label, load.visits, crowd, good)
             return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("[green]{task.fields[sold]} sold"),
+            TextColumn("[green]{task.fields[got]} {task.fields[good]}"),
             TextColumn("[dim]{task.fields[refused]} refused"),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._console) as bar:
-            task = bar.add_task(label, total=load.buyers, sold=0, refused=0)
+            task = bar.add_task(label, total=load.visits, good=good, got=0, refused=0)
             kinds: Counter[str] = Counter()
 
             def on_answer(answer: Answer) -> None:
                 kinds[answer.kind] += 1
-                sold = kinds["sold"]
-                bar.update(task, advance=1, sold=sold, refused=kinds.total() - sold)
+                got = kinds[good]
+                bar.update(task, advance=1, got=got, refused=kinds.total() - got)
 
             yield on_answer
 
-    def _lines(self, label: str, total: int) -> Callable[[Answer], None]:
+    def _lines(self, label: str, total: int, crowd: str, good: str) -> Callable[[Answer], None]:
         kinds: Counter[str] = Counter()
-        self.say(f"{label}: {total} buyers …")
+        self.say(f"{label}: {total} {crowd} …")
 
         def on_answer(answer: Answer) -> None:
             before = kinds.total() * _PARTS // total
             kinds[answer.kind] += 1
             done = kinds.total()
             if done * _PARTS // total > before:
-                self.say(f"{label}: {done}/{total} answered, {kinds['sold']} sold")
+                self.say(f"{label}: {done}/{total} answered, {kinds[good]} {good}")
 
         return on_answer
 
@@ -67,8 +76,8 @@ class Report:
             title_style="bold",
         )
         table.add_column("")
-        table.add_column("lock off", justify="right")
-        table.add_column("lock on", justify="right")
+        table.add_column("guard off", justify="right")
+        table.add_column("guard on", justify="right")
         for name, off in verdict.unguarded.figures.items():
             table.add_row(name, off, verdict.guarded.figures[name])
         table.add_section()

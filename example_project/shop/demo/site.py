@@ -18,9 +18,7 @@ BACKLOG = 127
 
 
 @contextmanager
-def running_site(
-    *, locking: bool, workers: int, env: dict[str, str], log: Path, port: int = 0
-) -> Iterator[str]:
+def running_site(*, workers: int, env: dict[str, str], log: Path, port: int = 0) -> Iterator[str]:
     """Serve the shop for the time of the block, and give its address.
 
     The socket is opened here and handed on, so no other program can take the port in between, and
@@ -34,7 +32,7 @@ def running_site(
             f"--bind=fd://{listener.fileno()}",
             f"--workers={workers}",
         )
-        environment = {**env, "SHOP_LOCKING": str(locking), "SHOP_LIFELINE": "1"}
+        environment = {**env, "SHOP_LIFELINE": "1"}
         with child(
             "gunicorn",
             *command,

@@ -8,6 +8,8 @@ from shop.demo.attack import Load
 from shop.demo.report import Report
 from shop.demo.site import running_site
 
+GUARDS = {"SHOP_LOCKING": "True", "SHOP_VERSIONS": "True", "SHOP_FENCING": "True"}
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -15,6 +17,9 @@ class Stage:
 
     Attributes:
         run: a short name that is new each time; nothing a round makes meets an earlier run's.
+        load: of the buyers.
+        stock: items that they fight for.
+        edits: of one product, by editors.
         sabotage: ``guarded`` or ``unguarded`` turns that run into the other; for tests of the
             demo itself, which must then fail.
     """
@@ -22,23 +27,27 @@ class Stage:
     run: str
     load: Load
     stock: int
+    edits: int
     workers: int
     database_url: str
     folder: Path
     report: Report
     sabotage: str | None = None
 
-    def locking(self, *, guarded: bool) -> bool:
-        sabotaged = self.sabotage == ("guarded" if guarded else "unguarded")
-        return guarded != sabotaged
-
-    def site(
-        self, *, guarded: bool, port: int = 0, env: dict[str, str] | None = None
-    ) -> AbstractContextManager[str]:
+    def site(self, *, port: int = 0, **env: str) -> AbstractContextManager[str]:
+        """Run the site with every guard on, except as these variables say."""
         return running_site(
-            locking=self.locking(guarded=guarded),
             workers=self.workers,
-            env={"DATABASE_URL": self.database_url, **(env or {})},
+            env={**GUARDS, "DATABASE_URL": self.database_url, **env},
             log=self.folder / "site.log",
             port=port,
         )
+
+    def attacked_site(self, switch: str, *, guarded: bool) -> AbstractContextManager[str]:
+        """Run the site with one of its guards on or off; a sabotaged run gets the other."""
+        return self.site(**self.switched(switch, guarded=guarded))
+
+    def switched(self, switch: str, *, guarded: bool) -> dict[str, str]:
+        """Return the variable that turns a guard on or off; a sabotaged run gets the other."""
+        sabotaged = self.sabotage == ("guarded" if guarded else "unguarded")
+        return {switch: str(guarded != sabotaged)}

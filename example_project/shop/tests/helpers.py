@@ -20,6 +20,13 @@ def product(sku: str = "bell", **fields: Any) -> Product:
     )
 
 
+def filled(response: Any, **changes: str) -> dict[str, Any]:
+    """What a browser sends back of the form on a page, after these changes."""
+    context = response.context
+    form = context["form"] if "form" in context else context["adminform"].form
+    return {field.html_name: str(field.value()) for field in form} | changes
+
+
 @contextmanager
 def held_elsewhere(*key: str) -> Iterator[None]:
     """Let another connection hold a key for the time of the block."""

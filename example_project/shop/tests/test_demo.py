@@ -36,7 +36,7 @@ class Judging(SimpleTestCase):
         assert self.failure(broken, run()) == ""
         assert "BROKEN under a guard: sold once" in self.failure(broken, broken)
         assert "The attack proves nothing" in self.failure(run(), run())
-        assert "did not sell" in self.failure(broken, run(worked=False))
+        assert "did not do what it could" in self.failure(broken, run(worked=False))
 
     def test_an_attack_that_breaks_nothing_is_repeated_but_not_for_ever(self) -> None:
         said: list[str] = []
@@ -48,15 +48,19 @@ class Judging(SimpleTestCase):
 
 class Measuring(SimpleTestCase):
     def test_buyers_are_shared_out_to_the_last(self) -> None:
-        assert Load(buyers=10, processes=4, threads=1).shares() == [3, 3, 2, 2]
+        assert Load(visits=10, processes=4, threads=1).shares() == [3, 3, 2, 2]
 
     def test_answers_are_counted_and_ranked(self) -> None:
-        statuses = [201, 409, 409, 503, 0, 500]
-        answers = Answers(tuple(Answer(status, n / 10, 0.0) for n, status in enumerate(statuses)))
+        statuses = [201, 409, 409, 503, 0, 412]
+        answers = Answers(tuple(Answer(status, n / 10) for n, status in enumerate(statuses)))
         kinds = ("sold", "sold out", "busy", "failed")
         assert [answers.count(kind) for kind in kinds] == [1, 2, 1, 2]
         assert answers.latency[0] == 0.25
         assert Answers(()).latency == (0.0, 0.0)
+
+    def test_tries_after_the_first_are_counted(self) -> None:
+        answers = Answers((Answer(200, 0.1), Answer(200, 0.1, tries=4)))
+        assert (answers.count("saved"), answers.retried) == (2, 3)
 
     def test_another_database_of_the_same_server_keeps_all_else(self) -> None:
         for url, other in (

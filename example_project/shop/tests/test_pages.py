@@ -1,11 +1,8 @@
-from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.test import Client, TestCase, override_settings
-from django.urls import reverse
 
 from shop.models import Order, Product
-from shop.purchase import buy
-from shop.tests.helpers import PROBLEM, held_elsewhere, product
+from shop.tests.helpers import held_elsewhere, product
 
 
 class VisitorsPages(TestCase):
@@ -73,92 +70,3 @@ class VisitorsPages(TestCase):
             )
         self.assertContains(response, "One moment, please", status_code=503)
         assert response["Retry-After"] == "1"
-
-
-class StaffPages(TestCase):
-    def test_stock_and_settlements_are_for_staff(self) -> None:
-        product()
-        for address in ("/stock/", "/stock/bell/", "/settlements/"):
-            response = self.client.get(address)
-            self.assertRedirects(response, f"{reverse('admin:login')}?next={address}")
-
-    def test_staff_change_price_and_stock(self) -> None:
-        product()
-        self.sign_in()
-        self.assertContains(self.client.get("/stock/"), "bell")
-        response = self.client.post("/stock/bell/", {"price": "5", "stock": "7"}, follow=True)
-        self.assertContains(response, "Bell: 7 in stock.")
-        wrong = self.client.post("/stock/bell/", {"price": "0", "stock": "-1"})
-        assert wrong.status_code == 400
-        assert Product.objects.get().stock == 7
-
-    def test_the_admin_never_writes_back_a_stock_it_has_read(self) -> None:
-        bell = product(stock=3)
-        self.sign_in()
-        stale = Product.objects.get()
-        Product.objects.update(stock=2)
-        model_admin = reverse("admin:shop_product_change", args=[bell.pk])
-        self.client.post(
-            model_admin, {"sku": "bell", "name": "Bell", "description": "", "price": "1.00"}
-        )
-        bell.refresh_from_db()
-        assert (bell.stock, stale.stock, str(bell.price)) == (2, 3, "1.00")
-
-    def test_the_admin_shows_orders_and_changes_none(self) -> None:
-        product()
-        order = buy("bell", 1, "Ada")
-        self.sign_in()
-        self.assertContains(self.client.get("/admin/shop/order/"), order.number)
-        address = reverse("admin:shop_order_change", args=[order.pk])
-        self.assertContains(self.client.get(address), "Ada")
-        assert self.client.post(address, {"buyer": "Eve"}).status_code == 403
-        for model in ("payment", "settlement"):
-            assert self.client.get(f"/admin/shop/{model}/").status_code == 200
-
-    def sign_in(self) -> None:
-        staff = get_user_model().objects.create_superuser("clerk", password="clerk")  # noqa: S106
-        self.client.force_login(staff)
-
-
-class Api(TestCase):
-    def purchase(self, **body: object):
-        return Client(enforce_csrf_checks=True).post(
-            "/api/purchases/", body, content_type="application/json"
-        )
-
-    def test_a_purchase_is_created_without_cookie_or_token(self) -> None:
-        product()
-        response = self.purchase(sku="bell", quantity=1, buyer="Ada")
-        assert response.status_code == 201
-        order = Order.objects.get()
-        assert response.json() == {"order": str(order.reference), "total": "9.50"}
-        assert response["Location"] == f"http://testserver/orders/{order.reference}/"
-        assert response["Server-Timing"] == "lock;dur=0.0"
-
-    def test_refusals_are_problems(self) -> None:
-        product(stock=0)
-        for body, status in (
-            ({"sku": "bell", "quantity": 1, "buyer": "Ada"}, 409),
-            ({"sku": "whistle", "quantity": 1, "buyer": "Ada"}, 404),
-            ({"sku": "bell", "quantity": -1, "buyer": "Ada"}, 400),
-            ({}, 400),
-        ):
-            with self.subTest(body=body):
-                response = self.purchase(**body)
-                assert (response.status_code, response["Content-Type"]) == (status, PROBLEM)
-
-    def test_what_is_not_json_is_refused(self) -> None:
-        for body in ("sku=bell", "[1]", "\xff"):
-            response = self.client.post("/api/purchases/", body, content_type="application/json")
-            assert response.status_code == 400
-
-    @override_settings(DBLOCK_ADVISORY_TIMEOUT=0)
-    def test_busy_is_503_with_retry_after(self) -> None:
-        product()
-        with held_elsewhere("inventory", "bell"):
-            response = self.purchase(sku="bell", quantity=1, buyer="Ada")
-        assert (response.status_code, response["Content-Type"]) == (503, PROBLEM)
-        assert response["Retry-After"] == "1"
-
-    def test_health_says_so(self) -> None:
-        assert self.client.get("/health/").json() == {"status": "ok"}

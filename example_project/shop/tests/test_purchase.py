@@ -2,10 +2,11 @@
 import threading
 
 from django.db import connection
+from django.db.models.signals import post_save
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from django_dblock import LockTimeout
+from django_dblock import LockTimeout, StaleObject
 from shop.models import Basket, BasketLine, Order, Product
 from shop.purchase import EmptyBasket, SoldOut, buy, buy_basket
 from shop.tests.helpers import held_elsewhere, product
@@ -45,6 +46,26 @@ class Buying(TestCase):
         locked = next(i for i, sql in enumerate(statements) if "pg_try_advisory_xact_lock" in sql)
         read = next(i for i, sql in enumerate(statements) if 'FROM "shop_product"' in sql)
         assert locked < read
+
+    def test_a_sale_is_a_new_version_so_an_open_stock_form_notices(self) -> None:
+        bell = product(stock=3)
+        buy("bell", 1, "Ada")
+        bell.price = 5
+        with self.assertRaises(StaleObject):
+            bell.save()
+
+    def test_what_else_was_changed_meanwhile_does_not_stop_a_sale(self) -> None:
+        """A new description between its read and its write; the lock is for the stock alone."""
+        product(stock=3)
+
+        def describe(**_: object) -> None:
+            Product.objects.update(description="Rings exactly once.")
+
+        post_save.connect(describe, sender=Order)
+        self.addCleanup(post_save.disconnect, describe, sender=Order)
+        buy("bell", 1, "Ada")
+        bell = Product.objects.get()
+        assert (bell.stock, bell.description) == (2, "Rings exactly once.")
 
     @override_settings(SHOP_LOCKING=False)
     def test_the_switch_leaves_out_the_lock_and_nothing_else(self) -> None:

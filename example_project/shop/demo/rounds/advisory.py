@@ -6,7 +6,7 @@ from decimal import Decimal
 from django.db.models import Sum
 
 from shop.demo.attack import Answers, attack
-from shop.demo.play import Run
+from shop.demo.play import Run, milliseconds
 from shop.demo.stage import Stage
 from shop.models import OrderLine, Product
 
@@ -18,7 +18,7 @@ class LastItems:
 
     def unguarded(self, stage: Stage, attempt: int) -> Run:
         """Attack without the lock; each further attempt brings more buyers."""
-        harder = replace(stage.load, buyers=stage.load.buyers * attempt)
+        harder = replace(stage.load, visits=stage.load.visits * attempt)
         return self._run(replace(stage, load=harder), f"off-{attempt}", guarded=False)
 
     def guarded(self, stage: Stage) -> Run:
@@ -32,9 +32,12 @@ class LastItems:
             price=Decimal("49.00"),
             stock=stage.stock,
         )
-        label = "lock on " if guarded else "lock off"
-        with stage.site(guarded=guarded) as address, stage.report.progress(label, stage.load) as on:
-            answers = attack(address, product.sku, stage.load, on)
+        label = "guard on " if guarded else "guard off"
+        with (
+            stage.attacked_site("SHOP_LOCKING", guarded=guarded) as address,
+            stage.report.progress(label, stage.load, crowd="buyers", good="sold") as on_answer,
+        ):
+            answers = attack("buyers", address, product.sku, stage.load, on_answer)
         return _judge(product, stage.stock, answers)
 
 
@@ -55,8 +58,8 @@ def _judge(product: Product, start: int, answers: Answers) -> Run:
             "refused, sold out": str(answers.count("sold out")),
             "refused, busy": str(busy),
             "failed": str(answers.count("failed")),
-            "latency p50 / p99": _milliseconds(answers.latency),
-            "lock wait p50 / p99": _milliseconds(answers.wait),
+            "latency p50 / p99": milliseconds(answers.latency),
+            "lock wait p50 / p99": milliseconds(answers.wait),
         },
         invariants={
             "stock never below 0": product.stock >= 0,
@@ -67,7 +70,3 @@ def _judge(product: Product, start: int, answers: Answers) -> Run:
         # A site that refuses everybody keeps every invariant, and proves nothing.
         worked=answers.count("failed") == 0 and (busy > 0 or sold >= demand) and sold > 0,
     )
-
-
-def _milliseconds(values: tuple[float, float]) -> str:
-    return " / ".join(f"{value * 1000:.0f}" for value in values) + " ms"

@@ -27,20 +27,21 @@ from shop.demo.stage import Stage
 
 class Command(BaseCommand):
     help = (
-        "Attack the shop over HTTP from several processes, first without its locks, then with "
-        "them, and compare what the database says afterwards. Exit status 0: the locks kept every "
-        "invariant, and their absence broke one."
+        "Attack the shop over HTTP from several processes, first without its guards, then with "
+        "them, and compare what the database says afterwards. Exit status 0: the guards kept every "
+        "invariant, and the absence of each broke one."
     )
     requires_migrations_checks = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--buyers", type=_positive, default=1000, help="who each want one item (%(default)s)")
+        add("--buyers", type=_positive, default=600, help="who each want one item (%(default)s)")
         add("--stock", type=_positive, default=50, help="items there are (%(default)s)")
+        add("--edits", type=_positive, default=80, help="of one product (%(default)s)")
         add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
         add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
         add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
-        add("--serve", action="store_true", help="leave the site running, locks on")
+        add("--serve", action="store_true", help="leave the site running, guards on")
         add("--port", type=int, default=0, help="for --serve; a free one by default")
         add("--sabotage", choices=("guarded", "unguarded"), help=SUPPRESS)
 
@@ -58,6 +59,7 @@ class Command(BaseCommand):
                 run=uuid.uuid4().hex[:6],
                 load=Load(sizes["buyers"], sizes["processes"], sizes["threads"]),
                 stock=sizes["stock"],
+                edits=sizes["edits"],
                 workers=sizes["workers"],
                 database_url=database_url,
                 folder=Path(folder),
@@ -67,7 +69,7 @@ class Command(BaseCommand):
             failures = [failure for each in ROUNDS if (failure := _played(each, stage))]
             if failures:
                 raise CommandError("\n".join(failures))
-            report.say(f"The locks held ({time.monotonic() - started:.1f} s).")
+            report.say(f"The guards held ({time.monotonic() - started:.1f} s).")
             if serve:
                 _serve(stage, port)
 
@@ -87,7 +89,7 @@ def _serve(stage: Stage, port: int) -> None:
     staff.save()
     with (
         running_acquirer(stage.folder / "charges.sqlite3") as acquirer,
-        stage.site(guarded=True, port=port, env={"ACQUIRER_URL": acquirer}) as address,
+        stage.site(port=port, ACQUIRER_URL=acquirer) as address,
     ):
         stage.report.say(f"The shop is at {address}  (staff: demo, password: {password})")
         stage.report.say(f"The acquirer's books are at {acquirer}/charges. Ctrl-C ends both.")

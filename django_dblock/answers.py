@@ -1,0 +1,25 @@
+"""Which answer a request gets that one of the package's errors has ended."""
+
+from django.utils.translation import gettext as _
+
+from django_dblock.conf import conf
+from django_dblock.exceptions import LockTimeout
+from django_dblock.problem import Problem
+from django_dblock.versioning.http import conflict_problem
+
+
+def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
+    """Return what to tell the client; None where the error is not one to be told.
+
+    That it may end better next time, or after another look at what is there, is told. What shows
+    a mistake in the project (a missing version, an unsafe isolation level, a full lock table) is
+    not: it stays an error.
+
+    Args:
+        error: what was raised.
+        conditional: the request carried ``If-Match`` or ``If-None-Match: *``.
+    """
+    if isinstance(error, LockTimeout):
+        detail = _("Somebody else is working on this just now. Nothing was saved. Try again.")
+        return Problem(conf.locked_status, "locked", detail, retry_after=1)
+    return conflict_problem(error, conditional=conditional)

@@ -1,0 +1,73 @@
+"""``dblock run``: run a command while holding a fenced lock, and end it before the lock is lost."""
+
+import os
+from argparse import ArgumentTypeError
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser, OutputWrapper
+
+from django_dblock.cli import key_parts
+from django_dblock.cli.exit_status import FAILED, NOT_ACQUIRED, USAGE
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Take the lock, how to hold it, and the command."""
+    parser.add_argument(
+        "--lock", nargs="+", required=True, metavar="PART",
+        help=f"the key of the lock; {key_parts.SYNTAX}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ttl", type=float, default=30.0, metavar="SECONDS",
+        help="how long the lock stays taken when this process is lost; 30 if not given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=_timeout, default=0.0, metavar="SECONDS",
+        help="how long to wait for the lock, or 'forever'; 0 (not at all) if not given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--hold-at-least", type=float, default=0.0, metavar="SECONDS",
+        help="keep the lock taken for so long from its beginning, even if the command ends earlier",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lock-delay", type=float, default=0.0, metavar="SECONDS",
+        help="nobody gets the lock for so long after it has expired unreleased",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exit-code", type=int, default=NOT_ACQUIRED, metavar="STATUS",
+        help=f"exit status if somebody else has the lock; {NOT_ACQUIRED} if not given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quiet", action="store_true", help="say nothing if somebody else has the lock"
+    )
+    parser.add_argument(
+        "command", nargs="+", metavar="COMMAND", help="after '--': what to run, without a shell"
+    )
+
+
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001 - the command's
+    """Run the command and exit with its status; what goes wrong has a status of its own.
+
+    Raises:
+        SystemExit: with the command's status, if that is not 0.
+        CommandError: the lock was not had, or was lost; or the command can't be run.
+    """
+    if not hasattr(os, "killpg"):
+        raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
+    from django_dblock.cli.supervise import under_lock
+
+    try:
+        key, _ = key_parts.parse(options["lock"], options["using"])
+    except CommandError as error:
+        error.returncode = USAGE
+        raise
+    if status := under_lock.run(key, options):
+        raise SystemExit(status)
+
+
+def _timeout(text: str) -> float | None:
+    if text == "forever":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is neither a number nor 'forever'") from error

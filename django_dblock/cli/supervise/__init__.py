@@ -1,0 +1,1 @@
+"""One command under one lease: its process group, its signals, its end. Needs POSIX."""

@@ -1,0 +1,198 @@
+"""Django REST framework: ETag and If-Match for views of versioned models, and error answers.
+
+Needs the extra: ``pip install "django-dblock[rest_framework]"``.
+"""
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+from rest_framework.exceptions import APIException
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as default_handler
+
+from django_dblock.answers import problem_of
+from django_dblock.problem import PROBLEM_JSON, Problem
+from django_dblock.versioning.http import (
+    SAFE,
+    fresh_tag,
+    malformed_problem,
+    missing_problem,
+    present_tag,
+    set_etag,
+    unused,
+)
+from django_dblock.versioning.model import VersionedModel
+from django_dblock.versioning.precondition import IfMatch, conditional
+from django_dblock.versioning.tags import MalformedTags
+
+if TYPE_CHECKING:
+    from rest_framework.generics import GenericAPIView as _View
+else:
+    _View = object
+
+
+class Refused(APIException):  # type: ignore[misc]  # the framework has no types
+    """A conflict as the framework's own kind of error, so that any exception handler answers it.
+
+    Attributes:
+        problem: what is told.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail, problem.code)
+        self.problem = problem
+        self.status_code = problem.status
+        if problem.retry_after is not None:
+            self.wait = problem.retry_after  # the framework makes Retry-After of it
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Any:
+    """Answer the package's errors as ``application/problem+json``, others as the framework does.
+
+    For ``REST_FRAMEWORK["EXCEPTION_HANDLER"]``. The statuses are those of
+    :class:`~django_dblock.middleware.ConflictMiddleware`, with ``Retry-After`` where the same
+    request may end better; under ATOMIC_REQUESTS what the request has written is rolled back.
+    Other formats than JSON get the same members.
+    """
+    request = context["request"]
+    error = refusal(error, request)
+    response = default_handler(error, context)
+    if isinstance(error, Refused):
+        response.data = error.problem.members()
+        renderer = getattr(request, "accepted_renderer", None)  # none yet if that was the error
+        if getattr(renderer, "format", None) == "json":
+            response.content_type = PROBLEM_JSON
+    return response
+
+
+def refusal(error: Exception, request: Any) -> Exception:
+    """Return an error of the package as a :class:`Refused`, its cause; any other as it is."""
+    problem = problem_of(error, conditional=conditional(request))
+    if problem is None:
+        return error
+    refused = Refused(problem)
+    refused.__cause__ = error
+    return refused
+
+
+class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no types
+    """ETag and If-Match for a generic view or viewset of a :class:`VersionedModel`.
+
+    Put it first: ``class ProductViewSet(VersionedViewMixin, ModelViewSet)``.
+
+    An answer that is a serializer's data of one object (retrieve, create, update, partial_update,
+    and actions of that kind) carries its ``ETag``. Whatever object an unsafe method gets by
+    ``get_object()`` (update, partial_update, destroy, and actions of your own) is bound to the
+    version in the request's ``If-Match``: each later ``save()`` of it names that version in its
+    UPDATE, also with ``cas_on_save = False``, and so does destroy in its DELETE. Without the
+    header the answer is 428; on a conflict 412, with the present tag; to a malformed header 400:
+    by whichever exception handler the project has.
+
+    Guarantees: as :func:`if_match`. A PUT, PATCH or DELETE is one transaction, so that a
+    serializer that saves several rows saves all or none. No SELECT more than without.
+
+    Does not guarantee: anything about a ``perform_destroy()`` of your own that calls ``delete()``
+    (call ``delete_cas()``), about other instances of the same row, and about a POST that writes
+    several rows without a transaction. The forms of the browsable API send no ``If-Match``.
+
+    Set ``if_match_required = False`` on a view, or in ``@action(…, if_match_required=False)``, to
+    take writes without the header; one that is sent is honoured all the same. An action that does
+    not call ``get_object()`` has ``request.if_match``.
+
+    Raises:
+        RuntimeError: an unsafe method answered with success, and never used the precondition that
+            the client sent.
+        MissingVersion: an object is shown whose version was deferred.
+    """
+
+    if_match_required = True
+
+    def etag_variant(self) -> str:
+        """Return what tells representations of one URL apart: the format of the renderer."""
+        return str(self.request.accepted_renderer.format)
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """As the framework's; then read the precondition, and prepare the transaction."""
+        super().initial(request, *args, **kwargs)
+        try:
+            condition = IfMatch("none") if request.method in SAFE else IfMatch.of(request)
+        except MalformedTags as error:
+            raise Refused(malformed_problem()) from error
+        request._request.if_match = condition  # noqa: SLF001 - for copies of the request, too
+        if condition and self._creates(request):
+            if condition.kind != "absent":
+                detail = _("There is nothing here yet that If-Match could be about.")
+                raise Refused(Problem(412, "not_there", detail))
+            condition.waive()  # an INSERT overwrites nothing
+        if request.method in {"PUT", "PATCH", "DELETE"}:
+            self._in_transaction(request.method.lower())
+
+    def get_object(self) -> Any:
+        """Get the object; where it may be written, bind it to the version that the client saw."""
+        instance = super().get_object()
+        if self.request.method not in SAFE:
+            if self.if_match_required and not self.request.if_match:
+                raise Refused(missing_problem())
+            self.request.if_match.bind(instance)
+        return instance
+
+    def perform_destroy(self, instance: Any) -> None:
+        """Delete the row that the client saw; without a precondition, as the framework does."""
+        if self.request.if_match:
+            instance.delete_cas()
+        else:
+            super().perform_destroy(instance)
+
+    def handle_exception(self, exc: Exception) -> Any:
+        """Answer a conflict, with the present tag of the row."""
+        response = super().handle_exception(refusal(exc, self.request))
+        condition = getattr(self.request, "if_match", None)
+        if condition is not None:  # not read yet where a permission was refused
+            present_tag(response, condition, exc, self.etag_variant())
+        return response
+
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Put the tag on the answer; refuse to have ignored a precondition."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        instance = _shown(response)
+        if request.method in SAFE:
+            if instance is not None and "ETag" not in response.headers:
+                set_etag(response, instance, self.etag_variant())
+            return response
+        if unused(request, response):
+            raise RuntimeError(
+                f"The client sent a precondition (If-Match), and {type(self).__name__} answered "
+                f"{request.method} with {response.status_code} without having used it. Get the "
+                f"object by get_object(), or call request.if_match.bind(instance) before writing; "
+                f"if nothing is written, request.if_match.waive()."
+            )
+        fresh_tag(response, instance, self.etag_variant())
+        return response
+
+    def _creates(self, request: Any) -> bool:
+        if hasattr(self, "action"):
+            return bool(self.action == "create")
+        return request.method == "POST" and hasattr(self, "create")
+
+    def _in_transaction(self, method: str) -> None:
+        """Let the handler that is called next, on this instance of the view, be one transaction."""
+        if (handler := getattr(self, method, None)) is None:
+            return
+        using = self.get_queryset().select_for_update().db  # the alias it would write to
+
+        @wraps(handler)
+        def in_transaction(*args: Any, **kwargs: Any) -> Any:
+            with transaction.atomic(using=using):
+                return handler(*args, **kwargs)
+
+        setattr(self, method, in_transaction)
+
+
+def _shown(response: Response) -> VersionedModel | None:
+    """Return the object whose serialized data the answer is."""
+    serializer = getattr(getattr(response, "data", None), "serializer", None)
+    instance = getattr(serializer, "instance", None)
+    saved = isinstance(instance, VersionedModel) and not instance._state.adding  # noqa: SLF001
+    return instance if saved and 200 <= response.status_code < 300 else None  # noqa: PLR2004

@@ -1,0 +1,138 @@
+"""A lock was not taken, or would protect nothing."""
+
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import NotSupportedError
+
+from django_dblock.exceptions.base import DblockError, LockError
+
+
+class LockTimeout(LockError, TimeoutError):
+    """The lock was still held by somebody else when the time was up. Nothing was locked.
+
+    The surrounding transaction, if there was one, is usable.
+
+    Attributes:
+        timeout: the time that was allowed, in seconds; None where only the server's own
+            ``lock_timeout`` applied.
+        waited: the time that was spent, in seconds.
+        holder: who has it, as far as is known.
+    """
+
+    def __init__(  # noqa: PLR0913 - its data
+        self,
+        *,
+        keys: tuple[tuple[Any, ...], ...],
+        name: str,
+        using: str,
+        timeout: float | None,
+        waited: float,
+        holder: str = "another transaction",
+    ) -> None:
+        limit = "the server's lock_timeout" if timeout is None else f"timeout={timeout:g} s"
+        super().__init__(
+            f"{name} on database {using!r} is locked by {holder}: gave up after "
+            f"{waited:.3f} s ({limit}). Nothing was locked. Try again later, allow a longer "
+            f"timeout=, or see who holds it with 'manage.py dblock list'.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+        self.timeout = timeout
+        self.waited = waited
+        self.holder = holder
+
+
+class LockDeadlock(LockError):
+    """PostgreSQL found a deadlock and chose this transaction to give way. Nothing was locked.
+
+    The surrounding transaction is usable, but the others go on waiting for what it already holds.
+    """
+
+    def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
+        super().__init__(
+            f"Waiting for {name} on database {using!r} would never have ended: this transaction "
+            f"and another hold what the other waits for. End this transaction and run it again "
+            f"from its start; to rule it out, take all keys at once with advisory_locks([...]), "
+            f"and take a lock exclusively at once rather than shared first.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+
+
+class LockTableFull(LockError):
+    """The server has no room for another lock. Nothing was locked.
+
+    With a single key inside somebody's transaction, that transaction can only be rolled back: no
+    savepoint was paid for, and Django is told. With several keys it is usable.
+
+    The table is shared by the whole cluster and holds about ``max_locks_per_transaction *
+    (max_connections + max_prepared_transactions)`` locks.
+    """
+
+    def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
+        super().__init__(
+            f"No room for {name} in the server's lock table (database {using!r}). Raise "
+            f"max_locks_per_transaction in postgresql.conf (needs a restart), or lock fewer keys "
+            f"in one transaction; 'manage.py dblock list' shows who fills it.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+
+
+class UnsafeIsolation(LockError, ImproperlyConfigured):
+    """The transaction's snapshot can be older than the lock, so the lock would not protect it.
+
+    Attributes:
+        isolation: the transaction's isolation level, as the server reports it.
+    """
+
+    def __init__(
+        self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, isolation: str
+    ) -> None:
+        super().__init__(
+            f"{name} was not locked: the transaction on database {using!r} runs at "
+            f"{isolation.upper()}, where every statement sees the snapshot of the first one, so "
+            f"what is read under the lock can be older than the lock. Run it at READ COMMITTED, "
+            f"or set DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True if the lock is the transaction's "
+            f"first statement and you retry serialization failures.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+        self.isolation = isolation
+
+
+class StandbyDatabase(LockError):
+    """The alias leads to a standby, whose locks the primary never sees."""
+
+    def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
+        super().__init__(
+            f"{name} was not locked: database {using!r} is a standby (in recovery), and a lock "
+            f"there protects nothing that is written on the primary. Pass using= with the alias "
+            f"of the primary, or set DBLOCK_DATABASE.",
+            keys=keys,
+            name=name,
+            using=using,
+        )
+
+
+class UnsupportedDatabase(DblockError, NotSupportedError):
+    """The alias leads to something that is not PostgreSQL, or only looks like it.
+
+    Attributes:
+        using: the database alias.
+        engine: what was found there.
+    """
+
+    def __init__(self, *, using: str, engine: str) -> None:
+        super().__init__(
+            f"django_dblock needs PostgreSQL, but database {using!r} is {engine}, whose advisory "
+            f"locks are missing or do nothing. Pass using= with the alias of a PostgreSQL "
+            f"database, or set DBLOCK_DATABASE."
+        )
+        self.using = using
+        self.engine = engine

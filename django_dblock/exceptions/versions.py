@@ -1,0 +1,132 @@
+"""A row was not written, because it is not what it was."""
+
+from typing import Any
+
+from django_dblock.exceptions.base import DblockError
+
+
+class StaleObject(DblockError):
+    """The row was written, or deleted, by somebody else since it was read. Nothing was written.
+
+    The surrounding transaction, if there was one, is usable, and the instance keeps its version.
+
+    Attributes:
+        instance: the object that was not written.
+        model: the label of its model, ``shop.Product``.
+        pk: its primary key.
+        expected: the version the row should have had; None where it only had to be there.
+        actual: the version it has; None where the row is gone.
+        using: the database alias.
+        rolled_back: what the instance carries was written in a transaction that was rolled back.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: Any,
+        expected: int | None,
+        actual: int | None,
+        using: str,
+        rolled_back: bool = False,
+    ) -> None:
+        model, pk = instance._meta.label, instance.pk  # noqa: SLF001 - Django's public Meta API
+        row = f"{model} {pk!r} on database {using!r}"
+        if rolled_back:
+            now = "isn't there" if actual is None else f"has version {actual}"
+            what = (
+                f"{row} was not written: version {expected} in memory comes from a transaction "
+                f"that was rolled back (or whose COMMIT got no answer), and the row {now}."
+            )
+        elif actual is None:
+            what = f"{row} was not written: it has been deleted."
+        elif actual == expected:
+            what = (
+                f"{row} was not written, though it has version {actual}: a trigger or a row-level "
+                f"security policy forbids it."
+            )
+        else:
+            what = (
+                f"{row} was not written: it has version {actual}, not {expected}, so it was "
+                f"changed since it was read."
+            )
+        super().__init__(
+            f"{what} Read it again (refresh_from_db()) and decide anew, or run the whole "
+            f"function again with @retry_on_conflict."
+        )
+        self.instance = instance
+        self.model = model
+        self.pk = pk
+        self.expected = expected
+        self.actual = actual
+        self.using = using
+        self.rolled_back = rolled_back
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the row is gone."""
+        return self.actual is None
+
+
+class StaleObjects(DblockError):
+    """Some of many rows were written by somebody else since they were read. Nothing was written.
+
+    Attributes:
+        model: the label of their model.
+        pks: the primary keys of the stale objects.
+        using: the database alias.
+    """
+
+    def __init__(self, *, model: str, pks: list[Any], using: str) -> None:
+        shown = ", ".join(repr(pk) for pk in pks[:10]) + (", …" if len(pks) > 10 else "")  # noqa: PLR2004
+        super().__init__(
+            f"{len(pks)} of the {model} rows on database {using!r} changed, or went, since they "
+            f"were read: {shown}. Nothing was written. Read them again, or use "
+            f'on_conflict="report" to write the others.'
+        )
+        self.model = model
+        self.pks = pks
+        self.using = using
+
+
+class MissingVersion(DblockError, ValueError):
+    """The instance carries no version that its other values were read with. Nothing was sent.
+
+    Attributes:
+        model: the label of its model.
+        pk: its primary key.
+        adding: it was made here and never read.
+    """
+
+    def __init__(self, *, model: str, pk: Any, adding: bool) -> None:
+        why = (
+            "it was never read from the database. Use save() to insert it, or pass expected= "
+            "with the version that was seen"
+            if adding
+            else "its version was deferred, read apart from its other values, or not returned by "
+            "a save that did not compare; or its primary key was changed, and the version is that "
+            "of another row. Read the whole object, version included, or pass expected= with the "
+            "version that was seen"
+        )
+        super().__init__(f"{model} {pk!r} has no version to compare: {why}.")
+        self.model = model
+        self.pk = pk
+        self.adding = adding
+
+
+class RetryInTransaction(DblockError, RuntimeError):
+    """A function with ``@retry_on_conflict`` was called inside a transaction. It was not run.
+
+    Attributes:
+        function: its qualified name.
+        using: the database alias.
+    """
+
+    def __init__(self, *, function: str, using: str) -> None:
+        super().__init__(
+            f"{function} can't be retried inside an open transaction on database {using!r}: it "
+            f"would go on with what that transaction has read. Put @retry_on_conflict around the "
+            f"outermost transaction; for a view under ATOMIC_REQUESTS, add "
+            f"@transaction.non_atomic_requests."
+        )
+        self.function = function
+        self.using = using

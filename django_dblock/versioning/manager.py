@@ -1,0 +1,39 @@
+"""The manager whose querysets bump the version."""
+# ruff: noqa: D102 - what they do stands at the queryset
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from django.db import models
+
+from django_dblock.versioning.queryset import M, VersionedQuerySet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    class VersionedManager(models.Manager[M]):
+        """The manager of a VersionedModel, as type checkers see it: its querysets are ours."""
+
+        def get_queryset(self) -> VersionedQuerySet[M]: ...
+        def all(self) -> VersionedQuerySet[M]: ...
+        def none(self) -> VersionedQuerySet[M]: ...
+        def using(self, alias: str | None) -> VersionedQuerySet[M]: ...
+        def filter(self, *args: Any, **kwargs: Any) -> VersionedQuerySet[M]: ...
+        def exclude(self, *args: Any, **kwargs: Any) -> VersionedQuerySet[M]: ...
+        def order_by(self, *field_names: Any) -> VersionedQuerySet[M]: ...
+        def select_related(self, *fields: Any) -> VersionedQuerySet[M]: ...
+        def select_for_update(self, *args: Any, **options: Any) -> VersionedQuerySet[M]: ...
+        def defer(self, *fields: Any) -> VersionedQuerySet[M]: ...
+        def only(self, *fields: Any) -> VersionedQuerySet[M]: ...
+        def bulk_save_cas(
+            self,
+            objs: Iterable[M],
+            fields: Iterable[str],
+            *,
+            batch_size: int | None = None,
+            on_conflict: Literal["report", "raise"] = "report",
+        ) -> list[Any]: ...
+
+else:
+
+    class VersionedManager(models.Manager.from_queryset(VersionedQuerySet)):
+        """The manager of a VersionedModel. Base a manager of your own on this one."""

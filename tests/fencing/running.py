@@ -1,0 +1,138 @@
+"""``dblock run`` as a process of its own, and looking at processes from outside."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from django.db import connection
+
+from tests.fencing.helpers import NAME
+from tests.helpers import observe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(url=None):
+    """What a child needs to work on the test database."""
+    server, _, _ = os.environ["DATABASE_URL"].rpartition("/")
+    return {
+        **os.environ,
+        "DATABASE_URL": url or f"{server}/{connection.settings_dict['NAME']}",
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "example_project")]),
+    }
+
+
+def dblock(*arguments):
+    return [sys.executable, "-m", "django", "dblock", *arguments]
+
+
+@contextmanager
+def running(*options, command, name=NAME, url=None, **more):
+    """Start it, and leave nothing of it behind."""
+    lock = [] if name is None else ["--lock", name]
+    arguments = dblock("run", *lock, *options, "--", *command) if name else list(command)
+    process = subprocess.Popen(
+        arguments, env=environment(url), cwd=ROOT, text=True, start_new_session=True,
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        for pid in session(process.pid):
+            with_no_error(os.kill, pid, signal.SIGKILL)
+        process.kill()
+        process.wait(20)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with_no_error(pipe.close)
+
+
+def with_no_error(function, *arguments):
+    with suppress(OSError):
+        function(*arguments)
+
+
+def session(leader):
+    """All processes that a run has started, but for those that made a session of their own."""
+    return [pid for pid, fields in stats() if int(fields[3]) == leader]
+
+
+def stats():
+    """(pid, the fields of its stat from the state on) of all processes that are alive."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        fields = text.rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            yield int(path.parent.name), fields
+
+
+def is_alive(pid):
+    return any(each == pid for each, _ in stats())
+
+
+def state(pid):
+    return next((fields[0] for each, fields in stats() if each == pid), None)
+
+
+def until_ended(*pids):
+    observe.until(lambda: not any(map(is_alive, pids)), f"{pids} end")
+
+
+def until_stopped(*pids):
+    observe.until(lambda: all(state(pid) == "T" for pid in pids), f"{pids} are stopped")
+
+
+def line(process):
+    """The next line that the command prints."""
+    found = process.stdout.readline()
+    assert found, process.stderr.read()
+    return found.strip()
+
+
+def finish(process):
+    """End its standard input, at which the command ends; return exit status and what it said."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def outcome(process):
+    """Wait until it ends, whatever for; return the same."""
+    process.wait(60)
+    return process.returncode, process.stdout.read(), process.stderr.read()
+
+
+# A command that says its pid, then that of each child it has forked, and waits until its
+# standard input ends.
+WAITS = (
+    sys.executable, "-u", "-c",
+    """
+import os, sys, time
+print(os.getpid())
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid())
+        time.sleep(600)
+sys.stdin.read()
+print("done")
+""",
+)  # fmt: skip
+
+# The same, but it says which signals it gets, and does not end by them.
+STUBBORN = (
+    sys.executable, "-u", "-c",
+    """
+import os, signal, sys
+for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2"):
+    signal.signal(getattr(signal, f"SIG{name}"), lambda n, _: print(signal.Signals(n).name))
+print(os.getpid())
+sys.stdin.read()
+print("done")
+""",
+)  # fmt: skip

@@ -1,0 +1,140 @@
+"""``manage.py dblock list``: the fenced locks beside the advisory ones."""
+
+import json
+
+import pytest
+from django.core.management import CommandError
+from django.db import DataError, ProgrammingError
+
+from django_dblock import FencedLock, advisory_lock, fenced_lock
+from django_dblock.sql import inspect as sql
+from tests.fencing.helpers import NAME
+from tests.test_commands import run
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def shown(*arguments):
+    return json.loads(run("list", "--json", *arguments))
+
+
+def names(*arguments):
+    return [lease["name"] for lease in shown(*arguments)["fenced"]]
+
+
+def ticket(observer, owner, name=NAME):
+    observer.execute(
+        "INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)"
+        " VALUES (%s, 0, %s, clock_timestamp() + interval '1 min')",
+        [name, owner],
+    )
+
+
+def test_the_table(rendering, observer):
+    with fenced_lock("kept", ttl=60, hold_at_least=60), fenced_lock("over", ttl=60):
+        pass
+    with fenced_lock(NAME, ttl=60, lock_delay=5) as lock:
+        ticket(observer, "host:1:MainThread")
+        [title, kept, held, over] = run("list").splitlines()
+    assert title.split() == [
+        "fenced", "lock", "slot", "state", "token", "owner", "age", "free", "in", "renewed",
+        "grants", "delay", "waiting",
+    ]  # fmt: skip
+    assert held.split()[:4] == [NAME, "0", "held", str(lock.token)]
+    assert held.split()[-4:] == ["1", "5.0", "s", "host:1:MainThread"]
+    assert kept.split()[:3] == ["kept", "0", "delayed"]
+    assert over.split()[:3] == ["over", "0", "expired"]
+
+
+def test_both_kinds_a_table_each(rendering):
+    with fenced_lock(NAME, ttl=60), advisory_lock("a"):
+        lines = run("list").splitlines()
+        assert [line.partition(" ")[0] for line in lines] == ["lock", "a", "", "fenced", NAME]
+        assert run("list", "--kind", "advisory").splitlines()[0].startswith("lock")
+        assert len(run("list", "--kind", "fenced").splitlines()) == 2
+
+
+def test_json_has_every_field():
+    with fenced_lock(NAME, ttl=60, lock_delay=5, metadata={"job": "sync", "n": [1]}) as lock:
+        printed = shown()
+    assert printed["schema"] == 1
+    [lease] = printed["fenced"]
+    assert (lease["name"], lease["slot"], lease["state"]) == (NAME, 0, "held")
+    assert (lease["token"], lease["grants"], lease["waiting"]) == (lock.token, 1, [])
+    assert lease["metadata"] == {"job": "sync", "n": [1]}
+    assert lease["lock_delay"] == 5
+    assert 0 < lease["remaining"] <= 60 < lease["free_in"] <= 65
+    assert lease.keys() == {
+        "name", "slot", "state", "token", "owner", "age", "renewed", "remaining", "lock_delay",
+        "free_in", "grants", "metadata", "waiting",
+    }  # fmt: skip
+
+
+def test_only_one_kind():
+    assert shown("--kind", "fenced") == {"schema": 1, "fenced": []}
+    assert shown("--kind", "advisory") == {"schema": 1, "advisory": []}
+
+
+def test_one_statement_for_each_kind(statements):
+    with fenced_lock(NAME, ttl=60):
+        for arguments, count in {(): 2, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
+            with statements() as sent:
+                run("list", *arguments)
+            assert len(sent) == count
+
+
+def test_filters(observer, settings):
+    settings.DBLOCK_NAMESPACE = "shop"
+    with fenced_lock("account", 7, ttl=60), fenced_lock(NAME, ttl=60):
+        with fenced_lock("over", ttl=60):
+            pass
+        assert names() == ["shop::account:7", f"shop::{NAME}", "shop::over"]
+        assert names("--held") == ["shop::account:7", f"shop::{NAME}"]
+        assert names("--key", "account", "int:7") == ["shop::account:7"]
+        assert names("--key", "account", "7") == []
+        assert names("--name", "*night*") == [f"shop::{NAME}"]
+        assert names("--blocked") == []
+        ticket(observer, "somebody", f"shop::{NAME}")
+        assert names("--blocked") == [f"shop::{NAME}"]
+
+
+def test_another_alias():
+    with fenced_lock(NAME, ttl=60, using="other"):
+        assert names() == []
+        assert names("--using", "other") == [NAME]
+
+
+def test_what_others_wrote_does_not_speak_to_the_terminal(rendering, observer):
+    with fenced_lock(NAME, ttl=60):
+        FencedLock.objects.update(owner="\x1b]0;pwned\x07", name="\x1b[31mred")
+        ticket(observer, "\x1b[2J", "\x1b[31mred")
+        found = run("list")
+        FencedLock.objects.update(name=NAME)
+    assert found.replace("\n", "").isprintable()
+    assert found.splitlines()[1].startswith("?[31mred")
+
+
+class TestWithoutTheTable:
+    """At three in the morning, on a database that was never migrated, the rest still shows."""
+
+    @pytest.fixture(autouse=True)
+    def _missing(self, monkeypatch):
+        monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT * FROM no_such_table")
+
+    def test_the_advisory_locks_are_shown(self):
+        with advisory_lock("a"):
+            assert run("list").splitlines()[1].startswith("a ")
+        assert shown() == {"schema": 1, "advisory": [], "fenced": []}
+
+    def test_who_asks_for_fenced_ones_is_told(self):
+        with pytest.raises(CommandError, match=r"run 'manage.py migrate', or pass --using"):
+            run("list", "--kind", "fenced")
+
+
+def test_other_errors_of_the_server_are_not_taken_for_that(monkeypatch):
+    monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT no_such_column")
+    with pytest.raises(ProgrammingError, match="no_such_column"):
+        run("list")
+    monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT 1 / 0")
+    with pytest.raises(DataError):
+        run("list")

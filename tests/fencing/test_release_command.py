@@ -1,0 +1,151 @@
+"""``manage.py dblock release``: an operator ends a lease, and that is written down."""
+
+import io
+import logging
+import sys
+
+import pytest
+from django.core.management import CommandError
+
+from django_dblock import FencedLock, LockLost, fenced_lock
+from django_dblock.cli import release
+from tests.fencing.helpers import NAME, row
+from tests.test_commands import run
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """What the operator types."""
+
+    def type_(text):
+        monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
+
+    return type_
+
+
+def test_the_holder_is_shown_and_fenced_off(caplog):
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=60) as lock:
+        with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
+            shown = run("release", NAME, "--yes")
+        assert f"{NAME} (slot 0, token {lock.token}) is held by {row().owner}, since" in shown
+        assert row().token > lock.token
+        with lock.guard():
+            pass
+    [record] = caplog.records[:1]
+    assert record.name == "django_dblock.audit"
+    assert (record.lock, record.slot, record.using) == (NAME, 0, "default")
+    assert (record.token, record.os_user) == (lock.token, release._who())
+    assert f"token {lock.token} of {record.owner} is fenced off" in record.getMessage()
+
+
+def test_two_statements(statements):
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=60), statements() as sent:
+        run("release", NAME, "--yes")
+        assert len(sent) == 2
+
+
+@pytest.mark.parametrize("answer", ["y", "yes", " Y "])
+def test_it_asks(answer, says):
+    says(answer)
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=60):
+        assert "is released" in run("release", NAME)
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "yep"])
+def test_anything_but_yes_is_no(answer, says, caplog):
+    says(answer)
+    with fenced_lock(NAME, ttl=60) as lock:
+        with pytest.raises(CommandError, match="Not released"):
+            run("release", NAME)
+        lock.renew()
+    assert caplog.records == []
+
+
+def test_where_nobody_can_answer_it_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with fenced_lock(NAME, ttl=60) as lock:
+        with pytest.raises(CommandError, match="Pass --yes"):
+            run("release", NAME)
+        lock.renew()
+
+
+def test_a_holder_who_came_meanwhile_is_not_touched(monkeypatch):
+    """The operator said yes to the one that was shown, not to the next."""
+    with fenced_lock(NAME, ttl=60) as lock:
+        monkeypatch.setattr(
+            release, "_ask", lambda: FencedLock.objects.update(token=lock.token + 1)
+        )
+        with pytest.raises(CommandError, match="has ended meanwhile, and was not touched"):
+            run("release", NAME)
+        assert row().token == lock.token + 1
+        FencedLock.objects.update(token=lock.token)
+
+
+def test_what_is_not_there_is_refused():
+    with pytest.raises(CommandError, match="There is no fenced lock 'no-such' with slot 0"):
+        run("release", "no-such", "--yes")
+    with fenced_lock(NAME, ttl=60):
+        with pytest.raises(CommandError, match="with slot 1"):
+            run("release", NAME, "--slot", "1", "--yes")
+        with pytest.raises(CommandError, match="There is no"):
+            run("release", NAME, "--using", "other", "--yes")
+
+
+def test_what_is_not_held_is_refused(observer):
+    with fenced_lock(NAME, ttl=60), fenced_lock("kept", ttl=60, hold_at_least=60):
+        pass
+    with pytest.raises(CommandError, match="is not held: anybody may have it"):
+        run("release", NAME, "--yes")
+    with pytest.raises(CommandError, match=r"its delay ends by itself in \d+\.\d s"):
+        run("release", "kept", "--yes")
+
+
+def test_one_slot_of_several():
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=60):
+        FencedLock.objects.update(slot=3)
+        run("release", NAME, "--slot", "3", "--yes")
+        FencedLock.objects.update(slot=0)
+
+
+def test_a_key_of_any_kind_by_the_name_that_the_list_shows():
+    with pytest.raises(LockLost), fenced_lock("a:b", b"\x00", ttl=60):
+        name = row_name()
+        assert "~" in name
+        run("release", name, "--yes")
+
+
+def row_name():
+    return FencedLock.objects.get().name
+
+
+class TestWho:
+    """By what the system knows, not by what the environment says."""
+
+    def test_the_user(self, monkeypatch):
+        import os
+        import pwd
+
+        monkeypatch.setenv("LOGNAME", "somebody else")
+        monkeypatch.delenv("SUDO_USER", raising=False)
+        assert release._who() == pwd.getpwuid(os.getuid()).pw_name
+
+    def test_behind_sudo(self, monkeypatch):
+        monkeypatch.setenv("SUDO_USER", "alice")
+        monkeypatch.setattr("os.getuid", lambda: 0)
+        assert release._who() == "root (sudo: alice)"
+
+    def test_a_number_without_a_name(self, monkeypatch):
+        monkeypatch.setattr("os.getuid", lambda: 987654)
+        assert release._who() == "uid 987654"
+
+    def test_without_posix(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pwd", None)
+        monkeypatch.setattr("getpass.getuser", lambda: "bob")
+        assert release._who() == "bob"

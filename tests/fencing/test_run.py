@@ -1,0 +1,257 @@
+"""``manage.py dblock run``, called in this process: what it returns, says, sends and leaves."""
+
+import os
+import signal
+import sys
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
+
+from django_dblock import FencedLock, fenced_lock
+from django_dblock.cli.supervise.job import Job
+from django_dblock.fencing import table
+from django_dblock.fencing.trust import now
+from tests.fencing.helpers import NAME, is_expired, row
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def run(*arguments, command=("true",)):
+    """Return the exit status, as a shell would see it."""
+    try:
+        call_command("dblock", "run", "--lock", NAME, *arguments, "--", *command)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def refusal(*arguments, command=("true",)):
+    with pytest.raises(CommandError) as caught:
+        run(*arguments, command=command)
+    return caught.value
+
+
+def python(source):
+    return (sys.executable, "-c", source)
+
+
+def printed(capfd):
+    return capfd.readouterr().out
+
+
+class TestExitStatus:
+    @pytest.mark.parametrize("status", [0, 1, 7, 255])
+    def test_the_commands_own(self, status, observer):
+        assert run(command=("sh", "-c", f"exit {status}")) == status
+        assert is_expired(observer), "given back"
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+    def test_128_and_the_signal_that_ended_it(self, number, observer):
+        assert run(command=("sh", "-c", f"kill -{int(number)} $$")) == 128 + number
+        assert is_expired(observer)
+
+    def test_75_if_somebody_else_has_it(self):
+        with fenced_lock(NAME, ttl=30) as lock:
+            error = refusal(command=("false",))
+            assert error.returncode == 75
+            assert f"token {lock.token}" in str(error)
+
+    def test_or_what_was_asked_for(self):
+        with fenced_lock(NAME, ttl=30):
+            assert refusal("--exit-code", "0").returncode == 0
+            assert run("--exit-code", "3", "--quiet") == 3
+            assert run("--exit-code", "0", "--quiet") == 0
+
+    def test_127_without_such_a_command(self, observer):
+        error = refusal(command=("no-such-command",))
+        assert error.returncode == 127
+        assert "no-such-command: there is no such command" in str(error)
+        assert is_expired(observer)
+
+    def test_126_for_what_is_not_executable(self, observer, tmp_path):
+        error = refusal(command=(str(tmp_path),))
+        assert error.returncode == 126
+        assert is_expired(observer)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("--ttl", "0"), ("--ttl", "nan"), ("--timeout", "-1"), ("--lock", "int:x"),
+         ("--lock", "decimal:NaN"), ("--lock-delay", "-1"), ("--hold-at-least", "nan")],
+    )  # fmt: skip
+    def test_2_for_what_can_not_be_before_any_sql(self, arguments, statements):
+        with statements() as sent:
+            assert refusal(*arguments).returncode == 2
+        assert len(sent) == 0
+
+    def test_a_command_is_needed(self):
+        with pytest.raises(CommandError, match="COMMAND"):
+            call_command("dblock", "run", "--lock", NAME)
+
+    def test_a_timeout_is_a_number_or_forever(self):
+        with pytest.raises(CommandError, match="'long' is neither a number nor 'forever'"):
+            run("--timeout", "long")
+        assert run("--timeout", "forever") == 0
+
+    @pytest.mark.parametrize("alias", ["sqlite", "no-such-alias"])
+    def test_125_where_no_lock_can_be_had(self, alias):
+        error = refusal("--using", alias)
+        assert error.returncode == 125
+        assert "Nothing was run" in str(error)
+
+    def test_125_where_the_system_has_no_process_groups(self, monkeypatch):
+        monkeypatch.delattr(os, "killpg")
+        assert refusal().returncode == 125
+
+    def test_125_where_nothing_would_watch_over_the_command(self, monkeypatch, tmp_path, observer):
+        """A command that nobody would end in time is not started."""
+        monkeypatch.setattr("sys.executable", "/bin/false")
+        mark = tmp_path / "mark"
+        assert refusal(command=("touch", str(mark))).returncode == 125
+        assert not mark.exists()
+        assert is_expired(observer)
+
+    def test_a_release_that_fails_does_not_hide_the_commands_status(self, monkeypatch, caplog):
+        def fail(*_, **__):
+            raise OperationalError("the server is gone")
+
+        monkeypatch.setattr(table, "release", fail)
+        assert run(command=("sh", "-c", "exit 7")) == 7
+        assert "not given back, it expires: the server is gone" in caplog.text
+
+    def test_79_if_it_is_found_out_at_the_end_only(self, monkeypatch):
+        """The command ended by itself, but somebody else may have been at work beside it."""
+        monkeypatch.setattr(table, "release", lambda *_, **__: False)
+        error = refusal(command=("sh", "-c", "exit 3"))
+        assert error.returncode == 79
+        assert "The command ended with exit status 3" in str(error)
+
+
+class TestWhatTheCommandGets:
+    def test_the_token_and_the_name(self, capfd):
+        source = "import os; print(os.environ['DBLOCK_LOCK'], os.environ['DBLOCK_TOKEN'])"
+        assert run(command=python(source)) == 0
+        assert printed(capfd) == f"{NAME} {row().token}\n"
+
+    def test_the_name_is_the_tables(self, capfd, settings):
+        settings.DBLOCK_NAMESPACE = "shop"
+        call_command(
+            "dblock", "run", "--lock", "account", "int:7", "--", "sh", "-c", "echo $DBLOCK_LOCK"
+        )
+        assert printed(capfd) == "shop::account:7\n"
+        assert FencedLock.objects.get().name == "shop::account:7"
+
+    def test_its_arguments_untouched_by_any_shell(self, capfd):
+        words = ["$HOME", "*", "--ttl", "--", "a b", ";", "--settings=none"]
+        assert run(command=("printf", "%s|", *words)) == 0
+        assert printed(capfd) == "".join(f"{word}|" for word in words)
+
+    def test_no_open_file_but_the_standard_three(self, capfd):
+        connection.ensure_connection()
+        source = "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"
+        assert run(command=python(source)) == 0
+        assert printed(capfd) == "[0, 1, 2]\n"
+
+    def test_no_connection_stands_idle_beside_it(self, capfd, observer):
+        """Only the heartbeat's, and that from its first beat on."""
+        source = f"""
+import psycopg
+print(psycopg.connect({observer.info.dsn!r}).execute(
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tests'"
+    " AND datname = current_database()"
+).fetchone())
+"""
+        assert run(command=python(source)) == 0
+        assert printed(capfd) == "(0,)\n"
+
+    def test_a_process_group_of_its_own_and_signals_as_they_were(self, capfd):
+        source = """
+import os, signal
+print(os.getpgrp() == os.getppid(), signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
+      signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, signal.pthread_sigmask(0, []))
+"""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            assert run(command=python(source)) == 0
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        assert printed(capfd) == "False True True set()\n", "nohup stays nohup"
+
+
+class TestBudget:
+    def test_one_statement_to_take_it_and_one_to_give_it_back(self, statements):
+        with statements() as sent:
+            assert run() == 0
+        assert len(sent) == 2
+
+    def test_one_statement_if_somebody_else_has_it(self, statements):
+        with fenced_lock(NAME, ttl=30), statements() as sent:
+            assert refusal().returncode == 75
+        assert len(sent) == 1
+
+
+class TestOptions:
+    def test_hold_at_least(self):
+        assert run("--hold-at-least", "60") == 0
+        assert refusal().returncode == 75
+
+    def test_lock_delay(self, observer):
+        with fenced_lock("before", ttl=30):
+            pass
+        assert run("--lock-delay", "60", command=("true",)) == 0
+        assert run() == 0, "it was given back, so there is no delay"
+
+    def test_using(self):
+        assert run("--using", "other") == 0
+        assert not FencedLock.objects.exists()
+        assert FencedLock.objects.using("other").get().name == NAME
+
+
+def test_what_it_changed_in_this_process_is_as_before():
+    every = range(1, signal.NSIG)
+    before = [signal.getsignal(number) for number in every]
+    assert run() == 0
+    assert [signal.getsignal(number) for number in every] == before
+
+
+def test_a_handler_that_was_not_pythons_is_no_reason_to_fail(monkeypatch):
+    """Of a handler that C code has set Python only knows that it is none of its own."""
+    plain = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda n: None if n == signal.SIGUSR1 else plain(n))
+    assert run() == 0
+    assert plain(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_a_signal_while_it_waits_ends_the_waiting(monkeypatch):
+    def ask(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return table.Refusal(1.0, 1, "somebody")
+
+    monkeypatch.setattr(table, "acquire", ask)
+    assert run("--timeout", "forever") == 128 + signal.SIGTERM
+
+
+def test_a_command_that_has_left_the_group_gets_the_signals():
+    with Job() as job:
+        job.start(python("import os, time; os.setsid(); time.sleep(60)"), os.environ)
+        job.keep_until(now() + 60)
+        observe.until(lambda: os.getpgid(job._command.pid) != job.group, "it leaves")
+        job.signal(signal.SIGTERM)
+        observe.until(lambda: job.look() or job.is_over(), "it ends")
+    assert job.returncode == -signal.SIGTERM
+    job.signal_command(signal.SIGTERM)  # to nobody
+
+
+def test_what_goes_wrong_here_leaves_nothing_running_there(monkeypatch):
+    class Broken(Exception):
+        pass
+
+    def fail(job):
+        raise Broken(job._command)
+
+    monkeypatch.setattr(Job, "look", fail)
+    with pytest.raises(Broken) as caught:
+        run(command=("sleep", "60"))
+    [command] = caught.value.args
+    assert command.wait(20) == -signal.SIGKILL

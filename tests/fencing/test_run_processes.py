@@ -1,0 +1,324 @@
+"""``manage.py dblock run`` as a process: signals, losses, freezes, deaths."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from django_dblock import fenced_lock, force_release
+from tests.fencing.helpers import NAME, is_expired, row, until_expired, until_renewed
+from tests.fencing.running import (
+    ROOT,
+    STUBBORN,
+    WAITS,
+    dblock,
+    environment,
+    finish,
+    is_alive,
+    line,
+    outcome,
+    running,
+    session,
+    state,
+    until_ended,
+    until_stopped,
+)
+from tests.helpers import observe
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+
+def waits(children=0):
+    return (*WAITS, str(children))
+
+
+def test_the_heartbeat_works_while_the_command_runs(observer):
+    """For longer than the ttl."""
+    with running("--ttl", "0.9", command=waits()) as process:
+        line(process)
+        for _ in range(6):
+            until_renewed(observer)
+        assert finish(process) == (0, "done\n", "")
+    assert is_expired(observer)
+
+
+class TestSignals:
+    @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2"])
+    def test_they_are_passed_on(self, name):
+        with running(command=STUBBORN) as process:
+            line(process)
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            assert line(process) == f"SIG{name}"
+            assert finish(process) == (0, "done\n", "")
+
+    def test_the_command_is_ended_by_one_and_so_the_status_says(self, observer):
+        with running(command=waits()) as process:
+            line(process)
+            process.terminate()
+            assert outcome(process) == (128 + signal.SIGTERM, "", "")
+        assert is_expired(observer), "given back"
+
+    def test_children_of_the_command_get_those_that_end(self):
+        with running(command=waits(2)) as process:
+            pids = [int(line(process)) for _ in range(3)]
+            process.send_signal(signal.SIGHUP)
+            assert outcome(process) == (128 + signal.SIGHUP, "", "")
+            until_ended(*pids)
+
+    def test_but_user_defined_ones_are_the_commands_alone(self):
+        """gunicorn, nginx … pass them on as they see fit."""
+        source = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("parent"))
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGUSR1, lambda *_: print("child"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("child ends"))
+print("ready")
+while True:
+    signal.pause()
+"""
+        with running(command=(sys.executable, "-u", "-c", source)) as process:
+            assert [line(process), line(process)] == ["ready", "ready"]
+            process.send_signal(signal.SIGUSR1)
+            assert line(process) == "parent"
+            process.terminate()
+            assert outcome(process) == (143, "", "child ends\n")
+
+    def test_a_stop_stops_both_and_a_continue_both(self):
+        with running("--ttl", "60", command=waits()) as process:
+            command = int(line(process))
+            process.send_signal(signal.SIGTSTP)
+            until_stopped(process.pid, command)
+            process.send_signal(signal.SIGCONT)
+            observe.until(lambda: state(command) == "S", "it goes on")
+            assert finish(process) == (0, "done\n", "")
+
+    def test_while_it_waits_for_the_lock_they_end_it(self, observer):
+        with fenced_lock(NAME, ttl=60), running("--timeout", "forever", command=waits()) as process:
+            until_asked(observer)
+            process.terminate()
+            assert outcome(process) == (143, "", "")
+
+
+def until_asked(observer, times=1):
+    """Wait until somebody has tried to take the lease so often, since now."""
+    seen = set()
+
+    def asked():
+        seen.update(observer.execute(
+            "SELECT pid, query_start FROM pg_stat_activity WHERE query LIKE '%WITH free AS%'"
+            " AND pid <> pg_backend_pid() AND application_name = 'tests'"
+            " AND datname = current_database()"
+        ).fetchall())  # fmt: skip
+        return len(seen) >= times + 1
+
+    observe.until(asked, f"{times} tries")
+
+
+class TestOneAtATime:
+    def test_the_second_starts_when_the_first_has_ended(self, observer):
+        with running(command=waits()) as first:
+            line(first)
+            with running("--timeout", "forever", command=waits()) as second:
+                until_asked(observer, 3)
+                assert not select.select([second.stdout], [], [], 0)[0], "nothing started"
+                assert finish(first)[0] == 0
+                line(second)
+                assert finish(second) == (0, "done\n", "")
+
+    def test_negative_twin_without_the_lock_both_are_at_work(self):
+        with running(name=None, command=waits()) as first:
+            line(first)
+            with running(name=None, command=waits()) as second:
+                line(second)
+                assert first.poll() is None
+
+    def test_a_crowd(self, tmp_path):
+        """Each finds the place empty, and leaves it so."""
+        place = tmp_path / "place"
+        work = ("sh", "-c", f"mkdir {place} && rmdir {place}")
+        everybody = [
+            subprocess.Popen(
+                dblock("run", "--lock", NAME, "--timeout", "60", "--", *work),
+                env=environment(), cwd=ROOT,
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+        assert [each.wait(60) for each in everybody] == [0] * 4
+        assert row().grants == 4
+
+
+class TestLoss:
+    def test_released_by_an_operator(self, observer):
+        """The command, and what it forked, is ended; before the time it would have expired at."""
+        with running("--ttl", "9", command=waits(2)) as process:
+            pids = [int(line(process)) for _ in range(3)]
+            until = row().expires_at
+            assert force_release(NAME)
+            status, out, err = outcome(process)
+            until_ended(*pids)
+            assert observer.execute("SELECT clock_timestamp() < %s", [until]).fetchone()[0]
+        assert (status, out) == (79, "")
+        assert "somebody else has it, or an operator released it" in err
+        assert "The command ended with exit status 143" in err
+
+    def test_a_command_that_does_not_end_is_killed(self, observer):
+        with running("--ttl", "3", command=STUBBORN) as process:
+            line(process)
+            until = row().expires_at
+            assert force_release(NAME)
+            assert line(process) == "SIGTERM", "it is asked first"
+            status, _, err = outcome(process)
+            assert observer.execute("SELECT clock_timestamp() < %s", [until]).fetchone()[0]
+        assert status == 79
+        assert "exit status 137" in err
+
+    def test_a_stopped_command_is_ended_too(self):
+        with running("--ttl", "3", command=waits()) as process:
+            command = int(line(process))
+            os.kill(command, signal.SIGSTOP)
+            until_stopped(command)
+            assert force_release(NAME)
+            status, _, err = outcome(process)
+        assert status == 79
+        assert "exit status 143" in err
+
+    def test_no_renewal_in_time(self, observer, rival):
+        """The table is locked: the command is ended while the lease still is valid."""
+        with running("--ttl", "2", command=waits(1)) as process:
+            pids = [int(line(process)) for _ in range(2)]
+            with rival.transaction():
+                rival.execute("LOCK TABLE django_dblock_fencedlock IN EXCLUSIVE MODE")
+                until_ended(*pids)
+                assert not is_expired(observer)
+            status, _, err = outcome(process)
+        assert status == 79
+        assert "is about to run out" in err
+
+    def test_a_database_that_is_gone(self, migrated):
+        with running("--ttl", "2", url=migrated.url, command=waits()) as process:
+            command = int(line(process))
+            migrated.stop("immediate")
+            status, _, err = outcome(process)
+            assert not is_alive(command)
+            migrated.start()
+        assert status == 79
+        assert "exit status 143" in err
+
+
+class TestSurvival:
+    def test_a_terminated_heartbeat(self, observer):
+        with running("--ttl", "6", command=waits()) as process:
+            line(process)
+            until_renewed(observer)
+            [[pid]] = observer.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'tests heartbeat'"
+                " AND datname = current_database()"
+            ).fetchall()
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            until_renewed(observer)
+            status, out, err = finish(process)
+        assert (status, out) == (0, "done\n")
+        assert "a heartbeat on 'default' failed, trying again" in err
+        assert is_expired(observer)
+
+    def test_a_restarted_database(self, migrated):
+        import psycopg
+
+        with running("--ttl", "20", url=migrated.url, command=waits()) as process:
+            line(process)
+            with psycopg.connect(migrated.url, autocommit=True) as looking:
+                granted = looking.execute("SELECT renewed_at FROM django_dblock_fencedlock")
+                [before] = granted.fetchone()
+            migrated.stop()
+            migrated.start()
+            with psycopg.connect(migrated.url, autocommit=True) as looking:
+                observe.until(
+                    lambda: looking.execute(
+                        "SELECT renewed_at > %s FROM django_dblock_fencedlock", [before]
+                    ).fetchone()[0],
+                    "it is renewed",
+                )
+                status, out, _ = finish(process)
+                assert (status, out) == (0, "done\n")
+                assert is_expired(looking)
+
+
+@pytest.fixture
+def migrated(primary):
+    """A server of its own, with our tables."""
+    subprocess.run(
+        [sys.executable, "-m", "django", "migrate", "-v0", "django_dblock"],
+        env=environment(primary.url), cwd=ROOT, check=True,
+    )  # fmt: skip
+    return primary
+
+
+class TestFreeze:
+    def test_dblock_run_alone_is_frozen(self, observer):
+        """Its keeper ends the command before the lease expires."""
+        with running("--ttl", "2", command=waits(1)) as process:
+            pids = [int(line(process)) for _ in range(2)]
+            process.send_signal(signal.SIGSTOP)
+            until_stopped(process.pid)
+            until_ended(*pids)
+            assert not is_expired(observer)
+            process.send_signal(signal.SIGCONT)
+            status, out, err = outcome(process)
+        assert (status, out) == (79, "")
+        assert "exit status 137" in err
+
+    def test_all_of_it_is_frozen_past_the_ttl_while_another_takes_over(self, observer):
+        with running("--ttl", "2", command=waits()) as process:
+            command = int(line(process))
+            everybody = session(process.pid)
+            assert len(everybody) == 3, "dblock run, its keeper, the command"
+            for pid in everybody:
+                os.kill(pid, signal.SIGSTOP)
+            until_stopped(*everybody)
+            until_expired(observer)
+            with fenced_lock(NAME, ttl=60) as other:
+                for pid in sorted(everybody, key=command.__eq__):  # the command last
+                    os.kill(pid, signal.SIGCONT)
+                status, out, err = outcome(process)
+                assert (status, out) == (79, "")
+                assert "exit status 137" in err, "no time is left to ask"
+                other.check()
+                assert row().token == other.token
+
+
+class TestDeath:
+    def test_nothing_outlives_a_killed_dblock_run(self):
+        with running("--ttl", "60", command=waits(2)) as process:
+            pids = [int(line(process)) for _ in range(3)]
+            others = session(process.pid)
+            process.kill()
+            until_ended(*pids, *others)
+
+    def test_a_killed_keeper_is_no_loss(self, observer):
+        with running("--ttl", "0.9", command=waits()) as process:
+            command = int(line(process))
+            [keeper] = set(session(process.pid)) - {process.pid, command}
+            os.kill(keeper, signal.SIGKILL)
+            for _ in range(4):
+                until_renewed(observer)
+            assert finish(process) == (0, "done\n", "")
+
+    def test_what_the_command_leaves_behind_ends_before_the_lock_is_given_back(self, observer):
+        with running("--ttl", "60", command=("sh", "-c", "sleep 600 & echo $!; exit 5")) as process:
+            left = int(line(process))
+            assert outcome(process)[0] == 5
+            assert not is_alive(left)
+        assert is_expired(observer)
+
+    def test_even_if_it_ignores_being_asked(self, observer):
+        script = "trap '' TERM; sleep 600 & echo $!; exit 5"
+        with running("--ttl", "1.5", command=("sh", "-c", script)) as process:
+            left = int(line(process))
+            assert outcome(process)[0] == 5
+            assert not is_alive(left)
+        assert is_expired(observer)

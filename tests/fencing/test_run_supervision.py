@@ -1,0 +1,263 @@
+"""``dblock run``, called in this process: what it does about signals, losses and the terminal."""
+
+import os
+import runpy
+import select
+import signal
+import sys
+from textwrap import dedent
+
+import pytest
+
+from django_dblock.cli.supervise import inbox, keeper, supervision, terminal
+from django_dblock.cli.supervise.job import Job
+from django_dblock.fencing import beat, trust
+from tests.fencing.test_run import printed, python, refusal, run
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def stays(does, on):
+    """A command that does something, waits for signals, and exits with 42 at one of them."""
+    return python(
+        dedent(
+            f"""
+            import os, signal, sys
+            signal.signal(signal.{on}, lambda *_: sys.exit(42))
+            {does}
+            while True:
+                signal.pause()
+            """
+        )
+    )
+
+
+def tells_us(name):
+    return f"os.kill(os.getppid(), signal.{name})"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGCONT"])
+def test_a_signal_is_passed_on(name):
+    assert run(command=stays(tells_us(name), on=name)) == 42
+
+
+class TestStop:
+    @pytest.fixture
+    def stopped(self, monkeypatch):
+        """Where we would stand still until somebody continues us, we are continued at once."""
+        plain, found = os.kill, []
+
+        def kill(pid, number):
+            if number == signal.SIGSTOP:
+                found.append(pid)
+                number = signal.SIGCONT
+            plain(pid, number)
+
+        monkeypatch.setattr(supervision.os, "kill", kill)
+        return found
+
+    def test_we_stop_with_the_command_and_continue_it(self, stopped):
+        assert run(command=stays(tells_us("SIGTSTP"), on="SIGCONT")) == 42
+        assert stopped == [os.getpid()]
+
+    def test_a_command_that_stops_itself_is_not_ours_to_follow(self, stopped):
+        """Only at a terminal does somebody wait for that."""
+        script = "(while kill -CONT $$; do :; done) 2>/dev/null & kill -STOP $$; exit 7"
+        assert run(command=("sh", "-c", script)) == 7
+        assert stopped == []
+
+    def test_at_a_terminal_it_is_given_back_first(self, stopped, at_a_terminal):
+        assert run(command=("sh", "-c", "kill -STOP $$; exit 7")) == 7
+        assert stopped == [os.getpid()]
+        ours = os.getpgrp()
+        assert [group == ours for group in at_a_terminal] == [False, True, False, True]
+        assert at_a_terminal[0] == at_a_terminal[2]
+
+
+@pytest.fixture
+def at_a_terminal(monkeypatch):
+    """Standard input and output are one; whom it was given to, in order."""
+    given = []
+    monkeypatch.setattr(terminal.os, "isatty", lambda _: True)
+    monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda _: given[-1] if given else os.getpgrp())
+    monkeypatch.setattr(terminal.os, "tcsetpgrp", lambda _, group: given.append(group))
+    return given
+
+
+def test_in_the_background_the_terminal_is_not_taken(at_a_terminal, monkeypatch):
+    monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda _: 1)
+    assert run() == 0
+    assert at_a_terminal == []
+
+
+def test_the_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch):
+    def fail(_):
+        raise OSError("not our controlling terminal")
+
+    monkeypatch.setattr(terminal.os, "tcgetpgrp", fail)
+    assert run() == 0
+    assert at_a_terminal == []
+
+
+class TestLoss:
+    def takes_it_away(self, observer):
+        return (
+            f"import psycopg; psycopg.connect({observer.info.dsn!r}, autocommit=True).execute("
+            "'UPDATE django_dblock_fencedlock SET token = token + 1'); print('taken', flush=True)"
+        )
+
+    def test_the_command_is_asked_to_end(self, observer, capfd):
+        error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
+        assert error.returncode == 79
+        assert "somebody else has it" in str(error)
+        assert "exit status 42" in str(error)
+        assert printed(capfd) == "taken\n"
+
+    def test_and_killed_if_it_does_not(self, observer):
+        does = f"signal.signal(15, signal.SIG_IGN); {self.takes_it_away(observer)}"
+        error = refusal("--ttl", "2", command=stays(does, on="SIGUSR1"))
+        assert error.returncode == 79
+        assert "exit status 137" in str(error)
+
+    def test_before_the_lease_runs_out(self, observer, monkeypatch):
+        def fail(*_, **__):
+            raise OSError("no route to host")
+
+        monkeypatch.setattr(beat.Line, "renew", fail)
+        error = refusal("--ttl", "2", command=("sleep", "60"))
+        assert error.returncode == 79
+        assert "about to run out" in str(error)
+        assert "exit status 143" in str(error)
+
+    def test_when_time_is_up_nobody_is_asked(self, monkeypatch):
+        """As after a freeze: the first thing that is seen is that it is too late."""
+        frozen, asked = [], []
+        plain_now, plain_wait = trust.now, inbox.Inbox.wait
+
+        def wait(self, seconds):
+            frozen.append(100)
+            return plain_wait(self, 0)
+
+        for module in (trust, supervision):
+            monkeypatch.setattr(module, "now", lambda: plain_now() + sum(frozen[:1]))
+        monkeypatch.setattr(inbox.Inbox, "wait", wait)
+        monkeypatch.setattr(
+            supervision.Supervision, "_ask_to_end", lambda _, number: asked.append(number)
+        )
+        error = refusal("--ttl", "60", command=("sleep", "60"))
+        assert error.returncode == 79
+        assert "exit status 137" in str(error)
+        assert asked == []
+
+    def test_a_command_that_can_not_be_ended_is_told_of(self, monkeypatch):
+        """Another user's, or one that hangs in the kernel: waiting for it would help nobody."""
+        monkeypatch.setattr(supervision, "_LONGEST_DYING", 0.0)
+        monkeypatch.setattr(supervision.Supervision, "keep", lambda _: None)  # so: too late at once
+        monkeypatch.setattr(Job, "look", lambda _: None)
+        spared = []
+        monkeypatch.setattr(Job, "signal", lambda job, number: spared.append((job, number)))
+        error = refusal("--ttl", "60", command=("sleep", "60"))
+        assert error.returncode == 79
+        assert "The command could not be ended" in str(error)
+        monkeypatch.undo()
+        [job] = {job for job, _ in spared}
+        os.kill(job._command.pid, signal.SIGKILL)
+        assert job._command.wait(20) == -signal.SIGKILL
+
+
+class TestJob:
+    def test_somebody_elses_process_in_the_group_is_somebody(self, monkeypatch):
+        def refuse(*_):
+            raise PermissionError
+
+        with Job() as job:
+            job.start(("true",), os.environ)
+            job.keep_until(trust.now() + 60)
+            observe.until(lambda: job.look() or job.returncode == 0, "it ends")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "killpg", refuse)
+                assert not job.is_over()
+            observe.until(job.is_over, "nobody is left")
+
+    def test_a_command_that_has_just_ended_has_not_left(self, monkeypatch):
+        def refuse(*_):
+            raise ProcessLookupError
+
+        with Job() as job:
+            job.start(("sleep", "60"), os.environ)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpgid", refuse)
+                job.signal(signal.SIGKILL)
+            observe.until(lambda: job.look() or job.returncode is not None, "it ends")
+        assert job.returncode == -signal.SIGKILL
+
+
+class TestKeeper:
+    """Run here, with nobody to kill: the test takes the place of the group."""
+
+    @pytest.fixture
+    def killed(self, monkeypatch):
+        found = []
+        monkeypatch.setattr(os, "killpg", lambda *who: found.append(who))
+        monkeypatch.setattr(os, "write", lambda *_: None)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["keeper.py", "17"])
+        return found
+
+    @pytest.fixture
+    def hear(self, monkeypatch):
+        """Let it read these, one after the other; None is silence until the time is over."""
+
+        def script(*messages):
+            left = list(messages)
+
+            def wait(*_):
+                return [[] if left[0] is None and left.pop(0) is None else [0]]
+
+            monkeypatch.setattr(select, "select", wait)
+            monkeypatch.setattr(os, "read", lambda *_: left.pop(0))
+            return left
+
+        return script
+
+    def test_it_kills_when_nobody_is_left_to_tell(self, killed, hear):
+        hear(None, b"")
+        runpy.run_path(keeper.__file__, run_name="__main__")
+        assert killed == [(os.getpid(), signal.SIGKILL)]
+
+    def test_it_kills_when_the_time_is_over(self, killed, hear, monkeypatch):
+        moved = []
+        monkeypatch.setattr(os, "setpgid", lambda *group: moved.append(group))
+        later, over = trust.now() + 60, trust.now() - 1
+        left = hear(
+            keeper.TOLD.pack(later, False), None,
+            keeper.TOLD.pack(later, False) + keeper.TOLD.pack(over, True), b"never read",
+        )  # fmt: skip
+        keeper.main()
+        assert left == [b"never read"]
+        assert moved == [(0, 17)]
+        assert killed == [(os.getpid(), signal.SIGKILL)]
+
+    def test_it_stays_in_the_group_if_ours_is_gone(self, killed, hear, monkeypatch):
+        def refuse(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(os, "setpgid", refuse)
+        hear(keeper.TOLD.pack(trust.now() + 60, True), b"")
+        keeper.main()
+        assert killed == [(os.getpid(), signal.SIGKILL)]
+
+    def test_a_group_that_is_gone_is_none_to_kill(self, killed, hear, monkeypatch):
+        def refuse(*_):
+            raise ProcessLookupError
+
+        monkeypatch.setattr(os, "killpg", refuse)
+        hear(b"")
+        keeper.main()
+
+
+@pytest.mark.django_db
+def test_in_a_testcase_its_transaction_stays_open():
+    """Its connection is not closed, because everything would be gone."""
+    assert run(command=("sh", "-c", "exit 7")) == 7

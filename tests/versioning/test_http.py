@@ -1,0 +1,662 @@
+"""ETag and If-Match for views: the precondition is in the UPDATE, or the answer is 412."""
+
+import json
+import pickle
+from contextlib import ExitStack
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection
+from django.http import HttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
+
+from django_dblock import (
+    MissingVersion,
+    PreconditionFailed,
+    StaleObject,
+    etag,
+    set_etag,
+    signals,
+)
+from django_dblock.versioning.field import MAX_VERSION
+from django_dblock.versioning.precondition import IfMatch
+from django_dblock.versioning.tags import MalformedTags, digest, named
+from tests.app.http_views import plain
+from tests.app.models import (
+    Gadget,
+    Invoice,
+    InvoiceLine,
+    Place,
+    Product,
+    ProductProxy,
+    Setting,
+)
+from tests.helpers import observe
+from tests.helpers.processes import process
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def product():
+    return Product.objects.create(name="tea", stock=1)
+
+
+def send(path, product, tag=None, method="put", room="http", **changes):
+    headers = {} if tag is None else {"If-Match": tag}
+    return getattr(Client(), method)(
+        f"/{room}/{path}/{getattr(product, 'pk', product)}/",
+        json.dumps(changes or {"stock": 7}),
+        "application/json",
+        headers=headers,
+    )
+
+
+def stock(product):
+    return Product.objects.values_list("stock", flat=True).get(pk=product.pk)
+
+
+def somebody_else_writes(product):
+    Product.objects.filter(pk=product.pk).update(stock=99)
+
+
+class TestEtag:
+    def test_it_is_strong_and_begins_with_the_version(self, product):
+        assert etag(product) == f'"1-{digest(product)}"'
+        product.save()
+        assert etag(product).startswith('"2-')
+
+    def test_it_tells_rows_and_models_apart_without_showing_the_key(self):
+        product, other = (Product.objects.create(id=pk, name="") for pk in (424242, 424243))
+        setting = Setting.objects.create(id=424242, name="")
+        assert len({etag(each) for each in (product, other, setting)}) == 3
+        assert "424242" not in etag(product)
+
+    def test_nobody_can_make_it_without_the_projects_secret(self, product, settings):
+        before = etag(product)
+        settings.SECRET_KEY = "another"
+        assert etag(product) != before
+
+    def test_a_proxy_and_a_child_have_the_tag_of_their_row(self):
+        gadget = Gadget.objects.create(name="kettle")
+        row = Product.objects.get(pk=gadget.pk)
+        assert etag(gadget) == etag(row) == etag(ProductProxy.objects.get(pk=gadget.pk))
+
+    def test_the_key_may_be_given_as_text(self):
+        product = Product.objects.create(name="")
+        invoice = Invoice.objects.create()
+        assert digest(Product(pk=str(product.pk))) == digest(product)
+        assert digest(Invoice(pk=str(invoice.pk).upper())) == digest(invoice)
+
+    def test_composite_keys_are_not_run_together(self):
+        assert digest(Place(row="1", number=23)) != digest(Place(row="12", number=3))
+
+    def test_a_variant_makes_another_tag(self, product):
+        assert etag(product, "json") == f'"1-{digest(product)}-json"'
+        for wrong in ("a,b", 'a"b', "a b", "ä", "a\n"):
+            with pytest.raises(ValueError, match="has other characters"):
+                etag(product, wrong)
+
+    def test_without_a_version_there_is_no_tag(self, product):
+        with pytest.raises(MissingVersion):
+            etag(Product.objects.defer("version").get())
+        with pytest.raises(MissingVersion):
+            etag(Product(pk=1))
+
+    def test_set_etag_returns_the_response(self, product):
+        response = HttpResponse()
+        assert set_etag(response, product, "html") is response
+        assert response["ETag"] == etag(product, "html")
+
+    def test_it_sends_nothing(self, product, statements):
+        with statements() as sent:
+            etag(product)
+        assert len(sent) == 0
+
+
+class TestParsing:
+    """RFC 9110, 13.1.1 and 5.6.1; what Django's parse_etags would drop in silence is refused."""
+
+    @pytest.mark.parametrize(
+        ("header", "versions"),
+        [
+            ('"7-0123456789abcdef"', {7}),
+            ('W/"7-0123456789abcdef"', {7}),
+            ('"7-0123456789abcdef-gzip"', {7}),
+            ('"7-0123456789abcdef--gzip"', {7}),
+            ('"7-0123456789abcdef;gzip"', {7}),
+            ('"7-0123456789abcdef-json-br"', {7}),
+            ('"7-0123456789abcdef", "8-0123456789abcdef"', {7, 8}),
+            (' ,, "7-0123456789abcdef"\t,, W/"xyz", ', {7}),
+            ('"a,b", "7-0123456789abcdef"', {7}),  # a comma may stand in a tag
+            ('"", "ä"', set()),
+            ('"7-0123456789abcde"', set()),
+            ('"7-0123456789abcdef0"', set()),
+            ('"7-0123456789ABCDEF"', set()),
+            ('"07-0123456789abcdef"', set()),
+            ('"-7-0123456789abcdef"', set()),
+            ('"²-0123456789abcdef"', set()),
+            ('"0-0123456789abcdef"', {0}),
+            (f'"{MAX_VERSION}-0123456789abcdef"', {MAX_VERSION}),
+            (f'"{MAX_VERSION + 1}-0123456789abcdef"', set()),
+            ('"9999999999999999999-0123456789abcdef"', set()),
+            ('"*"', set()),
+        ],
+    )
+    def test_lists(self, header, versions):
+        assert {version for version, _ in named(header)} == versions
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "",
+            ",",
+            "7-0123456789abcdef",
+            '"7-0123456789abcdef',
+            '7-0123456789abcdef"',
+            'w/"7-0123456789abcdef"',
+            'W/ "7-0123456789abcdef"',
+            '"7-0123456789abcdef" "8-0123456789abcdef"',
+            '"x, "7-0123456789abcdef", y"',
+            '*, "7-0123456789abcdef"',
+            '"7-0123456789abcdef"-gzip',
+            '"a b"',
+            '"a\x7f"',
+            '"7-0123456789abcdef"\n',
+        ],
+    )
+    def test_malformed(self, header):
+        with pytest.raises(MalformedTags):
+            named(header)
+
+    def test_a_long_header_takes_no_longer_than_its_length(self):
+        """A pattern that looks back would not come to an end here."""
+        with pytest.raises(MalformedTags):
+            named(", " * 100_000 + "x")
+        assert named('"1-0123456789abcdef",' * 20_000 + " ") == {(1, "0123456789abcdef")}
+
+
+class TestView:
+    def test_the_read_tag_is_good_for_a_write_and_the_answer_has_the_next(self, product):
+        tag = Client().get(f"/http/plain/{product.pk}/")["ETag"]
+        response = send("plain", product, tag)
+        assert (response.status_code, stock(product)) == (200, 7)
+        product.refresh_from_db()
+        assert response["ETag"] == etag(product) == f'"2-{digest(product)}"'
+        assert send("plain", product, response["ETag"], stock=8).status_code == 200
+
+    def test_a_conflict_is_412_with_the_present_tag(self, product):
+        somebody_else_writes(product)
+        response = send("plain", product, etag(product))
+        assert (response.status_code, stock(product)) == (412, 99)
+        assert response["Content-Type"] == "application/problem+json"
+        assert response["ETag"] == etag(Product.objects.get())
+        assert response["Cache-Control"] == "no-store"
+        assert response["Vary"] == "Accept"
+        problem = json.loads(response.content)
+        assert "changed this since" in problem.pop("detail")
+        assert problem == {
+            "type": "about:blank",
+            "title": "Precondition Failed",
+            "status": 412,
+            "code": "changed",
+        }
+
+    def test_a_deleted_row_has_no_tag(self, product):
+        product.delete()
+        product.pk = 1
+        assert send("blind", product, f'"1-{digest(product)}"').status_code == 412
+        response = send("blind", product, f'"1-{digest(product)}"')
+        assert "ETag" not in response
+        assert response.json()["code"] == "deleted"
+
+    def test_a_person_gets_a_page(self, product):
+        somebody_else_writes(product)
+        response = Client().put(
+            f"/http/plain/{product.pk}/",
+            "{}",
+            headers={"If-Match": etag(product), "Accept": "text/html,*/*;q=0.8"},
+        )
+        assert response.status_code == 412
+        assert response["Content-Type"] == "text/html; charset=utf-8"
+        assert response["ETag"] == etag(Product.objects.get())
+        assert b"<h1>Precondition Failed</h1>" in response.content
+
+    def test_without_the_header_it_is_428_before_the_view_runs(self, product, statements):
+        with statements() as sent:
+            response = send("plain", product)
+        assert (response.status_code, len(sent)) == (428, 0)
+        assert response.json()["code"] == "precondition_required"
+
+    def test_a_date_is_not_a_version(self, product):
+        response = Client().put(
+            f"/http/plain/{product.pk}/",
+            "{}",
+            headers={"If-Unmodified-Since": "Wed, 21 Oct 2099 07:28:00 GMT"},
+        )
+        assert response.status_code == 428
+
+    @pytest.mark.parametrize("header", ["x", "", '"a" "b"', '*, "a"'])
+    def test_a_malformed_header_is_400(self, header, product):
+        response = send("plain", product, header)
+        assert (response.status_code, stock(product)) == (400, 1)
+        assert response.json()["code"] == "malformed_if_match"
+
+    def test_both_preconditions_at_once_are_400(self, product):
+        response = Client().put(
+            f"/http/plain/{product.pk}/", "{}", headers={"If-Match": "*", "If-None-Match": "*"}
+        )
+        assert response.status_code == 400
+
+    def test_safe_methods_pass_whatever_they_send(self, product):
+        for method in ("get", "head"):
+            for header in ({}, {"If-Match": "malformed"}, {"If-Match": '"other"'}):
+                response = getattr(Client(), method)(f"/http/plain/{product.pk}/", headers=header)
+                assert response.status_code == 200
+
+    def test_the_tag_of_another_row_is_no_permission(self, product):
+        other = Product.objects.create(name="coffee")
+        response = send("plain", product, etag(other))
+        assert (response.status_code, stock(product)) == (412, 1)
+        assert response["ETag"] == etag(product)
+
+    def test_of_a_list_the_newest_counts(self, product):
+        old = etag(product)
+        product.save()
+        both = f'{old}, "other", {etag(product)}'
+        assert send("plain", product, both).status_code == 200
+        assert send("plain", product, both).status_code == 412
+
+    def test_a_star_takes_any_version_but_not_a_missing_row(self, product):
+        assert send("plain", product, "*").status_code == 200
+        assert send("find-or-make", 10**6, "*").status_code == 412
+        assert send("blind", product, "*").status_code == 412
+        assert not Product.objects.filter(pk=10**6).exists()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_star_still_loses_nothing_that_is_written_meanwhile(self, product):
+        """The version that the request has read is in its UPDATE."""
+        request = RequestFactory().put("/", headers={"If-Match": "*"})
+        mine = Setting.objects.create(name="a")
+        IfMatch.of(request).bind(mine)
+        Setting.objects.update(value="theirs")
+        with pytest.raises(StaleObject):
+            mine.save()
+
+    def test_a_list_of_only_strangers_is_412(self, product):
+        assert send("plain", product, '"a", W/"b"').status_code == 412
+
+    def test_an_old_secret_counts_as_long_as_it_is_a_fallback(self, product, settings):
+        tag = etag(product)
+        settings.SECRET_KEY, old = "new", settings.SECRET_KEY
+        assert send("plain", product, tag).status_code == 412
+        settings.SECRET_KEY_FALLBACKS = ["older", old]
+        assert send("plain", product, tag).status_code == 200
+
+    def test_delete_is_bound_too(self, product):
+        tag = etag(product)
+        somebody_else_writes(product)
+        assert send("plain", product, tag, "delete").status_code == 412
+        response = send("plain", product, etag(Product.objects.get()), "delete")
+        assert response.status_code == 204
+        assert "ETag" not in response
+        assert not Product.objects.exists()
+
+    def test_cas_on_save_false_is_bound_too(self):
+        setting = Setting.objects.create(name="a")
+        tag = etag(setting)
+        Setting.objects.update(value="theirs")
+        assert send("setting", setting, tag, value="mine").status_code == 412
+        assert Setting.objects.get().value == "theirs"
+        response = send("setting", setting, etag(Setting.objects.get()), value="mine")
+        assert response.status_code == 200
+        assert response["ETag"] == etag(Setting.objects.get())
+
+    def test_class_views(self, product):
+        for path in ("class", "dispatch"):
+            tag = Client().get(f"/http/class/{product.pk}/")["ETag"]
+            response = send(path, product, tag)
+            assert response.status_code == 200
+            assert response["ETag"] == etag(
+                Product.objects.get(), "class" if path == "class" else ""
+            )
+            again = send(path, product, tag)
+            assert again.status_code == 412
+            assert again["ETag"] == response["ETag"]
+            assert send(path, product).status_code == 428
+
+    def test_not_required_is_still_honoured(self, product):
+        tag = etag(product)
+        assert send("optional", product, tag).status_code == 200
+        assert send("optional", product, tag).status_code == 412
+        response = send("optional", product)
+        assert response.status_code == 200
+        assert response["ETag"] == etag(Product.objects.get())
+
+    def test_a_row_nobody_has_read_is_compared_by_the_update_alone(self, product, statements):
+        tag = etag(product)
+        with statements() as sent:
+            response = send("blind", product, tag)
+        assert (response.status_code, len(sent), stock(product)) == (200, 1, 7)
+        assert response["ETag"].startswith('"2-')
+        assert send("blind", product, tag).status_code == 412
+
+    def test_an_error_of_its_own_stays_one(self, product):
+        with pytest.raises(LookupError, match="secret"):
+            Client().post("/fails-conditionally/other/")
+        with pytest.raises(Exception, match="the server said so"):
+            Client().post("/fails-conditionally/cancelled/")
+
+    def test_a_conflict_without_a_precondition_is_409(self):
+        assert Client().post("/fails-conditionally/changed/").status_code == 409
+        assert Client().post("/fails-conditionally/several/").status_code == 409
+
+    @pytest.mark.parametrize("name", ["serialization", "deadlock"])
+    def test_what_may_end_better_is_409_even_with_one(self, name):
+        """REPEATABLE READ: PostgreSQL refuses the losing UPDATE by itself."""
+        response = Client().post(f"/fails-conditionally/{name}/", headers={"If-Match": '"a"'})
+        assert response.status_code == 409
+        assert response["Retry-After"] == "1"
+
+    def test_a_view_that_returns_nothing_gets_djangos_error(self, product):
+        with pytest.raises(ValueError, match="didn't return an HttpResponse"):
+            send("returns-nothing", product)
+
+
+class TestForgotten:
+    def test_a_view_that_never_looks_at_the_precondition_is_an_error(self, product):
+        """The trap: the client believes that it is guarded, and it is not."""
+        for path in (f"forgets/{product.pk}/", f"forgets/{product.pk}/?redirect"):
+            with pytest.raises(RuntimeError, match=r"if_match\.bind\(instance\) before writing"):
+                Client().put(f"/http/{path}", "{}", headers={"If-Match": etag(product)})
+        with pytest.raises(RuntimeError, match="forgets_async answered 200"):
+            Client().put("/http/forgets-async/1/", "{}", headers={"If-Match": '"a"'})
+
+    @pytest.mark.django_db(transaction=True)
+    def test_under_atomic_requests_nothing_of_it_is_written(self, product, atomic_requests):
+        with pytest.raises(RuntimeError):
+            send("forgets", product, etag(product))
+        assert stock(product) == 1
+
+    def test_one_that_refuses_or_says_so_is_none(self, product):
+        assert send("refuses", product, '"a"').status_code == 422
+        path = f"/http/refuses/{product.pk}/?waive"
+        response = Client().put(path, headers={"If-Match": '"a"'})
+        assert response.status_code == 200
+        assert "ETag" not in response
+
+
+@pytest.fixture
+def atomic_requests():
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    yield
+    connection.settings_dict["ATOMIC_REQUESTS"] = False
+
+
+class TestTransactions:
+    @pytest.mark.django_db(transaction=True)
+    def test_what_was_written_before_the_conflict_is_rolled_back(self, atomic_requests):
+        """The trap: a 412 that is returned, and not raised, would have committed the first row."""
+        line = InvoiceLine.objects.create(invoice=Invoice.objects.create())
+        tag = etag(line.invoice)
+        line.invoice.save()
+        assert send("invoice", line, tag).status_code == 412
+        line.refresh_from_db()
+        assert line.quantity == 1
+        assert send("invoice", line, etag(line.invoice)).status_code == 200
+        line.refresh_from_db()
+        assert line.quantity == 2
+
+    def test_in_a_testcase_the_tests_own_transaction_stays_usable(self, product, atomic_requests):
+        """A view that is called without the wrapper of ATOMIC_REQUESTS."""
+        request = RequestFactory().put("/", headers={"If-Match": '"a"'})
+        assert plain(request, pk=product.pk).status_code == 412
+        assert Product.objects.count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_tag_that_was_rolled_back_is_not_given_away(self, product):
+        """Somebody else may reach that version, and the tag would then be good for it."""
+        response = send("two-instances", product, etag(product))
+        assert response.status_code == 412
+        assert "ETag" not in response
+        assert etag(Product.objects.get()) == etag(product)
+        response = send("caught", product, etag(product))
+        assert response.status_code == 200
+        assert "ETag" not in response
+
+    def test_the_tag_of_another_row_is_not_given_away(self, product):
+        Setting.objects.create(name="a")
+        response = send("other-row", product, etag(product))
+        assert response.status_code == 412
+        assert "ETag" not in response
+
+
+class TestCreating:
+    def test_if_none_match_star_creates_and_never_overwrites(self, product):
+        def put(path, pk, stock):
+            return Client().put(
+                f"/http/{path}/{pk}/",
+                json.dumps({"stock": stock}),
+                headers={"If-None-Match": "*"},
+            )
+
+        for pk, path in [(1000, "put"), (1001, "create-only"), (1002, "create-async")]:
+            made = put(path, pk, 5)
+            assert made.status_code == 201
+            assert made["ETag"] == etag(Product.objects.get(pk=pk))
+            again = put(path, pk, 6)
+            assert again.status_code == 412
+            assert again.json()["code"] == "already_there"
+            assert again["ETag"] == made["ETag"]
+            assert Product.objects.get(pk=pk).stock == 5
+
+    def test_if_match_never_creates(self):
+        assert send("put", 1000, '"a"').status_code == 412
+        assert send("put", 1000, "*").status_code == 412
+        assert send("find-or-make", 1000, '"a"').status_code == 412
+        assert not Product.objects.exists()
+
+    def test_another_constraint_is_another_error(self):
+        Setting.objects.create(name="taken")
+        condition = IfMatch.of(RequestFactory().put("/", headers={"If-None-Match": "*"}))
+        with pytest.raises(Exception, match="unique") as caught:
+            condition.insert(Setting(name="taken"))
+        assert not isinstance(caught.value, PreconditionFailed)
+        with pytest.raises(PreconditionFailed, match="it is there already, with version 1"):
+            condition.insert(Setting(pk=Setting.objects.get().pk, name="other"))
+        with pytest.raises(Exception, match="unique"):
+            IfMatch("none").insert(Setting(pk=Setting.objects.get().pk, name="other"))
+
+    def test_a_row_that_was_never_read_has_nothing_to_bind(self):
+        condition = IfMatch.of(RequestFactory().put("/", headers={"If-None-Match": "*"}))
+        with pytest.raises(MissingVersion):
+            condition.bind(Product(pk=1))
+
+
+class TestReplica:
+    def test_a_replica_that_lags_is_not_written_over_the_primary(self, product):
+        """The trap: the client saw 2, the replica gave 1; the UPDATE alone would match."""
+        behind = Product.objects.get()
+        product.save()
+        condition = IfMatch.of(RequestFactory().put("/", headers={"If-Match": etag(product)}))
+        with pytest.raises(PreconditionFailed, match="has read version 1, which is older") as error:
+            condition.bind(behind)
+        assert (error.value.expected, error.value.actual) == (2, 1)
+        assert condition.current_tag(error.value) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "absent", "why"),
+    [
+        (None, 3, True, "is there already, with version 3"),
+        (None, None, False, "there is no such row"),
+        (None, 3, False, "names no version of it"),
+        (4, 3, False, "saw version 4, and this request has read version 3"),
+    ],
+)
+def test_the_error_says_what_happened_and_survives_pickling(expected, actual, absent, why):
+    error = PreconditionFailed(
+        instance=Product(pk=7), expected=expected, actual=actual, absent=absent
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert str(error).startswith("app.Product 7 was not written: ")
+    assert why in str(error)
+    assert (copy.model, copy.pk, copy.expected) == ("app.Product", 7, expected)
+    assert (copy.actual, copy.absent, copy.instance) == (actual, absent, Product(pk=7))
+
+
+def test_an_early_conflict_is_told_to_the_signal_and_sends_nothing(product, statements):
+    told = []
+    signals.stale_object.connect(receiver := lambda sender, error, **more: told.append(error))
+    try:
+        condition = IfMatch.of(RequestFactory().put("/", headers={"If-Match": etag(product)}))
+        product.save()
+        with statements() as sent, pytest.raises(StaleObject) as caught:
+            condition.expected(product)
+    finally:
+        signals.stale_object.disconnect(receiver)
+    assert told == [caught.value]
+    assert (caught.value.expected, caught.value.actual, caught.value.using) == (1, 2, "default")
+    assert len(sent) == 0
+
+
+def test_without_a_precondition_expected_is_what_was_read(product):
+    assert IfMatch("none").expected(product) == 1
+    IfMatch("none").bind(Product.objects.defer("version").get())
+
+
+def test_no_statement_more_than_a_plain_view(product, statements):
+    """One SELECT and one UPDATE, also under If-Match; a conflict that is seen early: one SELECT."""
+    old = etag(product)
+    for path, fresh, count in (("unguarded", True, 2), ("plain", True, 2), ("plain", False, 1)):
+        tag = etag(Product.objects.get()) if fresh else old
+        with statements() as sent:
+            send(path, product, tag)
+        assert len(sent) == count, [each["sql"] for each in sent]
+
+
+class TestAsync:
+    def put(self, path, product, tag, **headers):
+        async def run():
+            return await AsyncClient().put(
+                f"/http/{path}/{product.pk}/",
+                '{"stock": 7}',
+                headers={**({"If-Match": tag} if tag else {}), **headers},
+            )
+
+        return async_to_sync(run)()
+
+    @pytest.mark.parametrize("path", ["async", "async-class", "async-dispatch"])
+    def test_async_views(self, path, product):
+        tag = etag(product)
+        response = self.put(path, product, tag)
+        assert (response.status_code, stock(product)) == (200, 7)
+        assert response["ETag"] == etag(Product.objects.get())
+        again = self.put(path, product, tag)
+        assert again.status_code == 412
+        assert again["ETag"] == response["ETag"]
+        assert self.put(path, product, None).status_code == 428
+        assert self.put(path, product, "malformed").status_code == 400
+
+    def test_an_async_view_under_wsgi_and_a_sync_one_under_asgi(self, product):
+        tag = etag(product)
+        assert send("async", product, tag).status_code == 200
+        assert self.put("plain", product, tag).status_code == 412
+        assert self.put("plain", product, etag(Product.objects.get())).status_code == 200
+
+
+# Real processes.
+
+
+def put_once(_channel, room, path, pk, tag, stock):
+    response = send(path, pk, tag, room=room, stock=stock, name=f"writer {stock}")
+    return response.status_code, response.get("ETag")
+
+
+BLOCKED = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'UPDATE%'
+"""
+
+
+def all_at_once(path, product, rival, observer, count=4, room="http"):
+    """Let every client read the row and reach its UPDATE before any of them writes."""
+    with ExitStack() as stack:
+        with rival.transaction():
+            rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [product.pk])
+            clients = [
+                stack.enter_context(
+                    process(put_once, room, path, product.pk, etag(product), 100 + each)
+                )
+                for each in range(count)
+            ]
+            observe.until(
+                lambda: observer.execute(BLOCKED).fetchone() == (count,), "all at their UPDATE"
+            )
+        return [client.receive() for client in clients]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.processes
+def test_of_many_with_the_same_tag_one_writes(product, rival, observer):
+    """All have passed every look there is; only the UPDATE can tell them apart."""
+    answers = all_at_once("plain", product, rival, observer)
+    assert sorted(status for status, _ in answers) == [200, 412, 412, 412]
+    now = Product.objects.get()
+    assert {tag for _, tag in answers} == {etag(now)}  # weakened by nobody here
+    assert now.version == 2
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.processes
+def test_comparing_the_tag_and_then_writing_loses_updates(product, rival, observer):
+    """The negative twin: the check is right, and all but one of the writes are lost."""
+    answers = all_at_once("check-then-act", product, rival, observer)
+    assert [status for status, _ in answers] == [200, 200, 200, 200]
+    assert Product.objects.get().version == 5
+
+
+# Anything in the header.
+
+TAGS = st.one_of(
+    st.text(max_size=20),
+    st.builds(
+        '{}"{}{}-{}{}"'.format,
+        st.sampled_from(["", "W/", "w/"]),
+        st.sampled_from(["", "-", "0"]),
+        st.integers(0, 2**70),
+        st.sampled_from(["0123456789abcdef", "OURS", "", "x"]),
+        st.sampled_from(["", "-gzip", ";gzip", "-", ",", '"']),
+    ),
+)
+
+
+class TestFuzz(TestCase):
+    @given(header=st.lists(TAGS, max_size=4).map(", ".join), mine=st.booleans(), star=st.booleans())
+    def test_any_header_is_answered_and_only_our_own_tag_writes(self, header, mine, star):
+        product = Product.objects.create(name="tea")
+        header = header.replace("OURS", digest(product) if mine else "OURS")
+        request = {"If-Match": header}
+        if star:
+            request["If-None-Match"] = "*"
+        for path in ("plain", "blind"):
+            response = Client().put(f"/http/{path}/{product.pk}/", '{"stock": 7}', headers=request)
+            assert response.status_code in {200, 400, 412}
+            product.refresh_from_db()
+            if product.version == 2:
+                assert response.status_code == 200
+                assert header.strip() == "*" or f'"1-{digest(product)}' in header
+                Product.objects.filter(pk=product.pk).delete()
+                product = Product.objects.create(pk=product.pk, name="tea")
+            else:
+                assert response.status_code != 200
+                assert product.stock == 0
+
+    @given(accept=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=255)))
+    def test_any_accept_gets_an_answer(self, accept):
+        response = Client().put("/http/plain/1/", "{}", headers={"Accept": accept})
+        assert response.status_code == 428

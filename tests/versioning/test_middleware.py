@@ -1,0 +1,176 @@
+"""ConflictMiddleware: a conflict is an answer, in the form and words of whoever asked."""
+
+import logging
+import re
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection
+from django.test import AsyncClient, Client, modify_settings
+from django.utils import translation
+
+from django_dblock import DblockError
+from tests.app.models import Counter
+
+pytestmark = pytest.mark.django_db
+
+STATUSES = [
+    ("timeout", 423, "locked", "1"),
+    ("deadlock", 409, "conflict", "1"),
+    ("serialization", 409, "conflict", "1"),
+    ("changed", 409, "changed", None),
+    ("deleted", 409, "deleted", None),
+    ("several", 409, "changed", None),
+]
+
+
+@pytest.fixture(autouse=True)
+def _middleware():
+    path = "django_dblock.middleware.ConflictMiddleware"
+    with modify_settings(MIDDLEWARE={"append": path}):
+        yield
+
+
+def post(name, **headers):
+    return Client().post(f"/fails/{name}/", headers=headers)
+
+
+def post_async(name, path="fails-async"):
+    async def run():
+        return await AsyncClient().post(f"/{path}/{name}/")
+
+    return async_to_sync(run)()
+
+
+@pytest.mark.parametrize(("name", "status", "code", "retry_after"), STATUSES)
+@pytest.mark.parametrize("send", [post, post_async, lambda name: post_async(name, "fails")])
+def test_statuses(name, status, code, retry_after, send):
+    response = send(name)
+    assert response.status_code == status
+    assert response.get("Retry-After") == retry_after
+    assert response["Content-Type"] == "application/problem+json"
+    assert response["Cache-Control"] == "no-store"
+    assert (response.json()["status"], response.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("name", ["changed", "deleted", "several"])
+def test_with_a_precondition_a_stale_row_is_412(name):
+    assert post(name, **{"If-Match": '"1-0123456789abcdef"'}).status_code == 412
+    assert post(name, **{"If-None-Match": "*"}).status_code == 412
+    assert post(name, **{"If-None-Match": '"a"'}).status_code == 409
+
+
+@pytest.mark.parametrize("status", [409, 423, 503])
+def test_the_status_of_a_lock_can_be_chosen(status, settings):
+    settings.DBLOCK_LOCKED_STATUS = status
+    assert post("timeout").status_code == status
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("text/html", "text/html"),
+        ("*/*", "application/problem+json"),
+        ("application/json", "application/problem+json"),
+        ("application/json, text/html", "application/problem+json"),
+        ("text/html;q=0.1, application/problem+json", "application/problem+json"),
+        ("image/png", "application/problem+json"),
+        ("", "application/problem+json"),
+    ],
+)
+def test_the_form_is_what_the_client_prefers(accept, form):
+    response = post("timeout", Accept=accept)
+    assert response["Content-Type"].split(";")[0] == form
+    assert response["Vary"] == "Accept"
+
+
+def test_the_page_needs_nothing_that_a_strict_csp_forbids():
+    page = post("changed", Accept="text/html").content.decode()
+    assert '<html lang="en-us" dir="ltr">' in page
+    assert "<h1>Conflict</h1>" in page
+    assert not re.search(r"<script|<style|<link|<img|\son\w+=|\sstyle=|src=|href=", page)
+
+
+def test_the_page_is_in_the_readers_script():
+    with translation.override("ar"):
+        assert 'lang="ar" dir="rtl"' in post("changed", Accept="text/html").content.decode()
+    with translation.override(None):
+        assert '<html dir="ltr">' in post("changed", Accept="text/html").content.decode()
+
+
+def test_a_project_has_its_own_page(settings):
+    page = "{{ problem.status }} {{ problem.code }}"
+    settings.TEMPLATES = [
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "OPTIONS": {
+                "loaders": [
+                    ("django.template.loaders.locmem.Loader", {"django_dblock/problem.html": page})
+                ]
+            },
+        }
+    ]
+    assert post("timeout", Accept="text/html").content == b"423 locked"
+
+
+def test_a_project_without_templates_gets_json(settings):
+    settings.TEMPLATES = []
+    response = post("timeout", Accept="text/html")
+    assert response["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize("name", [name for name, *_ in STATUSES])
+def test_nothing_of_the_key_or_the_row_is_shown(name, accept):
+    content = post(name, Accept=accept).content.decode()
+    for secret in ("secret", "4711", "Product", "default", "version"):
+        assert secret not in content
+
+
+def test_the_log_has_the_error_and_its_line_no_values(caplog):
+    with caplog.at_level(logging.INFO, "django_dblock"):
+        Client().post("/fails/timeout/?token=secret")
+    [record] = [each for each in caplog.records if each.name == "django_dblock.middleware"]
+    assert record.getMessage() == "POST /fails/timeout/ answered with 423: LockTimeout"
+    assert record.levelno == logging.INFO
+    assert (record.status_code, record.request.path) == (423, "/fails/timeout/")
+    assert isinstance(record.error, DblockError)
+
+
+def test_a_line_of_the_log_is_one_line(rf, caplog):
+    from django_dblock.middleware import ConflictMiddleware
+    from tests.app.http_views import trouble
+
+    with caplog.at_level(logging.INFO, "django_dblock"):
+        request = rf.get("/a%0Ab/")
+        ConflictMiddleware(lambda request: None).process_exception(request, trouble("timeout"))
+    assert "\n" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize("name", ["other", "cancelled"])
+def test_other_errors_go_on(name):
+    with pytest.raises(Exception, match=r"secret|the server said so"):
+        post(name)
+    with pytest.raises(Exception, match=r"secret|the server said so"):
+        post_async(name)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("path", ["fails", "fails-conditionally"])
+def test_under_atomic_requests_the_request_is_rolled_back(path):
+    """In the middleware by Django, in the decorator's own answers by the decorator."""
+    connection.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        for name, *_ in STATUSES:
+            assert Client().post(f"/{path}/{name}/").status_code in {409, 423}
+    finally:
+        connection.settings_dict["ATOMIC_REQUESTS"] = False
+    assert not Counter.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_a_transaction_it_is_not(transactional_db):
+    """The negative twin of the test above."""
+    Client().post("/fails/changed/")
+    assert Counter.objects.exists()

@@ -1,0 +1,179 @@
+"""The picture of a conflict: mine, theirs and the original of each field."""
+
+import pytest
+from django.db.models import F
+
+from django_dblock import UNKNOWN, StaleObject, conflict_picture
+from tests.app import models as app
+from tests.app.models import Gadget, Product
+from tests.versioning.conftest import overtake
+
+pytestmark = pytest.mark.django_db
+
+
+def conflict(instance, **options):
+    with pytest.raises(StaleObject) as caught:
+        instance.save_cas(**options)
+    return caught.value
+
+
+def values(picture):
+    return {
+        name: (field.original, field.mine, field.theirs) for name, field in picture.fields.items()
+    }
+
+
+def test_each_field_with_its_three_values(product, statements):
+    overtake(product, name="theirs", stock=11)
+    product.name, product.price = "mine", 5
+    error = conflict(product)
+    with statements() as sent:
+        picture = conflict_picture(error)
+    assert len(sent) == 1
+    assert values(picture) == {
+        "name": ("original", "mine", "theirs"),
+        "price": (0, 5, 0),
+        "stock": (10, 10, 11),
+    }
+    assert (picture.version, picture.deleted) == (2, False)
+    assert [field.name for field in picture.conflicting] == ["name"]
+    facts = {
+        name: (field.changed_by_me, field.changed_by_them, field.conflicting)
+        for name, field in picture.fields.items()
+    }
+    assert facts == {
+        "name": (True, True, True),
+        "price": (True, False, False),
+        "stock": (False, True, False),
+    }
+    assert picture.fields["name"].label == "name"
+
+
+def test_both_to_the_same_value_is_no_conflict(product):
+    overtake(product, name="same")
+    product.name = "same"
+    assert conflict_picture(conflict(product)).conflicting == []
+
+
+def test_the_picture_saves_against_the_row_as_it_is_now(product):
+    overtake(product)
+    error = conflict(product)
+    overtake(product, name="even newer")
+    picture = conflict_picture(error)
+    assert (error.actual, picture.version) == (2, 3)
+    product.save_cas(expected=picture.version)
+
+
+def test_a_row_that_is_gone(product):
+    Product.objects.all().delete()
+    picture = conflict_picture(conflict(product))
+    assert picture.deleted
+    assert picture.fields["name"].theirs is UNKNOWN
+
+
+def test_an_object_without_a_key_has_no_row_there(product):
+    overtake(product)
+    error = conflict(product)
+    error.pk = None
+    assert conflict_picture(error).deleted
+
+
+def test_only_the_fields_asked_for(product):
+    overtake(product)
+    picture = conflict_picture(conflict(product), fields=["stock"])
+    assert list(picture.fields) == ["stock"]
+
+
+def test_the_original_of_a_form_is_the_callers(product):
+    """The instance of a posted form was read when it was posted, not when it was shown."""
+    overtake(product, name="theirs", stock=11)
+    posted = Product.objects.get(pk=product.pk)
+    posted.name = "mine"
+    error = conflict(posted, expected=1)
+    picture = conflict_picture(error, original={"name": "original", "stock": "10"})
+    assert values(picture)["name"] == ("original", "mine", "theirs")
+    assert values(picture)["stock"] == (10, 11, 11), "as the row would give it back"
+    assert values(picture)["price"][0] is UNKNOWN
+    assert not picture.fields["price"].changed_by_me
+    assert not picture.fields["price"].changed_by_them
+    posted.name, posted.price = "mine", "5"
+    picture = conflict_picture(error, original={})
+    assert picture.fields["price"].changed_by_me
+    assert picture.fields["price"].conflicting, "nobody knows, so a person looks"
+
+
+def test_after_a_save_the_original_is_what_was_written(product):
+    product.name = "first"
+    product.save()
+    product.name = "second"
+    overtake(product, stock=0)
+    assert values(conflict_picture(conflict(product)))["name"] == ("first", "second", "first")
+
+
+def test_an_object_that_was_made_and_saved_here_has_an_original():
+    product = Product.objects.create(name="first")
+    product.name = "mine"
+    overtake(product, name="theirs")
+    assert values(conflict_picture(conflict(product)))["name"] == ("first", "mine", "theirs")
+
+
+def test_after_bulk_create_bulk_save_and_refresh():
+    [product] = Product.objects.bulk_create([Product(name="first")])
+    product.name = "second"
+    assert product._version_origin["name"] == "first"
+    Product.objects.bulk_save_cas([product], ["name"])
+    assert product._version_origin["name"] == "second"
+    overtake(product, name="third")
+    product.refresh_from_db()
+    assert product._version_origin["name"] == "third"
+
+
+def test_a_save_that_was_refused_does_not_change_the_original(product):
+    overtake(product)
+    product.name = "mine"
+    conflict(product)
+    assert values(conflict_picture(conflict(product)))["name"][0] == "original"
+
+
+def test_deferred_fields_are_not_shown_and_not_loaded(product, statements):
+    partly = Product.objects.only("name", "version").get(pk=product.pk)
+    overtake(product)
+    error = conflict(partly)
+    with statements() as sent:
+        picture = conflict_picture(error)
+    assert len(sent) == 1
+    assert list(picture.fields) == ["name"]
+
+
+def test_expressions_are_unknown(product):
+    overtake(product)
+    product.stock = F("stock") + 1
+    assert values(conflict_picture(conflict(product)))["stock"] == (10, UNKNOWN, 10)
+    product.refresh_from_db()
+    product.stock = F("stock") + 1
+    product.save()
+    assert "stock" not in product._version_origin
+
+
+def test_a_value_that_can_not_be_read_is_shown_as_it_is(product):
+    overtake(product)
+    error = conflict(product)
+    product.stock = "many"
+    assert conflict_picture(error).fields["stock"].mine == "many"
+
+
+def test_keys_versions_and_parents(product):
+    gadget = Gadget.objects.create(name="a", watts=1)
+    gadget.watts = 2
+    overtake(gadget, watts=3)
+    picture = conflict_picture(conflict(gadget))
+    assert values(picture)["watts"] == (1, 2, 3)
+    assert "product_ptr" not in picture.fields
+    assert "id" not in picture.fields
+    place = app.Place.objects.create(row="A", number=1)
+    overtake(place, guest="theirs")
+    assert list(conflict_picture(conflict(place)).fields) == ["guest"]
+    line = app.InvoiceLine.objects.create(invoice=app.Invoice.objects.create(), product=product)
+    line.product = None
+    overtake(line, quantity=2)
+    assert values(conflict_picture(conflict(line)))["product"] == (product.pk, None, product.pk)

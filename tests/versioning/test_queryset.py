@@ -1,0 +1,125 @@
+"""Writes past save(): update() and what is built on it bump, bulk_create() never overwrites."""
+
+import pytest
+from django.db.models import F
+
+from django_dblock import MissingVersion, StaleObject
+from tests.app import models as app
+from tests.app.models import Gadget, Invoice, InvoiceLine, Product
+from tests.versioning.conftest import version_of
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def products(count=3, model=Product, **values):
+    model.objects.bulk_create(model(name=f"p{number}", **values) for number in range(count))
+    return list(model.objects.order_by("pk"))
+
+
+def writes(sent):
+    return [
+        query["sql"]
+        for query in sent.captured_queries
+        if query["sql"].startswith(("UPDATE", "WITH"))
+    ]
+
+
+def test_update_bumps_in_the_same_statement(product, statements):
+    with statements() as sent:
+        Product.objects.filter(pk=product.pk).update(stock=F("stock") + 1)
+    [query] = sent.captured_queries
+    assert '"version" = ("app_product"."version" + 1)' in query["sql"]
+    with pytest.raises(StaleObject):
+        product.save()
+
+
+def test_update_never_sets_a_version_by_hand(product):
+    with pytest.raises(ValueError, match="bumped by update"):
+        Product.objects.update(version=7)
+    assert Product.objects.update() == 0 or version_of(product) == 1
+
+
+def test_update_of_a_childs_column_bumps_the_parents_version():
+    gadget = Gadget.objects.create(name="a")
+    Gadget.objects.update(watts=5)
+    assert version_of(gadget) == 2
+    special = app.Special.objects.create(name="a")
+    app.Special.objects.update(name="b")
+    assert version_of(special) == 2
+    app.ProductProxy.objects.update(name="c")
+    assert version_of(gadget) == 3
+
+
+def test_update_of_a_composite_pk_and_of_another_name():
+    app.Place.objects.create(row="A", number=1)
+    app.Place.objects.filter(pk=("A", 1)).update(guest="x")
+    assert app.Place.objects.get().version == 2
+    app.Article.objects.create(title="a")
+    app.Article.objects.update(title="b")
+    assert app.Article.objects.get().revision == 2
+
+
+def test_bulk_update_bumps_once():
+    rows = products()
+    Product.objects.bulk_update(rows, ["name"])
+    assert {version_of(row) for row in rows} == {2}
+    with pytest.raises(StaleObject):
+        rows[0].save()
+
+
+def test_related_managers_bump():
+    invoice, other = Invoice.objects.create(), Invoice.objects.create()
+    line = InvoiceLine.objects.create(invoice=invoice)
+    other.lines.add(InvoiceLine.objects.get(), bulk=True)
+    assert version_of(line) == 2
+    other.lines.update(quantity=5)
+    assert version_of(line) == 3
+    product = Product.objects.create(name="a")
+    product.lines.add(InvoiceLine.objects.get())
+    product.lines.clear()
+    assert version_of(line) == 5
+    product.lines.set([InvoiceLine.objects.get()])
+    product.lines.remove(InvoiceLine.objects.get())
+    assert version_of(line) == 7
+
+
+def test_a_queryset_and_a_manager_of_ones_own():
+    row = app.Managed.objects.create(price=3)
+    assert app.Managed.objects.cheap().update(price=4) == 1
+    assert version_of(row) == 2
+    row.price = 5
+    assert app.Managed.objects.cheap().bulk_save_cas([row], ["price"]) == [row.pk]
+    row.refresh_from_db()
+    assert app.Managed.objects.cheap().bulk_save_cas([row], ["price"]) == []
+
+
+def test_bulk_create_can_be_saved_and_can_not_overwrite():
+    [product] = Product.objects.bulk_create([Product(name="a")])
+    product.name = "b"
+    product.save()
+    assert version_of(product) == 2
+    more = {"update_fields": ["name"], "unique_fields": ["id"]}
+    with pytest.raises(ValueError, match="leave their versions"):
+        Product.objects.bulk_create([product], update_conflicts=True, **more)
+    with pytest.raises(ValueError, match="leave their versions"):
+        Product.objects.bulk_create([product], None, False, True, ["name"], ["id"])
+
+
+def test_a_row_that_bulk_create_has_passed_over_is_not_overwritten_later():
+    """Both have version 1, but it is another's row."""
+    Invoice.objects.create(customer="theirs")
+    key = Invoice.objects.get().pk
+    for positional in (False, True):
+        mine = Invoice(pk=key, customer="mine")
+        nameless = Product(name="a")
+        if positional:
+            Invoice.objects.bulk_create([mine], None, True)
+            Product.objects.bulk_create([nameless], None, True)
+        else:
+            Invoice.objects.bulk_create([mine], ignore_conflicts=True)
+            Product.objects.bulk_create([nameless], ignore_conflicts=True)
+        with pytest.raises(MissingVersion):
+            mine.save()
+        nameless._state.adding = True
+        nameless.save()
+    assert Invoice.objects.get().customer == "theirs"

@@ -1,0 +1,343 @@
+"""Rollback honesty: a version that never came to be is not compared with, nor blamed on others."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.db.utils import DatabaseError, IntegrityError
+from django.test import TestCase
+
+from django_dblock import StaleObject
+from tests.app import models as app
+from tests.app.models import Gadget, Product
+from tests.versioning.conftest import overtake, version_of
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+class Undo(Exception):
+    pass
+
+
+def assert_rolled_back(instance):
+    """It says so, whatever number the row has by now: also the one that was rolled back."""
+    seen = instance.version
+    for write in (instance.save, instance.save_cas, instance.delete_cas, instance.touch_version):
+        with pytest.raises(StaleObject, match="rolled back") as caught:
+            write()
+        assert caught.value.rolled_back
+        assert instance.version == seen
+
+
+def test_after_a_rollback_the_instance_is_ahead_and_says_so(product):
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    assert (product.version, version_of(product)) == (2, 1)
+    assert_rolled_back(product)
+    product.refresh_from_db()
+    product.save()
+    assert product.version == version_of(product) == 2
+
+
+def test_the_same_number_reached_by_another_writer_does_not_let_the_save_through(product):
+    """ABA: both wrote version 2, and ours never was."""
+    product.name = "mine"
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    overtake(product)
+    assert version_of(product) == product.version == 2
+    assert_rolled_back(product)
+    assert Product.objects.get().name == "theirs"
+
+
+def test_expected_and_expect_version_overrule_it(product):
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    product.save_cas(expected=1)
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    product.expect_version(2)
+    product.save()
+    assert version_of(product) == 3
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda p: p.save(),
+        lambda p: p.save_cas(update_fields=["name"]),
+        lambda p: p.touch_version(),
+        lambda p: Product.objects.bulk_save_cas([p], ["name"]),
+    ],
+)
+def test_a_savepoint_that_is_rolled_back(product, write):
+    with transaction.atomic():
+        with pytest.raises(Undo), transaction.atomic():
+            write(product)
+            raise Undo
+        assert_rolled_back(product)
+        overtake(product)
+        assert_rolled_back(product)
+    overtake(product)
+    assert_rolled_back(product)
+
+
+def test_a_savepoint_that_is_kept_in_a_transaction_that_is_not(product):
+    with pytest.raises(Undo), transaction.atomic():
+        with transaction.atomic():
+            product.save()
+        product.save()
+        assert version_of(product) == 3
+        raise Undo
+    assert_rolled_back(product)
+
+
+def test_what_was_written_before_a_savepoint_outlives_it(product):
+    with transaction.atomic():
+        product.save()
+        with pytest.raises(Undo), transaction.atomic():
+            Product.objects.create(name="other")
+            raise Undo
+        product.save()
+    product.save()
+    assert version_of(product) == 4
+
+
+def test_of_two_writes_only_the_one_in_the_savepoint_that_is_rolled_back_never_was(product):
+    other = Product.objects.create(name="other")
+    with transaction.atomic():
+        product.save()
+        with pytest.raises(Undo), transaction.atomic():
+            other.save()
+            raise Undo
+        product.save()
+    assert_rolled_back(other)
+    overtake(other)
+    assert_rolled_back(other)
+    product.save()
+    assert version_of(product) == 4
+
+
+def test_a_transaction_marked_for_rollback(product):
+    with transaction.atomic():
+        product.save()
+        transaction.set_rollback(True)
+    assert_rolled_back(product)
+
+
+def test_a_failed_statement_later_in_the_transaction(product):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        product.save()
+        Product.objects.create(pk=product.pk, name="again")
+    assert_rolled_back(product)
+
+
+def test_commit_that_fails(statements):
+    app.Note.objects.create(name="taken")
+    note = app.Note.objects.create(name="free")
+    note.name = "taken"
+    with pytest.raises(IntegrityError), transaction.atomic():
+        note.save()
+    assert_rolled_back(note)
+    overtake(note, name="theirs")
+    assert version_of(note) == note.version
+    assert_rolled_back(note)
+
+
+def test_a_connection_that_is_lost_in_the_transaction(product, rival):
+    with pytest.raises(OperationalError), transaction.atomic():
+        product.save()
+        rival.execute(
+            "SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid]
+        )
+        Product.objects.count()
+    assert_rolled_back(product)
+    connection.close()
+
+
+def test_a_connection_that_is_closed_in_the_transaction(product):
+    with pytest.raises(DatabaseError), transaction.atomic():
+        product.save()
+        connection.close()
+        Product.objects.count()
+    assert_rolled_back(product)
+
+
+@pytest.mark.parametrize("model", [Product, Gadget, app.Invoice])
+def test_a_row_whose_insert_was_rolled_back(model):
+    instance = model()
+    with pytest.raises(Undo), transaction.atomic():
+        instance.save()
+        raise Undo
+    assert_rolled_back(instance)
+    instance._state.adding = True
+    instance.save(force_insert=True)
+    instance.save()
+    assert version_of(instance) == 2
+
+
+@pytest.mark.parametrize("given", [{}, {"batch_size": 1}])
+def test_rows_whose_bulk_create_was_rolled_back(given):
+    """With a pk that another writer has used since, the numbers are the same."""
+    invoices = [app.Invoice(customer="mine"), app.Invoice(customer="mine")]
+    with pytest.raises(Undo), transaction.atomic():
+        app.Invoice.objects.bulk_create(invoices, **given)
+        raise Undo
+    app.Invoice.objects.create(pk=invoices[0].pk, customer="theirs")
+    for invoice in invoices:
+        assert_rolled_back(invoice)
+
+
+def test_a_copy_shares_the_fate(product):
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        twins = [copy.copy(product), copy.deepcopy(product)]
+        raise Undo
+    for twin in twins:
+        assert_rolled_back(twin)
+
+
+def test_in_another_process_the_number_is_trusted(product):
+    with transaction.atomic():
+        product.save()
+        sent = pickle.dumps(product)
+    there = pickle.loads(sent)
+    there.save()
+    assert version_of(there) == 3
+
+
+def test_while_a_transaction_is_open_its_version_is_no_other_threads(product):
+    """What it wrote is not there for them: they can't compare with it."""
+    found = []
+
+    def other_thread():
+        try:
+            product.delete_cas()
+        except StaleObject as error:
+            found.append(error.rolled_back)
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        product.save()
+        thread = threading.Thread(target=other_thread)
+        thread.start()
+        thread.join()
+    assert found == [True]
+    product.save()
+
+
+def test_a_savepoint_rolled_back_by_hand_is_seen_by_its_number(product):
+    with transaction.atomic():
+        point = connection.savepoint()
+        product.save()
+        connection.savepoint_rollback(point)
+    assert (product.version, version_of(product)) == (2, 1)
+    assert_rolled_back(product)
+
+
+def test_manual_transactions_are_seen_by_their_numbers(product):
+    transaction.set_autocommit(False)
+    try:
+        product.save()
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert_rolled_back(product)
+
+
+# on_commit
+
+
+def test_a_hook_that_raises_does_not_undo_the_commit(product):
+    def fail():
+        raise Undo
+
+    with pytest.raises(Undo), transaction.atomic():
+        transaction.on_commit(fail)
+        product.save()
+    product.save()
+    assert version_of(product) == 3
+
+
+def test_a_hook_may_save_again(product):
+    with transaction.atomic():
+        transaction.on_commit(product.save)
+        product.save()
+        with transaction.atomic():
+            transaction.on_commit(product.touch_version)
+            product.save()
+    assert product.version == version_of(product) == 5
+
+
+def test_hooks_run_as_often_as_they_did(product):
+    ran = []
+    with transaction.atomic():
+        for _ in range(3):
+            product.save()
+            transaction.on_commit(lambda: ran.append(1))
+        assert len(connection.run_on_commit) == 4, "one entry of ours for all writes of a block"
+    assert ran == [1, 1, 1]
+    assert connection.run_on_commit == []
+
+
+def test_outside_a_transaction_nothing_is_remembered(product):
+    product.save()
+    assert "_version_fate" not in product.__dict__
+
+
+# Tests of users
+
+
+class InATestCase(TestCase):
+    """The test's own blocks are no transaction of the code under test."""
+
+    databases = {"default", "other"}  # noqa: RUF012
+
+    def test_captured_callbacks_are_the_users_own(self):
+        product = Product.objects.create(name="a")
+        with self.captureOnCommitCallbacks(execute=True) as callbacks:
+            product.save()
+            with transaction.atomic():
+                product.save()
+                transaction.on_commit(lambda: None)
+        assert len(callbacks) == 1
+        assert version_of(product) == 3
+
+    def test_touch_once_per_transaction(self):
+        product = Product.objects.create(name="a")
+        with transaction.atomic():
+            product.touch_version()
+            with self.assertNumQueries(0):
+                product.touch_version()
+            with transaction.atomic(), self.assertNumQueries(0):
+                product.touch_version()
+        with transaction.atomic(), self.assertNumQueries(1):
+            product.touch_version()
+        with self.assertNumQueries(1):
+            product.touch_version()
+        with transaction.atomic(savepoint=False), self.assertNumQueries(1):
+            product.touch_version()
+        assert version_of(product) == 5
+
+    def test_a_rollback_is_seen_by_its_number(self):
+        product = Product.objects.create(name="a")
+        with pytest.raises(Undo), transaction.atomic():
+            product.save()
+            raise Undo
+        with pytest.raises(StaleObject) as caught:
+            product.save()
+        assert caught.value.rolled_back
+
+    def test_a_conflict_leaves_the_test_usable(self):
+        product = Product.objects.create(name="a")
+        overtake(product)
+        with pytest.raises(StaleObject):
+            product.save()
+        assert Product.objects.count() == 1

@@ -1,0 +1,99 @@
+"""The private seam to Django: a changed signature is seen here, not at a user's.
+
+What ``guarded`` overrides and calls, per version of Django. If one of these fails on a new
+version, read the body of ``Model.save_base()`` there before the number is added.
+"""
+
+import inspect
+
+import django
+import pytest
+from django.db import connection, connections, models, transaction
+from django.db.models.deletion import Collector
+
+from django_dblock.versioning.guarded import GuardedSave
+from tests.app.models import Product, TwinProduct
+
+VERSION = django.VERSION[:2]
+
+UPDATE = ["self", "base_qs", "using", "pk_val", "values", "update_fields", "forced_update"]
+FROM_DB = ["cls", "db", "field_names", "values"]
+SIGNATURES = {
+    (5, 2): {"_do_update": UPDATE, "from_db": FROM_DB},
+    (6, 0): {"_do_update": [*UPDATE, "returning_fields"], "from_db": FROM_DB},
+    (6, 1): {
+        "_do_update": [*UPDATE, "returning_fields"],
+        "from_db": [*FROM_DB, "fetch_mode"],
+    },
+}
+EVERYWHERE = {
+    "_do_insert": ["self", "manager", "using", "fields", "returning_fields", "raw"],
+    "save_base": ["self", "raw", "force_insert", "force_update", "using", "update_fields"],
+    "refresh_from_db": ["self", "using", "fields", "from_queryset"],
+    "_get_pk_val": ["self", "meta"],
+    "_is_pk_set": ["self", "meta"],
+    "_prepare_related_fields_for_save": ["self", "operation_name", "fields"],
+    "delete": ["self", "using", "keep_parents"],
+}
+
+
+def parameters(name):
+    found = getattr(models.Model, name)
+    return list(inspect.signature(getattr(found, "__func__", found)).parameters)
+
+
+def test_this_version_of_django_was_looked_at():
+    assert VERSION in SIGNATURES
+
+
+@pytest.mark.parametrize("name", ["_do_update", "from_db", *EVERYWHERE])
+def test_the_signatures_of_what_is_overridden_or_called(name):
+    assert parameters(name) == {**EVERYWHERE, **SIGNATURES[VERSION]}[name]
+
+
+def test_save_base_is_handed_on_whole():
+    ours = inspect.signature(GuardedSave.save_base).parameters
+    theirs = inspect.signature(models.Model.save_base).parameters
+    assert [(each.name, each.default) for each in ours.values()] == [
+        (each.name, each.default) for each in theirs.values()
+    ]
+
+
+def test_what_is_read_of_a_transaction():
+    read = {"run_on_commit", "savepoint_ids", "atomic_blocks", "needs_rollback", "in_atomic_block"}
+    assert read <= vars(connections["default"]).keys()
+    assert "_from_testcase" in vars(transaction.atomic())
+    assert list(inspect.signature(Collector.can_fast_delete).parameters) == [
+        "self", "objs", "from_field",
+    ]  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_hooks_of_a_transaction_have_three_parts():
+    """Fates are put among them, and found in them, by these."""
+    with transaction.atomic(), transaction.atomic():
+        transaction.on_commit(int)
+        [(savepoints, function, robust)] = connection.run_on_commit
+        assert (savepoints, function, robust) == (set(connection.savepoint_ids), int, False)
+        assert len(connection.savepoint_ids) == len(connection.atomic_blocks) - 1
+
+
+def returned(model, monkeypatch):
+    """What _do_update returns for a row that is there, and for one that is not."""
+    found = []
+    inner = model._do_update
+
+    def spy(self, *args, **more):
+        found.append(inner(self, *args, **more))
+        return found[-1]
+
+    row = model.objects.create(name="a")
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_do_update", spy)
+        row.save()
+    return found
+
+
+@pytest.mark.django_db
+def test_what_djangos_own_returns_goes_through_untouched(monkeypatch):
+    assert returned(Product, monkeypatch) == returned(TwinProduct, monkeypatch)
