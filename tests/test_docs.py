@@ -14,9 +14,10 @@ from django.dispatch import Signal
 
 import django_dblock
 from django_dblock import exceptions, signals
+from django_dblock.cli import exit_status
 from django_dblock.cli.list_locks import SCHEMA
 from django_dblock.conf import Conf
-from django_dblock.inspect import AdvisoryLock
+from django_dblock.inspect import AdvisoryLock, FencedLease
 from tests.docs.blocks import RUN, blocks
 from tests.docs.page import SETTINGS, Page
 
@@ -152,17 +153,27 @@ def test_every_subcommand_and_option_is_in_the_reference():
     )
     found = dict(options())
     assert sections.keys() == found.keys()
-    common = {"--using", "--json"}
     for name, taken in found.items():
-        missing = [option for option in taken if f"`{option}`" not in sections[name]]
-        assert set(missing) <= common, name
-    assert all(f"`{option}`" in reference("command.md") for option in common)
+        missing = {option for option in taken if f"`{option}`" not in sections[name]}
+        assert missing <= {"--using"}, name
+    assert "`--using`" in reference("command.md")
 
 
-def test_the_schema_of_dblock_list_is_that_of_its_dataclass():
+def test_every_exit_status_of_dblock_run_is_in_the_reference():
+    page = reference("command.md")
+    own = {value for value in vars(exit_status).values() if isinstance(value, int)}
+    for status in own - {exit_status.SIGNALLED}:
+        assert f"\n| {status} |" in page, status
+    assert "| 128 + n |" in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataclass"), [("advisory", AdvisoryLock), ("fenced", FencedLease)]
+)
+def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
-    row = schema["properties"]["advisory"]["items"]
-    hints = typing.get_type_hints(AdvisoryLock)
+    row = schema["properties"][kind]["items"]
+    hints = typing.get_type_hints(dataclass)
     assert row["properties"].keys() == hints.keys()
     assert row["required"] == list(hints)
     for name, hint in hints.items():
@@ -175,19 +186,29 @@ def _json_type(hint):
     names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if isinstance(hint, types.UnionType):
         return [names[each] for each in typing.get_args(hint)]
-    return "array" if typing.get_origin(hint) is tuple else names[hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return "string"
+    return {tuple: "array", dict: "object"}.get(typing.get_origin(hint)) or names[hint]
+
+
+def test_the_schema_names_the_states_of_a_fenced_lock():
+    schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
+    state = schema["properties"]["fenced"]["items"]["properties"]["state"]
+    assert state["enum"] == list(typing.get_args(typing.get_type_hints(FencedLease)["state"]))
 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_dblock_list_prints_has_the_schemas_fields():
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
     out = StringIO()
-    with django_dblock.advisory_lock("a"):
+    with django_dblock.fenced_lock("a", ttl=60), django_dblock.advisory_lock("a"):
         call_command("dblock", "list", "--json", stdout=out)
     printed = json.loads(out.getvalue())
-    assert list(printed) == schema["required"]
-    [lock] = printed["advisory"]
-    assert list(lock) == schema["properties"]["advisory"]["items"]["required"]
+    assert list(printed) == list(schema["properties"])
+    assert set(schema["required"]) <= printed.keys()
+    for kind in ("advisory", "fenced"):
+        [lock] = printed[kind]
+        assert list(lock) == schema["properties"][kind]["items"]["required"]
 
 
 def test_every_page_is_reached_from_an_index():

@@ -114,10 +114,12 @@ WAITS = (
     sys.executable, "-u", "-c",
     """
 import os, sys, time
-print(os.getpid())
+def tell():
+    os.write(1, b"%d\\n" % os.getpid())  # in one piece
+tell()
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
-        print(os.getpid())
+        tell()
         time.sleep(600)
 sys.stdin.read()
 print("done")

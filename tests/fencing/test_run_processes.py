@@ -270,7 +270,21 @@ class TestFreeze:
             process.send_signal(signal.SIGCONT)
             status, out, err = outcome(process)
         assert (status, out) == (79, "")
+        assert "'dblock run' was frozen until" in err
         assert "exit status 137" in err
+
+    def test_a_command_that_ended_by_itself_meanwhile_was_not_ended(self, observer):
+        with running("--ttl", "2", command=waits()) as process:
+            command = int(line(process))
+            process.send_signal(signal.SIGSTOP)
+            until_stopped(process.pid)
+            os.kill(command, signal.SIGTERM)
+            until_expired(observer)
+            process.send_signal(signal.SIGCONT)
+            status, _, err = outcome(process)
+        assert status == 79, "whether anybody was at work beside it, nobody knows"
+        assert "no renewal was confirmed in time" in err
+        assert "exit status 143" in err
 
     def test_all_of_it_is_frozen_past_the_ttl_while_another_takes_over(self, observer):
         with running("--ttl", "2", command=waits()) as process:

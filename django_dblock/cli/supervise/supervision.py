@@ -67,8 +67,11 @@ class Supervision:
         """Return when the command has ended, with all of its group; or can't be ended in time."""
         number = None
         while True:
+            was_frozen = now() >= self._until - KEEPER_AT * self._ttl
             self.keep()
             self._job.look()
+            if was_frozen and self._kill_at is None:
+                self._follow_the_keeper()
             if self._job.is_over():
                 return
             if self._kill_at is None:
@@ -80,6 +83,12 @@ class Supervision:
                 if now() >= self._kill_at + self._dying:
                     return
             number = self._inbox.wait(self._pause())
+
+    def _follow_the_keeper(self) -> None:
+        """It has killed the command, or is about to; also where the lease can still be saved."""
+        if self._job.returncode in (None, -signal.SIGKILL):
+            self.because = "'dblock run' was frozen until the lease was about to run out"
+            self._kill_at = now()
 
     def _look_at_the_lease(self) -> None:
         latest = self._until - KILL_AT * self._ttl
