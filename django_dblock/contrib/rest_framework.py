@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as default_handler
 
 from django_dblock.answers import problem_of
+from django_dblock.exceptions import StaleObject
 from django_dblock.problem import PROBLEM_JSON, Problem
 from django_dblock.versioning.http import (
     SAFE,
@@ -24,7 +25,7 @@ from django_dblock.versioning.http import (
     unused,
 )
 from django_dblock.versioning.model import VersionedModel
-from django_dblock.versioning.precondition import IfMatch, conditional
+from django_dblock.versioning.precondition import IfMatch, PreconditionFailed, conditional
 from django_dblock.versioning.tags import MalformedTags
 
 if TYPE_CHECKING:
@@ -116,11 +117,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         """As the framework's; then read the precondition, and prepare the transaction."""
         super().initial(request, *args, **kwargs)
-        try:
-            condition = IfMatch("none") if request.method in SAFE else IfMatch.of(request)
-        except MalformedTags as error:
-            raise Refused(malformed_problem()) from error
-        request._request.if_match = condition  # noqa: SLF001 - for copies of the request, too
+        condition = self._precondition()
         if condition and self._creates(request):
             if condition.kind != "absent":
                 detail = _("There is nothing here yet that If-Match could be about.")
@@ -133,9 +130,10 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         """Get the object; where it may be written, bind it to the version that the client saw."""
         instance = super().get_object()
         if self.request.method not in SAFE:
-            if self.if_match_required and not self.request.if_match:
+            condition = self._precondition()
+            if self.if_match_required and not condition:
                 raise Refused(missing_problem())
-            self.request.if_match.bind(instance)
+            condition.bind(instance)
         return instance
 
     def perform_destroy(self, instance: Any) -> None:
@@ -148,9 +146,8 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     def handle_exception(self, exc: Exception) -> Any:
         """Answer a conflict, with the present tag of the row."""
         response = super().handle_exception(refusal(exc, self.request))
-        condition = getattr(self.request, "if_match", None)
-        if condition is not None:  # not read yet where a permission was refused
-            present_tag(response, condition, exc, self.etag_variant())
+        if isinstance(exc, StaleObject | PreconditionFailed):
+            present_tag(response, self._precondition(), exc, self.etag_variant())
         return response
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
@@ -168,8 +165,21 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
                 f"object by get_object(), or call request.if_match.bind(instance) before writing; "
                 f"if nothing is written, request.if_match.waive()."
             )
-        fresh_tag(response, instance, self.etag_variant())
+        if instance is not None:
+            fresh_tag(response, instance, self.etag_variant())
         return response
+
+    def _precondition(self) -> IfMatch:
+        """Return ``request.if_match``; read it if nobody has, as a permission may be the first."""
+        request = self.request
+        condition: IfMatch | None = getattr(request, "if_match", None)
+        if condition is None:
+            try:
+                condition = IfMatch("none") if request.method in SAFE else IfMatch.of(request)
+            except MalformedTags as error:
+                raise Refused(malformed_problem()) from error
+            request.if_match = condition
+        return condition
 
     def _creates(self, request: Any) -> bool:
         if hasattr(self, "action"):

@@ -203,13 +203,15 @@ def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, varia
 
 
 def present_tag(
-    response: HttpResponseBase, condition: IfMatch, error: Exception, variant: str
+    response: HttpResponseBase,
+    condition: IfMatch,
+    error: StaleObject | PreconditionFailed,
+    variant: str,
 ) -> None:
     """Put the tag that the row has now on the answer to a conflict, where it is known."""
-    if isinstance(error, StaleObject | PreconditionFailed):
-        tag = condition.current_tag(error, variant)
-        if tag is not None:
-            response.headers["ETag"] = tag
+    tag = condition.current_tag(error, variant)
+    if tag is not None:
+        response.headers["ETag"] = tag
 
 
 def _begin(request: HttpRequest, *, required: bool) -> HttpResponse | None:
@@ -245,7 +247,8 @@ def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpRespons
     if problem is None:
         raise error
     response = respond(request, problem)
-    present_tag(response, condition, error, variant)
+    if isinstance(error, StaleObject | PreconditionFailed):
+        present_tag(response, condition, error, variant)
     return response
 
 

@@ -1,6 +1,6 @@
 """Views of versioned rows with Django REST framework."""
 
-from rest_framework import generics, serializers, viewsets
+from rest_framework import generics, permissions, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
 from rest_framework.response import Response
@@ -82,6 +82,11 @@ class Products(VersionedViewMixin, viewsets.ModelViewSet):
         product.save_cas()
         return Response({})
 
+    @action(detail=True)
+    def check(self, request, pk):
+        serializer = self.get_serializer(self.get_object(), data={"stock": "many"})
+        serializer.is_valid(raise_exception=True)
+
     @action(detail=False)
     def preview(self, request):
         return Response(self.get_serializer(Product(name="not saved")).data)
@@ -90,6 +95,23 @@ class Products(VersionedViewMixin, viewsets.ModelViewSet):
     def tagged(self, request):
         product = Product.objects.first()
         return Response(self.get_serializer(product).data, headers={"ETag": '"own"'})
+
+
+class OfSomebody(permissions.BasePermission):
+    """Looks at the object before the view does, as many do."""
+
+    def has_permission(self, request, view):
+        return not view.kwargs or view.get_object().name != "theirs"
+
+
+class Guarded(VersionedViewMixin, viewsets.ModelViewSet):
+    queryset = Product.objects.all()
+    serializer_class = ProductSerializer
+    permission_classes = (OfSomebody,)
+    renderer_classes = (JSONRenderer, BrowsableAPIRenderer)
+
+    def etag_variant(self):
+        return f"mine-{super().etag_variant()}"
 
 
 class ReadOnly(VersionedViewMixin, viewsets.ReadOnlyModelViewSet):
@@ -139,6 +161,7 @@ class Fails(APIView):
 
 router = SimpleRouter()
 router.register("products", Products)
+router.register("guarded", Guarded, basename="guarded")
 router.register("read-only", ReadOnly, basename="read-only")
 router.register("deferred", Deferred, basename="deferred")
 router.register("settings", Settings)

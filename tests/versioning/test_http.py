@@ -159,6 +159,7 @@ class TestParsing:
             '7-0123456789abcdef"',
             'w/"7-0123456789abcdef"',
             'W/ "7-0123456789abcdef"',
+            '"7-0123456789abcdef", x',
             '"7-0123456789abcdef" "8-0123456789abcdef"',
             '"x, "7-0123456789abcdef", y"',
             '*, "7-0123456789abcdef"',
@@ -459,6 +460,14 @@ class TestCreating:
         assert send("find-or-make", 1000, '"a"').status_code == 412
         assert not Product.objects.exists()
 
+    def test_a_row_that_was_deleted_is_not_made_again(self, product):
+        """The trap: its old tag, and a view that makes what it does not find."""
+        tag = etag(product)
+        Product.objects.filter(pk=product.pk).delete()
+        for path in ("find-or-make", "put", "blind"):
+            assert send(path, product, tag).status_code == 412
+        assert not Product.objects.exists()
+
     def test_another_constraint_is_another_error(self):
         Setting.objects.create(name="taken")
         condition = IfMatch.of(RequestFactory().put("/", headers={"If-None-Match": "*"}))
@@ -577,10 +586,18 @@ def put_once(_channel, room, path, pk, tag, stock):
     return response.status_code, response.get("ETag")
 
 
-BLOCKED = """
+LOCKED_OUT = """
 SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'UPDATE%'
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE %s
 """
+
+
+def until_locked_out(observer, query, count):
+    """Wait until so many clients wait for a row that somebody else has written."""
+    observe.until(
+        lambda: observer.execute(LOCKED_OUT, [query]).fetchone() == (count,),
+        f"{count} waiting in {query}",
+    )
 
 
 def all_at_once(path, product, rival, observer, count=4, room="http"):
@@ -594,9 +611,7 @@ def all_at_once(path, product, rival, observer, count=4, room="http"):
                 )
                 for each in range(count)
             ]
-            observe.until(
-                lambda: observer.execute(BLOCKED).fetchone() == (count,), "all at their UPDATE"
-            )
+            until_locked_out(observer, "UPDATE%", count)
         return [client.receive() for client in clients]
 
 

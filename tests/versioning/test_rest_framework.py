@@ -1,13 +1,17 @@
 """Django REST framework: ETag on what is read, If-Match bound to what is written."""
 
+from contextlib import ExitStack
+
 import pytest
 from django.db import connection
 from django.test.utils import override_settings
 from rest_framework.test import APIClient
+from rest_framework.views import exception_handler
 
 from django_dblock import MissingVersion, etag
 from tests.app.models import Counter, Invoice, InvoiceLine, Product, Setting
-from tests.versioning.test_http import all_at_once as all_at_once_with
+from tests.helpers.processes import process
+from tests.versioning.test_http import all_at_once, until_locked_out
 from tests.versioning.test_middleware import STATUSES
 
 pytestmark = pytest.mark.django_db
@@ -158,6 +162,33 @@ def test_other_formats_than_json_get_the_same_members(product, settings, our_han
     assert b"precondition_required" in response.content
 
 
+class TestPermissions:
+    """The trap: a permission that gets the object before the view has read the header."""
+
+    def test_a_permission_may_be_the_first_to_get_the_object(self, product):
+        path = f"guarded/{product.pk}"
+        tag = call("get", path)["ETag"]
+        assert tag == now("mine-json")
+        assert call("put", path, "malformed", DATA).status_code == 400
+        assert call("put", path, None, DATA).status_code == 428
+        assert call("put", path, tag, DATA).status_code == 200
+        assert call("put", path, tag, DATA).status_code == 412
+        refused = call("put", path, now(), {"name": "theirs", "stock": 1})
+        assert call("put", path, refused["ETag"], DATA).status_code == 403
+
+    def test_what_the_framework_refuses_needs_no_precondition(self, product):
+        for tag in (None, now(), "malformed"):
+            assert call("put", "guarded/0", tag, DATA).status_code == 404
+            response = call("put", f"guarded/{product.pk}", tag, DATA, Accept="image/png")
+            assert response.status_code == 406
+
+    def test_the_browsable_page_asks_for_other_methods(self, product, settings):
+        settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "rest_framework"]
+        response = call("get", f"guarded/{product.pk}", Accept="text/html")
+        assert response.status_code == 200
+        assert response["ETag"] == now("mine-api")
+
+
 class TestActions:
     def test_what_get_object_returns_is_bound(self, product):
         tag = now()
@@ -178,6 +209,9 @@ class TestActions:
     def test_one_that_reads_other_things_has_no_tag(self, product):
         for path in (f"products/{product.pk}/history", "products/preview"):
             assert "ETag" not in call("get", path)
+        refused = call("get", f"products/{product.pk}/check")
+        assert refused.status_code == 400
+        assert "ETag" not in refused
         assert call("get", "products/tagged")["ETag"] == '"own"'
 
     def test_one_that_binds_by_hand(self, product):
@@ -263,7 +297,24 @@ def test_no_select_more_than_without(product, statements):
     assert "DELETE" in [each["sql"].split()[0] for each in deleted]
 
 
+def own_handler(error, context):
+    """A project's own, that asks what was behind."""
+    response = exception_handler(error, context)
+    response.data = {"reason": type(error.__cause__).__name__}
+    return response
+
+
 class TestHandler:
+    def test_a_projects_own_handler_sees_a_refusal_and_its_cause(self, product):
+        """Through the mixin; the framework's own handler would know no StaleObject."""
+        tag = now()
+        product.save()
+        path = f"{__name__}.own_handler"
+        with override_settings(REST_FRAMEWORK={"EXCEPTION_HANDLER": path}):
+            response = call("put", f"products/{product.pk}", tag, DATA)
+        assert (response.status_code, response.json()) == (412, {"reason": "StaleObject"})
+        assert response["ETag"] == now()
+
     @pytest.mark.usefixtures("our_handler")
     @pytest.mark.parametrize(("name", "status", "code", "retry_after"), STATUSES)
     def test_the_packages_errors_are_answers(self, name, status, code, retry_after):
@@ -299,9 +350,27 @@ class TestHandler:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
 def test_of_many_with_the_same_tag_one_writes(product, rival, observer):
-    answers = all_at_once_with("detail", product, rival, observer, room="api")
+    answers = all_at_once("detail", product, rival, observer, room="api")
     assert sorted(status for status, _ in answers) == [200, 412, 412, 412]
     assert {tag for _, tag in answers} == {now()}
+
+
+def delete_once(_channel, path, tag):
+    return call("delete", path, tag).status_code
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.processes
+@pytest.mark.parametrize("room", ["products", "detail"])
+def test_a_delete_is_bound_to_the_statement(product, rival, observer, room):
+    """Somebody else writes after the row has been read and found to be the one."""
+    with ExitStack() as stack:
+        with rival.transaction():
+            rival.execute("UPDATE app_product SET stock = 99, version = version + 1")
+            client = stack.enter_context(process(delete_once, f"{room}/{product.pk}", now()))
+            until_locked_out(observer, "%FOR UPDATE%", 1)
+        assert client.receive() == 412
+    assert Product.objects.get().stock == 99
 
 
 @pytest.mark.django_db(transaction=True)
@@ -312,4 +381,4 @@ def test_without_the_mixin_a_view_with_save_asks_nobody(product, rival, observer
     cas_on_save makes the losers fail here; the mixin makes them answer.
     """
     with pytest.raises(Exception, match="so it was changed since it was read"):
-        all_at_once_with("plain", product, rival, observer, room="api")
+        all_at_once("plain", product, rival, observer, room="api")
