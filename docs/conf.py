@@ -57,7 +57,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections\.abc|datetime|decimal|enum|typing|types|uuid)\..*"),  # Python's
     (r"py:class", r"(Any|Callable|Iterable|EllipsisType|NoReturn|Self|UUID|Decimal|date|Enum)"),
     (r"py:.*", r"(django|asgiref)\..*"),  # Django's
-    (r"py:exc", r"TransactionManagementError|ConnectionDoesNotExist"),  # Django's, in our Raises
+    (
+        r"py:exc",
+        r"TransactionManagementError|ConnectionDoesNotExist|ValidationError",
+    ),  # Django's, in our Raises
     (r"py:exc", r"IntegrityError|OperationalError"),  # Django's, in our Raises
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
     (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT)"),  # type variables

@@ -56,7 +56,6 @@ SECRET_KEY = "tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SILENCED_SYSTEM_CHECKS = [
-    "postgres.E005",  # its app would query on each new connection
     "dblock.W020",  # one admin of the tests is Django's own on purpose
 ]
 ROOT_URLCONF = "tests.app.urls"

@@ -79,7 +79,7 @@ def refusal(error: Exception, request: Any) -> Exception:
 
 
 class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no types
-    """ETag and If-Match for a generic view or viewset of a :class:`VersionedModel`.
+    """ETag and If-Match for a generic view or viewset of a :class:`~django_dblock.VersionedModel`.
 
     Put it first: ``class ProductViewSet(VersionedViewMixin, ModelViewSet)``.
 
@@ -91,7 +91,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     header the answer is 428; on a conflict 412, with the present tag; to a malformed header 400:
     by whichever exception handler the project has.
 
-    Guarantees: as :func:`if_match`. A PUT, PATCH or DELETE is one transaction, so that a
+    Guarantees: as :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction, so that a
     serializer that saves several rows saves all or none. No SELECT more than without.
 
     Does not guarantee: anything about a ``perform_destroy()`` of your own that calls ``delete()``

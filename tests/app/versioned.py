@@ -142,6 +142,9 @@ class Typed(VersionedModel):
     seen = models.DateTimeField(auto_now=True)
     product = models.ForeignKey(Product, models.SET_NULL, null=True, related_name="typed")
 
+    class Meta:
+        required_db_vendor = "postgresql"
+
 
 class TwinProduct(models.Model):
     """Product without a version."""

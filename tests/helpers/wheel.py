@@ -10,8 +10,11 @@ import zipfile
 from pathlib import Path
 
 NEEDED = [
+    "django_dblock/migrations/0001_initial.py",
     "django_dblock/py.typed",
     "django_dblock/sql/advisory.py",
+    "django_dblock/sql/fencing.py",
+    "django_dblock/sql/versioning.py",
     "django_dblock/static/django_dblock/conflict.css",
     "django_dblock/templates/django_dblock/conflict.html",
     "django_dblock/templates/django_dblock/conflict_fields.html",
