@@ -114,6 +114,12 @@ class TestLoss:
         assert "exit status 42" in str(error)
         assert printed(capfd) == "taken\n"
 
+    def test_the_loss_itself_wakes_us(self, observer, monkeypatch):
+        """Not the next look at the clock."""
+        monkeypatch.setattr(inbox.Inbox, "wait", lambda self, _: self._queue.get(timeout=20))
+        error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
+        assert "somebody else has it" in str(error)
+
     def test_and_killed_if_it_does_not(self, observer):
         does = f"signal.signal(15, signal.SIG_IGN); {self.takes_it_away(observer)}"
         error = refusal("--ttl", "2", command=stays(does, on="SIGUSR1"))
