@@ -7,7 +7,7 @@ from tests.app.models import Product
 
 def overtake(instance, **changes):
     """Write the row of an instance as another editor would, behind its back."""
-    rows = type(instance)._base_manager.filter(pk=instance.pk)
+    rows = type(instance)._default_manager.filter(pk=instance.pk)
     assert rows.update(**(changes or {"name": "theirs"})) == 1
 
 
