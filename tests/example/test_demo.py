@@ -44,7 +44,8 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     """Exit status 0, and a table for each round that says why."""
     status, said = run("demo", *SMALL)
     assert status == 0, said
-    _, items, editors = re.split("The last items: |Many editors: ", said)
+    titles = ("The last items: ", "Many editors: ", "Three settlement workers: ")
+    _, items, editors, workers = re.split("|".join(titles), said)
     off, on = figures(items, "oversold")
     assert int(off) > 0
     assert on == "0"
@@ -60,6 +61,14 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     assert figures(editors, "stock = start + saved edits") == ["BROKEN", "kept"]
     assert figures(editors, "each saved edit has its line") == ["BROKEN", "kept"]
     assert figures(editors, "failed") == ["0", "0"]
+    off, on = figures(workers, "lost")
+    assert float(off) > 0
+    assert on == "0.00"
+    assert figures(workers, "marked as booked") == ["300", "300"]
+    assert figures(workers, "total written last by") == ["the frozen one", "its successor"]
+    assert figures(workers, "settled = paid") == ["BROKEN", "kept"]
+    assert figures(workers, "each payment is settled once") == ["BROKEN", "kept"]
+    assert figures(workers, "no stale write over a newer one") == ["BROKEN", "kept"]
 
 
 def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
@@ -67,13 +76,14 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     assert status == 1
     assert 'BROKEN under advisory_lock("inventory", sku): nothing sold twice' in said
     assert "BROKEN under a version, and If-Match: stock = start + saved edits" in said
+    assert 'BROKEN under fenced_lock("settlement"), and its guard(): settled = paid' in said
 
 
 def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=unguarded")
     assert status == 1
-    assert said.count("Nothing broke without the guard") == 6
-    assert said.count("The attack proves nothing") == 2
+    assert said.count("Nothing broke without the guard") == 9
+    assert said.count("The attack proves nothing") == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -94,6 +104,37 @@ def test_even_a_killed_demo_leaves_no_process(
     demo.kill()
     demo.communicate(timeout=60)
     until(lambda: all("postgres" in each for each in left_behind()), "site and buyers are gone")
+    assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
+
+
+THIRD_ROUND = """
+import uuid
+from pathlib import Path
+from django.core.management import call_command
+from shop.demo.attack import Load
+from shop.demo.database import use_own_database
+from shop.demo.interruption import interruptible
+from shop.demo.report import Report
+from shop.demo.rounds.fenced import ThreeWorkers
+from shop.demo.stage import Stage
+with interruptible():
+    url = use_own_database()
+    call_command("migrate", verbosity=0)
+    run = uuid.uuid4().hex
+    ThreeWorkers().guarded(Stage(run, Load(1, 1, 1), 1, 1, 1, url, Path(), Report()))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
+    start: Start, run: Run, left_behind: Callable[[], list[str]], number
+):
+    demo = start("shell", "--no-imports", "-c", THIRD_ROUND)
+    read_until(demo, "and is stopped")
+    demo.send_signal(number)
+    said, _ = demo.communicate(timeout=60)
+    assert "Traceback" not in said
+    until(lambda: all("postgres" in each for each in left_behind()), "the workers are gone")
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
 
 

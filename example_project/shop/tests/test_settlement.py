@@ -1,10 +1,17 @@
 import datetime as dt
+from contextlib import AbstractContextManager
+from importlib import import_module
 from io import StringIO
+from typing import Any
+from unittest import mock
 
+from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.test import TestCase
 from django.utils import timezone
 
+from django_dblock import FencedLock
+from shop import settlement
 from shop.models import Order, Payment, Settlement
 
 YESTERDAY = timezone.localdate() - dt.timedelta(days=1)
@@ -21,6 +28,23 @@ def settle(**options: object) -> str:
     said = StringIO()
     call_command("settle", stdout=said, **options)
     return said.getvalue()
+
+
+def small_batches() -> AbstractContextManager[Any]:
+    return mock.patch.object(settlement, "BATCH", 1)
+
+
+def interrupted(*, after: int) -> AbstractContextManager[Any]:
+    """Ctrl-C when so many bookings were made."""
+    more = settlement.unbooked
+    batches = iter(range(after))
+
+    def read(day: dt.date) -> list[Payment]:
+        if next(batches, None) is None:
+            raise KeyboardInterrupt("Ctrl-C")
+        return more(day)
+
+    return mock.patch.object(settlement, "unbooked", read)
 
 
 class Settling(TestCase):
@@ -46,3 +70,21 @@ class Settling(TestCase):
     def test_a_day_that_is_not_over_is_refused(self) -> None:
         with self.assertRaisesMessage(CommandError, "is not over"):
             settle(date=timezone.localdate())
+
+    def test_what_an_interrupted_run_left_over_is_booked_by_the_next(self) -> None:
+        """Each booking stands by itself; none is made twice."""
+        stopped = self.assertRaisesMessage(KeyboardInterrupt, "Ctrl-C")
+        with small_batches(), interrupted(after=1), stopped:
+            settle()
+        assert Settlement.objects.get().payments == 1
+        assert "2 payments, 30.50 in all; booked." in settle()
+        assert Payment.objects.exclude(settlement=None).count() == 2
+
+    def test_each_booking_carries_the_token_of_its_lease(self) -> None:
+        settle()
+        assert Settlement.objects.get().token == FencedLock.objects.get().token
+
+    def test_payments_of_days_booked_before_they_were_marked_are_marked_by_the_migration(self):
+        Settlement.objects.create(date=YESTERDAY, amount="30.50", payments=2)
+        import_module("shop.migrations.0004_mark_booked_payments").mark(apps, None)
+        assert "2 payments, 30.50 in all; was booked before." in settle()

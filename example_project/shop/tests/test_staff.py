@@ -5,7 +5,7 @@ from django.db.models.signals import pre_save
 from django.test import TestCase, modify_settings, override_settings
 from django.urls import reverse
 
-from shop.models import Product
+from shop.models import Product, Settlement
 from shop.purchase import buy
 from shop.tests.helpers import filled, held_elsewhere, product
 
@@ -34,6 +34,11 @@ class StockPage(Staff):
         for address in ("/stock/", "/stock/bell/", "/settlements/"):
             response = self.client.get(address)
             self.assertRedirects(response, f"{reverse('admin:login')}?next={address}")
+
+    def test_the_settlements_page_shows_the_token_of_the_lease(self) -> None:
+        self.sign_in()
+        Settlement.objects.create(date="2026-01-31", amount="30.50", payments=2, token=1234567)
+        self.assertContains(self.client.get("/settlements/"), "1234567")
 
     def test_staff_change_price_and_stock(self) -> None:
         page = self.open()

@@ -1,9 +1,9 @@
 """Round 3: three workers want to settle one day, and the one that has the lease is frozen.
 
 It has read payments, and is stopped past its ttl. Another takes over and finishes; then the first
-goes on, with what it has read long ago. In both runs it holds a lease with a heartbeat, looks
-between its bookings whether it is still trusted, and in both it does notice that it is not. In one
-it notices only after it has written.
+goes on, with what it has read long ago. In both runs it holds a lease with a heartbeat, and asks
+between its bookings whether it may still trust it; without the guard it is told so after it has
+written. Asking earlier would not help: it may be stopped after any question and before any write.
 """
 
 import datetime as dt
