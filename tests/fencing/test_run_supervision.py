@@ -100,6 +100,10 @@ def test_the_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch
     assert at_a_terminal == []
 
 
+def until_it_ends(job, look):
+    observe.until(lambda: look(job) or job.returncode is not None, "the command ends")
+
+
 class TestLoss:
     def takes_it_away(self, observer):
         return (
@@ -136,25 +140,59 @@ class TestLoss:
         assert "about to run out" in str(error)
         assert "exit status 143" in str(error)
 
-    def test_when_time_is_up_nobody_is_asked(self, monkeypatch):
-        """As after a freeze: the first thing that is seen is that it is too late."""
-        frozen, asked = [], []
-        plain_now, plain_wait = trust.now, inbox.Inbox.wait
+    @pytest.fixture
+    def freeze(self, monkeypatch):
+        """Stand still for so many seconds in the first wait, after something has happened."""
+        plain_now, plain_wait, slept = trust.now, inbox.Inbox.wait, []
 
-        def wait(self, seconds):
-            frozen.append(100)
-            return plain_wait(self, 0)
+        def freeze(seconds, meanwhile=lambda: 0):
+            def wait(self, _):
+                if slept:
+                    return plain_wait(self, 0.01)
+                number = plain_wait(self, meanwhile())
+                slept.append(seconds)
+                return number
 
-        for module in (trust, supervision):
-            monkeypatch.setattr(module, "now", lambda: plain_now() + sum(frozen[:1]))
-        monkeypatch.setattr(inbox.Inbox, "wait", wait)
+            for module in (trust, supervision):
+                monkeypatch.setattr(module, "now", lambda: plain_now() + sum(slept))
+            monkeypatch.setattr(inbox.Inbox, "wait", wait)
+
+        return freeze
+
+    @pytest.mark.parametrize(
+        ("seconds", "reason"),
+        [(52.5, "about to run out"), (55, "was frozen until"), (100, "no renewal was confirmed")],
+    )
+    def test_when_time_is_up_nobody_is_asked(self, seconds, reason, freeze, monkeypatch):
+        """Of 60 s it trusts 57; at 51 it is too late to ask, at 54 the keeper has acted."""
+        asked = []
         monkeypatch.setattr(
             supervision.Supervision, "_ask_to_end", lambda _, number: asked.append(number)
         )
+        freeze(seconds)
         error = refusal("--ttl", "60", command=("sleep", "60"))
         assert error.returncode == 79
+        assert reason in str(error)
         assert "exit status 137" in str(error)
         assert asked == []
+
+    def test_what_ended_by_itself_was_not_ended_by_the_keeper(self, freeze, tmp_path):
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+
+        def let_it_end():
+            gate.write_text("go")
+            return 20  # seconds, until its end is told
+
+        freeze(55, let_it_end)
+        assert run("--ttl", "60", command=("sh", "-c", f"read go < {gate}; exit 7")) == 7
+
+    @pytest.mark.parametrize("left", ["", "sleep 60 &"])
+    def test_nor_is_what_it_left_behind_a_loss(self, left, monkeypatch):
+        """The lease is about to run out when the command has ended, and is given back in time."""
+        monkeypatch.setattr(supervision, "TERMINATE_AT", 1.0)
+        monkeypatch.setattr(Job, "look", lambda job, plain=Job.look: until_it_ends(job, plain))
+        assert run("--ttl", "60", command=("sh", "-c", f"{left} exit 7")) == 7
 
     def test_a_command_that_can_not_be_ended_is_told_of(self, monkeypatch):
         """Another user's, or one that hangs in the kernel: waiting for it would help nobody."""

@@ -95,10 +95,12 @@ class Supervision:
         kill_at = min(now() + self._grace, latest)
         if self._lease.lost:
             self.because = self._lease.loss().reason
+        elif self._job.returncode is not None:
+            pass  # it has ended by itself; what it left in its group has not
         elif self._until - now() <= TERMINATE_AT * self._ttl:
             self.because = "no renewal was confirmed, and the lease is about to run out"
             kill_at = latest  # it is still ours until then
-        elif self._job.returncode is None:
+        else:
             return
         self._kill_at = max(now(), kill_at)
         if now() < latest:
