@@ -55,6 +55,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
     from django_dblock.cli.supervise import under_lock
 
+    if options["lock"] == [""]:
+        raise CommandError("--lock is empty: an unset variable?", returncode=USAGE)
     try:
         key, _ = key_parts.parse(options["lock"], options["using"])
     except CommandError as error:

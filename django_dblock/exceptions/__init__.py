@@ -16,3 +16,8 @@ from django_dblock.exceptions.versions import MissingVersion as MissingVersion
 from django_dblock.exceptions.versions import RetryInTransaction as RetryInTransaction
 from django_dblock.exceptions.versions import StaleObject as StaleObject
 from django_dblock.exceptions.versions import StaleObjects as StaleObjects
+
+for _error in list(vars().values()):
+    if isinstance(_error, type):
+        _error.__module__ = __name__  # tracebacks and pickles name what users import
+del _error

@@ -40,7 +40,7 @@ class Heartbeat:
         """Renew the lease every third of its ttl, or only tell when it is lost."""
         with self._changed:
             self._due[trust] = now() + trust.ttl / 3 if renews else None
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="dblock-heartbeat", daemon=True
                 )
@@ -57,8 +57,11 @@ class Heartbeat:
 
     def _run(self) -> None:
         while self._wait():
-            for alias, batch in self._batches().items():
-                self._beat(alias, batch)
+            try:
+                for alias, batch in self._batches().items():
+                    self._beat(alias, batch)
+            except BaseException:  # a receiver's sys.exit(), say; the other leases go on
+                logger.exception("dblock: what was called on the loss of a lease failed")
 
     def _wait(self) -> bool:
         """Wait until something is to be done; whether there is anything left to do at all."""

@@ -207,6 +207,8 @@ class Lease:
         try:
             self.release()
         except Error:
+            self.trust.end()  # a transaction is still open, say: then nothing has been sent
+            heartbeat.forget(self.trust)
             if not failed:
                 raise
             logger.warning("dblock: %s was not released, it expires", self.name, exc_info=True)

@@ -117,7 +117,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         self._on_lost = on_lost
         self._using = using
         self._metadata = dict(metadata or {})
-        self._wish = Wish(float(ttl), float(lock_delay), json.dumps(self._metadata), fair)
+        self._wish = Wish(float(ttl), float(lock_delay), _storable(self._metadata), fair)
 
     def __enter__(self) -> Lease:
         attempt = self._attempt()
@@ -244,3 +244,11 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
     def _send(self, signal: Signal, place: Place, **more: object) -> None:
         if signal.receivers:
             signal.send_robust(fenced_lock, kind="fenced", shared=False, **place.facts, **more)
+
+
+def _storable(metadata: dict[str, Any]) -> str:
+    text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
+    text.encode()  # a lone surrogate is a ValueError, too
+    if "\\u0000" in text:
+        raise ValueError("metadata: PostgreSQL's jsonb can't hold the character NUL.")
+    return text

@@ -60,6 +60,33 @@ class FencedQuerySet(models.QuerySet[Any]):
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
+    def create(self, **values: Any) -> Any:
+        """As Django's; refused where the rows are fenced, as a new row has none to look at."""
+        self._refuse("create")
+        return super().create(**values)
+
+    def bulk_create(self, objs: Any, *args: Any, **options: Any) -> Any:
+        """As Django's; refused where the rows are fenced."""
+        self._refuse("bulk_create")
+        return super().bulk_create(objs, *args, **options)
+
+    def get_or_create(self, *args: Any, **values: Any) -> Any:
+        """As Django's; refused where the rows are fenced."""
+        self._refuse("get_or_create")
+        return super().get_or_create(*args, **values)
+
+    def update_or_create(self, *args: Any, **values: Any) -> Any:
+        """As Django's; refused where the rows are fenced."""
+        self._refuse("update_or_create")
+        return super().update_or_create(*args, **values)
+
+    def _refuse(self, method: str) -> None:
+        if self._lease is not None:
+            raise NotSupportedError(
+                f"fenced(lock).{method}() would not be fenced: call it on the manager itself, "
+                f"inside 'with lock.guard():', or use save_fenced(lock)."
+            )
+
     def iterator(self, chunk_size: int | None = None) -> Any:
         """Read in chunks. Not where rows are claimed: a claim is for rows read together."""
         if self._claims():

@@ -83,14 +83,15 @@ def _guarded(model: Any) -> Iterator[checks.CheckMessage]:
             hint="For a version of another name, set version = None and add the other field. "
             "Two parents that both have a version can't be combined.",
         )
-    manager = model._default_manager
-    if not isinstance(manager.get_queryset(), VersionedQuerySet):
-        yield checks.Error(
-            f"The default manager of {model._meta.label}, {manager.name}, makes querysets whose "
-            f"update() would not bump the version.",
-            obj=model,
-            id="dblock.E022",
-            hint="Base the manager on django_dblock.VersionedManager, and a queryset of your own "
-            "on VersionedQuerySet. Where another parent's manager comes first, write "
-            "objects = VersionedManager() into the model.",
-        )
+    managers = {"default": model._default_manager, "base": model._base_manager}
+    for kind, manager in managers.items():
+        if not isinstance(manager.get_queryset(), VersionedQuerySet):
+            yield checks.Error(
+                f"The {kind} manager of {model._meta.label}, {manager.name}, makes querysets whose "
+                f"update() would not bump the version.",
+                obj=model,
+                id="dblock.E022",
+                hint="Base the manager on django_dblock.VersionedManager, and a queryset of your "
+                "own on VersionedQuerySet. Where another parent's manager comes first, write "
+                "objects = VersionedManager() into the model.",
+            )

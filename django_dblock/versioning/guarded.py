@@ -7,6 +7,7 @@ fixture calls Django's own ``save_base()``, past ours: without an attempt it is 
 """
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django.db import connections, models, router
@@ -17,6 +18,11 @@ from django_dblock.versioning import origin as origins
 from django_dblock.versioning.attempt import Attempt, Values, plain_save
 from django_dblock.versioning.tables import Tables
 
+# What is being saved here, and how: by this thread or task, also if others save the same instance.
+_saving: ContextVar[tuple[Any, Attempt | None]] = ContextVar(
+    "django_dblock_saving", default=(None, None)
+)
+
 
 class GuardedSave(models.Model):
     """Saves that compare. The state of one is on the instance, in ``_version_*``."""
@@ -24,7 +30,6 @@ class GuardedSave(models.Model):
     cas_on_save: ClassVar[bool] = True
     _version_field: ClassVar[Any]  # a VersionField, which type checkers would take for its value
     _version_asked: Attempt
-    _version_attempt: Attempt | None = None
     _version_alone: bool
 
     class Meta:  # noqa: D106
@@ -50,12 +55,11 @@ class GuardedSave(models.Model):
             updates = not self._state.adding and self._is_pk_set() and not force_insert
             if updates or force_update or update_fields:
                 attempts.carried_version(self, using)
-        outer = state.get("_version_attempt")
         connection = connections[using]
         usable = connection.in_atomic_block and not connection.needs_rollback
         model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
         tables = Tables(self, connection, usable=usable) if model._meta.parents else None
-        self._version_attempt = attempt
+        saving = _saving.set((self, attempt))
         try:
             super().save_base(
                 raw=raw,
@@ -75,10 +79,20 @@ class GuardedSave(models.Model):
             if tables:
                 tables.saved()
         finally:
-            if outer is None:
-                state.pop("_version_attempt", None)
-            else:  # a receiver has saved the instance that is being saved
-                self._version_attempt = outer
+            _saving.reset(saving)
+
+    def delete(  # type: ignore[override]
+        self, using: str | None = None, **options: Any
+    ) -> tuple[int, dict[str, int]]:
+        """As Django's; compare, where a form or the admin has bound it to what it showed."""
+        pk, version = self.__dict__.pop("_version_delete", (None, None))
+        if version is None or pk != self.pk:
+            return super().delete(using=using, **options)
+        try:
+            return self.delete_cas(expected=version, using=using)  # type: ignore[attr-defined, no-any-return]
+        except BaseException:
+            self.__dict__["_version_delete"] = (pk, version)
+            raise
 
     @property
     def _version_pk(self) -> Any:
@@ -136,7 +150,10 @@ class GuardedSave(models.Model):
 
         What Django's own returns goes through untouched: a bool on 5.2, the returned rows later.
         """
-        attempt, new = self._version_attempt, self._state.adding and not forced_update
+        instance, attempt = _saving.get()
+        if instance is not self:
+            attempt = None
+        new = self._state.adding and not forced_update
         here = base_qs.model is self._version_field.model
         if here:
             plan = attempts.planned(self, attempt, base_qs, values, new=new)
@@ -181,6 +198,7 @@ class GuardedSave(models.Model):
         state, field = self.__dict__, self._version_field
         state.pop("_version_alone", None)
         state.pop("_version_fate", None)
+        state.pop("_version_delete", None)
         if version is None:
             state.pop(field.attname, None)
         else:

@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import models
+from django.db.models.signals import class_prepared
 
 from django_dblock.versioning.queryset import M, VersionedQuerySet
 
@@ -37,3 +38,31 @@ else:
 
     class VersionedManager(models.Manager.from_queryset(VersionedQuerySet)):
         """The manager of a VersionedModel. Base a manager of your own on this one."""
+
+
+def _bumping_base(sender: Any, **_: Any) -> None:
+    """Let what Django itself writes bump as well: related managers' ``add()``, ``SET_NULL``.
+
+    It does so through the model's base manager, which must not hide rows. The model's own manager
+    is that already, unless it makes its querysets itself. Not by ``Meta.base_manager_name``, which
+    every migration would repeat.
+    """
+    meta = sender._meta
+    if meta.abstract or meta.base_manager_name or not hasattr(sender, "_version_settled"):
+        return
+    manager: Any
+    for manager in meta.managers:
+        if (
+            issubclass(getattr(manager, "_queryset_class", object), VersionedQuerySet)
+            and type(manager).get_queryset is models.Manager.get_queryset
+        ):
+            break
+    else:
+        meta.default_manager_name = meta.default_manager.name  # it stays what it was
+        manager = VersionedManager()
+        sender.add_to_class("_versioned", manager)
+    meta.base_manager_name = manager.name
+    meta.__dict__.pop("base_manager", None)
+
+
+class_prepared.connect(_bumping_base)

@@ -98,7 +98,8 @@ class VersionedModel(GuardedSave):
         """Compare every later write of this instance with the version that somebody else saw.
 
         For code that saves without passing ``expected=``: serializers, forms, the admin. From
-        then on this instance is compared also with ``cas_on_save = False``.
+        then on this instance is compared also with ``cas_on_save = False``. Reading it again
+        (``refresh_from_db()``) takes the version that is read.
         """
         self.__dict__[self._version_field.attname] = attempts.checked_version(version)
         self.__dict__.pop("_version_alone", None)

@@ -7,7 +7,7 @@ from django.core import checks
 from django.db import models
 from django.test.utils import isolate_apps
 
-from django_dblock import VersionedModel, VersionedQuerySet, VersionField
+from django_dblock import VersionedManager, VersionedModel, VersionedQuerySet, VersionField
 from django_dblock.versioning.checks import check_admin, check_models
 from tests.app.models import Plain, Product, ProductProxy
 
@@ -101,6 +101,14 @@ def test_e022_a_manager_whose_update_would_not_bump():
         class Meta(App):
             pass
 
+    class Base(VersionedModel):
+        plain = models.Manager()
+        objects = VersionedManager()
+
+        class Meta(App):
+            base_manager_name = "plain"
+            default_manager_name = "objects"
+
     class OwnQuerySet(VersionedQuerySet):
         pass
 
@@ -114,10 +122,11 @@ def test_e022_a_manager_whose_update_would_not_bump():
         class Meta(App):
             pass
 
-    errors = found(Unaware, Inherited, Own)
+    errors = found(Unaware, Inherited, Base, Own)
     assert set(ids(errors)) == {"dblock.E022"}
-    assert [error.obj for error in errors] == [Unaware, Inherited]
+    assert [error.obj for error in errors] == [Unaware, Inherited, Base]
     assert "default manager of app.Unaware, objects" in errors[0].msg
+    assert "base manager of app.Base, plain" in errors[2].msg
 
 
 @pytest.fixture

@@ -519,6 +519,6 @@ def test_what_is_fixed_of_the_field_stays_fixed():
     assert (field.default, field.editable, field.null) == (1, False, False)
     assert field.verbose_name == "revision"
     _, path, args, options = field.deconstruct()
-    assert (path, args) == ("django_dblock.versioning.field.VersionField", [])
+    assert (path, args) == ("django_dblock.VersionField", [])
     assert options == {"verbose_name": "revision"}
     assert VersionField().clone().default == 1

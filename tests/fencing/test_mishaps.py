@@ -1,0 +1,76 @@
+"""What goes wrong around a lease must not spread: to other leases, or beyond its ttl."""
+
+import sys
+import threading
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import NotSupportedError, transaction
+
+from django_dblock import LockLost, fenced_lock, force_release
+from django_dblock.fencing.heartbeat import heartbeat
+from tests.app.models import Account
+from tests.fencing.helpers import NAME, until_expired, until_renewed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_an_exit_in_on_lost_does_not_end_the_heartbeat_of_other_leases(observer, caplog):
+    called = threading.Event()
+
+    def leave(_lease):
+        called.set()
+        sys.exit(1)
+
+    with fenced_lock("other", ttl=1):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=1, on_lost=leave):
+            force_release(NAME)
+            assert called.wait(20)
+        until_renewed(observer, "other")
+        until_renewed(observer, "other")
+    assert "failed" in caplog.text
+
+
+def test_a_block_left_with_an_open_transaction_leaves_a_lease_that_expires(observer):
+    """Not one that is renewed until the process ends."""
+    with pytest.raises(ValueError, match="its own"), fenced_lock(NAME, ttl=0.5):
+        transaction.set_autocommit(False)
+        raise ValueError("its own")
+    transaction.rollback()
+    transaction.set_autocommit(True)
+    assert not heartbeat._due
+    until_expired(observer)
+    with fenced_lock(NAME, ttl=30):
+        pass
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": float("nan")}, {"a": "\0"}, {"a": "\ud800"}], ids=["nan", "nul", "surrogate"]
+)
+def test_metadata_that_postgresql_can_not_hold_is_refused_before_sql(metadata, statements):
+    with statements() as sent, pytest.raises(ValueError):  # noqa: PT011 - json's own, too
+        fenced_lock(NAME, ttl=30, metadata=metadata)
+    assert len(sent) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("create", {"name": "a"}),
+        ("bulk_create", {"objs": []}),
+        ("get_or_create", {"name": "a"}),
+        ("update_or_create", {"name": "a"}),
+    ],
+)
+def test_what_may_make_rows_is_refused_where_rows_are_fenced(method, arguments):
+    getattr(Account.objects.all(), method)(**arguments)
+    with fenced_lock(NAME, ttl=30) as lock:
+        with pytest.raises(NotSupportedError, match="would not be fenced"):
+            getattr(Account.objects.fenced(lock), method)(**arguments)
+
+
+def test_an_empty_name_is_an_unset_variable():
+    with pytest.raises(CommandError, match="unset variable") as caught:
+        call_command("dblock", "run", "--lock", "", "--", "true")
+    assert caught.value.returncode == 2

@@ -1,0 +1,131 @@
+"""What an instance carries beside its values: a bound delete, a fate, a save under way."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+from django.db import connection, models, transaction
+from django.db.models.signals import pre_save
+
+from django_dblock import StaleObject
+from django_dblock.versioning.expect import expect
+from tests.app.models import Managed, Product
+from tests.versioning.conftest import overtake
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def bound(product):
+    expect(product, product.version)
+    return product
+
+
+def test_a_bound_delete_compares(product):
+    bound(product)
+    overtake(product)
+    for _ in range(2):
+        with pytest.raises(StaleObject):
+            product.delete()
+    assert Product.objects.exists()
+
+
+def test_a_bound_delete_deletes_what_is_as_it_was_seen(product):
+    assert bound(product).delete()[0] == 1
+
+
+def test_a_copy_with_another_key_deletes_its_own_row(product):
+    other = copy.copy(bound(product))
+    other.pk, other._state.adding = None, True
+    other.save()
+    other.delete()
+    assert list(Product.objects.all()) == [product]
+
+
+def test_after_a_save_delete_is_as_ever(product):
+    bound(product).save()
+    assert product.delete()[0] == 1
+
+
+def test_a_bound_instance_can_be_pickled(product):
+    again = pickle.loads(pickle.dumps(bound(product)))
+    overtake(product)
+    with pytest.raises(StaleObject):
+        again.delete()
+
+
+def test_a_pickle_from_a_rolled_back_transaction_is_refused(product):
+    """As when a view puts an object into the cache and fails afterwards."""
+    with transaction.atomic():
+        product.stock = 7
+        product.save()
+        kept = pickle.dumps(product)
+        transaction.set_rollback(True)
+    overtake(product, stock=100)
+    with pytest.raises(StaleObject, match="rolled back"):
+        pickle.loads(kept).save()
+
+
+def test_a_pickle_from_a_committed_transaction_is_trusted(product):
+    with transaction.atomic():
+        product.save()
+        kept = pickle.dumps(product)
+    pickle.loads(kept).save()
+
+
+def test_only_so_many_pickled_fates_are_kept(product, monkeypatch):
+    from django_dblock.versioning import fate
+
+    monkeypatch.setattr(fate, "_MOST_PICKLED", 1)
+    monkeypatch.setattr(fate, "_pickled", {})
+    with transaction.atomic():
+        product.save()
+        kept = [pickle.dumps(product), pickle.dumps(product)]
+        assert len(fate._pickled) == 1
+        fate._pickled.clear()
+    pickle.loads(kept[0]).save()
+
+
+def test_threads_that_save_one_instance_at_once_never_save_without_comparing(product):
+    """The other thread begins and ends inside this one's save, and somebody writes after it."""
+
+    def save():
+        product.save()
+        connection.close()
+
+    def meanwhile(**_):
+        pre_save.disconnect(meanwhile, sender=Product)
+        other = threading.Thread(target=save)
+        other.start()
+        other.join()
+        product.version -= 1  # as this thread read it
+        overtake(product, stock=100)
+
+    pre_save.connect(meanwhile, sender=Product)
+    with pytest.raises(StaleObject):
+        product.save()
+    assert Product.objects.get().stock == 100
+
+
+def test_the_base_manager_bumps_without_a_word_in_migrations():
+    assert Product._base_manager is Product._meta.managers_map["objects"]
+    assert "base_manager_name" not in Product._meta.original_attrs
+    assert Managed._base_manager.name == "objects"
+
+
+def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
+    from tests.versioning.test_checks import App
+
+    class Hiding(type(Product.objects)):
+        def get_queryset(self):
+            return super().get_queryset().filter(stock=0)
+
+    class Hidden(Product.__mro__[1]):
+        stock = models.IntegerField(default=0)
+        objects = Hiding()
+
+        class Meta(App):
+            pass
+
+    assert Hidden._default_manager.name == "objects"
+    assert Hidden._base_manager.name == "_versioned"
