@@ -54,7 +54,8 @@ nitpicky = True
 # No inventory of another project is loaded: the build needs no network. So what other projects
 # define has no target here.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections\.abc|datetime|decimal|enum|typing|types|uuid)\..*"),  # Python's
+    (r"py:.*", r"(collections\.abc|contextlib|datetime|decimal|enum)\..*"),  # Python's
+    (r"py:.*", r"(typing|types|uuid)\..*"),  # likewise
     (r"py:class", r"(Any|Callable|Iterable|EllipsisType|NoReturn|Self|UUID|Decimal|date|Enum)"),
     (r"py:.*", r"(django|asgiref)\..*"),  # Django's
     (
@@ -65,8 +66,10 @@ nitpick_ignore_regex = [
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
     (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT)"),  # type variables
     (r"py:class", r"GuardedSave"),  # what of VersionedModel is not for users
+    (r"py:class", r"django_dblock\.versioning\.display\.Row"),  # likewise, of forms
     (r"py:data", r"Kind"),  # told in words beside it
-    (r"py:mod", r"django_dblock\.versioning\.\w+"),  # named in a protocol, not shown
+    (r"py:class", r"'\w+'"),  # a value of a Literal
+    (r"py:mod", r"django_dblock\.(versioning|fencing|sql)\.\w+"),  # named in a protocol, not shown
     (r"py:class", r"(django_dblock\.keys\.)?(SavedInstance|KeyPart)"),  # told in words, api.md
 ]
 

@@ -91,8 +91,8 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     header the answer is 428; on a conflict 412, with the present tag; to a malformed header 400:
     by whichever exception handler the project has.
 
-    Guarantees: as :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction, so that a
-    serializer that saves several rows saves all or none. No SELECT more than without.
+    Guarantees: as :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction, so
+    that a serializer that saves several rows saves all or none. No SELECT more than without.
 
     Does not guarantee: anything about a ``perform_destroy()`` of your own that calls ``delete()``
     (call ``delete_cas()``), about other instances of the same row, and about a POST that writes

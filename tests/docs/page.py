@@ -29,6 +29,7 @@ from django.template import engines
 
 from django_dblock.conf import Conf
 from django_dblock.keys import encode, key_id
+from tests.docs import elsewhere
 from tests.docs.blocks import Block
 
 MODELS = (Path(__file__).parent / "store_models.py").read_text()
@@ -61,6 +62,7 @@ class Page:
             "rival": self._rival,
             "observer": connect(),
             "hold": self.hold,
+            "start": self.start,
         }
 
     def __enter__(self) -> Self:
@@ -84,6 +86,12 @@ class Page:
         other.execute("SELECT pg_advisory_xact_lock(%s)", [key_id(encode(key))])
         return other
 
+    def start(self, *arguments: str) -> elsewhere.Process:
+        """Start ``manage.py`` in a process of its own, which ends with the page at the latest."""
+        process = elsewhere.start(self._folder, *arguments)
+        self._stack.callback(_end, process)
+        return process
+
     def run(self, block: Block) -> None:
         """Run one block; raises what it raises."""
         if block.language == "postgresql":
@@ -97,6 +105,8 @@ class Page:
                 self._try_settings(block)
             elif match["change"]:
                 self._execute(block, vars(importlib.import_module(_module(match["name"]))))
+                with (self._folder / match["name"]).open("a") as file:
+                    file.write(block.source)  # for other processes
             else:
                 self._write(match["name"], block.source)
         elif block.source.lstrip().startswith(">>>"):
@@ -222,3 +232,10 @@ def _comparable(printed: str) -> str:
 
 def _module(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
+
+
+def _end(process: elsewhere.Process) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
