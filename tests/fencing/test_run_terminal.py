@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-from tests.fencing.helpers import NAME, is_expired
+from django_dblock import fenced_lock
+from tests.fencing.helpers import NAME
 from tests.fencing.running import (
     ROOT,
     dblock,
     environment,
+    is_alive,
     session,
-    until_ended,
     until_stopped,
 )
 from tests.helpers import observe
@@ -138,15 +139,17 @@ def test_ctrl_z_stops_both_and_the_shell_has_the_terminal(terminal):
     assert terminal.end() == 0
 
 
-def test_a_stopped_command_is_ended_before_the_lease_expires(observer):
+def test_a_stopped_command_is_ended_before_anybody_else_has_the_lock():
     """Nobody renews it meanwhile; the keeper does not stop with us."""
     with Terminal("--ttl", "2", command=SPEAKS) as terminal:
         command = started(terminal)
         terminal.type(CTRL_Z)
-        until_ended(command)
-        assert not is_expired(observer)
-        os.kill(terminal.dblock(), signal.SIGCONT)
-        assert terminal.end() == 79
+        dblock = terminal.dblock()
+        with fenced_lock(NAME, ttl=60, timeout=60):
+            assert not is_alive(command)
+            until_stopped(dblock)
+            os.kill(dblock, signal.SIGCONT)
+            assert terminal.end() == 79
 
 
 def test_in_a_pipeline_the_terminal_stays_where_it_is():
