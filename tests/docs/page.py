@@ -200,7 +200,7 @@ class Page:
             out = io.StringIO()
             call_command(*arguments, stdout=out)
             # One admin of the tests is Django's own on purpose, and silenced, if it is loaded.
-            out = StringIO(out.getvalue().replace("(1 silenced)", "(0 silenced)"))
+            out = io.StringIO(out.getvalue().replace("(1 silenced)", "(0 silenced)"))
             texts = expected, out.getvalue()
             if arguments[:2] == ["dblock", "list"]:
                 texts = _comparable(expected), _comparable(out.getvalue())
