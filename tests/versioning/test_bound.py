@@ -10,7 +10,7 @@ from django.db.models.signals import pre_save
 
 from django_dblock import StaleObject
 from django_dblock.versioning.expect import expect
-from tests.app.models import Managed, Product
+from tests.app.models import Managed, Product, Setting
 from tests.versioning.conftest import overtake
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -129,3 +129,23 @@ def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
 
     assert Hidden._default_manager.name == "objects"
     assert Hidden._base_manager.name == "_versioned"
+
+
+def test_reading_again_brings_back_a_version_that_a_last_write_left_unknown():
+    setting = Setting.objects.create(name="a")
+    setting.save()
+    assert "version" not in vars(setting)
+    setting.refresh_from_db()
+    setting.save_cas()
+    assert setting.version == 3
+
+
+def test_reading_again_what_is_gone_leaves_the_instance_as_it_was():
+    setting = Setting.objects.create(name="a")
+    gone = Setting.objects.get()
+    setting.save()
+    Setting.objects.all().delete()
+    for instance, known in ((setting, False), (gone, True)):
+        with pytest.raises(Setting.DoesNotExist):
+            instance.refresh_from_db()
+        assert ("version" in vars(instance)) is known
