@@ -30,6 +30,10 @@ collect_ignore = [
     "test_public_names.py",
 ] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
 
+# A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A busy machine is not a failure; what is found stays found (CI prints how to replay it).
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tests")

@@ -155,11 +155,13 @@ class TestWhatTheCommandGets:
 
     def test_no_connection_stands_idle_beside_it(self, capfd, observer):
         """Only the heartbeat's, and that from its first beat on."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            [ours] = cursor.fetchone()
         source = f"""
 import psycopg
 print(psycopg.connect({observer.info.dsn!r}).execute(
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tests'"
-    " AND datname = current_database()"
+    "SELECT count(*) FROM pg_stat_activity WHERE pid = {ours}"
 ).fetchone())
 """
         assert run(command=python(source)) == 0
