@@ -1,6 +1,7 @@
 """Fixtures for every room: second connections, processes, pollers, standbys, query counts."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
