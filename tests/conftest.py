@@ -30,6 +30,9 @@ collect_ignore = [
     "test_labels.py",
     "test_public_names.py",
 ] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
+# The shop's tests start sites, browsers and demos: once with the oldest Django and once with the
+# newest is enough.
+collect_ignore += ["example", "benchmarks"] * (os.environ.get("DBLOCK_TEST_SHOP") == "0")
 
 # A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
