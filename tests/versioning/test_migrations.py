@@ -112,7 +112,7 @@ def test_going_back_drops_the_column(before, observer):
 
 def test_a_migration_holds_what_is_not_fixed():
     _, path, _, options = VersionField(verbose_name="revision").deconstruct()
-    assert path == "django_dblock.versioning.field.VersionField"
+    assert path == "django_dblock.VersionField"
     assert options == {"verbose_name": "revision"}
 
 
