@@ -34,9 +34,13 @@ collect_ignore = [
 # newest is enough.
 collect_ignore += ["example", "benchmarks"] * (os.environ.get("DBLOCK_TEST_SHOP") == "0")
 
-# A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background jobs ignore these two, and so would all that the tests start and interrupt.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # A busy machine is not a failure; what is found stays found (CI prints how to replay it).
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
