@@ -48,6 +48,10 @@ class Stop:
         return self._fired and self._task.uncancel() <= self._cancelling
 
 
+def _give_back(lease: Lease | None) -> bool:
+    return lease is not None and lease.release()
+
+
 async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:
     """Wait for the lease without blocking the loop."""
     attempt = await sync_to_async(make)()
@@ -55,8 +59,7 @@ async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | N
         while True:
             lease, cancelled = await _finished(sync_to_async(once)(attempt))
             if cancelled is not None:
-                if lease is not None:
-                    await _finished(sync_to_async(lease.release)())
+                await _finished(sync_to_async(_give_back)(lease))
                 raise cancelled
             if lease is not None:
                 lease.stop_on_loss(Stop())
