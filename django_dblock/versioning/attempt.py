@@ -91,7 +91,7 @@ def carried_version(instance: "GuardedSave", using: str) -> int:
             model=instance._meta.label, pk=instance.pk, adding=instance._state.adding
         )
     fate = state.get("_version_fate")
-    if fate and fate[1] == version and fate[0].rolled_back(connections[using]):
+    if fate and fate[1] == version and fate[0].rolled_back(connections[fate[0].alias]):
         raise conflict(instance, version, using, rolled_back=True)
     return version
 

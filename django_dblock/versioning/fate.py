@@ -25,6 +25,9 @@ class Fate:
     committed = False
     testcase_block: str | None = None
 
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
     def __call__(self) -> None:
         """Run by Django after COMMIT."""
         self.committed = True
@@ -49,7 +52,7 @@ class Fate:
         while len(_pickled) >= _MOST_PICKLED:
             _pickled.pop(next(iter(_pickled)), None)
         _pickled[id(self)] = self
-        return _again, (_PROCESS, os.getpid(), id(self))
+        return _again, (_PROCESS, os.getpid(), id(self), self.alias)
 
 
 _PROCESS = os.urandom(8)
@@ -58,10 +61,10 @@ _pickled: dict[int, Fate] = {}
 """Kept, so that what comes back from a cache still knows; the oldest go first."""
 
 
-def _again(process: bytes, pid: int, number: int) -> Fate:
+def _again(process: bytes, pid: int, number: int, alias: str) -> Fate:
     if (process, pid) == (_PROCESS, os.getpid()) and number in _pickled:
         return _pickled[number]
-    fate = Fate()
+    fate = Fate(alias)
     fate.committed = True
     return fate
 
@@ -79,7 +82,7 @@ def current(connection: Connection) -> Fate | None:
     hooks = connection.run_on_commit
     if hooks and isinstance(hooks[0][1], Fate) and hooks[0][0] == savepoints:
         return hooks[0][1]  # one entry serves all writes of a block
-    fate = Fate()
+    fate = Fate(connection.alias)
     hooks.insert(0, (savepoints, fate, False))
     return fate
 
@@ -94,6 +97,6 @@ def _in_testcase(connection: Connection) -> Fate | None:
     own = connection.savepoint_ids[wrapping - 1 :]  # the outermost of all blocks has no savepoint
     if not own or own[0] is None:
         return None
-    fate = Fate()
+    fate = Fate(connection.alias)
     fate.testcase_block = own[0]
     return fate

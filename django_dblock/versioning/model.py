@@ -144,7 +144,7 @@ class VersionedModel(GuardedSave):
         using = using or router.db_for_write(type(self), instance=self)
         expected = attempts.carried_version(self, using)
         fate, version = self.__dict__.get("_version_fate", (None, None))
-        if version == expected and fate.pending(connections[using]):
+        if version == expected and fate.alias == using and fate.pending(connections[using]):
             return
         touch(self, expected, using)
 

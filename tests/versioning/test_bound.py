@@ -149,3 +149,12 @@ def test_reading_again_what_is_gone_leaves_the_instance_as_it_was():
         with pytest.raises(Setting.DoesNotExist):
             instance.refresh_from_db()
         assert ("version" in vars(instance)) is known
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_what_is_written_on_one_alias_is_not_rolled_back_on_another(product):
+    Product.objects.using("other").create(pk=product.pk, name="a", version=2)
+    with transaction.atomic(), transaction.atomic(using="other"):
+        product.save()
+        product.save(using="other")
+    assert product.version == 3
