@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from django_dblock.advisory import advisory_locks as advisory_locks
     from django_dblock.advisory import try_advisory_lock as try_advisory_lock
     from django_dblock.exceptions import DblockError as DblockError
+    from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned
+    from django_dblock.exceptions import IdempotencyError as IdempotencyError
+    from django_dblock.exceptions import IdempotencyInProgress as IdempotencyInProgress
+    from django_dblock.exceptions import IdempotencyKeyInvalid as IdempotencyKeyInvalid
+    from django_dblock.exceptions import IdempotencyKeyMissing as IdempotencyKeyMissing
+    from django_dblock.exceptions import IdempotencyKeyReused as IdempotencyKeyReused
+    from django_dblock.exceptions import IdempotencyLeaseLost as IdempotencyLeaseLost
     from django_dblock.exceptions import LockDeadlock as LockDeadlock
     from django_dblock.exceptions import LockError as LockError
     from django_dblock.exceptions import LockLost as LockLost
@@ -42,7 +49,9 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
+    from django_dblock.exceptions import TooManyIdempotencyKeys as TooManyIdempotencyKeys
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
+    from django_dblock.exceptions import UnstorableResponse as UnstorableResponse
     from django_dblock.exceptions import UnsupportedDatabase as UnsupportedDatabase
     from django_dblock.fencing.lease import Lease as Lease
     from django_dblock.fencing.lock import fenced_lock as fenced_lock
@@ -50,7 +59,13 @@ if TYPE_CHECKING:
     from django_dblock.fencing.operate import force_release as force_release
     from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
     from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
+    from django_dblock.idempotency.decorator import idempotent as idempotent
+    from django_dblock.idempotency.once import arun_once as arun_once
+    from django_dblock.idempotency.once import run_once as run_once
+    from django_dblock.idempotency.operate import resolve_idempotency_key as resolve_idempotency_key
+    from django_dblock.idempotency.purge import purge_idempotency_keys as purge_idempotency_keys
     from django_dblock.models import FencedLock as FencedLock
+    from django_dblock.models import IdempotencyKey as IdempotencyKey
     from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
@@ -82,6 +97,15 @@ _HOME = {
     "advisory_locks": "advisory",
     "try_advisory_lock": "advisory",
     "DblockError": "exceptions",
+    "IdempotencyAbandoned": "exceptions",
+    "IdempotencyError": "exceptions",
+    "IdempotencyInProgress": "exceptions",
+    "IdempotencyKeyInvalid": "exceptions",
+    "IdempotencyKeyMissing": "exceptions",
+    "IdempotencyKeyReused": "exceptions",
+    "IdempotencyLeaseLost": "exceptions",
+    "TooManyIdempotencyKeys": "exceptions",
+    "UnstorableResponse": "exceptions",
     "LockDeadlock": "exceptions",
     "LockError": "exceptions",
     "LockLost": "exceptions",
@@ -103,7 +127,13 @@ _HOME = {
     "force_release": "fencing.operate",
     "purge_fenced_locks": "fencing.operate",
     "FencedQuerySet": "fencing.queryset",
+    "idempotent": "idempotency.decorator",
+    "run_once": "idempotency.once",
+    "arun_once": "idempotency.once",
+    "purge_idempotency_keys": "idempotency.purge",
+    "resolve_idempotency_key": "idempotency.operate",
     "FencedLock": "models",
+    "IdempotencyKey": "models",
     "VersionedAdmin": "versioning.admin",
     "bypass_versions": "versioning.bypass",
     "VersionedDeleteForm": "versioning.deleteform",

@@ -4,6 +4,7 @@ Each is read once and kept until Django says that a setting changed, so that ``o
 works and a lock does not pay for the look-ups.
 """
 
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -11,11 +12,15 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from django.utils.module_loading import import_string
 
 LabelMode = Literal["full", "first", "off"]
 
 MAX_TIMEOUT = 2_147_483.647
 """The longest time the server's ``lock_timeout`` can express, in seconds: 24.8 days."""
+
+MAX_RETENTION = 100 * 366 * 86_400.0
+"""The longest time that a row is kept, in seconds: a hundred years."""
 
 
 def _read(name: str, default: Any, expected: str, valid: Any) -> Any:
@@ -115,6 +120,94 @@ class Conf:
             lambda value: type(value) is int and value in (409, 423, 503),
         )
         return value
+
+    @cached_property
+    def idempotency_ttl(self) -> float:
+        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h."""
+        return _duration("DBLOCK_IDEMPOTENCY_TTL", 86_400)
+
+    @cached_property
+    def idempotency_lease(self) -> float:
+        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s."""
+        return _duration("DBLOCK_IDEMPOTENCY_LEASE", 60)
+
+    @cached_property
+    def idempotency_max_body(self) -> int:
+        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB."""
+        value: int = _read(
+            "DBLOCK_IDEMPOTENCY_MAX_BODY",
+            1024 * 1024,
+            "a number of bytes from 0 to 100 MiB",
+            lambda value: type(value) is int and 0 <= value <= 100 * 1024 * 1024,
+        )
+        return value
+
+    @cached_property
+    def idempotency_max_keys(self) -> int | None:
+        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit."""
+        value: int | None = _read(
+            "DBLOCK_IDEMPOTENCY_MAX_KEYS",
+            None,
+            "a whole number above 0, or None",
+            lambda value: value is None or (type(value) is int and value > 0),
+        )
+        return value
+
+    @cached_property
+    def idempotency_headers(self) -> tuple[str, ...]:
+        """``DBLOCK_IDEMPOTENCY_HEADERS``: headers to keep with an answer, besides ours; none.
+
+        Never ``Set-Cookie`` or ``Date``: they belong to one answer, and one client.
+        """
+        value = _read(
+            "DBLOCK_IDEMPOTENCY_HEADERS",
+            (),
+            "a list of header names, without Set-Cookie and Date",
+            lambda value: (
+                isinstance(value, list | tuple)
+                and all(isinstance(name, str) for name in value)
+                and not {"set-cookie", "date"}.intersection(name.lower() for name in value)
+            ),
+        )
+        return tuple(value)
+
+    @cached_property
+    def idempotency_cipher(self) -> Any:
+        """``DBLOCK_IDEMPOTENCY_CIPHER``: what stored answers are encrypted with; None.
+
+        An object with ``encrypt(bytes)`` and ``decrypt(bytes)``, or the dotted path of one:
+        ``cryptography.fernet.MultiFernet`` has them, and rotates keys.
+        """
+        value = getattr(settings, "DBLOCK_IDEMPOTENCY_CIPHER", None)
+        try:
+            cipher = import_string(value) if isinstance(value, str) else value
+        except ImportError as error:
+            raise ImproperlyConfigured(f"DBLOCK_IDEMPOTENCY_CIPHER: {error}.") from error
+        if not (cipher is None or (hasattr(cipher, "encrypt") and hasattr(cipher, "decrypt"))):
+            raise ImproperlyConfigured(
+                "DBLOCK_IDEMPOTENCY_CIPHER must be an object with encrypt() and decrypt(), or the "
+                "dotted path of one."
+            )
+        return cipher
+
+
+def _duration(name: str, default: float) -> float:
+    value = _read(
+        name,
+        default,
+        "a timedelta or a number of seconds above 0",
+        lambda value: seconds_of(value) is not None,
+    )
+    return seconds_of(value) or default
+
+
+def seconds_of(value: object) -> float | None:
+    """Return a timedelta or a number as seconds; None where it is not above 0, or is neither."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value <= MAX_RETENTION else None
 
 
 conf = Conf()

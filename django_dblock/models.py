@@ -1,4 +1,4 @@
-"""The tables. No policy: what may be written, and when, is decided in ``sql`` and ``fencing``."""
+"""The tables. No policy: what may be written, and when, is decided in ``sql`` and its callers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -59,3 +59,69 @@ class FencedTicket(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} (ticket {self.pk})"
+
+
+class IdempotencyKey(models.Model):
+    """One request that must happen once, and its first answer. See :mod:`django_dblock.idempotency`.
+
+    A row without ``completed_at`` belongs to ``mode="lease"``: somebody is at work until
+    ``locked_until``; after that it is abandoned. Read it, don't write it.
+    """
+
+    scope: "models.CharField[str, str]" = models.CharField(
+        max_length=255, help_text="whose key it is; nobody else's request ever meets it"
+    )
+    key: "models.CharField[str, str]" = models.CharField(max_length=255)
+    fingerprint: "models.BinaryField[bytes, bytes]" = models.BinaryField(
+        max_length=32, help_text="SHA-256 of what was asked for"
+    )
+    fingerprint_version: "models.PositiveSmallIntegerField[int, int]" = (
+        models.PositiveSmallIntegerField()
+    )
+    method: "models.CharField[str, str]" = models.CharField(max_length=16, blank=True)
+    path: "models.TextField[str, str]" = models.TextField(blank=True)
+    status_code: "models.PositiveSmallIntegerField[int | None, int | None]" = (
+        models.PositiveSmallIntegerField(null=True)
+    )
+    headers: "models.JSONField[dict[str, str], dict[str, str]]" = models.JSONField(default=dict)
+    body: "models.BinaryField[bytes | None, bytes | None]" = models.BinaryField(null=True)
+    body_kind: "models.CharField[str, str]" = models.CharField(
+        max_length=9,
+        default="plain",
+        choices=[("plain", "plain"), ("encrypted", "encrypted"), ("dropped", "dropped")],
+    )
+    token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
+        default=1, help_text="the fencing token of the latest claim"
+    )
+    owner: "models.CharField[str, str]" = models.CharField(
+        max_length=255, blank=True, help_text="host:pid:thread of the latest claim, for people only"
+    )
+    locked_until: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True
+    )
+    steps: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField(default=dict)
+    created_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
+    completed_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True
+    )
+    expires_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, help_text="none: kept until it is completed, or resolved by a person"
+    )
+
+    class Meta:  # noqa: D106 - Django's
+        constraints = (
+            models.UniqueConstraint(
+                fields=("scope", "key"), name="django_dblock_idempotencykey_scope_key"
+            ),
+        )
+        indexes = (
+            models.Index(fields=("expires_at",), name="django_dblock_idem_expires"),
+            models.Index(
+                fields=("locked_until",),
+                condition=models.Q(completed_at=None),
+                name="django_dblock_idem_unfinished",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"request {self.pk} of {self.scope}"

@@ -49,3 +49,20 @@ thread that noticed it: mostly the heartbeat's."""
 
 stale_write_refused = Signal()
 """A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""
+
+request_executed = Signal()
+"""A request with an idempotency key was run, and its answer is kept. Sent after the commit where
+the transaction is ours, else when the answer is written.
+
+This and the next three are sent by :class:`~django_dblock.IdempotencyKey` with ``scope``, ``key``
+(its beginning, never the whole), ``using`` and ``mode``.
+"""
+
+request_replayed = Signal()
+"""A request got the answer that the first one got."""
+
+request_refused = Signal()
+"""A request was not run. Also ``code``: as in the answer, ``in_progress`` or ``key_reused``."""
+
+request_taken_over = Signal()
+"""A request whose worker is gone is run on by another. Also ``token``."""

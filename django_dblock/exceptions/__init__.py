@@ -2,6 +2,15 @@
 
 from django_dblock.exceptions.base import DblockError as DblockError
 from django_dblock.exceptions.base import LockError as LockError
+from django_dblock.exceptions.idempotency import IdempotencyAbandoned as IdempotencyAbandoned
+from django_dblock.exceptions.idempotency import IdempotencyError as IdempotencyError
+from django_dblock.exceptions.idempotency import IdempotencyInProgress as IdempotencyInProgress
+from django_dblock.exceptions.idempotency import IdempotencyKeyInvalid as IdempotencyKeyInvalid
+from django_dblock.exceptions.idempotency import IdempotencyKeyMissing as IdempotencyKeyMissing
+from django_dblock.exceptions.idempotency import IdempotencyKeyReused as IdempotencyKeyReused
+from django_dblock.exceptions.idempotency import IdempotencyLeaseLost as IdempotencyLeaseLost
+from django_dblock.exceptions.idempotency import TooManyIdempotencyKeys as TooManyIdempotencyKeys
+from django_dblock.exceptions.idempotency import UnstorableResponse as UnstorableResponse
 from django_dblock.exceptions.leases import LockLost as LockLost
 from django_dblock.exceptions.leases import NotReplicated as NotReplicated
 from django_dblock.exceptions.leases import OpenTransaction as OpenTransaction

@@ -5,26 +5,7 @@ from typing import Any, ClassVar
 from django.db import migrations, models
 
 from django_dblock.sql import tables
-
-
-class PostgreSQLOnly(migrations.RunSQL):
-    """Other engines may keep the empty tables, but know nothing of their storage."""
-
-    def database_forwards(self, app_label: str, editor: Any, old: Any, new: Any) -> None:
-        """Run it on PostgreSQL."""
-        if editor.connection.vendor == "postgresql":
-            super().database_forwards(app_label, editor, old, new)
-
-    def database_backwards(self, app_label: str, editor: Any, old: Any, new: Any) -> None:
-        """Take it back on PostgreSQL."""
-        if editor.connection.vendor == "postgresql":
-            super().database_backwards(app_label, editor, old, new)
-
-
-def _primary_key() -> Any:
-    return models.BigAutoField(
-        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-    )
+from django_dblock.storage import PostgreSQLOnly, primary_key
 
 
 class Migration(migrations.Migration):
@@ -36,7 +17,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="FencedLock",
             fields=[
-                ("id", _primary_key()),
+                ("id", primary_key()),
                 ("name", models.CharField(max_length=255)),
                 ("slot", models.IntegerField(default=0)),
                 ("token", models.BigIntegerField()),
@@ -62,7 +43,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="FencedTicket",
             fields=[
-                ("id", _primary_key()),
+                ("id", primary_key()),
                 ("name", models.CharField(max_length=255)),
                 ("slot", models.IntegerField(default=0)),
                 (

@@ -41,3 +41,17 @@ ALTER TABLE django_dblock_fencedticket
     ALTER COLUMN name TYPE varchar(255) COLLATE "default",
     RESET (autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor)
 """
+
+# Collation "C", likewise. Rows go in large batches, so the pages are swept after a few per cent.
+IDEMPOTENCYKEY = """
+ALTER TABLE django_dblock_idempotencykey
+    ALTER COLUMN scope TYPE varchar(255) COLLATE "C",
+    ALTER COLUMN key TYPE varchar(255) COLLATE "C",
+    SET (autovacuum_vacuum_scale_factor = 0.05)
+"""
+IDEMPOTENCYKEY_REVERSE = """
+ALTER TABLE django_dblock_idempotencykey
+    ALTER COLUMN scope TYPE varchar(255) COLLATE "default",
+    ALTER COLUMN key TYPE varchar(255) COLLATE "default",
+    RESET (autovacuum_vacuum_scale_factor)
+"""
