@@ -62,7 +62,7 @@ class FencedTicket(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """One request that must happen once, and its first answer. See :mod:`django_dblock.idempotency`.
+    """One request that must happen once, and its first answer (:mod:`django_dblock.idempotency`).
 
     A row without ``completed_at`` belongs to ``mode="lease"``: somebody is at work until
     ``locked_until``; after that it is abandoned. Read it, don't write it.

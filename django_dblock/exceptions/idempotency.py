@@ -63,7 +63,7 @@ class IdempotencyAbandoned(IdempotencyError):
 
 
 class TooManyIdempotencyKeys(IdempotencyError):
-    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows. Nothing was run."""
+    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows: nothing ran."""
 
     code = "too_many_keys"
 
