@@ -1,5 +1,6 @@
 """What a person does with a request whose worker is gone: free it, or answer it."""
 
+import json
 from typing import Any, Literal
 
 from django.db import connections
@@ -45,14 +46,15 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
         pk: the row's, as ``dblock list --kind idempotency`` shows it.
         outcome: ``"retry"`` or ``"done"``.
         status_code: of the answer, 200 to 599; for ``"done"``.
-        body: of the answer, likewise; stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says.
+        body: of the answer, likewise; stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says. Of
+            ``run_once``: the result as JSON, with 200.
         content_type: of the body, where there is one.
         token: the token that was seen with the request: resolve it only if it is still that.
         ttl: how long to keep it, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` if not given.
         using: the database alias, as in ``idempotent``.
 
     Raises:
-        ValueError: an argument is none of these; before any SQL.
+        ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
         UnstorableResponse: the body is too large, or the content type has control characters;
             likewise.
         IdempotencyKey.DoesNotExist: there is no such row.
@@ -65,7 +67,9 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     if seconds is None:
         raise ValueError(f"ttl={ttl!r} is not a timedelta or a number of seconds above 0.")
     alias = alias_for(using)
-    name, facts, found = _resolvable(pk, alias)
+    name, facts, method, found = _resolvable(pk, alias)
+    if outcome == "done" and not method:
+        _refuse_no_json(name, body)
     with connections[alias].cursor() as cursor:
         if token in (None, found):
             parameters = {"id": pk, "token": found, "ttl": seconds, **answer}
@@ -95,8 +99,8 @@ def _decision(
     return sql.ANSWER, Answer(status_code, headers, bytes(body)).parameters(store_body=True)
 
 
-def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], int]:
-    """Return what the request is called, what its errors carry, and its token."""
+def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], str, int]:
+    """Return what the request is called, what its errors carry, its method, and its token."""
     from django_dblock.models import IdempotencyKey
 
     with connections[alias].cursor() as cursor:
@@ -107,7 +111,7 @@ def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], int]:
             f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
             f"shows those that have not ended."
         )
-    scope, key, token, done, remaining = row
+    scope, key, token, method, done, remaining = row
     facts = {"scope": scope, "key": masked(key), "using": alias}
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
@@ -122,4 +126,14 @@ def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], int]:
             **facts,
             retry_after=remaining,
         )
-    return name, facts, token
+    return name, facts, method, token
+
+
+def _refuse_no_json(name: str, body: bytes) -> None:
+    try:
+        json.loads(body)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is of run_once(), so its answer is what that returns, as JSON; the body given "
+            f"is not: {error}."
+        ) from error
