@@ -221,7 +221,9 @@ class TestRefused:
         with pytest.raises(UnsupportedDatabase):
             resolve_idempotency_key(99, outcome="retry", using="sqlite")
 
-    @pytest.mark.parametrize("outcome", [{"outcome": "retry"}, {"outcome": "done", "status_code": 200}])
+    @pytest.mark.parametrize(
+        "outcome", [{"outcome": "retry"}, {"outcome": "done", "status_code": 200}]
+    )
     def test_a_live_lease(self, outcome):
         row = unfinished()
         with pytest.raises(IdempotencyInProgress, match="its lease runs for another") as caught:

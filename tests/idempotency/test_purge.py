@@ -202,11 +202,15 @@ class TestOthers:
         """The protocol's UPDATE commits between the look and the lock: the row is asked again."""
         abandoned("k", expires_at=over())
         # The purge is held between its snapshot and its lock, by a lock that it asks for there.
-        statement = sql.PURGE.replace("FOR UPDATE SKIP LOCKED", "").replace(
-            "SELECT id\n    FROM django_dblock_idempotencykey",
-            "SELECT id\n    FROM (SELECT pg_advisory_xact_lock(7) OFFSET 0) AS held,"
-            " django_dblock_idempotencykey AS looked",
-        ).replace("LIMIT %(batch)s", "LIMIT %(batch)s\n    FOR UPDATE OF looked SKIP LOCKED")
+        statement = (
+            sql.PURGE.replace("FOR UPDATE SKIP LOCKED", "")
+            .replace(
+                "SELECT id\n    FROM django_dblock_idempotencykey",
+                "SELECT id\n    FROM (SELECT pg_advisory_xact_lock(7) OFFSET 0) AS held,"
+                " django_dblock_idempotencykey AS looked",
+            )
+            .replace("LIMIT %(batch)s", "LIMIT %(batch)s\n    FOR UPDATE OF looked SKIP LOCKED")
+        )
         assert statement.count("pg_advisory_xact_lock") == 1
         rival.execute("SELECT pg_advisory_lock(7)")
         with process(_purge_with, statement) as child:
@@ -296,7 +300,8 @@ class TestPlan:
                 " fingerprint_version, method, path, headers, body_kind, token, owner, steps,"
                 " created_at, completed_at, expires_at)"
                 " SELECT 'user:7', n::text, '', 1, 'POST', '/', '{}', 'plain', 1, '', '{}', now(),"
-                " now(), now() + (n - 1000) * interval '1 minute' FROM generate_series(1, 20000) n ORDER BY md5(n::text)"
+                " now(), now() + (n - 1000) * interval '1 minute' FROM generate_series(1, 20000) n"
+                " ORDER BY md5(n::text)"
             )
             cursor.execute("ANALYZE django_dblock_idempotencykey")
 
@@ -310,13 +315,11 @@ class TestPlan:
 
     def test_the_count_too(self, table):
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"EXPLAIN {sql.COUNT}", {"now": str(timezone.now()), "abandoned": True}
-            )
+            cursor.execute(f"EXPLAIN {sql.COUNT}", {"now": str(timezone.now()), "abandoned": True})
             assert "django_dblock_idem_expires" in str(cursor.fetchall())
 
     def test_a_batch_does_not_walk_over_what_was_removed_before_it(self, table, rival):
-        """An old transaction keeps the dead rows; without the place to begin at, each is visited."""
+        """An old transaction keeps the dead rows; without a place to begin, each is visited."""
         rival.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         batches = purge_in_batches(batch=100)
         for _ in range(8):
