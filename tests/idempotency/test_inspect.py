@@ -62,7 +62,7 @@ def test_times_of_one_that_runs():
 
 def test_while_it_is_at_work():
     """The protocol's own row."""
-    seen = run_once("a", mode="lease", work=lambda handle: _seen(handle))
+    seen = run_once("a", mode="lease", work=_seen)
     assert seen == ["leased", "once", ["charge"]]
     assert unfinished_requests() == []
 

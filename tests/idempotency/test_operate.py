@@ -1,9 +1,10 @@
 """What a person does with a request whose worker is gone: free it, or answer it."""
 
+import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from django_dblock import (
@@ -20,7 +21,6 @@ from django_dblock import (
 from django_dblock.sql import idempotency_operate as sql
 from tests.app.models import Counter
 from tests.helpers import observe
-from tests.helpers.processes import process
 from tests.idempotency.rows import HOUR, abandoned, make, unfinished, values
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -246,16 +246,6 @@ class TestRefused:
         resolve_idempotency_key(row.pk, outcome="retry", token=4)
 
 
-def _resolve(channel, pk):
-    with connection.cursor() as cursor:
-        cursor.execute("SET application_name = 'operator'")
-    try:
-        resolve_idempotency_key(pk, outcome="done", status_code=500)
-    except IdempotencyError as error:
-        return str(error)
-    return "resolved"
-
-
 def test_a_takeover_that_commits_meanwhile_wins(rival, observer):
     """The decision waits for the row, finds another token, and touches nothing."""
     row = abandoned()
@@ -263,15 +253,19 @@ def test_a_takeover_that_commits_meanwhile_wins(rival, observer):
         "BEGIN; UPDATE django_dblock_idempotencykey"
         " SET token = token + 1, locked_until = clock_timestamp() + interval '1 min'"
     )
-    with process(_resolve, row.pk) as operator:
-        observe.until(
-            lambda: observer.execute(
-                "SELECT FROM pg_stat_activity"
-                " WHERE application_name = 'operator' AND wait_event_type = 'Lock'"
-            ).fetchall(),
-            "the operator waits for the row",
+
+    def take_over():
+        waits = (
+            "SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
+        observe.until(lambda: observer.execute(waits).fetchall(), "the operator waits for the row")
         rival.execute("COMMIT")
-        assert "taken over meanwhile" in operator.receive()
+
+    other = threading.Thread(target=take_over)
+    other.start()
+    with pytest.raises(IdempotencyError, match="taken over meanwhile"):
+        resolve_idempotency_key(row.pk, outcome="done", status_code=500)
+    other.join()
     row.refresh_from_db()
     assert (row.token, row.completed_at) == (4, None)

@@ -1,6 +1,7 @@
 """Purging: what is over goes, in small commits; what lives stays, and nobody waits."""
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -222,7 +223,10 @@ class TestOthers:
             assert child.receive() == 0
         assert left() == ["k"]
 
-    def test_above_read_committed_meeting_another_purge_is_no_error(self, rival, observer):
+    @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+    def test_above_read_committed_meeting_another_purge_is_no_error(
+        self, level, rival, observer, monkeypatch
+    ):
         fill(3)
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
         held = sql.PURGE.replace(
@@ -230,18 +234,24 @@ class TestOthers:
             "SELECT id\n    FROM (SELECT pg_advisory_xact_lock(7) OFFSET 0) AS held,"
             " django_dblock_idempotencykey AS looked",
         ).replace("FOR UPDATE SKIP LOCKED", "FOR UPDATE OF looked SKIP LOCKED")
-        with process(_purge_with, held, "repeatable read") as child:
+        monkeypatch.setattr(sql, "PURGE", held)
+
+        def other_purge():
             observe.until_blocked(observer)
             rival.execute("DELETE FROM django_dblock_idempotencykey WHERE key = 'k00001'; COMMIT")
-            assert child.receive() == 2
+
+        other = threading.Thread(target=other_purge)
+        other.start()
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET default_transaction_isolation = '{level}'")
+        assert purge_idempotency_keys() == 2
+        other.join()
+        connection.close()
         assert left() == []
 
 
-def _purge_with(channel, statement, level=None):
+def _purge_with(channel, statement):
     sql.PURGE = statement
-    if level:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET default_transaction_isolation = '{level}'")
     return purge_idempotency_keys()
 
 
