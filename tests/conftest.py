@@ -34,6 +34,8 @@ collect_ignore = [
 # newest is enough.
 collect_ignore += ["example", "benchmarks"] * (os.environ.get("DBLOCK_TEST_SHOP") == "0")
 
+pytest_plugins = ["tests.helpers.workers"]
+
 # A shell's background jobs ignore these two, and so would all that the tests start and interrupt.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
