@@ -77,7 +77,7 @@ def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
     )  # fmt: skip
     with ExitStack() as stack:
         for number in range(1000):
-            stack.enter_context(fenced_lock("lease", number, ttl=60))
+            stack.enter_context(fenced_lock("lease", number, ttl=6000))  # no beat by itself
         assert len(threads()) == 1
         beat_now()
         observe.until(lambda: sent, "a beat")
