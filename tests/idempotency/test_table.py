@@ -258,7 +258,8 @@ def test_a_replay_has_the_allow_listed_headers_and_never_a_cookie_or_a_date(ask,
             "X-Kept": "1",
         }
         response = views.answers(request, "201")
-        response.headers.update(headers)
+        for name, text in headers.items():
+            response.headers[name] = text
         return response
 
     with pytest.MonkeyPatch.context() as patch:
@@ -405,11 +406,11 @@ def test_somebody_who_writes_past_the_lock_is_noticed(ask, rival):
 # The database
 
 
-def test_without_a_database_nothing_is_run(monkeypatch):
+def test_without_a_database_nothing_is_run():
     connection.close()
-    monkeypatch.setitem(connection.settings_dict, "PORT", "1")
     ran = []
-    with pytest.raises(OperationalError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OperationalError):
+        patch.setitem(connection.settings_dict, "PORT", "1")
         calling.ask(pages.slow(lambda: ran.append(1)))
     assert ran == []
     connection.close()
