@@ -29,6 +29,7 @@ class Lease:
         identity: the request.
         claim: row, token, and the steps of earlier runs.
         lost: the error that this run ended with, once it noticed.
+        completed: whether the answer is recorded and committed, by the view itself.
         in_doubt: the names of steps that have begun and have not come to their record.
     """
 
@@ -44,6 +45,7 @@ class Lease:
         self.claim = claim
         self.options = options
         self.lost: IdempotencyLeaseLost | None = None
+        self.completed = False
         self.in_doubt: set[str] = set()
         self._kept = kept
         self._until = since + options.lease_seconds
@@ -75,6 +77,11 @@ class Lease:
     def complete(self, response: Any) -> None:
         """Record the answer, in the open transaction or in its own."""
         self._write(sql.COMPLETE, **self._kept(response), ttl=self.options.ttl_seconds)
+
+        def committed() -> None:
+            self.completed = True
+
+        transaction.on_commit(committed, using=self.identity.using)
 
     def _write(self, statement: str, **parameters: Any) -> None:
         if not store.write(self.identity.using, self.claim, statement, **parameters):

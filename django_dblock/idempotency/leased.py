@@ -90,13 +90,15 @@ class Run:
         """Record the answer; or free the request; or find that somebody else has it."""
         if lease.lost is not None:
             return self.after_loss()
+        if lease.completed:
+            return Done(finished.result, kept=True)
         if finished.answer is None:
             self.give_up(lease)
             return Done(finished.result, kept=False)
         parameters = {**finished.answer, "ttl": self.options.ttl_seconds}
         if store.write(self.identity.using, lease.claim, sql.COMPLETE, **parameters):
             return Done(finished.result, kept=True)
-        if store.is_completed(self.identity.using, lease.claim):  # by complete(), in the view
+        if store.is_completed(self.identity.using, lease.claim):  # in TestCase's transaction
             return Done(finished.result, kept=True)
         return self.after_loss()
 

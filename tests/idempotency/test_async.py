@@ -120,10 +120,27 @@ def test_a_cancellation_meets_no_half_written_row(moment, monkeypatch):
     assert effects() == 1
 
 
-def test_a_cancellation_while_another_run_is_looked_at():
+@pytest.fixture
+def looked(monkeypatch):
+    """How often a run has looked, and found another at work; ``await looked(n)`` waits for it."""
+    original, count = Run.delay, []
+
+    def delay(self, begun):
+        count.append(begun)
+        return original(self, begun)
+
+    async def looked(number):
+        while len(count) < number:
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Run, "delay", delay)
+    return looked
+
+
+def test_a_cancellation_while_it_waits(looked):
     async def work(asked):
         task = asyncio.ensure_future(leased(effect, wait=60)(request()))
-        await asyncio.sleep(0)
+        await looked(2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -133,11 +150,33 @@ def test_a_cancellation_while_another_run_is_looked_at():
     assert effects() == 0
 
 
-def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answer():
+def test_a_cancellation_while_it_looks(monkeypatch):
+    """It finds another at work, and has nothing to give up."""
+    original = Run.begin
+
+    async def work(asked):
+        task = asyncio.ensure_future(leased(effect, wait=60)(request()))
+        loop = asyncio.get_running_loop()
+
+        def begin(self):
+            loop.call_soon_threadsafe(task.cancel)
+            return original(self)
+
+        monkeypatch.setattr(Run, "begin", begin)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return HttpResponse(b"first")
+
+    assert post(leased(work)).content == b"first"
+    assert (effects(), row().token) == (0, 1)
+
+
+def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answer(looked):
     async def work(asked):
         twin = await leased(effect)(request())
         assert twin.headers["Retry-After"] == "5"
         waiting.append(asyncio.ensure_future(leased(effect, wait=60)(request())))
+        await looked(3)
         return HttpResponse(code(twin))
 
     waiting = []

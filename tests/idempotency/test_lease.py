@@ -390,6 +390,17 @@ def test_a_view_in_atomic_mode_does_not_touch_what_lease_mode_has_left(state):
 # How a run ends
 
 
+def test_a_first_call_sends_four_statements_for_claim_step_and_answer(statements):
+    def work(request):
+        request.idempotency.run_step("a", lambda: 1)
+        return request.idempotency.complete(HttpResponse())
+
+    connection.ensure_connection()
+    with statements() as sent:
+        post(leased(work))
+    assert len([query for query in sent if "idempotencykey" in query["sql"]]) == 4
+
+
 @pytest.mark.parametrize("how", [RuntimeError, Http404, KeyboardInterrupt, 500, 408])
 def test_a_run_that_comes_to_nothing_frees_its_key(how, told):
     def work(request):
@@ -639,6 +650,12 @@ def test_a_function_opts_out_of_atomic_requests_by_itself(client, monkeypatch, s
 @pytest.mark.django_db(transaction=False)
 def test_under_testcase_its_transaction_does_not_count():
     assert post(VIEW).content == post(VIEW).content == b'{"value": 1}'
+
+    def work(request):
+        with transaction.atomic():
+            return request.idempotency.complete(HttpResponse(b"completed"))
+
+    assert post(leased(work), key='"other"').content == b"completed"
 
 
 def test_an_isolation_that_reads_the_past_is_refused():
