@@ -130,7 +130,7 @@ def looked(monkeypatch):
         return original(self, begun)
 
     async def looked(number):
-        while len(count) < number:
+        while len(count) < number:  # noqa: ASYNC110 - no event of ours
             await asyncio.sleep(0)
 
     monkeypatch.setattr(Run, "delay", delay)
