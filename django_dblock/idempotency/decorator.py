@@ -251,7 +251,7 @@ async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any)
     outcome = await leased.arun(
         identity, asked, options, judged, lambda response: wanted.kept(request, response)
     )
-    tell_outcome(outcome, identity, options.mode)
+    await sync_to_async(tell_outcome)(outcome, identity, options.mode)
     return answer(request, outcome)
 
 
