@@ -1,5 +1,7 @@
 """Each kind of view with ``@idempotent``, each at its own address."""
 
+from hashlib import sha256
+
 from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
@@ -7,6 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions, serializers, throttling, viewsets
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import action, api_view, authentication_classes
@@ -139,6 +142,20 @@ def of_user(request):
 @idempotent
 def of_anybody(request):
     return answer()
+
+
+def account(request):
+    return sha256(request.headers["Authorization"].encode()).hexdigest()
+
+
+@csrf_exempt
+@idempotent(scope=account)
+def payment_intents(request):
+    """As Stripe's own address, seen by its client."""
+    amount = int(request.POST["amount"])
+    if amount < 0:
+        return JsonResponse({"error": {"message": "negative"}}, status=400)
+    return JsonResponse({"id": f"pi_{effect()}", "object": "payment_intent", "amount": amount})
 
 
 # Django REST framework.
@@ -375,6 +392,7 @@ urlpatterns = [
     path("async-scope/", async_scope),
     path("of-user/", of_user),
     path("of-anybody/", of_anybody),
+    path("v1/payment_intents", payment_intents),
     path("api-function/", api_function),
     path("api-function-lease/", api_function_lease),
     path("api-direct/", ApiDirect.as_view()),

@@ -178,9 +178,7 @@ class TestBodies:
                 client = APIClient()
                 sent = {"Idempotency-Key": "one", "Authorization": "Token ann"}
                 path = f"/{place}/"
-                return getattr(client, method)(
-                    path, data, content_type=content_type, headers=sent
-                )
+                return getattr(client, method)(path, data, content_type=content_type, headers=sent)
             return call(place, data, method=method, how=how)
 
         one, two = ("a=1&a=9&b=2", "a=3&a=9&b=2") if content_type else ({"a": "1"}, {"a": "3"})
@@ -204,12 +202,9 @@ class TestBodies:
 
     @pytest.mark.parametrize(("one", "two"), [("[1]", "[2]"), ('"a"', '"b"'), ('["a"]', '"a"')])
     def test_json_that_is_no_object(self, place, one, two):
-        assert call(place, one, how="raw").status_code in (200, 500)
-        kept = IdempotencyKey.objects.exists()
-        again = call(place, one, how="raw")
-        assert replayed(again) is kept
-        if kept:
-            assert call(place, two, how="raw").status_code == 422
+        assert call(place, one, how="raw").status_code == 200
+        assert replayed(call(place, one, how="raw"))
+        assert call(place, two, how="raw").status_code == 422
 
     @pytest.mark.parametrize("body", ["null", "5", "true"])
     def test_a_bare_value_that_was_read(self, body):
@@ -279,5 +274,6 @@ class TestRunOnceInAView:
         response = client.post("/unprotected-plain/once-in-progress/")
         assert (response.status_code, response.json()["code"]) == (409, "in_progress")
         assert response.headers["Retry-After"] == "4"
-        assert client.post("/unprotected-plain/once-reused/").status_code == 500, "a mistake of ours"
-
+        assert client.post("/unprotected-plain/once-reused/").status_code == 500, (
+            "a mistake of ours"
+        )

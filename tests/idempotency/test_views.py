@@ -328,10 +328,13 @@ class TestAroundAuthorisation:
         with pytest.raises(ImproperlyConfigured, match="below @api_view"):
             idempotent(view)
 
-    @pytest.mark.parametrize(("base", "how"), [
-        ((APIView,), "below @api_view, or on the view's method"),
-        ((LoginRequiredMixin, View), r"on the view's method, post\(\)"),
-    ])
+    @pytest.mark.parametrize(
+        ("base", "how"),
+        [
+            ((APIView,), "below @api_view, or on the view's method"),
+            ((LoginRequiredMixin, View), r"on the view's method, post\(\)"),
+        ],
+    )
     def test_on_dispatch_and_on_as_view(self, base, how):
         ran = []
 
