@@ -17,7 +17,7 @@ _MIDDLEWARE = "django.contrib.auth.middleware.AuthenticationMiddleware"
 def check_views(**_: Any) -> list[checks.CheckMessage]:
     """Find views with ``@idempotent`` and no ``scope=`` where no client can be logged in (W030)."""
     if settings.ROOT_URLCONF:
-        _ = get_resolver().url_patterns  # views are known once they are imported
+        get_resolver().url_patterns  # noqa: B018 - views are known once they are imported
     if _has_users():
         return []
     return [

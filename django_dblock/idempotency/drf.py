@@ -15,14 +15,10 @@ def is_request(request: Any) -> bool:
     return module is not None and isinstance(request, module.Request)
 
 
-def is_view(view: Any) -> bool:
-    """Whether it is a class-based view of the framework, or an instance of one."""
+def is_view(cls: type) -> bool:
+    """Whether it is a class of views of the framework."""
     module = sys.modules.get("rest_framework.views")
-    if module is None:
-        return False
-    return isinstance(view, module.APIView) or (
-        isinstance(view, type) and issubclass(view, module.APIView)
-    )
+    return module is not None and issubclass(cls, module.APIView)
 
 
 def parsed(request: Any) -> Any:

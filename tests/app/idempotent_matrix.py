@@ -297,6 +297,7 @@ HOW = {
     "not-authenticated": _raises(exceptions.NotAuthenticated()),
     "denied": _raises(exceptions.PermissionDenied()),
     "throttled": _raises(exceptions.Throttled(wait=3)),
+    "too-much": _raises(exceptions.ValidationError("x" * 1024 * 1024)),
     "http404": _raises(Http404()),
     "server": _raises(exceptions.APIException()),
     "crash": _raises(RuntimeError("crash")),

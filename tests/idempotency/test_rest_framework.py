@@ -112,8 +112,10 @@ class TestWhatIsKept:
         assert call("keeps-5xx/http404").status_code == 404
         assert not IdempotencyKey.objects.exists()
 
-    def test_a_stream_can_not_be_kept(self, caplog):
-        response = call("does/stream")
+    @pytest.mark.parametrize("how", ["stream", "too-much"])
+    def test_what_can_not_be_kept(self, how, caplog):
+        """Returned or raised: nothing was done, and the log says why."""
+        response = call(f"does/{how}")
         assert (response.status_code, response.json()["code"]) == (500, "unstorable")
         assert "Everything was rolled back" in caplog.text
         assert effects() == 0

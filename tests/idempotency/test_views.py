@@ -5,7 +5,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import F
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 from django.utils.decorators import method_decorator
@@ -315,6 +316,83 @@ def test_an_async_view_may_keep_its_failure(status):
     request = RequestFactory().post("/", headers=headers())
     for _ in range(2):
         assert async_to_sync(fails)(request).status_code == status
+    assert effects() == 1
+
+
+def overtaken():
+    """Another run has the request now."""
+    IdempotencyKey.objects.update(token=F("token") + 1)
+
+
+def test_a_lost_lease_is_no_server_error_to_be_kept():
+    """Neither as the view's own 500, with store_5xx: the request is the other run's."""
+
+    @idempotent(scope=matrix.client, mode="lease", store_5xx=True)
+    def view(request):
+        overtaken()
+        with transaction.atomic():
+            matrix.effect()
+            return request.idempotency.complete(HttpResponse())
+
+    @idempotent(scope=matrix.client, mode="lease", store_5xx=True)
+    async def aview(request):
+        await sync_to_async(overtaken)()
+        return await request.idempotency.acomplete(HttpResponse())
+
+    for key, call in (("one", view), ("two", async_to_sync(aview))):
+        response = call(RequestFactory().post("/", headers=headers(key)))
+        assert response.status_code == 409
+        assert b'"in_progress"' in response.content
+    assert effects() == 0
+    assert not IdempotencyKey.objects.exclude(completed_at=None).exists()
+
+
+def test_completing_by_hand():
+    @idempotent(scope=matrix.client, mode="lease")
+    def view(request):
+        with transaction.atomic():
+            matrix.effect()
+            return request.idempotency.complete(HttpResponse(b"done"))
+
+    for again in (False, True):
+        response = view(RequestFactory().post("/", headers=headers()))
+        assert response.content == b"done"
+        assert ("Idempotent-Replayed" in response.headers) is again
+    assert effects() == 1
+
+
+def test_a_fingerprint_of_the_projects_own():
+    def view(request):
+        return matrix.answer()
+
+    protected = idempotent(scope=matrix.client, fingerprint=lambda request: {"a": 1})(view)
+    one, two = (RequestFactory().post("/", {"a": value}, headers=headers()) for value in (1, 2))
+    assert protected(one).status_code == protected(two).status_code == 201
+    assert effects() == 1
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch"])
+def test_the_fields_and_files_of_a_form_count_whatever_the_method(method):
+    """Django parses those of POST only, and an unread form would be like any other."""
+
+    def view(request):
+        matrix.effect()
+        return HttpResponse(request.body[:0])
+
+    protected = idempotent(scope=matrix.client, methods=[method])(view)
+
+    def status(text, boundary):
+        body = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\n{text}\r\n'
+            f"--{boundary}--\r\n"
+        )
+        kind = f"multipart/form-data; boundary={boundary}"
+        send = RequestFactory().generic
+        request = send(method.upper(), "/", body.encode(), kind, headers=headers())
+        _ = request.body
+        return protected(request).status_code
+
+    assert [status("x", "one"), status("x", "two"), status("y", "one")] == [200, 200, 422]
     assert effects() == 1
 
 

@@ -210,4 +210,4 @@ async def once(key: IdempotencyKey) -> None:
         assert_type(error.retry_after, int)
         assert_type(error.key, str)
     except IdempotencyLeaseLost as lost:
-        assert_type(lost.token, int | None)
+        assert_type(lost.token, int)
