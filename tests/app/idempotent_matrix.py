@@ -21,7 +21,7 @@ from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 
 from django_dblock import IdempotencyKeyReused, idempotent, run_once
-from django_dblock.exceptions import IdempotencyInProgress
+from django_dblock.exceptions import IdempotencyInProgress, UnstorableResponse
 from tests.app.idempotent_views import add_one, client
 from tests.app.models import Counter
 
@@ -297,6 +297,7 @@ HOW = {
     "not-authenticated": _raises(exceptions.NotAuthenticated()),
     "denied": _raises(exceptions.PermissionDenied()),
     "throttled": _raises(exceptions.Throttled(wait=3)),
+    "unstorable": _raises(UnstorableResponse("not twice")),
     "too-much": _raises(exceptions.ValidationError("x" * 1024 * 1024)),
     "http404": _raises(Http404()),
     "server": _raises(exceptions.APIException()),

@@ -112,7 +112,7 @@ class TestWhatIsKept:
         assert call("keeps-5xx/http404").status_code == 404
         assert not IdempotencyKey.objects.exists()
 
-    @pytest.mark.parametrize("how", ["stream", "too-much"])
+    @pytest.mark.parametrize("how", ["stream", "too-much", "unstorable"])
     def test_what_can_not_be_kept(self, how, caplog):
         """Returned or raised: nothing was done, and the log says why."""
         response = call(f"does/{how}")

@@ -182,6 +182,7 @@ def test_a_class_is_a_type_error():
 
 def test_other_methods_pass():
     assert Client().get("/direct/").content == b"got"
+    assert Client().get("/on-dispatch/").status_code == 405
     assert not IdempotencyKey.objects.exists()
 
 
