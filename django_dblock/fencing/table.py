@@ -14,7 +14,7 @@ from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.conf import conf
-from django_dblock.databases import connection_for
+from django_dblock.databases import connection_for, in_callers_transaction
 from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
@@ -181,10 +181,7 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
     """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``."""
-    blocks: list[Any] = connection.atomic_blocks
-    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
-        return
-    if connection.in_atomic_block or not connection.get_autocommit():
+    if in_callers_transaction(connection):
         raise OpenTransaction(**place.facts, act=act)
 
 
