@@ -9,6 +9,7 @@ import lifeline
 worker_class = "gthread"
 workers = 2
 threads = 4  # more than cores: waiting for a lock takes one
+preload_app = True  # a worker that takes the place of a dead one is there at once
 graceful_timeout = 3
 control_socket_disable = True  # newer releases put a socket into the home folder otherwise
 
