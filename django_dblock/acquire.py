@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -22,7 +23,7 @@ from django_dblock.exceptions import (
 from django_dblock.keys import key_id, to_pg_locks
 from django_dblock.labels import NamedKey
 from django_dblock.sql import advisory as sql
-from django_dblock.wire import Parameter, send
+from django_dblock.wire import Parameter, Rows, exchange, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +59,31 @@ def try_lock(request: Request) -> bool:
     Raises:
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
     """
+    locked, _ = try_lock_and(request, parameters={})
+    return locked
+
+
+def try_lock_and(
+    request: Request, *statements: str, parameters: Mapping[str, Parameter]
+) -> tuple[bool, list[Rows]]:
+    """Do the same, and run more statements in the same message, whether it was free or not.
+
+    Each of them sees what the last holder committed. Returns the rows of those that have any.
+    """
     [number] = request.ids
     connection = request.connection
-    parameters = _parameters(request)
-    parameters["id"] = number
+    parameters = {**_parameters(request), "id": number, **parameters}
     statement = sql.TRY_SHARED if request.shared else sql.TRY
     try:
-        [[answer]] = send(connection, statement, parameters=parameters)
+        [[answer]], *answers = exchange(connection, statement, *statements, parameters=parameters)
         if answer == "busy":
-            return request.shared and _is_held_exclusively(request)
+            return request.shared and _is_held_exclusively(request), answers
     except Error as error:
         # There was no savepoint, so the transaction is over, and Django has to know: or leaving
         # atomic() would send a COMMIT that the server turns into a rollback without a word.
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
-    return _is_locked(request, answer)
+    return _is_locked(request, answer), answers
 
 
 def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
@@ -135,9 +146,7 @@ def _milliseconds_left(timeout: float | None, started: float) -> str | None:
     return str(max(1, math.ceil((timeout - (time.monotonic() - started)) * 1000)))
 
 
-def _send_in_savepoint(
-    request: Request, statement: str, parameters: dict[str, Parameter]
-) -> list[tuple[str | None, ...]]:
+def _send_in_savepoint(request: Request, statement: str, parameters: dict[str, Parameter]) -> Rows:
     connection = request.connection
     try:
         return send(connection, sql.SAVEPOINT, statement, sql.RELEASE, parameters=parameters)

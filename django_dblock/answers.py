@@ -3,9 +3,13 @@
 from django.utils.translation import gettext as _
 
 from django_dblock.conf import conf
-from django_dblock.exceptions import LockTimeout
+from django_dblock.exceptions import IdempotencyError, LockTimeout
+from django_dblock.idempotency.problems import idempotency_problem
 from django_dblock.problem import Problem
 from django_dblock.versioning.http import conflict_problem
+
+_TOLD = frozenset({"in_progress", "lease_lost", "abandoned", "too_many_keys"})
+"""What ``run_once()`` in a view may end with that is no mistake of the project."""
 
 
 def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
@@ -22,4 +26,6 @@ def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
     if isinstance(error, LockTimeout):
         detail = _("Somebody else is working on this just now. Nothing was saved. Try again.")
         return Problem(conf.locked_status, "locked", detail, retry_after=1)
+    if isinstance(error, IdempotencyError) and error.code in _TOLD:
+        return idempotency_problem(error)
     return conflict_problem(error, conditional=conditional)

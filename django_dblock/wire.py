@@ -31,7 +31,18 @@ Rows: TypeAlias = list[tuple[str | None, ...]]
 def send(
     connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
 ) -> Rows:
-    """Run the statements, in one message where that can be; return the rows of the one with rows.
+    """Run the statements, in one message where that can be; return the rows of the last with rows.
+
+    As :func:`exchange`.
+    """
+    answers = exchange(connection, *statements, parameters=parameters)
+    return answers[-1] if answers else []
+
+
+def exchange(
+    connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
+) -> list[Rows]:
+    """Run the statements, in one message where that can be; return the rows of each that has any.
 
     Opens the transaction that Django and the driver owe, if they do. Values are text.
 
@@ -52,8 +63,8 @@ def send(
     logged = connection.queries_logged
     cursor = connection.make_debug_cursor(message) if logged else connection.make_cursor(message)
     cursor.execute(";".join((*opening, *statements)) % literals)
-    rows: Rows = message.rows
-    return rows
+    answers: list[Rows] = message.answers
+    return answers
 
 
 def _opening(connection: BaseDatabaseWrapper) -> tuple[str, ...] | None:
@@ -80,16 +91,16 @@ def _one_by_one(
     connection: BaseDatabaseWrapper,
     statements: tuple[str, ...],
     parameters: Mapping[str, Parameter],
-) -> Rows:
-    rows: Rows = []
+) -> list[Rows]:
+    answers: list[Rows] = []
     with connection.cursor() as cursor:
         for statement in statements:
             if "%(" not in statement:
                 cursor.execute(statement)
             else:  # the only ones with rows
                 cursor.execute(statement, dict(parameters))
-                rows = cursor.fetchall()
-    return rows
+                answers.append(cursor.fetchall())
+    return answers
 
 
 def _literal(value: Parameter, message: "_Message") -> str:
@@ -109,7 +120,7 @@ class _Message:
     def __init__(self, driver: "psycopg.Connection[Any]") -> None:
         self._driver = driver
         self._query = SimpleNamespace(query=None)  # where Django looks for what was sent
-        self.rows: Rows = []
+        self.answers: list[Rows] = []
 
     def quote(self, value: str) -> str:
         return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
@@ -124,10 +135,14 @@ class _Message:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
             if result.status == ExecStatus.TUPLES_OK:
-                self.rows = [
-                    tuple(_text(result.get_value(row, column)) for column in range(result.nfields))
-                    for row in range(result.ntuples)
-                ]
+                self.answers.append(
+                    [
+                        tuple(
+                            _text(result.get_value(row, column)) for column in range(result.nfields)
+                        )
+                        for row in range(result.ntuples)
+                    ]
+                )
 
 
 def _text(value: bytes | None) -> str | None:

@@ -1,0 +1,78 @@
+"""An answer as it is kept, and given again."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from django.core.exceptions import ImproperlyConfigured
+
+from django_dblock.conf import conf
+from django_dblock.exceptions import UnstorableResponse
+
+BodyKind = Literal["plain", "encrypted", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client was told: a status, headers that describe the body, and the body's bytes.
+
+    Attributes:
+        status_code: the HTTP status.
+        headers: those that are kept.
+        body: as it was sent; empty where it was dropped.
+        dropped: whether it was not kept (``store_body=False``).
+    """
+
+    status_code: int
+    headers: dict[str, str]
+    body: bytes
+    dropped: bool = False
+
+    def parameters(self, *, store_body: bool) -> dict[str, Any]:
+        """Put it into the form that the statements take.
+
+        Raises:
+            UnstorableResponse: it is too large, or a header is not text that can be kept.
+        """
+        kind: BodyKind = "plain"
+        body = self.body
+        if not store_body:
+            kind, body = "dropped", b""
+        elif len(body) > conf.idempotency_max_body:
+            raise UnstorableResponse(
+                f"The answer is {len(body):,} bytes long, and DBLOCK_IDEMPOTENCY_MAX_BODY allows "
+                f"{conf.idempotency_max_body:,}. Answer with a Location and let the client GET the "
+                f"rest, raise the setting, or give up the body with store_body=False."
+            )
+        elif (cipher := conf.idempotency_cipher) is not None:
+            kind, body = "encrypted", bytes(cipher.encrypt(body))
+        for name, value in self.headers.items():
+            if not value.isprintable():
+                raise UnstorableResponse(f"The answer's header {name} has control characters.")
+        return {
+            "status_code": self.status_code,
+            "headers": json.dumps(self.headers),
+            "body": body.hex(),
+            "body_kind": kind,
+        }
+
+    @classmethod
+    def read(cls, status_code: str, headers: str, body: str | None, kind: str) -> "Answer":
+        """Return what the table has.
+
+        Raises:
+            ImproperlyConfigured: it is encrypted, and there is no cipher.
+        """
+        content = bytes.fromhex(body or "")
+        if kind == "encrypted":
+            content = bytes(_cipher().decrypt(content))
+        return cls(int(status_code), json.loads(headers), content, dropped=kind == "dropped")
+
+
+def _cipher() -> Any:
+    if (cipher := conf.idempotency_cipher) is None:
+        raise ImproperlyConfigured(
+            "A stored answer is encrypted, and DBLOCK_IDEMPOTENCY_CIPHER is not set. Set it to "
+            "what it was until the last of these answers has expired (DBLOCK_IDEMPOTENCY_TTL)."
+        )
+    return cipher

@@ -1,0 +1,100 @@
+"""What a request asks for, as a hash: so that a key that is used for something else is noticed.
+
+Version 1 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
+method; the path; the query; the media type; and then
+
+- of a multipart body: each field's name and values, in the order of the names, then each file's
+  field, name, media type, size and the SHA-256 of its content. Not the raw body: its boundary
+  differs between retries, and a file may be larger than what Django reads into memory;
+- of any other: the bytes as they came;
+- what ``fingerprint=`` returned, instead of either.
+
+Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint".
+"""
+
+import json
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest
+from django.http.request import RawPostDataException
+
+VERSION = 1
+
+
+def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
+    """Return the fingerprint of a request and its body.
+
+    Args:
+        request: Django's.
+        parsed: what a framework has made of the body, for a body that it has read as a stream.
+
+    Raises:
+        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+    """
+    if request.content_type == "multipart/form-data":
+        return _hash([*_place(request), *_form(request)])
+    try:
+        body = request.body
+    except RawPostDataException:
+        if parsed is None:
+            raise
+        body = _text(parsed)
+    return _hash([*_place(request), body])
+
+
+def of_value(request: HttpRequest, value: Any) -> bytes:
+    """Return the fingerprint of a request, and of what ``fingerprint=`` says of its body."""
+    return _hash([*_place(request), _text(value)])
+
+
+def of_work(value: Any) -> bytes:
+    """Return the fingerprint of work that is no request."""
+    return _hash([_text(value)])
+
+
+def _place(request: HttpRequest) -> list[bytes]:
+    return [
+        str(request.method).encode(),
+        request.path.encode("utf-8", "surrogatepass"),
+        request.META.get("QUERY_STRING", "").encode("utf-8", "surrogatepass"),
+        str(request.content_type).lower().encode("utf-8", "surrogatepass"),
+    ]
+
+
+def _form(request: HttpRequest) -> Iterable[bytes]:
+    for name in sorted(request.POST):
+        if name == "csrfmiddlewaretoken":  # masked anew in each form that is rendered
+            continue
+        values = request.POST.getlist(name)
+        yield from (b"field", _utf8(name), str(len(values)).encode(), *map(_utf8, values))
+    for name in sorted(request.FILES):
+        for file in request.FILES.getlist(name):
+            digest = sha256()
+            for chunk in file.chunks():
+                digest.update(chunk)
+            file.seek(0)
+            described = (name, file.name or "", file.content_type or "", str(file.size))
+            yield from (b"file", *map(_utf8, described), digest.digest())
+
+
+def _text(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return _utf8(value)
+    return json.dumps(value, sort_keys=True, cls=DjangoJSONEncoder).encode()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
+    digest = sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()

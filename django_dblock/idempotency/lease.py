@@ -1,0 +1,127 @@
+"""A run in lease mode: its claim, its steps, and its answer."""
+
+import json
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from asgiref.sync import sync_to_async
+from django.core.serializers.json import DjangoJSONEncoder
+
+from django_dblock.exceptions import IdempotencyLeaseLost
+from django_dblock.idempotency import store
+from django_dblock.idempotency.identity import Identity
+from django_dblock.idempotency.options import Options
+from django_dblock.idempotency.store import Claim
+from django_dblock.sql import idempotency as sql
+
+
+class Lease:
+    """The claim of one run.
+
+    Attributes:
+        identity: the request.
+        claim: row, token, and the steps of earlier runs.
+        lost: the error that this run ended with, once it noticed.
+        in_doubt: whether a step has begun that has not come to its record.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        claim: Claim,
+        options: Options,
+        since: float,
+        kept: Callable[[Any], dict[str, Any]],
+    ) -> None:
+        self.identity = identity
+        self.claim = claim
+        self.options = options
+        self.lost: IdempotencyLeaseLost | None = None
+        self.in_doubt = False
+        self._kept = kept
+        self._until = since + options.lease_seconds
+
+    def check(self) -> None:
+        """Raise if the lease has run out by our own clock. Sends nothing."""
+        if time.monotonic() >= self._until:
+            raise self._loss("its lease has run out")
+
+    def guard(self) -> None:
+        """Hold the row until the open transaction ends."""
+        self._write(sql.GUARD)
+
+    def record(self, name: str, result: Any) -> None:
+        """Record a step, and renew."""
+        text = json.dumps({name: {"result": result}}, cls=DjangoJSONEncoder)
+        if "\\u0000" in text:
+            raise ValueError(f"The result of step {name!r} has a NUL, which can't be stored.")
+        before = time.monotonic()
+        self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
+        self.claim.steps.update(json.loads(text))
+        self._until = before + self.options.lease_seconds
+
+    def complete(self, response: Any) -> None:
+        """Record the answer, in the open transaction or in its own."""
+        self._write(sql.COMPLETE, **self._kept(response), ttl=self.options.ttl_seconds)
+
+    def _write(self, statement: str, **parameters: Any) -> None:
+        if not store.write(self.identity.using, self.claim, statement, **parameters):
+            raise self._loss("somebody else has taken it over")
+
+    def _loss(self, reason: str) -> IdempotencyLeaseLost:
+        facts = self.identity.facts
+        self.lost = IdempotencyLeaseLost(
+            f"Idempotency key {facts['key']} of {facts['scope']} (token {self.claim.token}) is "
+            f"lost: {reason}. Let this error pass, so that transactions roll back; the client gets "
+            f"the other run's answer. For longer work allow a longer lease=, or more steps.",
+            **facts,
+            token=self.claim.token,
+        )
+        return self.lost
+
+
+class Step:
+    """One recovery point; see :meth:`~django_dblock.idempotency.handle.Handle.step`.
+
+    Attributes:
+        name: of the step.
+        done: whether an earlier run, or an earlier block of this one, has recorded it.
+        result: what was recorded, or what to record; JSON.
+    """
+
+    def __init__(self, lease: Lease | None, name: str) -> None:
+        recorded = {} if lease is None else lease.claim.steps
+        self.name = name
+        self.done = name in recorded
+        self.result: Any = recorded[name]["result"] if self.done else None
+        self._lease = lease
+
+    def __enter__(self) -> Self:
+        if self._lease is not None and not self.done:
+            self._lease.check()
+            self._lease.in_doubt = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._lease is None or self.done or error is not None:
+            return
+        self._lease.record(self.name, self.result)
+        self._lease.in_doubt = False
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await sync_to_async(self.__exit__)(kind, error, traceback)

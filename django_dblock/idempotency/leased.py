@@ -1,0 +1,191 @@
+"""Lease mode: claim and commit, run, complete. See the protocol in the package."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, connections, transaction
+
+from django_dblock import signals
+from django_dblock.fencing.table import owner
+from django_dblock.idempotency import store
+from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.lease import Lease
+from django_dblock.idempotency.options import Options
+from django_dblock.idempotency.outcome import (
+    Done,
+    Finished,
+    Outcome,
+    Refused,
+    decide,
+    in_progress,
+)
+from django_dblock.idempotency.told import tell
+from django_dblock.sql import idempotency as sql
+
+Kept = Callable[[Any], dict[str, Any]]
+"""What is kept of a response, in the form of the statements."""
+
+_SHORTEST, _LONGEST = 0.02, 0.5
+"""Seconds between two looks."""
+
+
+class Run:
+    """One request in lease mode; the caller sleeps, so that it serves async code, too."""
+
+    def __init__(self, identity: Identity, asked: Asked, options: Options, kept: Kept) -> None:
+        self.identity = identity
+        self.asked = asked
+        self.options = options
+        self.kept = kept
+        self._deadline = time.monotonic() + options.wait
+
+    def begin(self) -> Lease | Outcome:
+        """Claim the request, and commit that; or return what it is told.
+
+        Raises:
+            ImproperlyConfigured: a transaction is open, which would undo the claim in a crash.
+            LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+        """
+        connection = connections[self.identity.using]
+        _refuse_transaction(connection)
+        options = self.options
+        with transaction.atomic(using=self.identity.using):
+            since = time.monotonic()
+            found = store.ask(connection, self.identity, self.asked)
+            known = decide(
+                found, self.identity, resumes=True, refuses=options.on_abandoned == "refuse"
+            )
+            if known is not None:
+                return known
+            claimed = store.claim(
+                connection,
+                self.identity,
+                self.asked,
+                found,
+                owner=owner(),
+                lease=options.lease_seconds,
+                ttl=None if options.on_abandoned == "refuse" else options.ttl_seconds,
+            )
+        if claimed is None:  # a transaction of the last holder is still open
+            return Refused(in_progress(self.identity, 1))
+        if found.state in ("free", "abandoned"):
+            tell(signals.request_taken_over, self.identity, "lease", token=claimed.token)
+        return Lease(self.identity, claimed, options, since, self.kept)
+
+    def delay(self, begun: Lease | Outcome) -> float | None:
+        """Return how long to sleep before looking again; None where that would not help."""
+        left = self._deadline - time.monotonic()
+        if not isinstance(begun, Refused) or begun.error.code != "in_progress" or left <= 0:
+            return None
+        return min(left, random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - no secret
+
+    def finish(self, lease: Lease, finished: Finished) -> Outcome:
+        """Record the answer; or free the request; or find that somebody else has it."""
+        if lease.lost is not None:
+            return self.after_loss()
+        if finished.answer is None:
+            self.give_up(lease)
+            return Done(finished.result, kept=False)
+        parameters = {**finished.answer, "ttl": self.options.ttl_seconds}
+        if store.write(self.identity.using, lease.claim, sql.COMPLETE, **parameters):
+            return Done(finished.result, kept=True)
+        if store.is_completed(self.identity.using, lease.claim):  # by complete(), in the view
+            return Done(finished.result, kept=True)
+        return self.after_loss()
+
+    def give_up(self, lease: Lease) -> None:
+        """Let the next retry run; but where a step may have had its effect, and is not recorded."""
+        doubtful = lease.in_doubt and self.options.on_abandoned == "refuse"
+        statement = sql.ABANDON if doubtful else sql.GIVE_UP
+        store.write(self.identity.using, lease.claim, statement)
+
+    def try_to_give_up(self, lease: Lease) -> None:
+        """Do the same after an error, which must not be hidden by another; else the lease ends."""
+        with suppress(Error):
+            self.give_up(lease)
+
+    def after_loss(self) -> Outcome:
+        """Return the winner's answer, or that it is not there yet."""
+        connection = connections[self.identity.using]
+        found = store.look(connection, self.identity, self.asked)
+        known = decide(found, self.identity, resumes=True, refuses=False)
+        return known or Refused(in_progress(self.identity, 1))
+
+
+def run(
+    identity: Identity,
+    asked: Asked,
+    options: Options,
+    work: Callable[[Lease], Finished],
+    kept: Kept,
+) -> Outcome:
+    """Run the work once, outside of any transaction.
+
+    Args:
+        identity: the request.
+        asked: what is asked for.
+        options: how.
+        work: what to run; what it raises goes on, and frees the request.
+        kept: what is kept of a response that the work completes with.
+
+    Raises:
+        ImproperlyConfigured: a transaction is open.
+    """
+    this = Run(identity, asked, options, kept)
+    while (delay := this.delay(begun := this.begin())) is not None:
+        time.sleep(delay)
+    if not isinstance(begun, Lease):
+        return begun
+    try:
+        finished = work(begun)
+    except BaseException as error:
+        if error is begun.lost:
+            return this.after_loss()
+        this.try_to_give_up(begun)
+        raise
+    return this.finish(begun, finished)
+
+
+async def arun(
+    identity: Identity,
+    asked: Asked,
+    options: Options,
+    work: Callable[[Lease], Awaitable[Finished]],
+    kept: Kept,
+) -> Outcome:
+    """Do the same with async work."""
+    this = Run(identity, asked, options, kept)
+    begin = sync_to_async(this.begin)
+    while (delay := this.delay(begun := await begin())) is not None:  # noqa: ASYNC110 - a row
+        await asyncio.sleep(delay)
+    if not isinstance(begun, Lease):
+        return begun
+    try:
+        finished = await work(begun)
+    except BaseException as error:
+        if error is begun.lost:
+            return await sync_to_async(this.after_loss)()
+        await sync_to_async(this.try_to_give_up)(begun)
+        raise
+    return await sync_to_async(this.finish)(begun, finished)
+
+
+def _refuse_transaction(connection: Any) -> None:
+    """Raise if a transaction is open, but for TestCase's, as ``atomic(durable=True)``."""
+    blocks = connection.atomic_blocks
+    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
+        return
+    if connection.in_atomic_block or not connection.get_autocommit():
+        raise ImproperlyConfigured(
+            f"@idempotent(mode='lease') was reached inside an open transaction on database "
+            f"{connection.alias!r}: its claim would not be there after a crash, and the "
+            f"transaction would stay open while the outside world is called. ATOMIC_REQUESTS opens "
+            f"one around each view: decorate the function, or what as_view() returns in the "
+            f"URLconf, with transaction.non_atomic_requests; or use mode='atomic'."
+        )

@@ -1,0 +1,137 @@
+"""``run_once``: the same guarantee without HTTP, for tasks, consumers and commands."""
+
+import json
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from django_dblock.exceptions import UnstorableResponse
+from django_dblock.idempotency import atomic, fingerprint, leased, store
+from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.handle import Handle
+from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.lease import Lease
+from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
+from django_dblock.idempotency.outcome import Done, Finished, Outcome, Refused
+from django_dblock.idempotency.told import tell_outcome
+from django_dblock.keys import KeyPart
+from django_dblock.labels import named
+
+SCOPE = "once"
+_SHOWN = 200
+
+
+def run_once(  # noqa: PLR0913 - all but the key by name
+    *key: KeyPart,
+    work: Callable[..., Any],
+    mode: Mode = "atomic",
+    ttl: Duration | None = None,
+    wait: float = 0,
+    lease: Duration | None = None,
+    on_abandoned: OnAbandoned = "takeover",
+    asked: Any = None,
+    using: str | None = None,
+) -> Any:
+    """Run work once for a key, and return its result; again, return the first result.
+
+    Guaranteed, and not: as :func:`~django_dblock.idempotent`, in either mode. In atomic mode what
+    the work writes is committed with its result. Inside an open transaction that is when the
+    outermost one commits, and until then the key is locked. What the work raises is raised, and
+    nothing is kept.
+
+    Args:
+        key: the parts of the key, as of an :func:`~django_dblock.advisory_lock`.
+        work: called without arguments; in lease mode with the
+            :class:`~django_dblock.idempotency.handle.Handle`. What it returns must be JSON, and is
+            returned as JSON brings it back.
+        mode: ``"atomic"``, or ``"lease"`` for work that calls the outside world.
+        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
+        wait: seconds to wait for the same work that is running.
+        lease: as of :func:`~django_dblock.idempotent`.
+        on_abandoned: likewise.
+        asked: JSON that says what the work is to do; the same key with something else is refused.
+        using: the database alias, likewise.
+
+    Raises:
+        IdempotencyInProgress: the same work is running now.
+        IdempotencyKeyReused: the key was used for something else.
+        IdempotencyAbandoned: its last run died, and a person has to look.
+        UnstorableResponse: the result is not JSON, or too large; nothing was kept.
+        ImproperlyConfigured: in lease mode, a transaction is open.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+    """
+    options = Options(mode, ttl, wait, lease, on_abandoned, using=using)
+    identity, wanted = _prepared(key, asked, options)
+    if mode == "atomic":
+        outcome = atomic.run(identity, wanted, options, lambda: _finished(work()))
+    else:
+        outcome = leased.run(
+            identity,
+            wanted,
+            options,
+            lambda held: _finished(work(Handle(identity, held))),
+            _kept,
+        )
+    return _result(outcome, identity, options)
+
+
+async def arun_once(  # noqa: PLR0913 - all but the key by name
+    *key: KeyPart,
+    work: Callable[[Handle], Awaitable[Any]],
+    ttl: Duration | None = None,
+    wait: float = 0,
+    lease: Duration | None = None,
+    on_abandoned: OnAbandoned = "takeover",
+    asked: Any = None,
+    using: str | None = None,
+) -> Any:
+    """Run async work once for a key, in lease mode; see :func:`run_once`."""
+    options = Options("lease", ttl, wait, lease, on_abandoned, using=using)
+    identity, wanted = _prepared(key, asked, options)
+
+    async def finished(held: Lease) -> Finished:
+        return _finished(await work(Handle(identity, held)))
+
+    outcome = await leased.arun(identity, wanted, options, finished, _kept)
+    return _result(outcome, identity, options)
+
+
+def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:
+    found = named(key)
+    text = ":".join(found.texts)
+    # The text for people, the digest for the rest: texts of different keys can be the same.
+    shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
+    identity = Identity(SCOPE, shown, store.alias_for(options.using))
+    return identity, Asked(fingerprint.of_work(asked), fingerprint.VERSION)
+
+
+def _finished(result: Any) -> Finished:
+    body = _body(result)
+    return Finished(json.loads(body), _answer(body))
+
+
+def _kept(result: Any) -> dict[str, Any]:
+    return _answer(_body(result))
+
+
+def _body(result: Any) -> bytes:
+    try:
+        return json.dumps(result, cls=DjangoJSONEncoder).encode()
+    except (TypeError, ValueError) as error:
+        raise UnstorableResponse(
+            f"What the work returned is not JSON ({error}), so it could not be returned again. "
+            f"Return an id, for example, or nothing."
+        ) from error
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    return Answer(200, {"Content-Type": "application/json"}, body).parameters(store_body=True)
+
+
+def _result(outcome: Outcome, identity: Identity, options: Options) -> Any:
+    tell_outcome(outcome, identity, options.mode)
+    if isinstance(outcome, Refused):
+        raise outcome.error
+    return outcome.result if isinstance(outcome, Done) else json.loads(outcome.answer.body)

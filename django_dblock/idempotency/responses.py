@@ -1,0 +1,106 @@
+"""Which answers are kept, what of them, and how they are given again.
+
+=============================  ==============================  ===========
+the view                       its effects                     its answer
+=============================  ==============================  ===========
+returns 2xx, 3xx, 4xx          committed                       kept
+returns 408, 425               rolled back                     not kept
+returns 5xx                    rolled back                     not kept; kept with ``store_5xx``
+raises                         rolled back                     not kept; likewise
+=============================  ==============================  ===========
+"""
+
+import logging
+from typing import Any
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+
+from django_dblock.conf import conf
+from django_dblock.exceptions import UnstorableResponse
+from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.outcome import Finished
+
+logger = logging.getLogger("django_dblock.idempotency")
+
+REPLAYED = "Idempotent-Replayed"
+
+_KEPT = (
+    "Content-Type",
+    "Content-Language",
+    "Content-Encoding",  # without it the body means nothing
+    "Location",
+    "Content-Location",
+    "ETag",
+    "Link",
+)
+_TRANSIENT = frozenset({408, 425})
+"""They say "the same again later": a stored one would say it for ever."""
+
+_OF_THE_STACK = frozenset({401, 403, 429})
+"""They are about the client and the hour, not about the request."""
+
+
+def finished(
+    response: Any, *, store_body: bool, store_5xx: bool, undo: bool = False, stack: bool = False
+) -> Finished:
+    """Decide what becomes of a response, and of what the view has written.
+
+    Args:
+        response: the view's.
+        store_body: keep the body, too.
+        store_5xx: keep server errors, too.
+        undo: the view has ended by an error, which became this response.
+        stack: it may have been answered before the view, by authentication or throttling.
+
+    Raises:
+        UnstorableResponse: it would have to be kept, and can't be.
+    """
+    status = getattr(response, "status_code", 0)
+    failed = status >= 400  # noqa: PLR2004
+    transient = status in _TRANSIENT or (stack and status in _OF_THE_STACK)
+    server_error = status >= 500  # noqa: PLR2004
+    if transient or (server_error and not store_5xx):
+        return Finished(response, None, keep_effects=False, failed=True)
+    answer = kept(response, store_body=store_body)
+    return Finished(response, answer, keep_effects=not (undo or server_error), failed=failed)
+
+
+def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
+    """Render the response if need be, and return what is kept of it.
+
+    Raises:
+        UnstorableResponse: it is a stream, too large, or no response at all.
+    """
+    if not isinstance(response, HttpResponseBase):
+        raise UnstorableResponse(
+            f"The view has returned an object of type {type(response).__name__}, not a response."
+        )
+    if getattr(response, "streaming", False):
+        raise UnstorableResponse(
+            "The answer is a stream, which can be given only once. Answer with a Location, and let "
+            "the client GET the stream."
+        )
+    render = getattr(response, "render", None)
+    if callable(render):
+        response = render()
+    names = (*_KEPT, *conf.idempotency_headers)
+    headers = {name: response.headers[name] for name in names if name in response.headers}
+    answer = Answer(response.status_code, headers, response.content)
+    return answer.parameters(store_body=store_body)
+
+
+def replay(answer: Answer) -> HttpResponse:
+    """Make the first answer again.
+
+    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it.
+    """
+    response = HttpResponse(answer.body, status=answer.status_code)
+    del response.headers["Content-Type"]  # Django's default is not the first answer's
+    for name, value in answer.headers.items():
+        if not (answer.dropped and name in ("Content-Type", "Content-Encoding", "ETag")):
+            response.headers[name] = value
+    if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
+        response.status_code = 204
+    response.headers[REPLAYED] = "true"
+    return response

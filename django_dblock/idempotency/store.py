@@ -1,0 +1,206 @@
+"""The table's answers: what is known of a request, and what became of a write."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock import acquire
+from django_dblock.conf import conf
+from django_dblock.databases import connection_for
+from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.sql import idempotency as sql
+from django_dblock.wire import Rows, exchange, send
+
+State = Literal["new", "done", "leased", "expired", "free", "abandoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of a request at the moment of asking.
+
+    Attributes:
+        state: ``new`` where there is no row; see :data:`django_dblock.sql.idempotency.READ`.
+        locked: whether nobody else works on it, and nobody will before our transaction ends.
+        full: whether its scope has as many live keys as it may.
+        id: of the row; 0 without one.
+        token: of the latest claim.
+        same: whether it is for what is asked now.
+        remaining: whole seconds until the lease ends.
+        answer: the first one, where it may be given.
+    """
+
+    state: State
+    locked: bool
+    full: bool = False
+    id: int = 0
+    token: int = 0
+    same: bool = True
+    remaining: int = 0
+    answer: Answer | None = None
+
+    @property
+    def waitable(self) -> bool:
+        """Whether the transaction that has the lock may bring the answer."""
+        return not self.locked and self.answer is None and self.same
+
+
+class Claim(NamedTuple):
+    """A claim on a request: row and token, and what was done before it.
+
+    Attributes:
+        id: of the row.
+        token: the fencing token.
+        steps: what is recorded, by name.
+    """
+
+    id: int
+    token: int
+    steps: dict[str, Any]
+
+
+def alias_for(using: str | None) -> str:
+    """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the table.
+
+    Raises:
+        UnsupportedDatabase: it is not PostgreSQL.
+    """
+    from django_dblock.models import IdempotencyKey  # the app registry may come after decorators
+
+    return connection_for(using or conf.database or router.db_for_write(IdempotencyKey)).alias
+
+
+def ask(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then: str) -> Found:
+    """Try for the lock, and read the row: one message. Opens the transaction that is owed.
+
+    Args:
+        connection: in an atomic block.
+        identity: the request.
+        asked: what is asked for.
+        then: statements without rows that go with it.
+
+    Raises:
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+    """
+    statements, parameters = _reading(identity, asked)
+    locked, answers = acquire.try_lock_and(
+        identity.lock(connection), *statements, *then, parameters=parameters
+    )
+    return _found(answers, locked=locked)
+
+
+def ask_again(
+    connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then: str
+) -> Found:
+    """Read the row, under the lock that is had."""
+    statements, parameters = _reading(identity, asked)
+    return _found(exchange(connection, *statements, *then, parameters=parameters), locked=True)
+
+
+def record(
+    connection: BaseDatabaseWrapper,
+    identity: Identity,
+    asked: Asked,
+    answer: Mapping[str, Any],
+    *then: str,
+    ttl: float,
+) -> bool:
+    """Write the answer in the open transaction; whether nobody else has."""
+    parameters = {
+        "scope": identity.scope,
+        "key": identity.key,
+        "ttl": str(ttl),
+        **asked.parameters(),
+        **answer,
+    }
+    return bool(send(connection, sql.RECORD, *then, parameters=parameters))
+
+
+def claim(  # noqa: PLR0913 - what a claim is made of
+    connection: BaseDatabaseWrapper,
+    identity: Identity,
+    asked: Asked,
+    found: Found,
+    *,
+    owner: str,
+    lease: float,
+    ttl: float | None,
+) -> Claim | None:
+    """Write a claim in the open transaction; None where somebody was faster, or holds the row."""
+    parameters = {
+        "scope": identity.scope,
+        "key": identity.key,
+        "owner": owner,
+        "lease": str(lease),
+        "ttl": None if ttl is None else str(ttl),
+        "id": found.id,
+        "token": found.token,
+        "resume": int(found.state in ("free", "abandoned")),
+        **asked.parameters(),
+    }
+    statement = sql.CLAIM_NEW if found.state == "new" else sql.CLAIM_AGAIN
+    rows = send(connection, statement, parameters=parameters)
+    if not rows:
+        return None
+    [(number, token, steps)] = rows
+    return Claim(int(str(number)), int(str(token)), json.loads(str(steps)))
+
+
+def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool:
+    """Run a statement that is about a claim; whether the claim still holds.
+
+    In an open transaction it is part of that; else it commits by itself.
+    """
+    with connections[using].cursor() as cursor:
+        cursor.execute(statement, {"id": claimed.id, "token": claimed.token, **parameters})
+        return cursor.fetchone() is not None
+
+
+def look(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked) -> Found:
+    """Read the row without the lock: what became of it, and not what may be done."""
+    parameters = {"scope": identity.scope, "key": identity.key, **asked.parameters()}
+    with connection.cursor() as cursor:
+        cursor.execute(sql.READ, parameters)
+        return _found([cursor.fetchall()], locked=True)
+
+
+def is_completed(using: str, claimed: Claim) -> bool:
+    """Whether the answer that is there is this claim's."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql.IS_COMPLETED, {"id": claimed.id, "token": claimed.token})
+        return cursor.fetchone() is not None
+
+
+def _reading(identity: Identity, asked: Asked) -> tuple[tuple[str, ...], dict[str, Any]]:
+    parameters: dict[str, Any] = {"scope": identity.scope, "key": identity.key}
+    parameters.update(asked.parameters())
+    if (max_keys := conf.idempotency_max_keys) is None:
+        return (sql.READ,), parameters
+    parameters["max_keys"] = max_keys
+    return (sql.READ, sql.IS_FULL), parameters
+
+
+def _found(answers: list[Rows], *, locked: bool) -> Found:
+    rows, *more = answers
+    full = more == [[("true",)]]
+    if not rows:
+        return Found("new", locked, full)
+    [(number, token, state, replay, same, remaining, status_code, headers, body, kind)] = rows
+    answer = None
+    if replay == "true":
+        answer = Answer.read(str(status_code), str(headers), body, str(kind))
+    return Found(
+        state=state,  # type: ignore[arg-type]  # READ has no other
+        locked=locked,
+        full=full,
+        id=int(str(number)),
+        token=int(str(token)),
+        same=same == "true",
+        remaining=0 if remaining is None else max(0, math.ceil(float(remaining))),
+        answer=answer,
+    )

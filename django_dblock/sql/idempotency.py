@@ -1,0 +1,202 @@
+"""The statements of the requests that happen once: see :mod:`django_dblock.idempotency`.
+
+PostgreSQL manual: 13.2.1 "Read Committed Isolation Level"; "INSERT, ON CONFLICT Clause".
+
+Common to all:
+
+- Who reads or writes the row of a request to run it holds the advisory lock on (scope, key), taken
+  by a statement before, so that what it reads is what the last holder committed.
+- Time is ``clock_timestamp()``.
+- The identity of a claim is (id, token): a row that was removed and made again has another id, so
+  neither a purge nor a restart brings an old claim back.
+- Answers are text, because they may come by a message of several statements.
+"""
+
+# What is known of the request. A finished one is over when its retention is; an unfinished one is
+# somebody's until its lease ends, and after that abandoned, unless it was given up properly: free.
+# The answer is read only where it will be given: a stored body can be large.
+READ = """
+SELECT
+    id::text,
+    token::text,
+    state,
+    (same AND state = 'done')::text,
+    same::text,
+    ceil(extract(epoch FROM locked_until - clock_timestamp()))::text,
+    status_code::text,
+    headers::text,
+    CASE WHEN same AND state = 'done' THEN encode(body, 'hex') END,
+    body_kind
+FROM (
+    SELECT
+        *,
+        fingerprint = decode(%(fingerprint)s, 'hex')
+            AND fingerprint_version = %(fingerprint_version)s AS same,
+        CASE
+            WHEN completed_at IS NOT NULL AND expires_at > clock_timestamp() THEN 'done'
+            WHEN completed_at IS NULL AND locked_until > clock_timestamp() THEN 'leased'
+            WHEN expires_at <= clock_timestamp() THEN 'expired'
+            WHEN locked_until IS NULL THEN 'free'
+            ELSE 'abandoned'
+        END AS state
+    FROM django_dblock_idempotencykey
+    WHERE scope = %(scope)s AND key = %(key)s
+    OFFSET 0
+) AS request
+"""
+
+# Whether the scope has as many live keys as it may. It looks at so many, and no more.
+IS_FULL = """
+SELECT (count(*) >= %(max_keys)s)::text
+FROM (
+    SELECT
+    FROM django_dblock_idempotencykey
+    WHERE scope = %(scope)s AND coalesce(expires_at > clock_timestamp(), true)
+    LIMIT %(max_keys)s
+) AS live
+"""
+
+# The view's effects are undone to here, where its answer is kept without them.
+SAVEPOINT = "SAVEPOINT {name}"
+RELEASE = "RELEASE SAVEPOINT {name}"
+
+# The answer, in the transaction of the effects. A row that is there is over, which was read under
+# the lock; should it not be, somebody writes past the lock, and no row comes back.
+RECORD = """
+INSERT INTO django_dblock_idempotencykey AS request (
+    scope, key, fingerprint, fingerprint_version, method, path, status_code, headers, body,
+    body_kind, token, owner, steps, created_at, completed_at, expires_at
+)
+VALUES (
+    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
+    %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'), %(body_kind)s,
+    1, '', '{}', transaction_timestamp(), clock_timestamp(),
+    clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+)
+ON CONFLICT (scope, key) DO UPDATE SET
+    fingerprint = excluded.fingerprint,
+    fingerprint_version = excluded.fingerprint_version,
+    method = excluded.method,
+    path = excluded.path,
+    status_code = excluded.status_code,
+    headers = excluded.headers,
+    body = excluded.body,
+    body_kind = excluded.body_kind,
+    token = request.token + 1,
+    owner = '',
+    locked_until = NULL,
+    steps = '{}',
+    created_at = excluded.created_at,
+    completed_at = excluded.completed_at,
+    expires_at = excluded.expires_at
+WHERE request.expires_at <= clock_timestamp()
+    AND (request.completed_at IS NOT NULL
+        OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
+RETURNING id::text
+"""
+
+# A claim on a request that has no row.
+CLAIM_NEW = """
+INSERT INTO django_dblock_idempotencykey (
+    scope, key, fingerprint, fingerprint_version, method, path, headers, body_kind, token, owner,
+    locked_until, steps, created_at, expires_at
+)
+VALUES (
+    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
+    %(path)s, '{}', 'plain', 1, %(owner)s,
+    clock_timestamp() + %(lease)s::float8 * interval '1 second', '{}', clock_timestamp(),
+    clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+)
+ON CONFLICT (scope, key) DO NOTHING
+RETURNING id::text, token::text, steps::text
+"""
+
+# A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
+# was left unfinished goes on after its last step. Where a transaction of the last holder is open,
+# the row is locked, and passed over here.
+CLAIM_AGAIN = """
+UPDATE django_dblock_idempotencykey SET
+    fingerprint = decode(%(fingerprint)s, 'hex'),
+    fingerprint_version = %(fingerprint_version)s,
+    method = %(method)s,
+    path = %(path)s,
+    status_code = NULL,
+    headers = '{}',
+    body = NULL,
+    body_kind = 'plain',
+    token = token + 1,
+    owner = %(owner)s,
+    locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second',
+    steps = CASE WHEN %(resume)s = 1 THEN steps ELSE '{}' END,
+    created_at = CASE WHEN %(resume)s = 1 THEN created_at ELSE clock_timestamp() END,
+    completed_at = NULL,
+    expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+WHERE id = (
+    SELECT id
+    FROM django_dblock_idempotencykey
+    WHERE id = %(id)s::bigint AND token = %(token)s::bigint
+        AND (completed_at IS NOT NULL OR coalesce(locked_until, '-infinity') <= clock_timestamp())
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id::text, token::text, steps::text
+"""
+
+# A recovery point, and a sign of life. Nobody else has the request while the token is ours, even
+# if the lease has run out.
+STEP = """
+UPDATE django_dblock_idempotencykey SET
+    steps = steps || %(step)s::jsonb,
+    locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+RETURNING id::text
+"""
+
+# Nobody takes the request over before this transaction ends.
+GUARD = """
+SELECT id::text
+FROM django_dblock_idempotencykey
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+FOR NO KEY UPDATE
+"""
+
+# The answer, in the effects' transaction or in its own.
+COMPLETE = """
+UPDATE django_dblock_idempotencykey SET
+    status_code = %(status_code)s,
+    headers = %(headers)s::jsonb,
+    body = decode(%(body)s, 'hex'),
+    body_kind = %(body_kind)s,
+    locked_until = NULL,
+    completed_at = clock_timestamp(),
+    expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+RETURNING id::text
+"""
+
+# Whether the answer that is there is the claim's own.
+IS_COMPLETED = """
+SELECT id::text
+FROM django_dblock_idempotencykey
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NOT NULL
+"""
+
+# The run has ended without an answer to keep: the next retry may run at once, after the last step
+# that is recorded. Without any there is nothing to remember.
+GIVE_UP = """
+WITH gone AS (
+    DELETE FROM django_dblock_idempotencykey
+    WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+        AND steps = '{}'
+)
+UPDATE django_dblock_idempotencykey SET locked_until = NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+    AND steps <> '{}'
+RETURNING id::text
+"""
+
+# The run has ended in the middle of a step, and nobody knows whether that had its effect.
+ABANDON = """
+UPDATE django_dblock_idempotencykey SET locked_until = clock_timestamp()
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+RETURNING id::text
+"""
