@@ -1,6 +1,7 @@
 """Buying by program: JSON in, JSON out, errors as ``application/problem+json``."""
 
 import json
+from pathlib import Path
 
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -11,6 +12,8 @@ from shop.forms import PurchaseForm
 from shop.models import Product
 from shop.problems import problem
 from shop.purchase import SoldOut, buy
+
+_DESCRIPTION = Path(__file__).with_name("openapi.json")
 
 
 # Exempt, and rightly so: buyers are anonymous, no cookie is read, so a foreign page that makes a
@@ -42,3 +45,14 @@ def health(_request: HttpRequest) -> HttpResponse:
     """Say that the site works, database included."""
     connection.ensure_connection()
     return JsonResponse({"status": "ok"})
+
+
+@require_GET
+def description(_request: HttpRequest) -> HttpResponse:
+    """Describe this API, for people's tools and for our tests."""
+    return HttpResponse(_DESCRIPTION.read_bytes(), content_type="application/json")
+
+
+def nowhere(_request: HttpRequest, _: str) -> HttpResponse:
+    """Answer programs in their own form where there is nothing."""
+    return problem(404, "Nothing here", "The API is described at /api/openapi.json.")

@@ -15,4 +15,5 @@ def shop(request: HttpRequest) -> dict[str, Any]:
         "currency": settings.SHOP_CURRENCY,
         "locking": settings.SHOP_LOCKING,
         "versions": settings.SHOP_VERSIONS,
+        "idempotency": settings.SHOP_IDEMPOTENCY,
     }

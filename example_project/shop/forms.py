@@ -60,3 +60,9 @@ class PurchaseForm(QuantityForm, CheckoutForm):
     """The body of a purchase through the API."""
 
     sku = forms.SlugField(max_length=64)
+
+
+class PaymentForm(forms.Form):
+    """What the buyer agrees to, by the page and through the API."""
+
+    amount = forms.DecimalField(max_digits=12, decimal_places=2)

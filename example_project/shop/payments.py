@@ -1,44 +1,116 @@
-"""Taking money: asks the acquirer over HTTP, then records what it said."""
+"""Taking money: asks the acquirer over HTTP, then records what it said. Once.
+
+THE CRASH WINDOW: between the acquirer's booking and our record, two ledgers disagree. A process
+that dies there, or an answer that is lost on the way, leaves a charge that the shop knows nothing
+of. A transaction around both would not help: the acquirer takes no part in it. So would not a look
+for an earlier payment, which two clicks pass at once. What helps is that asking again is safe:
+
+- A request that comes again with its key is run again only if the run before has died, and then
+  goes on after the last step that it has recorded (``@idempotent``).
+- Whoever asks for an order's charge, in whatever request, names it to the acquirer by the same key.
+  So the order is charged once, also where its buyer comes back with another key: from a page that
+  was opened again after a crash, or from two pages.
+- The payment is recorded in one transaction with the answer to the request, and under the charge's
+  number, which is unique.
+"""
 
 import http.client
 import json
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 
 from shop.models import Order, Payment
 
 
 class PaymentFailed(Exception):
-    """There is no answer from the acquirer, or it was no. Whether money moved may be unknown."""
+    """There is no answer from the acquirer. Whether money moved is unknown; ask again."""
 
 
-def pay(order: Order) -> Payment:
-    """Charge the order's total and record the payment.
+class PaymentRefused(Exception):
+    """The acquirer said no, and has booked nothing."""
 
-    THE CRASH WINDOW: between the acquirer's booking and our record, two ledgers disagree. If this
-    process dies there, or the answer is lost on the way, the buyer is charged and the order looks
-    unpaid; paying again charges twice. A transaction around both would not help: the acquirer
-    takes no part in it. So would not a check for an earlier payment, which two clicks pass at once.
+
+class PaidAlready(Exception):
+    """The order was paid by another request."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(f"{order} is paid.")
+
+
+def pay(
+    request: HttpRequest, order: Order, answer: Callable[[Payment], HttpResponse]
+) -> HttpResponse:
+    """Charge the order's total, and record the payment together with the answer to the request.
+
+    With ``SHOP_IDEMPOTENCY`` off it charges without a key, and records without an answer: all that
+    the demo's two runs differ in.
+
+    Args:
+        answer: makes the answer; is called in the transaction.
 
     Raises:
-        PaymentFailed: see there. Trying again is *not* safe.
+        PaidAlready, PaymentRefused, PaymentFailed: see there. Nothing was recorded.
     """
-    if payment := order.payments.first():
-        return payment
-    charge = _post(
-        "/charges",
-        {
-            "amount": int(order.total * 100),
-            "currency": settings.SHOP_CURRENCY,
-            "reference": str(order.reference),
-        },
-    )
-    return Payment.objects.create(order=order, amount=order.total, charge_id=charge["id"])
+    if order.payments.exists():
+        raise PaidAlready(order)
+    if not settings.SHOP_IDEMPOTENCY:
+        charge = _charge(order, key=None)
+        return answer(Payment.objects.create(order=order, amount=order.total, charge_id=charge))
+    with request.idempotency.step("charge") as step:
+        if not step.done:
+            step.result = _charge(order, key=charge_key(order))
+    with transaction.atomic():
+        payment, new = Payment.objects.get_or_create(
+            charge_id=step.result, defaults={"order": order, "amount": order.total}
+        )
+        if not new:  # a request with another key was faster
+            raise PaidAlready(order)
+        return request.idempotency.complete(answer(payment))
 
 
-def _post(path: str, content: dict[str, Any]) -> dict[str, Any]:
+def charge_key(order: Order) -> str:
+    """Return the acquirer's key for the one charge of this order.
+
+    An order is paid once and in one sum, so it is the order that names the charge. Where one order
+    may be charged several times (in parts, say), each request is a charge of its own, and the key
+    is ``request.idempotency.derived_key("charge")``.
+    """
+    return f"order-{order.reference}"
+
+
+def cents(amount: Decimal) -> int:
+    """Return an amount in the currency's smallest unit, of which there are no parts."""
+    whole = int(amount.scaleb(2))
+    if whole != amount.scaleb(2):
+        raise ValueError(f"{amount} is not a whole number of cents.")
+    return whole
+
+
+def _charge(order: Order, key: str | None) -> str:
+    """Have the acquirer charge the order's total; return the charge's number."""
+    content = {
+        "amount": cents(order.total),
+        "currency": settings.SHOP_CURRENCY,
+        "reference": str(order.reference),
+    }
+    status, body = _post("/charges", content, {} if key is None else {"Idempotency-Key": key})
+    if status in {200, 201}:
+        return body["id"]
+    said = body.get("detail", status)
+    if status >= 500:
+        raise PaymentFailed(f"No answer from the acquirer: {said}")
+    raise PaymentRefused(f"The acquirer refused: {said}")
+
+
+def _post(
+    path: str, content: dict[str, Any], headers: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
     address = urlsplit(settings.ACQUIRER_URL)
     secure = address.scheme == "https"
     connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -48,14 +120,11 @@ def _post(path: str, content: dict[str, Any]) -> dict[str, Any]:
             "POST",
             address.path + path,
             json.dumps(content),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", **headers},
         )
         response = connection.getresponse()
-        body = json.loads(response.read())
+        return response.status, json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise PaymentFailed(f"No answer from the acquirer: {error}") from error
     finally:
         connection.close()
-    if response.status not in {200, 201}:
-        raise PaymentFailed(f"The acquirer refused: {body.get('detail', response.reason)}")
-    return body

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from shop import api, api_products, staff, views
+from shop import api, api_payments, api_products, paying, staff, views
 
 app_name = "shop"
 urlpatterns = [
@@ -11,12 +11,15 @@ urlpatterns = [
     path("basket/", views.basket, name="basket"),
     path("basket/<int:line>/remove/", views.remove_from_basket, name="remove"),
     path("checkout/", views.checkout, name="checkout"),
-    path("orders/<uuid:reference>/", views.order, name="order"),
-    path("orders/<uuid:reference>/pay/", views.pay_order, name="pay"),
+    path("orders/<uuid:reference>/", paying.order, name="order"),
+    path("orders/<uuid:reference>/pay/", paying.pay_order, name="pay"),
     path("stock/", staff.stock, name="stock"),
     path("stock/<slug:sku>/", staff.edit_stock, name="edit-stock"),
     path("settlements/", staff.settlements, name="settlements"),
     path("api/purchases/", api.purchases, name="api-purchases"),
     path("api/products/<slug:sku>/", api_products.product, name="api-product"),
+    path("api/orders/<uuid:reference>/payments/", api_payments.payments, name="api-payments"),
+    path("api/openapi.json", api.description, name="api-description"),
+    path("api/<path:_>", api.nowhere),
     path("health/", api.health, name="health"),
 ]

@@ -1,6 +1,4 @@
-"""The visitor's pages: look, choose, buy, pay."""
-
-import uuid
+"""The visitor's pages: look, choose, buy. How an order is paid is in ``paying.py``."""
 
 from django.contrib import messages
 from django.db.models import F
@@ -9,8 +7,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from shop.forms import CheckoutForm, QuantityForm
-from shop.models import Basket, BasketLine, Order, Product
-from shop.payments import PaymentFailed, pay
+from shop.models import Basket, BasketLine, Product
 from shop.purchase import EmptyBasket, SoldOut, buy, buy_basket
 
 GUEST = "Guest"
@@ -81,27 +78,6 @@ def checkout(request: HttpRequest) -> HttpResponse:
     except (SoldOut, EmptyBasket) as error:
         messages.error(request, str(error))
         return redirect("shop:basket")
-
-
-@require_GET
-def order(request: HttpRequest, reference: uuid.UUID) -> HttpResponse:
-    orders = Order.objects.prefetch_related("lines__product", "payments")
-    return render(
-        request, "shop/order.html", {"order": get_object_or_404(orders, reference=reference)}
-    )
-
-
-@require_POST
-def pay_order(request: HttpRequest, reference: uuid.UUID) -> HttpResponse:
-    found = get_object_or_404(Order, reference=reference)
-    try:
-        # Outside any lock: it waits for somebody else's server.
-        pay(found)
-    except PaymentFailed as error:
-        messages.error(request, str(error))
-    else:
-        messages.success(request, "Paid. Thank you!")
-    return redirect(found)
 
 
 def _basket(request: HttpRequest, form: CheckoutForm, status: int = 200) -> HttpResponse:

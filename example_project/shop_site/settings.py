@@ -10,8 +10,10 @@ ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
 SHOP_FENCING                on; off lets a settlement book whose lease has expired
+SHOP_IDEMPOTENCY            on; off charges for a payment as often as it is asked for
 SHOP_SETTLEMENT_TTL         seconds after which a settlement that froze is taken over
 DBLOCK_ADVISORY_TIMEOUT     seconds a purchase waits for its product
+DBLOCK_IDEMPOTENCY_LEASE    seconds after which a payment whose worker died is taken over
 ==========================  =====================================================================
 """
 
@@ -103,11 +105,15 @@ LOGGING = {
 DBLOCK_LOCKED_STATUS = 503
 DBLOCK_ADVISORY_TIMEOUT = env.float("DBLOCK_ADVISORY_TIMEOUT", 5)
 
+# More than ACQUIRER_TIMEOUT, so that who only waits is not taken for dead.
+DBLOCK_IDEMPOTENCY_LEASE = env.float("DBLOCK_IDEMPOTENCY_LEASE", 15)
+
 SHOP_LOCKING = env.bool("SHOP_LOCKING", True)
 SHOP_VERSIONS = env.bool("SHOP_VERSIONS", True)
 if not SHOP_VERSIONS:
     MIDDLEWARE.append("shop.middleware.WithoutVersions")
 SHOP_FENCING = env.bool("SHOP_FENCING", True)
+SHOP_IDEMPOTENCY = env.bool("SHOP_IDEMPOTENCY", True)
 SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")

@@ -31,16 +31,25 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one visitor was answered in the end, after some tries. Status 0: nothing."""
+    """What one visitor was answered in the end, after some tries. Status 0: nothing.
+
+    Attributes:
+        copies: how often the same was asked for at once.
+        different: how many different answers there were to that.
+        word: what the crowd calls it, where the status does not say.
+    """
 
     status: int
     seconds: float
     waited: float = 0.0
     tries: int = 1
+    copies: int = 1
+    different: int = 1
+    word: str = ""
 
     @property
     def kind(self) -> str:
-        return _KINDS.get(self.status, "failed")
+        return self.word or _KINDS.get(self.status, "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Answers:
     @property
     def retried(self) -> int:
         """How many tries were not the first."""
-        return sum(answer.tries - 1 for answer in self.all)
+        return sum(answer.tries - answer.copies for answer in self.all)
 
     @property
     def latency(self) -> tuple[float, float]:
@@ -77,10 +86,11 @@ def attack(  # noqa: PLR0913 - who, where, what, how hard
     *,
     env: Mapping[str, str] | None = None,
 ) -> Answers:
-    """Let a crowd visit one article, all at once; tell of each answer as it comes.
+    """Let a crowd visit one thing, all at once; tell of each answer as it comes.
 
     Args:
-        crowd: ``buyers`` or ``editors``, the module beside this one.
+        crowd: ``buyers``, ``editors`` or ``payers``, the module beside this one.
+        sku: what they visit; for ``payers``, which orders.
         env: what its processes need to know beside the address.
     """
     read_end, write_end = os.pipe()

@@ -56,7 +56,7 @@ class Verdict:
         if self.unguarded.kept:
             return (
                 f"The attack proves nothing: without {guard} no invariant broke, in {ATTEMPTS} "
-                f"attempts. Try more --buyers, --edits, --processes or --threads."
+                f"attempts. Try more --buyers, --edits, --payments, --processes or --threads."
             )
         return None
 

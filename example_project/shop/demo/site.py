@@ -1,10 +1,10 @@
-"""The real site under a real multi-process server."""
+"""The real site under a real multi-process server, and what it talks to and through."""
 
 import http.client
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,13 +65,25 @@ def _end_of(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-25:])
 
 
-@contextmanager
-def running_acquirer(books: Path) -> Iterator[str]:
+def running_acquirer(books: Path, *, delay: float = 0) -> AbstractContextManager[str]:
     """Run the acquirer for the time of the block, and give its address."""
-    with child(
-        "acquirer", "--port=0", f"--books={books}", "--lifeline", stdout=subprocess.PIPE
-    ) as process:
+    return _running("acquirer", "--port=0", f"--books={books}", f"--delay={delay}")
+
+
+def running_proxy(
+    upstream: str, *, drop: float, drop_requests: float = 0, seed: str = "1"
+) -> AbstractContextManager[str]:
+    """Run a bad line to that address for the time of the block, and give its own."""
+    return _running(
+        *("lossy", f"--upstream={upstream}", f"--seed={seed}"),
+        *(f"--drop={drop}", f"--drop-requests={drop_requests}"),
+    )
+
+
+@contextmanager
+def _running(module: str, *arguments: str) -> Iterator[str]:
+    with child(module, *arguments, "--lifeline", stdout=subprocess.PIPE) as process:
         address = process.stdout.readline().decode().strip()
         if not address:
-            raise CommandError("The acquirer did not start.")
+            raise CommandError(f"{module} did not start.")
         yield address

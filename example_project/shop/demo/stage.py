@@ -8,7 +8,12 @@ from shop.demo.attack import Load
 from shop.demo.report import Report
 from shop.demo.site import running_site
 
-GUARDS = {"SHOP_LOCKING": "True", "SHOP_VERSIONS": "True", "SHOP_FENCING": "True"}
+GUARDS = {
+    "SHOP_LOCKING": "True",
+    "SHOP_VERSIONS": "True",
+    "SHOP_FENCING": "True",
+    "SHOP_IDEMPOTENCY": "True",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Stage:
         load: of the buyers.
         stock: items that they fight for.
         edits: of one product, by editors.
+        payments: each of another order.
         sabotage: ``guarded`` or ``unguarded`` turns that run into the other; for tests of the
             demo itself, which must then fail.
     """
@@ -28,6 +34,7 @@ class Stage:
     load: Load
     stock: int
     edits: int
+    payments: int
     workers: int
     database_url: str
     folder: Path
@@ -43,9 +50,11 @@ class Stage:
             port=port,
         )
 
-    def attacked_site(self, switch: str, *, guarded: bool) -> AbstractContextManager[str]:
+    def attacked_site(
+        self, switch: str, *, guarded: bool, **env: str
+    ) -> AbstractContextManager[str]:
         """Run the site with one of its guards on or off; a sabotaged run gets the other."""
-        return self.site(**self.switched(switch, guarded=guarded))
+        return self.site(**self.switched(switch, guarded=guarded), **env)
 
     def switched(self, switch: str, *, guarded: bool) -> dict[str, str]:
         """Return the variable that turns a guard on or off; a sabotaged run gets the other."""

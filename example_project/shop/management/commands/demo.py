@@ -38,6 +38,7 @@ class Command(BaseCommand):
         add("--buyers", type=_positive, default=600, help="who each want one item (%(default)s)")
         add("--stock", type=_positive, default=50, help="items there are (%(default)s)")
         add("--edits", type=_positive, default=80, help="of one product (%(default)s)")
+        add("--payments", type=_positive, default=200, help="each of one order (%(default)s)")
         add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
         add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
         add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
@@ -60,6 +61,7 @@ class Command(BaseCommand):
                 load=Load(sizes["buyers"], sizes["processes"], sizes["threads"]),
                 stock=sizes["stock"],
                 edits=sizes["edits"],
+                payments=sizes["payments"],
                 workers=sizes["workers"],
                 database_url=database_url,
                 folder=Path(folder),
