@@ -246,12 +246,17 @@ class TestRefused:
         resolve_idempotency_key(row.pk, outcome="retry", token=4)
 
 
-def test_a_takeover_that_commits_meanwhile_wins(rival, observer):
-    """The decision waits for the row, finds another token, and touches nothing."""
+@pytest.mark.parametrize("left", ["1 min", "-1 min"])
+@pytest.mark.parametrize("outcome", [{"outcome": "retry"}, {"outcome": "done", "status_code": 500}])
+def test_a_takeover_that_commits_meanwhile_wins(outcome, left, rival, observer):
+    """The decision waits for the row, finds another token, and touches nothing.
+
+    Also if that run is abandoned, too, by then: nobody has looked into what it did.
+    """
     row = abandoned()
     rival.execute(
         "BEGIN; UPDATE django_dblock_idempotencykey"
-        " SET token = token + 1, locked_until = clock_timestamp() + interval '1 min'"
+        f" SET token = token + 1, locked_until = clock_timestamp() + interval '{left}'"
     )
 
     def take_over():
@@ -265,7 +270,7 @@ def test_a_takeover_that_commits_meanwhile_wins(rival, observer):
     other = threading.Thread(target=take_over)
     other.start()
     with pytest.raises(IdempotencyError, match="taken over meanwhile"):
-        resolve_idempotency_key(row.pk, outcome="done", status_code=500)
+        resolve_idempotency_key(row.pk, **outcome)
     other.join()
     row.refresh_from_db()
     assert (row.token, row.completed_at) == (4, None)
