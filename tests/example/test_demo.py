@@ -19,7 +19,7 @@ SMALL = (
 )
 LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]  # a busy machine is not a failure
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
