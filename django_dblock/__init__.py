@@ -1,6 +1,6 @@
 """Locks, leases, optimistic writes and idempotency for Django, on PostgreSQL alone.
 
-What is here so far, and what it guarantees:
+Four ideas, and what each guarantees:
 
 ``with advisory_lock("inventory", sku):``
     One transaction at a time in the block, per key, in the whole database. It ends at commit or
@@ -14,6 +14,11 @@ What is here so far, and what it guarantees:
     One holder at a time across transactions and processes, for long work; a stale holder's
     *writes* are refused. It ends with a release, or expires by the database's clock. See
     :mod:`django_dblock.fencing`.
+
+``@idempotent``, ``run_once("invoice", order, work=…)``
+    A repeated request has its effects in the database once, and gets the first answer again; both
+    commit together. It ends with the retention, 24 hours by default. What is called outside is
+    called at least once. See :mod:`django_dblock.idempotency`.
 
 Every public name can be imported from here; it is loaded at first use, so that importing the
 package touches neither the settings nor the app registry.

@@ -13,4 +13,5 @@ class DblockConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks."""
         from django_dblock import checks  # noqa: F401 - registers by being imported
-        from django_dblock.versioning import checks as _  # noqa: F401
+        from django_dblock.idempotency import checks as _  # noqa: F401
+        from django_dblock.versioning import checks as __  # noqa: F401

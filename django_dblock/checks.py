@@ -1,6 +1,6 @@
 """System checks: what would make the locks useless, said before the first one is taken.
 
-``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``W002`` and ``W003`` ask the
+``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003`` and ``W002`` to ``W004`` ask the
 server, so they run when Django is told to: in ``migrate``, and in ``check --database ALIAS``.
 """
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 from psycopg import IsolationLevel
 
 from django_dblock.conf import Conf, conf
@@ -75,6 +76,38 @@ def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
         )
     found.extend(_snapshot_isolation("dblock.W003", connection, isolation))
     return found
+
+
+@checks.register(checks.Tags.database)
+def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Ask whether the tables are there (W004). No error: ``migrate``, which makes them, asks."""
+    if any(_wrong_settings()):
+        return []
+    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
+
+    found: list[checks.CheckMessage] = []
+    for alias in databases or ():
+        models = [
+            model
+            for model in (FencedLock, FencedTicket, IdempotencyKey)
+            if alias == (conf.database or router.db_for_write(model))
+        ]
+        if connections[alias].vendor == "postgresql" and (missing := _missing(alias, models)):
+            found.append(
+                checks.Warning(
+                    f"Database {alias!r} has no table {', '.join(missing)}.",
+                    id="dblock.W004",
+                    hint=f"Run 'manage.py migrate django_dblock --database {alias}'. Should routers"
+                    f" keep it out of there, let allow_migrate() and db_for_write() agree.",
+                )
+            )
+    return found
+
+
+def _missing(alias: str, models: Sequence[type[Model]]) -> list[str]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql.MISSING_TABLES, {"names": [model._meta.db_table for model in models]})  # noqa: SLF001 - Django's
+        return [name for (name,) in cursor.fetchall()]
 
 
 def _connection() -> BaseDatabaseWrapper:

@@ -1,5 +1,7 @@
 """Which connection a lock is taken on: always the primary's, always PostgreSQL's."""
 
+from typing import Any
+
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -23,3 +25,14 @@ def connection_for(using: str | None) -> BaseDatabaseWrapper:
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Whether a transaction is open that somebody else will end. Sends nothing."""
     return connection.in_atomic_block or not connection.get_autocommit()
+
+
+def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether what is written now is not committed at once, as ``atomic(durable=True)`` asks it.
+
+    The transaction that TestCase puts around a test does not count, as there. Sends nothing.
+    """
+    blocks: list[Any] = connection.atomic_blocks
+    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
+        return False
+    return in_transaction(connection)

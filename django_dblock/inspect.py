@@ -11,7 +11,10 @@ from django_dblock import labels
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
 from django_dblock.fencing.table import alias_for
+from django_dblock.idempotency import store
+from django_dblock.idempotency.identity import masked
 from django_dblock.keys import from_pg_locks
+from django_dblock.sql import idempotency_operate
 from django_dblock.sql import inspect as sql
 
 _OBJSUBID_OF_ONE_NUMBER = 1
@@ -173,4 +176,71 @@ def fenced_leases(
     return [
         FencedLease(*(*row[:11], json.loads(metadata), tuple(waiting)))
         for *row, metadata, waiting in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRequest:
+    """A request with an idempotency key that has no answer yet; all times by the server's clock.
+
+    Attributes:
+        id: the row's, for ``dblock release --request``.
+        state: ``abandoned``: whoever worked on it is gone, and a repeat takes it over, or is
+            refused until a person has looked; ``free``: it was given up, and a repeat goes on after
+            its last step; or ``leased``: somebody is at work on it.
+        scope: whose key it is.
+        key: the beginning of the key; never the whole.
+        method: the HTTP method; empty for ``run_once``.
+        path: the URL's path; likewise.
+        owner: who had it last: host, process and thread, for people.
+        token: the fencing token of the latest claim.
+        age: seconds since it was begun.
+        remaining: seconds until its lease ends, if it is not renewed; negative if it has; None if
+            it was given back.
+        expires_in: seconds until it counts as never begun; negative if it does; None while it waits
+            for a person, however long.
+        steps: the names of the steps that are recorded; in no order.
+    """
+
+    id: int
+    state: Literal["leased", "free", "abandoned"]
+    scope: str
+    key: str
+    method: str
+    path: str
+    owner: str
+    token: int
+    age: float
+    remaining: float | None
+    expires_in: float | None
+    steps: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in lists: scope and masked key."""
+        return f"{self.scope}:{self.key}"
+
+
+def unfinished_requests(
+    using: str | None = None, *, pk: int | None = None
+) -> list[UnfinishedRequest]:
+    """Return every request that has no answer yet, those that nobody works on in front.
+
+    In ``mode="atomic"`` there are none: a request that has not ended has left nothing. One
+    statement; locks nothing. A picture of a moment, by the server's clock.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.idempotent`.
+        pk: only this row.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+        django.db.ProgrammingError: the table is not there; run ``manage.py migrate``.
+    """
+    with connections[store.alias_for(using)].cursor() as cursor:
+        cursor.execute(idempotency_operate.UNFINISHED, {"id": pk})
+        rows = cursor.fetchall()
+    return [
+        UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps))))
+        for *row, steps in rows
     ]

@@ -30,9 +30,24 @@ collect_ignore = [
     "test_labels.py",
     "test_public_names.py",
 ] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
-# The shop's tests start sites, browsers and demos: once with the oldest Django and once with the
-# newest is enough.
-collect_ignore += ["example", "benchmarks"] * (os.environ.get("DBLOCK_TEST_SHOP") == "0")
+# What the server's version can't change, where Python and Django have been tested on another one.
+collect_ignore += [
+    "fencing/test_run.py",
+    "fencing/test_run_processes.py",
+    "fencing/test_run_supervision.py",
+    "fencing/test_run_terminal.py",
+    "versioning/test_admin.py",
+    "versioning/test_forms.py",
+    "versioning/test_formsets.py",
+    "versioning/test_gzip.py",
+    "versioning/test_http.py",
+    "versioning/test_middleware.py",
+    "versioning/test_picture.py",
+    "versioning/test_rest_framework.py",
+    "versioning/test_token.py",
+    "versioning/test_views.py",
+] * (os.environ.get("DBLOCK_TEST_SERVER") == "1")
+pytest_plugins = ["tests.helpers.workers"]
 
 # A shell's background jobs ignore these two, and so would all that the tests start and interrupt.
 for _number, _handler in (

@@ -2,6 +2,7 @@
 
 ``DATABASE_URL`` points at any PostgreSQL; without it a throw-away one is started, of the major
 version in ``DBLOCK_TEST_PG`` (18), and removed at exit. Child processes find it in DATABASE_URL.
+Each worker of pytest-xdist has one of its own: the tests look at all the locks of a server.
 """
 
 import os
@@ -10,8 +11,11 @@ import environ
 
 from tests.helpers import servers
 
-if "DATABASE_URL" not in os.environ:
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+# One that the process above a worker has started for itself is not the worker's.
+if "DATABASE_URL" not in os.environ or os.environ.get("DBLOCK_TEST_SERVER_OF", _worker) != _worker:
     os.environ["DATABASE_URL"] = servers.throw_away().url
+    os.environ["DBLOCK_TEST_SERVER_OF"] = _worker
 
 DATABASES = {
     "default": environ.Env().db_url("DATABASE_URL"),

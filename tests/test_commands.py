@@ -30,7 +30,7 @@ class TestList:
     def test_nothing_is_locked(self):
         assert run("list") == "Nothing is locked.\n"
         assert json.loads(run("list", "--json")) == {
-            "schema": 1, "advisory": [], "fenced": [],
+            "schema": 1, "advisory": [], "fenced": [], "idempotency": [],
         }  # fmt: skip
 
     def test_the_table_names_holders_and_waiters(self, rendering, observer):

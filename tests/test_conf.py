@@ -1,5 +1,7 @@
 """Settings: read at access, refused where they make no sense."""
 
+from datetime import timedelta
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -14,6 +16,12 @@ def test_defaults():
     assert conf.allow_snapshot_isolation is False
     assert conf.max_keys == 1000
     assert conf.locked_status == 423
+    assert conf.idempotency_ttl == 86_400
+    assert conf.idempotency_lease == 60
+    assert conf.idempotency_max_body == 1024 * 1024
+    assert conf.idempotency_max_keys is None
+    assert conf.idempotency_headers == ()
+    assert conf.idempotency_cipher is None
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,11 @@ def test_defaults():
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),
         ("max_keys", [1, 10**6], [0, True, 1.5, None]),
         ("locked_status", [409, 423, 503], [200, 500, "423", 423.0, None]),
+        ("idempotency_ttl", [0.5, 60], [0, -1, True, "1", None, float("nan"), timedelta(0), 1e12]),
+        ("idempotency_lease", [0.5, 60], [0, -1, True, "1", None, float("inf"), timedelta(-1)]),
+        ("idempotency_max_body", [0, 10**8], [-1, 1.5, True, None, 10**9]),
+        ("idempotency_max_keys", [None, 1, 10**6], [0, -1, 1.5, True, "1"]),
+        ("idempotency_headers", [(), ("X-A",)], ["X-A", None, [1], ["set-cookie"], ("DATE",)]),
     ],
 )
 def test_values(name, good, bad, settings):
@@ -36,3 +49,35 @@ def test_values(name, good, bad, settings):
         setattr(settings, f"DBLOCK_{name.upper()}", value)
         with pytest.raises(ImproperlyConfigured, match=f"DBLOCK_{name.upper()} must be .*, not "):
             getattr(conf, name)
+
+
+def test_a_duration_is_a_timedelta_too(settings):
+    settings.DBLOCK_IDEMPOTENCY_TTL = timedelta(days=7)
+    settings.DBLOCK_IDEMPOTENCY_LEASE = timedelta(milliseconds=500)
+    assert (conf.idempotency_ttl, conf.idempotency_lease) == (604_800, 0.5)
+
+
+class Cipher:
+    """It has what a cipher needs."""
+
+    def encrypt(self, data):
+        return data
+
+    def decrypt(self, data):
+        return data
+
+
+CIPHER = Cipher()
+
+
+@pytest.mark.parametrize("value", [CIPHER, f"{__name__}.CIPHER"], ids=["object", "path"])
+def test_a_cipher_is_an_object_or_its_path(settings, value):
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = value
+    assert conf.idempotency_cipher is CIPHER
+
+
+@pytest.mark.parametrize("value", [b"key", 1, "nowhere.at_all", "datetime.timedelta"])
+def test_what_can_not_encrypt_is_no_cipher(settings, value):
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = value
+    with pytest.raises(ImproperlyConfigured, match="DBLOCK_IDEMPOTENCY_CIPHER"):
+        _ = conf.idempotency_cipher

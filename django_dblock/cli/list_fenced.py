@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from django.core.management.base import CommandError
-from django.db import ProgrammingError
-
-from django_dblock.cli import key_parts
+from django_dblock.cli import key_parts, missing
 from django_dblock.cli.table import printable, seconds
 from django_dblock.conf import conf
 from django_dblock.fencing.names import lease_name
@@ -17,8 +14,6 @@ COLUMNS = (
     "delay", "waiting",
 )  # fmt: skip
 
-_UNDEFINED_TABLE = "42P01"
-
 
 def find(options: dict[str, Any]) -> list[FencedLease]:
     """Return those that the filters leave; none where the lock table was never made."""
@@ -26,17 +21,9 @@ def find(options: dict[str, Any]) -> list[FencedLease]:
     if options["key"]:
         key, _ = key_parts.parse(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
-    try:
+    leases: list[FencedLease] = []
+    with missing.told("fenced", options["kind"]):
         leases = fenced_leases(options["using"], name=name, expired=not options["held"])
-    except ProgrammingError as error:
-        if getattr(error.__cause__, "sqlstate", None) != _UNDEFINED_TABLE:
-            raise
-        if options["kind"] is None:
-            return []
-        raise CommandError(
-            "The lock table is not in this database: run 'manage.py migrate', or pass --using "
-            "with the alias of the one where it is."
-        ) from error
     return [lease for lease in leases if lease.waiting or not options["blocked"]]
 
 

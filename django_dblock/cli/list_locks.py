@@ -1,4 +1,4 @@
-"""``dblock list``: show what is locked, by whom, and who waits for it."""
+"""``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
 
 import json
 from dataclasses import asdict
@@ -7,18 +7,22 @@ from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
 
-from django_dblock.cli import key_parts, list_advisory, list_fenced, table
+from django_dblock.cli import key_parts, list_advisory, list_fenced, list_requests, table
 
 SCHEMA = 1
 """Raised when a field of the JSON changes its meaning or goes; new fields may come without."""
 
-_KINDS: dict[str, Any] = {"advisory": list_advisory, "fenced": list_fenced}
+_KINDS: dict[str, Any] = {
+    "advisory": list_advisory,
+    "fenced": list_fenced,
+    "idempotency": list_requests,
+}
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Take the filters."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument("--kind", choices=_KINDS, help="only locks of this kind")
+    parser.add_argument("--kind", choices=_KINDS, help="only this kind")
     parser.add_argument(
         "--key", nargs="+", metavar="PART", help=f"only this key; {key_parts.SYNTAX}"
     )
@@ -29,7 +33,9 @@ def add_arguments(parser: CommandParser) -> None:
         "--blocked", action="store_true", help="only locks that somebody waits for, and who waits"
     )
     parser.add_argument(
-        "--held", action="store_true", help="no fenced locks that have ended: anybody may have them"
+        "--held",
+        action="store_true",
+        help="no fenced locks that have ended, and no requests that nobody works on",
     )
 
 

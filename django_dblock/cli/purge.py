@@ -1,36 +1,52 @@
-"""``dblock purge``: remove the rows of fenced locks that nobody has had for long."""
+"""``dblock purge``: remove the rows of locks nobody has had for long, and of requests long over."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.fencing.operate import (
-    BATCH,
-    MONTH,
-    count_idle_fenced_locks,
-    purge_in_batches,
-)
+from django_dblock.cli import missing, progress
+from django_dblock.fencing import operate as fencing
+from django_dblock.idempotency import purge as idempotency
+
+_KINDS = ("fenced", "idempotency")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One kind: what to call it, how many rows may go, and how they go."""
+
+    what: str
+    found_as: str
+    count: Callable[[], int]
+    batches: Callable[[], Iterator[int]]
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take how long is long, and how much to do at once."""
+    """Take what to clean up, how long is long, and how much to do at once."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument("--kind", choices=["fenced"], default="fenced", help="what to clean up")
+    parser.add_argument("--kind", choices=_KINDS, help="what to clean up; both if not given")
     parser.add_argument(
         "--idle",
         type=float,
-        default=MONTH,
+        default=fencing.MONTH,
         metavar="SECONDS",
-        help="how long nobody must have had it; 30 days if not given, an hour at least",
+        help="how long nobody must have had a lock; 30 days if not given, an hour at least",
+    )
+    parser.add_argument(
+        "--keep-abandoned",
+        action="store_true",
+        help="no expired requests whose worker was lost: somebody will look at them",
     )
     parser.add_argument(
         "--batch",
         type=int,
-        default=BATCH,
+        default=idempotency.BATCH,
         metavar="ROWS",
-        help=f"how many rows to remove in one commit; {BATCH:,} if not given",
+        help=f"how many rows to remove in one commit; {idempotency.BATCH:,} if not given",
     )
     parser.add_argument("--dry-run", action="store_true", help="only count, remove nothing")
 
@@ -39,51 +55,47 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Remove the rows in small commits, pass over those in use, and say how many went.
 
     Raises:
-        CommandError: ``--idle`` or ``--batch`` is too small.
+        CommandError: ``--idle`` or ``--batch`` is too small; or a table is missing.
     """
-    idle, using = options["idle"], options["using"]
     if options["batch"] < 1:
         raise CommandError(f"--batch {options['batch']}: at least 1 row goes in a commit.")
-    try:
-        found = count_idle_fenced_locks(idle=idle, using=using)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    removed = 0
-    if not options["dry_run"]:
-        batches = purge_in_batches(idle=idle, batch=options["batch"], using=using)
-        removed = sum(_shown(stdout, batches, found))
+    if not options["idle"] >= fencing.HOUR:
+        raise CommandError(f"--idle {options['idle']}: after an hour at the earliest.")
+    done: dict[str, dict[str, int]] = {}
+    for kind, job in _jobs(options).items():
+        if options["kind"] in (None, kind):
+            with missing.told(kind, options["kind"]):
+                done[kind] = _done(stdout, job, options)
     if options["json"]:
-        stdout.write(json.dumps({"fenced": {"idle": found, "removed": removed}}))
-    elif options["dry_run"]:
-        stdout.write(f"{found} rows of fenced locks would be removed.")
-    else:
-        stdout.write(f"{removed} of {found} rows of fenced locks removed.")
+        stdout.write(json.dumps(done))
 
 
-def _shown(stdout: OutputWrapper, batches: Iterable[int], total: int) -> Iterable[int]:
-    """Show a person how far it is; a file is not told."""
-    if not stdout.isatty():
-        return batches
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        return _counted(stdout, batches, total)
-    return _barred(Progress(console=Console(stderr=True), transient=True), batches, total)
+def _jobs(options: dict[str, Any]) -> dict[str, _Job]:
+    using, batch, idle = options["using"], options["batch"], options["idle"]
+    abandoned = not options["keep_abandoned"]
+    return {
+        "fenced": _Job(
+            "rows of fenced locks",
+            "idle",
+            partial(fencing.count_idle_fenced_locks, idle=idle, using=using),
+            partial(fencing.purge_in_batches, idle=idle, batch=batch, using=using),
+        ),
+        "idempotency": _Job(
+            "expired idempotency keys",
+            "expired",
+            partial(idempotency.count_expired_idempotency_keys, abandoned=abandoned, using=using),
+            partial(idempotency.purge_in_batches, batch=batch, abandoned=abandoned, using=using),
+        ),
+    }
 
 
-def _barred(progress: Any, batches: Iterable[int], total: int) -> Iterable[int]:
-    with progress as bar:
-        task = bar.add_task("fenced locks", total=total)
-        for count in batches:
-            bar.advance(task, count)
-            yield count
-
-
-def _counted(stdout: OutputWrapper, batches: Iterable[int], total: int) -> Iterable[int]:
-    done = 0
-    for count in batches:
-        done += count
-        stdout.write(f"\r{done} of {total}", ending="")
-        yield count
-    stdout.write("")
+def _done(stdout: OutputWrapper, job: _Job, options: dict[str, Any]) -> dict[str, int]:
+    found, removed = job.count(), 0
+    if not options["dry_run"]:
+        removed = sum(progress.shown(stdout, job.what, job.batches(), found))
+    if not options["json"]:
+        if options["dry_run"]:
+            stdout.write(f"{found} {job.what} would be removed.")
+        else:
+            stdout.write(f"{removed} of {found} {job.what} removed.")
+    return {job.found_as: found, "removed": removed}

@@ -35,7 +35,7 @@ class Stop:
             self._loop.call_soon_threadsafe(self._fire)
 
     def _fire(self) -> None:
-        if not self._left:
+        if not (self._left or self._fired):
             self._fired = True
             self._task.cancel("the fenced lock is lost")
 
@@ -55,18 +55,22 @@ def _give_back(lease: Lease | None) -> bool:
 async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:
     """Wait for the lease without blocking the loop."""
     attempt = await sync_to_async(make)()
+    lease: Lease | None = None
+    cancelled: asyncio.CancelledError | None = None
     try:
         while True:
-            lease, cancelled = await _finished(sync_to_async(once)(attempt))
-            if cancelled is not None:
-                await _finished(sync_to_async(_give_back)(lease))
-                raise cancelled
-            if lease is not None:
-                lease.stop_on_loss(Stop())
-                return lease
+            lease, cancelled = await to_its_end(sync_to_async(once)(attempt))
+            if lease is not None or cancelled is not None:
+                break
             await asyncio.sleep(attempt.delay)
     finally:
-        await _finished(sync_to_async(attempt.close)())
+        _, later = await to_its_end(sync_to_async(attempt.close)())
+        if cancelled := later or cancelled:
+            await to_its_end(sync_to_async(_give_back)(lease))
+            raise cancelled
+    assert lease is not None  # noqa: S101 - or it was cancelled
+    lease.stop_on_loss(Stop())  # not before: what cancels us up to here is somebody else
+    return lease
 
 
 async def leave(lease: Lease, error: BaseException | None) -> None:
@@ -74,7 +78,7 @@ async def leave(lease: Lease, error: BaseException | None) -> None:
     stop = lease.stop
     assert isinstance(stop, Stop)  # noqa: S101 - put there by enter()
     stop.leave()
-    _, cancelled = await _finished(sync_to_async(lease.leave)(failed=error is not None))
+    _, cancelled = await to_its_end(sync_to_async(lease.leave)(failed=error is not None))
     if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):
         raise lease.loss() from (error or cancelled)
     if cancelled is not None:
@@ -83,7 +87,7 @@ async def leave(lease: Lease, error: BaseException | None) -> None:
         raise lease.loss()
 
 
-async def _finished(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
+async def to_its_end(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
     """Wait for the end of the call, even if we are cancelled; return that, too."""
     task = asyncio.ensure_future(call)
     cancelled = None

@@ -154,8 +154,8 @@ class Lease:
             return False
         table.refuse_transaction(self._place, connections[self.using], "released")
         lost = self.lost
+        heartbeat.forget(self.trust)  # first, or it would look at what has ended again and again
         self.trust.end()
-        heartbeat.forget(self.trust)
         had = table.release(self._place, self.token, hold_at_least=self._hold_at_least)
         self._given_back = True
         if not had:
@@ -207,8 +207,8 @@ class Lease:
         try:
             self.release()
         except Error:
-            self.trust.end()  # a transaction is still open, say: then nothing has been sent
             heartbeat.forget(self.trust)
+            self.trust.end()  # a transaction is still open, say: then nothing has been sent
             if not failed:
                 raise
             logger.warning("dblock: %s was not released, it expires", self.name, exc_info=True)

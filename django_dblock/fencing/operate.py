@@ -13,7 +13,7 @@ from django_dblock.labels import named
 from django_dblock.sql import fencing as sql
 
 MONTH = 30 * 86_400.0
-_HOUR = 3_600.0
+HOUR = 3_600.0
 BATCH = 1_000
 
 
@@ -109,5 +109,5 @@ def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) ->
 
 
 def _refuse_early(idle: float) -> None:
-    if not idle >= _HOUR:
+    if not idle >= HOUR:
         raise ValueError(f"idle={idle!r}: rows are removed after an hour at the earliest.")

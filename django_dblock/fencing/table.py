@@ -1,5 +1,6 @@
 """The lock table's answers: one statement each, with what a refusal means."""
 
+import functools
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.conf import conf
-from django_dblock.databases import connection_for
+from django_dblock.databases import connection_for, in_callers_transaction
 from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
@@ -88,7 +89,10 @@ def alias_for(using: str | None) -> str:
 
 def owner() -> str:
     """Who we are, for people: host, process and thread."""
-    return f"{socket.gethostname()}:{getpid()}:{threading.current_thread().name}"[:255]
+    return f"{_host()}:{getpid()}:{threading.current_thread().name}"[:255]
+
+
+_host = functools.cache(socket.gethostname)  # a system call, before which the GIL is given away
 
 
 def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refusal | None:
@@ -174,17 +178,20 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
-    with _standby_told(place, connection), connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return [] if cursor.description is None else cursor.fetchall()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            rows: list[Any] = cursor.fetchall()
+            return rows
+    except Error as error:
+        if _is_standby(connection, error):
+            raise StandbyDatabase(**place.facts) from error
+        raise
 
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
     """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``."""
-    blocks: list[Any] = connection.atomic_blocks
-    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
-        return
-    if connection.in_atomic_block or not connection.get_autocommit():
+    if in_callers_transaction(connection):
         raise OpenTransaction(**place.facts, act=act)
 
 
@@ -207,18 +214,14 @@ def unreplicated(driver: "psycopg.Connection[Any]") -> Iterator[list[Any]]:
         driver.remove_notice_handler(hear)
 
 
-@contextmanager
-def _standby_told(place: Place, connection: BaseDatabaseWrapper) -> Iterator[None]:
-    try:
-        yield
-    except Error as error:
-        state = getattr(error.__cause__, "sqlstate", None)
-        if state == _READ_ONLY and not connection.in_atomic_block:
-            with connection.cursor() as cursor:
-                cursor.execute(sql.IS_STANDBY)
-                if cursor.fetchone() == (True,):
-                    raise StandbyDatabase(**place.facts) from error
-        raise
+def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
+    """Whether the statement failed because the server is one."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    if state != _READ_ONLY or connection.in_atomic_block:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(sql.IS_STANDBY)
+        return bool(cursor.fetchone() == (True,))
 
 
 def _durable(

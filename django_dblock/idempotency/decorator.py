@@ -1,11 +1,11 @@
 """``@idempotent``: a view whose repeated requests have their effects once."""
 
+import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
-from django.contrib.auth.mixins import AccessMixin
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.http import HttpRequest
@@ -251,7 +251,7 @@ async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any)
     outcome = await leased.arun(
         identity, asked, options, judged, lambda response: wanted.kept(request, response)
     )
-    tell_outcome(outcome, identity, options.mode)
+    await sync_to_async(tell_outcome)(outcome, identity, options.mode)
     return answer(request, outcome)
 
 
@@ -299,7 +299,7 @@ def _refuse_outer(owner: Any, method: str, view: Any) -> None:
     cls = owner if isinstance(owner, type) else type(owner)
     if drf.is_view(cls):
         how = "below @api_view, or on the view's method: post(), create(), an action"
-    elif issubclass(cls, AccessMixin):
+    elif _decides_access(cls):
         how = "on the view's method, post() for example"
     else:
         return
@@ -307,6 +307,12 @@ def _refuse_outer(owner: Any, method: str, view: Any) -> None:
         f"@idempotent on {_name(view)} stands around the authorisation of {cls.__qualname__}, so a "
         f"replay would be given without it. Put it {how}."
     )
+
+
+def _decides_access(cls: type) -> bool:
+    """Whether its ``dispatch`` refuses; importing the mixin needs an installed auth app."""
+    mixins = sys.modules.get("django.contrib.auth.mixins")
+    return mixins is not None and issubclass(cls, mixins.AccessMixin)
 
 
 def _owner(view: Any) -> Any:

@@ -6,6 +6,8 @@ Nothing here imports the framework unless the request is one of its own.
 import sys
 from typing import Any
 
+from django.utils.datastructures import MultiValueDict
+
 
 def is_request(request: Any) -> bool:
     """Whether it is the framework's wrapper around Django's request."""
@@ -13,20 +15,26 @@ def is_request(request: Any) -> bool:
     return module is not None and isinstance(request, module.Request)
 
 
-def is_view(view: Any) -> bool:
-    """Whether it is a class-based view of the framework, or an instance of one."""
+def is_view(cls: type) -> bool:
+    """Whether it is a class of views of the framework."""
     module = sys.modules.get("rest_framework.views")
-    if module is None:
-        return False
-    return isinstance(view, module.APIView) or (
-        isinstance(view, type) and issubclass(view, module.APIView)
-    )
+    return module is not None and issubclass(cls, module.APIView)
 
 
 def parsed(request: Any) -> Any:
-    """Return what the framework has made of a body that it has read already; else None."""
-    data = request.__dict__.get("_full_data")
-    return data if isinstance(data, dict | list | str) else None
+    """Return what the framework has made of a body that it has read already; else None.
+
+    In a list, so that ``null`` is something; a form with all values of its fields.
+    """
+    from rest_framework.request import Empty
+
+    plain = request._request  # noqa: SLF001 - its way
+    if plain.content_type == "multipart/form-data" and plain.method != "POST":
+        _ = request.data  # else nobody parses it; the framework hands it to Django's request
+    data = request._full_data  # noqa: SLF001 - request.data would read the body
+    if data is Empty:
+        return None
+    return [dict(data.lists()) if isinstance(data, MultiValueDict) else data]
 
 
 def rendered(request: Any, response: Any) -> Any:

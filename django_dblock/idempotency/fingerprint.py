@@ -15,10 +15,14 @@ Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerpr
 import json
 from collections.abc import Iterable
 from hashlib import sha256
+from io import BytesIO
 from typing import Any
 
+from django.conf import settings
+from django.core.files.uploadhandler import load_handler
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
+from django.http.multipartparser import MultiPartParser
 from django.http.request import RawPostDataException
 
 VERSION = 1
@@ -65,19 +69,31 @@ def _place(request: HttpRequest) -> list[bytes]:
 
 
 def _form(request: HttpRequest) -> Iterable[bytes]:
-    for name in sorted(request.POST):
+    fields, files = _parsed(request)
+    for name in sorted(fields):
         if name == "csrfmiddlewaretoken":  # masked anew in each form that is rendered
             continue
-        values = request.POST.getlist(name)
+        values = fields.getlist(name)
         yield from (b"field", _utf8(name), str(len(values)).encode(), *map(_utf8, values))
-    for name in sorted(request.FILES):
-        for file in request.FILES.getlist(name):
+    for name in sorted(files):
+        for file in files.getlist(name):
             digest = sha256()
             for chunk in file.chunks():
                 digest.update(chunk)
             file.seek(0)
             described = (name, file.name or "", file.content_type or "", str(file.size))
             yield from (b"file", *map(_utf8, described), digest.digest())
+
+
+def _parsed(request: HttpRequest) -> tuple[Any, Any]:
+    """Return the fields and files; Django parses those of POST only."""
+    read: Any = request
+    if request.method == "POST" or (read._read_started and not hasattr(read, "_body")):  # noqa: SLF001
+        return request.POST, request.FILES  # the latter: a framework has put them there
+    handlers = [load_handler(name, request) for name in settings.FILE_UPLOAD_HANDLERS]
+    return MultiPartParser(
+        request.META, BytesIO(request.body), handlers, request.encoding or settings.DEFAULT_CHARSET
+    ).parse()
 
 
 def _text(value: Any) -> bytes:

@@ -106,8 +106,9 @@ class Handle:
 
     async def arun_step(self, name: str, function: Callable[[], Awaitable[Any]]) -> Any:
         """Do the same with an async function."""
-        async with self.step(name) as step:
-            if not step.done:
+        step = self.step(name)
+        if not step.done:
+            async with step:
                 step.result = await function()
         return step.result
 

@@ -1,6 +1,7 @@
 """A run in lease mode: its claim, its steps, and its answer."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import transaction
 
 from django_dblock.exceptions import IdempotencyLeaseLost
 from django_dblock.idempotency import store
@@ -15,6 +17,9 @@ from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.store import Claim
 from django_dblock.sql import idempotency as sql
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes it; an even number of backslashes before it would make it other text."""
 
 
 class Lease:
@@ -24,7 +29,8 @@ class Lease:
         identity: the request.
         claim: row, token, and the steps of earlier runs.
         lost: the error that this run ended with, once it noticed.
-        in_doubt: whether a step has begun that has not come to its record.
+        completed: whether the answer is recorded and committed, by the view itself.
+        in_doubt: the names of steps that have begun and have not come to their record.
     """
 
     def __init__(
@@ -39,7 +45,8 @@ class Lease:
         self.claim = claim
         self.options = options
         self.lost: IdempotencyLeaseLost | None = None
-        self.in_doubt = False
+        self.completed = False
+        self.in_doubt: set[str] = set()
         self._kept = kept
         self._until = since + options.lease_seconds
 
@@ -52,19 +59,29 @@ class Lease:
         """Hold the row until the open transaction ends."""
         self._write(sql.GUARD)
 
-    def record(self, name: str, result: Any) -> None:
-        """Record a step, and renew."""
-        text = json.dumps({name: {"result": result}}, cls=DjangoJSONEncoder)
-        if "\\u0000" in text:
-            raise ValueError(f"The result of step {name!r} has a NUL, which can't be stored.")
+    def record(self, name: str, result: Any) -> Any:
+        """Record a step, and renew; return the result as later runs will find it."""
+        text = _json(name, result)
         before = time.monotonic()
         self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
-        self.claim.steps.update(json.loads(text))
-        self._until = before + self.options.lease_seconds
+        recorded = json.loads(text)
+
+        def committed() -> None:
+            self.claim.steps.update(recorded)
+            self.in_doubt.discard(name)
+            self._until = before + self.options.lease_seconds
+
+        transaction.on_commit(committed, using=self.identity.using)
+        return recorded[name]["result"]
 
     def complete(self, response: Any) -> None:
         """Record the answer, in the open transaction or in its own."""
         self._write(sql.COMPLETE, **self._kept(response), ttl=self.options.ttl_seconds)
+
+        def committed() -> None:
+            self.completed = True
+
+        transaction.on_commit(committed, using=self.identity.using)
 
     def _write(self, statement: str, **parameters: Any) -> None:
         if not store.write(self.identity.using, self.claim, statement, **parameters):
@@ -101,7 +118,7 @@ class Step:
     def __enter__(self) -> Self:
         if self._lease is not None and not self.done:
             self._lease.check()
-            self._lease.in_doubt = True
+            self._lease.in_doubt.add(self.name)
         return self
 
     def __exit__(
@@ -112,8 +129,7 @@ class Step:
     ) -> None:
         if self._lease is None or self.done or error is not None:
             return
-        self._lease.record(self.name, self.result)
-        self._lease.in_doubt = False
+        self.result = self._lease.record(self.name, self.result)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -125,3 +141,17 @@ class Step:
         traceback: TracebackType | None,
     ) -> None:
         await sync_to_async(self.__exit__)(kind, error, traceback)
+
+
+def _json(name: str, result: Any) -> str:
+    """Return the record of a step; ValueError where PostgreSQL could not keep it."""
+    try:
+        text = json.dumps(
+            {name: {"result": result}}, cls=DjangoJSONEncoder, allow_nan=False, ensure_ascii=False
+        )
+        text.encode()  # half a surrogate pair is no text
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The result of step {name!r} is not JSON: {error}.") from error
+    if _NUL.search(text):
+        raise ValueError(f"The result of step {name!r} has a NUL, which can't be stored.")
+    return text

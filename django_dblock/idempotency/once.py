@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
 
 from django_dblock.exceptions import UnstorableResponse
@@ -95,7 +96,7 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
         return _finished(await work(Handle(identity, held)))
 
     outcome = await leased.arun(identity, wanted, options, finished, _kept)
-    return _result(outcome, identity, options)
+    return await sync_to_async(_result)(outcome, identity, options)
 
 
 def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:

@@ -106,8 +106,14 @@ class Wanted:
 
     def failed(self, request: Any, error: Exception) -> Finished | None:
         """Return what becomes of a view's error; None where it goes on as it is."""
+        try:
+            return self._failed(request, error)
+        except UnstorableResponse as unstorable:
+            return self.unstorable(request, unstorable)
+
+    def _failed(self, request: Any, error: Exception) -> Finished | None:
         if isinstance(error, UnstorableResponse):
-            return self.unstorable(request, error)
+            raise error
         if drf.is_request(request):
             response = drf.answered(request, error)
             if response is not None:

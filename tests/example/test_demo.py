@@ -19,7 +19,7 @@ SMALL = (
 )
 LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]  # a busy machine is not a failure
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,7 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     assert figures(payments, "failed") == ["0", "0"]
 
 
+@pytest.mark.once
 def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=guarded")
     assert status == 1
@@ -90,6 +91,7 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     assert "BROKEN under @idempotent: charges = orders" in said
 
 
+@pytest.mark.once
 def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=unguarded")
     assert status == 1
@@ -97,6 +99,7 @@ def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     assert said.count("The attack proves nothing") == 4
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_ends_everything(start: Start, number):
     demo = start("demo", *LONG)
@@ -107,6 +110,7 @@ def test_a_signal_in_the_middle_ends_everything(start: Start, number):
     assert "Traceback" not in said
 
 
+@pytest.mark.once
 def test_even_a_killed_demo_leaves_no_process(
     start: Start, run: Run, left_behind: Callable[[], list[str]]
 ):
@@ -136,6 +140,7 @@ with interruptible():
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     start: Start, run: Run, left_behind: Callable[[], list[str]], number
@@ -149,6 +154,7 @@ def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
 
 
+@pytest.mark.once
 def test_a_site_that_does_not_start_is_reported_with_its_log(run: Run):
     status, said = run("demo", *SMALL, GUNICORN_CMD_ARGS="--worker-class=nonsense")
     assert status == 1
@@ -177,10 +183,14 @@ def given(tmp_path: Path) -> Iterator[Server]:
     server.remove()
 
 
+@pytest.mark.once
 def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run: Run):
-    for _ in range(2):  # the second run finds the first one's database
-        status, said = run("demo", *SMALL, DATABASE_URL=given.url)
-        assert status == 0, said
+    status, said = run("demo", *SMALL, DATABASE_URL=given.url)
+    assert status == 0, said
+    # A second run finds the first one's database. It needs not go on for long.
+    given_to = {"DATABASE_URL": given.url, "GUNICORN_CMD_ARGS": "--worker-class=nonsense"}
+    status, said = run("demo", *SMALL, **given_to)
+    assert "The site did not start" in said
     with psycopg.connect(host=str(given.socket_folder), user="postgres") as connection:
         tables = connection.execute("SELECT FROM pg_tables WHERE schemaname = 'public'").fetchall()
         names = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate")
@@ -188,6 +198,7 @@ def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run:
         assert {name for (name,) in names} == {"postgres", "dblock_demo"}
 
 
+@pytest.mark.once
 def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: Run):
     given.run("createdb", "-h", str(given.socket_folder), "-U", "postgres", "dblock_demo")
     status, said = run("demo", *SMALL, DATABASE_URL=given.url)
@@ -195,6 +206,7 @@ def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: 
     assert "'dblock_demo' that is not the demo's" in said
 
 
+@pytest.mark.once
 def test_a_server_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path):
     status, said = run("demo", *SMALL, DATABASE_URL=f"postgres://nobody@:1/{tmp_path}/none")
     assert status == 1

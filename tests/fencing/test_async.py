@@ -9,6 +9,7 @@ from django.db import connections
 from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
 from django_dblock.fencing import waiting
 from django_dblock.fencing.asynchronous import Stop
+from django_dblock.fencing.heartbeat import heartbeat
 from tests.fencing.helpers import NAME, is_expired
 from tests.helpers import observe
 
@@ -175,6 +176,53 @@ def test_a_cancelled_wait_gives_back_what_it_got_meanwhile(observer, monkeypatch
     assert is_expired(observer)
 
 
+def test_a_cancellation_just_after_the_grant_is_not_forgotten(observer, monkeypatch):
+    """While the attempt ends, the lease is had already."""
+    plain = waiting.Attempt.close
+    began = []
+
+    def close(attempt):
+        began.append(True)
+        observe.until(lambda: len(began) > 1, "the task is cancelled")
+        plain(attempt)
+
+    monkeypatch.setattr(waiting.Attempt, "close", close)
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30):
+            pytest.fail("it was cancelled")
+
+    async def work():
+        task = asyncio.create_task(enter())
+        while not began:  # noqa: ASYNC110 - it is a thread that begins
+            await asyncio.sleep(0.001)  # between two looks, not instead of one
+        task.cancel()
+        began.append(True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work())
+    assert is_expired(observer)
+
+
+def test_a_loss_before_the_block_begins_cancels_it(monkeypatch):
+    """However long it takes to come from the grant to the block."""
+    plain = waiting.Attempt.close
+
+    def close(attempt):
+        observe.until(lambda: heartbeat._thread is None, "the loss is told")
+        plain(attempt)
+
+    monkeypatch.setattr(waiting.Attempt, "close", close)
+
+    async def work():
+        async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
+            await asyncio.sleep(600)
+
+    with pytest.raises(LockLost):
+        run(work())
+
+
 def test_a_cancelled_wait_that_got_nothing(rival):
     async def enter():
         async with fenced_lock(NAME, ttl=30, timeout=60, fair=True):
@@ -250,6 +298,22 @@ def test_a_loop_that_is_closed_needs_no_cancelling():
 
     asyncio.run(make())
     stops[0]()
+
+
+def test_a_loss_that_is_told_twice_cancels_once():
+    """By the one who notices it, and by the task that begins to listen just then."""
+
+    async def work():
+        stop = Stop()
+        stop()
+        stop()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(0)
+        assert stop.was_the_only_one()
+        assert asyncio.current_task().cancelling() == 0
+
+    asyncio.run(work())
 
 
 def test_a_loss_after_the_block_cancels_nothing():

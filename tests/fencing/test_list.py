@@ -77,7 +77,7 @@ def test_only_one_kind():
 
 def test_one_statement_for_each_kind(statements):
     with fenced_lock(NAME, ttl=60):
-        for arguments, count in {(): 2, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
+        for arguments, count in {(): 3, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
             with statements() as sent:
                 run("list", *arguments)
             assert len(sent) == count
@@ -121,10 +121,11 @@ class TestWithoutTheTable:
     def _missing(self, monkeypatch):
         monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT * FROM no_such_table")
 
-    def test_the_advisory_locks_are_shown(self):
-        with advisory_lock("a"):
-            assert run("list").splitlines()[1].startswith("a ")
-        assert shown() == {"schema": 1, "advisory": [], "fenced": []}
+    def test_the_advisory_locks_are_shown(self, rival):
+        rival.execute("SELECT pg_advisory_lock(7)")
+        assert run("list").splitlines()[1].startswith("7 ")
+        rival.execute("SELECT pg_advisory_unlock(7)")
+        assert shown() == {"schema": 1, "advisory": [], "fenced": [], "idempotency": []}
 
     def test_who_asks_for_fenced_ones_is_told(self):
         with pytest.raises(CommandError, match=r"run 'manage.py migrate', or pass --using"):

@@ -33,40 +33,47 @@ def left():
 
 
 def test_what_is_idle_goes_and_the_rest_stays(idle):
-    assert run("purge") == "3 of 3 rows of fenced locks removed.\n"
+    assert run("purge", "--kind", "fenced") == "3 of 3 rows of fenced locks removed.\n"
     assert left() == ["fresh", NAME]
-    assert run("purge") == "0 of 0 rows of fenced locks removed.\n"
+    assert run("purge", "--kind", "fenced") == "0 of 0 rows of fenced locks removed.\n"
 
 
 def test_a_dry_run_only_counts(idle, statements):
     with statements() as sent:
-        assert run("purge", "--dry-run") == "3 rows of fenced locks would be removed.\n"
+        assert (
+            run("purge", "--kind", "fenced", "--dry-run")
+            == "3 rows of fenced locks would be removed.\n"
+        )
     assert len(sent) == 1
     assert len(left()) == 5
 
 
 def test_json(idle):
-    assert json.loads(run("purge", "--dry-run", "--json")) == {"fenced": {"idle": 3, "removed": 0}}
-    assert json.loads(run("purge", "--json")) == {"fenced": {"idle": 3, "removed": 3}}
+    assert json.loads(run("purge", "--kind", "fenced", "--dry-run", "--json")) == {
+        "fenced": {"idle": 3, "removed": 0}
+    }
+    assert json.loads(run("purge", "--kind", "fenced", "--json")) == {
+        "fenced": {"idle": 3, "removed": 3}
+    }
 
 
 def test_in_batches(idle, statements):
     """One count, one statement for dead tickets, then two rows, then one."""
     with statements() as sent:
-        assert run("purge", "--batch", "2").startswith("3 of 3")
+        assert run("purge", "--kind", "fenced", "--batch", "2").startswith("3 of 3")
     assert len(sent) == 4
 
 
 def test_a_row_in_use_is_passed_over(idle, rival):
     with rival.transaction():
         rival.execute("SELECT FROM django_dblock_fencedlock WHERE name = 'b' FOR KEY SHARE")
-        assert run("purge") == "2 of 3 rows of fenced locks removed.\n"
+        assert run("purge", "--kind", "fenced") == "2 of 3 rows of fenced locks removed.\n"
     assert left() == ["b", "fresh", NAME]
 
 
 def test_no_token_comes_back(idle):
     tokens = dict(FencedLock.objects.values_list("name", "token"))
-    run("purge", "--idle", "3600")
+    run("purge", "--kind", "fenced", "--idle", "3600")
     for name in "abc":
         with fenced_lock(name, ttl=60) as lock:
             assert lock.token > tokens[name]
@@ -76,7 +83,7 @@ def test_no_token_comes_back(idle):
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_what_is_too_small_is_refused_before_any_sql(arguments, dry, statements):
     with statements() as sent, pytest.raises(CommandError, match=r"at least|at the earliest"):
-        run("purge", *arguments, *dry)
+        run("purge", "--kind", "fenced", *arguments, *dry)
     assert len(sent) == 0
 
 
@@ -88,13 +95,13 @@ class Terminal(io.StringIO):
 def test_a_person_sees_how_far_it_is(idle, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     out = Terminal()
-    call_command("dblock", "purge", "--batch", "2", stdout=out)
+    call_command("dblock", "purge", "--kind", "fenced", "--batch", "2", stdout=out)
     assert out.getvalue() == "\r2 of 3\r3 of 3\n3 of 3 rows of fenced locks removed.\n"
 
 
 def test_as_a_bar_where_rich_is_installed(idle, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = Terminal()
-    call_command("dblock", "purge", "--batch", "2", stdout=out, no_color=True)
+    call_command("dblock", "purge", "--kind", "fenced", "--batch", "2", stdout=out, no_color=True)
     assert out.getvalue() == "3 of 3 rows of fenced locks removed.\n"
     assert "fenced locks" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What users write, seen by mypy --strict; read by the type checker only, never run."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, assert_type
 from uuid import UUID
@@ -12,6 +13,9 @@ from django_dblock import (
     FieldPicture,
     HeldLock,
     HeldLocks,
+    IdempotencyInProgress,
+    IdempotencyKey,
+    IdempotencyLeaseLost,
     LockTimeout,
     MissingVersion,
     Picture,
@@ -22,11 +26,16 @@ from django_dblock import (
     VersionedQuerySet,
     advisory_lock,
     advisory_locks,
+    arun_once,
     bypass_versions,
     conflict_picture,
+    idempotent,
     retry_on_conflict,
+    run_once,
     try_advisory_lock,
 )
+from django_dblock.idempotency.decorator import IdempotentRequest
+from django_dblock.idempotency.handle import Handle
 
 
 def blocks(user: User, uuid: UUID) -> None:
@@ -136,3 +145,69 @@ def conflicts(item: Item) -> None:
         assert_type(error.pks, list[Any])
     except MissingVersion as error:
         assert_type(error.adding, bool)
+
+
+@idempotent
+def pay(request: IdempotentRequest, pk: int) -> HttpResponse:
+    assert_type(request.idempotency, Handle)
+    assert_type(request.idempotency.derived_key("charge"), str)
+    assert_type(request.idempotency.key, str | None)
+    return HttpResponse(str(pk))
+
+
+@idempotent(
+    scope=lambda request: request.headers["X-Merchant"],
+    key=lambda request: request.POST.get("key"),
+    ttl=timedelta(days=7),
+    required=False,
+    wait=5,
+    methods=["PUT"],
+)
+def configured_pay(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+@idempotent(mode="lease", lease=30, on_abandoned="refuse")
+async def charge(request: IdempotentRequest) -> HttpResponse:
+    async with request.idempotency.step("charge") as step:
+        if not step.done:
+            step.result = {"id": 1}
+    assert_type(request.idempotency.token, int | None)
+    return await request.idempotency.acomplete(HttpResponse())
+
+
+class PayView:
+    @idempotent(mode="lease")
+    def post(self, request: IdempotentRequest) -> HttpResponse:
+        with request.idempotency.guard():
+            request.idempotency.run_step("mail", lambda: None)
+        return request.idempotency.complete(HttpResponse())
+
+
+def requests(request: IdempotentRequest) -> None:
+    assert_type(pay(request, pk=1), HttpResponse)
+    assert_type(PayView().post(request), HttpResponse)
+    pay(request, "1")  # type: ignore[arg-type]
+    idempotent(mode="both")  # type: ignore[call-overload]
+    idempotent(ttl="a day")  # type: ignore[call-overload]
+
+
+def work_with(handle: Handle) -> int:
+    return handle.token or 0
+
+
+async def awork_with(handle: Handle) -> int:
+    return handle.token or 0
+
+
+async def once(key: IdempotencyKey) -> None:
+    assert_type(await arun_once("invoice", key.pk, work=awork_with), Any)
+    try:
+        run_once("invoice", 1, UUID(int=1), work=lambda: 1, ttl=timedelta(days=1), asked={"a": 1})
+        run_once("invoice", 1, work=work_with, mode="lease", lease=30, on_abandoned="refuse")
+        run_once("invoice", 1.5, work=lambda: 1)  # type: ignore[arg-type]
+    except IdempotencyInProgress as error:
+        assert_type(error.retry_after, int)
+        assert_type(error.key, str)
+    except IdempotencyLeaseLost as lost:
+        assert_type(lost.token, int)

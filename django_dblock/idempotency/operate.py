@@ -1,0 +1,139 @@
+"""What a person does with a request whose worker is gone: free it, or answer it."""
+
+import json
+from typing import Any, Literal
+
+from django.db import connections
+
+from django_dblock.conf import conf, seconds_of
+from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
+from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.identity import masked
+from django_dblock.idempotency.options import Duration
+from django_dblock.idempotency.store import alias_for
+from django_dblock.sql import idempotency_operate as sql
+
+JSON = "application/json"
+_STATUSES = range(200, 600)
+
+
+def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
+    pk: int,
+    *,
+    outcome: Literal["retry", "done"],
+    status_code: int | None = None,
+    body: bytes = b"",
+    content_type: str = JSON,
+    token: int | None = None,
+    ttl: Duration | None = None,
+    using: str | None = None,
+) -> None:
+    """Decide what becomes of a request that was begun and not ended, after having looked into it.
+
+    ``outcome="retry"`` frees it: the next repeat by its client runs, after the last step that was
+    recorded. ``outcome="done"`` records an answer, which every repeat gets from then on.
+
+    Guaranteed: whoever had the request is fenced off. What it still writes under
+    ``request.idempotency.guard()`` or with ``complete()`` is rolled back. A request that runs, by
+    its lease, or that was taken over meanwhile, is not touched. In an open transaction it holds
+    when that commits.
+
+    Not guaranteed: that the old worker stops, nor that what it did outside is undone; that is what
+    to look for before. The steps of a freed request are remembered until its retention, which
+    begins now, is over.
+
+    Args:
+        pk: the row's, as ``dblock list --kind idempotency`` shows it.
+        outcome: ``"retry"`` or ``"done"``.
+        status_code: of the answer, 200 to 599; for ``"done"``.
+        body: of the answer, likewise; stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says. Of
+            ``run_once``: the result as JSON, with 200.
+        content_type: of the body, where there is one.
+        token: the token that was seen with the request: resolve it only if it is still that.
+        ttl: how long to keep it, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` if not given.
+        using: the database alias, as in ``idempotent``.
+
+    Raises:
+        ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
+        UnstorableResponse: the body is too large, or the content type has control characters;
+            likewise.
+        IdempotencyKey.DoesNotExist: there is no such row.
+        IdempotencyInProgress: somebody is at work on the request.
+        IdempotencyError: it has an answer already, or somebody else was here meanwhile.
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+    """
+    statement, answer = _decision(outcome, status_code, body, content_type)
+    seconds = conf.idempotency_ttl if ttl is None else seconds_of(ttl)
+    if seconds is None:
+        raise ValueError(f"ttl={ttl!r} is not a timedelta or a number of seconds above 0.")
+    alias = alias_for(using)
+    name, facts, method, found = _resolvable(pk, alias)
+    if outcome == "done" and not method:
+        _refuse_no_json(name, body)
+    with connections[alias].cursor() as cursor:
+        if token in (None, found):
+            parameters = {"id": pk, "token": found, "ttl": seconds, **answer}
+            cursor.execute(statement, parameters)
+            if cursor.fetchone() is not None:
+                return
+    raise IdempotencyError(
+        f"{name} was taken over meanwhile, and was not touched. 'dblock list --kind idempotency' "
+        f"shows who has it now.",
+        **facts,
+    )
+
+
+def _decision(
+    outcome: str, status_code: int | None, body: bytes, content_type: str
+) -> tuple[str, dict[str, Any]]:
+    """Return the statement, and what it writes besides the token."""
+    if outcome == "retry":
+        if status_code is not None or body:
+            raise ValueError("outcome='retry' takes no answer: the request will run for one.")
+        return sql.RETRY, {}
+    if outcome != "done":
+        raise ValueError(f"outcome={outcome!r} is not 'retry' or 'done'.")
+    if status_code is None or status_code not in _STATUSES:
+        raise ValueError(f"status_code={status_code!r} is not one from 200 to 599.")
+    headers = {"Content-Type": content_type} if body else {}
+    return sql.ANSWER, Answer(status_code, headers, bytes(body)).parameters(store_body=True)
+
+
+def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], str, int]:
+    """Return what the request is called, what its errors carry, its method, and its token."""
+    from django_dblock.models import IdempotencyKey
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql.RESOLVABLE, {"id": pk})
+        row = cursor.fetchone()
+    if row is None:
+        raise IdempotencyKey.DoesNotExist(
+            f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
+            f"shows those that have not ended."
+        )
+    scope, key, token, method, done, remaining = row
+    facts = {"scope": scope, "key": masked(key), "using": alias}
+    name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
+    if done:
+        raise IdempotencyError(
+            f"{name} has its answer, and every repeat gets it. There is nothing to resolve.",
+            **facts,
+        )
+    if remaining is not None and remaining > 0:
+        raise IdempotencyInProgress(
+            f"{name} is being worked on: its lease runs for another {remaining} s. Wait until that "
+            f"is over, or end the worker first.",
+            **facts,
+            retry_after=remaining,
+        )
+    return name, facts, method, token
+
+
+def _refuse_no_json(name: str, body: bytes) -> None:
+    try:
+        json.loads(body)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is of run_once(), so its answer is what that returns, as JSON; the body given "
+            f"is not: {error}."
+        ) from error

@@ -1,0 +1,74 @@
+"""What a person sees of the requests that have not ended, and does with one.
+
+PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
+"""
+
+# The requests that have no answer yet, those first that nobody works on, the longest forgotten in
+# front; by the partial index on locked_until, so the finished ones cost nothing. Results of steps
+# may be private: only their names are shown.
+UNFINISHED = """
+SELECT
+    request.id,
+    CASE
+        WHEN request.locked_until > clock.now THEN 'leased'
+        WHEN request.locked_until IS NULL THEN 'free'
+        ELSE 'abandoned'
+    END,
+    request.scope,
+    request.key,
+    request.method,
+    request.path,
+    request.owner,
+    request.token,
+    extract(epoch FROM clock.now - request.created_at)::float8,
+    extract(epoch FROM request.locked_until - clock.now)::float8,
+    extract(epoch FROM request.expires_at - clock.now)::float8,
+    ARRAY(SELECT jsonb_object_keys(request.steps))
+FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_idempotencykey AS request
+WHERE request.completed_at IS NULL
+    AND (%(id)s::bigint IS NULL OR request.id = %(id)s::bigint)
+ORDER BY request.locked_until > clock.now NULLS FIRST, request.locked_until, request.id
+"""
+
+# What is to be resolved, and whether it may be.
+RESOLVABLE = """
+SELECT
+    scope,
+    key,
+    token,
+    method,
+    completed_at IS NOT NULL,
+    ceil(extract(epoch FROM locked_until - clock_timestamp()))::int
+FROM django_dblock_idempotencykey
+WHERE id = %(id)s
+"""
+
+# A person frees a request: the next repeat goes on after its last step. The token is passed, so
+# whoever had it can neither record, nor commit under a guard. Its retention counts from now. Should
+# somebody have taken it over since it was read, the token is another, or the lease runs, and no row
+# comes back.
+RETRY = """
+UPDATE django_dblock_idempotencykey
+SET token = token + 1,
+    locked_until = NULL,
+    expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
+WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+    AND (locked_until IS NULL OR locked_until <= clock_timestamp())
+RETURNING id
+"""
+
+# A person answers a request: likewise, and each repeat gets this answer.
+ANSWER = """
+UPDATE django_dblock_idempotencykey
+SET token = token + 1,
+    status_code = %(status_code)s,
+    headers = %(headers)s::jsonb,
+    body = decode(%(body)s, 'hex'),
+    body_kind = %(body_kind)s,
+    locked_until = NULL,
+    completed_at = clock_timestamp(),
+    expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
+WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+    AND (locked_until IS NULL OR locked_until <= clock_timestamp())
+RETURNING id
+"""

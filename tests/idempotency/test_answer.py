@@ -1,0 +1,82 @@
+"""What of an answer is stored, and given again."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from django_dblock.exceptions import UnstorableResponse
+from django_dblock.idempotency.answer import Answer
+
+
+class Turned:
+    """A cipher that can be told from none."""
+
+    def encrypt(self, data):
+        return b"~" + data[::-1]
+
+    def decrypt(self, data):
+        return data[:0:-1]
+
+
+CIPHER = Turned()
+
+
+def kept(answer, *, store_body=True):
+    found = answer.parameters(store_body=store_body)
+    return found, (found["status_code"], found["headers"], found["body"], found["body_kind"])
+
+
+def test_every_byte_comes_back():
+    answer = Answer(201, {"Location": "/ü/"}, bytes(range(256)))
+    assert Answer.read(*kept(answer)[1]) == answer
+
+
+def test_encrypted(settings):
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = f"{__name__}.CIPHER"
+    answer = Answer(201, {}, b"secret")
+    found, stored = kept(answer)
+    assert found["body_kind"] == "encrypted"
+    assert bytes.fromhex(found["body"]) == b"~terces"
+    assert Answer.read(*stored) == answer
+
+
+def test_encrypted_by_fernet_while_its_keys_rotate(settings):
+    fernet = pytest.importorskip("cryptography.fernet")
+    old, new = (fernet.Fernet(fernet.Fernet.generate_key()) for _ in range(2))
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([old])
+    answer = Answer(201, {}, b"secret")
+    found, stored = kept(answer)
+    assert b"secret" not in bytes.fromhex(found["body"])
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([new, old])
+    assert Answer.read(*stored) == answer
+
+
+def test_an_encrypted_answer_without_its_cipher_says_what_to_set(settings):
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
+    _, stored = kept(Answer(201, {}, b"secret"))
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = None
+    with pytest.raises(ImproperlyConfigured, match="DBLOCK_IDEMPOTENCY_CIPHER is not set"):
+        Answer.read(*stored)
+
+
+def test_dropped(settings):
+    settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
+    settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 0
+    found, stored = kept(Answer(201, {}, b"secret"), store_body=False)
+    assert (found["body"], found["body_kind"]) == ("", "dropped")
+    assert Answer.read(*stored) == Answer(201, {}, b"", dropped=True)
+
+
+def test_the_limit_is_the_last_length_that_is_kept(settings):
+    settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
+    kept(Answer(200, {}, b"x" * 10))
+    with pytest.raises(UnstorableResponse, match=r"11 bytes .* allows 10"):
+        kept(Answer(200, {}, b"x" * 11))
+
+
+def test_control_characters_in_a_header_are_refused():
+    with pytest.raises(UnstorableResponse, match="header Link has control characters"):
+        kept(Answer(200, {"Link": "a\x07b"}, b""))
+
+
+def test_no_body_at_all_is_an_empty_one():
+    assert Answer.read("204", "{}", None, "plain") == Answer(204, {}, b"")

@@ -1,0 +1,297 @@
+"""Async views and work, in lease mode."""
+
+import asyncio
+import json
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse, JsonResponse
+from django.test import AsyncRequestFactory
+
+from django_dblock import IdempotencyKey, arun_once, idempotent, signals
+from django_dblock.exceptions import IdempotencyInProgress, IdempotencyLeaseLost
+from django_dblock.idempotency.leased import Run
+from tests.app.idempotent_views import add_one, client
+from tests.idempotency.leasing import effects, expire, row
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def leased(work, **options):
+    async def view(request):
+        return await work(request)
+
+    return idempotent(**{"scope": client, "mode": "lease", **options})(view)
+
+
+def request(key='"key"', method="POST", user=None):
+    headers = {} if key is None else {"Idempotency-Key": key}
+    made = AsyncRequestFactory().generic(method, "/x/", b"{}", "application/json", headers=headers)
+    if user is not None:
+
+        async def auser():
+            return user
+
+        made.auser = auser
+    return made
+
+
+def post(view, **more):
+    return async_to_sync(view)(request(**more))
+
+
+async def effect(request=None):
+    return JsonResponse({"value": await sync_to_async(add_one)()}, status=201)
+
+
+def code(response):
+    return json.loads(response.content)["code"]
+
+
+def test_a_repeat_gets_the_first_answer():
+    view = leased(effect)
+    first, again = post(view), post(view)
+    assert (first.status_code, first.content) == (201, again.content)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
+
+
+def test_steps_are_recorded_and_the_next_run_goes_on_after_them():
+    calls = []
+
+    async def call():
+        calls.append(1)
+        return (1, 2)
+
+    async def work(request):
+        handle = request.idempotency
+        assert await handle.arun_step("a", call) == [1, 2]
+        async with handle.step("b") as step:
+            if not step.done:
+                step.result = "b"
+        if handle.token == 1:
+            raise RuntimeError
+        return await handle.acomplete(HttpResponse(step.result))
+
+    view = leased(work)
+    with pytest.raises(RuntimeError):
+        post(view)
+    assert post(view).content == post(view).content == b"b"
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(("policy", "status"), [("takeover", 201), ("refuse", 409)])
+def test_a_run_that_is_cancelled_in_a_step(policy, status):
+    """As by a client that hangs up. Under refuse nobody knows what the step has done."""
+
+    async def work(request):
+        async with request.idempotency.step("a"):
+            asyncio.current_task().cancel()
+            await asyncio.sleep(60)
+
+    with pytest.raises(asyncio.CancelledError):
+        post(leased(work, on_abandoned=policy))
+    assert post(leased(effect, on_abandoned=policy)).status_code == status
+
+
+@pytest.mark.parametrize("moment", ["begin", "finish"])
+def test_a_cancellation_meets_no_half_written_row(moment, monkeypatch):
+    """What is on its way to the database arrives: the claim is given up, the answer is kept."""
+    original = getattr(Run, moment)
+
+    async def cancelled():
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+
+        def during(*arguments):
+            loop.call_soon_threadsafe(task.cancel)
+            return original(*arguments)
+
+        monkeypatch.setattr(Run, moment, during)
+        await leased(effect)(request())
+
+    with pytest.raises(asyncio.CancelledError):
+        async_to_sync(cancelled)()
+    monkeypatch.setattr(Run, moment, original)
+    assert effects() == (moment == "finish")
+    assert post(leased(effect)).content == b'{"value": 1}'
+    assert effects() == 1
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """How often a run has looked, and found another at work; ``await looked(n)`` waits for it."""
+    original, count = Run.delay, []
+
+    def delay(self, begun):
+        count.append(begun)
+        return original(self, begun)
+
+    async def looked(number):
+        while len(count) < number:  # noqa: ASYNC110 - no event of ours
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Run, "delay", delay)
+    return looked
+
+
+def test_a_cancellation_while_it_waits(looked):
+    async def work(asked):
+        task = asyncio.ensure_future(leased(effect, wait=60)(request()))
+        await looked(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return HttpResponse(b"first")
+
+    assert post(leased(work)).content == b"first"
+    assert effects() == 0
+
+
+def test_a_cancellation_while_it_looks(monkeypatch):
+    """It finds another at work, and has nothing to give up."""
+    original = Run.begin
+
+    async def work(asked):
+        task = asyncio.ensure_future(leased(effect, wait=60)(request()))
+        loop = asyncio.get_running_loop()
+
+        def begin(self):
+            loop.call_soon_threadsafe(task.cancel)
+            return original(self)
+
+        monkeypatch.setattr(Run, "begin", begin)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return HttpResponse(b"first")
+
+    assert post(leased(work)).content == b"first"
+    assert (effects(), row().token) == (0, 1)
+
+
+def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answer(looked):
+    async def work(asked):
+        twin = await leased(effect)(request())
+        assert twin.headers["Retry-After"] == "5"
+        waiting.append(asyncio.ensure_future(leased(effect, wait=60)(request())))
+        await looked(3)
+        return HttpResponse(code(twin))
+
+    waiting = []
+
+    async def both():
+        first = await leased(work)(request())
+        return first, await waiting[0]
+
+    first, second = async_to_sync(both)()
+    assert first.content == second.content == b"in_progress"
+    assert second.headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("what", ["raised", "swallowed", "unnoticed"])
+def test_a_zombie_gets_the_winners_answer(what):
+    async def zombie(asked):
+        await sync_to_async(expire)()
+        await leased(effect)(request())
+        if what != "unnoticed":
+            try:
+                await asked.idempotency.acomplete(HttpResponse(b"zombie"))
+            except IdempotencyLeaseLost:
+                if what == "raised":
+                    raise
+        return HttpResponse(b"zombie")
+
+    assert post(leased(zombie)).content == b'{"value": 1}'
+    assert bytes(row().body) == b'{"value": 1}'
+
+
+def test_the_scope_is_the_logged_in_user():
+    user = get_user_model().objects.create_user("somebody")
+    assert post(leased(effect, scope=None), user=user).status_code == 201
+    assert row().scope == f"user:{user.pk}"
+
+
+def test_strangers_have_no_scope():
+    with pytest.raises(ImproperlyConfigured):
+        post(leased(effect, scope=None))
+
+
+def test_a_scope_may_be_awaited():
+    async def scope(request):
+        return "awaited"
+
+    post(leased(effect, scope=scope))
+    assert row().scope == "scope:awaited"
+
+
+def test_without_a_key_or_with_another_method_it_runs_unprotected():
+    view = leased(effect, required=False)
+    assert post(view, key=None).status_code == post(view, method="GET").status_code == 201
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_without_a_key_that_it_needs_it_does_not_run():
+    assert code(post(leased(effect), key=None)) == "key_missing"
+    assert effects() == 0
+
+
+def test_a_view_that_calls_another_is_one_run():
+    assert post(leased(leased(effect))).status_code == 201
+    assert IdempotencyKey.objects.count() == 1
+
+
+def test_an_error_may_be_kept():
+    async def work(request):
+        await sync_to_async(add_one)()
+        raise RuntimeError
+
+    view = leased(work, store_5xx=True)
+    assert post(view).status_code == post(view).status_code == 500
+    assert effects() == 1
+
+
+def test_a_bare_decorator_on_an_async_view_is_refused():
+    with pytest.raises(TypeError, match="lease"):
+
+        @idempotent
+        async def view(request): ...
+
+
+def test_receivers_of_its_signals_may_use_the_database():
+    found = []
+
+    def count(**facts):
+        found.append(IdempotencyKey.objects.count())
+
+    async def acount(**facts):
+        found.append(await IdempotencyKey.objects.acount())
+
+    for receiver in (count, acount):
+        signals.request_executed.connect(receiver)
+    try:
+        post(leased(effect))
+        async_to_sync(arun_once)("a", work=value)
+    finally:
+        for receiver in (count, acount):
+            signals.request_executed.disconnect(receiver)
+    assert found == [1, 1, 2, 2]
+
+
+async def value(handle):
+    return {"value": await sync_to_async(add_one)()}
+
+
+def test_arun_once_runs_once():
+    results = [async_to_sync(arun_once)("a", 1, work=value) for _ in range(2)]
+    assert results == [{"value": 1}] * 2
+
+
+def test_arun_once_is_told_that_another_is_at_work():
+    async def work(handle):
+        with pytest.raises(IdempotencyInProgress):
+            await arun_once("a", work=value)
+        return "first"
+
+    assert async_to_sync(arun_once)("a", work=work) == "first"

@@ -1,0 +1,84 @@
+"""The tables' check: who forgot to migrate is told before the first request is."""
+
+import pytest
+from django.core import checks
+from django.db import connection
+
+from django_dblock.checks import check_tables
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+@pytest.fixture
+def renamed():
+    """Tables that are not there, for a while."""
+    names = []
+
+    def rename(*tables):
+        for name in tables:
+            with connection.cursor() as cursor:
+                cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
+            names.append(name)
+
+    yield rename
+    for name in names:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
+
+
+def test_a_sound_project(statements):
+    with statements() as sent:
+        assert check_tables(databases=["default", "other", "sqlite"]) == []
+    assert len(sent) == 1
+    assert check_tables() == []
+
+
+def test_it_is_registered_and_asks_only_with_a_database():
+    assert check_tables in checks.registry.registry.registered_checks
+    assert check_tables.tags == (checks.Tags.database,)
+
+
+def test_w004_names_the_tables_that_are_missing(renamed):
+    renamed("django_dblock_idempotencykey")
+    [warning] = check_tables(databases=["default"])
+    assert warning.id == "dblock.W004"
+    assert warning.msg == "Database 'default' has no table django_dblock_idempotencykey."
+    assert "manage.py migrate django_dblock --database default" in warning.hint
+    renamed("django_dblock_fencedlock")
+    [warning] = check_tables(databases=["default"])
+    assert warning.msg.endswith("django_dblock_fencedlock, django_dblock_idempotencykey.")
+    assert check_tables(databases=["other"]) == [], "only those that Django asks about"
+
+
+def test_it_is_no_error_because_migrate_asks_before_it_makes_them(renamed):
+    renamed("django_dblock_idempotencykey")
+    [warning] = check_tables(databases=["default"])
+    assert warning.level == checks.WARNING
+
+
+def test_where_the_setting_says_that_they_are(settings, renamed):
+    settings.DBLOCK_DATABASE = "other"
+    renamed("django_dblock_idempotencykey")
+    assert check_tables(databases=["default", "other"]) == []
+
+
+class Router:
+    """The requests are in another database than the leases."""
+
+    def db_for_write(self, model, **hints):
+        return "other" if model._meta.model_name == "idempotencykey" else None
+
+
+def test_where_the_router_writes_each(settings, renamed):
+    settings.DATABASE_ROUTERS = [Router()]
+    renamed("django_dblock_idempotencykey")
+    assert check_tables(databases=["default", "other"]) == []
+    renamed("django_dblock_fencedticket")
+    [warning] = check_tables(databases=["default", "other"])
+    assert warning.msg == "Database 'default' has no table django_dblock_fencedticket."
+
+
+def test_it_waits_until_the_settings_are_right(settings, renamed):
+    settings.DBLOCK_LABELS = "all"
+    renamed("django_dblock_idempotencykey")
+    assert check_tables(databases=["default"]) == []

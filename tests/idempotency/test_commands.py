@@ -1,0 +1,339 @@
+"""``manage.py dblock``: the requests beside the locks in list, release and purge."""
+
+import io
+import json
+import logging
+import sys
+from contextlib import contextmanager
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from django_dblock import IdempotencyKey, advisory_lock, fenced_lock
+from django_dblock.cli import person
+from django_dblock.sql import fencing, idempotency_operate, idempotency_purge
+from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
+from tests.test_commands import run
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(*arguments):
+    return json.loads(run("list", "--json", *arguments))["idempotency"]
+
+
+def keys(*arguments):
+    return [request["key"] for request in shown(*arguments)]
+
+
+class TestList:
+    def test_the_table(self, rendering):
+        row = abandoned(expires_at=None, steps={"mail": {}, "charge": {}})
+        live = unfinished("live-key")
+        make("done-key")
+        [title, first, second] = run("list", "--kind", "idempotency").splitlines()
+        assert title.split() == [
+            "request", "state", "scope", "key", "method", "path", "token", "owner", "age", "lease",
+            "expires", "in", "steps",
+        ]  # fmt: skip
+        assert first.split()[:8] == [
+            str(row.pk), "abandoned", "user:7", "3f1c0a…", "POST", "/pay/", "3", row.owner,
+        ]  # fmt: skip
+        assert first.endswith("charge, mail")
+        assert second.split()[:2] == [str(live.pk), "leased"]
+        assert "3f1c0a52" not in first
+
+    def test_json_has_every_field(self):
+        row = abandoned(expires_at=None, steps={"charge": {"result": "secret"}})
+        [request] = shown()
+        assert request.pop("age") > 3600
+        assert request.pop("remaining") < -3600
+        assert request == {
+            "id": row.pk, "state": "abandoned", "scope": "user:7", "key": "3f1c0a…",
+            "method": "POST", "path": "/pay/", "owner": row.owner, "token": 3, "expires_in": None,
+            "steps": ["charge"],
+        }  # fmt: skip
+
+    def test_all_kinds_a_table_each(self, rendering):
+        abandoned()
+        with fenced_lock("a", ttl=60), advisory_lock("a"):
+            titles = [block.split()[0] for block in run("list").split("\n\n")]
+        assert titles == ["lock", "fenced", "request"]
+
+    def test_filters(self):
+        abandoned("lost-key")
+        unfinished("live-key", scope="scope:shop")
+        unfinished("free-key", locked_until=None)
+        assert keys() == ["free…", "lost…", "live…"]
+        assert keys("--held") == ["live…"]
+        assert keys("--name", "user:*") == ["free…", "lost…"]
+        assert keys("--blocked") == []
+        assert keys("--key", "a") == []
+
+    def test_one_statement(self, statements):
+        with statements() as sent:
+            run("list", "--kind", "idempotency")
+        assert len(sent) == 1
+
+    def test_another_alias(self):
+        abandoned()
+        assert keys("--using", "other") == []
+
+    def test_what_clients_wrote_does_not_speak_to_the_terminal(self, rendering):
+        abandoned(
+            "\x1b[2J-key", "\x1b[31mred", method="\x07", path="\x1b]0;", owner="\x1b[1m",
+            steps={"\x1b[3m": {}},
+        )  # fmt: skip
+        assert run("list", "--kind", "idempotency").replace("\n", "").isprintable()
+
+    def test_without_the_table_the_rest_still_shows(self, monkeypatch):
+        monkeypatch.setattr(idempotency_operate, "UNFINISHED", "SELECT * FROM no_such_table")
+        with advisory_lock("a"):
+            assert len(run("list").splitlines()) == 2
+        with pytest.raises(CommandError, match=r"'idempotency' is not in this database"):
+            run("list", "--kind", "idempotency")
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """What the operator types."""
+    return lambda text: monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
+
+
+@contextmanager
+def nothing_is_done(caplog):
+    before = list(IdempotencyKey.objects.values_list("pk", "token", "completed_at"))
+    with pytest.raises(CommandError) as caught:
+        yield caught
+    assert list(IdempotencyKey.objects.values_list("pk", "token", "completed_at")) == before
+    assert caplog.records == []
+
+
+class TestRelease:
+    def test_freed_for_a_retry(self, caplog):
+        row = abandoned(expires_at=None, steps={"charge": {"result": "secret"}})
+        with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
+            said = run("release", "--request", str(row.pk), "--retry", "--yes")
+        first, second = said.splitlines()
+        assert first.startswith(
+            f"Request {row.pk}: POST /pay/ of user:7, key 3f1c0a…, is abandoned"
+        )
+        assert first.endswith(f"Last with {row.owner}, token 3. Steps recorded: charge.")
+        assert second == f"Request {row.pk} is free: its next repeat goes on after its last step."
+        row.refresh_from_db()
+        assert (row.token, row.locked_until, row.completed_at) == (4, None, None)
+        [record] = caplog.records
+        assert record.name == "django_dblock.audit"
+        assert (record.os_user, record.request_id, record.using) == (
+            person.who(),
+            row.pk,
+            "default",
+        )
+        assert (record.scope, record.key, record.token) == ("user:7", "3f1c0a…", 3)
+        assert (record.owner, record.outcome, record.status_code) == (row.owner, "retry", None)
+        assert "freed it for a retry; token 3" in record.getMessage()
+        assert "3f1c0a52" not in said + record.getMessage()
+
+    def test_answered(self, caplog, tmp_path):
+        row = unfinished(locked_until=None, owner="")
+        body = tmp_path / "answer.html"
+        body.write_bytes(b"<p>refunded</p>")
+        said = run(
+            "release", "--request", str(row.pk), "--answer", "409", "--body-file", str(body),
+            "--content-type", "text/html", "--yes",
+        )  # fmt: skip
+        assert "is free" in said
+        assert "Last with nobody" in said
+        assert said.endswith("is answered: every repeat gets 409.\n")
+        row.refresh_from_db()
+        assert (row.status_code, row.headers) == (409, {"Content-Type": "text/html"})
+        assert bytes(row.body) == b"<p>refunded</p>"
+        [record] = caplog.records
+        assert (record.outcome, record.status_code) == ("done", 409)
+        assert "answered it with 409" in record.getMessage()
+
+    def test_without_a_body(self):
+        row = abandoned()
+        run("release", "--request", str(row.pk), "--answer", "204", "--yes")
+        row.refresh_from_db()
+        assert (row.status_code, bytes(row.body), row.headers) == (204, b"", {})
+
+    def test_work_without_a_request(self):
+        row = abandoned(method="", path="", scope="once")
+        assert "run_once of once" in run("release", "--request", str(row.pk), "--retry", "--yes")
+
+    def test_it_asks(self, says):
+        row = abandoned()
+        says("y")
+        assert "is free" in run("release", "--request", str(row.pk), "--retry")
+
+    @pytest.mark.parametrize("answer", ["", "n", "yep"])
+    def test_anything_but_yes_is_no(self, answer, says, caplog):
+        row = abandoned()
+        says(answer)
+        with nothing_is_done(caplog) as caught:
+            run("release", "--request", str(row.pk), "--retry")
+        assert "Not done" in str(caught.value)
+
+    def test_what_it_must_not_touch(self, caplog):
+        done, live = make("done-key"), unfinished("live-key")
+        for arguments, message in {
+            ("--request", str(live.pk), "--retry"): "is being worked on",
+            ("--request", str(done.pk), "--retry"): "There is no request",
+            ("--request", "0", "--retry"): "There is no request 0",
+        }.items():
+            with nothing_is_done(caplog) as caught:
+                run("release", *arguments, "--yes")
+            assert message in str(caught.value)
+
+    def test_one_that_was_taken_over_while_the_operator_thought(self, monkeypatch, caplog):
+        row = abandoned()
+        monkeypatch.setattr(person, "ask", lambda question: IdempotencyKey.objects.update(token=4))
+        with pytest.raises(CommandError, match="taken over meanwhile"):
+            run("release", "--request", str(row.pk), "--retry")
+        assert IdempotencyKey.objects.get().token == 4
+        assert caplog.records == []
+
+    def test_one_that_is_gone_meanwhile(self, monkeypatch):
+        row = abandoned()
+        monkeypatch.setattr(person, "ask", lambda question: IdempotencyKey.objects.all().delete())
+        with pytest.raises(CommandError, match="is gone meanwhile"):
+            run("release", "--request", str(row.pk), "--retry")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "Give the NAME of a fenced lock, or --request"),
+            (("name", "--request", "1", "--retry"), "Give the NAME of a fenced lock, or --request"),
+            (("name", "--retry"), "--retry: only with --request"),
+            (("name", "--answer", "200", "--body-file", "x"), "--answer and --body-file: only"),
+            (("--request", "1"), "--retry, or --answer STATUS"),
+            (("--request", "1", "--body-file", "x"), "--retry, or --answer STATUS"),
+            (("--request", "1", "--retry", "--content-type", "x"), "--retry takes no answer"),
+            (("--request", "1", "--retry", "--slot", "2"), "--slot is of fenced locks"),
+            (("--request", "1", "--answer", "200", "--body-file", "/no/such"), "can't be read"),
+        ],
+    )
+    def test_options_that_make_no_sense(self, arguments, message, statements):
+        with statements() as sent, pytest.raises(CommandError) as caught:
+            run("release", *arguments, "--yes")
+        assert message in str(caught.value)
+        assert len(sent) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--answer", "17"), "from 200 to 599"),
+            (("--answer", "200", "--content-type", "a\x07", "--body-file"), "control characters"),
+        ],
+    )
+    def test_answers_that_could_not_be_given(self, arguments, message, tmp_path, caplog):
+        row = abandoned()
+        body = tmp_path / "body"
+        body.write_bytes(b"{}")
+        with nothing_is_done(caplog) as caught:
+            run(
+                "release", "--request", str(row.pk), *arguments,
+                *([str(body)] if arguments[-1] == "--body-file" else []), "--yes",
+            )  # fmt: skip
+        assert message in str(caught.value)
+
+    def test_another_alias(self):
+        IdempotencyKey.objects.using("other").create(
+            **values(completed_at=None, locked_until=None, token=3), pk=99
+        )
+        run("release", "--request", "99", "--retry", "--yes", "--using", "other")
+        assert IdempotencyKey.objects.using("other").get().token == 4
+
+
+@pytest.fixture
+def expired():
+    """Three that are over, and three that must stay."""
+    for key in "abc":
+        make(f"{key}-key", expires_at=over())
+    make("kept-key")
+    unfinished("live-key", expires_at=over())
+    abandoned("waits-key", expires_at=None)
+
+
+class TestPurge:
+    def test_both_kinds(self, expired, observer):
+        with fenced_lock("old", ttl=60):
+            pass
+        observer.execute(
+            "UPDATE django_dblock_fencedlock SET expires_at = expires_at - interval '31 days',"
+            " token = token - 31 * 86400000::bigint"
+        )
+        assert run("purge") == (
+            "1 of 1 rows of fenced locks removed.\n3 of 3 expired idempotency keys removed.\n"
+        )
+        assert IdempotencyKey.objects.count() == 3
+
+    def test_one_kind(self, expired):
+        assert run("purge", "--kind", "fenced") == "0 of 0 rows of fenced locks removed.\n"
+        assert run("purge", "--kind", "idempotency") == "3 of 3 expired idempotency keys removed.\n"
+
+    def test_a_dry_run_only_counts(self, expired, statements):
+        with statements() as sent:
+            said = run("purge", "--kind", "idempotency", "--dry-run")
+        assert said == "3 expired idempotency keys would be removed.\n"
+        assert len(sent) == 2, "the clock, and the count"
+        assert IdempotencyKey.objects.count() == 6
+
+    def test_json(self, expired):
+        assert json.loads(run("purge", "--dry-run", "--json")) == {
+            "fenced": {"idle": 0, "removed": 0}, "idempotency": {"expired": 3, "removed": 0},
+        }  # fmt: skip
+        assert json.loads(run("purge", "--kind", "idempotency", "--json")) == {
+            "idempotency": {"expired": 3, "removed": 3}
+        }
+
+    def test_in_batches(self, expired, statements):
+        """Clock and count; clock, two rows, then one."""
+        with statements() as sent:
+            run("purge", "--kind", "idempotency", "--batch", "2")
+        assert len(sent) == 5
+
+    def test_abandoned_ones_can_be_kept(self):
+        abandoned("lost-key", expires_at=over())
+        arguments = ("purge", "--kind", "idempotency", "--keep-abandoned")
+        assert run(*arguments).startswith("0 of 0")
+        assert run(*arguments[:-1]).startswith("1 of 1")
+
+    def test_a_person_sees_how_far_it_is(self, expired, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
+        out = Terminal()
+        call_command("dblock", "purge", "--kind", "idempotency", "--batch", "2", stdout=out)
+        assert out.getvalue() == "\r2 of 3\r3 of 3\n3 of 3 expired idempotency keys removed.\n"
+
+    def test_as_a_bar_of_its_own_where_rich_is_installed(self, expired, capsys, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        out = Terminal()
+        call_command("dblock", "purge", stdout=out, no_color=True)
+        assert out.getvalue().splitlines()[-1] == "3 of 3 expired idempotency keys removed."
+        bars = capsys.readouterr().err
+        assert "rows of fenced locks" in bars
+        assert "expired idempotency keys" in bars
+
+    def test_another_alias(self):
+        IdempotencyKey.objects.using("other").create(**values(expires_at=timezone.now() - HOUR))
+        assert "1 of 1" in run("purge", "--kind", "idempotency", "--using", "other")
+
+    @pytest.mark.parametrize(
+        ("kind", "module", "statement"),
+        [
+            ("fenced", fencing, "COUNT_IDLE"),
+            ("idempotency", idempotency_purge, "COUNT"),
+        ],
+    )
+    def test_without_one_table_the_other_is_purged(self, kind, module, statement, monkeypatch):
+        monkeypatch.setattr(module, statement, "SELECT * FROM no_such_table")
+        assert len(run("purge").splitlines()) == 1
+        with pytest.raises(CommandError, match=f"{kind!r} is not in this database"):
+            run("purge", "--kind", kind)

@@ -1,0 +1,179 @@
+"""Whoever dies, and wherever: one effect, and one answer."""
+
+import json
+import os
+import random
+import time
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.http import HttpRequest, JsonResponse
+
+from django_dblock import idempotent
+from tests.app.idempotent_views import client
+from tests.app.models import Document
+from tests.helpers.processes import process, race
+from tests.idempotency.leasing import expire, post
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+
+KEYS, CLIENTS = 40, 12
+
+
+def create(request: HttpRequest) -> JsonResponse:
+    """The effect, and an answer that tells whose it is."""
+    return JsonResponse({"document": str(Document.objects.create().pk)}, status=201)
+
+
+def complete(request: HttpRequest) -> JsonResponse:
+    """The same in lease mode, after a step."""
+    request.idempotency.run_step("charge", lambda: "charged")
+    with transaction.atomic():
+        return request.idempotency.complete(create(request))
+
+
+def careless(request: HttpRequest) -> JsonResponse:
+    """Effect and record each in a transaction of its own: a crash can come between them."""
+    with transaction.atomic():
+        return create(request)
+
+
+VIEWS = {
+    "atomic": idempotent(scope=client)(create),
+    "lease": idempotent(scope=client, mode="lease")(complete),
+    "careless": idempotent(scope=client, mode="lease")(careless),
+    "unprotected": create,
+}
+
+
+def first_call(channel, name):
+    """Stop before each statement, and before and after each COMMIT, until told that it is the last.
+
+    Tells what comes next, and the backend.
+    """
+    connection.ensure_connection()
+    stopping = True
+
+    def stop(what):
+        nonlocal stopping
+        if stopping:
+            channel.send((what, connection.connection.info.backend_pid))
+            stopping = channel.receive()
+
+    def execute(run, sql, parameters, many, context):
+        stop(sql)
+        return run(sql, parameters, many, context)
+
+    original = connection._commit
+
+    def commit():
+        stop("before COMMIT")
+        original()
+        stop("after COMMIT")
+
+    connection._commit = commit
+    with connection.execute_wrapper(execute):
+        return json.loads(post(VIEWS[name]).content)
+
+
+def call_and_die(name, how, stops, observer):
+    """Kill the first call at its n-th stop; return what came next, and None if it has none."""
+    with process(first_call, name) as child:
+        for _ in range(stops):
+            next_one = child.receive()
+            if isinstance(next_one, dict):
+                return None
+            child.send(True)
+        next_one = child.receive()
+        if isinstance(next_one, dict):
+            return None
+        what, backend = next_one
+        if how == "SIGKILL":
+            child.kill()
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+        else:
+            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+            child.send(False)
+            if what != "after COMMIT":
+                with pytest.raises(OperationalError):
+                    child.receive()
+        return what
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "pg_terminate_backend"])
+@pytest.mark.parametrize("name", ["atomic", "lease"])
+def test_wherever_a_first_call_dies_a_retry_leaves_one_effect_and_one_answer(name, how, observer):
+    seen = []
+    while (what := call_and_die(name, how, len(seen), observer)) is not None:
+        seen.append(what)
+        committed = list(Document.objects.values_list("pk", flat=True))
+        expire()
+        first, again = post(VIEWS[name]), post(VIEWS[name])
+        [document] = Document.objects.all()
+        assert json.loads(first.content) == {"document": str(document.pk)}, what
+        assert (again.status_code, again.content) == (201, first.content)
+        assert committed in ([], [document.pk])
+        if committed:
+            assert first.headers["Idempotent-Replayed"] == "true"
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE django_dblock_idempotencykey, app_document")
+    commits = 1 if name == "atomic" else 2  # the claim's, and that of effect and answer
+    assert seen.count("before COMMIT") == seen.count("after COMMIT") == commits
+    assert sum("django_dblock_idempotencykey" in what for what in seen) == (
+        2 if name == "atomic" else 4
+    )
+
+
+def test_trap_a_crash_between_effect_and_record(observer):
+    """The negative twin: without complete() in the effect's transaction there is such a moment."""
+    stops = 0
+    while (what := call_and_die("careless", "SIGKILL", stops, observer)) is not None:
+        expire()
+        post(VIEWS["careless"])
+        if Document.objects.count() == 2:
+            break
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE django_dblock_idempotencykey, app_document")
+        stops += 1
+    assert what == "after COMMIT"
+
+
+def test_a_commit_whose_outcome_nobody_heard_is_told_by_the_retry(observer):
+    """The worker dies after COMMIT and before its client has the answer."""
+    with process(first_call, "atomic") as child:
+        while child.receive()[0] != "after COMMIT":
+            child.send(True)
+        child.kill()
+    [document] = Document.objects.all()
+    answer = post(VIEWS["atomic"])
+    assert json.loads(answer.content) == {"document": str(document.pk)}
+    assert answer.headers["Idempotent-Replayed"] == "true"
+
+
+def send_all(number, name):
+    """One client: all keys in an order of its own, each until it has an answer."""
+    keys = [str(key) for key in range(KEYS)]
+    random.Random(number).shuffle(keys)
+    answers = {}
+    for key in keys:
+        while (response := post(VIEWS[name], key=f'"{key}"')).status_code == 409:
+            time.sleep(0.001)  # as a client does; nothing depends on how long
+        assert response.status_code == 201
+        answers[key] = json.loads(response.content)["document"]
+    return os.getpid(), answers
+
+
+@pytest.mark.parametrize("name", ["atomic", "lease"])
+def test_forty_keys_and_twelve_clients_have_forty_effects(name):
+    results = race(CLIENTS, send_all, name)
+    assert len({pid for pid, _ in results}) == CLIENTS
+    first = results[0][1]
+    assert all(answers == first for _, answers in results)
+    made = {str(pk) for pk in Document.objects.values_list("pk", flat=True)}
+    assert made == set(first.values())
+    assert len(made) == KEYS
+
+
+def test_without_the_decorator_they_have_more():
+    race(CLIENTS, send_all, "unprotected")
+    assert Document.objects.count() == KEYS * CLIENTS

@@ -1,0 +1,677 @@
+"""``@idempotent(mode="lease")``: claim, run, complete; whoever was taken over has no effects."""
+
+import json
+from datetime import timedelta
+
+import psycopg
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError, connection, transaction
+from django.http import Http404, HttpResponse, JsonResponse
+
+from django_dblock import IdempotencyKey, idempotent, signals
+from django_dblock.exceptions import IdempotencyLeaseLost
+from tests.app.idempotent_views import add_one, client
+from tests.conftest import conninfo
+from tests.idempotency.leasing import (
+    die,
+    effect,
+    effects,
+    end_retention,
+    expire,
+    leased,
+    post,
+    request,
+    row,
+    update,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+VIEW = leased(effect)
+
+
+def code(response):
+    return json.loads(response.content)["code"]
+
+
+@pytest.fixture
+def told():
+    """The signals that were sent, in their order."""
+    sent = []
+    handlers = {}
+    for name in ("executed", "replayed", "refused", "taken_over"):
+        signal = getattr(signals, f"request_{name}")
+
+        def handler(*, signal, sender, name=name, **facts):
+            assert sender is IdempotencyKey
+            assert facts["mode"] == "lease"
+            assert facts["key"] == "k…"
+            sent.append((name, facts.get("code", facts.get("token"))))
+
+        handlers[signal] = handler
+        signal.connect(handler)
+    yield sent
+    for signal, handler in handlers.items():
+        signal.disconnect(handler)
+
+
+# The claim
+
+
+def test_the_claim_is_committed_before_the_view_runs(observer):
+    def look(request):
+        seen = observer.execute(
+            "SELECT token, completed_at, locked_until > now(), owner"
+            " FROM django_dblock_idempotencykey"
+        ).fetchone()
+        return JsonResponse([seen[0], seen[1], seen[2], ":" in seen[3]], safe=False)
+
+    assert json.loads(post(leased(look)).content) == [1, None, True, True]
+
+
+def test_a_first_request_runs_and_a_repeat_gets_its_answer(told):
+    first, again = post(VIEW), post(VIEW)
+    assert (first.status_code, first.content) == (201, b'{"value": 1}')
+    assert "Idempotent-Replayed" not in first.headers
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
+    assert told == [("executed", None), ("replayed", None)]
+
+
+def test_the_same_request_that_is_running_is_refused():
+    def ask_again(request):
+        twin = post(view)
+        assert twin.headers["Retry-After"] == "5"
+        return HttpResponse(code(twin))
+
+    view = leased(ask_again)
+    assert post(view).content == b"in_progress"
+    assert row().token == 1
+
+
+def test_a_short_lease_lets_retry_after_be_short():
+    view = leased(lambda request: HttpResponse(post(view).headers["Retry-After"]), lease=2)
+    assert post(view).content == b"2"
+
+
+@pytest.mark.parametrize("state", ["leased", "free", "abandoned", "done"])
+def test_another_request_with_the_key_is_refused_as_such_before_anything_else(state, told):
+    """422 before 409: to ask again will not help."""
+
+    def work(request):
+        if state == "leased":
+            return HttpResponse(code(post(view, body=b"other")))
+        if state == "done":
+            return effect()
+        request.idempotency.run_step("a", lambda: 1)
+        raise RuntimeError
+
+    view = leased(work)
+    if state == "leased":
+        assert post(view).content == b"key_reused"
+    elif state == "done":
+        post(view)
+    elif state == "free":
+        with pytest.raises(RuntimeError):
+            post(view)
+    else:
+        die()
+    if state != "leased":
+        answer = post(view, body=b"other")
+        assert (answer.status_code, code(answer)) == (422, "key_reused")
+    assert ("refused", "key_reused") in told
+
+
+def test_who_waits_gets_the_answer_when_it_is_there(monkeypatch):
+    """The look that finds it running is followed by one that finds it done."""
+    pauses = []
+
+    def finish(seconds):
+        pauses.append(seconds)
+        expire()
+        other = leased(effect)
+        assert post(other).status_code == 201
+
+    monkeypatch.setattr("django_dblock.idempotency.leased.time.sleep", finish)
+    die()
+    update("locked_until = clock_timestamp() + interval '1 hour'")
+    answer = post(leased(effect, wait=30))
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    assert (len(pauses), effects()) == (1, 1)
+    assert 0 < pauses[0] <= 0.5
+
+
+def test_who_has_waited_long_enough_is_told():
+    die()
+    update("locked_until = clock_timestamp() + interval '1 hour'")
+    assert code(post(leased(effect, wait=0.05))) == "in_progress"
+
+
+def test_nobody_waits_for_what_a_person_has_to_look_at(monkeypatch):
+    monkeypatch.setattr("django_dblock.idempotency.leased.time.sleep", None)
+    die(on_abandoned="refuse")
+    assert code(post(leased(effect, wait=30, on_abandoned="refuse"))) == "abandoned"
+
+
+# Takeover
+
+
+def test_a_dead_run_is_taken_over_with_the_next_token_and_its_steps(told):
+    die("charge")
+
+    def work(request):
+        step = request.idempotency.run_step("charge", lambda: {"by": "me"})
+        return JsonResponse([request.idempotency.token, step], safe=False)
+
+    assert json.loads(post(leased(work)).content) == [2, {"by": "the dead"}]
+    assert told == [("taken_over", 2), ("executed", None)]
+
+
+def test_trap_a_claim_without_a_token_would_let_a_zombie_overwrite_the_winner():
+    """Its effects roll back with its complete(), and its client gets the winner's answer."""
+
+    def zombie(request):
+        with transaction.atomic():
+            add_one()
+            expire()
+            return request.idempotency.complete(HttpResponse(b"zombie"))
+
+    def zombie_taken_over(request):
+        expire()
+        assert post(VIEW).content == b'{"value": 1}'
+        with transaction.atomic():
+            add_one()
+            return request.idempotency.complete(HttpResponse(b"zombie"))
+
+    answer = post(leased(zombie_taken_over))
+    assert answer.content == b'{"value": 1}'
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
+    assert (row().token, bytes(row().body)) == (2, b'{"value": 1}')
+    # An expired lease alone is no loss: nobody else has it.
+    assert post(leased(zombie), key='"other"').content == b"zombie"
+
+
+def test_a_zombie_whose_winner_is_still_at_work_gets_409(told):
+    def zombie(request):
+        update("token = token + 1")
+        with transaction.atomic():
+            add_one()
+            request.idempotency.complete(HttpResponse(b"zombie"))
+
+    answer = post(leased(zombie))
+    assert (answer.status_code, code(answer)) == (409, "in_progress")
+    assert effects() == 0
+    assert told == [("refused", "in_progress")]
+
+
+def test_a_zombie_that_completes_nothing_by_itself_does_not_overwrite_the_winner():
+    def zombie(request):
+        expire()
+        post(VIEW)
+        return HttpResponse(b"zombie")
+
+    answer = post(leased(zombie))
+    assert answer.content == b'{"value": 1}'
+    assert bytes(row().body) == answer.content
+
+
+@pytest.mark.parametrize("what", ["step", "guard", "complete"])
+def test_a_zombie_is_told_at_its_next_step(what):
+    losses = []
+
+    def zombie(request):
+        update("token = token + 1")
+        handle = request.idempotency
+        try:
+            if what == "step":
+                handle.run_step("a", lambda: 1)
+            elif what == "guard":
+                with handle.guard():
+                    add_one()
+            else:
+                handle.complete(HttpResponse())
+        except IdempotencyLeaseLost as error:
+            losses.append(error)
+            raise
+
+    assert code(post(leased(zombie))) == "in_progress"
+    assert (losses[0].token, losses[0].key, losses[0].scope) == (1, "k…", "scope:client")
+    assert effects() == 0
+    assert row().steps == {}
+
+
+def test_a_loss_that_the_view_swallows_is_a_loss():
+    def zombie(request):
+        update("token = token + 1")
+        with pytest.raises(IdempotencyLeaseLost):
+            request.idempotency.run_step("a", lambda: 1)
+        return HttpResponse(b"swallowed")
+
+    assert code(post(leased(zombie))) == "in_progress"
+    assert row().completed_at is None
+
+
+def test_a_zombie_finds_the_request_gone_and_its_client_may_ask_again():
+    def zombie(request):
+        IdempotencyKey.objects.all().delete()
+        request.idempotency.run_step("a", lambda: 1)
+
+    assert code(post(leased(zombie))) == "in_progress"
+
+
+def test_a_run_whose_own_clock_says_over_begins_no_step(monkeypatch):
+    def late(request):
+        clock = request.idempotency.lease
+        monkeypatch.setattr(clock, "_until", 0)
+        request.idempotency.run_step("a", effect)
+
+    assert code(post(leased(late))) == "in_progress"
+    assert effects() == 0
+
+
+def test_a_step_renews_the_lease():
+    def long(request):
+        expire()
+        request.idempotency.run_step("a", lambda: 1)
+        return HttpResponse(code(post(view)))
+
+    view = leased(long)
+    assert post(view).content == b"in_progress"
+
+
+def test_while_a_guard_is_open_nobody_takes_the_request_over():
+    """The row is locked, and passed over: 409 at once, no waiting for the other transaction."""
+    die()
+    with psycopg.connect(conninfo()) as guard:
+        guard.execute("SELECT FROM django_dblock_idempotencykey FOR NO KEY UPDATE")
+        assert code(post(VIEW)) == "in_progress"
+    assert post(VIEW).status_code == 201
+
+
+def test_guard_is_a_transaction_in_which_the_request_can_be_completed(connect):
+    rival = connect()
+
+    def work(request):
+        with request.idempotency.guard():
+            add_one()
+            rows = rival.execute(
+                "SELECT id FROM django_dblock_idempotencykey FOR UPDATE SKIP LOCKED"
+            ).fetchall()
+            return request.idempotency.complete(JsonResponse(rows, safe=False))
+
+    assert post(leased(work)).content == b"[]"
+    assert effects() == 1
+
+
+# Where a person has to look
+
+REFUSE = {"on_abandoned": "refuse"}
+
+
+def test_a_dead_run_that_nobody_may_take_over_waits_for_a_person():
+    die(**REFUSE)
+    answer = post(leased(effect, **REFUSE))
+    assert (answer.status_code, code(answer)) == (409, "abandoned")
+    assert "Retry-After" not in answer.headers
+    assert row().expires_at is None
+
+
+def test_once_it_is_completed_it_has_a_retention():
+    post(leased(effect, **REFUSE, ttl=timedelta(days=7)))
+    assert row().expires_at - row().completed_at > timedelta(days=6)
+
+
+def test_an_error_in_a_step_leaves_doubt():
+    def work(request):
+        request.idempotency.run_step("a", lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work, **REFUSE))
+    assert code(post(leased(effect, **REFUSE))) == "abandoned"
+
+
+def test_an_error_outside_of_a_step_leaves_none():
+    def work(request):
+        request.idempotency.run_step("a", lambda: 1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work, **REFUSE))
+    assert post(leased(effect, **REFUSE)).status_code == 201
+
+
+def test_a_step_within_a_step_does_not_end_the_doubt_about_the_outer_one():
+    def work(request):
+        with request.idempotency.step("outer"):
+            request.idempotency.run_step("inner", lambda: 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work, **REFUSE))
+    assert code(post(leased(effect, **REFUSE))) == "abandoned"
+
+
+def test_a_step_whose_record_is_rolled_back_is_in_doubt():
+    def work(request):
+        with transaction.atomic():
+            request.idempotency.run_step("charge", lambda: 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work, **REFUSE))
+    assert code(post(leased(effect, **REFUSE))) == "abandoned"
+
+
+def test_an_error_that_was_repeated_with_success_leaves_no_doubt():
+    def work(request):
+        with pytest.raises(ZeroDivisionError):
+            request.idempotency.run_step("a", lambda: 1 / 0)
+        request.idempotency.run_step("a", lambda: 1)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        post(leased(work, **REFUSE))
+    assert post(leased(effect, **REFUSE)).status_code == 201
+
+
+@pytest.mark.parametrize("state", ["free", "abandoned"])
+def test_a_view_in_atomic_mode_does_not_touch_what_lease_mode_has_left(state):
+    die("a")
+    if state == "free":
+        update("locked_until = NULL")
+    atomic = idempotent(scope=client)(lambda request: effect())
+    assert code(post(atomic)) == "abandoned"
+    assert effects() == 0
+
+
+# How a run ends
+
+
+def test_a_first_call_sends_four_statements_for_claim_step_and_answer(statements):
+    def work(request):
+        request.idempotency.run_step("a", lambda: 1)
+        return request.idempotency.complete(HttpResponse())
+
+    connection.ensure_connection()
+    with statements() as sent:
+        post(leased(work))
+    assert len([query for query in sent if "idempotencykey" in query["sql"]]) == 4
+
+
+@pytest.mark.parametrize("how", [RuntimeError, Http404, KeyboardInterrupt, 500, 408])
+def test_a_run_that_comes_to_nothing_frees_its_key(how, told):
+    def work(request):
+        if isinstance(how, int):
+            return HttpResponse(status=how)
+        raise how
+
+    if isinstance(how, int):
+        assert post(leased(work)).status_code == how
+    else:
+        with pytest.raises(how):
+            post(leased(work))
+    assert not IdempotencyKey.objects.exists()
+    assert told == []
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_trap_409_for_ever_after_a_crash(how, told):
+    """With steps the row stays, and the next retry goes on after them at once."""
+    calls = []
+
+    def work(request):
+        request.idempotency.run_step("charge", lambda: calls.append(1))
+        if request.idempotency.token == 2:
+            return HttpResponse(b"done")
+        if how == "raised":
+            raise RuntimeError
+        return HttpResponse(status=503)
+
+    view = leased(work)
+    if how == "raised":
+        with pytest.raises(RuntimeError):
+            post(view)
+    else:
+        assert post(view).status_code == 503
+    assert row().locked_until is None
+    assert post(view).content == b"done"
+    assert calls == [1]
+    assert told == [("taken_over", 2), ("executed", None)]
+
+
+def test_a_returned_4xx_is_kept_and_given_again():
+    view = leased(lambda request: HttpResponse(effect().content, status=422))
+    assert post(view).status_code == post(view).status_code == 422
+    assert effects() == 1
+
+
+def test_an_error_while_giving_up_does_not_hide_the_views_own(monkeypatch):
+    def fail(*arguments):
+        raise OperationalError("gone")
+
+    def work(request):
+        monkeypatch.setattr("django_dblock.idempotency.store.write", fail)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work))
+
+
+def test_complete_gives_back_the_response_which_is_kept_though_the_view_goes_on(told):
+    def work(request):
+        with transaction.atomic():
+            add_one()
+            response = request.idempotency.complete(JsonResponse({"value": 1}))
+        assert row().completed_at is not None
+        return response
+
+    view = leased(work)
+    assert post(view).content == post(view).content == b'{"value": 1}'
+    assert told == [("executed", None), ("replayed", None)]
+
+
+def test_an_error_after_complete_does_not_undo_it():
+    def work(request):
+        request.idempotency.complete(effect())
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        post(leased(work))
+    assert post(leased(work)).status_code == 201
+    assert effects() == 1
+
+
+def test_an_answer_that_cant_be_kept_rolls_back_the_transaction_that_completes():
+    def work(request):
+        with transaction.atomic():
+            add_one()
+            request.idempotency.complete(HttpResponse(b"x" * 1_048_577))
+
+    answer = post(leased(work))
+    assert (answer.status_code, code(answer)) == (500, "unstorable")
+    assert effects() == 0
+    assert not IdempotencyKey.objects.exists()
+
+
+# Steps
+
+
+@pytest.mark.parametrize("result", [None, {"a": [1, {"b": "ü"}]}, "\\u0000", "\\\\u0000", 1.5])
+def test_a_steps_result_comes_back_as_it_was(result):
+    def work(request):
+        with request.idempotency.step("a") as step:
+            assert not step.done
+            step.result = result
+        with request.idempotency.step("a") as step:
+            assert step.done
+        assert step.result == result
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        post(leased(work))
+    assert row().steps == {"a": {"result": result}}
+
+
+def test_run_step_returns_what_a_later_run_would_find():
+    def work(request):
+        return HttpResponse(repr(request.idempotency.run_step("a", lambda: (1, timedelta(1)))))
+
+    assert post(leased(work)).content == b"[1, 'P1DT00H00M00S']"
+
+
+@pytest.mark.parametrize("result", ["a\0b", "\\\0", {"\0": 1}, "\ud800", float("nan"), object()])
+def test_a_result_that_cant_be_kept_is_an_error_of_its_own(result):
+    def work(request):
+        request.idempotency.run_step("a", lambda: result)
+
+    with pytest.raises(ValueError, match="The result of step 'a'"):
+        post(leased(work))
+
+
+def test_there_are_no_steps_in_atomic_mode():
+    atomic = idempotent(scope=client)(lambda request: request.idempotency.step("a"))
+    with pytest.raises(TypeError, match="mode='lease'"):
+        post(atomic)
+
+
+# The handle
+
+
+@pytest.mark.parametrize("sent", [{"key": None}, {"method": "GET", "key": '"key"'}])
+def test_without_a_key_the_view_runs_unprotected(sent, told):
+    def work(request):
+        handle = request.idempotency
+        assert not handle.protected
+        assert (handle.key, handle.scope, handle.mode, handle.token) == (None,) * 4
+        assert handle.derived_key("a") != handle.derived_key("a")
+        assert handle.run_step("a", lambda: 1) == handle.run_step("a", lambda: 1) == 1
+        with handle.guard():
+            assert connection.in_atomic_block
+        return handle.complete(effect())
+
+    view = leased(work, required=False)
+    assert [post(view, **sent).content for _ in range(2)] == [b'{"value": 1}', b'{"value": 2}']
+    assert not IdempotencyKey.objects.exists()
+    assert told == []
+
+
+def test_the_handle_says_what_runs_and_is_gone_afterwards():
+    def work(request):
+        handle = request.idempotency
+        assert handle.protected
+        return JsonResponse([handle.key, handle.scope, handle.mode, handle.token], safe=False)
+
+    asked = request()
+    assert json.loads(leased(work)(asked).content) == ["key", "scope:client", "lease", 1]
+    assert not hasattr(asked, "idempotency")
+
+
+def test_derived_keys_are_the_same_in_every_run_and_after_retention():
+    seen = []
+
+    def work(request):
+        seen.append(request.idempotency.derived_key("charge"))
+        assert request.idempotency.derived_key("refund") != seen[-1]
+        if len(seen) == 1:
+            raise RuntimeError
+        return HttpResponse()
+
+    view = leased(work)
+    with pytest.raises(RuntimeError):
+        post(view)
+    post(view)
+    end_retention()
+    post(view)
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert len(seen[0]) == 64
+    post(view, key='"other"')
+    assert seen[3] != seen[0]
+
+
+@pytest.mark.parametrize("state", ["done", "free", "abandoned"])
+def test_after_its_retention_a_request_is_as_new_and_has_no_steps(state, told):
+    if state == "done":
+        post(leased(lambda request: HttpResponse(request.idempotency.run_step("a", lambda: "1"))))
+    else:
+        die("a")
+    if state == "free":
+        update("locked_until = NULL")
+    end_retention()
+    told.clear()
+
+    def work(request):
+        assert not request.idempotency.step("a").done
+        return effect()
+
+    assert post(leased(work), body=b"another").status_code == 201
+    assert row().token == 2
+    assert told == [("executed", None)]
+
+
+def test_a_live_lease_outlives_its_retention():
+    """A ttl shorter than the lease: the request is not begun a second time for that."""
+    view = leased(lambda request: HttpResponse(code(post(view))), ttl=0.001)
+    assert post(view).content == b"in_progress"
+
+
+# Transactions
+
+
+def test_in_an_open_transaction_it_says_what_to_change():
+    with transaction.atomic(), pytest.raises(ImproperlyConfigured, match="non_atomic_requests"):
+        post(VIEW)
+
+
+def test_with_autocommit_off_too():
+    connection.set_autocommit(False)
+    try:
+        with pytest.raises(ImproperlyConfigured, match="open transaction"):
+            post(VIEW)
+    finally:
+        connection.rollback()
+        connection.set_autocommit(True)
+
+
+def test_a_function_opts_out_of_atomic_requests_by_itself(client, monkeypatch, settings):
+    from django.urls import path
+
+    class Urls:
+        urlpatterns = (path("leased/", VIEW),)
+
+    settings.ROOT_URLCONF = Urls
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    assert client.post("/leased/", headers={"Idempotency-Key": "a"}).status_code == 201
+
+
+@pytest.mark.django_db(transaction=False)
+def test_under_testcase_its_transaction_does_not_count():
+    assert post(VIEW).content == post(VIEW).content == b'{"value": 1}'
+
+    def work(request):
+        with transaction.atomic():
+            return request.idempotency.complete(HttpResponse(b"completed"))
+
+    assert post(leased(work), key='"other"').content == b"completed"
+
+
+def test_an_isolation_that_reads_the_past_is_refused():
+    from django_dblock import UnsafeIsolation
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+    try:
+        with pytest.raises(UnsafeIsolation):
+            post(VIEW)
+    finally:
+        connection.close()
+
+
+def test_a_killed_run_runs_nothing_more():
+    """What the tests call dead is dead: its row is as it was."""
+    die("a")
+    assert row().steps == {"a": {"result": {"by": "the dead"}}}
+    assert row().completed_at is None

@@ -1,0 +1,191 @@
+"""``run_once``: the same guarantee without HTTP."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+
+from django_dblock import IdempotencyKey, run_once, signals
+from django_dblock.exceptions import (
+    IdempotencyAbandoned,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    UnstorableResponse,
+)
+from tests.app.idempotent_views import add_one
+from tests.helpers import observe
+from tests.helpers.processes import process
+from tests.idempotency.leasing import Died, effects, expire, row, unable_to_give_up, update
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MODES = pytest.mark.parametrize("mode", ["atomic", "lease"])
+
+
+def work(handle=None):
+    return {"value": add_one(), "pair": (1, 2)}
+
+
+@MODES
+def test_the_result_is_json_the_first_time_and_again(mode):
+    results = [run_once("a", 1, work=work, mode=mode) for _ in range(2)]
+    assert results == [{"value": 1, "pair": [1, 2]}] * 2
+    assert effects() == 1
+
+
+@MODES
+def test_what_is_not_json_is_an_error_and_nothing_is_kept(mode):
+    with pytest.raises(UnstorableResponse, match="is not JSON"):
+        run_once("a", work=lambda *handle: object(), mode=mode)
+    assert not IdempotencyKey.objects.exists()
+
+
+@MODES
+def test_an_error_of_the_work_is_raised_and_the_next_may_run(mode):
+    def fail(*handle):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_once("a", work=fail, mode=mode)
+    assert run_once("a", work=work, mode=mode)["value"] == 1
+
+
+@MODES
+def test_keys_with_the_same_text_and_other_types_are_different(mode):
+    for key in [("a", 1), ("a", "1"), ("a:1",)]:
+        run_once(*key, work=work, mode=mode)
+    assert effects() == 3
+
+
+@MODES
+def test_the_same_key_for_something_else_is_refused(mode):
+    run_once("a", work=work, mode=mode, asked={"amount": 1})
+    run_once("a", work=work, mode=mode, asked={"amount": 1})
+    with pytest.raises(IdempotencyKeyReused) as raised:
+        run_once("a", work=work, mode=mode, asked={"amount": 2})
+    assert (raised.value.scope, raised.value.using) == ("once", "default")
+    assert effects() == 1
+
+
+@MODES
+def test_the_signals_say_what_it_came_to(mode):
+    told = []
+
+    def tell(*, signal, sender, **facts):
+        told.append((signal, facts["mode"], facts["scope"]))
+
+    for signal in (signals.request_executed, signals.request_replayed):
+        signal.connect(tell)
+    for _ in range(2):
+        run_once("a", work=work, mode=mode)
+    assert told == [
+        (signals.request_executed, mode, "once"),
+        (signals.request_replayed, mode, "once"),
+    ]
+
+
+def test_in_an_open_transaction_it_is_part_of_that():
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        run_once("a", work=work)
+        raise ZeroDivisionError
+    assert effects() == 0
+    with transaction.atomic():
+        assert run_once("a", work=work) == run_once("a", work=work)
+    assert effects() == 1
+
+
+def test_in_lease_mode_an_open_transaction_is_refused():
+    with transaction.atomic(), pytest.raises(ImproperlyConfigured):
+        run_once("a", work=work, mode="lease")
+
+
+def test_a_later_run_goes_on_after_the_last_step():
+    calls = []
+
+    def steps(handle):
+        handle.run_step("charge", lambda: calls.append(1))
+        if handle.token == 1:
+            raise RuntimeError
+        return handle.token
+
+    with pytest.raises(RuntimeError):
+        run_once("a", work=steps, mode="lease")
+    assert run_once("a", work=steps, mode="lease") == 2
+    assert calls == [1]
+
+
+def test_the_work_may_complete_with_its_effects():
+    def complete(handle):
+        with transaction.atomic():
+            return handle.complete(work())
+
+    results = [run_once("a", work=complete, mode="lease") for _ in range(2)]
+    assert [result["value"] for result in results] == [1, 1]
+
+
+def test_what_was_abandoned_waits_for_a_person():
+    def die(handle):
+        raise Died
+
+    with unable_to_give_up(), pytest.raises(Died):
+        run_once("a", work=die, mode="lease", on_abandoned="refuse")
+    expire()
+    with pytest.raises(IdempotencyAbandoned, match=f"--request {row().pk}"):
+        run_once("a", work=work, mode="lease", on_abandoned="refuse")
+
+
+def test_a_zombie_is_given_the_winners_result():
+    def zombie(handle):
+        expire()
+        run_once("a", work=work, mode="lease")
+        return "zombie"
+
+    assert run_once("a", work=zombie, mode="lease")["value"] == 1
+
+
+def test_a_zombie_without_a_winner_is_told_that_another_is_at_work():
+    def zombie(handle):
+        update("token = token + 1")
+        return "zombie"
+
+    with pytest.raises(IdempotencyInProgress) as raised:
+        run_once("a", work=zombie, mode="lease")
+    assert raised.value.retry_after == 5
+
+
+def _hold(channel, mode):
+    def hold(handle=None):
+        channel.send("running")
+        channel.receive()
+        return work()
+
+    return run_once("a", work=hold, mode=mode)
+
+
+@pytest.mark.processes
+@MODES
+def test_another_process_is_at_work(mode):
+    with process(_hold, mode) as other:
+        other.receive()
+        with pytest.raises(IdempotencyInProgress) as raised:
+            run_once("a", work=work, mode=mode)
+        assert raised.value.retry_after >= 1
+        with pytest.raises(IdempotencyInProgress):
+            run_once("a", work=work, mode=mode, wait=0.05)
+        other.send("go on")
+        assert other.receive()["value"] == 1
+    assert run_once("a", work=work, mode=mode)["value"] == 1
+
+
+def _wait(channel, mode):
+    return run_once("a", work=work, mode=mode, wait=30)
+
+
+@pytest.mark.processes
+def test_who_waits_gets_the_others_result(observer):
+    with process(_hold, "atomic") as other:
+        other.receive()
+        with process(_wait, "atomic") as waiter:
+            observe.until_blocked(observer)
+            other.send("go on")
+            assert waiter.receive() == other.receive()
+    assert effects() == 1

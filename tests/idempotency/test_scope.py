@@ -1,0 +1,63 @@
+"""Scopes: nobody shares one with anybody else."""
+
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_dblock.idempotency.scope import of_user, of_value
+from tests.app.models import Counter
+
+
+def user(pk):
+    return SimpleNamespace(pk=pk, is_authenticated=True)
+
+
+def test_a_user():
+    assert of_user(user(7), "shop.pay") == "user:7"
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [None, AnonymousUser(), user(None), SimpleNamespace(pk=7), AnonymousUser],
+    ids=["none", "anonymous", "without a pk", "not authenticated", "no user"],
+)
+def test_strangers_never_share_a_bucket(stranger):
+    with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: the client is anonymous.*scope="):
+        of_user(stranger, "shop.pay")
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_a_scope_of_nobody_is_refused(nobody):
+    with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: scope= returned"):
+        of_value(nobody, "shop.pay")
+
+
+def test_a_value_never_names_a_user():
+    assert of_value("user:7", "view") == "scope:user:7"
+    assert of_value(7, "view") == "scope:7"
+
+
+def test_values_that_look_alike_are_different_scopes():
+    saved = Counter(pk=7)
+    saved._state.adding = False
+    values = ["7", ("7",), (7,), (7, "7"), UUID(int=7), saved, "x" * 300, "x" * 301, "a\x07b"]
+    found = [of_value(value, "view") for value in values]
+    assert len(set(found)) == len(values)
+    assert all(len(scope) <= 255 and scope.isprintable() for scope in found)
+
+
+def test_what_can_name_nobody_is_refused():
+    with pytest.raises(TypeError):
+        of_value(1.5, "view")
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_two_texts_are_two_scopes_that_fit(one, two):
+    scopes = of_value(one, "view"), of_value(two, "view")
+    assert (scopes[0] == scopes[1]) == (one == two)
+    assert all(len(scope) <= 255 and "\x00" not in scope for scope in scopes)

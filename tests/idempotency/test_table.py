@@ -1,0 +1,487 @@
+"""The table "What we answer", row by row: in a transaction of its own, and in an open one."""
+
+import json
+import logging
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, Permission, User
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import OperationalError, connection, connections, transaction
+from django.db.transaction import TransactionManagementError
+from django.http import Http404
+
+from django_dblock import IdempotencyKey, signals
+from django_dblock.exceptions import UnsupportedDatabase
+from tests.app import idempotent_views as views
+from tests.idempotency import calling, pages
+from tests.idempotency.calling import effects, rows
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def problem(response):
+    """Its status and code; a problem is JSON, and no cache keeps it."""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "Idempotent-Replayed" not in response.headers
+    told = json.loads(response.content)
+    assert set(told) == {"type", "title", "status", "detail", "code"}
+    assert told["status"] == response.status_code
+    return response.status_code, told["code"]
+
+
+def is_replay(response, of):
+    return (
+        response.headers.get("Idempotent-Replayed") == "true"
+        and (response.status_code, response.content) == (of.status_code, of.content)
+        and "Idempotent-Replayed" not in of.headers
+    )
+
+
+def expire():
+    assert IdempotencyKey.objects.update(expires_at="2020-01-01T00:00:00Z")
+
+
+# What is answered before anything is locked
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_another_method_passes_through(ask, method):
+    for _ in range(2):
+        assert ask(views.default, method=method, key=None).status_code == 201
+    assert (effects(), rows()) == (2, 0)
+
+
+def test_the_methods_are_configurable(ask):
+    first = ask(pages.by_put, method="PUT")
+    assert is_replay(ask(pages.by_put, method="PUT"), of=first)
+    ask(pages.by_put)
+    ask(pages.by_put)
+    assert (effects(), rows()) == (3, 1)
+
+
+def test_a_missing_key(ask):
+    assert problem(ask(views.default, key=None)) == (400, "key_missing")
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_a_missing_key_where_none_is_needed_runs_unprotected(ask):
+    for _ in range(2):
+        assert ask(pages.optional, key=None).status_code == 201
+    assert (effects(), rows()) == (2, 0)
+    first = ask(pages.optional)
+    assert is_replay(ask(pages.optional), of=first)
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "a\x07b", "a, b", '"a', '"a", "b"'])
+@pytest.mark.parametrize("view", [views.default, pages.optional], ids=["required", "optional"])
+def test_a_key_that_is_none(ask, view, key):
+    assert problem(ask(view, key=key)) == (400, "key_invalid")
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_quoted_and_bare_are_the_same_key(ask):
+    first = ask(views.default, key='"abc"')
+    assert is_replay(ask(views.default, key="abc"), of=first)
+    assert effects() == 1
+
+
+def test_strict_takes_quoted_only(ask):
+    assert problem(ask(pages.strict, key="abc")) == (400, "key_invalid")
+    assert ask(pages.strict, key='"abc"').status_code == 201
+
+
+def test_the_key_of_a_form_is_in_a_field(rf):
+    def send(**fields):
+        return pages.by_form(rf.post("/x/", fields), "201")
+
+    assert problem(send()) == (400, "key_missing")
+    first = send(once="7")
+    assert is_replay(send(once="7"), of=first)
+    assert problem(send(once="a, b")) == (400, "key_invalid")
+    assert effects() == 1
+
+
+def test_an_anonymous_client_without_a_scope_is_a_mistake_of_the_project(ask):
+    with pytest.raises(ImproperlyConfigured, match="the client is anonymous"):
+        ask(views.by_user)
+    assert (effects(), rows()) == (0, 0)
+
+
+# The stack above decides first, also about a replay
+
+
+def as_user(user, view):
+    def called(request, how):
+        request.user = user
+        return view(request, how)
+
+    return called
+
+
+def test_who_is_not_logged_in_gets_the_stack_s_answer_also_to_a_replay(ask):
+    user = User.objects.create(username="a")
+    first = ask(as_user(user, pages.members_only))
+    assert is_replay(ask(as_user(user, pages.members_only)), of=first)
+    assert ask(as_user(AnonymousUser(), pages.members_only)).status_code == 302
+    assert (effects(), rows()) == (1, 1)
+
+
+def test_who_lost_the_permission_gets_no_replay(ask):
+    user = User.objects.create(username="a")
+    user.user_permissions.add(Permission.objects.get(codename="add_counter"))
+    first = ask(as_user(User.objects.get(), pages.permitted_only))
+    assert is_replay(ask(as_user(User.objects.get(), pages.permitted_only)), of=first)
+    user.user_permissions.clear()
+    with pytest.raises(PermissionDenied):
+        ask(as_user(User.objects.get(), pages.permitted_only))
+    assert (effects(), rows()) == (1, 1)
+
+
+def test_a_throttled_request_is_not_recorded(ask, monkeypatch):
+    monkeypatch.setattr(pages, "throttled", [True])
+    assert ask(pages.throttled_view).status_code == 429
+    assert (effects(), rows()) == (0, 0)
+    monkeypatch.setattr(pages, "throttled", [])
+    assert ask(pages.throttled_view).status_code == 201
+
+
+# A new key
+
+
+@pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "401", "403", "404", "422"])
+def test_what_the_view_returns_is_kept_with_its_effects(ask, how):
+    first = ask(views.default, how)
+    assert first.status_code == int(how)
+    assert (effects(), rows()) == (1, 1)
+    assert is_replay(ask(views.default, how), of=first)
+    assert (effects(), rows()) == (1, 1)
+
+
+@pytest.mark.parametrize("how", ["408", "425", "500", "503"])
+def test_what_passes_rolls_back_and_frees_the_key(ask, how):
+    for _ in range(2):
+        again = ask(views.default, how)
+        assert again.status_code == int(how)
+        assert "Idempotent-Replayed" not in again.headers
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.parametrize(("how", "error"), [("http404", Http404), ("crash", RuntimeError)])
+def test_what_is_raised_goes_on_rolls_back_and_frees_the_key(ask, how, error):
+    for _ in range(2):
+        with pytest.raises(error):
+            ask(views.default, how)
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_a_denied_permission_rolls_back_and_frees_the_key(ask, monkeypatch):
+    monkeypatch.setitem(views.ANSWERS, "denied", views._raises(PermissionDenied()))
+    for _ in range(2):
+        with pytest.raises(PermissionDenied):
+            ask(views.default, "denied")
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["500", "crash"])
+def test_store_5xx_keeps_the_error_without_the_effects(ask, how, settings, caplog):
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    caplog.set_level(logging.CRITICAL)
+    first = ask(pages.keeps_5xx, how)
+    assert first.status_code == 500
+    assert (effects(), rows()) == (0, 1)
+    assert is_replay(ask(pages.keeps_5xx, how), of=first)
+
+
+@pytest.mark.parametrize("how", ["http404"])
+def test_store_5xx_keeps_no_other_error(ask, how):
+    for _ in range(2):
+        with pytest.raises(Http404):
+            ask(pages.keeps_5xx, how)
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["stream", "large", "nothing", "bell"])
+def test_an_answer_that_can_not_be_kept_is_not_given(ask, how, caplog):
+    for _ in range(2):
+        assert problem(ask(views.default, how)) == (500, "unstorable")
+    assert (effects(), rows()) == (0, 0)
+    assert "/x/" in caplog.text
+    assert "Everything was rolled back" in caplog.text
+
+
+def test_a_body_that_is_dropped_need_not_fit(ask):
+    first = ask(pages.no_body, "large")
+    again = ask(pages.no_body, "large")
+    assert (first.status_code, again.status_code, again.content) == (200, 204, b"")
+    assert "Content-Type" not in again.headers
+    assert effects() == 1
+
+
+def test_a_dropped_body_leaves_a_refusal_a_refusal(ask):
+    ask(pages.no_body, "422")
+    again = ask(pages.no_body, "422")
+    assert (again.status_code, again.content) == (422, b"")
+    assert again.headers["Location"] == "/effects/1/"
+
+
+def test_a_template_is_rendered_inside_the_transaction(ask, monkeypatch, settings):
+    source = {"lazy.html": "Hello {{ name }}"}
+    loaders = [("django.template.loaders.locmem.Loader", source)]
+    backend = "django.template.backends.django.DjangoTemplates"
+    settings.TEMPLATES = [{"BACKEND": backend, "OPTIONS": {"loaders": loaders}}]
+    inside = []
+    monkeypatch.setattr(
+        pages,
+        "rendered",
+        type("L", (), {"append": lambda _, c: inside.append(c.in_atomic_block)})(),
+    )
+    first = ask(pages.template, "world")
+    assert first.content == b"Hello world"
+    assert inside == [True]
+    assert is_replay(ask(pages.template, "world"), of=first)
+
+
+# Done
+
+
+def test_a_replay_has_the_allow_listed_headers_and_never_a_cookie_or_a_date(ask, settings):
+    settings.DBLOCK_IDEMPOTENCY_HEADERS = ["x-kept"]
+
+    def dated(request, value):
+        headers = {
+            "Content-Language": "de",
+            "Content-Location": "/c/",
+            "ETag": '"1"',
+            "Link": "</l/>",
+            "Date": "now",
+            "X-Kept": "1",
+        }
+        response = views.answers(request, "201")
+        for name, text in headers.items():
+            response.headers[name] = text
+        return response
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(views.ANSWERS, "dated", dated)
+        first, again = ask(views.default, "dated"), ask(views.default, "dated")
+    assert is_replay(again, of=first)
+    assert first.cookies
+    assert not again.cookies
+    assert {name.lower(): value for name, value in again.headers.items()} == {
+        "content-type": "application/json",
+        "content-language": "de",
+        "content-location": "/c/",
+        "location": first.headers["Location"],
+        "etag": '"1"',
+        "link": "</l/>",
+        "x-kept": "1",
+        "idempotent-replayed": "true",
+    }
+
+
+def test_a_replay_writes_nothing(ask, statements):
+    ask(views.default)
+    before = IdempotencyKey.objects.values().get()
+    with statements() as sent:
+        ask(views.default)
+    text = " ".join(query["sql"].upper() for query in sent)
+    assert not any(word in text for word in ("INSERT", "UPDATE ", "DELETE"))
+    assert IdempotencyKey.objects.values().get() == before
+
+
+@pytest.mark.parametrize(
+    "other", [{"body": b"{1}"}, {"method": "PATCH"}, {"query": "?a=1"}, {"how": "200"}], ids=str
+)
+def test_a_key_that_comes_with_another_request_is_refused(ask, other):
+    ask(views.default)
+    assert problem(ask(views.default, **other)) == (422, "key_reused")
+    assert effects() == 1
+
+
+def test_a_fingerprint_of_a_version_that_is_not_known_is_another_request(ask):
+    ask(views.default)
+    IdempotencyKey.objects.update(fingerprint_version=99)
+    assert problem(ask(views.default)) == (422, "key_reused")
+
+
+def test_a_fingerprint_of_the_project_s_own_replaces_the_body(ask):
+    first = ask(pages.by_amount, query="?amount=5", body=b"{}")
+    assert is_replay(ask(pages.by_amount, query="?amount=5", body=b"{ }"), of=first)
+
+
+def test_another_scope_never_meets_the_key(ask):
+    for who in ("a", "b"):
+        answer = ask(views.default, **{"X-Client": who})
+        assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (201, False)
+    assert (effects(), rows()) == (2, 2)
+
+
+def test_retention_over_is_as_new_though_not_purged(ask):
+    ask(views.default)
+    expire()
+    again = ask(views.default, body=b"other")
+    assert (again.status_code, "Idempotent-Replayed" in again.headers) == (201, False)
+    assert is_replay(ask(views.default, body=b"other"), of=again)
+    assert (effects(), rows()) == (2, 1)
+    assert IdempotencyKey.objects.get().token == 2
+
+
+def test_the_retention_of_a_view(ask):
+    ask(pages.short)
+    row = IdempotencyKey.objects.get()
+    assert (row.expires_at - row.completed_at).total_seconds() == pytest.approx(60, abs=0.1)
+
+
+def test_a_limit_on_the_live_keys_of_a_scope(ask, settings):
+    settings.DBLOCK_IDEMPOTENCY_MAX_KEYS = 2
+    first = ask(views.default, key="1")
+    ask(views.default, key="2")
+    assert problem(ask(views.default, key="3")) == (429, "too_many_keys")
+    assert is_replay(ask(views.default, key="1"), of=first)
+    assert ask(views.default, key="3", **{"X-Client": "other"}).status_code == 201
+    IdempotencyKey.objects.filter(key="2").update(expires_at="2020-01-01T00:00:00Z")
+    assert ask(views.default, key="3").status_code == 201
+
+
+# What must not be committed
+
+
+def test_a_success_over_a_swallowed_database_error_is_refused(ask):
+    with pytest.raises(TransactionManagementError, match="swallowed"):
+        ask(views.default, "swallowed-200")
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_a_refusal_over_a_swallowed_database_error_is_kept_without_the_effects(ask):
+    first = ask(views.default, "swallowed-409")
+    assert first.status_code == 409
+    assert (effects(), rows()) == (0, 1)
+    assert is_replay(ask(views.default, "swallowed-409"), of=first)
+
+
+def test_a_success_after_set_rollback_is_refused(ask):
+    with pytest.raises(TransactionManagementError, match="set_rollback"):
+        ask(views.default, "set-rollback")
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_a_connection_closed_in_the_view_is_noticed():
+    with pytest.raises(TransactionManagementError, match="swallowed"):
+        calling.ask(pages.broken_connection)
+    assert rows() == 0
+
+
+def test_hooks_run_with_what_is_committed_and_never_with_what_is_undone(ask, monkeypatch):
+    monkeypatch.setattr(pages, "hooks", [])
+    ask(pages.hooked, "500", key="a")
+    ask(pages.hooked, "swallowed-409", key="b")
+    assert pages.hooks == []
+    ask(pages.hooked, "201", key="c")
+    ask(pages.hooked, "201", key="c")
+    assert pages.hooks == ["201"]
+
+
+def test_a_view_that_calls_another_is_one_request(ask):
+    first = ask(views.default, "nested")
+    assert first.status_code == 201
+    assert rows() == 1
+    assert is_replay(ask(views.default, "nested"), of=first)
+
+
+def test_somebody_who_writes_past_the_lock_is_noticed(ask, rival):
+    def during():
+        rival.execute(
+            "INSERT INTO django_dblock_idempotencykey (scope, key, fingerprint,"
+            " fingerprint_version, method, path, headers, body_kind, token, owner, steps,"
+            " created_at, completed_at, expires_at) VALUES ('scope:client', 'k', '', 1, '', '',"
+            " '{}', 'plain', 1, '', '{}', now(), now(), now() + interval '1 day')"
+        )
+
+    with pytest.raises(TransactionManagementError, match="without its lock"):
+        ask(pages.slow(during))
+    assert effects() == 0
+
+
+# The database
+
+
+def test_without_a_database_nothing_is_run():
+    connection.close()
+    ran = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OperationalError):
+        patch.setitem(connection.settings_dict, "PORT", "1")
+        calling.ask(pages.slow(lambda: ran.append(1)))
+    assert ran == []
+    connection.close()
+
+
+def test_another_database_than_postgresql_is_refused():
+    with pytest.raises(UnsupportedDatabase):
+        calling.ask(pages.nowhere)
+
+
+# The handle, and who is told
+
+
+def test_what_the_view_finds(ask):
+    told = json.loads(ask(pages.shows_handle).content)
+    derived = told.pop("derived")
+    assert len(derived) == 64
+    assert told == {
+        "key": "k",
+        "scope": "scope:client",
+        "mode": "atomic",
+        "token": None,
+        "protected": True,
+    }
+    expire()
+    assert json.loads(ask(pages.shows_handle).content)["derived"] == derived
+    told = json.loads(ask(pages.shows_handle, method="GET").content)
+    assert told.pop("derived") != derived
+    assert not any(told.values())
+
+
+def test_steps_are_for_lease_mode(ask):
+    with pytest.raises(TypeError, match="mode='lease'"):
+        ask(pages.steps)
+
+
+def test_listeners_are_told_and_never_the_whole_key(ask):
+    told = []
+
+    def listen(signal, sender, **facts):
+        told.append((signal, sender, facts["key"], facts.get("code")))
+
+    names = ("request_executed", "request_replayed", "request_refused")
+    for name in names:
+        getattr(signals, name).connect(listen)
+    try:
+        ask(views.default, key="a-long-secret-key")
+        ask(views.default, key="a-long-secret-key")
+        ask(views.default, key="a-long-secret-key", body=b"other")
+        ask(views.default, "500", key="another-key")
+    finally:
+        for name in names:
+            getattr(signals, name).disconnect(listen)
+    executed, replayed, refused = (getattr(signals, name) for name in names)
+    assert told == [
+        (executed, IdempotencyKey, "a-long…", None),
+        (replayed, IdempotencyKey, "a-long…", None),
+        (refused, IdempotencyKey, "a-long…", "key_reused"),
+    ]
+
+
+def test_the_answer_commits_with_an_outer_transaction_or_not_at_all(rival):
+    def seen():
+        return rival.execute("SELECT count(*) FROM django_dblock_idempotencykey").fetchone()[0]
+
+    with transaction.atomic():
+        calling.ask(views.default)
+        assert seen() == 0
+        transaction.set_rollback(True)
+    assert (effects(), rows()) == (0, 0)
+    with transaction.atomic():
+        calling.ask(views.default)
+    assert (effects(), rows(), seen()) == (1, 1, 1)
+    assert connections["default"].in_atomic_block is False

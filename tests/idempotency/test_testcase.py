@@ -1,0 +1,18 @@
+"""In a ``TestCase`` the answer is there for the test, and gone after it."""
+
+from django.test import TestCase
+
+from tests.app import idempotent_views as views
+from tests.idempotency.calling import ask, effects, rows
+
+
+class Twice(TestCase):
+    def test_replay(self):
+        for number in range(2):
+            answer = ask(views.default)
+            assert ("Idempotent-Replayed" in answer.headers) == (number == 1)
+        assert (effects(), rows()) == (1, 1)
+
+    def test_nothing_is_left_of_the_other_test(self):
+        assert ask(views.default, "500").status_code == 500
+        assert (effects(), rows()) == (0, 0)

@@ -1,0 +1,97 @@
+"""The check of views: a project in which no client has a name is told before the first comes."""
+
+import subprocess
+import sys
+
+import pytest
+from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.core import checks
+from django.test.utils import modify_settings
+
+from django_dblock import idempotent
+from django_dblock.idempotency import checks as home
+from django_dblock.idempotency.checks import check_views
+
+OURS = "django.contrib.auth.middleware.AuthenticationMiddleware"
+pytestmark = pytest.mark.urls("tests.app.idempotent_matrix")
+
+
+class Subclass(AuthenticationMiddleware):
+    """A project's own."""
+
+
+def without_users(settings):
+    settings.MIDDLEWARE = [each for each in settings.MIDDLEWARE if each != OURS]
+
+
+def test_a_sound_project():
+    assert check_views() == []
+
+
+def test_it_is_registered_by_the_app():
+    assert check_views in checks.registry.registry.registered_checks
+    assert check_views.tags == (checks.Tags.urls,)
+
+
+def test_w030_no_middleware_sets_the_user(settings):
+    without_users(settings)
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django_dblock.middleware.ConflictMiddleware"]
+    found = {message.obj: message for message in check_views()}
+    warning = found["tests.app.idempotent_matrix.of_anybody"]
+    assert warning.id == "dblock.W030"
+    assert "without scope=" in warning.msg
+    assert "tests.app.idempotent_matrix.function" not in found, "it has a scope"
+
+
+def test_w030_no_auth_app(settings, monkeypatch):
+    monkeypatch.setattr(home.apps, "is_installed", lambda name: False)
+    assert "dblock.W030" in {message.id for message in check_views()}
+
+
+def test_a_subclass_of_the_middleware_is_one(settings):
+    without_users(settings)
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.Subclass"]
+    assert check_views() == []
+
+
+def test_a_function_may_be_a_middleware(settings):
+    without_users(settings)
+    settings.MIDDLEWARE = [f"{__name__}.without_users"]
+    assert check_views()
+
+
+def test_rest_framework_knows_its_users_by_itself(settings):
+    without_users(settings)
+    with modify_settings(INSTALLED_APPS={"append": "rest_framework"}):
+        assert check_views() == []
+
+
+def test_a_project_without_urls(settings):
+    settings.ROOT_URLCONF = None
+    without_users(settings)
+
+    @idempotent
+    def somewhere(request): ...
+
+    assert any("somewhere" in message.obj for message in check_views())
+
+
+def test_a_project_without_the_auth_app():
+    """Decorating, calling and checking import nothing of django.contrib.auth."""
+    program = (
+        "import django, sys;"
+        "from django.conf import settings;"
+        "settings.configure(INSTALLED_APPS=['django_dblock'], USE_TZ=True, ROOT_URLCONF=None,"
+        " DATABASES={'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'x'}});"
+        "from django_dblock import idempotent;"
+        "django.setup();"
+        "from django.test import RequestFactory;"
+        "from django.views import View;"
+        "view = idempotent(View.as_view());"
+        "assert view(RequestFactory().get('/')).status_code == 405;"
+        "from django_dblock.idempotency.checks import check_views;"
+        "[found] = check_views();"
+        "assert found.id == 'dblock.W030';"
+        "assert not [name for name in sys.modules if name.startswith('django.contrib.auth')]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
