@@ -82,16 +82,24 @@ class Teller(Books):
 
 
 @contextmanager
-def teller() -> Iterator[tuple[Teller, str]]:
-    """Run an acquirer in this process; give its books and its address."""
+def acquirer_here() -> Iterator[Acquirer]:
+    """Run an acquirer in this process, which is to be given books."""
+    with Acquirer(0, None) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def telling(server: Acquirer) -> Iterator[Teller]:
+    """Give it new books, which tell, for the time of the block."""
     with tempfile.TemporaryDirectory() as folder:
-        books = Teller(Path(folder) / "charges.sqlite3")
-        with Acquirer(0, books) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield books, server.url
-            finally:
-                books.go.set()
-                server.shutdown()
-                thread.join()
+        server.books = books = Teller(Path(folder) / "charges.sqlite3")
+        try:
+            yield books
+        finally:
+            books.go.set()
