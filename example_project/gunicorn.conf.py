@@ -24,6 +24,13 @@ if not os.environ.get("DATABASE_URL"):
 _workers = os.environ.get("SHOP_WORKERS_FOLDER")
 
 
+def when_ready(_server: object) -> None:
+    # The views, which Django imports with the first request: here once, and not in each worker.
+    from django.urls import resolve
+
+    resolve("/")
+
+
 def post_worker_init(worker: Any) -> None:
     # In the workers, for the sake of their parent: it forks, and so must not have threads.
     if os.environ.get("SHOP_LIFELINE"):

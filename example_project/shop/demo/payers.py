@@ -66,7 +66,7 @@ def _until_answered(
         again = status in TRY_AGAIN and PAID_ALREADY not in content
         if (status and not again) or time.monotonic() > over:
             return status, content, tries
-        time.sleep(random.uniform(0.5, 1) * min(0.4, 0.05 * 2**tries))
+        time.sleep(random.uniform(0.5, 1) * min(0.6, 0.1 * 2**tries))
 
 
 @cache

@@ -111,7 +111,7 @@ def first_held_up(workers: list[Worker]) -> Worker:
             cursor.execute(_HELD_UP, [[each.name for each in workers]])
             return [name for (name,) in cursor.fetchall()]
 
-    [name, *_] = _until(look, "No worker came to read payments.")
+    [name, *_] = until(look, "No worker came to read payments.")
     [found] = [each for each in workers if each.name == name]
     return found
 
@@ -124,10 +124,11 @@ def until_answered(worker: Worker) -> None:
             cursor.execute(_AT_REST, [worker.name])
             return [True for (at_rest,) in cursor.fetchall() if at_rest]
 
-    _until(look, f"{worker.name} is not answered.")
+    until(look, f"{worker.name} is not answered.")
 
 
-def _until(look: Callable[[], list[Any]], otherwise: str) -> list[Any]:
+def until(look: Callable[[], list[Any]], otherwise: str) -> list[Any]:
+    """Look again and again, until something is found; return that."""
     over = time.monotonic() + PATIENCE
     while not (found := look()):
         if time.monotonic() > over:

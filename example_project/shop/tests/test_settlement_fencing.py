@@ -159,6 +159,7 @@ class Frozen(TransactionTestCase):
             load=Load(1, 1, 1),
             stock=1,
             edits=1,
+            payments=1,
             workers=1,
             database_url=address_of(connection.settings_dict["NAME"], environ["DATABASE_URL"]),
             folder=Path(),
