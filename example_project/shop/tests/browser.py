@@ -1,19 +1,13 @@
 """A real browser: Debian's Chromium without a window, driven by its own chromedriver."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from unittest import SkipTest
 
 from django.http import HttpRequest, HttpResponse
 
-
-def absent(message: str) -> Exception:
-    """What to raise: a skipped test, or with ``DBLOCK_TEST_EVERYTHING`` set a failed one."""
-    return (AssertionError if os.environ.get("DBLOCK_TEST_EVERYTHING") else SkipTest)(message)
-
+from shop.tests.absent import absent
 
 try:
     from selenium import webdriver
