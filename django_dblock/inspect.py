@@ -217,7 +217,7 @@ class UnfinishedRequest:
 
     @property
     def name(self) -> str:
-        """What it is called in lists: scope and masked key."""
+        """Scope and masked key, as ``dblock list --name`` compares them."""
         return f"{self.scope}:{self.key}"
 
 

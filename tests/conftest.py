@@ -49,8 +49,10 @@ collect_ignore += [
 ] * (os.environ.get("DBLOCK_TEST_SERVER") == "1")
 pytest_plugins = ["tests.helpers.workers"]
 
-# A shell's background jobs ignore these two, and so would all that the tests start and interrupt.
+# nohup, and a shell for its background jobs, have these ignored, and so would be all that the tests
+# start and interrupt.
 for _number, _handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
 ):

@@ -17,7 +17,7 @@ from django_dblock import exceptions, signals
 from django_dblock.cli import exit_status
 from django_dblock.cli.list_locks import SCHEMA
 from django_dblock.conf import Conf
-from django_dblock.inspect import AdvisoryLock, FencedLease
+from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from tests.docs.blocks import RUN, blocks
 from tests.docs.page import SETTINGS, Page
 
@@ -167,7 +167,8 @@ def test_every_exit_status_of_dblock_run_is_in_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("kind", "dataclass"), [("advisory", AdvisoryLock), ("fenced", FencedLease)]
+    ("kind", "dataclass"),
+    [("advisory", AdvisoryLock), ("fenced", FencedLease), ("idempotency", UnfinishedRequest)],
 )
 def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
@@ -190,22 +191,29 @@ def _json_type(hint):
     return {tuple: "array", dict: "object"}.get(typing.get_origin(hint)) or names[hint]
 
 
-def test_the_schema_names_the_states_of_a_fenced_lock():
+@pytest.mark.parametrize(
+    ("kind", "dataclass"), [("fenced", FencedLease), ("idempotency", UnfinishedRequest)]
+)
+def test_the_schema_names_the_states(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
-    state = schema["properties"]["fenced"]["items"]["properties"]["state"]
-    assert state["enum"] == list(typing.get_args(typing.get_type_hints(FencedLease)["state"]))
+    state = schema["properties"][kind]["items"]["properties"]["state"]
+    assert state["enum"] == list(typing.get_args(typing.get_type_hints(dataclass)["state"]))
 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_dblock_list_prints_has_the_schemas_fields():
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
     out = StringIO()
-    with django_dblock.fenced_lock("a", ttl=60), django_dblock.advisory_lock("a"):
-        call_command("dblock", "list", "--json", stdout=out)
+
+    def work(handle):
+        with django_dblock.fenced_lock("a", ttl=60), django_dblock.advisory_lock("a"):
+            call_command("dblock", "list", "--json", stdout=out)
+
+    django_dblock.run_once("a", work=work, mode="lease")
     printed = json.loads(out.getvalue())
     assert list(printed) == list(schema["properties"])
     assert set(schema["required"]) <= printed.keys()
-    for kind in ("advisory", "fenced"):
+    for kind in ("advisory", "fenced", "idempotency"):
         [lock] = printed[kind]
         assert list(lock) == schema["properties"][kind]["items"]["required"]
 

@@ -131,12 +131,12 @@ def test_what_the_server_hides_is_shown_as_hidden(observer, monkeypatch):
     def hold():
         with advisory_lock("secret"):
             held.set()
-            seen.wait(20)
+            seen.wait(90)
         connections.close_all()
 
     holding = threading.Thread(target=hold)
     holding.start()
-    held.wait(20)
+    held.wait(90)
     connection.close()
     monkeypatch.setitem(connection.settings_dict, "USER", "dblock_plain")
     try:

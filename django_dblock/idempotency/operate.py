@@ -57,7 +57,8 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
         ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
         UnstorableResponse: the body is too large, or the content type has control characters;
             likewise.
-        IdempotencyKey.DoesNotExist: there is no such row.
+        django.core.exceptions.ObjectDoesNotExist: there is no such row; it is
+            ``IdempotencyKey.DoesNotExist``.
         IdempotencyInProgress: somebody is at work on the request.
         IdempotencyError: it has an answer already, or somebody else was here meanwhile.
         UnsupportedDatabase: the alias is not PostgreSQL's.

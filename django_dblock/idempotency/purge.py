@@ -50,7 +50,7 @@ def purge_in_batches(
 
     Raises:
         ValueError, TransactionManagementError, UnsupportedDatabase: as
-            :func:`purge_idempotency_keys`.
+            :func:`django_dblock.purge_idempotency_keys`.
     """
     if batch < 1:
         raise ValueError(f"batch={batch!r}: at least 1 row goes in a commit.")

@@ -19,7 +19,7 @@ SMALL = (
 )
 LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]  # a busy machine is not a failure
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_a_signal_in_the_middle_ends_everything(start: Start, number):
     demo = start("demo", *LONG)
     read_until(demo, "20000 buyers")
     demo.send_signal(number)
-    said, _ = demo.communicate(timeout=60)
+    said, _ = demo.communicate(timeout=180)
     assert demo.returncode == 128 + number, said
     assert "Traceback" not in said
 
@@ -117,7 +117,7 @@ def test_even_a_killed_demo_leaves_no_process(
     demo = start("demo", *LONG)
     read_until(demo, "20000 buyers")
     demo.kill()
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=180)
     until(lambda: all("postgres" in each for each in left_behind()), "site and buyers are gone")
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
 
@@ -148,7 +148,7 @@ def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     demo = start("shell", "--no-imports", "-c", THIRD_ROUND)
     read_until(demo, "and is stopped")
     demo.send_signal(number)
-    said, _ = demo.communicate(timeout=60)
+    said, _ = demo.communicate(timeout=180)
     assert "Traceback" not in said
     until(lambda: all("postgres" in each for each in left_behind()), "the workers are gone")
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
@@ -167,10 +167,10 @@ def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start):
     said = read_until(demo, "The acquirer's books")
     [shop, books] = re.findall(r"(?:shop is|books are) at (\S+?)\.?(?:\s|$)", said)
     for address, text in ((shop, "Ticket, locks on"), (books, '"charges"')):
-        with urllib.request.urlopen(address, timeout=10) as page:
+        with urllib.request.urlopen(address, timeout=60) as page:
             assert text in page.read().decode()
     demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=180)
     assert demo.returncode == 0
 
 

@@ -45,7 +45,7 @@ def running(*options, command, name=NAME, url=None, **more):
         for pid in session(process.pid):
             with_no_error(os.kill, pid, signal.SIGKILL)
         process.kill()
-        process.wait(20)
+        process.wait(90)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with_no_error(pipe.close)
@@ -98,13 +98,13 @@ def line(process):
 
 def finish(process):
     """End its standard input, at which the command ends; return exit status and what it said."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     return process.returncode, out, err
 
 
 def outcome(process):
     """Wait until it ends, whatever for; return the same."""
-    process.wait(60)
+    process.wait(180)
     return process.returncode, process.stdout.read(), process.stderr.read()
 
 

@@ -151,7 +151,7 @@ def cancel_the_wait(looking, work):
     ) as child:  # fmt: skip
         [[pid]] = observe.until(lambda: waits_for_standby(looking), "a commit waits")
         looking.execute("SELECT pg_cancel_backend(%s)", [pid])
-        output, _ = child.communicate(timeout=30)
+        output, _ = child.communicate(timeout=120)
     return output.strip()
 
 

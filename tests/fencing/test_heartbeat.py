@@ -407,7 +407,7 @@ class TestFork:
                 until_renewed_row(name)
         finally:
             master.send_signal(signal.SIGTERM)
-            output, _ = master.communicate(timeout=30)
+            output, _ = master.communicate(timeout=120)
         assert "lost" not in output
         assert "Traceback" not in output
 

@@ -26,7 +26,7 @@ def test_an_exit_in_on_lost_does_not_end_the_heartbeat_of_other_leases(observer,
     with fenced_lock("other", ttl=1):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=1, on_lost=leave):
             force_release(NAME)
-            assert called.wait(20)
+            assert called.wait(90)
         until_renewed(observer, "other")
         until_renewed(observer, "other")
     assert "failed" in caplog.text

@@ -256,4 +256,4 @@ def test_what_goes_wrong_here_leaves_nothing_running_there(monkeypatch):
     with pytest.raises(Broken) as caught:
         run(command=("sleep", "60"))
     [command] = caught.value.args
-    assert command.wait(20) == -signal.SIGKILL
+    assert command.wait(90) == -signal.SIGKILL

@@ -154,7 +154,7 @@ class TestOneAtATime:
             )
             for _ in range(4)
         ]  # fmt: skip
-        assert [each.wait(60) for each in everybody] == [0] * 4
+        assert [each.wait(90) for each in everybody] == [0] * 4
         assert row().grants == 4
 
 

@@ -120,7 +120,7 @@ class TestLoss:
 
     def test_the_loss_itself_wakes_us(self, observer, monkeypatch):
         """Not the next look at the clock."""
-        monkeypatch.setattr(inbox.Inbox, "wait", lambda self, _: self._queue.get(timeout=20))
+        monkeypatch.setattr(inbox.Inbox, "wait", lambda self, _: self._queue.get(timeout=90))
         error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
         assert "exit status 42" in str(error), "asked to end, not killed at last"
 
@@ -207,7 +207,7 @@ class TestLoss:
         monkeypatch.undo()
         [job] = {job for job, _ in spared}
         os.kill(job._command.pid, signal.SIGKILL)
-        assert job._command.wait(20) == -signal.SIGKILL
+        assert job._command.wait(90) == -signal.SIGKILL
 
 
 class TestJob:

@@ -45,7 +45,7 @@ class Terminal:
     def __exit__(self, *error):
         for pid in session(self._shell.pid):
             os.kill(pid, signal.SIGKILL)
-        self._shell.wait(20)
+        self._shell.wait(90)
         os.close(self._ours)
         if self.stdout is not None:
             self.stdout.close()
@@ -68,7 +68,7 @@ class Terminal:
 
     def end(self):
         """Wait for the job's end; return its exit status."""
-        return self._shell.wait(60)
+        return self._shell.wait(90)
 
 
 # What of a shell matters here: the job is a process group, in the foreground. It exits as the job.

@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-LIMIT = 20
+LIMIT = 90
+"""Seconds after which a state counts as never reached; on a busy machine much takes long."""
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

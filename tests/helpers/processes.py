@@ -21,7 +21,7 @@ from django.db import connections
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.helpers.child"])
 
-LIMIT = 60
+LIMIT = 180
 """Seconds after which a process that does not answer counts as hanging."""
 
 

@@ -102,12 +102,12 @@ def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Itera
         yield port
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(90)
         shutil.rmtree(folder)
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

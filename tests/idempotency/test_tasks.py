@@ -6,6 +6,7 @@ import types
 
 import django
 import pytest
+from celery import Celery
 
 from django_dblock import IdempotencyKey, fenced_lock, purge_idempotency_keys
 from tests.idempotency.rows import make, over
@@ -75,8 +76,7 @@ def test_whatever_makes_a_task_of_it_it_purges(expired, fresh, monkeypatch):
 
 def test_with_celery(expired):
     """The plain function, as a task that a beat calls; the real Celery, eagerly."""
-    celery = pytest.importorskip("celery")
-    app = celery.Celery("shop", set_as_current=False)
+    app = Celery("shop", set_as_current=False)
     app.conf.task_always_eager = True
     purge = app.task(purge_idempotency_keys)
     assert purge.name == "django_dblock.idempotency.purge.purge_idempotency_keys"

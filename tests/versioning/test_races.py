@@ -26,7 +26,7 @@ def increment(model):
 
 def retried(_number, model, level):
     isolate(level)
-    work = retry_on_conflict(attempts=1000, base=0.001, cap=0.05)(increment)
+    work = retry_on_conflict(attempts=1000, base=0.01, cap=0.5)(increment)
     for _ in range(ROUNDS):
         work(model)
 
