@@ -53,6 +53,7 @@ def description(_request: HttpRequest) -> HttpResponse:
     return HttpResponse(_DESCRIPTION.read_bytes(), content_type="application/json")
 
 
-def nowhere(_request: HttpRequest, _: str) -> HttpResponse:
+@csrf_exempt
+def nowhere(_request: HttpRequest) -> HttpResponse:
     """Answer programs in their own form where there is nothing."""
     return problem(404, "Nothing here", "The API is described at /api/openapi.json.")

@@ -1,19 +1,13 @@
 """A real browser: Debian's Chromium without a window, driven by its own chromedriver."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from unittest import SkipTest
 
 from django.http import HttpRequest, HttpResponse
 
-
-def absent(message: str) -> Exception:
-    """What to raise: a skipped test, or with ``DBLOCK_TEST_EVERYTHING`` set a failed one."""
-    return (AssertionError if os.environ.get("DBLOCK_TEST_EVERYTHING") else SkipTest)(message)
-
+from shop.tests.absent import absent
 
 try:
     from selenium import webdriver
@@ -134,14 +128,21 @@ class Browser:
 
 
 @contextmanager
-def browser(site: str, *, width: int = 1100, height: int = 900) -> Iterator[Browser]:
-    """Start a browser with a profile of its own, for the time of the block."""
+def browser(
+    site: str, *, width: int = 1100, height: int = 900, waits: bool = True
+) -> Iterator[Browser]:
+    """Start a browser with a profile of its own, for the time of the block.
+
+    Args:
+        waits: let whoever drives it wait for each page; else they can click while one is coming.
+    """
     program, driver_program = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
     with tempfile.TemporaryDirectory(prefix="shop-browser-") as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = program
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
             options.add_argument(flag)
+        options.page_load_strategy = "normal" if waits else "none"
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options, webdriver.ChromeService(driver_program))
         try:
