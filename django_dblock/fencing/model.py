@@ -28,10 +28,11 @@ class FencedModel(models.Model):
 
     Every row of it that a lock protects must be protected by the *same* key: tokens of different
     keys can't be compared. A plain ``save()`` is not refused, and leaves ``fence_token`` alone.
+    The column's default stands in the database, too: code that doesn't know it yet can insert.
     """
 
     fence_token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
-        default=0, editable=False
+        default=0, db_default=0, editable=False
     )
 
     objects: ClassVar[Any] = FencedQuerySet.as_manager()
@@ -94,6 +95,9 @@ class FencedModel(models.Model):
             return super()._do_update(base_qs, using, pk_val, others, *more)
         limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
         done = super()._do_update(base_qs.filter(**limit), using, pk_val, values, *more)
-        if not done:
-            raise refused(lock, type(self), _NEWER, pk=self.pk)
-        return done
+        if done:
+            return done
+        fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
+        if hasattr(self, "_version_field") and fenced.exists():
+            return done  # a conflict of versions, of which the VersionedModel tells
+        raise refused(lock, type(self), _NEWER, pk=self.pk)
