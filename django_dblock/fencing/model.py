@@ -84,17 +84,30 @@ class FencedModel(models.Model):
             finally:
                 del self.__dict__["_fence"]
 
-    def _do_update(  # type: ignore[override] # its last arguments differ between versions
-        self, base_qs: Any, using: str, pk_val: Any, values: list[Any], *more: Any
+    def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
+        self,
+        base_qs: Any,
+        using: str,
+        pk_val: Any,
+        values: list[Any],
+        update_fields: Any,
+        forced_update: Any,
+        *args: Any,
+        **more: Any,
     ) -> Any:
         """Django's own, with the fence in its WHERE; without a fence the column is left alone."""
         lock: Lease | None = self.__dict__.get("_fence")
         fences = [value for value in values if value[0].attname == "fence_token"]
         if lock is None or not fences:
             others = [value for value in values if value not in fences]
-            return super()._do_update(base_qs, using, pk_val, others, *more)
+            return super()._do_update(
+                base_qs, using, pk_val, others, update_fields, forced_update, *args, **more
+            )
         limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
-        done = super()._do_update(base_qs.filter(**limit), using, pk_val, values, *more)
+        rows = base_qs.filter(**limit)
+        done = super()._do_update(
+            rows, using, pk_val, values, update_fields, forced_update, *args, **more
+        )
         if done:
             return done
         fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
