@@ -56,6 +56,9 @@ Key: TypeAlias = tuple[KeyPart, ...]
 
 _SHOWN = (float, complex, Decimal, date, type(None))
 
+_HEAD = 9
+"""Bytes of tag and length."""
+
 MAX_DEPTH = 32
 """How deep tuples may be nested in a key."""
 
@@ -79,6 +82,14 @@ def key_id(encoded: bytes, namespace: str = "") -> int:
     return int.from_bytes(blake2b(salted, digest_size=8).digest(), "big", signed=True)
 
 
+def decode(encoded: bytes) -> Key:
+    """Return the parts of an encoded key, the same for all keys that are equal.
+
+    Numbers, dates and times as the text that stands there; an instance as a tuple of label and pk.
+    """
+    return _read(encoded[_HEAD:])
+
+
 def to_pg_locks(number: int) -> tuple[int, int]:
     """Split a lock's number into ``classid`` and ``objid`` as ``pg_locks`` shows them, unsigned."""
     unsigned = number & 0xFFFF_FFFF_FFFF_FFFF
@@ -93,6 +104,15 @@ def from_pg_locks(classid: int, objid: int) -> int:
 
 def _value(tag: bytes, payload: bytes) -> bytes:
     return tag + len(payload).to_bytes(8, "big") + payload
+
+
+def _read(values: bytes) -> Key:
+    found = []
+    while values:
+        end = _HEAD + int.from_bytes(values[1:_HEAD], "big")
+        found.append(_READERS[values[:1]](values[_HEAD:end]))
+        values = values[end:]
+    return tuple(found)
 
 
 def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
@@ -202,3 +222,13 @@ _WRITERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
     (datetime, _datetime),
     (date, lambda part: _value(b"d", f"{part.year:04}-{part.month:02}-{part.day:02}".encode())),
 )
+
+_READERS: dict[bytes, Callable[[bytes], Any]] = {
+    b"s": lambda payload: payload.decode("utf-8", "surrogatepass"),
+    b"i": lambda payload: int.from_bytes(payload, "big", signed=True),
+    b"b": lambda payload: payload == b"\1",
+    b"y": bytes,
+    b"u": lambda payload: UUID(bytes=payload),
+    **dict.fromkeys((b"n", b"d", b"t", b"z"), bytes.decode),
+    **dict.fromkeys((b"m", b"("), _read),
+}

@@ -56,7 +56,16 @@ def named(key: tuple[Any, ...]) -> NamedKey:
 
 def name(key: NamedKey) -> str:
     """Return the key for an error message: ``inventory:sku-1``. Clipped, never a line break."""
-    text = ":".join(key.texts)
+    return _clipped(key.texts)
+
+
+def words(parts: Key) -> str:
+    """Do the same for parts alone."""
+    return _clipped(map(_text, parts))
+
+
+def _clipped(texts: Iterable[str]) -> str:
+    text = ":".join(texts)
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
 
 

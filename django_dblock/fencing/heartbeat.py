@@ -1,9 +1,10 @@
 """The heartbeat: one daemon thread that renews every lease of this process, and notices losses.
 
-It starts with the first lease and ends with the last. A beat is one statement for all leases of a
-database that are due; what fails is tried again until the leases' time is up. After a fork the
-child has none of this: the leases are the parent's, and so are its connections, which are neither
-used nor closed there.
+It starts with the first lease and ends with the last: at once where it has a connection, which ends
+with it, else a moment later, because starting a thread for each of many short leases would cost
+more than all the rest of them. A beat is one statement for all leases of a database that are due;
+what fails is tried again until the leases' time is up. After a fork the child has none of this: the
+leases are the parent's, and so are its connections, which are neither used nor closed there.
 """
 
 import logging
@@ -23,6 +24,9 @@ _LONGEST_SILENCE = 5.0
 _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 """Seconds between a beat that failed and the next."""
 
+_MOMENT = 0.25
+"""Seconds after which a thread that never had anything to renew has found out that it can end."""
+
 
 class Heartbeat:
     """The leases that are watched, when each is due, and the thread that sees to it."""
@@ -35,6 +39,7 @@ class Heartbeat:
         self._due: dict[Trust, float | None] = {}  # None: watched, but not renewed
         self._thread: threading.Thread | None = None
         self._lines: dict[str, Line] = {}
+        self._wakes = 0.0
 
     def watch(self, trust: Trust, *, renews: bool) -> None:
         """Renew the lease every third of its ttl, or only tell when it is lost."""
@@ -45,14 +50,14 @@ class Heartbeat:
                     target=self._run, name="dblock-heartbeat", daemon=True
                 )
                 self._thread.start()
-            else:
+            elif self._time_of(trust) < self._wakes:
                 self._changed.notify()
 
     def forget(self, trust: Trust) -> None:
         """Renew it no more. A renewal that is under way can't undo a release: see RENEW."""
         with self._changed:
             self._due.pop(trust, None)
-            if not self._due:
+            if not self._due and self._lines:
                 self._changed.notify()
 
     def _run(self) -> None:
@@ -66,10 +71,15 @@ class Heartbeat:
     def _wait(self) -> bool:
         """Wait until something is to be done; whether there is anything left to do at all."""
         with self._changed:
-            while self._due:
-                left = self._next() - now()
-                if left <= 0:
+            idle = False
+            while self._due or not (idle or self._lines):
+                idle = not self._due
+                at = now() + _MOMENT if idle else self._next()
+                if (left := at - now()) <= 0:
                     return True
+                if not self._lines:
+                    left = min(left, _MOMENT)
+                self._wakes = now() + left
                 self._changed.wait(left)
             self._thread = None  # whoever comes next starts another
             lines, self._lines = self._lines, {}
@@ -78,10 +88,13 @@ class Heartbeat:
         return False
 
     def _next(self) -> float:
-        return min(
-            now() + trust.remaining if due is None else min(due, now() + trust.remaining)
-            for trust, due in self._due.items()
-        )
+        return min(map(self._time_of, self._due))
+
+    def _time_of(self, trust: Trust) -> float:
+        """When the lease is to be looked at."""
+        due = self._due[trust]
+        end = now() + trust.remaining
+        return end if due is None else min(due, end)
 
     def _batches(self) -> dict[str, list[Trust]]:
         """Return the leases to renew, by database; those that are lost are told so instead.

@@ -146,6 +146,8 @@ class Lease:
         Returns whether it was still ours to give: False where it was lost, which is not an error
         by itself, and where it was given back before.
 
+        Where the server has dropped the caller's connection it is sent once more, on a new one.
+
         Raises:
             OpenTransaction: see there.
             django.db.Error: it was perhaps not given back; then it expires.
@@ -154,8 +156,8 @@ class Lease:
             return False
         table.refuse_transaction(self._place, connections[self.using], "released")
         lost = self.lost
+        heartbeat.forget(self.trust)  # first, or it would look at what has ended again and again
         self.trust.end()
-        heartbeat.forget(self.trust)
         had = table.release(self._place, self.token, hold_at_least=self._hold_at_least)
         self._given_back = True
         if not had:
@@ -207,8 +209,8 @@ class Lease:
         try:
             self.release()
         except Error:
-            self.trust.end()  # a transaction is still open, say: then nothing has been sent
             heartbeat.forget(self.trust)
+            self.trust.end()  # a transaction is still open, say: then nothing has been sent
             if not failed:
                 raise
             logger.warning("dblock: %s was not released, it expires", self.name, exc_info=True)

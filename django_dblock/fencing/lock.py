@@ -103,20 +103,23 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
                 f"{MAX_TIMEOUT:.0f}; None waits for ever."
             )
-        for argument, value in {"hold_at_least": hold_at_least, "lock_delay": lock_delay}.items():
+        for argument, value in (("hold_at_least", hold_at_least), ("lock_delay", lock_delay)):
             if not is_seconds(value):
                 raise ValueError(f"{argument}={value!r} is not a number of seconds from 0.")
-        if not isinstance(metadata, dict | None):
+        if not (metadata is None or isinstance(metadata, dict)):
             raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
         self._template = key
-        known = named(tuple("" if is_argument(part) else part for part in key))
-        self._key = None if any(map(is_argument, key)) else known
+        callables = any(map(is_argument, key))
+        known = named(
+            tuple("" if is_argument(part) else part for part in key) if callables else key
+        )
+        self._key = None if callables else known
         self._timeout = timeout
         self._heartbeat = heartbeat
         self._hold_at_least = hold_at_least
         self._on_lost = on_lost
         self._using = using
-        self._metadata = dict(metadata or {})
+        self._metadata = dict(metadata) if metadata else {}
         self._wish = Wish(float(ttl), float(lock_delay), _storable(self._metadata), fair)
 
     def __enter__(self) -> Lease:
@@ -247,6 +250,8 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
 
 
 def _storable(metadata: dict[str, Any]) -> str:
+    if not metadata:
+        return "{}"
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
     text.encode()  # a lone surrogate is a ValueError, too
     if "\\u0000" in text:

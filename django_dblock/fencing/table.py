@@ -1,5 +1,6 @@
 """The lock table's answers: one statement each, with what a refusal means."""
 
+import functools
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,10 @@ def alias_for(using: str | None) -> str:
 
 def owner() -> str:
     """Who we are, for people: host, process and thread."""
-    return f"{socket.gethostname()}:{getpid()}:{threading.current_thread().name}"[:255]
+    return f"{_host()}:{getpid()}:{threading.current_thread().name}"[:255]
+
+
+_host = functools.cache(socket.gethostname)  # a system call, before which the GIL is given away
 
 
 def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refusal | None:
@@ -153,6 +157,9 @@ def renewal_parameters(leases: Sequence[tuple[Place, int, float]]) -> dict[str, 
 def release(place: Place, token: int, *, hold_at_least: float) -> bool:
     """Give the lease back; whether it was still ours to give.
 
+    Where the server dropped the connection meanwhile, it is tried once more on a new one: a second
+    release of one grant does nothing more.
+
     Raises:
         OpenTransaction, StandbyDatabase: see there.
     """
@@ -162,7 +169,18 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
         "token": token,
         "hold_at_least": hold_at_least,
     }
+    try:
+        return bool(run(place, "released", sql.RELEASE, parameters))
+    except Error:
+        connection = connections[place.using]
+        if connection.in_atomic_block or not _is_dropped(connection):
+            raise
+        connection.close()
     return bool(run(place, "released", sql.RELEASE, parameters))
+
+
+def _is_dropped(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and connection.connection.closed
 
 
 def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
@@ -174,9 +192,15 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
-    with _standby_told(place, connection), connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return [] if cursor.description is None else cursor.fetchall()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            rows: list[Any] = cursor.fetchall()
+            return rows
+    except Error as error:
+        if _is_standby(connection, error):
+            raise StandbyDatabase(**place.facts) from error
+        raise
 
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
@@ -207,18 +231,14 @@ def unreplicated(driver: "psycopg.Connection[Any]") -> Iterator[list[Any]]:
         driver.remove_notice_handler(hear)
 
 
-@contextmanager
-def _standby_told(place: Place, connection: BaseDatabaseWrapper) -> Iterator[None]:
-    try:
-        yield
-    except Error as error:
-        state = getattr(error.__cause__, "sqlstate", None)
-        if state == _READ_ONLY and not connection.in_atomic_block:
-            with connection.cursor() as cursor:
-                cursor.execute(sql.IS_STANDBY)
-                if cursor.fetchone() == (True,):
-                    raise StandbyDatabase(**place.facts) from error
-        raise
+def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
+    """Whether the statement failed because the server is one."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    if state != _READ_ONLY or connection.in_atomic_block:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(sql.IS_STANDBY)
+        return bool(cursor.fetchone() == (True,))
 
 
 def _durable(

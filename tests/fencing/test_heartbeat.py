@@ -141,6 +141,37 @@ def test_it_ends_with_the_last_lease():
         assert len(threads()) == 1
 
 
+def test_short_leases_in_quick_order_share_a_thread(monkeypatch):
+    """Starting one for each would cost more than all the rest of a lease."""
+    started = []
+    plain = threading.Thread.start
+    monkeypatch.setattr(
+        threading.Thread, "start", lambda thread: started.append(thread) or plain(thread)
+    )
+    monkeypatch.setattr(module, "_MOMENT", 30.0)
+    for number in range(20):
+        with fenced_lock("short", number, ttl=600):
+            pass
+    assert len(started) == 1
+
+
+def test_one_with_a_connection_ends_at_once(observer, monkeypatch):
+    monkeypatch.setattr(module, "_MOMENT", 600.0)
+    with fenced_lock(NAME, ttl=600):
+        observe.until(lambda: heartbeat._wakes > beat.now(), "it waits")
+        before = heartbeat._wakes
+        beat_now()
+        observe.until(lambda: heartbeat._wakes > before, "it has beaten, and waits again")
+    observe.until(lambda: not threads(), "the thread ends")
+    assert heartbeats(observer) == []
+
+
+def test_a_shorter_lease_is_renewed_in_time_while_a_longer_one_waits(observer, monkeypatch):
+    monkeypatch.setattr(module, "_MOMENT", 600.0)
+    with fenced_lock("long", ttl=600), fenced_lock(NAME, ttl=1.5):
+        until_renewed(observer)
+
+
 def test_it_never_outlives_a_release(observer):
     """A beat that has been put together before the release and is sent after it does nothing."""
     with fenced_lock(NAME, ttl=60) as lock:
