@@ -3,7 +3,7 @@
 from typing import Any
 
 from django_dblock.cli import key_parts, missing
-from django_dblock.cli.table import printable, seconds
+from django_dblock.cli.table import printable, seconds, short
 from django_dblock.conf import conf
 from django_dblock.fencing.names import lease_name
 from django_dblock.inspect import FencedLease, fenced_leases
@@ -30,15 +30,15 @@ def find(options: dict[str, Any]) -> list[FencedLease]:
 def row(lease: FencedLease) -> tuple[str, ...]:
     """Put one into words."""
     return (
-        printable(lease.name),
+        short(printable(lease.name)),
         str(lease.slot),
         lease.state,
         str(lease.token),
-        printable(lease.owner),
+        short(printable(lease.owner)),
         seconds(lease.age),
         seconds(None if lease.state == "expired" else lease.free_in),
         seconds(lease.renewed),
         str(lease.grants),
         seconds(lease.lock_delay) if lease.lock_delay else "",
-        ", ".join(map(printable, lease.waiting)),
+        ", ".join(short(printable(owner)) for owner in lease.waiting),
     )

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from django.core.management.base import OutputWrapper
 
+_WIDEST, _TAIL = 60, 20
+"""Characters of a name in a table; how many of them are its end."""
+
 
 def write(stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the rows under the columns' names."""
@@ -37,6 +40,11 @@ def _write_plain(
 def printable(text: str) -> str:
     """Keep what somebody else has written from speaking to the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def short(text: str) -> str:
+    """Cut the middle out of what is too long for a column: names differ at the end, too."""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - _TAIL - 1]}…{text[-_TAIL:]}"
 
 
 def seconds(value: float | None) -> str:

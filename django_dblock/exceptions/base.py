@@ -18,7 +18,7 @@ def _rebuild(cls: type[DblockError], args: tuple[Any, ...], data: dict[str, Any]
 
 
 class LockError(DblockError):
-    """A lock was not taken.
+    """A lock was not taken, or not kept.
 
     Attributes:
         keys: the keys that were asked for, each a tuple of parts as the caller gave them.

@@ -18,9 +18,10 @@ class StaleObject(DblockError):
         actual: the version it has; None where the row is gone.
         using: the database alias.
         rolled_back: what the instance carries was written in a transaction that was rolled back.
+        read: the version it was read with, where it was set to another by hand since; else None.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its data
         self,
         *,
         instance: Any,
@@ -28,6 +29,7 @@ class StaleObject(DblockError):
         actual: int | None,
         using: str,
         rolled_back: bool = False,
+        read: int | None = None,
     ) -> None:
         model, pk = instance._meta.label, instance.pk  # noqa: SLF001 - Django's public Meta API
         row = f"{model} {pk!r} on database {using!r}"
@@ -39,6 +41,13 @@ class StaleObject(DblockError):
             )
         elif actual is None:
             what = f"{row} was not written: it has been deleted."
+        elif read is not None:
+            what = (
+                f"{row} was not written: it has version {actual} and was read with {read}, but the "
+                f"instance's version was set to {expected} by hand. Setting it changes only what "
+                f"save() compares with; the row's is bumped by each write, and by nothing else. To "
+                f"compare with a version seen elsewhere, use save_cas(expected=…)."
+            )
         elif actual == expected:
             what = (
                 f"{row} was not written, though it has version {actual}: a trigger or a row-level "
@@ -60,6 +69,7 @@ class StaleObject(DblockError):
         self.actual = actual
         self.using = using
         self.rolled_back = rolled_back
+        self.read = read
 
     @property
     def deleted(self) -> bool:

@@ -146,6 +146,8 @@ class Lease:
         Returns whether it was still ours to give: False where it was lost, which is not an error
         by itself, and where it was given back before.
 
+        Where the server has dropped the caller's connection it is sent once more, on a new one.
+
         Raises:
             OpenTransaction: see there.
             django.db.Error: it was perhaps not given back; then it expires.

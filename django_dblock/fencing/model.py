@@ -28,10 +28,11 @@ class FencedModel(models.Model):
 
     Every row of it that a lock protects must be protected by the *same* key: tokens of different
     keys can't be compared. A plain ``save()`` is not refused, and leaves ``fence_token`` alone.
+    The column's default stands in the database, too: code that doesn't know it yet can insert.
     """
 
     fence_token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
-        default=0, editable=False
+        default=0, db_default=0, editable=False
     )
 
     objects: ClassVar[Any] = FencedQuerySet.as_manager()
@@ -83,17 +84,33 @@ class FencedModel(models.Model):
             finally:
                 del self.__dict__["_fence"]
 
-    def _do_update(  # type: ignore[override] # its last arguments differ between versions
-        self, base_qs: Any, using: str, pk_val: Any, values: list[Any], *more: Any
+    def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
+        self,
+        base_qs: Any,
+        using: str,
+        pk_val: Any,
+        values: list[Any],
+        update_fields: Any,
+        forced_update: Any,
+        *args: Any,
+        **more: Any,
     ) -> Any:
         """Django's own, with the fence in its WHERE; without a fence the column is left alone."""
         lock: Lease | None = self.__dict__.get("_fence")
         fences = [value for value in values if value[0].attname == "fence_token"]
         if lock is None or not fences:
             others = [value for value in values if value not in fences]
-            return super()._do_update(base_qs, using, pk_val, others, *more)
+            return super()._do_update(
+                base_qs, using, pk_val, others, update_fields, forced_update, *args, **more
+            )
         limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
-        done = super()._do_update(base_qs.filter(**limit), using, pk_val, values, *more)
-        if not done:
-            raise refused(lock, type(self), _NEWER, pk=self.pk)
-        return done
+        rows = base_qs.filter(**limit)
+        done = super()._do_update(
+            rows, using, pk_val, values, update_fields, forced_update, *args, **more
+        )
+        if done:
+            return done
+        fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
+        if hasattr(self, "_version_field") and fenced.exists():
+            return done  # a conflict of versions, of which the VersionedModel tells
+        raise refused(lock, type(self), _NEWER, pk=self.pk)

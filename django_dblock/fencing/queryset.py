@@ -124,7 +124,8 @@ class FencedQuerySet(models.QuerySet[Any]):
         rows = rows.select_for_update(of=("self",))
         with fenced_write(lock, rows.db, self.model):
             found = list(rows)
-            mine = self.model._base_manager.using(rows.db).filter(  # noqa: SLF001
+            # Django's own, past a VersionedModel's: a claim changes nothing that a version counts.
+            mine: Any = models.QuerySet(self.model, using=rows.db).filter(
                 pk__in=[row.pk for row in found], fence_token__lte=lock.token
             )
             if mine.update(fence_token=lock.token) != len({row.pk for row in found}):

@@ -157,6 +157,9 @@ def renewal_parameters(leases: Sequence[tuple[Place, int, float]]) -> dict[str, 
 def release(place: Place, token: int, *, hold_at_least: float) -> bool:
     """Give the lease back; whether it was still ours to give.
 
+    Where the server dropped the connection meanwhile, it is tried once more on a new one: a second
+    release of one grant does nothing more.
+
     Raises:
         OpenTransaction, StandbyDatabase: see there.
     """
@@ -166,7 +169,18 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
         "token": token,
         "hold_at_least": hold_at_least,
     }
+    try:
+        return bool(run(place, "released", sql.RELEASE, parameters))
+    except Error:
+        connection = connections[place.using]
+        if connection.in_atomic_block or not _is_dropped(connection):
+            raise
+        connection.close()
     return bool(run(place, "released", sql.RELEASE, parameters))
+
+
+def _is_dropped(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and connection.connection.closed
 
 
 def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:

@@ -9,16 +9,24 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core import checks
 
+from django_dblock.fencing.model import FencedModel
+from django_dblock.fencing.queryset import FencedQuerySet
 from django_dblock.versioning.field import VersionField
 from django_dblock.versioning.model import VersionedModel
 from django_dblock.versioning.queryset import VersionedQuerySet
+
+_BOTH = """Combine them, the fence first:
+class {name}QuerySet(FencedQuerySet, VersionedQuerySet):
+    pass
+and in {name}:
+    objects = VersionedManager.from_queryset({name}QuerySet)()"""
 
 
 @checks.register(checks.Tags.models)
 def check_models(
     app_configs: Sequence[AppConfig] | None = None, **_: Any
 ) -> list[checks.CheckMessage]:
-    """Find fields without their model (E020), models without one field (E021), managers (E022)."""
+    """Find fields without their model (E020), models without one (E021), managers (E022, E023)."""
     found: list[checks.CheckMessage] = []
     for config in apps.get_app_configs() if app_configs is None else app_configs:
         for model in config.get_models(include_auto_created=True):
@@ -57,6 +65,13 @@ def _carries_versions(admin: type) -> bool:
     return any(each.__module__ == home for each in admin.__mro__)
 
 
+def _is_both(queryset: type) -> bool:
+    """Whether a fenced write of it bumps: the fence first, and what is written then has it bump."""
+    line = queryset.__mro__
+    both = {FencedQuerySet, VersionedQuerySet}
+    return both.issubset(line) and line.index(FencedQuerySet) < line.index(VersionedQuerySet)
+
+
 def _versions(model: Any) -> list[str]:
     return [field.name for field in model._meta.concrete_fields if isinstance(field, VersionField)]
 
@@ -84,6 +99,16 @@ def _guarded(model: Any) -> Iterator[checks.CheckMessage]:
             "Two parents that both have a version can't be combined.",
         )
     managers = {"default": model._default_manager, "base": model._base_manager}
+    fenced = issubclass(model, FencedModel)
+    if fenced and not _is_both(type(model._default_manager.get_queryset())):
+        del managers["default"]
+        yield checks.Error(
+            f"{model._meta.label} has a version and a fence, and the querysets of its default "
+            f"manager, {model._default_manager.name}, don't keep both.",
+            obj=model,
+            id="dblock.E023",
+            hint=_BOTH.format(name=model.__name__),
+        )
     for kind, manager in managers.items():
         if not isinstance(manager.get_queryset(), VersionedQuerySet):
             yield checks.Error(

@@ -2,7 +2,13 @@
 
 from django.db import models
 
-from django_dblock import FencedModel
+from django_dblock import (
+    FencedModel,
+    FencedQuerySet,
+    VersionedManager,
+    VersionedModel,
+    VersionedQuerySet,
+)
 
 
 class Account(FencedModel):
@@ -17,6 +23,32 @@ class Savings(Account):
     """A child by multi-table inheritance: the fence is in the parent's table."""
 
     rate = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
+
+
+class BothQuerySet(FencedQuerySet, VersionedQuerySet):
+    pass
+
+
+class Stock(VersionedModel, FencedModel):
+    """A version and a fence."""
+
+    number = models.IntegerField(default=0)
+
+    objects = VersionedManager.from_queryset(BothQuerySet)()
+
+    class Meta:
+        app_label = "app"
+
+
+class Reserve(FencedModel, VersionedModel):
+    """The same, the parents in the other order."""
+
+    number = models.IntegerField(default=0)
+
+    objects = VersionedManager.from_queryset(BothQuerySet)()
 
     class Meta:
         app_label = "app"

@@ -9,8 +9,6 @@ from django.http import (
     JsonResponse,
     StreamingHttpResponse,
 )
-from django.utils.decorators import method_decorator
-from django.views import View
 
 from django_dblock import idempotent
 from tests.app.models import Counter

@@ -42,5 +42,7 @@ class Seat(models.Model):
 
 from tests.app.fenced import (  # noqa: E402 - read with the other models
     Account,  # noqa: F401
+    Reserve,  # noqa: F401
     Savings,  # noqa: F401
+    Stock,  # noqa: F401
 )

@@ -46,6 +46,20 @@ def test_the_table(rendering, observer):
     assert over.split()[:3] == ["over", "0", "expired"]
 
 
+def test_a_long_name_is_cut_in_the_table_and_whole_in_json(rendering, observer):
+    long = f"begin{'-' * 180}end"
+    with fenced_lock(long, ttl=60):
+        observer.execute("UPDATE django_dblock_fencedlock SET owner = %s", ["h" * 255])
+        ticket(observer, "w" * 255, name=long)
+        [_, line] = run("list").splitlines()
+        [lease] = shown()["fenced"]
+    [name, *_, waiting] = line.split()
+    assert name == f"begin{'-' * 34}…{'-' * 17}end"
+    assert f"{'h' * 39}…{'h' * 20}" in line
+    assert waiting == f"{'w' * 39}…{'w' * 20}"
+    assert (lease["name"], lease["owner"], lease["waiting"]) == (long, "h" * 255, ["w" * 255])
+
+
 def test_both_kinds_a_table_each(rendering):
     with fenced_lock(NAME, ttl=60), advisory_lock("a"):
         lines = run("list").splitlines()

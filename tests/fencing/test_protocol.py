@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import OperationalError, ProgrammingError, connection, connections, transaction
 
 from django_dblock import (
     FencedLock,
@@ -319,16 +319,41 @@ class TestRelease:
             raise ZeroDivisionError
         assert lock.lost
 
-    def test_an_error_of_the_release_does_not_hide_the_blocks(self, observer, caplog):
-        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
+    def test_a_connection_that_the_server_dropped_is_replaced(self, observer):
+        """So that the lease comes back at once, and not when its ttl is over."""
+        with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            before = connection.connection.info.backend_pid
             terminate(observer)
+        assert is_expired(observer)
+        assert not lock.lost
+        assert connection.connection.info.backend_pid != before
+
+    def test_a_release_on_a_new_connection_ends_no_later_grant(self, observer):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+            observer.execute("UPDATE django_dblock_fencedlock SET token = token + 1")
+            terminate(observer)
+        assert lock.lost
+        assert not is_expired(observer)
+
+    def test_any_other_error_is_not_tried_again(self, statements, observer):
+        try:
+            with pytest.raises(ProgrammingError), statements() as sent:
+                with fenced_lock(NAME, ttl=30, heartbeat=False):
+                    observer.execute("ALTER TABLE django_dblock_fencedlock RENAME TO elsewhere")
+        finally:
+            observer.execute("ALTER TABLE elsewhere RENAME TO django_dblock_fencedlock")
+        assert [query["sql"].split()[0] for query in sent] == ["WITH", "UPDATE"]
+
+    def test_an_error_of_the_release_does_not_hide_the_blocks(self, unreachable, caplog):
+        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
+            unreachable()
             raise ZeroDivisionError
         connection.close()
         assert "was not released, it expires" in caplog.text
 
-    def test_else_it_is_raised(self, observer):
+    def test_else_it_is_raised(self, unreachable):
         with pytest.raises(OperationalError), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
-            terminate(observer)
+            unreachable()
         connection.close()
         assert not lock.lost
 
@@ -349,6 +374,19 @@ class TestRelease:
             )
         with fenced_lock(NAME, ttl=30):
             pass
+
+
+@pytest.fixture
+def unreachable(observer, monkeypatch):
+    """The server drops the connection, and no other can be made."""
+
+    def cut():
+        terminate(observer)
+        monkeypatch.setitem(connection.settings_dict, "PORT", "1")
+
+    with monkeypatch.context():
+        yield cut
+    monkeypatch.undo()
 
 
 def terminate(observer):

@@ -1,6 +1,6 @@
 """What users write, seen by mypy --strict; read by the type checker only, never run."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, assert_type
 from uuid import UUID
@@ -10,15 +10,24 @@ from django.db import models
 from django.http import HttpRequest, HttpResponse
 
 from django_dblock import (
+    FencedLock,
+    FencedModel,
+    FencedQuerySet,
     FieldPicture,
     HeldLock,
     HeldLocks,
     IdempotencyInProgress,
     IdempotencyKey,
     IdempotencyLeaseLost,
+    Lease,
+    LockError,
+    LockLost,
     LockTimeout,
     MissingVersion,
+    NotReplicated,
+    OpenTransaction,
     Picture,
+    StaleFence,
     StaleObject,
     StaleObjects,
     VersionedManager,
@@ -29,7 +38,10 @@ from django_dblock import (
     arun_once,
     bypass_versions,
     conflict_picture,
+    fenced_lock,
+    force_release,
     idempotent,
+    purge_fenced_locks,
     retry_on_conflict,
     run_once,
     try_advisory_lock,
@@ -211,3 +223,129 @@ async def once(key: IdempotencyKey) -> None:
         assert_type(error.key, str)
     except IdempotencyLeaseLost as lost:
         assert_type(lost.token, int)
+
+
+def lost(lock: Lease) -> None:
+    assert_type(lock.token, int)
+
+
+def leases(user: User, pk: int) -> None:
+    with fenced_lock("nightly-sync", ttl=30) as lock:
+        assert_type(lock, Lease)
+        assert_type(lock.token, int)
+        assert_type(lock.name, str)
+        assert_type(lock.using, str)
+        assert_type(lock.expires_at, datetime)
+        assert_type(lock.remaining, float)
+        assert_type(lock.waited, float)
+        assert_type(lock.lost, bool)
+        assert_type(lock.metadata, dict[str, Any])
+        assert_type(lock.check(), None)
+        with lock.guard(), lock.guard(idle_timeout=60):
+            pass
+        lock.renew()
+        lock.renew(ttl=60)
+        assert_type(lock.release(), bool)
+    with fenced_lock(
+        "account",
+        user,
+        ttl=0.5,
+        timeout=None,
+        heartbeat=False,
+        hold_at_least=60,
+        lock_delay=1.5,
+        on_lost=lost,
+        using="orders",
+        fair=True,
+        metadata={"job": 7},
+    ):
+        pass
+    fenced_lock("a")  # type: ignore[call-arg]
+    fenced_lock("a", ttl="30")  # type: ignore[arg-type]
+    fenced_lock(1.5, ttl=30)  # type: ignore[arg-type]
+    fenced_lock("a", ttl=30, on_lost=print)
+    fenced_lock("a", ttl=30, on_lost=lambda: None)  # type: ignore[misc, arg-type]
+    assert_type(force_release("account", pk, using="orders"), bool)
+    assert_type(purge_fenced_locks(idle=86_400), int)
+
+
+@fenced_lock("settlement", lambda day: day, ttl=30)
+def settle(day: str) -> int:
+    return 1
+
+
+@fenced_lock("import", ttl=30, timeout=5)
+async def load(name: str) -> bytes:
+    return name.encode()
+
+
+async def leases_later() -> None:
+    assert_type(settle("2026-01-01"), int)
+    settle(1)  # type: ignore[arg-type]
+    assert_type(await load("x"), bytes)
+    async with fenced_lock("nightly-sync", ttl=30) as lock:
+        assert_type(lock, Lease)
+        await lock.arenew(ttl=60)
+        assert_type(await lock.arelease(), bool)
+
+
+class AccountQuerySet(FencedQuerySet):
+    def overdrawn(self) -> "AccountQuerySet":
+        return self.filter(balance__lt=0)
+
+
+class Account(FencedModel):
+    balance: models.IntegerField[int, int] = models.IntegerField(default=0)
+
+    objects: ClassVar[Any] = AccountQuerySet.as_manager()
+
+
+class Stock(VersionedModel, FencedModel):
+    """Both; see the check dblock.E023."""
+
+    class QuerySet(FencedQuerySet, VersionedQuerySet[Any]):
+        """The fence first."""
+
+    objects: ClassVar[Any] = VersionedManager.from_queryset(QuerySet)()
+
+    class Meta:
+        app_label = "shop"
+
+
+def fenced_writes(lock: Lease, account: Account, stock: Stock) -> None:
+    assert_type(account.fence_token, int)
+    assert_type(account.save_fenced(lock, using="orders", update_fields=["balance"]), None)
+    account.save_fenced()  # type: ignore[call-arg]
+    account.save_fenced("lock")  # type: ignore[arg-type]
+    stock.save_fenced(lock)
+    rows = AccountQuerySet(Account).overdrawn().fenced(lock)
+    assert_type(rows, AccountQuerySet)
+    assert_type(rows.update(balance=0), int)
+    assert_type(rows.delete(), tuple[int, dict[str, int]])
+
+
+def rows() -> None:
+    row = FencedLock.objects.get(name="nightly-sync")
+    assert_type(row.name, str)
+    assert_type(row.slot, int)
+    assert_type(row.token, int)
+    assert_type(row.expires_at, datetime)
+    assert_type(row.lock_delay, timedelta)
+    assert_type(row.metadata, dict[str, Any])
+
+
+def losses() -> None:
+    try:
+        settle("2026-01-01")
+    except StaleFence as error:
+        assert_type(error.model, str)
+        assert_type(error.pk, Any)
+    except LockLost as error:
+        assert_type(error.token, int)
+        assert_type(error.reason, str)
+    except LockTimeout as error:
+        assert_type(error.holder, str)
+    except (OpenTransaction, NotReplicated) as error:
+        assert_type(error.using, str)
+    except LockError as error:
+        assert_type(error.keys, tuple[tuple[Any, ...], ...])

@@ -7,7 +7,14 @@ from django.core import checks
 from django.db import models
 from django.test.utils import isolate_apps
 
-from django_dblock import VersionedManager, VersionedModel, VersionedQuerySet, VersionField
+from django_dblock import (
+    FencedModel,
+    FencedQuerySet,
+    VersionedManager,
+    VersionedModel,
+    VersionedQuerySet,
+    VersionField,
+)
 from django_dblock.versioning.checks import check_admin, check_models
 from tests.app.models import Plain, Product, ProductProxy
 
@@ -127,6 +134,42 @@ def test_e022_a_manager_whose_update_would_not_bump():
     assert [error.obj for error in errors] == [Unaware, Inherited, Base]
     assert "default manager of app.Unaware, objects" in errors[0].msg
     assert "base manager of app.Base, plain" in errors[2].msg
+
+
+@isolate_apps("tests.app")
+def test_e023_a_manager_that_keeps_the_version_or_the_fence_but_not_both():
+    class VersionFirst(VersionedModel, FencedModel):
+        class Meta(App):
+            pass
+
+    class FenceFirst(FencedModel, VersionedModel):
+        class Meta(App):
+            pass
+
+    class WrongWayRound(VersionedQuerySet, FencedQuerySet):
+        pass
+
+    class Reversed(VersionedModel, FencedModel):
+        objects = VersionedManager.from_queryset(WrongWayRound)()
+
+        class Meta(App):
+            pass
+
+    class Right(FencedQuerySet, VersionedQuerySet):
+        pass
+
+    class Sound(VersionedModel, FencedModel):
+        objects = VersionedManager.from_queryset(Right)()
+
+        class Meta(App):
+            pass
+
+    errors = found(VersionFirst, FenceFirst, Reversed, Sound)
+    assert set(ids(errors)) == {"dblock.E023"}
+    assert [error.obj for error in errors] == [VersionFirst, FenceFirst, Reversed]
+    assert "app.VersionFirst" in errors[0].msg
+    assert "class VersionFirstQuerySet(FencedQuerySet, VersionedQuerySet):" in errors[0].hint
+    assert "VersionedManager.from_queryset(VersionFirstQuerySet)()" in errors[0].hint
 
 
 @pytest.fixture

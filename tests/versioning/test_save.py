@@ -522,3 +522,29 @@ def test_what_is_fixed_of_the_field_stays_fixed():
     assert (path, args) == ("django_dblock.VersionField", [])
     assert options == {"verbose_name": "revision"}
     assert VersionField().clone().default == 1
+
+
+@pytest.mark.parametrize("version", [99, 0])
+def test_a_version_set_by_hand_is_told_as_such(product, version):
+    """It is neither somebody else's write nor a transaction that was rolled back."""
+    product.version = version
+    with pytest.raises(
+        StaleObject, match=f"read with 1, but .* set to {version} by hand"
+    ) as caught:
+        product.save()
+    error = caught.value
+    assert (error.read, error.expected, error.actual) == (1, version, 1)
+    assert not error.rolled_back
+    assert version_of(product) == 1
+    assert pickle.loads(pickle.dumps(error)).read == 1
+    product.refresh_from_db()
+    product.save()
+
+
+def test_a_version_that_was_expected_is_not_one_set_by_hand(product):
+    overtake(product)
+    again = Product.objects.get(pk=product.pk)
+    again.expect_version(1)
+    with pytest.raises(StaleObject, match="changed since it was read") as caught:
+        again.save()
+    assert caught.value.read is None
