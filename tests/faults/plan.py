@@ -1,0 +1,126 @@
+"""The plan: which trials a run is made of. The same seed and length make the same plan."""
+
+import random
+from dataclasses import dataclass
+
+TTL = 0.6
+"""Seconds of the leases; short, so that many expire in a run of minutes."""
+
+HOLDS, FAILS, CAUGHT = "holds", "fails", "caught"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        number: in the plan; with seed and length it names the trial for ever.
+        system: a module of ``systems``.
+        workload: a module of ``workloads``.
+        nemesis: a module of ``nemeses``.
+        expected: ``holds`` for ours; ``fails`` for a peer that is known to; ``caught`` for a
+            mutation, of which the checkers must find something.
+        mutation: which part of ours is broken on purpose.
+        seconds: how long the workers run.
+        seed: of everything that is thrown.
+        version: of PostgreSQL.
+        ttl: seconds.
+        workers: how many.
+    """
+
+    number: int
+    system: str
+    workload: str
+    nemesis: str
+    expected: str
+    seconds: float
+    seed: str
+    version: int
+    mutation: str = ""
+    ttl: float = TTL
+    workers: int = 4
+
+    @property
+    def name(self) -> str:
+        return f"t{self.number:03}"
+
+
+OURS = {
+    ("fenced", "counter"): (
+        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "zombie",
+        "app_clock", "database_clock", "pooler",
+    ),
+    ("saved", "saver"): ("pause", "near_ttl", "terminate"),
+    ("advisory", "stock"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
+    ("once", "payments"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
+    ("shop", "shop"): ("site",),
+    ("leases", "tokens"): (
+        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "app_clock", "pooler",
+    ),
+    ("cas", "versions"): ("pause", "kill", "terminate", "crash", "cut"),
+    ("advisory", "deadlocks"): ("kill", "terminate", "cut"),
+    ("advisory", "savepoints"): ("kill", "terminate", "cut"),
+}  # fmt: skip
+
+PEERS = [
+    ("redis_py", "counter", "pause", 0.6),
+    ("python_redis_lock", "counter", "pause", 1.0),
+    ("cache_add", "counter", "pause", 1.0),
+    ("ttl_row", "counter", "pause", 0.6),
+    ("ttl_row_app_clock", "counter", "app_clock", 0.6),
+    ("session_lock", "counter", "pooler", 0.6),
+    ("plain_save", "versions", "terminate", 0.6),
+    ("check_then_record", "payments", "terminate", 0.6),
+    ("django_idempotency_key", "payments", "kill", 0.6),
+]
+
+MUTATIONS = [
+    ("guard_without_row_lock", "fenced", "counter", "pause"),
+    ("application_clock", "leases", "tokens", "app_clock"),
+    ("fence_by_comparison_alone", "saved", "saver", "near_ttl"),
+    ("record_after_commit", "once", "payments", "kill"),
+]
+
+
+def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
+    """Return the trials of a run, as many rounds as there is time for, in an order of the seed's."""
+    dice = random.Random(f"plan {seed}")
+    kinds = _kinds()
+    rounds = max(1, round(minutes * 60 / (len(kinds) * 7)))
+    seconds = max(1.5, minutes * 60 / (rounds * len(kinds)) - _OVERHEAD)
+    trials: list[Trial] = []
+    for _ in range(rounds):
+        dice.shuffle(kinds)
+        for kind in kinds:
+            number = len(trials) + 1
+            trials.append(
+                Trial(
+                    number, seconds=round(seconds, 2), seed=f"{seed} {number}",
+                    version=dice.choice(versions), **kind,
+                )
+            )  # fmt: skip
+    return trials
+
+
+_OVERHEAD = 1.3
+"""Seconds that a trial takes beside its workers' time, on average."""
+
+
+def _kinds() -> list[dict[str, object]]:
+    found: list[dict[str, object]] = [
+        {"system": system, "workload": workload, "nemesis": nemesis, "expected": HOLDS}
+        for (system, workload), nemeses in OURS.items()
+        for nemesis in nemeses
+    ]
+    found += [
+        {"system": system, "workload": workload, "nemesis": nemesis, "expected": FAILS, "ttl": ttl}
+        for system, workload, nemesis, ttl in PEERS
+    ]
+    found += [
+        {
+            "system": system, "workload": workload, "nemesis": nemesis, "expected": CAUGHT,
+            "mutation": mutation,
+        }
+        for mutation, system, workload, nemesis in MUTATIONS
+    ]  # fmt: skip
+    return found

@@ -1,0 +1,81 @@
+"""The report of a run: what was thrown, how often, and what was lost."""
+
+import argparse
+import json
+import platform
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.faults.checkers import INVARIANTS
+from tests.faults.plan import CAUGHT, FAILS, HOLDS
+from tests.faults.services import Services
+
+Result = dict[str, Any]
+
+
+def write(
+    results: list[Result], arguments: argparse.Namespace, services: Services, folder: Path
+) -> dict[str, Any]:
+    """Write ``report.json`` beside the histories; return what it says."""
+    found = {
+        "command": f"python -m tests.faults --minutes {arguments.minutes:g} --seed {arguments.seed}",
+        "seed": arguments.seed,
+        "seconds": round(time.time() - arguments.started, 1),
+        "python": platform.python_version(),
+        "left_out": services.left_out,
+        "invariants": INVARIANTS,
+        "totals": totals(results),
+        "failures": failures(results),
+        "trials": results,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def totals(results: list[Result]) -> dict[str, Any]:
+    """Add up what was done and thrown, ours apart from the others."""
+    ours = [result for result in results if result["expected"] == HOLDS]
+    faults: Counter[str] = Counter()
+    for result in results:
+        faults.update(result["faults"])
+    return {
+        "trials": len(results),
+        "operations": sum(result["operations"] for result in results),
+        "faults": dict(faults),
+        "operations_of_ours": sum(result["operations"] for result in ours),
+        "violations_of_ours": sum(map(violated, ours)),
+    }
+
+
+def violated(result: Result) -> int:
+    return sum(violation["count"] for violation in result["violations"])
+
+
+def failures(results: list[Result]) -> list[str]:
+    """Say what makes the run fail: ours violated, a peer that held, a mutation that got through."""
+    found = []
+    for result in results:
+        what = f"{result['system']} × {result['workload']} × {result['nemesis']}"
+        if result["expected"] == HOLDS and result["violations"]:
+            found.append(f"VIOLATED: {what}; replay: {result['replay']}")
+        if result["errors"]:
+            found.append(f"BROKEN: {what}; replay: {result['replay']}")
+    for kind, key, text in ((FAILS, "system", "HELD UNEXPECTEDLY"), (CAUGHT, "mutation", "NOT CAUGHT")):
+        of_kind = [result for result in results if result["expected"] == kind]
+        for name in sorted({result[key] for result in of_kind}):
+            if not any(violated(result) for result in of_kind if result[key] == name):
+                found.append(f"{text}: {name}")
+    return found
+
+
+def summary(found: dict[str, Any]) -> str:
+    total = found["totals"]
+    faults = ", ".join(f"{number:,} {kind}" for kind, number in sorted(total["faults"].items()))
+    return (
+        f"{total['operations']:,} operations and {sum(total['faults'].values()):,} faults ({faults}) "
+        f"in {found['seconds']:.0f} s; ours: {total['operations_of_ours']:,} operations, "
+        f"{total['violations_of_ours']} violations."
+    )

@@ -1,0 +1,62 @@
+"""A run: the trials of a plan, one after the other, and what they add up to."""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from tests.faults import report
+from tests.faults.plan import CAUGHT, FAILS, HOLDS, Trial, plan
+from tests.faults.services import Services, versions
+from tests.faults.trial import Running
+
+
+def everything(
+    arguments: argparse.Namespace, services: Services, *, say: Callable[[str], None]
+) -> int:
+    """Run the plan; write the report; return the exit status."""
+    trials = [
+        trial
+        for trial in plan(arguments.minutes, arguments.seed, versions())
+        if _wanted(trial, arguments)
+    ]
+    output = arguments.output
+    shutil.rmtree(output, ignore_errors=True)
+    say(f"{len(trials)} trials, seed {arguments.seed}")
+    results = []
+    for trial in trials:
+        result = Running(trial, services, output / "histories" / trial.name).run()
+        result["replay"] = (
+            f"python -m tests.faults --minutes {arguments.minutes:g} --seed {arguments.seed}"
+            f" --trial {trial.number}"
+        )
+        results.append(result)
+        say(_line(result))
+    found = report.write(results, arguments, services, output)
+    for sentence in found["failures"]:
+        say(sentence)
+    say(report.summary(found))
+    return 1 if found["failures"] else 0
+
+
+def _wanted(trial: Trial, arguments: argparse.Namespace) -> bool:
+    return (
+        (not arguments.workload or trial.workload in arguments.workload)
+        and (not arguments.nemesis or trial.nemesis in arguments.nemesis)
+        and (not arguments.system or trial.system in arguments.system)
+        and (not arguments.trial or trial.number in arguments.trial)
+        and (not arguments.mutations or trial.expected == CAUGHT)
+    )
+
+
+def _line(result: dict[str, Any]) -> str:
+    violated = sum(violation["count"] for violation in result["violations"])
+    mark = {HOLDS: "", FAILS: " (peer)", CAUGHT: f" ({result['mutation']})"}[result["expected"]]
+    faults = ", ".join(f"{number} {kind}" for kind, number in result["faults"].items())
+    return (
+        f"{result['number']:>4}  {result['system']}{mark} × {result['workload']} × "
+        f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations, "
+        f"{faults or 'no faults'}; {violated} violations"
+        + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])
+        + "".join(f"\n      {error}" for error in result["errors"])
+    )

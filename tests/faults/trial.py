@@ -1,0 +1,165 @@
+"""One trial, from its rows to its verdict."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from tests.faults import aftermath, history
+from tests.faults.checkers import Violation
+from tests.faults.clock import now
+from tests.faults.plan import Trial
+from tests.faults.services import Services, connect, url
+from tests.faults.stage import Stage
+from tests.faults.wake import Wakes
+
+_PATIENCE = 20
+"""Seconds after which a worker that should have ended hangs."""
+
+_LIVES = 60
+"""How often a worker is started again, at most."""
+
+
+class Running:
+    """The workers of one trial."""
+
+    def __init__(self, trial: Trial, services: Services, folder: Path) -> None:
+        self.trial = trial
+        self.nemesis: Any = importlib.import_module(f"tests.faults.nemeses.{trial.nemesis}")
+        self.workload: Any = importlib.import_module(f"tests.faults.workloads.{trial.workload}")
+        self.services = services
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.stage = Stage(trial, services, services.postgres(trial.version), folder)
+        self.lives: Counter[int] = Counter()
+        self.wakes = Wakes(services.messages, self.stage.fault)
+
+    def run(self) -> dict[str, Any]:
+        """Run it; return what became of it."""
+        started = now()
+        stage = self.stage
+        around = getattr(self.nemesis, "around", _directly)
+        with connect(stage.server) as database:
+            self.workload.prepare(database, self.trial.name)
+        errors: list[str] = []
+        try:
+            with around(stage) as database:
+                stage.until = now() + self.trial.seconds
+                errors += self._torment(database)
+                hung = self._wait()
+        finally:
+            for pid in stage.pids.values():
+                _kill(pid)
+            stage.close()
+        return self._verdict(hung, errors, now() - started)
+
+    def _torment(self, database: dict[str, Any]) -> list[str]:
+        errors: list[str] = []
+        for number in range(self.trial.workers):
+            self._start(number, database)
+        thread = threading.Thread(target=_collecting(self.nemesis.torment, self.stage, errors))
+        thread.start()
+        while now() < self.stage.until or thread.is_alive():
+            self.wakes.look()
+            if now() < self.stage.until - 0.3:
+                self._replace_the_dead(database)
+            sleep(0.005)
+        thread.join()
+        return errors
+
+    def _start(self, number: int, database: dict[str, Any]) -> None:
+        trial, nemesis = self.trial, self.nemesis
+        environment = getattr(nemesis, "environment", lambda *_: {})
+        orders = {
+            "number": number,
+            "life": self.lives[number],
+            "trial": trial.name,
+            "seed": trial.seed,
+            "system": trial.system,
+            "workload": trial.workload,
+            "mutation": trial.mutation,
+            "ttl": trial.ttl,
+            "size": 12,
+            "until": self.stage.until,
+            "folder": str(self.folder),
+            "database": database,
+            "server": url(self.stage.server),
+            "faults": getattr(nemesis, "FAULTS", {}),
+            "pauses": nemesis.pauses(trial.ttl) if hasattr(nemesis, "pauses") else (0, 0),
+            "channel": self.services.channel,
+            "env": environment(self.stage, number, self.lives[number]),
+        }
+        crew = self.services.crew(faked=getattr(nemesis, "PRELOAD", False))
+        self.stage.pids[number] = crew.start(json.dumps(orders))
+        self.lives[number] += 1
+
+    def _replace_the_dead(self, database: dict[str, Any]) -> None:
+        for number, pid in list(self.stage.pids.items()):
+            if not _lives(pid) and self.lives[number] < _LIVES:
+                self._start(number, database)
+
+    def _wait(self) -> list[str]:
+        """Wait for the workers to end by themselves; return those that did not."""
+        deadline = now() + _PATIENCE
+        while now() < deadline and any(map(_lives, self.stage.pids.values())):
+            self.wakes.look()
+            sleep(0.005)
+        return [f"worker {number}" for number, pid in self.stage.pids.items() if _lives(pid)]
+
+    def _verdict(self, hung: list[str], errors: list[str], seconds: float) -> dict[str, Any]:
+        trial, stage = self.trial, self.stage
+        operations = history.read(self.folder)
+        with connect(stage.server) as database:
+            found: list[Violation] = self.workload.judge(database, trial.name, operations)
+            found += aftermath.judge(
+                database, trial, history.notes(self.folder), hung,
+                clock=not getattr(self.nemesis, "CLOCK", False),
+            )  # fmt: skip
+        errors += [file.read_text() for file in self.folder.glob("error-*.txt")]
+        faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
+        return {
+            **asdict(trial),
+            "operations": len(operations),
+            "outcomes": dict(Counter(operation.outcome for operation in operations)),
+            "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
+            "violations": [violation._asdict() for violation in found],
+            "errors": errors,
+            "took": round(seconds, 2),
+        }
+
+
+def _directly(stage: Stage) -> Any:
+    return nullcontext({"HOST": "127.0.0.1", "PORT": stage.server.port})
+
+
+def _collecting(torment: Callable[[Stage], None], stage: Stage, errors: list[str]) -> Any:
+    def run() -> None:
+        try:
+            torment(stage)
+        except Exception as error:  # noqa: BLE001 - told in the report; the trial goes on
+            errors.append(f"the nemesis: {error!r}")
+
+    return run
+
+
+def _lives(pid: int) -> bool:
+    """Whether it runs; a zombie, or another's child that has the number now, does not count."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def _kill(pid: int) -> None:
+    if _lives(pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
