@@ -19,7 +19,8 @@ SELECT name FROM django_dblock_fencedlock WHERE expires_at + lock_delay > clock_
 
 
 def judge(
-    database: Connection, trial: Trial, notes: list[dict[str, Any]], hung: list[str], *, clock: bool
+    database: Connection, trial: Trial, notes: list[dict[str, Any]], hung: list[str], *,
+    clock: bool, pooled: bool,
 ) -> list[Violation]:
     """Judge ours; a peer is judged by its numbers alone."""
     if trial.expected != HOLDS:
@@ -27,6 +28,7 @@ def judge(
     deadline = now() + trial.ttl + 1
     while True:
         locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
+        connections *= not pooled  # they are the pooler's
         held = [name for (name,) in database.execute(_LEASES)] if clock else []
         if now() > deadline or not (locks or connections or held):
             break

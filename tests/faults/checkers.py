@@ -88,6 +88,13 @@ def stock(entries: Sequence[Entry], start: int, left: int, what: str) -> list[Vi
     return found
 
 
+def conserved(due: int, found: int, what: str) -> list[Violation]:
+    """Compare a sum that nothing may change (2)."""
+    if due == found:
+        return []
+    return [Violation(2, f"{what}: {found} instead of {due}", abs(due - found))]
+
+
 def charges(charged: Mapping[str, int], answered: Iterable[str]) -> list[Violation]:
     """Count the charges of each key: one for each that was answered, never more (3)."""
     answered = set(answered)

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-TTL = 0.6
+TTL = 0.4
 """Seconds of the leases; short, so that many expire in a run of minutes."""
 
 HOLDS, FAILS, CAUGHT = "holds", "fails", "caught"
@@ -47,7 +47,7 @@ class Trial:
 
 OURS = {
     ("fenced", "counter"): (
-        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "zombie",
+        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover",
         "app_clock", "database_clock", "pooler",
     ),
     ("saved", "saver"): ("pause", "near_ttl", "terminate"),
@@ -55,7 +55,8 @@ OURS = {
     ("once", "payments"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
     ("shop", "shop"): ("site",),
     ("leases", "tokens"): (
-        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "app_clock", "pooler",
+        "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "zombie", "app_clock",
+        "pooler",
     ),
     ("cas", "versions"): ("pause", "kill", "terminate", "crash", "cut"),
     ("advisory", "deadlocks"): ("kill", "terminate", "cut"),
@@ -63,15 +64,15 @@ OURS = {
 }  # fmt: skip
 
 PEERS = [
-    ("redis_py", "counter", "pause", 0.6),
+    ("redis_py", "counter", "pause", TTL),
     ("python_redis_lock", "counter", "pause", 1.0),
     ("cache_add", "counter", "pause", 1.0),
-    ("ttl_row", "counter", "pause", 0.6),
-    ("ttl_row_app_clock", "counter", "app_clock", 0.6),
-    ("session_lock", "counter", "pooler", 0.6),
-    ("plain_save", "versions", "terminate", 0.6),
-    ("check_then_record", "payments", "terminate", 0.6),
-    ("django_idempotency_key", "payments", "kill", 0.6),
+    ("ttl_row", "counter", "pause", TTL),
+    ("ttl_row_app_clock", "counter", "app_clock", TTL),
+    ("session_lock", "counter", "pooler", TTL),
+    ("plain_save", "versions", "terminate", TTL),
+    ("check_then_record", "payments", "terminate", TTL),
+    ("django_idempotency_key", "payments", "kill", TTL),
 ]
 
 MUTATIONS = [

@@ -58,5 +58,5 @@ def _line(result: dict[str, Any]) -> str:
         f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations, "
         f"{faults or 'no faults'}; {violated} violations"
         + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])
-        + "".join(f"\n      {error}" for error in result["errors"])
+        + "".join(f"\n      {error}" for error in sorted({e.splitlines()[-1] for e in result["errors"]}))
     )

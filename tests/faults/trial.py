@@ -7,8 +7,8 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import sleep
@@ -49,19 +49,18 @@ class Running:
         started = now()
         stage = self.stage
         around = getattr(self.nemesis, "around", _directly)
-        with connect(stage.server) as database:
-            self.workload.prepare(database, self.trial.name)
-        errors: list[str] = []
-        try:
-            with around(stage) as database:
-                stage.until = now() + self.trial.seconds
-                errors += self._torment(database)
+        if not getattr(self.nemesis, "OWN_SERVER", False):
+            stage.prepare(stage.server)
+        with around(stage) as database:
+            stage.until = now() + self.trial.seconds
+            try:
+                errors = self._torment(database)
                 hung = self._wait()
-        finally:
-            for pid in stage.pids.values():
-                _kill(pid)
-            stage.close()
-        return self._verdict(hung, errors, now() - started)
+            finally:
+                for pid in stage.pids.values():
+                    _kill(pid)
+                stage.close()
+            return self._verdict(hung, errors, started)
 
     def _torment(self, database: dict[str, Any]) -> list[str]:
         errors: list[str] = []
@@ -116,7 +115,7 @@ class Running:
             sleep(0.005)
         return [f"worker {number}" for number, pid in self.stage.pids.items() if _lives(pid)]
 
-    def _verdict(self, hung: list[str], errors: list[str], seconds: float) -> dict[str, Any]:
+    def _verdict(self, hung: list[str], errors: list[str], started: float) -> dict[str, Any]:
         trial, stage = self.trial, self.stage
         operations = history.read(self.folder)
         with connect(stage.server) as database:
@@ -124,6 +123,7 @@ class Running:
             found += aftermath.judge(
                 database, trial, history.notes(self.folder), hung,
                 clock=not getattr(self.nemesis, "CLOCK", False),
+                pooled=getattr(self.nemesis, "POOLS", False),
             )  # fmt: skip
         errors += [file.read_text() for file in self.folder.glob("error-*.txt")]
         faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
@@ -134,12 +134,13 @@ class Running:
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
             "violations": [violation._asdict() for violation in found],
             "errors": errors,
-            "took": round(seconds, 2),
+            "took": round(now() - started, 2),
         }
 
 
-def _directly(stage: Stage) -> Any:
-    return nullcontext({"HOST": "127.0.0.1", "PORT": stage.server.port})
+@contextmanager
+def _directly(stage: Stage) -> Iterator[dict[str, Any]]:
+    yield {"HOST": "127.0.0.1", "PORT": stage.server.port}
 
 
 def _collecting(torment: Callable[[Stage], None], stage: Stage, errors: list[str]) -> Any:

@@ -66,7 +66,9 @@ def need(program: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Iterator[int]:
+def pgbouncer(
+    target: str, database: str, *, mode: str = "transaction", pool: int = 20
+) -> Iterator[int]:
     """Run a PgBouncer in front of a server; yield its port on 127.0.0.1."""
     program = need("pgbouncer", "pgbouncer")
     server = psycopg.conninfo.conninfo_to_dict(target)
@@ -88,7 +90,7 @@ def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Itera
                 "auth_type = any",
                 f"auth_file = {folder}/users",
                 f"pool_mode = {mode}",
-                "default_pool_size = 20",
+                f"default_pool_size = {pool}",
                 "max_client_conn = 200",
             ]
         )

@@ -2,11 +2,11 @@
 
 from tests.faults.stage import Stage
 
-FAULTS = {"stop": 0.002}
+FAULTS = {"stop": 0.004}
 
 
 def pauses(ttl: float) -> tuple[float, float]:
-    return ttl + 0.1, ttl * 2
+    return ttl + 0.05, ttl * 1.6
 
 
 def torment(stage: Stage) -> None:

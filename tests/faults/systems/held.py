@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Held(NamedTuple):
@@ -10,3 +10,4 @@ class Held(NamedTuple):
 
     transaction: Callable[[], AbstractContextManager[object]]
     token: int = 0
+    lock: Any = None

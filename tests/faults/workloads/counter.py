@@ -6,7 +6,7 @@ from tests.faults.history import Operation
 from tests.faults.models import Entry, Number
 from tests.faults.worker import Worker
 
-KEYS = 2
+KEYS = 3
 
 
 def prepare(database: evidence.Connection, trial: str) -> None:
