@@ -1,30 +1,25 @@
-"""The machine's own monotonic clock, also in a process whose clocks are faked.
+"""The machine's monotonic clock: the same in all processes, and never moved by a nemesis."""
 
-libfaketime replaces ``clock_gettime`` of the C library; histories of several processes can only be
-compared by a clock that it can't reach. So there it is asked for by its system call.
-"""
-
-import ctypes
 import os
-import platform
+import select
 import time
 
-_NUMBERS = {"x86_64": 228, "aarch64": 113}
-_MONOTONIC = 1
+now = time.monotonic
+
+FAKED = {
+    "FAKETIME": "+0",
+    "FAKETIME_NO_CACHE": "1",  # a forked worker's own skew counts at once
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+}
+"""With libfaketime preloaded: the clock on the wall is moved, and the monotonic one is not.
+
+Else ``threading``'s waits, which libfaketime does not know, would last by the hour that the clock is
+off. Python's ``time.sleep`` does not work so: it asks for an end by the clock, which libfaketime
+moves all the same. :func:`mend_sleep` has it ask for a length instead.
+"""
 
 
-class _Time(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-def _by_system_call() -> float:
-    found = _Time()
-    _libc.syscall(_NUMBERS[platform.machine()], _MONOTONIC, ctypes.byref(found))
-    return found.seconds + found.nanoseconds / 1e9
-
-
-if "faketime" in os.environ.get("LD_PRELOAD", ""):
-    _libc = ctypes.CDLL(None)
-    now = _by_system_call
-else:
-    now = time.monotonic
+def mend_sleep() -> None:
+    """Let ``time.sleep`` work in a process whose clock is moved."""
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        time.sleep = lambda seconds: select.select([], [], [], seconds)

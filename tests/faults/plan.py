@@ -72,7 +72,7 @@ PEERS = [
     ("session_lock", "counter", "pooler", TTL),
     ("plain_save", "versions", "terminate", TTL),
     ("check_then_record", "payments", "terminate", TTL),
-    ("django_idempotency_key", "payments", "kill", TTL),
+    ("django_idempotency_key", "payments", "terminate", TTL),
 ]
 
 MUTATIONS = [

@@ -12,6 +12,9 @@ from tests.faults.checkers import INVARIANTS
 from tests.faults.plan import CAUGHT, FAILS, HOLDS
 from tests.faults.services import Services
 
+_LEAST = 10
+"""Operations that must have succeeded in a trial that shows something."""
+
 Result = dict[str, Any]
 
 
@@ -61,6 +64,8 @@ def failures(results: list[Result]) -> list[str]:
         what = f"{result['system']} × {result['workload']} × {result['nemesis']}"
         if result["expected"] == HOLDS and result["violations"]:
             found.append(f"VIOLATED: {what}; replay: {result['replay']}")
+        if result["outcomes"].get("ok", 0) < _LEAST or not result["faults"]:
+            found.append(f"IDLE, so it shows nothing: {what}; replay: {result['replay']}")
         if result["errors"]:
             found.append(f"BROKEN: {what}; replay: {result['replay']}")
     for kind, key, text in ((FAILS, "system", "HELD UNEXPECTEDLY"), (CAUGHT, "mutation", "NOT CAUGHT")):

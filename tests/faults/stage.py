@@ -56,6 +56,10 @@ class Stage:
         with connect(server) as database:
             workload.prepare(database, self.trial.name)
 
+    def busy(self) -> bool:
+        """Whether any of the workers still runs."""
+        return any(map(lives, self.pids.values()))
+
     def wait(self, seconds: float) -> None:
         """Let time pass, for the thing that is thrown lasts."""
         self._pause.wait(seconds)
@@ -92,3 +96,10 @@ class Stage:
 
     def close(self) -> None:
         self._book.close()
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; a zombie, or another's child that has the number now, does not count."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False

@@ -19,7 +19,7 @@ from tests.faults.checkers import Violation
 from tests.faults.clock import now
 from tests.faults.plan import Trial
 from tests.faults.services import Services, connect, url
-from tests.faults.stage import Stage
+from tests.faults.stage import Stage, lives
 from tests.faults.wake import Wakes
 
 _PATIENCE = 20
@@ -51,7 +51,9 @@ class Running:
         around = getattr(self.nemesis, "around", _directly)
         if not getattr(self.nemesis, "OWN_SERVER", False):
             stage.prepare(stage.server)
+        faked = getattr(self.nemesis, "PRELOAD", False)
         with around(stage) as database:
+            self.crew = self.services.crew(faked=faked)  # its start takes a while
             stage.until = now() + self.trial.seconds
             try:
                 errors = self._torment(database)
@@ -98,22 +100,21 @@ class Running:
             "channel": self.services.channel,
             "env": environment(self.stage, number, self.lives[number]),
         }
-        crew = self.services.crew(faked=getattr(nemesis, "PRELOAD", False))
-        self.stage.pids[number] = crew.start(json.dumps(orders))
+        self.stage.pids[number] = self.crew.start(json.dumps(orders))
         self.lives[number] += 1
 
     def _replace_the_dead(self, database: dict[str, Any]) -> None:
         for number, pid in list(self.stage.pids.items()):
-            if not _lives(pid) and self.lives[number] < _LIVES:
+            if not lives(pid) and self.lives[number] < _LIVES:
                 self._start(number, database)
 
     def _wait(self) -> list[str]:
         """Wait for the workers to end by themselves; return those that did not."""
         deadline = now() + _PATIENCE
-        while now() < deadline and any(map(_lives, self.stage.pids.values())):
+        while now() < deadline and self.stage.busy():
             self.wakes.look()
             sleep(0.005)
-        return [f"worker {number}" for number, pid in self.stage.pids.items() if _lives(pid)]
+        return [f"worker {number}" for number, pid in self.stage.pids.items() if lives(pid)]
 
     def _verdict(self, hung: list[str], errors: list[str], started: float) -> dict[str, Any]:
         trial, stage = self.trial, self.stage
@@ -153,14 +154,7 @@ def _collecting(torment: Callable[[Stage], None], stage: Stage, errors: list[str
     return run
 
 
-def _lives(pid: int) -> bool:
-    """Whether it runs; a zombie, or another's child that has the number now, does not count."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
-
-
 def _kill(pid: int) -> None:
-    if _lives(pid):
+    if lives(pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from django.db import Error, connection
 
 from django_dblock import DblockError
 from tests.faults.boundaries import Boundaries
-from tests.faults.clock import now
+from tests.faults.clock import mend_sleep, now
 from tests.faults.history import Writer
 
 _BREAK = 0.02
@@ -67,6 +67,7 @@ def run(orders: dict[str, Any]) -> NoReturn:
 def _run(orders: dict[str, Any]) -> None:
     for name, value in orders["env"].items():
         os.environ[name] = value
+    mend_sleep()
     connection.settings_dict.update(orders["database"])
     worker = Worker(orders)
     if orders["mutation"]:

@@ -11,9 +11,7 @@ from tests.faults.nemeses import pair
 from tests.faults.services import connect
 from tests.faults.stage import Stage
 
-_CANCEL = """
-SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pg_cancel_backend(pid)
-"""
+_WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 OWN_SERVER = True
 
@@ -31,8 +29,9 @@ def torment(stage: Stage) -> None:
         stage.standby.run("pg_ctl", "promote", "-w", "-D", str(stage.standby.folder))
         break
     with connect(old) as zombie:
-        for _ in stage.moments(0.02, 0.1):
-            [(cancelled,)] = zombie.execute(_CANCEL).fetchall()
-            for _ in range(cancelled):
+        while stage.busy():  # to the end: what waits for a standby waits for ever
+            for (pid,) in zombie.execute(_WAITING).fetchall():
+                zombie.execute("SELECT pg_cancel_backend(%s)", [pid])
                 stage.fault("wait for the standby cancelled")
+            stage.wait(stage.dice.uniform(0.02, 0.1))
     stage.server = stage.standby

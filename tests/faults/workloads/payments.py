@@ -29,7 +29,7 @@ def charge(request: HttpRequest) -> HttpResponse:
     """The view that must have its effect once."""
     time.sleep(request.think)
     entry = Entry.objects.create(
-        operation=request.operation, name=request.headers["Idempotency-Key"], change=1, left=0
+        operation=request.operation, name=request.name, change=1, left=0
     )
     return JsonResponse({"charge": entry.pk}, status=201)
 
@@ -59,9 +59,11 @@ def _key(worker: Worker) -> str:
 
 def _request(key: str, operation: str, worker: Worker) -> HttpRequest:
     # The body is the same for all who ask for one payment, or it would be another's.
+    headers = {"Idempotency-Key": key.replace(" ", "-")}
     request = RequestFactory().post(
-        "/pay/", {"amount": 1}, content_type="application/json", headers={"Idempotency-Key": key}
+        "/pay/", {"amount": 1}, content_type="application/json", headers=headers
     )
+    request.name = key
     request.operation, request.think = operation, worker.dice.uniform(0, 0.004)
     return request
 
