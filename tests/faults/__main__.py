@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> int:
     arguments = _arguments()
-    sys.path.insert(0, str(ROOT / "example_project"))  # where embedded_postgres is
+    paths = [str(ROOT), str(ROOT / "example_project")]  # embedded_postgres, the shop
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # of the workers and the shop, too
     # So that the servers end, too; a shell's background jobs start with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

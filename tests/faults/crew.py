@@ -10,13 +10,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 
 def main() -> None:
     # Ctrl-C is for the run, which closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "example_project"))
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.faults.settings"
     import django
 
@@ -25,6 +23,7 @@ def main() -> None:
 
     children: set[int] = set()
     signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
+    os.write(1, b"0\n")  # ready
     for line in sys.stdin:
         orders = json.loads(line)
         child = os.fork()

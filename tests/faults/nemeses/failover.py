@@ -17,10 +17,9 @@ def around(stage: Stage) -> Iterator[dict[str, Any]]:
 
 
 def torment(stage: Stage) -> None:
-    for _ in stage.moments(stage.trial.seconds * 0.3, stage.trial.seconds * 0.6):
-        stage.fault("failover")
-        stage.server.kill()
-        stage.standby.run("pg_ctl", "promote", "-w", "-D", str(stage.standby.folder))
-        stage.fault("back")
-        stage.server = stage.standby
-        return
+    stage.wait(stage.trial.seconds * stage.dice.uniform(0.3, 0.6))
+    stage.fault("failover")
+    stage.server.kill()
+    stage.standby.run("pg_ctl", "promote", "-w", "-D", str(stage.standby.folder))
+    stage.fault("back")
+    stage.server = stage.standby

@@ -24,10 +24,9 @@ def around(stage: Stage) -> Iterator[dict[str, Any]]:
 
 def torment(stage: Stage) -> None:
     old = stage.server
-    for _ in stage.moments(stage.trial.seconds * 0.2, stage.trial.seconds * 0.4):
-        stage.fault("zombie")
-        stage.standby.run("pg_ctl", "promote", "-w", "-D", str(stage.standby.folder))
-        break
+    stage.wait(stage.trial.seconds * stage.dice.uniform(0.2, 0.4))
+    stage.fault("zombie")
+    stage.standby.run("pg_ctl", "promote", "-w", "-D", str(stage.standby.folder))
     with connect(old) as zombie:
         while stage.busy():  # to the end: what waits for a standby waits for ever
             for (pid,) in zombie.execute(_WAITING).fetchall():
