@@ -45,6 +45,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--system", action="append", help="only trials of this system")
     parser.add_argument("--trial", action="append", type=int, help="only the trial of this number")
     parser.add_argument("--mutations", action="store_true", help="only the broken ones")
+    parser.add_argument(
+        "--smoke", action="store_true", help="only: does each workload of ours still run?"
+    )
     parser.add_argument("--output", type=Path, default=Path(".faults"), help="default: .faults")
     found = parser.parse_args()
     found.started = time.time()

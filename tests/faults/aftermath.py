@@ -19,8 +19,13 @@ SELECT name FROM django_dblock_fencedlock WHERE expires_at + lock_delay > clock_
 
 
 def judge(
-    database: Connection, trial: Trial, notes: list[dict[str, Any]], hung: list[str], *,
-    clock: bool, pooled: bool,
+    database: Connection,
+    trial: Trial,
+    notes: list[dict[str, Any]],
+    hung: list[str],
+    *,
+    clock: bool,
+    pooled: bool,
 ) -> list[Violation]:
     """Judge ours; a peer is judged by its numbers alone."""
     if trial.expected != HOLDS:

@@ -28,7 +28,7 @@ class Boundaries:
         channel: the file descriptor on which the trial hears of stops.
     """
 
-    def __init__(  # noqa: PLR0913 - all from the trial's orders
+    def __init__(
         self,
         dice: random.Random,
         history: Writer,
@@ -87,8 +87,6 @@ class Boundaries:
         self._history.note("terminate")
         try:
             with psycopg.connect(self._server, autocommit=True) as control:
-                control.execute(
-                    "SELECT pg_terminate_backend(%s, 1000)", [driver.info.backend_pid]
-                )
+                control.execute("SELECT pg_terminate_backend(%s, 1000)", [driver.info.backend_pid])
         except psycopg.Error:
             return  # the server is away just now, and the backend with it

@@ -53,11 +53,15 @@ def outcomes(history: Iterable[Operation], committed: Iterable[str]) -> list[Vio
     )  # fmt: skip
 
 
-def bounds(acknowledged: int, unknown: int, moved: int, what: str, invariant: int = 1) -> list[Violation]:
+def bounds(
+    acknowledged: int, unknown: int, moved: int, what: str, invariant: int = 1
+) -> list[Violation]:
     """Compare how far a number has moved with how many were told so (1, 7)."""
     if moved < acknowledged:
         lost = acknowledged - moved
-        return [Violation(invariant, f"{what}: {lost} of {acknowledged} acknowledged are lost", lost)]
+        return [
+            Violation(invariant, f"{what}: {lost} of {acknowledged} acknowledged are lost", lost)
+        ]
     if moved > acknowledged + unknown:
         more = moved - acknowledged - unknown
         return [Violation(invariant, f"{what}: moved {more} times too often", more)]
@@ -157,10 +161,14 @@ def trust(checks: Iterable[Operation], grants: Iterable[Operation]) -> list[Viol
     return _some((5, "trusted, and superseded", found))
 
 
-def rest(*, locks: int, held: Sequence[str], threads: Sequence[str], connections: int) -> list[Violation]:
+def rest(
+    *, locks: int, held: Sequence[str], threads: Sequence[str], connections: int
+) -> list[Violation]:
     """Look at what is left when all workers have ended (6)."""
     found = [(locks, "advisory locks"), (connections, "connections of ended workers")]
-    violations = [Violation(6, f"{number} {what} are left", number) for number, what in found if number]
+    violations = [
+        Violation(6, f"{number} {what} are left", number) for number, what in found if number
+    ]
     return violations + _some((6, "leases not free", held), (6, "threads left", threads))
 
 

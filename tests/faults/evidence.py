@@ -33,7 +33,7 @@ def insert(database: Connection, table: str, trial: str, count: int, value: int 
 
 def entries(database: Connection, trial: str) -> list[Entry]:
     rows = database.execute(
-        "SELECT operation, name, change, \"left\", token FROM faults_entry"
+        'SELECT operation, name, change, "left", token FROM faults_entry'
         " WHERE starts_with(name, %s || ' ') ORDER BY id",
         [trial],
     )

@@ -63,9 +63,7 @@ def record_after_commit() -> None:
 
     def outcome(self: Any) -> Any:
         late: list[Callable[[], None]] = []
-        self._record = lambda answer, *then: late.append(
-            lambda: plain_record(self, answer, *then)
-        )
+        self._record = lambda answer, *then: late.append(lambda: plain_record(self, answer, *then))
         found = plain_outcome(self)
         for record in late:
             with transaction.atomic(using=self.identity.using):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.checkers import INVARIANTS
+from tests.faults.page import page
 from tests.faults.plan import CAUGHT, FAILS, HOLDS
 from tests.faults.services import Services
 
@@ -30,12 +31,33 @@ def write(
         "left_out": services.left_out,
         "invariants": INVARIANTS,
         "totals": totals(results),
+        "systems": by_system(results),
         "failures": failures(results),
         "trials": results,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (folder / "report.html").write_text(page(found, found["systems"]), encoding="utf-8")
     return found
+
+
+def by_system(results: list[Result]) -> list[dict[str, Any]]:
+    """Add up each system's trials: ours first, then the peers, then the broken ones."""
+    rows: dict[str, dict[str, Any]] = {}
+    for result in sorted(results, key=lambda each: (HOLDS, FAILS, CAUGHT).index(each["expected"])):
+        name = (
+            f"{result['system']}, {result['mutation']}" if result["mutation"] else result["system"]
+        )
+        row = rows.setdefault(
+            name,
+            {"name": name, "ours": result["expected"] == HOLDS, "operations": 0, "unknown": 0,
+             "faults": 0, "violations": 0},
+        )  # fmt: skip
+        row["operations"] += result["operations"]
+        row["unknown"] += result["outcomes"].get("unknown", 0)
+        row["faults"] += sum(result["faults"].values())
+        row["violations"] += violated(result)
+    return list(rows.values())
 
 
 def totals(results: list[Result]) -> dict[str, Any]:
@@ -68,7 +90,10 @@ def failures(results: list[Result]) -> list[str]:
             found.append(f"IDLE, so it shows nothing: {what}; replay: {result['replay']}")
         if result["errors"]:
             found.append(f"BROKEN: {what}; replay: {result['replay']}")
-    for kind, key, text in ((FAILS, "system", "HELD UNEXPECTEDLY"), (CAUGHT, "mutation", "NOT CAUGHT")):
+    for kind, key, text in (
+        (FAILS, "system", "HELD UNEXPECTEDLY"),
+        (CAUGHT, "mutation", "NOT CAUGHT"),
+    ):
         of_kind = [result for result in results if result["expected"] == kind]
         for name in sorted({result[key] for result in of_kind}):
             if not any(violated(result) for result in of_kind if result[key] == name):

@@ -43,9 +43,7 @@ class Services:
         self.folder = Path(tempfile.mkdtemp(prefix="dblock-faults-"))
         self.folder.chmod(0o755)
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        if reason := _no_redis():
-            self.left_out["redis"] = reason
-        else:
+        if not _no_redis():
             socket = self._stack.enter_context(_redis(self.folder / "redis", "--appendonly", "no"))
             os.environ["DBLOCK_FAULTS_REDIS"] = f"unix://{socket}"
         return self

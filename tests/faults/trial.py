@@ -14,7 +14,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from tests.faults import aftermath, history
+from tests.faults import aftermath, around, history
 from tests.faults.checkers import Violation
 from tests.faults.clock import now
 from tests.faults.history import Operation
@@ -63,16 +63,18 @@ class Running:
             thread.join()
         stage.close()
         operations = history.read(self.folder)
-        return self._result(operations, self.workload.judge_books(stage, operations), errors, started)
+        return self._result(
+            operations, self.workload.judge_books(stage, operations), errors, started
+        )
 
     def _with_crew(self) -> dict[str, Any]:
         started = now()
         stage = self.stage
-        around = getattr(self.nemesis, "around", _directly)
+        setting = getattr(self.nemesis, "around", _directly)
         if not getattr(self.nemesis, "OWN_SERVER", False):
             stage.prepare(stage.server)
         faked = getattr(self.nemesis, "PRELOAD", False)
-        with around(stage) as database:
+        with setting(stage) as database:
             self.crew = self.services.crew(faked=faked)  # its start takes a while
             stage.until = now() + self.trial.seconds
             try:
@@ -160,6 +162,7 @@ class Running:
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
             "violations": [violation._asdict() for violation in found],
             "errors": errors,
+            "around": around.around(operations, faults, self.stage.until),
             "took": round(now() - started, 2),
         }
 

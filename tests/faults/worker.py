@@ -99,5 +99,7 @@ def _wait_for_threads(worker: Worker) -> None:
     deadline = now() + 3 + worker.ttl
     while now() < deadline and threading.active_count() > 1:
         time.sleep(0.02)
-    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    left = [
+        thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
+    ]
     worker.history.note("end", threads=left)

@@ -1,7 +1,7 @@
 """Workers whose clocks are an hour off, each in another direction; each new life has another."""
 
-from tests.faults.stage import Stage
 from tests.faults.nemeses import kill
+from tests.faults.stage import Stage
 
 PRELOAD = True
 FAULTS = {"kill": 0.001}

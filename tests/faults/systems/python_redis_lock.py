@@ -16,7 +16,9 @@ ERRORS = (redis.RedisError, RuntimeError)
 
 @contextmanager
 def hold(worker: Worker, name: str) -> Iterator[Held]:
-    client = worker.state.setdefault("redis", redis.Redis.from_url(os.environ["DBLOCK_FAULTS_REDIS"]))
+    client = worker.state.setdefault(
+        "redis", redis.Redis.from_url(os.environ["DBLOCK_FAULTS_REDIS"])
+    )
     lock = redis_lock.Lock(
         client, f"{worker.trial}:{name}", expire=max(1, int(worker.ttl)), auto_renewal=True
     )

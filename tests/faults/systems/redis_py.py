@@ -15,7 +15,9 @@ ERRORS = (redis.RedisError,)
 
 @contextmanager
 def hold(worker: Worker, name: str) -> Iterator[Held]:
-    client = worker.state.setdefault("redis", redis.Redis.from_url(os.environ["DBLOCK_FAULTS_REDIS"]))
+    client = worker.state.setdefault(
+        "redis", redis.Redis.from_url(os.environ["DBLOCK_FAULTS_REDIS"])
+    )
     lock = client.lock(f"{worker.trial}:{name}", timeout=worker.ttl, sleep=0.01, blocking_timeout=2)
     with lock:
         yield Held(transaction.atomic)

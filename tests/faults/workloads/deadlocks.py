@@ -34,9 +34,7 @@ def turn(worker: Worker) -> None:
         pass  # the server has chosen us; both keys are free again
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     journal = evidence.entries(database, trial)
     found = checkers.outcomes(
         history, [entry.operation for entry in journal if not entry.operation.endswith("+")]

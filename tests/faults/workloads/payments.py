@@ -28,9 +28,7 @@ def prepare(database: evidence.Connection, trial: str) -> None:
 def charge(request: HttpRequest) -> HttpResponse:
     """The view that must have its effect once."""
     time.sleep(request.think)
-    entry = Entry.objects.create(
-        operation=request.operation, name=request.name, change=1, left=0
-    )
+    entry = Entry.objects.create(operation=request.operation, name=request.name, change=1, left=0)
     return JsonResponse({"charge": entry.pk}, status=201)
 
 
@@ -68,9 +66,7 @@ def _request(key: str, operation: str, worker: Worker) -> HttpRequest:
     return request
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     journal = evidence.entries(database, trial)
     answered = [operation for operation in history if operation.outcome == OK]
     answers: dict[str, list[str]] = defaultdict(list)

@@ -47,7 +47,5 @@ def _roll_back(first: str, second: str) -> None:
         pass
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     return evidence.counters(database, trial, history)

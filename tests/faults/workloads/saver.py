@@ -32,7 +32,5 @@ def turn(worker: Worker) -> None:
                     operation.committing()
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     return evidence.counters(database, trial, history, "fencednumber")

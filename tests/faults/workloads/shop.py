@@ -48,7 +48,10 @@ def running(stage: Stage) -> Iterator[str]:
     )  # fmt: skip
     workers = stage.folder / "workers"
     workers.mkdir()
-    environment |= {"DJANGO_SETTINGS_MODULE": "shop_site.settings", "SHOP_WORKERS_FOLDER": str(workers)}
+    environment |= {
+        "DJANGO_SETTINGS_MODULE": "shop_site.settings",
+        "SHOP_WORKERS_FOLDER": str(workers),
+    }
     with ExitStack() as stack:
         acquirer = stack.enter_context(running_acquirer(stage.folder / "books.sqlite3", delay=0.01))
         environment["ACQUIRER_URL"] = acquirer
@@ -129,7 +132,9 @@ def judge_books(stage: Stage, history: list[Operation]) -> list[Violation]:
     """Compare the acquirer's books with the answers, and with what the shop knows."""
     from acquirer.books import Books
 
-    charged = Counter(charge["reference"] for charge in Books(stage.folder / "books.sqlite3").charges())
+    charged = Counter(
+        charge["reference"] for charge in Books(stage.folder / "books.sqlite3").charges()
+    )
     answers: dict[str, list[str]] = defaultdict(list)
     for operation in history:
         if operation.outcome == OK:

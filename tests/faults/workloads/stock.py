@@ -32,9 +32,7 @@ def turn(worker: Worker) -> None:
             operation.committing()
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     journal = evidence.entries(database, trial)
     found = checkers.outcomes(history, [entry.operation for entry in journal])
     for name, left in evidence.values(database, "number", trial).items():

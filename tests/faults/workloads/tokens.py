@@ -23,13 +23,13 @@ def turn(worker: Worker) -> None:
         lock = block.__enter__()
         operation.answer["token"] = lock.token
     try:
-        for _ in range(worker.dice.randint(1, 12)):
+        for _ in range(worker.dice.randint(1, 30)):
             if worker.dice.random() < 0.15:
                 with worker.history.operation("renew", name=name, token=lock.token) as operation:
                     operation.in_doubt = True
                     lock.renew()
             else:
-                worker.think(0.004)
+                worker.think()
                 with worker.history.operation("check", name=name, token=lock.token):
                     lock.check()
     except (LockLost, Error):
@@ -41,9 +41,7 @@ def turn(worker: Worker) -> None:
             block._pop()  # what leaving the block would do beside
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     acts: dict[str, list[Operation]] = {"acquire": [], "check": [], "renew": [], "release": []}
     for operation in history:
         acts[operation.act].append(operation)

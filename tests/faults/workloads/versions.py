@@ -23,7 +23,10 @@ def turn(worker: Worker) -> None:
     worker.think()
     row.value += 1
     try:
-        with worker.history.operation("save", name=name) as operation, transaction.atomic():
+        with (
+            worker.history.operation("save", name=name, plain=plain) as operation,
+            transaction.atomic(),
+        ):
             if plain:
                 with bypass_versions():
                     row.save(update_fields=["value"])
@@ -35,14 +38,14 @@ def turn(worker: Worker) -> None:
         pass  # somebody was faster: the next turn reads it again
 
 
-def judge(
-    database: evidence.Connection, trial: str, history: list[Operation]
-) -> list[Violation]:
+def judge(database: evidence.Connection, trial: str, history: list[Operation]) -> list[Violation]:
     found = evidence.counters(database, trial, history, "versionednumber")
     rows = database.execute(
-        "SELECT name, version FROM faults_versionednumber WHERE starts_with(name, %s || ' ')", [trial]
+        "SELECT name, version FROM faults_versionednumber WHERE starts_with(name, %s || ' ')",
+        [trial],
     )
     for name, version in rows:
-        saves = [operation for operation in history if operation.data["name"] == name]
+        of_name = [operation for operation in history if operation.data["name"] == name]
+        saves = [operation for operation in of_name if not operation.data["plain"]]
         found += checkers.versions(1, version, saves, name)
     return found
