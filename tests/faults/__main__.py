@@ -50,6 +50,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path(".faults"), help="default: .faults")
     found = parser.parse_args()
+    found.output = found.output.resolve()
     found.started = time.time()
     return found
 

@@ -11,7 +11,8 @@ from tests.faults.plan import HOLDS, Trial
 
 _LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 _CONNECTIONS = """
-SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+SELECT count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 _LEASES = """
 SELECT name FROM django_dblock_fencedlock WHERE expires_at + lock_delay > clock_timestamp()

@@ -17,7 +17,7 @@ INVARIANTS = {
     3: "one charge for each key, replays equal to the byte",
     4: "no write committed under a superseded token",
     5: "tokens unique and growing in real time; nobody trusts a superseded lease",
-    6: "at rest: no advisory lock, every lease free within ttl + 1 s, no stray thread or connection",
+    6: "at rest: no advisory lock, each lease free in ttl + 1 s, no stray thread or connection",
     7: "versions = acknowledged saves",
     8: "an ambiguous COMMIT surfaces as unknown, never as failed",
 }
@@ -45,9 +45,11 @@ def outcomes(history: Iterable[Operation], committed: Iterable[str]) -> list[Vio
     """Compare what each operation was told with what was committed (1, 8)."""
     times = Counter(committed)
     told = {operation.id: operation.outcome for operation in history}
+    lost = [number for number, was in told.items() if was == OK and not times[number]]
+    denied = [number for number, was in told.items() if was == FAIL and times[number]]
     return _some(
-        (1, "acknowledged, and not there", [n for n, was in told.items() if was == OK and not times[n]]),
-        (8, "told to have failed, and there", [n for n, was in told.items() if was == FAIL and times[n]]),
+        (1, "acknowledged, and not there", lost),
+        (8, "told to have failed, and there", denied),
         (1, "there more than once", [n for n, number in times.items() if number > 1]),
         (1, "there, and nobody asked for it", [n for n in times if n not in told]),
     )  # fmt: skip
@@ -147,7 +149,7 @@ def tokens(grants: Sequence[Operation]) -> list[Violation]:
 
 
 def trust(checks: Iterable[Operation], grants: Iterable[Operation]) -> list[Violation]:
-    """Look for a holder that still trusted its lease after somebody else was told of a grant (5)."""
+    """Look for a holder that trusted its lease after somebody else was told of a grant (5)."""
     granted = _by_name(grant for grant in grants if grant.outcome == OK)
     found = []
     for name, checked in _by_name(check for check in checks if check.outcome == OK).items():

@@ -13,8 +13,8 @@ FAKED = {
 }
 """With libfaketime preloaded: the clock on the wall is moved, and the monotonic one is not.
 
-Else ``threading``'s waits, which libfaketime does not know, would last by the hour that the clock is
-off. Python's ``time.sleep`` does not work so: it asks for an end by the clock, which libfaketime
+Else ``threading``'s waits, which libfaketime does not know, would last by the hour that the clock
+is off. Python's ``time.sleep`` does not work so: it asks for an end by the clock, which libfaketime
 moves all the same. :func:`mend_sleep` has it ask for a length instead.
 """
 

@@ -1,9 +1,9 @@
 """Histories: what each worker asked for, and what it was told, as lines of JSON.
 
-An operation is a line when it begins, and a line when it ends: ``ok``, ``fail`` or ``unknown``. Each
-line is one write to a file of the worker's own, so that a killed worker loses none. What has no end
-in the file is unknown: nobody was told. *Fail* is said only where nothing can have been committed:
-an error that comes while COMMIT is under way is ``unknown``.
+An operation is a line when it begins, and a line when it ends: ``ok``, ``fail`` or ``unknown``.
+Each line is one write to a file of the worker's own, so that a killed worker loses none. What has
+no end in the file is unknown: nobody was told. *Fail* is said only where nothing can have been
+committed: an error that comes while COMMIT is under way is ``unknown``.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Ours, with a part broken on purpose. What the checkers don't notice here they would notice nowhere.
+"""Ours, with a part broken on purpose: what the checkers miss here they would miss anywhere.
 
 Each is applied in a worker, before its first turn, and in nothing else.
 """

@@ -1,10 +1,8 @@
 """The report as one HTML file, with nothing fetched from elsewhere."""
 
-import importlib.util
 from html import escape
 from typing import Any
 
-from tests.faults import around, plots
 from tests.faults.plan import CAUGHT, FAILS, HOLDS
 
 _STYLE = """
@@ -16,8 +14,8 @@ border-bottom: 1px solid #ddd; vertical-align: top } td.n { text-align: right }
 """
 
 
-def page(found: dict[str, Any], systems: list[dict[str, Any]]) -> str:
-    """Return the whole page."""
+def page(found: dict[str, Any], pictures: dict[str, str]) -> str:
+    """Return the whole page, with the pictures in it."""
     total = found["totals"]
     verdict = (
         "<p class=bad>" + "<br>".join(map(escape, found["failures"])) + "</p>"
@@ -30,17 +28,20 @@ def page(found: dict[str, Any], systems: list[dict[str, Any]]) -> str:
         f"<style>{_STYLE}</style><h1>What was thrown at it</h1>{verdict}"
         f"<p>{total['operations']:,} operations and {sum(total['faults'].values()):,} faults in "
         f"{total['trials']} trials, {found['seconds']:.0f} s; of these through ours "
-        f"{total['operations_of_ours']:,} operations, with {total['violations_of_ours']} violations."
+        f"{total['operations_of_ours']:,} operations, {total['violations_of_ours']} violations."
         f"</p><p>Made by <code>{escape(found['command'])}</code></p>"
         + "".join(
             f"<p>Left out: {escape(f'{what}: {why}')}" for what, why in found["left_out"].items()
         )
         + _faults(total["faults"])
         + "<h2>By system</h2>"
-        + _picture(lambda: plots.losses(systems))
-        + _systems(systems)
+        + pictures.get("losses", "")
+        + _systems(found["systems"])
+        + "<h2>Where ours pays</h2><p>How long a frozen holder of an advisory lock blocks the next"
+        " (it was let go on after 3 s):</p>"
+        + _table(("", "s"), [each.values() for each in found["blocked_by_a_frozen_holder"]])
         + "<h2>Around each fault (ours)</h2><div class=plots>"
-        + _curves(found)
+        + "".join(picture for name, picture in pictures.items() if name != "losses")
         + "</div><h2>Invariants</h2>"
         + _table(("", ""), [(number, text) for number, text in found["invariants"].items()])
         + "<h2>Trials</h2>"
@@ -59,21 +60,6 @@ def _systems(systems: list[dict[str, Any]]) -> str:
         for row in systems
     ]
     return _table(("system", "operations", "unknown", "faults", "violations"), rows)
-
-
-def _curves(found: dict[str, Any]) -> str:
-    ours = [result for result in found["trials"] if result["expected"] == HOLDS]
-    curves = around.curves(ours).items()
-    return "".join(
-        _picture(lambda kind=kind, curve=curve: plots.throughput(kind, curve))
-        for kind, curve in sorted(curves)
-    )
-
-
-def _picture(draw: Any) -> str:
-    if importlib.util.find_spec("matplotlib") is None:
-        return ""  # the extra "faults" has it; the tables say the same
-    return str(draw())
 
 
 def _trials(trials: list[dict[str, Any]]) -> str:

@@ -84,7 +84,7 @@ MUTATIONS = [
 
 
 def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
-    """Return the trials of a run, as many rounds as there is time for, in an order of the seed's."""
+    """Return the trials of a run: as many rounds as there is time for, in the seed's order."""
     dice = random.Random(f"plan {seed}")
     kinds = _kinds()
     rounds = max(1, round(minutes * 60 / (len(kinds) * 7)))

@@ -1,9 +1,26 @@
 """The report's pictures, as SVG."""
 
+import importlib.util
+import re
 from io import StringIO
 from typing import Any
 
+from tests.faults import around
 from tests.faults.around import offsets
+from tests.faults.plan import HOLDS
+
+
+def draw(found: dict[str, Any]) -> dict[str, str]:
+    """Return the pictures by name; none without matplotlib, for the tables say the same."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return {}
+    ours = [result for result in found["trials"] if result["expected"] == HOLDS]
+    curves = sorted(around.curves(ours).items())
+    drawn = {
+        f"around-{re.sub('[^a-z]+', '-', kind.lower())}": throughput(kind, curve)
+        for kind, curve in curves
+    }
+    return {"losses": losses(found["systems"]), **drawn}
 
 
 def throughput(kind: str, curve: dict[str, Any]) -> str:
@@ -25,7 +42,7 @@ def throughput(kind: str, curve: dict[str, Any]) -> str:
 def losses(rows: list[dict[str, Any]]) -> str:
     """What each system lost, in violations for each thousand operations."""
     figure, axes = _figure(7.5, 0.9 + 0.32 * len(rows))
-    rows = rows[::-1]
+    rows = [*reversed(rows)]  # the first one on top
     shares = [1000 * row["violations"] / max(1, row["operations"]) for row in rows]
     colours = ["#1f6fb4" if row["ours"] else "#e0a458" for row in rows]
     bars = axes.barh([row["name"] for row in rows], shares, color=colours)

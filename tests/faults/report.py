@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.faults import plots
 from tests.faults.checkers import INVARIANTS
 from tests.faults.page import page
 from tests.faults.plan import CAUGHT, FAILS, HOLDS
@@ -20,16 +21,22 @@ Result = dict[str, Any]
 
 
 def write(
-    results: list[Result], arguments: argparse.Namespace, services: Services, folder: Path
+    results: list[Result],
+    prices: list[Result],
+    arguments: argparse.Namespace,
+    services: Services,
+    folder: Path,
 ) -> dict[str, Any]:
     """Write ``report.json`` beside the histories; return what it says."""
+    length = f"--minutes {arguments.minutes:g}"
     found = {
-        "command": f"python -m tests.faults --minutes {arguments.minutes:g} --seed {arguments.seed}",
+        "command": f"python -m tests.faults {length} --seed {arguments.seed}",
         "seed": arguments.seed,
         "seconds": round(time.time() - arguments.started, 1),
         "python": platform.python_version(),
         "left_out": services.left_out,
         "invariants": INVARIANTS,
+        "blocked_by_a_frozen_holder": prices,
         "totals": totals(results),
         "systems": by_system(results),
         "failures": failures(results),
@@ -37,7 +44,10 @@ def write(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    (folder / "report.html").write_text(page(found, found["systems"]), encoding="utf-8")
+    drawn = plots.draw(found)
+    for name, picture in drawn.items():
+        (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+    (folder / "report.html").write_text(page(found, drawn), encoding="utf-8")
     return found
 
 
@@ -96,16 +106,17 @@ def failures(results: list[Result]) -> list[str]:
     ):
         of_kind = [result for result in results if result["expected"] == kind]
         for name in sorted({result[key] for result in of_kind}):
-            if not any(violated(result) for result in of_kind if result[key] == name):
-                found.append(f"{text}: {name}")
+            held = not any(violated(result) for result in of_kind if result[key] == name)
+            found += [f"{text}: {name}"] * held
     return found
 
 
 def summary(found: dict[str, Any]) -> str:
     total = found["totals"]
     faults = ", ".join(f"{number:,} {kind}" for kind, number in sorted(total["faults"].items()))
+    thrown = sum(total["faults"].values())
     return (
-        f"{total['operations']:,} operations and {sum(total['faults'].values()):,} faults ({faults}) "
+        f"{total['operations']:,} operations and {thrown:,} faults ({faults}) "
         f"in {found['seconds']:.0f} s; ours: {total['operations_of_ours']:,} operations, "
         f"{total['violations_of_ours']} violations."
     )

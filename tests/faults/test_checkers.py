@@ -1,4 +1,4 @@
-"""Each checker passes what is right, and finds what is wrong: for each invariant, hand-made both."""
+"""Each checker passes what is right and finds what is wrong: hand-made, for each invariant."""
 
 import pytest
 
@@ -170,15 +170,15 @@ def test_an_error_before_commit_is_a_failure_and_one_after_it_is_unknown(folder)
     writer = Writer(folder / "worker-0-0.jsonl", "0.0")
     with writer.operation("add", name="a") as done:
         done.answer["left"] = 3
-    with pytest.raises(ValueError), writer.operation("add"):
-        raise ValueError
-    with pytest.raises(OSError), writer.operation("add") as doubtful:
+    with pytest.raises(ZeroDivisionError), writer.operation("add"):
+        raise ZeroDivisionError
+    with pytest.raises(ConnectionError), writer.operation("add") as doubtful:
         doubtful.committing()
-        raise OSError
+        raise ConnectionError
     first, second, third = read(folder)
     assert (first.outcome, first.data["left"], first.data["name"]) == (OK, 3, "a")
-    assert (second.outcome, second.data["error"]) == (FAIL, "ValueError")
-    assert (third.outcome, third.data["error"]) == (UNKNOWN, "OSError")
+    assert (second.outcome, second.data["error"]) == (FAIL, "ZeroDivisionError")
+    assert (third.outcome, third.data["error"]) == (UNKNOWN, "ConnectionError")
 
 
 def test_an_operation_whose_worker_died_is_unknown(folder):

@@ -1,4 +1,4 @@
-"""Workloads and nemeses still run: seconds of them, for the run of minutes is ``tox -e resilience``."""
+"""Workloads and nemeses still run: seconds of them. Minutes of them are ``tox -e resilience``."""
 
 import json
 import subprocess

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +48,11 @@ class Running:
 
     def run(self) -> dict[str, Any]:
         """Run it; return what became of it."""
-        return self._with_site() if self.trial.workload == "shop" else self._with_crew()
+        started = now()
+        try:
+            return self._with_site() if self.trial.workload == "shop" else self._with_crew()
+        except Exception:  # noqa: BLE001 - the run goes on, and fails
+            return self._result([], [], [traceback.format_exc()], started)
 
     def _with_site(self) -> dict[str, Any]:
         """Run it with a server and its clients in place of a crew."""

@@ -19,7 +19,8 @@ def around(stage: Stage) -> Iterator[dict[str, Any]]:
         [sys.executable, "-m", "tests.faults.proxy", str(stage.server.port), stage.trial.seed],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     try:
         port = int(process.stdout.readline())
 

@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode with a pool of three, which others fill with open transactions."""
+"""A PgBouncer in transaction mode with a pool of three, which others fill for a time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

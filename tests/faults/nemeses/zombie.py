@@ -1,4 +1,4 @@
-"""The standby is promoted while the old primary goes on, and its waits for the standby are cancelled.
+"""The standby is promoted, and the old primary goes on; its waits for the standby are cancelled.
 
 So both take writes, and the old one says COMMIT, with nothing but a warning.
 """

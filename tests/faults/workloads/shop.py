@@ -1,4 +1,4 @@
-"""W3: the example shop under gunicorn; buyers pay through a bad line, an acquirer keeps the books."""
+"""W3: the example shop under gunicorn; buyers pay through a bad line to it."""
 
 import json
 import os
@@ -40,18 +40,18 @@ def running(stage: Stage) -> Iterator[str]:
     from shop.demo.site import running_acquirer, running_proxy, running_site
 
     url = stage.server.database_url(f"shop_{stage.trial.name}")
-    environment = {"DATABASE_URL": url, "DBLOCK_IDEMPOTENCY_LEASE": "1"}
+    environment = {
+        "DATABASE_URL": url,
+        "DBLOCK_IDEMPOTENCY_LEASE": "1",
+        "DJANGO_SETTINGS_MODULE": "shop_site.settings",
+    }
     subprocess.run(
         [sys.executable, "manage.py", "migrate", "-v", "0", "--skip-checks"],
-        cwd=PROJECT, env={**os.environ, **environment, "DJANGO_SETTINGS_MODULE": "shop_site.settings"},
-        check=True,
+        cwd=PROJECT, env={**os.environ, **environment}, check=True,
     )  # fmt: skip
     workers = stage.folder / "workers"
     workers.mkdir()
-    environment |= {
-        "DJANGO_SETTINGS_MODULE": "shop_site.settings",
-        "SHOP_WORKERS_FOLDER": str(workers),
-    }
+    environment["SHOP_WORKERS_FOLDER"] = str(workers)
     with ExitStack() as stack:
         acquirer = stack.enter_context(running_acquirer(stage.folder / "books.sqlite3", delay=0.01))
         environment["ACQUIRER_URL"] = acquirer
@@ -78,7 +78,8 @@ def _order(database: evidence.Connection, stage: Stage) -> list[str]:
     references = [str(uuid.UUID(int=stage.dice.getrandbits(128))) for _ in range(3000)]
     with database.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO shop_order (reference, buyer, total, created_at) VALUES (%s, 'x', %s, now())",
+            "INSERT INTO shop_order (reference, buyer, total, created_at)"
+            " VALUES (%s, 'x', %s, now())",
             [(reference, TOTAL) for reference in references],
         )
     return references
