@@ -15,7 +15,8 @@ SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 _LEASES = """
-SELECT name FROM django_dblock_fencedlock WHERE expires_at + lock_delay > clock_timestamp()
+SELECT name FROM django_dblock_fencedlock
+WHERE expires_at + lock_delay > clock_timestamp() AND position(%s IN name) > 0
 """
 
 
@@ -35,7 +36,7 @@ def judge(
     while True:
         locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
         connections *= not pooled  # they are the pooler's
-        held = [name for (name,) in database.execute(_LEASES)] if clock else []
+        held = [name for (name,) in database.execute(_LEASES, [trial.name])] if clock else []
         if now() > deadline or not (locks or connections or held):
             break
         sleep(0.05)

@@ -23,6 +23,8 @@ def missing(trial: Trial) -> str:
         return "redis-server is not installed (Debian package redis-server)"
     if trial.nemesis == "pooler" and not _program("pgbouncer"):
         return "pgbouncer is not installed (Debian package pgbouncer)"
+    if trial.nemesis == "patroni" and not (_program("patroni") and _program("etcd")):
+        return "patroni or etcd is not installed (Debian packages patroni, etcd-server)"
     if trial.nemesis in {"app_clock", "database_clock"}:
         try:
             libfaketime()

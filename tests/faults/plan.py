@@ -26,6 +26,7 @@ class Trial:
         version: of PostgreSQL.
         ttl: seconds.
         workers: how many.
+        attempt: which, where the first ones found nothing and something must be found.
     """
 
     number: int
@@ -39,10 +40,11 @@ class Trial:
     mutation: str = ""
     ttl: float = TTL
     workers: int = 4
+    attempt: int = 1
 
     @property
     def name(self) -> str:
-        return f"t{self.number:03}"
+        return f"t{self.number:03}" + "abcdefgh"[self.attempt - 1] * (self.attempt > 1)
 
 
 OURS = {
@@ -83,6 +85,15 @@ MUTATIONS = [
 ]
 
 
+LONG = [
+    ("fenced", "counter", "patroni"),
+    ("leases", "tokens", "patroni"),
+]
+"""What a run has once, if it lasts as long as that: a dead leader is replaced after 20 s."""
+
+_LONG_MINUTES, _LONG_SECONDS = 15, 45
+
+
 def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
     """Return the trials of a run: as many rounds as there is time for, in the seed's order."""
     dice = random.Random(f"plan {seed}")
@@ -98,6 +109,15 @@ def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
                 Trial(
                     number, seconds=round(seconds, 2), seed=f"{seed} {number}",
                     version=dice.choice(versions), **kind,
+                )
+            )  # fmt: skip
+    if minutes >= _LONG_MINUTES:
+        for system, workload, nemesis in LONG:
+            number = len(trials) + 1
+            trials.append(
+                Trial(
+                    number, system, workload, nemesis, HOLDS, seconds=_LONG_SECONDS,
+                    seed=f"{seed} {number}", version=dice.choice(versions),
                 )
             )  # fmt: skip
     return trials

@@ -25,8 +25,8 @@ class Stage:
         server: what the workers' data is on; a failover changes it.
         pids: by worker, those that run.
         until: when the workers stop by themselves.
-        standby, pooler, clock: a nemesis's own: the other server, the pooler's port, the folder
-            with the server's clock.
+        standby, pooler, clock, nodes: a nemesis's own: the other server, the pooler's port, the
+            folder with the server's clock, Patroni's.
     """
 
     def __init__(self, trial: Trial, services: Services, server: Server, folder: Path) -> None:
@@ -42,6 +42,7 @@ class Stage:
         self.standby: Server
         self.pooler: int
         self.clock: Path
+        self.nodes: list[Any]
 
     def fault(self, kind: str, **more: Any) -> None:
         """Write a fault down."""
