@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from django.db import connections
@@ -42,8 +43,11 @@ class AdvisoryLock:
         client: its address; None on a unix socket.
         state: the backend's state, as ``idle in transaction``.
         query: its latest statement.
-        hidden: whether the server hides the transaction's age, the client, the state and the query
-            from the role that asks. It never hides the application_name, labels included.
+        hidden: whether the server hides the transaction's age, the client, the state, the query and
+            the connection's begin from the role that asks. It never hides the application_name,
+            labels included.
+        backend_start: when the connection began, which tells it from others that had, or will have,
+            the same pid (:func:`django_dblock.terminate_backend`); None where hidden.
     """
 
     name: str | None
@@ -62,6 +66,7 @@ class AdvisoryLock:
     state: str | None
     query: str | None
     hidden: bool
+    backend_start: datetime | None
 
 
 def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
@@ -95,7 +100,7 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
 def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
     classid, objid, objsubid, shared, granted, pid, blocked_by, waiting, age, *who = row
     number = from_pg_locks(classid, objid) if objsubid == _OBJSUBID_OF_ONE_NUMBER else None
-    application_name, user, client, state, query = who
+    application_name, user, client, state, query, backend_start = who
     return AdvisoryLock(
         name=None if number is None else names.get(number),
         key_id=number,
@@ -113,6 +118,7 @@ def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
         state=state,
         query=query,
         hidden=query == _HIDDEN,
+        backend_start=backend_start,
     )
 
 

@@ -65,7 +65,7 @@ class TestList:
         assert lock.keys() == {
             "name", "key_id", "classid", "objid", "shared", "granted", "pid", "blocked_by",
             "waiting", "transaction_age", "application_name", "user", "client", "state", "query",
-            "hidden",
+            "hidden", "backend_start",
         }  # fmt: skip
 
     def test_filters(self, observer):

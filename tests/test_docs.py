@@ -5,6 +5,7 @@ import json
 import re
 import types
 import typing
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
 
 
 def _json_type(hint):
-    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names: dict = {datetime: "string"}
+    names |= {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if isinstance(hint, types.UnionType):
         return [names[each] for each in typing.get_args(hint)]
     if typing.get_origin(hint) is typing.Literal:

@@ -23,6 +23,7 @@ from django_dblock.exceptions import (
     StaleObject,
     StaleObjects,
     StandbyDatabase,
+    TerminationRefused,
     UnsafeIsolation,
     UnsupportedDatabase,
 )
@@ -52,6 +53,7 @@ EXAMPLES = [
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
     (UnsupportedDatabase(using="default", engine="SQLite"), "Pass using="),
+    (TerminationRefused(pid=7, using="default", reason="no"), "GRANT pg_signal_backend"),
     (stale(expected=7, actual=9), "has version 9, not 7, so it was changed"),
     (stale(expected=7, actual=None), "it has been deleted. Read it again"),
     (stale(expected=None, actual=None), "it has been deleted"),

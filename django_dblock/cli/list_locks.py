@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,7 +51,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             ]
     if options["json"]:
         rows = {kind: [asdict(lock) for lock in found[kind]] for kind in kinds}
-        stdout.write(json.dumps({"schema": SCHEMA, **rows}, indent=2))
+        stdout.write(json.dumps({"schema": SCHEMA, **rows}, indent=2, default=datetime.isoformat))
         return
     shown = [kind for kind in kinds if found[kind]]
     for kind in shown:

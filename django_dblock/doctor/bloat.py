@@ -21,8 +21,7 @@ def table_bloat(facts: Facts) -> Iterator[Finding]:
     """Find tables of ours that are mostly dead rows, and say who keeps them."""
     bloated = [table for table in facts.tables if _is_bloated(table)]
     if not bloated:
-        if facts.tables:
-            yield Finding("table-bloat", "ok", "The tables have few dead rows.")
+        yield Finding("table-bloat", "ok", "Our tables have few dead rows.")
         return
     follows = "Every statement on these tables reads past them, and takes longer and longer."
     if facts.pins:

@@ -31,6 +31,11 @@ class Session:
     clock_ahead: float
     pooled: bool
 
+    @property
+    def grantee(self) -> str:
+        """The role, as SQL has it."""
+        return '"' + self.role.replace('"', '""') + '"'
+
 
 @dataclass(frozen=True, slots=True)
 class LockTable:
@@ -107,8 +112,9 @@ class Facts:
         session: who we are there.
         settings: the server's settings as this session has them, in their base units.
         lock_table: how full it is.
-        tables: those of ours that belong to this alias.
-        elsewhere: our tables that belong to another alias, with that alias.
+        tables: ours, as they are in this database.
+        elsewhere: those of them that are read and written through another alias, with that alias,
+            where no ``using=`` is given.
         pins: who keeps dead rows, the oldest first.
         isolation: the level of a transaction of this alias; None if none could be begun.
         refused: what was said instead of beginning one.

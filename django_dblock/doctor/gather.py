@@ -69,17 +69,16 @@ def _session(connection: BaseDatabaseWrapper) -> Session:
 
 
 def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[str, str]]:
-    """Our tables of this alias; and those of another, with that alias."""
+    """Our tables; and those of them that have their home in another alias."""
     from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
 
     columns: dict[str, list[str]] = {}
     elsewhere: dict[str, str] = {}
     for model in (FencedLock, FencedTicket, IdempotencyKey):
         meta = model._meta  # noqa: SLF001 - Django's
+        columns[meta.db_table] = [str(field.column) for field in meta.local_concrete_fields]
         alias = conf.database or router.db_for_write(model)
-        if alias == connection.alias:
-            columns[meta.db_table] = [str(field.column) for field in meta.local_concrete_fields]
-        else:
+        if alias != connection.alias:
             elsewhere[meta.db_table] = alias
     rows = _rows(connection, sql.TABLES, {"names": list(columns)})
     return tuple(_table(columns[row[0]], row) for row in rows), elsewhere

@@ -29,7 +29,7 @@ def hung_client(facts: Facts) -> Iterator[Finding]:
         f"idle_in_transaction_session_timeout is 0{_newer(facts)}.",
         "A program that stops inside a lock's block, in a debugger or a call that hangs, keeps "
         "the lock for ever.",
-        f"ALTER ROLE \"{facts.session.role}\" SET idle_in_transaction_session_timeout = '60s';",
+        f"ALTER ROLE {facts.session.grantee} SET idle_in_transaction_session_timeout = '60s';",
     )  # fmt: skip
 
 
@@ -58,12 +58,12 @@ def vanished_client(facts: Facts) -> Iterator[Finding]:
     if silence <= _LONG:
         yield Finding("vanished-client", "ok", shown)
         return
-    role = facts.session.role
+    role = facts.session.grantee
     yield Finding(
         "vanished-client", "warning", shown,
         "Until then its transaction is open, and its locks are taken, unless another limit ends "
         "it sooner.",
-        f'ALTER ROLE "{role}" SET tcp_keepalives_idle = \'30s\'; the same with '
+        f"ALTER ROLE {role} SET tcp_keepalives_idle = '30s'; the same with "
         f"tcp_keepalives_interval = '10s' and tcp_keepalives_count = 3."
         + (" And tcp_keepalive of the pooler, for its clients." if facts.session.pooled else ""),
     )  # fmt: skip
@@ -82,7 +82,7 @@ def waiting_client(facts: Facts) -> Iterator[Finding]:
         "client_connection_check_interval is 0.",
         "One who waits for a lock and is gone keeps the place in the queue, and is given the "
         "lock when its turn comes.",
-        f"ALTER ROLE \"{facts.session.role}\" SET client_connection_check_interval = '10s';",
+        f"ALTER ROLE {facts.session.grantee} SET client_connection_check_interval = '10s';",
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def time_limits(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "time-limits", "info", shown,
             "A statement that never ends keeps its transaction's locks for ever; 0 is no limit.",
-            f"ALTER ROLE \"{facts.session.role}\" SET statement_timeout = '30s';",
+            f"ALTER ROLE {facts.session.grantee} SET statement_timeout = '30s';",
         )  # fmt: skip
     else:
         yield Finding("time-limits", "ok", shown)

@@ -8,7 +8,13 @@ from django_dblock.doctor.finding import Finding
 
 def migration(facts: Facts) -> Iterator[Finding]:
     """Find tables and columns that a migration would have made."""
-    wrong = [table for table in facts.tables if not table.exists or table.missing]
+    elsewhere = {
+        table.name: facts.elsewhere[table.name]
+        for table in facts.tables
+        if table.name in facts.elsewhere and not table.exists
+    }
+    here = [table for table in facts.tables if table.name not in elsewhere]
+    wrong = [table for table in here if not table.exists or table.missing]
     if wrong:
         yield Finding(
             "migration", "error",
@@ -17,13 +23,13 @@ def migration(facts: Facts) -> Iterator[Finding]:
             "no table.",
             f"Run 'manage.py migrate django_dblock --database {facts.alias}'.",
         )  # fmt: skip
-    elif facts.tables:
+    elif here:
         yield Finding("migration", "ok", "All tables are there, with all columns.")
-    if facts.elsewhere:
-        where = ", ".join(f"{name} in {alias!r}" for name, alias in facts.elsewhere.items())
+    if elsewhere:
+        where = ", ".join(f"{name} in {alias!r}" for name, alias in elsewhere.items())
         yield Finding(
             "tables-elsewhere", "info",
-            f"By the settings and routers, these tables are in another database: {where}.",
+            f"These tables are in another database, by the settings and routers: {where}.",
             "They were not looked at.",
             "Call 'manage.py dblock doctor --using' with that alias, too.",
         )  # fmt: skip
@@ -42,11 +48,11 @@ def _lack(table: Table) -> str:
 
 def privileges(facts: Facts) -> Iterator[Finding]:
     """Find what our role may not do."""
-    role = facts.session.role
+    role, grantee = facts.session.role, facts.session.grantee
     lacks = [f"{table.name}: {', '.join(table.denied)}" for table in facts.tables if table.denied]
     if lacks:
         grants = "; ".join(
-            f'GRANT {", ".join(table.denied)} ON {table.name} TO "{role}"'
+            f"GRANT {', '.join(table.denied)} ON {table.name} TO {grantee}"
             for table in facts.tables
             if table.denied
         )
@@ -62,7 +68,7 @@ def privileges(facts: Facts) -> Iterator[Finding]:
             "lock-functions", "error",
             f"Role {role!r} may not call {functions}.",
             "advisory_lock() and idempotent requests fail with 'permission denied'.",
-            f'As a superuser: GRANT EXECUTE ON FUNCTION {functions} TO "{role}";',
+            f"As a superuser: GRANT EXECUTE ON FUNCTION {functions} TO {grantee};",
         )  # fmt: skip
     if not lacks and not facts.session.forbidden:
         yield Finding("privileges", "ok", f"Role {role!r} may do all that locks need.")
@@ -70,7 +76,7 @@ def privileges(facts: Facts) -> Iterator[Finding]:
 
 def visibility(facts: Facts) -> Iterator[Finding]:
     """Say what the server hides from our role, lest it be taken for absent."""
-    role = facts.session.role
+    role, grantee = facts.session.role, facts.session.grantee
     if facts.session.sees_all:
         yield Finding("visibility", "ok", f"Role {role!r} is shown other roles' sessions whole.")
     else:
@@ -79,5 +85,5 @@ def visibility(facts: Facts) -> Iterator[Finding]:
             f"From role {role!r} the server hides the query, state, client and times of other "
             f"roles' sessions.",
             "'dblock list' and 'doctor' show them as hidden. Locks need none of it.",
-            f'To see them: GRANT pg_read_all_stats TO "{role}";',
+            f"To see them: GRANT pg_read_all_stats TO {grantee};",
         )  # fmt: skip

@@ -21,7 +21,8 @@ SELECT
     activity.usename::text,
     host(activity.client_addr),
     activity.state,
-    activity.query
+    activity.query,
+    activity.backend_start
 FROM pg_locks AS locks
 LEFT JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
 WHERE locks.locktype = 'advisory'
