@@ -58,10 +58,13 @@ def examine(using: str | None = None) -> list[Finding]:
 
 
 def _unreachable(alias: str, error: Exception) -> Finding:
+    said = str(error).strip()
+    if "max_locks_per_transaction" in said:  # the hint's setting, in every language
+        return room.full(said)
     return Finding(
         "connection",
         "error",
-        f"Database {alias!r} can't be asked: {str(error).strip()}",
+        f"Database {alias!r} can't be asked: {said}",
         "No lock can be had there.",
         "Look at the alias's HOST, PORT, USER and NAME, and at the server's log.",
     )

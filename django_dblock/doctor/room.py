@@ -9,6 +9,14 @@ from django_dblock.doctor.facts import Facts
 from django_dblock.doctor.finding import Finding
 
 _TIGHT, _FULL = 0.5, 0.9
+_FOLLOWS = (
+    "When it is full, nobody on the server gets a lock, tables' included: LockTableFull here, "
+    "'out of shared memory' elsewhere."
+)
+_DO = (
+    "Lock fewer keys in one transaction; or raise max_locks_per_transaction (needs a restart, on "
+    "standbys first)."
+)
 
 
 def lock_table(facts: Facts) -> Iterator[Finding]:
@@ -31,8 +39,11 @@ def lock_table(facts: Facts) -> Iterator[Finding]:
         "lock-table",
         "error" if share >= _FULL else "warning",
         f"{shown} Most locks, {table.most:,}, are those of {who}.",
-        "When it is full, nobody on the server gets a lock, tables' included: LockTableFull here, "
-        "'out of shared memory' elsewhere.",
-        "Lock fewer keys in one transaction; or raise max_locks_per_transaction (needs a restart, "
-        "on standbys first).",
+        _FOLLOWS,
+        _DO,
     )
+
+
+def full(said: str) -> Finding:
+    """Say that there was no room left for the questions themselves."""
+    return Finding("lock-table", "error", f"No place for a lock is left: {said}", _FOLLOWS, _DO)
