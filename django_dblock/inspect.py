@@ -180,7 +180,7 @@ def fenced_leases(
         cursor.execute(sql.FENCED_LEASES, {"name": name, "expired": expired})
         rows = cursor.fetchall()
     return [
-        FencedLease(*(*row[:11], json.loads(metadata), tuple(waiting)))
+        FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
         for *row, metadata, waiting in rows
     ]
 

@@ -1,44 +1,62 @@
 """Tables for a terminal: through ``rich`` where it is installed, else plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from django.core.management.base import OutputWrapper
 
 _WIDEST, _TAIL = 60, 20
 """Characters of a name in a table; how many of them are its end."""
 
+_MANY = 1000
+"""Rows; ``rich`` takes a millisecond for one."""
+
 
 def write(stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the rows under the columns' names."""
+    """Print the rows under the columns' names; on a terminal, within its width.
+
+    Piped into a file, a table keeps every character; and so does one of very many rows.
+    """
+    if not stdout.isatty() or len(rows) > _MANY:
+        stdout.write("\n".join(plain(columns, rows)))
+        return
     try:
         from rich.console import Console
-        from rich.table import Table
     except ImportError:
-        _write_plain(stdout, columns, rows)
+        stdout.write("\n".join(plain(columns, rows)))
         return
+    console = Console(**AS_IT_IS)
+    with console.capture() as captured:
+        console.print(rich(columns, rows))
+    stdout.write(captured.get().rstrip("\n"))
+
+
+AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
+"""How ``rich`` prints what others have written: ``[bold]`` and ``:lock:`` are names like others."""
+
+
+def rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """Make a table for ``rich``, which must be installed."""
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
-    terminal = stdout.isatty()
-    # Piped into a file, a table keeps every character.
-    console = Console(width=None if terminal else 1000, markup=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    lines = captured.get().splitlines()
-    stdout.write("\n".join(line if terminal else line.rstrip() for line in lines))
+    return table
 
 
-def _write_plain(
-    stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
+def plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Return the lines of the table, as wide as they are."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    form = "  ".join(f"{{:{width}}}" for width in widths)
     for row in (columns, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        stdout.write("  ".join(cells).rstrip())
+        yield form.format(*row).rstrip()
 
 
 def printable(text: str) -> str:
     """Keep what somebody else has written from speaking to the terminal."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
