@@ -19,7 +19,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from django_dblock import advisory_lock, fenced_lock
-from django_dblock.cli import watch
+from django_dblock.cli import table, watch
 from django_dblock.cli.watching import pause
 from django_dblock.cli.watching.picture import Picture
 from tests.doctor.helpers import leading
@@ -86,7 +86,7 @@ class TestPipe:
         assert "\x1b" not in shown
 
     def test_all_filters_of_the_list(self, looks, observer):
-        with waiter_behind(observer), fenced_lock("nightly", ttl=60), advisory_lock("b"):
+        with fenced_lock("nightly", ttl=60), waiter_behind(observer), advisory_lock("b"):
             assert "nightly" not in looks(arguments=["--kind", "advisory"])
             assert "exclusive" not in looks(arguments=["--name", "night*"])
             assert "\nb " not in looks(arguments=["--blocked"])
@@ -194,9 +194,27 @@ class TestTerminal:
 )  # fmt: skip
 def test_a_picture_is_cropped_to_the_lines_there_are(lines, left, remark):
     tables = ((("a",), (("1",), ("2",), ("3",))), (("b",), (("4",), ("5",))))
-    cropped = Picture("now", tables).cropped(lines)
+    cropped = Picture("now", tables).cropped(80, lines)
     assert [len(rows) for _, rows in cropped.tables] == left
     assert cropped.remark == remark
+
+
+@pytest.mark.parametrize(
+    ("width", "cells"),
+    [
+        (100, ("inventory:sku-1", "4711", "SELECT something")),
+        (30, ("inventory:…", "4711", "SELECT som…")),
+        (9, ("…", "4…", "S…")),
+        (1, ("…", "…", "…")),
+    ],
+)
+def test_the_widest_columns_are_cut_first_so_that_a_row_is_a_line(width, cells):
+    _, [row] = table.fitted(
+        ("lock", "pid", "query"), [("inventory:sku-1", "4711", "SELECT something")], width
+    )
+    if width > 1:
+        assert len("  ".join(row)) <= width
+    assert row == cells
 
 
 class TestPause:

@@ -8,11 +8,15 @@ from django.core.management.base import OutputWrapper
 _WIDEST, _TAIL = 60, 20
 """Characters of a name in a table; how many of them are its end."""
 
+_GAP = "  "
+
+Row = tuple[str, ...]
+
 _MANY = 1000
 """Rows; ``rich`` takes a millisecond for one."""
 
 
-def write(stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def write(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
     """Print the rows under the columns' names; on a terminal, within its width.
 
     Piped into a file, a table keeps every character; and so does one of very many rows.
@@ -35,7 +39,7 @@ AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 """How ``rich`` prints what others have written: ``[bold]`` and ``:lock:`` are names like others."""
 
 
-def rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+def rich(columns: Row, rows: Sequence[Row]) -> Any:
     """Make a table for ``rich``, which must be installed."""
     from rich.table import Table
 
@@ -45,12 +49,28 @@ def rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     return table
 
 
-def plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def plain(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
     """Return the lines of the table, as wide as they are."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    form = "  ".join(f"{{:{width}}}" for width in widths)
+    form = _GAP.join(f"{{:{width}}}" for width in widths)
     for row in (columns, *rows):
         yield form.format(*row).rstrip()
+
+
+def fitted(columns: Row, rows: Sequence[Row], width: int) -> tuple[Row, list[Row]]:
+    """Cut the cells of the widest columns so far that each row is one line of a terminal."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room = width - len(_GAP) * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+
+    def cut(row: Row) -> Row:
+        return tuple(
+            cell if len(cell) <= most else f"{cell[: most - 1]}…"
+            for cell, most in zip(row, widths, strict=True)
+        )
+
+    return cut(columns), list(map(cut, rows))
 
 
 def printable(text: str) -> str:

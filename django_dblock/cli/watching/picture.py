@@ -1,5 +1,6 @@
 """What is locked at one moment, or why that can't be said."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,9 +8,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connections
 
 from django_dblock.cli import list_locks
-from django_dblock.cli.table import printable
-
-Row = tuple[str, ...]
+from django_dblock.cli.table import Row, fitted, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,11 @@ class Picture:
     """
 
     title: str
-    tables: tuple[tuple[Row, tuple[Row, ...]], ...]
+    tables: Sequence[tuple[Row, Sequence[Row]]]
     remark: str = ""
 
-    def cropped(self, lines: int) -> "Picture":
-        """Leave out what a terminal of so many lines can't show, and say how much that is."""
+    def cropped(self, width: int, lines: int) -> "Picture":
+        """Leave out what a terminal of this size can't show, and say how many rows that is."""
         left = lines - 2  # the title, and how many more there are
         tables, out = [], 0
         for columns, rows in self.tables:
@@ -35,7 +34,7 @@ class Picture:
             left -= len(shown) + 2
             out += len(rows) - len(shown)
             if shown:
-                tables.append((columns, shown))
+                tables.append(fitted(columns, shown, width))
         return Picture(self.title, tuple(tables), f"… {out:,} more" if out else self.remark)
 
 

@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import IO, Any, cast
 
 from django.core.management.base import OutputWrapper
@@ -18,22 +19,23 @@ _LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _TOP, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-@contextmanager
-def screen(stdout: OutputWrapper) -> Iterator[Show]:
+def screen(stdout: OutputWrapper) -> AbstractContextManager[Show]:
     """Choose one; what was on the terminal before is there again at the end."""
     if not stdout.isatty():
-        yield lambda picture: _print(stdout, picture)
-        return
+        return nullcontext(partial(_print, stdout))
     try:
         from rich.console import Console
         from rich.live import Live
     except ImportError:
-        with _other_screen(stdout) as show:
-            yield show
-        return
+        return _other_screen(stdout)
     console = Console(file=cast("IO[str]", _Raw(stdout)), **table.AS_IT_IS)
-    with Live(console=console, screen=True, auto_refresh=False) as live:
-        yield lambda picture: live.update(_rich(picture.cropped(console.height)), refresh=True)
+    return _live(console, Live(console=console, screen=True, auto_refresh=False))
+
+
+@contextmanager
+def _live(console: Any, live: Any) -> Iterator[Show]:
+    with live:
+        yield lambda picture: live.update(_rich(picture.cropped(*console.size)), refresh=True)
 
 
 class _Raw:
@@ -54,13 +56,9 @@ def _rich(picture: Picture) -> Any:
     from rich.text import Text
 
     parts: list[Any] = [Text(picture.title, style="bold")]
-    for columns, rows in picture.tables:
-        if columns != picture.tables[0][0]:
-            parts.append(Text())
-        one = table.rich(columns, rows)
-        for column in one.columns:
-            column.no_wrap = True
-        parts.append(one)
+    for number, (columns, rows) in enumerate(picture.tables):
+        parts += [Text()] * bool(number)
+        parts.append(table.rich(columns, rows))
     return Group(*parts, Text(picture.remark))
 
 
@@ -68,7 +66,7 @@ def _rich(picture: Picture) -> Any:
 def _other_screen(stdout: OutputWrapper) -> Iterator[Show]:
     def show(picture: Picture) -> None:
         width, height = shutil.get_terminal_size()
-        lines = [line[:width] for line in _lines(picture.cropped(height))][:height]
+        lines = [line[:width] for line in _lines(picture.cropped(width, height))][:height]
         text = f"{_TO_END_OF_LINE}\r\n".join(lines)
         stdout.write(f"{_TOP}{text}{_TO_END_OF_LINE}{_TO_END}", ending="")
         stdout.flush()
@@ -88,9 +86,8 @@ def _print(stdout: OutputWrapper, picture: Picture) -> None:
 
 def _lines(picture: Picture) -> Iterator[str]:
     yield picture.title
-    for columns, rows in picture.tables:
-        if columns != picture.tables[0][0]:
-            yield ""
+    for number, (columns, rows) in enumerate(picture.tables):
+        yield from [""] * bool(number)
         yield from table.plain(columns, rows)
     if picture.remark:
         yield picture.remark
