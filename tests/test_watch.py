@@ -170,7 +170,8 @@ class TestTerminal:
         assert len(sent) == 3
         assert shown.count("Nothing is locked.") >= 2
 
-    def test_markup_and_emoji_in_a_key_are_shown_as_they_are(self, looks, rendering, rival):
+    def test_markup_and_emoji_in_a_key_are_shown_as_they_are(self, looks, rendering, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "150")
         with advisory_lock("a:lock:b"), advisory_lock("[red]"):
             shown = looks(out=Tty())
         assert "a:lock:b" in shown

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_dblock.cli import doctor, key, list_locks, purge, release, run, watch
+from django_dblock.cli import doctor, key, list_locks, purge, release, run, terminate, watch
 
 _SUBCOMMANDS: dict[str, Any] = {
     "list": list_locks,
@@ -12,6 +12,7 @@ _SUBCOMMANDS: dict[str, Any] = {
     "key": key,
     "run": run,
     "release": release,
+    "terminate": terminate,
     "purge": purge,
     "doctor": doctor,
 }
