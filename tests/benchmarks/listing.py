@@ -1,0 +1,93 @@
+"""``dblock list`` of 10,000 advisory locks and 10,000 leases: what it adds to asking and printing.
+
+The raw rows send the same statements, and print what they return in the simplest way there is.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import psycopg
+from django.core.management import call_command
+from django.db import connection
+
+from django_dblock.keys import encode, key_id
+from django_dblock.sql import idempotency_operate
+from django_dblock.sql import inspect as sql
+from tests.benchmarks.measure import Row, Scenario
+
+MANY = 10_000
+LOCK = "SELECT pg_advisory_xact_lock(id) FROM unnest(%s::bigint[]) AS id"
+LABEL = "SET LOCAL application_name = 'shop lock[inventory:0 inventory:1 inventory:2]'"
+LEASES = """
+INSERT INTO django_dblock_fencedlock
+    (name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata)
+SELECT 'account:' || n, 0, n, 'web-2:4711:MainThread', now(), now(), now() + interval '1 h',
+    interval '0', 1, '{}'
+FROM generate_series(1, %s::int) AS n
+"""
+STATEMENTS: Sequence[tuple[str, dict[str, Any] | None]] = (
+    (sql.ADVISORY_LOCKS, None),
+    (sql.FENCED_LEASES, {"name": None, "expired": True}),
+    (idempotency_operate.UNFINISHED, {"id": None}),
+)
+
+
+def scenario() -> Scenario:
+    return _scenario("list", "as tables", _as_text, ())
+
+
+def scenario_as_json() -> Scenario:
+    return _scenario("list-json", "as JSON", _as_json, ("--json",))
+
+
+def _scenario(
+    name: str, how: str, printed: Callable[[Any], str], arguments: tuple[str, ...]
+) -> Scenario:
+    def raw(number: int) -> None:
+        out = StringIO()
+        for statement, parameters in STATEMENTS:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                for row in cursor.fetchall():
+                    out.write(printed(row))
+        assert out.getvalue().count("\n") == 2 * MANY
+
+    def ours(number: int) -> None:
+        out = StringIO()
+        call_command("dblock", "list", *arguments, stdout=out)
+        assert out.getvalue().count("\n") >= 2 * MANY
+
+    return Scenario(
+        name,
+        f"dblock list of {2 * MANY:,} locks {how}",
+        [Row("raw", "the same statements and print()", raw), Row("list", "dblock list", ours)],
+        around=_many,
+        calls=1,
+    )
+
+
+def _as_text(row: tuple[Any, ...]) -> str:
+    return "  ".join(map(str, row)) + "\n"
+
+
+def _as_json(row: tuple[Any, ...]) -> str:
+    return json.dumps(row, default=str) + "\n"
+
+
+@contextmanager
+def _many() -> Iterator[None]:
+    """Somebody else holds them, while a call is timed."""
+    connection.ensure_connection()
+    with psycopg.connect(connection.connection.info.dsn) as other:
+        other.execute("TRUNCATE django_dblock_fencedlock")
+        other.execute(LEASES, [MANY])
+        other.commit()
+        other.execute("ANALYZE django_dblock_fencedlock")
+        other.commit()
+        other.execute(LABEL)
+        other.execute(LOCK, [[key_id(encode(("inventory", n))) for n in range(MANY)]])
+        yield
+        other.execute("TRUNCATE django_dblock_fencedlock")
