@@ -1,8 +1,11 @@
 """``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import fields
 from datetime import datetime
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
@@ -82,7 +85,7 @@ def _json(found: dict[str, list[Any]]) -> str:
     """One lock a line: for grep, and because that is many times faster than an indented text."""
     kinds = [f'"schema": {SCHEMA}']
     for kind, locks in found.items():
-        rows = ",".join(f"\n    {row}" for row in map(_ENCODER.encode, map(_fields, locks)))
+        rows = ",".join(f"\n    {row}" for row in map(_ENCODER.encode, _flat(locks)))
         kinds.append(f'"{kind}": [{rows}\n  ]' if locks else f'"{kind}": []')
     return "{\n  " + ",\n  ".join(kinds) + "\n}"
 
@@ -90,6 +93,9 @@ def _json(found: dict[str, list[Any]]) -> str:
 _ENCODER = json.JSONEncoder(default=datetime.isoformat)
 
 
-def _fields(lock: Any) -> dict[str, Any]:
-    """Flat, since all that is nested in one is JSON already."""
-    return {name: getattr(lock, name) for name in lock.__slots__}
+def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
+    """All that is nested in one is JSON already."""
+    if locks:
+        names = [field.name for field in fields(locks[0])]
+        for values in map(attrgetter(*names), locks):
+            yield dict(zip(names, values, strict=True))
