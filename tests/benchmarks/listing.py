@@ -6,6 +6,7 @@ The raw rows send the same statements, and print what they return in the simples
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from io import StringIO
 from typing import Any
 
@@ -13,6 +14,7 @@ import psycopg
 from django.core.management import call_command
 from django.db import connection
 
+from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from django_dblock.keys import encode, key_id
 from django_dblock.sql import idempotency_operate
 from django_dblock.sql import inspect as sql
@@ -28,10 +30,18 @@ SELECT 'account:' || n, 0, n, 'web-2:4711:MainThread', now(), now(), now() + int
     interval '0', 1, '{}'
 FROM generate_series(1, %s::int) AS n
 """
-STATEMENTS: Sequence[tuple[str, dict[str, Any] | None]] = (
-    (sql.ADVISORY_LOCKS, None),
-    (sql.FENCED_LEASES, {"name": None, "expired": True}),
-    (idempotency_operate.UNFINISHED, {"id": None}),
+STATEMENTS: Sequence[tuple[str, dict[str, Any] | None, list[str]]] = (
+    (sql.ADVISORY_LOCKS, None, [field.name for field in fields(AdvisoryLock)][1:]),
+    (
+        sql.FENCED_LEASES,
+        {"name": None, "expired": True},
+        [field.name for field in fields(FencedLease)],
+    ),
+    (
+        idempotency_operate.UNFINISHED,
+        {"id": None},
+        [field.name for field in fields(UnfinishedRequest)],
+    ),
 )
 
 
@@ -44,15 +54,15 @@ def scenario_as_json() -> Scenario:
 
 
 def _scenario(
-    name: str, how: str, printed: Callable[[Any], str], arguments: tuple[str, ...]
+    name: str, how: str, printed: Callable[[Any, Any], str], arguments: tuple[str, ...]
 ) -> Scenario:
     def raw(number: int) -> None:
         out = StringIO()
-        for statement, parameters in STATEMENTS:
+        for statement, parameters, names in STATEMENTS:
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
                 for row in cursor.fetchall():
-                    out.write(printed(row))
+                    out.write(printed(names, row))
         assert out.getvalue().count("\n") == 2 * MANY
 
     def ours(number: int) -> None:
@@ -69,12 +79,12 @@ def _scenario(
     )
 
 
-def _as_text(row: tuple[Any, ...]) -> str:
+def _as_text(names: list[str], row: tuple[Any, ...]) -> str:
     return "  ".join(map(str, row)) + "\n"
 
 
-def _as_json(row: tuple[Any, ...]) -> str:
-    return json.dumps(row, default=str) + "\n"
+def _as_json(names: list[str], row: tuple[Any, ...]) -> str:
+    return json.dumps(dict(zip(names, row, strict=True)), default=str) + "\n"
 
 
 @contextmanager
