@@ -47,7 +47,8 @@ class Found:
     @property
     def waitable(self) -> bool:
         """Whether the transaction that has the lock may bring the answer."""
-        return not self.locked and self.answer is None and self.same
+        known_as_another = not self.same and self.state not in ("new", "expired")
+        return not (self.locked or known_as_another) and self.answer is None
 
 
 class Claim(NamedTuple):
