@@ -70,7 +70,7 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
     """
     facts = identity.facts
     name = f"Idempotency key {facts['key']} of {facts['scope']}"
-    if found.state not in ("new", "expired") and not found.same:
+    if found.another:
         return Refused(
             IdempotencyKeyReused(
                 f"{name} was used for another request. Take a new key for a new request, and "

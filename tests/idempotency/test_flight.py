@@ -19,7 +19,11 @@ from tests.helpers.processes import process, race
 from tests.idempotency import calling, leasing
 from tests.idempotency.test_table import problem
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.usefixtures("limited"),
+]
 
 ATOMIC = [("own", "own"), ("own", "joined"), ("joined", "own"), ("joined", "joined")]
 pairs = pytest.mark.parametrize(("theirs", "ours"), [*ATOMIC, ("lease", "lease")])
@@ -68,15 +72,6 @@ def told(response):
 
 def documents():
     return [{"document": str(pk)} for pk in Document.objects.values_list("pk", flat=True)]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_here_waits_for_ever(db):
-    with connection.cursor() as cursor:
-        cursor.execute("SET statement_timeout = '90s'")
-    yield
-    with connection.cursor() as cursor:
-        cursor.execute("RESET statement_timeout")
 
 
 # Who runs, in other processes
