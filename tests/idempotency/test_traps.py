@@ -389,9 +389,10 @@ def test_trap_on_conflict_do_nothing_waits_for_a_claim_that_is_not_committed_yet
 
 
 def test_twin_on_conflict_do_nothing_waits_for_the_other_transaction(observer):
-    with process(runs, "on_conflict") as first, process(runs, "on_conflict") as second:
+    with process(runs, "on_conflict") as first:
         first.receive()
-        observe.until(lambda: waiting(observer), "the second waits")
-        assert waiting(observer) == [("transactionid",)]
-        first.send(201)
-        assert (first.receive(), second.receive()) == (201, 409)
+        with process(runs, "on_conflict") as second:
+            observe.until(lambda: waiting(observer), "the second waits")
+            assert waiting(observer) == [("transactionid",)]
+            first.send(201)
+            assert (first.receive(), second.receive()) == (201, 409)
