@@ -46,6 +46,19 @@ class VisitorsPages(TestCase):
         again = self.client.post("/checkout/", {"buyer": "Ada"}, follow=True)
         self.assertContains(again, "The basket is empty.")
 
+    def test_a_second_click_on_order_leads_to_the_same_order(self) -> None:
+        product("bell")
+        self.client.post("/products/bell/basket/", {"quantity": 1})
+        key = self.client.get("/basket/").context["checkout_key"]
+        form = {"buyer": "Ada", "idempotency_key": key}
+        first, second = (self.client.post("/checkout/", form) for _ in range(2))
+        assert first["Location"] == second["Location"] == Order.objects.get().get_absolute_url()
+        assert second["Idempotent-Replayed"] == "true"
+        stranger = self.client_class()
+        response = stranger.post("/checkout/", form, follow=True)
+        self.assertContains(response, "The basket is empty.")
+        assert Product.objects.get().stock == 2
+
     def test_a_line_can_be_taken_out_of_ones_own_basket_only(self) -> None:
         product()
         self.client.post("/products/bell/basket/", {"quantity": 1})
