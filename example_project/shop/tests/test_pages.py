@@ -59,6 +59,19 @@ class VisitorsPages(TestCase):
         self.assertContains(response, "The basket is empty.")
         assert Product.objects.get().stock == 2
 
+    def test_a_page_that_is_gone_back_to_orders_nothing_more(self) -> None:
+        """What was put into the basket since is still there, for its own page to order."""
+        product("bell")
+        self.client.post("/products/bell/basket/", {"quantity": 1})
+        form = {"buyer": "Ada", "idempotency_key": "a-page"}
+        first = self.client.post("/checkout/", form)
+        self.client.post("/products/bell/basket/", {"quantity": 2})
+        assert self.client.post("/checkout/", form)["Location"] == first["Location"]
+        assert self.client.get("/basket/").context["basket"].lines.get().quantity == 2
+        self.client.post("/checkout/", form | {"idempotency_key": "another"})
+        assert Order.objects.count() == 2
+        assert Product.objects.get().stock == 0
+
     def test_a_line_can_be_taken_out_of_ones_own_basket_only(self) -> None:
         product()
         self.client.post("/products/bell/basket/", {"quantity": 1})
