@@ -8,6 +8,7 @@ from uuid import uuid4
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
+from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.lease import Lease, Step
 
@@ -21,9 +22,16 @@ class Handle:
         identity: the request; None where it has no key.
     """
 
-    def __init__(self, identity: Identity | None = None, lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity | None = None,
+        lease: Lease | None = None,
+        *,
+        using: str | None = None,
+    ) -> None:
         self.identity = identity
         self.lease = lease
+        self._using = using
 
     @property
     def protected(self) -> bool:
@@ -122,7 +130,7 @@ class Handle:
         Raises:
             IdempotencyLeaseLost: somebody has; nothing was run.
         """
-        using = None if self.identity is None else self.identity.using
+        using = store.alias_for(self._using) if self.identity is None else self.identity.using
         with transaction.atomic(using=using):
             if self.lease is not None:
                 self.lease.guard()
