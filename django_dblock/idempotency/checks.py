@@ -41,20 +41,23 @@ def _methods() -> Iterator[tuple[str, Wanted]]:
     """Find what ``method_decorator`` has decorated: it stands in the classes of the URLconf."""
     if not getattr(settings, "ROOT_URLCONF", None):  # a project of workers
         return
-    for view in _callbacks(get_resolver().url_patterns):
-        cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
-        for name in () if cls is None else dir(cls):
+    for cls in _classes(get_resolver().url_patterns):
+        for name in dir(cls):
             wanted = getattr(getattr_static(cls, name, None), MARK, None)
             if wanted is not None:
                 yield f"{cls.__module__}.{cls.__qualname__}.{name}", wanted
 
 
-def _callbacks(patterns: Iterable[Any]) -> Iterator[Any]:
+def _classes(patterns: Iterable[Any]) -> Iterator[type]:
+    """Find the classes of views, those of Django and of REST framework."""
     for pattern in patterns:
         if hasattr(pattern, "url_patterns"):
-            yield from _callbacks(pattern.url_patterns)
-        else:
-            yield pattern.callback
+            yield from _classes(pattern.url_patterns)
+            continue
+        view = pattern.callback
+        cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
+        if cls is not None:
+            yield cls
 
 
 def _has_users() -> bool:

@@ -96,15 +96,17 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     Not guaranteed: anything about the outside world (a run may be repeated up to its last recorded
     step: give the other side ``derived_key()``), about what is written on other database aliases
     or by middleware (sessions are saved there), about cookies, which belong to the first answer
-    only, and, in lease mode, about other writes.
+    only, and, in lease mode, about other writes. Nor that a client gets an answer: it may have to
+    ask again. When ``ttl`` is over, the same key is a new request.
 
     Args:
         view: the view, where the decorator is used without arguments.
         scope: called with the request: whose key it is. By default the logged-in user.
-        key: called with the request where the header is missing, as forms can't send one.
+        key: called with the request where the header is missing, as forms can't send one; returns
+            the key as text, or None.
         fingerprint: called with the request: what to compare in place of the body.
         ttl: how long the answer is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
-        required: answer 400 where the key is missing; else such a request runs unprotected.
+        required: answer 400 where the key is missing; False runs such a request unprotected.
         strict: take the quoted form of the header only, ``"abc"``.
         wait: seconds to wait for the same request that is running; 0 answers 409 at once.
         mode: ``"atomic"``, or ``"lease"`` for views that call the outside world.
@@ -123,9 +125,15 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         ImproperlyConfigured: the client is anonymous, and there is no ``scope=``; or it stands
             where a replay would come before authorisation; or, in lease mode, a transaction is
             open.
+        TransactionManagementError: the view answers with success, and what it has written can't be
+            committed; everything is rolled back.
+        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django answers
+            400. Not of uploads.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
 
-    Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 9457.
+    The errors under :class:`~django_dblock.IdempotencyError` are answers, and not raised.
+
+    Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 8941, 3.3.3 "Strings"; RFC 9457.
     """
     options = Options(mode, ttl, wait, lease, on_abandoned, store_body, using)
 

@@ -126,7 +126,9 @@ class Step:
 
     Attributes:
         name: of the step.
-        done: whether an earlier run, or an earlier block of this one, has recorded it.
+        done: whether an earlier run, or an earlier block of this one, has recorded it; False in
+            the block that records it, and after it. A record in an open transaction is not one
+            yet.
         result: what was recorded, or what to record; JSON.
     """
 

@@ -30,7 +30,7 @@ def purge_idempotency_keys(
     purge. Nor that the file gets smaller: its pages are used again (PostgreSQL manual, 24.1.2).
 
     Args:
-        batch: how many rows go in one commit.
+        batch: how many rows go in one commit, from 1.
         abandoned: also requests whose worker was lost and that nobody has repeated in time; False
             leaves them for a person to look at.
         using: the database alias, as in ``idempotent``.
@@ -39,6 +39,9 @@ def purge_idempotency_keys(
         ValueError: ``batch`` is less than 1; before any SQL.
         TransactionManagementError: a transaction is open; likewise.
         UnsupportedDatabase: the alias is not PostgreSQL's.
+
+    Source: PostgreSQL manual, "SELECT, The Locking Clause" (SKIP LOCKED), 24.1.2 "Recovering Disk
+    Space".
     """
     return sum(purge_in_batches(batch=batch, abandoned=abandoned, using=using))
 
