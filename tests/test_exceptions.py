@@ -11,6 +11,13 @@ from django.db.transaction import TransactionManagementError
 from django_dblock import exceptions
 from django_dblock.exceptions import (
     DblockError,
+    IdempotencyAbandoned,
+    IdempotencyError,
+    IdempotencyInProgress,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    IdempotencyKeyReused,
+    IdempotencyLeaseLost,
     LockDeadlock,
     LockLost,
     LockTableFull,
@@ -23,7 +30,9 @@ from django_dblock.exceptions import (
     StaleObject,
     StaleObjects,
     StandbyDatabase,
+    TooManyIdempotencyKeys,
     UnsafeIsolation,
+    UnstorableResponse,
     UnsupportedDatabase,
 )
 from tests.app.models import Product
@@ -32,6 +41,20 @@ FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": 
 MISSING = [
     (MissingVersion(model="app.Product", pk=1, adding=True), "Use save() to insert it"),
     (MissingVersion(model="app.Product", pk=1, adding=False), "Read the whole object"),
+]
+
+# Whoever raises these says what happened: of a header or a response, of a client, of a row.
+REQUEST = {"scope": "user:7", "key": "8e0397…", "using": "default"}
+OF_REQUESTS = [
+    IdempotencyError("It has its answer already.", **REQUEST),
+    IdempotencyKeyMissing("It needs a key."),
+    IdempotencyKeyInvalid("It is not one key."),
+    IdempotencyKeyReused("It was used for another request.", **REQUEST),
+    IdempotencyInProgress("It is being worked on.", **REQUEST, retry_after=4),
+    IdempotencyAbandoned("A person has to look.", **REQUEST),
+    IdempotencyLeaseLost("It is lost.", **REQUEST, token=3),
+    TooManyIdempotencyKeys("Wait until some have expired.", **REQUEST),
+    UnstorableResponse("It is a stream."),
 ]
 
 
@@ -87,7 +110,7 @@ def test_a_stale_object_names_its_row_and_what_is_there():
     assert stale(expected=7, actual=None).deleted
 
 
-@pytest.mark.parametrize("error", [error for error, _ in [*EXAMPLES, *MISSING]])
+@pytest.mark.parametrize("error", [*OF_REQUESTS, *(error for error, _ in [*EXAMPLES, *MISSING])])
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_each_survives_pickling_with_its_data(error, again):
     copied = again(error)
@@ -102,8 +125,15 @@ def test_every_error_has_an_example():
         for value in vars(exceptions).values()
         if isinstance(value, type) and issubclass(value, DblockError)
     }
-    shown = {type(error) for error, _ in [*EXAMPLES, *MISSING]}
+    shown = {type(error) for error in [*OF_REQUESTS, *(each for each, _ in [*EXAMPLES, *MISSING])]}
     assert defined == shown | {DblockError, exceptions.LockError}
+
+
+@pytest.mark.parametrize("error", OF_REQUESTS, ids=lambda error: error.code)
+def test_those_of_requests_have_a_code_of_their_own_and_tell_whose_they_are(error):
+    assert isinstance(error, IdempotencyError)
+    assert [each.code for each in OF_REQUESTS].count(error.code) == 1
+    assert {"scope", "key", "using"} <= vars(error).keys()
 
 
 def test_they_are_what_django_and_python_would_call_them():
