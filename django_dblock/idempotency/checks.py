@@ -19,9 +19,9 @@ _MIDDLEWARE = "django.contrib.auth.middleware.AuthenticationMiddleware"
 @checks.register(checks.Tags.urls)
 def check_views(**_: Any) -> list[checks.CheckMessage]:
     """Find views with ``@idempotent`` and no ``scope=`` where no client can be logged in (W030)."""
-    found = dict(_methods())  # views are known once they are imported
     if _has_users():
         return []
+    found = dict(_methods())  # imports the views, and only then they are known
     found.update(decorated)
     return [
         checks.Warning(

@@ -51,6 +51,9 @@ def purge_in_batches(
 ) -> Iterator[int]:
     """Do the same one commit at a time; yield how many rows went in each.
 
+    Guarantees and arguments are those of :func:`django_dblock.purge_idempotency_keys`. Whoever
+    takes no more batches ends the purge; what is removed by then is committed.
+
     Raises:
         ValueError, TransactionManagementError, UnsupportedDatabase: as
             :func:`django_dblock.purge_idempotency_keys`.
@@ -69,6 +72,12 @@ def purge_in_batches(
 
 def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None = None) -> int:
     """Return how many requests a purge would remove now; it removes nothing.
+
+    Not guaranteed: that a purge after it removes as many.
+
+    Args:
+        abandoned: as of :func:`django_dblock.purge_idempotency_keys`.
+        using: likewise.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL's.
