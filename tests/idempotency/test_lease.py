@@ -1,6 +1,7 @@
 """``@idempotent(mode="lease")``: claim, run, complete; whoever was taken over has no effects."""
 
 import json
+from contextlib import nullcontext
 from datetime import timedelta
 
 import psycopg
@@ -11,6 +12,7 @@ from django.http import Http404, HttpResponse, JsonResponse
 
 from django_dblock import IdempotencyKey, idempotent, signals
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
+from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
 from tests.conftest import conninfo
 from tests.idempotency.leasing import (
@@ -216,6 +218,54 @@ def test_a_zombie_that_completes_nothing_by_itself_does_not_overwrite_the_winner
     answer = post(leased(zombie))
     assert answer.content == b'{"value": 1}'
     assert bytes(row().body) == answer.content
+
+
+@pytest.mark.parametrize("state", ["new", "after a step", "within a step"])
+def test_a_zombie_that_ends_with_an_error_frees_nothing_of_the_winner_s(state):
+    """Its row is neither removed, nor freed, nor abandoned: the winner is at work on it."""
+
+    def zombie(request):
+        run = request.idempotency
+        if state == "after a step":
+            run.run_step("a", lambda: 1)
+        with run.step("b") if state == "within a step" else nullcontext():
+            update("token = token + 1")
+            raise ZeroDivisionError
+
+    options = {"on_abandoned": "refuse"} if state == "within a step" else {}
+    with pytest.raises(ZeroDivisionError):
+        post(leased(zombie, **options))
+    assert row().token == 2
+    assert code(post(leased(effect, **options))) == "in_progress"
+    assert effects() == 0
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "locked_until = clock_timestamp() + interval '1 hour'",
+        (
+            "token = token + 1, locked_until = NULL, completed_at = clock_timestamp(),"
+            " status_code = 200, body = 'by a person'"
+        ),
+    ],
+    ids=["its last step was recorded", "a person has answered it"],
+)
+def test_what_is_no_longer_as_it_was_read_is_not_taken_over(meanwhile, monkeypatch):
+    """A step, and a person, take no advisory lock: the claim looks at the row once more."""
+    die("a")
+    claim = store.claim
+
+    def claim_later(*arguments, **more):
+        with psycopg.connect(conninfo(), autocommit=True) as other:
+            other.execute(f"UPDATE django_dblock_idempotencykey SET {meanwhile}")
+        return claim(*arguments, **more)
+
+    monkeypatch.setattr(store, "claim", claim_later)
+    assert code(post(VIEW)) == "in_progress"
+    assert effects() == 0
+    assert row().owner.count(":") == 2
+    assert row().steps == {"a": {"result": {"by": "the dead"}}}
 
 
 @pytest.mark.parametrize("what", ["step", "guard", "complete"])
@@ -622,8 +672,10 @@ def test_without_a_key_the_view_runs_unprotected(sent, told):
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 @pytest.mark.parametrize("how", ["using", "DBLOCK_DATABASE", "router"])
-@pytest.mark.parametrize("key", [None, '"key"'], ids=["unprotected", "protected"])
-def test_guard_opens_its_transaction_where_the_key_would_be(how, key, settings):
+@pytest.mark.parametrize(
+    "sent", [{"key": None}, {"method": "GET"}, {}], ids=["no key", "GET", "protected"]
+)
+def test_guard_opens_its_transaction_where_the_key_would_be(how, sent, settings):
     open_on = []
 
     def work(request):
@@ -636,7 +688,7 @@ def test_guard_opens_its_transaction_where_the_key_would_be(how, key, settings):
     elif how == "router":
         settings.DATABASE_ROUTERS = [f"{__name__}.ToOther"]
     options = {"using": "other"} if how == "using" else {}
-    post(leased(work, required=False, **options), key=key)
+    post(leased(work, required=False, **options), **sent)
     assert open_on == ["other"]
 
 
