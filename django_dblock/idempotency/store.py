@@ -160,7 +160,7 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     rows = send(connection, statement, parameters=parameters)
     if not rows:
         return None
-    [(number, token, steps)] = rows
+    [(number, token, steps, _)] = rows
     return Claim(int(str(number)), int(str(token)), json.loads(str(steps)))
 
 

@@ -9,6 +9,8 @@ Common to all:
 - Time is ``clock_timestamp()``.
 - The identity of a claim is (id, token): a row that was removed and made again has another id, so
   neither a purge nor a restart brings an old claim back.
+- What is written here is what a retry relies on, so its commit waits for the disk, whatever
+  ``synchronous_commit`` the session has; 19.5.1 "synchronous_commit".
 - Answers are text, because they may come by a message of several statements.
 """
 
@@ -59,7 +61,9 @@ VALUES (
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # The same where there was one that is over, and may be purged by now. It was read under the lock:
@@ -94,7 +98,9 @@ ON CONFLICT (scope, key) DO UPDATE SET
 WHERE request.expires_at <= clock_timestamp()
     AND (request.completed_at IS NOT NULL
         OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A claim on a request that has no row.
@@ -110,7 +116,9 @@ VALUES (
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING id::text, token::text, steps::text
+RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
@@ -140,7 +148,9 @@ WHERE id = (
         AND (completed_at IS NOT NULL OR coalesce(locked_until, '-infinity') <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id::text, token::text, steps::text
+RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A recovery point, and a sign of life. Nobody else has the request while the token is ours, even
@@ -150,7 +160,9 @@ UPDATE django_dblock_idempotencykey SET
     steps = steps || %(step)s::jsonb,
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # Nobody takes the request over before this transaction ends.
@@ -172,7 +184,9 @@ UPDATE django_dblock_idempotencykey SET
     completed_at = clock_timestamp(),
     expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # Whether the answer that is there is the claim's own.
