@@ -155,6 +155,25 @@ def test_a_body_that_was_read_as_a_stream_needs_what_was_made_of_it():
     assert parsed != fingerprint.of_request(request, {"a": 2, "b": 2})
 
 
+def test_the_csrf_token_of_a_form_that_a_framework_has_read_as_a_stream_does_not_count():
+    """As REST framework's FormParser did before 3.18; a parser may make something else of it."""
+    request = form(b"")
+    request.read()
+
+    def parsed(made):
+        return fingerprint.of_request(request, [made])
+
+    same = [parsed({"a": ["1"], "csrfmiddlewaretoken": [token]}) for token in "xy"]
+    assert same == [parsed({"a": ["1"]})] * 2
+    assert same[0] != parsed({"a": ["1"], "b": ["2"]})
+    assert parsed(["csrfmiddlewaretoken"]) != parsed([])
+
+
+def test_what_is_no_json_can_stand_for_no_body():
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        fingerprint.of_value(sent(), object())
+
+
 def test_a_file_in_place_of_the_body_counts_by_its_content_and_stays_unread():
     one, again, other = (file(content) for content in (b"one", b"one", b"two"))
     found = [fingerprint.of_value(sent(), {"file": each}) for each in (one, again, other)]
