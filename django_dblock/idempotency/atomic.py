@@ -55,6 +55,7 @@ class _Run:
         self.work = work
         self.connection = connections[identity.using]
         self.joined = in_transaction(self.connection)
+        self.new = True
 
     def outcome(self) -> Outcome:
         with nullcontext() if self.joined else transaction.atomic(using=self.identity.using):
@@ -72,6 +73,7 @@ class _Run:
                 )
                 known = decide(found, self.identity, resumes=False, refuses=True)
             if known is None:
+                self.new = found.state == "new"
                 return self._run(effects)
             with effects:
                 self._keep(effects)
@@ -90,8 +92,8 @@ class _Run:
     def _run(self, effects: Effects) -> Done:
         with effects:
             finished = self.work()
-            undone = effects.broken or not finished.keep_effects
-            if undone:
+            answer = finished.answer
+            if answer is None or not finished.keep_effects or effects.broken:
                 if finished.keep_effects and not finished.failed:
                     raise TransactionManagementError(
                         "The view has answered with success, but an error of the database was "
@@ -100,14 +102,14 @@ class _Run:
                         "of their own."
                     )
                 effects.undo()
-            elif finished.answer is not None:
-                self._record(finished.answer, *([effects.release] if self.joined else []))
-                effects.released()
+                afterwards = answer
             else:
-                self._keep(effects)
-        if undone and finished.answer is not None:
-            self._record(finished.answer)
-        return Done(finished.result, kept=finished.answer is not None)
+                self._record(answer, *([effects.release] if self.joined else []))
+                effects.released()
+                afterwards = None
+        if afterwards is not None:
+            self._record(afterwards)
+        return Done(finished.result, kept=answer is not None)
 
     def _record(self, answer: dict[str, object], *then: str) -> None:
         if not store.record(
@@ -117,6 +119,7 @@ class _Run:
             answer,
             *then,
             ttl=self.options.ttl_seconds,
+            new=self.new,
         ):
             raise TransactionManagementError(
                 f"Somebody has written the row of {self.identity.facts['key']} without its lock, "

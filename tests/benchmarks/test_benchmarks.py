@@ -49,7 +49,7 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
     assert names == [
         "inside", "commit", "commit-latency", "several", "several-latency",
         "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency",
-        "list", "list-json", "hot", "hot-empty",
+        "once", "once-latency", "replay", "replay-latency", "list", "list-json", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
         assert scenario["rows"][0]["name"] in {"raw", "plain"}
@@ -81,7 +81,7 @@ def test_no_way_loses_an_update(found):
 
 def test_targets_are_judged_and_the_table_shows_them(run, found):
     shown = (run / "results.txt").read_text(encoding="utf-8")
-    assert len(found["targets"]) == 15
+    assert len(found["targets"]) == 17
     for target in found["targets"]:
         assert isinstance(target["met"], bool)
         assert target["title"] in shown
