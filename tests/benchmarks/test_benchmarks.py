@@ -52,7 +52,7 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
         "once", "once-latency", "replay", "replay-latency", "list", "list-json", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
-        assert scenario["rows"][0]["name"] in {"raw", "plain"}
+        assert scenario["rows"][0]["name"] in {"raw", "plain", "bare"}
 
 
 def test_every_row_has_its_figures(found):
