@@ -36,6 +36,7 @@ collect_ignore += [
     "fencing/test_run_processes.py",
     "fencing/test_run_supervision.py",
     "fencing/test_run_terminal.py",
+    "test_watch.py",
     "versioning/test_admin.py",
     "versioning/test_forms.py",
     "versioning/test_formsets.py",
