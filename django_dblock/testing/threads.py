@@ -86,17 +86,23 @@ class _Racer(threading.Thread):
 
     def run(self) -> None:
         try:
-            connection_for(self._using).ensure_connection()
-            self._barrier.wait()
+            self._line_up()
             arguments = (self.number,) if _takes_one(self._function) else ()
             self.result = self._function(*arguments)
         except self._catch as error:
             self.result = error
         except BaseException as error:  # noqa: BLE001 - raised by race(), in the test's thread
-            self._barrier.abort()  # who still waits there would wait for ever
             self.error = error
         finally:
             connections.close_all()
+
+    def _line_up(self) -> None:
+        try:
+            connection_for(self._using).ensure_connection()
+        except BaseException:
+            self._barrier.abort()  # the others would wait for ever
+            raise
+        self._barrier.wait()
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
