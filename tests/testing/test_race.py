@@ -89,7 +89,7 @@ def test_other_errors_are_raised_all_of_them_told(race):
 
 def test_one_that_never_starts_lets_nobody_wait(race, monkeypatch):
     """Its error is raised, not that of those who were let down."""
-    real = type(connection).ensure_connection
+    real = type(connections["default"]).ensure_connection
 
     def ensure(self):
         if threading.current_thread().name == "race-1":
@@ -97,7 +97,7 @@ def test_one_that_never_starts_lets_nobody_wait(race, monkeypatch):
         real(self)
 
     monkeypatch.setattr(
-        type(connection),
+        type(connections["default"]),
         "ensure_connection",
         ensure,
     )
