@@ -18,7 +18,7 @@ from django_dblock.fencing import table
 from django_dblock.fencing.guard import guarded
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.table import Place
-from django_dblock.fencing.trust import GONE, Trust, now
+from django_dblock.fencing.trust import EXPIRED, GONE, Trust, now
 from django_dblock.fencing.waiting import Success
 
 logger = logging.getLogger("django_dblock")
@@ -227,7 +227,8 @@ class Lease:
         )
         if self.stop is not None:
             self.stop()
-        self._send(signals.lock_lost, reason=reason)
+        held = now() - self._since
+        self._send(signals.lock_lost, reason=reason, held=held, expired=reason == EXPIRED)
         if self._on_lost is not None:
             try:
                 self._on_lost(self)

@@ -16,7 +16,7 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
-from django_dblock.exceptions import LockTimeout
+from django_dblock.exceptions import DblockError, LockTimeout
 from django_dblock.fencing import asynchronous, table
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
@@ -210,6 +210,9 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         except LockTimeout as error:
             self._send(signals.lock_timeout, attempt.place, waited=error.waited)
             raise
+        except DblockError as error:
+            self._send(signals.lock_refused, attempt.place, error=error)
+            raise
         if success is None:
             return None
         lease = Lease(
@@ -227,7 +230,10 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         except BaseException:  # no thread can be started
             lease.leave(failed=True)
             raise
-        self._send(signals.lock_acquired, attempt.place, waited=success.waited, token=lease.token)
+        waited = success.waited
+        self._send(
+            signals.lock_acquired, attempt.place, waited=waited, took=waited, token=lease.token
+        )
         return lease
 
     def _push(self, lease: Lease) -> None:
