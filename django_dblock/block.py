@@ -21,6 +21,7 @@ from django_dblock.acquire import Request, lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.databases import connection_for, in_transaction
 from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
+from django_dblock.guards import Guard, mark
 from django_dblock.labels import NamedKey
 
 P = ParamSpec("P")
@@ -151,6 +152,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             with self._for_call(args, kwargs):
                 return function(*args, **kwargs)
 
+        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
         return locked
 
     def _send(self, signal: Signal, request: Request, **more: object) -> None:
