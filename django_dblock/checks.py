@@ -1,8 +1,8 @@
 """System checks: what would make the locks useless, said before the first one is taken.
 
-``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``E004`` and ``W002`` to ``W004``
-ask the server, so they run when Django is told to: in ``migrate``, and in ``check --database
-ALIAS``.
+``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``E004`` and ``W002`` to
+``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
+--database ALIAS``.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,8 @@
 """What a request asks for, as a hash: so that a key that is used for something else is noticed.
 
 Version 1 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
-method; the path; the query; the media type; and then
+method; the path; the query; the media type; the character set, UTF-8 where none is named that
+Django knows; and then
 
 - of a multipart body: each field's name and values, in the order of the names, then each file's
   field, name, media type, size and the SHA-256 of its content. Not the raw body: its boundary
@@ -62,9 +63,10 @@ def of_work(value: Any) -> bytes:
 def _place(request: HttpRequest) -> list[bytes]:
     return [
         str(request.method).encode(),
-        request.path.encode("utf-8", "surrogatepass"),
-        request.META.get("QUERY_STRING", "").encode("utf-8", "surrogatepass"),
-        str(request.content_type).lower().encode("utf-8", "surrogatepass"),
+        _utf8(request.path),
+        _utf8(request.META.get("QUERY_STRING", "")),
+        _utf8(str(request.content_type).lower()),
+        _utf8((request.encoding or settings.DEFAULT_CHARSET).lower()),
     ]
 
 

@@ -48,8 +48,8 @@ def of_value(value: Any, view: str) -> str:
 
 
 def _fitted(scope: str) -> str:
-    """Return it as it is, or its hash where it would not fit, or could not be stored."""
-    if len(scope) <= _MAX_LENGTH and scope.isprintable():
+    """Return it as it is, or its hash where it would not fit, could not be stored, or looks so."""
+    kind, _, name = scope.partition(":")
+    if len(scope) <= _MAX_LENGTH and scope.isprintable() and not name.startswith("#"):
         return scope
-    kind, _, _ = scope.partition(":")
     return f"{kind}:#{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -42,11 +42,18 @@ def test_the_same_request_has_the_same_fingerprint():
         {"path": "/pay/?x=1"},
         {"method": "PATCH"},
         {"kind": "text/json"},
+        {"kind": "application/json; charset=latin-1"},
     ],
     ids=str,
 )
-def test_another_method_path_query_media_type_or_body_is_another_request(other):
+def test_another_method_path_query_media_type_charset_or_body_is_another_request(other):
     assert of(sent()) != of(sent(**other))
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "unknown"])
+def test_a_charset_that_is_the_default_or_means_nothing_to_django_is_no_difference(charset):
+    """The view reads the same text."""
+    assert of(sent()) == of(sent(kind=f"application/json; charset={charset}"))
 
 
 def test_the_parts_can_not_run_into_each_other():

@@ -51,6 +51,13 @@ def test_values_that_look_alike_are_different_scopes():
     assert all(len(scope) <= 255 and scope.isprintable() for scope in found)
 
 
+def test_nobody_can_name_himself_as_the_hash_of_another():
+    """A long name is kept as its hash, which whoever knows the name can compute."""
+    kept = of_value("x" * 300, "view").removeprefix("scope:")
+    assert kept.startswith("#")
+    assert of_value(kept, "view") != of_value("x" * 300, "view")
+
+
 def test_what_can_name_nobody_is_refused():
     with pytest.raises(TypeError):
         of_value(1.5, "view")
