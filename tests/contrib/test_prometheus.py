@@ -148,11 +148,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 prometheus.instrument()
 for _ in range(2):
+    prometheus._listening._mutex.acquire()  # as if another thread were switching just now
     if (child := os.fork()) == 0:
         prometheus.instrument()
         with advisory_lock("inventory", "sku-1"):
             pass
         os._exit(0)
+    prometheus._listening._mutex.release()
     assert os.waitpid(child, 0)[1] == 0
 registry = CollectorRegistry()
 MultiProcessCollector(registry)
@@ -174,6 +176,7 @@ def test_the_workers_of_a_server_are_counted_together(tmp_path):
         capture_output=True,
         text=True,
         check=True,
+        timeout=50,
     )
     found = {
         sample.name: sample.value

@@ -50,6 +50,21 @@ def test_each_has_a_connection_of_its_own_and_closes_it(race, observer):
     observe.until(lambda: observer.execute(alive, [pids]).fetchone() == (0,), "all are closed")
 
 
+def test_nobody_goes_on_before_all_are_connected(race, observer, monkeypatch):
+    """The first is let go when the last, however slow, has its connection."""
+    real, ready = type(connections["default"]).ensure_connection, set()
+
+    def ensure(self):
+        if threading.current_thread().name == "race-2":
+            observe.until(lambda: len(ready) >= 2, "the others are ready")
+        real(self)
+        if threading.current_thread().name.startswith("race-"):
+            ready.add(threading.current_thread().name)
+
+    monkeypatch.setattr(type(connections["default"]), "ensure_connection", ensure)
+    assert race(3, lambda: len(ready)) == [3, 3, 3]
+
+
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_on_another_database(race):
     def opened():
