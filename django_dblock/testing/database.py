@@ -1,10 +1,12 @@
-"""Which database the helpers may touch, and whether its transactions let them work."""
+"""Whether the test's transactions let the helpers work, and looking until something is so.
+
+Which databases a test may use is watched by Django and pytest-django on every connection, those
+that the helpers open included.
+"""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
-
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.databases import connection_for, in_transaction
 
@@ -14,23 +16,9 @@ _PAUSE = 0.005
 """Seconds between two looks at the server."""
 
 
-def allowed(using: str | None) -> BaseDatabaseWrapper:
-    """Return the test's own connection, if the test may use that database at all.
-
-    A second connection is not watched by Django or pytest-django, which keep tests without a
-    database away from the real one; so their watch over the first is asked.
-
-    Raises:
-        django.test.testcases.DatabaseOperationForbidden, RuntimeError: it may not.
-    """
-    connection = connection_for(using)
-    with connection.cursor():
-        return connection
-
-
 def refuse_transaction(using: str | None, helper: str, why: str) -> None:
     """Raise RuntimeError where a transaction is open, as TestCase opens one around each test."""
-    connection = allowed(using)
+    connection = connection_for(using)
     if in_transaction(connection):
         raise RuntimeError(
             f"{helper}() was called inside a transaction on database {connection.alias!r}: {why}. "

@@ -8,10 +8,11 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.acquire import Request, lock
+from django_dblock.databases import connection_for
 from django_dblock.keys import KeyPart, to_pg_locks
 from django_dblock.labels import name, named
 from django_dblock.sql import testing as sql
-from django_dblock.testing.database import allowed, until
+from django_dblock.testing.database import until
 
 
 class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower case
@@ -58,7 +59,7 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
     def __enter__(self) -> Self:
         """Take it; what is held already stays so."""
         if self._request is None:
-            other = allowed(self._using).copy()
+            other = connection_for(self._using).copy()
             other.inc_thread_sharing()  # a timer, or the code under test, may be who lets it go
             request = Request.of((self._key,), shared=self._shared, connection=other)
             try:

@@ -37,7 +37,7 @@ class InATestCase(TestCase):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_test_of_djangos_that_may_not_use_the_database_gets_none():
-    """A second connection would not be watched, and could reach the real database."""
+    """Its watch must know of the second connection, too, which could reach the real database."""
 
     class WithoutADatabase(SimpleTestCase):
         def test(self):
