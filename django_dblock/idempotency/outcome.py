@@ -24,7 +24,7 @@ class Finished:
     Attributes:
         result: what goes back to the caller.
         answer: what is kept of it, in the form of the statements; None frees the key.
-        keep_effects: whether what it has written is committed.
+        keep_effects: whether what it has written is committed; never without an answer.
         failed: whether it claims no success, so that undoing its effects contradicts nobody.
     """
 
