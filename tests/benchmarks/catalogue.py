@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.benchmarks import bulk, commit, inside, lease, listing, once, save, several
+from tests.benchmarks import bulk, commit, inside, lease, listening, listing, once, save, several
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -24,6 +24,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "replay-latency": once.replay_scenario_with_latency,
     "list": listing.scenario,
     "list-json": listing.scenario_as_json,
+    "listening": listening.scenario,
 }
 
 CROWDS: dict[str, Crowd] = {

@@ -49,7 +49,8 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
     assert names == [
         "inside", "commit", "commit-latency", "several", "several-latency",
         "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency",
-        "once", "once-latency", "replay", "replay-latency", "list", "list-json", "hot", "hot-empty",
+        "once", "once-latency", "replay", "replay-latency", "list", "list-json",
+        "listening", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
         assert scenario["rows"][0]["name"] in {"raw", "plain", "bare"}
