@@ -15,7 +15,7 @@ POOLS = True
 
 @contextmanager
 def around(stage: Stage) -> Iterator[dict[str, Any]]:
-    with servers.pgbouncer(stage.server.url, "postgres", pool=3) as port:
+    with servers.pgbouncer(stage.server.url, "postgres", pool_size=3) as port:
         stage.pooler = port
         yield {"HOST": "127.0.0.1", "PORT": port}
 
