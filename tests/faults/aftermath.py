@@ -27,7 +27,7 @@ def judge(
     hung: list[str],
     *,
     clock: bool,
-    pooled: bool,
+    others: bool,
 ) -> list[Violation]:
     """Judge ours; a peer is judged by its numbers alone."""
     if trial.expected != HOLDS:
@@ -35,7 +35,7 @@ def judge(
     deadline = now() + trial.ttl + 1
     while True:
         locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
-        connections *= not pooled  # they are the pooler's
+        connections *= not others  # which may be theirs
         held = [name for (name,) in database.execute(_LEASES, [trial.name])] if clock else []
         if now() > deadline or not (locks or connections or held):
             break

@@ -151,7 +151,7 @@ class Running:
             found += aftermath.judge(
                 database, trial, history.notes(self.folder), hung,
                 clock=not getattr(self.nemesis, "CLOCK", False),
-                pooled=getattr(self.nemesis, "POOLS", False),
+                others=getattr(self.nemesis, "OTHERS", False),
             )  # fmt: skip
         return self._result(operations, found, errors, started)
 

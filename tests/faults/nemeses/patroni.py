@@ -20,6 +20,7 @@ from tests.helpers.observe import until
 from tests.helpers.servers import free_port
 
 OWN_SERVER = True
+OTHERS = True
 
 
 @dataclass

@@ -10,7 +10,7 @@ from tests.faults.services import url
 from tests.faults.stage import Stage
 from tests.helpers import servers
 
-POOLS = True
+OTHERS = True
 
 
 @contextmanager
