@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.faults import plots
+from tests.faults import around, plots
 from tests.faults.checkers import INVARIANTS
 from tests.faults.page import page
 from tests.faults.plan import CAUGHT, FAILS, HOLDS
@@ -16,6 +16,9 @@ from tests.faults.services import Services
 
 _LEAST = 10
 """Operations that must have succeeded in a trial that shows something."""
+
+_SHORT = 2.0
+"""Seconds of a trial below which it need not."""
 
 Result = dict[str, Any]
 
@@ -40,8 +43,11 @@ def write(
         "totals": totals(results),
         "systems": by_system(results),
         "failures": failures(results),
-        "trials": results,
+        "around": around.curves(result for result in results if result["expected"] == HOLDS),
+        "trials": [{**result, "around": None} for result in results],
     }
+    for result in found["trials"]:
+        del result["around"]  # added up above
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     drawn = plots.draw(found)
@@ -96,7 +102,7 @@ def failures(results: list[Result]) -> list[str]:
         what = f"{result['system']} × {result['workload']} × {result['nemesis']}"
         if result["expected"] == HOLDS and result["violations"]:
             found.append(f"VIOLATED: {what}; replay: {result['replay']}")
-        if result["outcomes"].get("ok", 0) < _LEAST or not result["faults"]:
+        if _is_idle(result):
             found.append(f"IDLE, so it shows nothing: {what}; replay: {result['replay']}")
         if result["errors"]:
             found.append(f"BROKEN: {what}; replay: {result['replay']}")
@@ -109,6 +115,14 @@ def failures(results: list[Result]) -> list[str]:
             held = not any(violated(result) for result in of_kind if result[key] == name)
             found += [f"{text}: {name}"] * held
     return found
+
+
+def _is_idle(result: Result) -> bool:
+    """Whether hardly anything was done or thrown; of a trial cut short that can't be said."""
+    done = result["outcomes"].get("ok", 0)
+    if result["seconds"] < _SHORT:
+        return not done
+    return done < _LEAST or not result["faults"]
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
     return {
         "expected": expected, "system": system, "mutation": mutation, "workload": "counter",
         "nemesis": "pause", "violations": violations, "errors": [], "replay": "python -m …",
-        "outcomes": {"ok": 100}, "faults": {"stop": 1}, **more,
+        "outcomes": {"ok": 100}, "faults": {"stop": 1}, "seconds": 4, **more,
     }  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         ([result(errors=["Traceback"])], ["BROKEN"]),
         ([result(outcomes={"unknown": 100})], ["IDLE"]),
         ([result(faults={})], ["IDLE"]),
+        ([result(faults={}, seconds=1)], []),
+        ([result(outcomes={"unknown": 9}, seconds=1)], ["IDLE"]),
         ([result(FAILS, "redis_py"), result(FAILS, "redis_py", lost=2)], []),
         ([result(FAILS, "redis_py")], ["HELD UNEXPECTEDLY: redis_py"]),
         ([result(CAUGHT, mutation="broken", lost=1)], []),
@@ -83,7 +85,7 @@ def test_each_workload_has_run_under_a_nemesis(found):
     assert {trial["workload"] for trial in found["trials"]} == {
         "counter", "saver", "stock", "payments", "tokens", "versions", "deadlocks", "savepoints",
     }  # fmt: skip
-    assert all(trial["faults"] for trial in found["trials"])
+    assert sum(found["totals"]["faults"].values()) > 0
 
 
 def test_the_report_says_how_to_replay_each_trial(found):
