@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.checkers import INVARIANTS, Violation
-from tests.faults.plan import CAUGHT, FAILS, HOLDS, plan
+from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
 from tests.faults.report import failures
 
 pytestmark = pytest.mark.once
@@ -27,6 +27,15 @@ def test_a_plan_has_ours_every_peer_and_every_mutation():
     assert {trial.expected for trial in trials} == {HOLDS, FAILS, CAUGHT}
     assert len({trial.mutation for trial in trials}) == 5  # none, and four
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
+
+
+def test_a_long_plan_throws_everything_at_every_workload_and_has_patroni():
+    trials = plan(60, "7", [18])
+    thrown = {(trial.workload, trial.nemesis) for trial in trials if trial.expected == HOLDS}
+    for workload in {trial.workload for trial in trials} - {"shop", "tokens", "deadlocks"}:
+        assert {(workload, nemesis) for nemesis in EVERY_NEMESIS} <= thrown
+    assert ("shop", "site") in thrown
+    assert ("tokens", "patroni") in thrown
 
 
 def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
