@@ -8,6 +8,8 @@ from django.utils import timezone
 
 from django_dblock import IdempotencyKey, idempotent, run_once
 from tests.app.idempotent_views import add_one, client
+from tests.app.models import Counter
+from tests.idempotency import calling
 from tests.idempotency import rows as made
 from tests.idempotency.calling import effects, rows
 
@@ -125,3 +127,43 @@ def test_a_row_that_was_taken_anew_past_the_lock_is_not_overwritten(ask, now):
         ask(view)
     assert effects() == 0
     assert IdempotencyKey.objects.get().expires_at == over
+
+
+def begin():
+    send("BEGIN")
+    Counter.objects.create(name="effects", value=1)
+
+
+def leave_autocommit_off():
+    transaction.set_autocommit(False)
+    add_one()
+
+
+@pytest.mark.parametrize("leave", [begin, leave_autocommit_off])
+def test_in_lease_mode_a_transaction_that_the_view_leaves_open_is_found(leave):
+    """Else the client is told of a success that goes with the connection."""
+
+    @idempotent(scope=client, mode="lease")
+    def view(request):
+        leave()
+        return HttpResponse(status=201)
+
+    try:
+        with pytest.raises(TransactionManagementError, match="left a transaction open"):
+            view(calling.request())
+    finally:
+        connection.close()  # as Django does at the end of the request
+    assert effects() == 0
+    assert IdempotencyKey.objects.get().completed_at is None
+
+
+def test_in_lease_mode_a_view_may_close_its_connection():
+    @idempotent(scope=client, mode="lease")
+    def view(request):
+        add_one()
+        connection.close()
+        return HttpResponse(status=201)
+
+    assert view(calling.request()).status_code == 201
+    assert view(calling.request()).headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
