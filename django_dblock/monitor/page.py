@@ -8,11 +8,21 @@ from typing import Generic, TypeVar
 
 from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from django_dblock.monitor.picture import Picture, draw
-from django_dblock.monitor.waits import Party, Queue, called, place, program, queues
+from django_dblock.monitor.waits import (
+    Blocker,
+    Party,
+    Queue,
+    blockers,
+    called,
+    place,
+    program,
+    queues,
+)
 from django_dblock.monitor.words import visible
 
 MOST_ROWS = 100
 MOST_NAMES = 6
+MOST_BLOCKERS = 5
 _LATE = 0.5
 
 _Row = TypeVar("_Row")
@@ -122,6 +132,7 @@ class Page:
     """All of it."""
 
     counts: Counts
+    blockers: Section[Blocker]
     picture: Picture
     waits: Section[Wait]
     sessions: Section[Session]
@@ -151,6 +162,7 @@ def make(
     """
     found = queues(locks, leases)
     words = search.casefold()
+    roots = blockers([queue for queue in found if _queue_has(queue, words)])
     sessions = _sessions(locks)
     names: dict[int | None, list[str]] = defaultdict(list)
     for lock in locks if words else ():
@@ -169,6 +181,7 @@ def make(
             requests=len(requests),
             abandoned=sum(request.state != "leased" for request in requests),
         ),
+        blockers=Section(tuple(roots[:MOST_BLOCKERS]), len(roots)),
         picture=draw([queue for queue in found if _queue_has(queue, words)]),
         waits=_section(waits, lambda wait: _queue_has(wait.queue, words)),
         sessions=_section(

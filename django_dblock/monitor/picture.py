@@ -15,11 +15,16 @@ from django_dblock.monitor.words import lasting, short
 
 MOST_QUEUES = 12
 MOST_HOLDERS, MOST_WAITERS = 3, 5
-_TITLE, _DETAIL, _LOCK = 27, 33, 26
+_TITLE, _DETAIL, _LOCK = 23, 28, 21
 
-_SIZES = {"party": Size(212, 46), "lock": Size(200, 46), "more": Size(212, 28)}
+_SIZES = {
+    "holder": Size(188, 46),
+    "waiter": Size(188, 46),
+    "lock": Size(176, 46),
+    "more": Size(188, 28),
+}
 
-Kind = Literal["party", "lock", "more"]
+Kind = Literal["holder", "waiter", "lock", "more"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +32,8 @@ class Shape:
     """A box with its words.
 
     Attributes:
-        kind: ``party``, ``lock``, or ``more``: those for whom there is no room.
-        waits: whether it is somebody who waits.
+        kind: ``holder``, who waits for nobody; ``waiter``, who may hold something, too; ``lock``;
+            or ``more``: those for whom there is no room.
         title: the first line.
         detail: the second one.
         whole: all there is to say, for whoever points at it.
@@ -36,7 +41,6 @@ class Shape:
     """
 
     kind: Kind
-    waits: bool
     title: str
     detail: str
     whole: str
@@ -93,7 +97,6 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class _Words:
     kind: Kind
-    waits: bool
     title: str
     detail: str
     whole: str
@@ -148,7 +151,7 @@ def _add_rest(
         if waits
         else ngettext("and %(count)d more holds it", "and %(count)d more hold it", count)
     ) % {"count": count}
-    words[key] = _Words("more", waits, text, "", text)
+    words[key] = _Words("more", text, "", text)
     edges.append((queue.id, key) if waits else (key, queue.id))
 
 
@@ -157,13 +160,13 @@ def _of_party(party: Party) -> _Words:
         title = f"{party.pid}  {party.name}"
     else:
         title = party.name or _("prepared transaction")
-    detail = _doing(party)
-    return _Words(
-        "party", party.waits, short(title, _TITLE), short(detail, _DETAIL), f"{title}\n{detail}"
-    )
+    detail = doing(party)
+    kind: Kind = "waiter" if party.waits else "holder"
+    return _Words(kind, short(title, _TITLE), short(detail, _DETAIL), f"{title}\n{detail}")
 
 
-def _doing(party: Party) -> str:
+def doing(party: Party) -> str:
+    """Say what a party does, and for how long."""
     if party.waits:
         if party.lasting is None:
             return _("waits in turn")
@@ -180,13 +183,12 @@ def _of_lock(queue: Queue) -> _Words:
     waiting = ngettext("%(count)d waits", "%(count)d wait", count) % {"count": count}
     kind = _("lease") if queue.kind == "fenced" else _("shared") if queue.shared else _("exclusive")
     detail = f"{kind} · {waiting}"
-    return _Words("lock", False, short(queue.name, _LOCK), detail, f"{queue.name}\n{detail}")  # noqa: FBT003 - data
+    return _Words("lock", short(queue.name, _LOCK), detail, f"{queue.name}\n{detail}")
 
 
 def _shape(words: _Words, box: graph.Box) -> Shape:
     return Shape(
         kind=words.kind,
-        waits=words.waits,
         title=words.title,
         detail=words.detail,
         whole=words.whole,

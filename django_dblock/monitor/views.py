@@ -42,6 +42,7 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
         return TemplateResponse(request, "django_dblock/admin/monitor_live.html", context)
     context |= {
         **site.each_context(request),
+        "is_nav_sidebar_enabled": False,  # the picture needs the room
         "title": _("Lock monitor"),
         "refresh": refresh,
         "refreshes": [

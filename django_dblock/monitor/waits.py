@@ -48,6 +48,7 @@ class Queue:
         holders: who has it.
         waiters: who waits, the first in front.
         longest: seconds the one who has waited longest does; None where that isn't known.
+        lease: of a lease, slot and name as they stand in the table.
     """
 
     id: str
@@ -57,6 +58,22 @@ class Queue:
     holders: tuple[Party, ...]
     waiters: tuple[Party, ...]
     longest: float | None
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One whom others wait for and who waits for nobody: where to begin.
+
+    Attributes:
+        party: who it is.
+        queue: the first of the queues in front of which it stands.
+        keeps: how many would go on, sooner or later, if it let go.
+    """
+
+    party: Party
+    queue: Queue
+    keeps: int
 
 
 def called(lock: AdvisoryLock) -> str:
@@ -81,6 +98,32 @@ def queues(locks: Sequence[AdvisoryLock], leases: Iterable[FencedLease]) -> list
     found = [*_advisory(locks), *(_fenced(lease) for lease in leases if lease.waiting)]
     found.sort(key=lambda queue: (-(queue.longest or 0), -len(queue.waiters)))
     return found
+
+
+def blockers(found: Sequence[Queue]) -> list[Blocker]:
+    """Return those at whom every wait ends, the one who keeps most first; none of a cycle."""
+    held_by: dict[str, list[Queue]] = defaultdict(list)
+    for queue in found:
+        for holder in queue.holders:
+            held_by[holder.id].append(queue)
+    roots = [
+        Blocker(holder, queues_of[0], _kept(key, held_by))
+        for key, queues_of in held_by.items()
+        for holder in queues_of[0].holders
+        if holder.id == key and not holder.waits
+    ]
+    return sorted(roots, key=lambda root: -root.keeps)
+
+
+def _kept(root: str, held_by: dict[str, list[Queue]]) -> int:
+    kept = {root}
+    ahead = [root]
+    while ahead:
+        for queue in held_by.get(ahead.pop(), ()):
+            new = [waiter.id for waiter in queue.waiters if waiter.id not in kept]
+            kept.update(new)
+            ahead += new
+    return len(kept) - 1
 
 
 def _advisory(locks: Sequence[AdvisoryLock]) -> Iterable[Queue]:
@@ -132,6 +175,7 @@ def _fenced(lease: FencedLease) -> Queue:
             for number, owner in enumerate(lease.waiting)
         ),
         longest=None,
+        lease=key if lease.state == "held" else "",
     )
 
 

@@ -5,10 +5,12 @@ from datetime import datetime
 from django import template
 
 from django_dblock.monitor import words
+from django_dblock.monitor.picture import doing
 
 register = template.Library()
 
 register.filter("visible", words.visible)
+register.filter("doing", doing)
 
 
 @register.filter

@@ -44,3 +44,6 @@ def stage(db):
     """Sessions that hold locks and wait for them."""
     with scene.stage(conninfo()) as found:
         yield found
+
+
+PAGE = "/admin/django_dblock/lockmonitor/"

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from django_dblock.keys import encode, key_id
-from django_dblock.labels import named, label
+from django_dblock.labels import label, named
 from tests.helpers import observe
 
 
@@ -62,7 +62,9 @@ class Stage:
 
     def close(self) -> None:
         pids = [session.info.backend_pid for session in self._opened[1:] if not session.closed]
-        self.observer.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
+        self.observer.execute(
+            "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids]
+        )
         for session in self._opened:
             session.close()
 
@@ -74,3 +76,66 @@ def stage(conninfo: str) -> Iterator[Stage]:
         yield found
     finally:
         found.close()
+
+
+def busy(stage: Stage) -> dict[str, psycopg.Connection[Any]]:
+    """A shop at a bad moment: a view that hangs in a transaction, and what that leads to."""
+    found = {name: stage.session(name) for name in ("gunicorn", "celery", "import", "migrate")}
+    stage.hold(found["gunicorn"], ("inventory", "sku-1"))
+    found["gunicorn"].execute("SELECT 42 AS stock  -- shop/purchase.py: is it in stock?")
+    stage.hold(found["import"], *[("product", number) for number in range(1, 41)])
+    found["import"].execute("SELECT count(*) FROM pg_class  -- manage.py import_products")
+    for number in (1, 2):
+        found[f"report {number}"] = stage.session("report")
+        stage.hold(found[f"report {number}"], ("catalogue",), shared=True)
+    stage.hold(found["celery"], ("order", 17))
+    stage.want(found["celery"], "inventory", "sku-1")
+    stage.want(found["migrate"], "catalogue")
+    found["mailer"] = stage.session("mailer")
+    stage.want(found["mailer"], "order", 17)
+    for number in range(1, 9):
+        found[f"gunicorn {number}"] = stage.session("gunicorn")
+        stage.want(found[f"gunicorn {number}"], "inventory", "sku-1")
+    return found
+
+
+LEASE = """
+INSERT INTO django_dblock_fencedlock (
+    name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
+)
+SELECT
+    %(name)s, 0, 1767225600000 + %(age)s::int, %(owner)s, now() - %(age)s * interval '1 second',
+    now() - %(renewed)s * interval '1 second', now() + %(left)s * interval '1 second',
+    %(delay)s * interval '1 second', 9, %(metadata)s::jsonb
+"""
+
+TICKET = """
+INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
+VALUES (%s, 0, %s, now() + interval '1 hour')
+"""
+
+
+def lease(observer: psycopg.Connection[Any], name: str, **facts: Any) -> None:
+    """A row as the protocol would leave it."""
+    facts = {
+        "owner": "worker-1:812:MainThread", "age": 60, "renewed": 3, "left": 27, "delay": 0,
+        "metadata": "{}", "name": name, **facts,
+    }  # fmt: skip
+    observer.execute(LEASE, facts)
+
+
+def leases(observer: psycopg.Connection[Any]) -> None:
+    """One that is well, one that nobody renews and others wait for, one that is kept back."""
+    lease(observer, "nightly-sync", age=754, metadata='{"job": "settle", "build": "2026.11.3"}')
+    lease(observer, "rebuild-search", age=4210, owner="worker-2:77:MainThread", renewed=48, left=12)
+    lease(observer, "warm-cache", age=95, renewed=65, left=-35, delay=90)
+    for owner in ("worker-3:204:MainThread", "worker-1:812:Thread-3"):
+        observer.execute(TICKET, ["rebuild-search", owner])
+
+
+def requests() -> None:
+    """One at work, one whose worker is gone."""
+    from tests.idempotency import rows
+
+    rows.unfinished("4f1c2a90-77", path="/api/payments/", owner="web-1:3001:worker-0")
+    rows.abandoned("9b07e1d4-12", path="/api/payments/", owner="web-2:2950:worker-1")

@@ -5,10 +5,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from django_dblock import advisory_lock, fenced_lock
+from tests.monitor.conftest import PAGE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-PAGE = "/admin/django_dblock/lockmonitor/"
 
 
 @pytest.fixture
