@@ -254,10 +254,10 @@ def _session(
     wanted: Counter[tuple[int, int, bool]],
     waiting: dict[int | None, float | None],
 ) -> Session:
+    held.sort(key=lambda lock: (-wanted[place(lock)], lock.name is None))
     names = [
         Held(called(lock), lock.shared, wanted[place(lock)] if lock.granted else 0) for lock in held
     ]
-    names.sort(key=lambda each: -each.waiters)
     first = held[0]
     return Session(
         lock=first,

@@ -15,7 +15,7 @@ from django_dblock.monitor.words import lasting, short
 
 MOST_QUEUES = 12
 MOST_HOLDERS, MOST_WAITERS = 3, 5
-_TITLE, _DETAIL, _LOCK = 23, 28, 21
+_TITLE, _DETAIL, _LOCK = 21, 27, 20
 
 _SIZES = {
     "holder": Size(188, 46),
@@ -179,8 +179,7 @@ def doing(party: Party) -> str:
 
 
 def _of_lock(queue: Queue) -> _Words:
-    count = len(queue.waiters)
-    waiting = ngettext("%(count)d waits", "%(count)d wait", count) % {"count": count}
+    waiting = _("%(count)d waiting") % {"count": len(queue.waiters)}
     kind = _("lease") if queue.kind == "fenced" else _("shared") if queue.shared else _("exclusive")
     detail = f"{kind} · {waiting}"
     return _Words("lock", short(queue.name, _LOCK), detail, f"{queue.name}\n{detail}")

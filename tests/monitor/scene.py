@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from django_dblock.keys import encode, key_id
-from django_dblock.labels import label, named
+from django_dblock.labels import compose, label, named
 from tests.helpers import observe
 
 
@@ -44,13 +44,9 @@ class Stage:
         observe.until(lambda: pid in observe.waiting(self.observer), f"{pid} waits")
 
     def _label(self, session: psycopg.Connection[Any], keys: Any) -> None:
-        [before] = session.execute("SELECT current_setting('application_name')").fetchone() or [""]
-        base, _, old = before.partition(" lock[")
-        texts = [each for each in old.rstrip("]").split() if each]
-        texts += [label(named(key), self._number(key), "full") for key in keys]
-        text = f"{base} lock[{' '.join(texts)}]"
-        if len(text) <= 63:
-            session.execute("SELECT set_config('application_name', %s, true)", [text])
+        [before] = session.execute("SELECT current_setting('application_name')").fetchone()
+        text = compose(before, [label(named(key), self._number(key), "full") for key in keys])
+        session.execute("SELECT set_config('application_name', %s, true)", [text])
 
     def _statement(self, key: tuple[Any, ...], *, shared: bool) -> str:
         function = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"

@@ -63,7 +63,7 @@ def test_shots(browser, stage):
     found = scene.busy(stage)
     scene.leases(stage.observer)
     scene.requests()
-    time.sleep(float(os.environ.get("DBLOCK_SHOTS_WAIT", 0)))
+    time.sleep(float(os.environ.get("DBLOCK_SHOTS_WAIT", "0")))
     browser.open(PAGE)
     for on in (False, True):
         dark(browser, on)
