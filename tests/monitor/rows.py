@@ -10,9 +10,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def lock(pid, name="a", *, number=None, **changes):
     """A lock that is held."""
+    number = crc32(repr(name).encode()) if number is None else number
     facts = {
-        "name": name, "key_id": number if number is not None else crc32(repr(name).encode()), "classid": 1,
-        "objid": number if number is not None else crc32(repr(name).encode()), "shared": False,
+        "name": name, "key_id": number, "classid": 1, "objid": number, "shared": False,
         "granted": True, "pid": pid, "blocked_by": (), "waiting": None, "transaction_age": 1.0,
         "application_name": f"shop lock[{name}]", "user": "app", "client": "10.0.0.1",
         "state": "idle in transaction", "query": "SELECT 1", "hidden": False,
