@@ -55,6 +55,7 @@ class _Run:
         self.work = work
         self.connection = connections[identity.using]
         self.joined = in_transaction(self.connection)
+        self.new = True
 
     def outcome(self) -> Outcome:
         with nullcontext() if self.joined else transaction.atomic(using=self.identity.using):
@@ -72,6 +73,7 @@ class _Run:
                 )
                 known = decide(found, self.identity, resumes=False, refuses=True)
             if known is None:
+                self.new = found.state == "new"
                 return self._run(effects)
             with effects:
                 self._keep(effects)
@@ -117,6 +119,7 @@ class _Run:
             answer,
             *then,
             ttl=self.options.ttl_seconds,
+            new=self.new,
         ):
             raise TransactionManagementError(
                 f"Somebody has written the row of {self.identity.facts['key']} without its lock, "

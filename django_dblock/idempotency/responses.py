@@ -103,4 +103,5 @@ def replay(answer: Answer) -> HttpResponse:
     if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
         response.status_code = 204
     response.headers[REPLAYED] = "true"
+    response.headers["Cache-Control"] = "no-store"
     return response

@@ -25,7 +25,7 @@ class Found:
     """What is known of a request at the moment of asking.
 
     Attributes:
-        state: ``new`` where there is no row; see :data:`django_dblock.sql.idempotency.READ`.
+        state: ``new`` where there is no row; see :func:`_state`.
         locked: whether nobody else works on it, and nobody will before our transaction ends.
         full: whether its scope has as many live keys as it may.
         id: of the row; 0 without one.
@@ -87,30 +87,42 @@ def ask(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then
     Raises:
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
     """
-    statements, parameters = _reading(identity, asked)
+    statements, parameters = _reading(identity)
     locked, answers = acquire.try_lock_and(
         identity.lock(connection), *statements, *then, parameters=parameters
     )
-    return _found(answers, locked=locked)
+    return _found(answers, asked, locked=locked)
 
 
 def ask_again(
     connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then: str
 ) -> Found:
     """Read the row, under the lock that is had."""
-    statements, parameters = _reading(identity, asked)
-    return _found(exchange(connection, *statements, *then, parameters=parameters), locked=True)
+    statements, parameters = _reading(identity)
+    answers = exchange(connection, *statements, *then, parameters=parameters)
+    return _found(answers, asked, locked=True)
 
 
-def record(
+def record(  # noqa: PLR0913 - what an answer is kept with
     connection: BaseDatabaseWrapper,
     identity: Identity,
     asked: Asked,
     answer: Mapping[str, Any],
     *then: str,
     ttl: float,
+    new: bool,
 ) -> bool:
-    """Write the answer in the open transaction; whether nobody else has."""
+    """Write the answer in the open transaction; whether nobody else has.
+
+    Args:
+        connection: with the open transaction.
+        identity: the request.
+        asked: what was asked for.
+        answer: in the form of the statement.
+        then: statements without rows that go with it.
+        ttl: seconds to keep it.
+        new: whether no row was there when it was read.
+    """
     parameters = {
         "scope": identity.scope,
         "key": identity.key,
@@ -118,7 +130,8 @@ def record(
         **asked.parameters(),
         **answer,
     }
-    return bool(send(connection, sql.RECORD, *then, parameters=parameters))
+    statement = sql.RECORD_NEW if new else sql.RECORD_AGAIN
+    return bool(send(connection, statement, *then, parameters=parameters))
 
 
 def claim(  # noqa: PLR0913 - what a claim is made of
@@ -147,7 +160,7 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     rows = send(connection, statement, parameters=parameters)
     if not rows:
         return None
-    [(number, token, steps)] = rows
+    [(number, token, steps, _)] = rows
     return Claim(int(str(number)), int(str(token)), json.loads(str(steps)))
 
 
@@ -163,10 +176,9 @@ def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool
 
 def look(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked) -> Found:
     """Read the row without the lock: what became of it, and not what may be done."""
-    parameters = {"scope": identity.scope, "key": identity.key, **asked.parameters()}
     with connection.cursor() as cursor:
-        cursor.execute(sql.READ, parameters)
-        return _found([cursor.fetchall()], locked=True)
+        cursor.execute(sql.READ, {"scope": identity.scope, "key": identity.key})
+        return _found([cursor.fetchall()], asked, locked=True)
 
 
 def is_completed(using: str, claimed: Claim) -> bool:
@@ -176,31 +188,55 @@ def is_completed(using: str, claimed: Claim) -> bool:
         return cursor.fetchone() is not None
 
 
-def _reading(identity: Identity, asked: Asked) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
     parameters: dict[str, Any] = {"scope": identity.scope, "key": identity.key}
-    parameters.update(asked.parameters())
     if (max_keys := conf.idempotency_max_keys) is None:
         return (sql.READ,), parameters
     parameters["max_keys"] = max_keys
     return (sql.READ, sql.IS_FULL), parameters
 
 
-def _found(answers: list[Rows], *, locked: bool) -> Found:
+def _found(answers: list[Rows], asked: Asked, *, locked: bool) -> Found:
+    """Read the rows: text where they came by one message, else what the driver makes of them."""
     rows, *more = answers
     full = more == [[("true",)]]
     if not rows:
         return Found("new", locked, full)
-    [(number, token, state, replay, same, remaining, status_code, headers, body, kind)] = rows
+    row: tuple[Any, ...] = rows[0]
+    number, token, completed, over, left, fingerprint, version, status_code, headers, *body = row
+    remaining = None if left is None else float(left)
+    state = _state(completed=_truth(completed), over=_truth(over), remaining=remaining)
+    same = (fingerprint, int(version)) == (asked.fingerprint.hex(), asked.fingerprint_version)
     answer = None
-    if replay == "true":
-        answer = Answer.read(str(status_code), str(headers), body, str(kind))
+    if same and state == "done":
+        answer = Answer.read(status_code, headers, *body)
     return Found(
-        state=state,  # type: ignore[arg-type]  # READ has no other
+        state=state,
         locked=locked,
         full=full,
-        id=int(str(number)),
-        token=int(str(token)),
-        same=same == "true",
-        remaining=0 if remaining is None else max(0, math.ceil(float(remaining))),
+        id=int(number),
+        token=int(token),
+        same=same,
+        remaining=max(0, math.ceil(remaining or 0)),
         answer=answer,
     )
+
+
+def _state(*, completed: bool | None, over: bool | None, remaining: float | None) -> State:
+    """Say what a row is.
+
+    A finished request is over when its retention is; an unfinished one is somebody's until its
+    lease ends, and after that abandoned, unless it was given up properly: free.
+    """
+    if completed and not over:
+        return "done"
+    if not completed and remaining is not None and remaining > 0:
+        return "leased"
+    if over:
+        return "expired"
+    return "free" if remaining is None else "abandoned"
+
+
+def _truth(value: Any) -> bool | None:
+    """Return a boolean of the server's, as text or not."""
+    return value if value is None or isinstance(value, bool) else value == "t"

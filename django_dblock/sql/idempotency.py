@@ -9,40 +9,28 @@ Common to all:
 - Time is ``clock_timestamp()``.
 - The identity of a claim is (id, token): a row that was removed and made again has another id, so
   neither a purge nor a restart brings an old claim back.
+- What is written here is what a retry relies on, so its commit waits for the disk, whatever
+  ``synchronous_commit`` the session has; 19.5.1 "synchronous_commit".
 - Answers are text, because they may come by a message of several statements.
 """
 
-# What is known of the request. A finished one is over when its retention is; an unfinished one is
-# somebody's until its lease ends, and after that abandoned, unless it was given up properly: free.
-# The answer is read only where it will be given: a stored body can be large.
+# What is known of the request. No CASE and no subquery: planning those takes longer than all the
+# rest, so the state is put together in Python, from times that the server has compared.
 READ = """
 SELECT
-    id::text,
-    token::text,
-    state,
-    (same AND state = 'done')::text,
-    same::text,
-    ceil(extract(epoch FROM locked_until - clock_timestamp()))::text,
-    status_code::text,
-    headers::text,
-    CASE WHEN same AND state = 'done' THEN encode(body, 'hex') END,
+    id,
+    token,
+    completed_at IS NOT NULL,
+    expires_at <= clock_timestamp(),
+    extract(epoch FROM locked_until - clock_timestamp()),
+    encode(fingerprint, 'hex'),
+    fingerprint_version,
+    status_code,
+    headers,
+    encode(body, 'hex'),
     body_kind
-FROM (
-    SELECT
-        *,
-        fingerprint = decode(%(fingerprint)s, 'hex')
-            AND fingerprint_version = %(fingerprint_version)s AS same,
-        CASE
-            WHEN completed_at IS NOT NULL AND expires_at > clock_timestamp() THEN 'done'
-            WHEN completed_at IS NULL AND locked_until > clock_timestamp() THEN 'leased'
-            WHEN expires_at <= clock_timestamp() THEN 'expired'
-            WHEN locked_until IS NULL THEN 'free'
-            ELSE 'abandoned'
-        END AS state
-    FROM django_dblock_idempotencykey
-    WHERE scope = %(scope)s AND key = %(key)s
-    OFFSET 0
-) AS request
+FROM django_dblock_idempotencykey
+WHERE scope = %(scope)s AND key = %(key)s
 """
 
 # Whether the scope has as many live keys as it may. It looks at so many, and no more.
@@ -60,9 +48,27 @@ FROM (
 SAVEPOINT = "SAVEPOINT {name}"
 RELEASE = "RELEASE SAVEPOINT {name}"
 
-# The answer, in the transaction of the effects. A row that is there is over, which was read under
-# the lock; should it not be, somebody writes past the lock, and no row comes back.
-RECORD = """
+# The answer, in the transaction of the effects, where there was no row.
+RECORD_NEW = """
+INSERT INTO django_dblock_idempotencykey (
+    scope, key, fingerprint, fingerprint_version, method, path, status_code, headers, body,
+    body_kind, token, owner, steps, created_at, completed_at, expires_at
+)
+VALUES (
+    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
+    %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'), %(body_kind)s,
+    1, '', '{}', transaction_timestamp(), clock_timestamp(),
+    clock_timestamp() + %(ttl)s::float8 * interval '1 second'
+)
+ON CONFLICT (scope, key) DO NOTHING
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+"""
+
+# The same where there was one that is over, and may be purged by now. It was read under the lock:
+# should it not be, somebody writes past the lock, and no row comes back.
+RECORD_AGAIN = """
 INSERT INTO django_dblock_idempotencykey AS request (
     scope, key, fingerprint, fingerprint_version, method, path, status_code, headers, body,
     body_kind, token, owner, steps, created_at, completed_at, expires_at
@@ -92,7 +98,9 @@ ON CONFLICT (scope, key) DO UPDATE SET
 WHERE request.expires_at <= clock_timestamp()
     AND (request.completed_at IS NOT NULL
         OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A claim on a request that has no row.
@@ -108,7 +116,9 @@ VALUES (
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 ON CONFLICT (scope, key) DO NOTHING
-RETURNING id::text, token::text, steps::text
+RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
@@ -138,7 +148,9 @@ WHERE id = (
         AND (completed_at IS NOT NULL OR coalesce(locked_until, '-infinity') <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id::text, token::text, steps::text
+RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # A recovery point, and a sign of life. Nobody else has the request while the token is ours, even
@@ -148,7 +160,9 @@ UPDATE django_dblock_idempotencykey SET
     steps = steps || %(step)s::jsonb,
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # Nobody takes the request over before this transaction ends.
@@ -170,7 +184,9 @@ UPDATE django_dblock_idempotencykey SET
     completed_at = clock_timestamp(),
     expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-RETURNING id::text
+RETURNING id::text, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
 # Whether the answer that is there is the claim's own.

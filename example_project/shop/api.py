@@ -1,6 +1,5 @@
 """Buying by program: JSON in, JSON out, errors as ``application/problem+json``."""
 
-import json
 from pathlib import Path
 
 from django.db import connection
@@ -8,6 +7,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
+from shop.body import Unreadable, json_body
 from shop.forms import PurchaseForm
 from shop.models import Product
 from shop.problems import problem
@@ -22,9 +22,9 @@ _DESCRIPTION = Path(__file__).with_name("openapi.json")
 @require_POST
 def purchases(request: HttpRequest) -> HttpResponse:
     try:
-        body = json.loads(request.body)
-    except ValueError:
-        return problem(400, "Not JSON", "The body is not JSON.")
+        body = json_body(request)
+    except Unreadable as error:
+        return error.response
     form = PurchaseForm(body if isinstance(body, dict) else {})
     if not form.is_valid():
         wrong = "; ".join(f"{name}: {errors[0]}" for name, errors in form.errors.items())

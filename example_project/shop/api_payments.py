@@ -1,6 +1,5 @@
 """Paying by program: an ``Idempotency-Key`` makes it safe to ask again, and to ask twice."""
 
-import json
 import uuid
 
 from django.conf import settings
@@ -8,6 +7,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from shop.body import Unreadable, json_body
 from shop.forms import PaymentForm
 from shop.models import Order, Payment
 from shop.once import pays_once
@@ -24,9 +24,9 @@ def payments(request: HttpRequest, reference: uuid.UUID) -> HttpResponse:
     if order is None:
         return problem(404, "No such order", f"There is no order {reference}.")
     try:
-        body = json.loads(request.body)
-    except ValueError:
-        return problem(400, "Not JSON", "The body is not JSON.")
+        body = json_body(request)
+    except Unreadable as error:
+        return error.response
     form = PaymentForm(body if isinstance(body, dict) else {})
     if not form.is_valid():
         return problem(400, "Not a payment", f"amount: {form.errors['amount'][0]}")

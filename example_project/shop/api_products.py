@@ -1,6 +1,5 @@
 """Products by program: read one with its ``ETag``, and change it as long as it is the one read."""
 
-import json
 from typing import Any
 
 from django.forms.models import model_to_dict
@@ -10,6 +9,7 @@ from django.views.decorators.http import require_http_methods
 
 from django_dblock import etag, if_match, set_etag
 from django_dblock.versioning.http import ConditionalRequest
+from shop.body import Unreadable, json_body
 from shop.forms import ProductForm
 from shop.models import Product
 from shop.problems import problem
@@ -35,9 +35,9 @@ def product(request: HttpRequest, sku: str) -> HttpResponse:
 @if_match
 def _change(request: ConditionalRequest, sku: str) -> HttpResponse:
     try:
-        body = json.loads(request.body)
-    except ValueError:
-        return problem(400, "Not JSON", "The body is not JSON.")
+        body = json_body(request)
+    except Unreadable as error:
+        return error.response
     if not isinstance(body, dict) or not body.keys() <= set(FIELDS):
         return problem(400, "Not a product", f"The body is an object with {', '.join(FIELDS)}.")
     # The lock keeps a purchase from writing over this; what it can't know is what the client saw.

@@ -33,6 +33,9 @@ class SoldOut(Exception):
 class EmptyBasket(Exception):
     """There is nothing in the basket, or no longer."""
 
+    def __init__(self) -> None:
+        super().__init__("The basket is empty.")
+
 
 def stock_lock(*skus: str) -> AbstractContextManager[Any]:
     """One seller at a time for each of these products, and a transaction around the block.
@@ -71,7 +74,7 @@ def buy_basket(basket_id: int, buyer: str) -> Order:
         lines = basket.lines.values_list("product__sku", "quantity") if basket else ()
         wanted = dict(lines)
         if basket is None or not wanted:
-            raise EmptyBasket("The basket is empty.")
+            raise EmptyBasket
         # All products at once: one by one, two baskets could wait for each other.
         with stock_lock(*wanted):
             order = _sell(wanted, buyer)

@@ -1,16 +1,21 @@
 """The visitor's pages: look, choose, buy. How an order is paid is in ``paying.py``."""
 
+import uuid
+
 from django.contrib import messages
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_POST
 
+from django_dblock import idempotent
 from shop.forms import CheckoutForm, QuantityForm
 from shop.models import Basket, BasketLine, Product
 from shop.purchase import EmptyBasket, SoldOut, buy, buy_basket
 
 GUEST = "Guest"
+SECOND_CLICK = 10
+"""Seconds for which the second click on "Order" waits for the first, to show the same order."""
 
 
 @require_GET
@@ -68,13 +73,30 @@ def remove_from_basket(request: HttpRequest, line: int) -> HttpResponse:
     return redirect("shop:basket")
 
 
-@require_http_methods(["POST"])
+@require_POST
 def checkout(request: HttpRequest) -> HttpResponse:
     form = CheckoutForm(request.POST)
     if not form.is_valid():
         return _basket(request, form, status=400)
+    basket_id = request.session.get("basket")
+    if basket_id is None:
+        messages.error(request, str(EmptyBasket()))
+        return redirect("shop:basket")
+    return _checkout(request, basket_id, form.cleaned_data["buyer"])
+
+
+# The second click leads to the order, too; without this it would say that the basket is empty. The
+# order and this answer commit together. A basket belongs to one session, and so do its keys.
+@idempotent(
+    scope=lambda request: ("basket", request.session["basket"]),
+    key=lambda request: request.POST.get("idempotency_key"),
+    fingerprint=lambda request: request.POST["buyer"],
+    required=False,
+    wait=SECOND_CLICK,
+)
+def _checkout(request: HttpRequest, basket_id: int, buyer: str) -> HttpResponse:
     try:
-        return redirect(buy_basket(request.session.get("basket"), form.cleaned_data["buyer"]))
+        return redirect(buy_basket(basket_id, buyer))
     except (SoldOut, EmptyBasket) as error:
         messages.error(request, str(error))
         return redirect("shop:basket")
@@ -86,5 +108,5 @@ def _basket(request: HttpRequest, form: CheckoutForm, status: int = 200) -> Http
         .filter(pk=request.session.get("basket"))
         .first()
     )
-    context = {"basket": found, "form": form}
+    context = {"basket": found, "form": form, "checkout_key": uuid.uuid4().hex}
     return render(request, "shop/basket.html", context, status=status)

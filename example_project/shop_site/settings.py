@@ -107,6 +107,8 @@ DBLOCK_ADVISORY_TIMEOUT = env.float("DBLOCK_ADVISORY_TIMEOUT", 5)
 
 # More than ACQUIRER_TIMEOUT, so that who only waits is not taken for dead.
 DBLOCK_IDEMPOTENCY_LEASE = env.float("DBLOCK_IDEMPOTENCY_LEASE", 15)
+# Of one order, which is whose keys they are: its buyer needs a few, and nobody fills the table.
+DBLOCK_IDEMPOTENCY_MAX_KEYS = 100
 
 SHOP_LOCKING = env.bool("SHOP_LOCKING", True)
 SHOP_VERSIONS = env.bool("SHOP_VERSIONS", True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.benchmarks import bulk, commit, inside, lease, save, several
+from tests.benchmarks import bulk, commit, inside, lease, once, save, several
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -18,6 +18,10 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "bulk": bulk.scenario,
     "lease": lease.scenario,
     "lease-latency": lease.scenario_with_latency,
+    "once": once.scenario,
+    "once-latency": once.scenario_with_latency,
+    "replay": once.replay_scenario,
+    "replay-latency": once.replay_scenario_with_latency,
 }
 
 CROWDS: dict[str, Crowd] = {

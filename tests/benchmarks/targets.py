@@ -43,6 +43,8 @@ TARGETS = [
     Target("save_cas, x save()", "save", "save_cas", _ratio, 1.1, 1.05),
     Target("save_cas in a transaction, x save()", "save-inside", "save_cas", _ratio, 1.1, 1.05),
     Target("lease taken and given back, x raw", "lease", "fenced_lock", _ratio, 1.3, 1.2),
+    Target("@idempotent, first call, x the view", "once", "idempotent", _ratio, 1.35, 1.35),
+    Target("@idempotent, replay, x the view", "replay", "idempotent", _ratio, 0.7, 0.7),
     Target("bulk_save_cas, x bulk_update", "bulk", "bulk_save_cas", _ratio, 1.3, 1.3),
     *(
         target

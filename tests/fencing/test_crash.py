@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -16,23 +15,9 @@ from django_dblock import FencedLock, NotReplicated, StandbyDatabase, fenced_loc
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row
 from tests.fencing.test_protocol import in_a_thread
 from tests.helpers import observe, servers
-from tests.helpers.servers import need
+from tests.helpers.servers import crash, need, switched_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@contextmanager
-def switched_to(server):
-    """The default alias leads to this cluster."""
-    settings = connection.settings_dict
-    before = {name: settings[name] for name in ("HOST", "PORT", "NAME")}
-    connection.close()
-    settings.update(HOST="127.0.0.1", PORT=server.port, NAME="postgres")
-    try:
-        yield
-    finally:
-        connection.close()
-        settings.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +39,6 @@ def own(transactional_db, cluster):
 def looking(own):
     with psycopg.connect(own.url, autocommit=True) as found:
         yield found
-
-
-def crash(server):
-    connection.close()
-    server.stop("immediate")
-    server.start()
 
 
 def test_a_token_is_never_given_twice_after_a_crash_with_synchronous_commit_off(own):

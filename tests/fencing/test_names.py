@@ -5,6 +5,8 @@ from decimal import Decimal
 from enum import Enum
 
 import pytest
+from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import SafeString
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +26,8 @@ def name(*key, namespace=""):
         (("inventory", "sku-1"), "inventory:sku-1"),
         (("account", 7, -1), "account:7:-1"),
         (("größe",), "größe"),
+        ((SafeString("sku-1"),), "sku-1"),
+        ((SimpleLazyObject(lambda: "sku-1"),), "sku-1"),
         ((True,), "True~8dd2b3d1c880f01e77a848ec14610531"),
         (("a:b",), "a:b~"),
         (("7",), "7~"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.db import connection
 from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server
 
 SETTINGS = {**THROW_AWAY, "max_connections": "120", "deadlock_timeout": "100ms"}
@@ -136,3 +137,24 @@ def standby(primary: Server) -> Iterator[Server]:
     finally:
         replica.remove()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def switched_to(server: Server) -> Iterator[None]:
+    """The default alias leads to this cluster."""
+    settings = connection.settings_dict
+    before = {name: settings[name] for name in ("HOST", "PORT", "NAME")}
+    connection.close()
+    settings.update(HOST="127.0.0.1", PORT=server.port, NAME="postgres")
+    try:
+        yield
+    finally:
+        connection.close()
+        settings.update(before)
+
+
+def crash(server: Server) -> None:
+    """Let it end as in a power cut of the program, and start again."""
+    connection.close()
+    server.stop("immediate")
+    server.start()

@@ -1,6 +1,7 @@
 """What of an answer is stored, and given again."""
 
 import pytest
+from cryptography import fernet
 from django.core.exceptions import ImproperlyConfigured
 
 from django_dblock.exceptions import UnstorableResponse
@@ -40,7 +41,6 @@ def test_encrypted(settings):
 
 
 def test_encrypted_by_fernet_while_its_keys_rotate(settings):
-    fernet = pytest.importorskip("cryptography.fernet")
     old, new = (fernet.Fernet(fernet.Fernet.generate_key()) for _ in range(2))
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([old])
     answer = Answer(201, {}, b"secret")

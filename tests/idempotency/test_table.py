@@ -269,6 +269,7 @@ def test_a_replay_has_the_allow_listed_headers_and_never_a_cookie_or_a_date(ask,
     assert first.cookies
     assert not again.cookies
     assert {name.lower(): value for name, value in again.headers.items()} == {
+        "cache-control": "no-store",
         "content-type": "application/json",
         "content-language": "de",
         "content-location": "/c/",

@@ -1,6 +1,7 @@
 """retry_on_conflict: the whole function again, in a new transaction, after a random pause."""
 
 import functools
+from contextlib import suppress
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
@@ -345,7 +346,8 @@ def test_40p01_a_deadlock(product, pauses):
             with pytest.raises(OperationalError, match="deadlock"):
                 rival.receive()
         else:
-            rival.receive()
+            with suppress(OperationalError):  # it, too, if our second run has overtaken it
+                rival.receive()
     assert set(Product.objects.values_list("stock", flat=True)) == {2}
 
 

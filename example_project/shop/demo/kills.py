@@ -32,11 +32,13 @@ class Kills:
         self._answers = 0
         self.done = 0
 
-    def on_answer(self) -> None:
-        """Count an answer, and kill if it is time."""
+    def on_answer(self) -> bool:
+        """Count an answer, and kill if it is time; return whether one was killed."""
         self._answers += 1
         workers = sorted(self._folder.iterdir()) if self._answers in self._moments else []
         if workers:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it ended by itself
                 os.kill(int(self._dice.choice(workers).name), signal.SIGKILL)
                 self.done += 1
+                return True
+        return False

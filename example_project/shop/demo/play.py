@@ -11,11 +11,17 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a round: figures to show, invariants and whether they held."""
+    """One run of a round: figures to show, invariants and whether they held.
+
+    Attributes:
+        worked: whether it did what it could, so that it proves something.
+        lost: what was lost, in a few words; for the demo's last lines.
+    """
 
     figures: dict[str, str]
     invariants: dict[str, bool]
     worked: bool
+    lost: str = ""
 
     @property
     def kept(self) -> bool:

@@ -85,6 +85,14 @@ class Report:
             table.add_row(name, _held(verdict.unguarded, name), _held(verdict.guarded, name))
         self._console.print(table)
 
+    def summary(self, verdicts: list[Verdict]) -> None:
+        """Say in two lines what it all came to."""
+        for when, runs in (
+            ("Without the guards", [verdict.unguarded for verdict in verdicts]),
+            ("With them", [verdict.guarded for verdict in verdicts]),
+        ):
+            self.say(f"{when}: {', '.join(run.lost for run in runs)}.")
+
 
 def _held(run: Run, invariant: str) -> str:
     return "[green]kept[/]" if run.invariants[invariant] else "[bold red]BROKEN[/]"

@@ -11,6 +11,7 @@ from shop.tests.absent import absent
 
 try:
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.remote.webelement import WebElement
@@ -104,6 +105,26 @@ class Browser:
                 return
             self.press(Keys.TAB)
         raise AssertionError(f"the Tab key does not come to {css}")
+
+    def aim(self, css: str) -> Callable[[], None]:
+        """Return what clicks where this is now, also while the page that comes next is awaited.
+
+        The driver's own click waits for that page, which people don't.
+        """
+        box = self.find(css).rect
+        where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+
+        def click() -> None:
+            for kind in ("mousePressed", "mouseReleased"):
+                event = {"type": kind, "button": "left", "clickCount": 1, **where}
+                self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+        return click
+
+    def until(self, css: str) -> None:
+        """Wait for a page that has this."""
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        wait.until(lambda _: self.all(css) and self._loaded())
 
     def leave(self, act: Callable[[], None]) -> None:
         """Do what brings the next page, and wait until it is there."""

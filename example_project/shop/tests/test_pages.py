@@ -46,6 +46,32 @@ class VisitorsPages(TestCase):
         again = self.client.post("/checkout/", {"buyer": "Ada"}, follow=True)
         self.assertContains(again, "The basket is empty.")
 
+    def test_a_second_click_on_order_leads_to_the_same_order(self) -> None:
+        product("bell")
+        self.client.post("/products/bell/basket/", {"quantity": 1})
+        key = self.client.get("/basket/").context["checkout_key"]
+        form = {"buyer": "Ada", "idempotency_key": key}
+        first, second = (self.client.post("/checkout/", form) for _ in range(2))
+        assert first["Location"] == second["Location"] == Order.objects.get().get_absolute_url()
+        assert second["Idempotent-Replayed"] == "true"
+        stranger = self.client_class()
+        response = stranger.post("/checkout/", form, follow=True)
+        self.assertContains(response, "The basket is empty.")
+        assert Product.objects.get().stock == 2
+
+    def test_a_page_that_is_gone_back_to_orders_nothing_more(self) -> None:
+        """What was put into the basket since is still there, for its own page to order."""
+        product("bell")
+        self.client.post("/products/bell/basket/", {"quantity": 1})
+        form = {"buyer": "Ada", "idempotency_key": "a-page"}
+        first = self.client.post("/checkout/", form)
+        self.client.post("/products/bell/basket/", {"quantity": 2})
+        assert self.client.post("/checkout/", form)["Location"] == first["Location"]
+        assert self.client.get("/basket/").context["basket"].lines.get().quantity == 2
+        self.client.post("/checkout/", form | {"idempotency_key": "another"})
+        assert Order.objects.count() == 2
+        assert Product.objects.get().stock == 0
+
     def test_a_line_can_be_taken_out_of_ones_own_basket_only(self) -> None:
         product()
         self.client.post("/products/bell/basket/", {"quantity": 1})

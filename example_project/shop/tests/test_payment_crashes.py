@@ -1,59 +1,21 @@
-"""Two clicks at once, lost answers, killed workers: the order is charged once.
+"""Two clicks at once, and lost answers: the order is charged once.
 
 Each kind has a twin with ``SHOP_IDEMPOTENCY`` off, which would be worth nothing if it charged once.
 Nothing here is ordered by sleeping: the acquirer tells when it has booked, and holds its answer.
 """
 
-import json
-import os
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from uuid import UUID
+from typing import Any
 
-from django.db import connection, transaction
-from django.db.models.functions import Now
-from django.test import Client, TransactionTestCase, override_settings
+from django.db import connection
+from django.test import Client, override_settings
 
-from django_dblock import IdempotencyKey
-from shop.demo.database import address_of
-from shop.demo.site import running_proxy, running_site
-from shop.demo.stage import GUARDS
-from shop.demo.workers import until
-from shop.models import Order, Payment
+from shop.demo.site import running_proxy
+from shop.models import Payment
 from shop.tests.acquirers import AsksAcquirer, acquirer_here, telling
-
-JSON = "application/json"
-AMOUNT = "24.68"
-
-
-class Answer(NamedTuple):
-    """What a program is told; status 0: the line went dead."""
-
-    status: int
-    content: bytes = b""
-    replayed: bool = False
-    retry_after: str | None = None
-
-
-class OneOrder(TransactionTestCase):
-    """One order, to be paid."""
-
-    def setUp(self) -> None:
-        self.order = Order.objects.create(buyer="Ada", total=AMOUNT)
-
-    def assert_paid_once(self, charges: list[dict[str, Any]]) -> None:
-        """Both books have one entry, and it is the same."""
-        payment = Payment.objects.get()
-        assert [charge["id"] for charge in charges] == [payment.charge_id]
-        assert (charges[0]["amount"], str(payment.amount)) == (2468, AMOUNT)
+from shop.tests.crashing import AMOUNT, JSON, OneOrder
 
 
 class TwoAtOnce(OneOrder):
@@ -192,154 +154,3 @@ class LostAnswers(AsksAcquirer, OneOrder):
         assert self.charges(self.order.reference) == []
         assert self.pay().status_code == 201
         self.assert_paid_once(self.charges(self.order.reference))
-
-
-class RealSite(OneOrder):
-    """A site of its own, with workers that can be killed, and an acquirer that can be held."""
-
-    guarded = True
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.acquirer = cls.enterClassContext(acquirer_here())
-        folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        cls.workers = folder / "workers"
-        cls.workers.mkdir()
-        database = connection.settings_dict["NAME"]
-        env = {
-            **GUARDS,
-            "SHOP_IDEMPOTENCY": str(cls.guarded),
-            "DATABASE_URL": address_of(database, os.environ["DATABASE_URL"]),
-            "ACQUIRER_URL": cls.acquirer.url,
-            "DBLOCK_IDEMPOTENCY_LEASE": "600",
-            "SHOP_WORKERS_FOLDER": str(cls.workers),
-        }
-        site = running_site(workers=1, env=env, log=folder / "site.log")
-        cls.site = cls.enterClassContext(site)
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.books = self.enterContext(telling(self.acquirer))
-        self.pool = self.enterContext(ThreadPoolExecutor(1))
-
-    def pay(self, key: str = "k-1", site: str | None = None) -> Answer:
-        return _pay(site or self.site, self.order.reference, key)
-
-    def begin(self) -> "Future[Answer]":
-        return self.pool.submit(self.pay)
-
-    def kill_the_worker(self) -> None:
-        # The one before it may have been killed just now, and is not taken note of yet.
-        [worker] = until(self.one_worker, "there is one worker")
-        os.kill(int(worker.name), signal.SIGKILL)
-
-    def one_worker(self) -> list[Path]:
-        workers = list(self.workers.iterdir())
-        return workers if len(workers) == 1 else []
-
-    def lease_is_over(self) -> None:
-        """As if its time had passed: the worker that has it is dead."""
-        assert IdempotencyKey.objects.filter(completed_at=None).update(locked_until=Now())
-
-
-class KilledWorker(RealSite):
-    def test_between_charge_and_record_the_retry_records_the_same_charge(self) -> None:
-        first = self.begin()
-        self.books.until_booked()
-        self.kill_the_worker()
-        assert first.result().status == 0
-        self.books.go.set()
-        assert (len(self.books.charges()), Payment.objects.count()) == (1, 0)
-
-        early = self.pay()
-        assert (early.status, b'"in_progress"' in early.content) == (409, True)
-        assert early.retry_after is not None
-        self.lease_is_over()
-        retry = self.pay()
-        assert (retry.status, retry.replayed) == (201, False)
-        again = self.pay()
-        assert (again.content, again.replayed) == (retry.content, True)
-        self.assert_paid_once(self.books.charges())
-
-    def test_a_buyer_who_opens_the_page_again_has_another_key_and_the_same_charge(self) -> None:
-        first = self.begin()
-        self.books.until_booked()
-        self.kill_the_worker()
-        assert first.result().status == 0
-        self.books.go.set()
-        assert self.pay("k-2").status == 201
-        self.lease_is_over()
-        late = self.pay()
-        assert (late.status, b"Paid already" in late.content) == (409, True)
-        self.assert_paid_once(self.books.charges())
-
-    def test_after_the_charge_is_recorded_the_acquirer_is_not_asked_again(self) -> None:
-        first = self.begin()
-        self.books.until_booked()
-        with no_payments():
-            self.books.go.set()
-            until(blocked, "the worker did not come to record the payment")
-            self.kill_the_worker()
-            assert first.result().status == 0
-        [request] = IdempotencyKey.objects.all()
-        assert request.steps["charge"]["result"] == self.books.charges()[0]["id"]
-        self.lease_is_over()
-        assert self.pay().status == 201
-        self.assert_paid_once(self.books.charges())
-        assert self.books.asked == 1
-
-    def test_an_answer_that_is_lost_on_its_way_to_the_client_comes_with_the_retry(self) -> None:
-        self.books.go.set()
-        with running_proxy(self.site, drop=1) as lossy:
-            assert self.pay(site=lossy).status == 0
-        until(Payment.objects.all, "the payment is recorded")
-        retry = self.pay()
-        assert (retry.status, retry.replayed) == (201, True)
-        assert json.loads(retry.content)["payment"] == Payment.objects.get().charge_id
-        self.assert_paid_once(self.books.charges())
-
-
-class KilledWorkerWithoutIdempotent(RealSite):
-    guarded = False
-
-    def test_the_retry_is_a_second_charge(self) -> None:
-        first = self.begin()
-        self.books.until_booked()
-        self.kill_the_worker()
-        assert first.result().status == 0
-        self.books.go.set()
-        assert self.pay().status == 201
-        assert (len(self.books.charges()), Payment.objects.count()) == (2, 1)
-
-
-def _pay(site: str, reference: UUID, key: str) -> Answer:
-    with closing(HTTPConnection(urlsplit(site).netloc, timeout=30)) as line:
-        try:
-            line.request(
-                "POST",
-                f"/api/orders/{reference}/payments/",
-                json.dumps({"amount": AMOUNT}),
-                {"Content-Type": JSON, "Idempotency-Key": key},
-            )
-            response = line.getresponse()
-            content = response.read()
-        except (OSError, HTTPException):
-            return Answer(0)
-    replayed = response.getheader("Idempotent-Replayed") == "true"
-    return Answer(response.status, content, replayed, response.getheader("Retry-After"))
-
-
-@contextmanager
-def no_payments() -> Iterator[None]:
-    """Hold up whoever records a payment, for the time of the block."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("LOCK TABLE shop_payment IN ACCESS EXCLUSIVE MODE")
-        yield
-
-
-def blocked() -> list[Any]:
-    """Those whom :func:`no_payments` holds up."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pid FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
-        return cursor.fetchall()

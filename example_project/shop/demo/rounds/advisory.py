@@ -69,4 +69,5 @@ def _judge(product: Product, start: int, answers: Answers) -> Run:
         },
         # A site that refuses everybody keeps every invariant, and proves nothing.
         worked=answers.count("failed") == 0 and (busy > 0 or sold >= demand) and sold > 0,
+        lost=f"{max(sold - start, 0)} items oversold",
     )

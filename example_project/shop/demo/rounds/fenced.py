@@ -101,4 +101,5 @@ def _judge(day: dt.date, token: int, *, others: list[int], status: int) -> Run:
             "no stale write over a newer one": not stale,
         },
         worked=marked == PAYMENTS and others == [0] * (WORKERS - 1) and status != 0,
+        lost=f"{paid - settlement.amount} EUR not settled",
     )

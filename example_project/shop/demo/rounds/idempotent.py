@@ -15,14 +15,18 @@ from decimal import Decimal
 from pathlib import Path
 
 from acquirer.books import Books
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
+from django.urls import reverse
 
+from django_dblock import IdempotencyKey
 from shop.demo.attack import Answer, Answers, Load, attack
 from shop.demo.kills import Kills
+from shop.demo.payers import MOST_COPIES
 from shop.demo.play import Run, milliseconds
 from shop.demo.site import running_acquirer, running_proxy
 from shop.demo.stage import Stage
 from shop.models import Order, Payment
+from shop.payments import cents
 
 PAYERS = 4  # of each process; each has up to five requests on their way
 LEASE = 1  # second: after it, a payment whose worker was killed is taken over
@@ -46,6 +50,10 @@ class Payments:
     def _run(self, stage: Stage, name: str, *, guarded: bool) -> Run:
         load = Load(stage.payments, stage.load.processes, PAYERS)
         label = "guard on " if guarded else "guard off"
+        stage.report.say(
+            f"{label}: each order is paid by 1 to {MOST_COPIES} requests at once, over a line "
+            f"that loses {LOST['drop_requests']:.0%} of them, and {LOST['drop']:.0%} of the answers"
+        )
         with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
             books, orders = Path(folder, "charges.sqlite3"), Path(folder, "orders.json")
             workers = Path(folder, "workers")
@@ -67,7 +75,8 @@ class Payments:
 
                 def one_more(answer: Answer) -> None:
                     on_answer(answer)
-                    kills.on_answer()
+                    if kills.on_answer():
+                        stage.report.say(f"{label}: a worker of the site is killed, by SIGKILL")
 
                 answers = attack("payers", address, str(orders), load, one_more)
             charges = Books(books).charges()
@@ -103,30 +112,49 @@ def _judge(
     recorded = payments.aggregate(sum=Sum("amount", default=0))["sum"]
     charged = Decimal(sum(charge["amount"] for charge in charges)) / 100
     each = Counter(charge["reference"] for charge in charges)
+    booked = sorted((charge["id"], charge["reference"], charge["amount"]) for charge in charges)
+    known = set(payments.values_list("charge_id", flat=True))
+    unknown = {charge["id"] for charge in charges} - known
+    keys = IdempotencyKey.objects.filter(path__in=_addresses(references))
     told_one = sum(answer.different == 1 for answer in answers.all)
     paid = answers.count("paid")
     return Run(
         figures={
             "orders": str(len(references)),
-            "payments sent at once": str(sum(answer.copies for answer in answers.all)),
-            "sent again, lost or refused": str(answers.retried),
+            "requests to pay them": str(sum(answer.copies for answer in answers.all)),
+            "sent again, lost or told to wait": str(answers.retried),
             "workers killed": str(killed),
+            "begun, and finished by a retry": str(keys.filter(token__gt=1).count()),
+            "orders charged more than once": str(sum(number > 1 for number in each.values())),
             "charges in the acquirer's books": str(len(charges)),
-            "payments in the shop's": str(payments.count()),
-            "charged too often": str(sum(number > 1 for number in each.values())),
+            "charges in the shop's books": str(len(known)),
+            "charges the shop knows nothing of": str(len(unknown)),
             "ordered": str(ordered),
-            "charged": str(charged),
+            "charged, in the acquirer's books": str(charged),
+            "paid, in the shop's books": str(recorded),
             "charged too much": str(charged - ordered),
             "failed": str(len(answers.all) - paid),
             "latency p50 / p99": milliseconds(answers.latency),
         },
         invariants={
             "charges = orders": each == Counter(references),
-            "both books agree to the cent": charged == recorded == ordered
-            and set(payments.values_list("charge_id", flat=True))
-            == {charge["id"] for charge in charges},
+            "both books agree to the cent": booked == _shops_books(payments)
+            and charged == recorded == ordered,
             "each payment has one answer": told_one == len(answers.all),
         },
         # Without a single loss and a single kill it would prove little.
         worked=paid == len(answers.all) and answers.retried > 0 and killed > 0,
+        lost=f"{charged - ordered} EUR charged too much",
     )
+
+
+def _shops_books(payments: QuerySet[Payment]) -> list[tuple[str, str, int]]:
+    """What the shop knows of its charges, as the acquirer has them."""
+    return sorted(
+        (payment.charge_id, str(payment.order.reference), cents(payment.amount))
+        for payment in payments.select_related("order")
+    )
+
+
+def _addresses(references: list[str]) -> list[str]:
+    return [reverse("shop:api-payments", args=[reference]) for reference in references]

@@ -79,4 +79,5 @@ def _judge(product: Product, start: int, answers: Answers) -> Run:
             "each saved edit has its line": len(set(lines)) == len(lines) == saved,
         },
         worked=saved == len(answers.all),
+        lost=f"{saved - added} edits lost",
     )

@@ -18,7 +18,7 @@ from shop.catalogue import seed
 from shop.demo.attack import Load
 from shop.demo.database import NAME, use_own_database
 from shop.demo.interruption import interruptible
-from shop.demo.play import Round, play
+from shop.demo.play import Round, Verdict, play
 from shop.demo.report import Report
 from shop.demo.rounds import ROUNDS
 from shop.demo.site import running_acquirer
@@ -68,18 +68,20 @@ class Command(BaseCommand):
                 report=report,
                 sabotage=sabotage,
             )
-            failures = [failure for each in ROUNDS if (failure := _played(each, stage))]
+            verdicts = [_played(each, stage) for each in ROUNDS]
+            failures = [verdict.failure for verdict in verdicts if verdict.failure]
             if failures:
                 raise CommandError("\n".join(failures))
+            report.summary(verdicts)
             report.say(f"The guards held ({time.monotonic() - started:.1f} s).")
             if serve:
                 _serve(stage, port)
 
 
-def _played(each: Round, stage: Stage) -> str | None:
+def _played(each: Round, stage: Stage) -> Verdict:
     verdict = play(each, stage)
     stage.report.verdict(verdict)
-    return verdict.failure
+    return verdict
 
 
 def _serve(stage: Stage, port: int) -> None:

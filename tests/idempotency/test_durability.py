@@ -1,0 +1,103 @@
+"""A crash of the server forgets no answer, claim or step that was acknowledged."""
+
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from django_dblock import run_once
+from django_dblock.models import IdempotencyKey
+from tests.helpers import servers
+from tests.helpers.servers import crash, switched_to
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The WAL of an asynchronous commit stays in memory, so that a crash loses it."""
+    server = servers.throw_away(wal_writer_delay="10s", synchronous_commit="off")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own(transactional_db, cluster):
+    with switched_to(cluster):
+        call_command("migrate", verbosity=0)
+        yield cluster
+
+
+@pytest.mark.parametrize("mode", ["atomic", "lease"])
+def test_an_answer_that_was_given_is_there_after_a_crash_with_synchronous_commit_off(own, mode):
+    runs = []
+
+    def work(*_):
+        runs.append(1)
+        return len(runs)
+
+    for number in range(3):
+        assert run_once("crash", mode, number, work=work, mode=mode) == number + 1
+        crash(own)
+        assert run_once("crash", mode, number, work=work, mode=mode) == number + 1
+    assert len(runs) == 3
+
+
+def test_an_answer_in_the_place_of_one_that_is_over_is_there_too(own):
+    run_once("again", work=lambda: "first")
+    IdempotencyKey.objects.update(expires_at=LONG_AGO)
+    assert run_once("again", work=lambda: "second") == "second"
+    crash(own)
+    assert run_once("again", work=lambda: "third") == "second"
+
+
+@pytest.mark.parametrize("expired", [False, True], ids=["new", "expired"])
+def test_a_claim_is_there_after_a_crash(own, expired):
+    """Else a run that has called the outside world would be unknown."""
+    name = f"claim {expired}"
+    if expired:
+        run_once(name, work=lambda: "first")
+        IdempotencyKey.objects.update(expires_at=LONG_AGO)
+    seen = []
+
+    def work(handle):
+        crash(own)
+        [row] = IdempotencyKey.objects.filter(completed_at=None)
+        seen.append(row.token)
+        return "done"
+
+    assert run_once(name, work=work, mode="lease") == "done"
+    assert seen == [1 + expired]
+
+
+def test_a_step_is_there_after_a_crash(own):
+    def work(handle):
+        handle.run_step("charge", lambda: "charged")
+        crash(own)
+        [row] = IdempotencyKey.objects.filter(completed_at=None)
+        return row.steps
+
+    assert run_once("step", work=work, mode="lease") == {"charge": {"result": "charged"}}
+
+
+def test_negative_twin_an_answer_committed_as_the_session_commits_is_lost(own):
+    """So the request would be run again."""
+    with psycopg.connect(own.url, autocommit=True) as one:
+        one.execute("CREATE TABLE answers (key text PRIMARY KEY)")
+        one.execute("CHECKPOINT")
+        one.execute("INSERT INTO answers VALUES ('pay')")
+    crash(own)
+    with psycopg.connect(own.url, autocommit=True) as again:
+        assert again.execute("SELECT * FROM answers").fetchall() == []
+        again.execute("DROP TABLE answers")
+
+
+def test_the_session_goes_on_as_it_was(own):
+    run_once("session", work=lambda: "done")
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("off",)
