@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-GAP_X, GAP_Y, GAP_PARTS, MARGIN = 52, 10, 24, 4
+GAP_X, GAP_Y, GAP_PARTS, MARGIN = 38, 10, 24, 4
 _SWEEPS = 4
 
 Edge = tuple[str, str]

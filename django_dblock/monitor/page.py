@@ -254,19 +254,20 @@ def _session(
     wanted: Counter[tuple[int, int, bool]],
     waiting: dict[int | None, float | None],
 ) -> Session:
-    held.sort(key=lambda lock: (-wanted[place(lock)], lock.name is None))
-    names = [
-        Held(called(lock), lock.shared, wanted[place(lock)] if lock.granted else 0) for lock in held
-    ]
+    waiters = {lock: wanted[place(lock)] if lock.granted else 0 for lock in held}
+    held.sort(key=lambda lock: (-waiters[lock], lock.name is None))
+    shown = held[:MOST_NAMES]
+    if len(held) > MOST_NAMES:  # of those without a name it will do to say how many
+        shown = [lock for lock in shown if lock.name or waiters[lock]] or shown
     first = held[0]
     return Session(
         lock=first,
         program=program(first),
         user=visible(first.user or ""),
         query=visible(" ".join((first.query or "").split())),
-        held=tuple(names[:MOST_NAMES]),
-        more_held=len(names[MOST_NAMES:]),
-        waiters=sum(each.waiters for each in names),
+        held=tuple(Held(called(lock), lock.shared, waiters[lock]) for lock in shown),
+        more_held=len(held) - len(shown),
+        waiters=sum(waiters.values()),
         waiting=waiting.get(first.pid) if first.pid else None,
     )
 

@@ -15,13 +15,13 @@ from django_dblock.monitor.words import lasting, short
 
 MOST_QUEUES = 12
 MOST_HOLDERS, MOST_WAITERS = 3, 5
-_TITLE, _DETAIL, _LOCK = 21, 27, 20
+_TITLE, _DETAIL, _LOCK = 23, 31, 19
 
 _SIZES = {
-    "holder": Size(188, 46),
-    "waiter": Size(188, 46),
-    "lock": Size(176, 46),
-    "more": Size(188, 28),
+    "holder": Size(208, 46),
+    "waiter": Size(208, 46),
+    "lock": Size(168, 46),
+    "more": Size(208, 28),
 }
 
 Kind = Literal["holder", "waiter", "lock", "more"]

@@ -62,7 +62,9 @@ def _locks(request: HttpRequest, using: str | None) -> list[AdvisoryLock]:
 
 def _terminate(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
     try:
-        ended = terminate_backend(pid, backend_start=start, by=str(request.user), using=using)
+        ended = terminate_backend(
+            pid, backend_start=start, by=request.user.get_username(), using=using
+        )
     except (Error, DblockError, ValueError) as error:
         messages.error(request, one_line(str(error)))
         return

@@ -63,6 +63,7 @@ def ask(
     using = address.alias(request)
     context = {
         **site.each_context(request),
+        "is_nav_sidebar_enabled": False,
         "using": using,
         "back": address.address(site, using=using),
         **context,

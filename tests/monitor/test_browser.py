@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.test.testcases import LiveServerThread
 
 from tests.helpers import observe
 from tests.monitor import axe, scene
@@ -22,13 +24,20 @@ SHOTS = os.environ.get("DBLOCK_SHOTS")
 
 
 @pytest.fixture
-def site(settings, live_server):
+def site(settings, transactional_db):
+    """A server of this test's own: pytest-django's reads the middlewares once, before all tests."""
     settings.MIDDLEWARE = [
         "tests.monitor.policy.StrictPolicy",
         *settings.MIDDLEWARE,
         "django.middleware.csrf.CsrfViewMiddleware",
     ]
-    return live_server.url
+    server = LiveServerThread("127.0.0.1", StaticFilesHandler)
+    server.daemon = True
+    server.start()
+    server.is_ready.wait()
+    assert not server.error, server.error
+    yield f"http://127.0.0.1:{server.port}"
+    server.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +192,7 @@ class TestLive:
         assert "No answer." in text_of(browser, "#dblock-pulse")
         run(browser, "window.fetch = window.theirs")
         until_text(browser, "#dblock-pulse", "Live")
+        assert "waiting: 0" in text_of(browser, "#dblock-status")
 
     def test_who_is_signed_out_is_told(self, browser):
         browser.open(PAGE + "?refresh=2")
@@ -339,9 +349,12 @@ def test_the_admins_own_switch_turns_it_dark(browser, busy):
     assert light != dark
 
 
-def test_pictures(browser, busy):
+def test_pictures(browser, busy, stage):
     """They are looked at, and shown in the documentation."""
-    time.sleep(float(os.environ.get("DBLOCK_SHOTS_AGE", "0")))  # to have something to show
+    if SHOTS:
+        time.sleep(float(os.environ.get("DBLOCK_SHOTS_AGE", "0")))  # of those who wait
+        stage.observer.execute("TRUNCATE django_dblock_fencedlock, django_dblock_fencedticket")
+        scene.leases(stage.observer)
     for name in ("light", "dark"):
         theme(browser, name)
         browser.open(PAGE)

@@ -41,6 +41,14 @@ class TestSessions:
         ]  # fmt: skip
         assert session.waiters == 1
 
+    def test_of_many_without_a_name_only_how_many(self):
+        locks = [lock(1, None, number=number) for number in range(40)]
+        [session] = made([*locks, lock(1, "b"), wanted(2, None, number=7)]).sessions.rows
+        assert [held.name for held in session.held] == ["7", "b"]
+        assert session.more_held == 39
+        [session] = made(locks).sessions.rows
+        assert len(session.held) == page.MOST_NAMES
+
     def test_idle_while_others_wait_stands_out(self):
         locks = [lock(1, "a"), wanted(2, "a"), lock(3, "b"), lock(4, "c", state="active")]
         found = {each.lock.pid: each.stands_still for each in made(locks).sessions.rows}

@@ -12,6 +12,9 @@
   let asking = null;
 
   const show = (state) => {
+    if (state === "live" && pulse.dataset.state === "lost") {
+      say(document.getElementById("dblock-counts").dataset.summary);
+    }
     pulse.dataset.state = state;
     if (pulse.textContent !== pulse.dataset[state]) {
       pulse.textContent = pulse.dataset[state];
