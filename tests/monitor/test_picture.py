@@ -159,7 +159,7 @@ class TestDraw:
     def test_long_names_are_cut_and_whole_where_one_points(self):
         name = "inventory:" + "x" * 100
         shape = next(s for s in drawn([lock(1, name), wanted(2, name)]).shapes if s.kind == "lock")
-        assert len(shape.title) == 20
+        assert len(shape.title) == picture._LOCK
         assert shape.whole.startswith(name)
 
     def test_a_prepared_transaction(self):
