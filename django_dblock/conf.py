@@ -123,17 +123,27 @@ class Conf:
 
     @cached_property
     def idempotency_ttl(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h."""
+        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h.
+
+        A timedelta or seconds. After that the same key is a new request. ``ttl=`` goes before it.
+        """
         return _duration("DBLOCK_IDEMPOTENCY_TTL", 86_400)
 
     @cached_property
     def idempotency_lease(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s."""
+        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s.
+
+        A timedelta or seconds. After that the next retry takes the request over, or it waits for a
+        person. ``lease=`` goes before it.
+        """
         return _duration("DBLOCK_IDEMPOTENCY_LEASE", 60)
 
     @cached_property
     def idempotency_max_body(self) -> int:
-        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB."""
+        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB.
+
+        In bytes. A longer one raises :class:`~django_dblock.UnstorableResponse`.
+        """
         value: int = _read(
             "DBLOCK_IDEMPOTENCY_MAX_BODY",
             1024 * 1024,
@@ -144,7 +154,11 @@ class Conf:
 
     @cached_property
     def idempotency_max_keys(self) -> int | None:
-        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit."""
+        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit.
+
+        One more raises :class:`~django_dblock.TooManyIdempotencyKeys`. Requests that come at the
+        same moment are counted apart, so a few more may get in.
+        """
         value: int | None = _read(
             "DBLOCK_IDEMPOTENCY_MAX_KEYS",
             None,

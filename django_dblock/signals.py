@@ -59,10 +59,14 @@ This and the next three are sent by :class:`~django_dblock.IdempotencyKey` with 
 """
 
 request_replayed = Signal()
-"""A request got the answer that the first one got."""
+"""A request got the answer that the first one got; nothing was run."""
 
 request_refused = Signal()
-"""A request was not run. Also ``code``: as in the answer, ``in_progress`` or ``key_reused``."""
+"""A request was not run, or its run has lost its lease to another. Also ``code``: as in the answer,
+``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent where the key itself
+is missing or invalid."""
 
 request_taken_over = Signal()
-"""A request whose worker is gone is run on by another. Also ``token``."""
+"""A request in lease mode goes on in another run, after the steps that are recorded: the run before
+has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a person. Also
+``token``, that of the new run. Sent when its claim is committed, before the view runs."""

@@ -1,6 +1,7 @@
 """An answer as it is kept, and given again."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_dblock.conf import conf
 from django_dblock.exceptions import UnstorableResponse
+
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""What is no part of a field value (RFC 9110, 5.5): control characters, but for the tab. Django
+refuses newlines only, and servers the rest. Half a surrogate pair is no text at all."""
 
 BodyKind = Literal["plain", "encrypted", "dropped"]
 
@@ -47,8 +52,11 @@ class Answer:
         elif (cipher := conf.idempotency_cipher) is not None:
             kind, body = "encrypted", bytes(cipher.encrypt(body))
         for name, value in self.headers.items():
-            if not value.isprintable():
-                raise UnstorableResponse(f"The answer's header {name} has control characters.")
+            if found := _UNSENDABLE.search(value):
+                raise UnstorableResponse(
+                    f"The answer's header {name} has a character that no header may have, "
+                    f"{found[0]!a}, so servers would refuse to send it. Take it out."
+                )
         return {
             "status_code": self.status_code,
             "headers": json.dumps(self.headers),

@@ -9,6 +9,9 @@ from django_dblock.labels import named
 
 _MAX_LENGTH = 255
 
+# What stands before the colon keeps the kinds apart: who may choose a text can't write another's.
+_USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
+
 
 def of_user(user: Any, view: str) -> str:
     """Return the scope of a client that is logged in.
@@ -24,7 +27,7 @@ def of_user(user: Any, view: str) -> str:
             f"before it (login_required below which it stands, permission_classes), or say whose "
             f"key it is: scope=lambda request: …"
         )
-    return _fitted(f"user:{pk}")
+    return _fitted(f"{_USER}:{pk}")
 
 
 def of_value(value: Any, view: str) -> str:
@@ -40,16 +43,15 @@ def of_value(value: Any, view: str) -> str:
             f"other's answers. Return what tells your clients apart, or refuse the request before."
         )
     if isinstance(value, str):
-        return _fitted(f"scope:{value}")
+        return _fitted(f"{_TEXT}:{value}")
     key = named((value,))
     if not isinstance(value, int):  # of which the text says all
-        return _fitted(f"scope:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
-    return _fitted(f"scope:{value}")
+        return _fitted(f"{_VALUE}:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
+    return _fitted(f"{_TEXT}:{value}")
 
 
 def _fitted(scope: str) -> str:
     """Return it as it is, or its hash where it would not fit, or could not be stored."""
     if len(scope) <= _MAX_LENGTH and scope.isprintable():
         return scope
-    kind, _, _ = scope.partition(":")
-    return f"{kind}:#{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{_HASH}:{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -45,9 +45,14 @@ class Found:
     answer: Answer | None = None
 
     @property
+    def another(self) -> bool:
+        """Whether the key belongs to another request; one that is over has none."""
+        return not self.same and self.state not in ("new", "expired")
+
+    @property
     def waitable(self) -> bool:
         """Whether the transaction that has the lock may bring the answer."""
-        return not self.locked and self.answer is None and self.same
+        return not self.locked and self.answer is None and not self.another
 
 
 class Claim(NamedTuple):

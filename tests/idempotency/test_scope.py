@@ -51,6 +51,21 @@ def test_values_that_look_alike_are_different_scopes():
     assert all(len(scope) <= 255 and scope.isprintable() for scope in found)
 
 
+@pytest.mark.parametrize("value", ["x" * 300, "a\x07b", ("7",), UUID(int=7)], ids=repr)
+def test_no_text_of_a_client_is_the_scope_of_something_else(value):
+    """Whoever knows how a scope is shortened can't write the result, and get another's answers."""
+    found = of_value(value, "view")
+    kind, _, rest = found.partition(":")
+    assert kind not in ("user", "scope", "once")
+    for text in (found, rest):
+        assert of_value(text, "view") != found
+
+
+def test_a_long_name_of_a_user_is_never_a_scope_of_a_view():
+    assert of_user(user("x" * 300), "view") != of_value("x" * 300, "view")
+    assert of_user(user("x" * 300), "view").partition(":")[0] not in ("user", "scope")
+
+
 def test_what_can_name_nobody_is_refused():
     with pytest.raises(TypeError):
         of_value(1.5, "view")
