@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.utils.dateparse import parse_datetime
 
@@ -124,6 +124,13 @@ class TestRelease:
         rival.execute("ROLLBACK")
         assert "nightly was not ended: canceling statement due to lock timeout" in said
         assert "A guarded transaction of its holder that is open has to end first" in said
+
+    def test_also_where_each_request_is_a_transaction(self, root, observer, monkeypatch):
+        """In one, nobody would see it before the commit, so the protocol refuses it."""
+        monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+        scene.lease(observer, "nightly")
+        [said] = follow(root, RELEASE, {"grant": ["0:1767225600060:nightly"]})
+        assert said.startswith("nightly is released.")
 
     def test_on_another_database(self, root, connect, audit):
         other = connect("other")

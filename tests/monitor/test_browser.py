@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.test.testcases import LiveServerThread
+from shop.tests import browser as browsers
 
 from tests.helpers import observe
 from tests.monitor import axe, scene
 from tests.monitor.conftest import PAGE
-
-browsers = pytest.importorskip("shop.tests.browser", exc_type=Exception)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
