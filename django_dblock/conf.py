@@ -122,6 +122,16 @@ class Conf:
         return value
 
     @cached_property
+    def slow_wait(self) -> float | None:
+        """``DBLOCK_SLOW_WAIT``: seconds of waiting above which the log is warned; None, never."""
+        return _limit("DBLOCK_SLOW_WAIT")
+
+    @cached_property
+    def slow_hold(self) -> float | None:
+        """``DBLOCK_SLOW_HOLD``: seconds of holding above which the log is warned; None, never."""
+        return _limit("DBLOCK_SLOW_HOLD")
+
+    @cached_property
     def idempotency_ttl(self) -> float:
         """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h.
 
@@ -213,6 +223,16 @@ def _duration(name: str, default: float) -> float:
         lambda value: seconds_of(value) is not None,
     )
     return seconds_of(value) or default
+
+
+def _limit(name: str) -> float | None:
+    value = _read(
+        name,
+        None,
+        "a timedelta or a number of seconds above 0, or None",
+        lambda value: value is None or seconds_of(value) is not None,
+    )
+    return seconds_of(value)
 
 
 def seconds_of(value: object) -> float | None:

@@ -60,7 +60,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(django|asgiref)\..*"),  # Django's
     (
         r"py:exc",
-        r"TransactionManagementError|ConnectionDoesNotExist|ValidationError|ImproperlyConfigured",
+        r"TransactionManagementError|ConnectionDoesNotExist|ValidationError|ImproperlyConfigured"
+        r"|RequestDataTooBig",
     ),  # Django's, in our Raises
     (r"py:exc", r"IntegrityError|OperationalError"),  # Django's, in our Raises
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's

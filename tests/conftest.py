@@ -23,7 +23,15 @@ from tests.helpers import observe, servers
 collect_ignore = [
     "example",
     "benchmarks",
+    "contrib/test_grafana.py",
     "docs",
+    "idempotency/test_fuzz.py",
+    "idempotency/test_header.py",
+    "idempotency/test_scope.py",
+    "monitor/test_graph.py",
+    "monitor/test_model.py",
+    "monitor/test_picture.py",
+    "monitor/test_words.py",
     "test_docs.py",
     "test_exceptions.py",
     "test_keys.py",
@@ -32,10 +40,27 @@ collect_ignore = [
 ] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
 # What the server's version can't change, where Python and Django have been tested on another one.
 collect_ignore += [
+    "contrib",
+    "fencing/test_admin.py",
     "fencing/test_run.py",
     "fencing/test_run_processes.py",
     "fencing/test_run_supervision.py",
     "fencing/test_run_terminal.py",
+    "idempotency/test_admin.py",
+    "idempotency/test_checks.py",
+    "idempotency/test_fingerprint.py",
+    "idempotency/test_options.py",
+    "idempotency/test_rest_framework.py",
+    "idempotency/test_stack.py",
+    "idempotency/test_stripe.py",
+    "idempotency/test_tasks.py",
+    "idempotency/test_view_checks.py",
+    "idempotency/test_views.py",
+    "monitor",
+    "test_checks.py",
+    "test_slow.py",
+    "test_view_checks.py",
+    "test_watch.py",
     "versioning/test_admin.py",
     "versioning/test_forms.py",
     "versioning/test_formsets.py",
@@ -47,7 +72,7 @@ collect_ignore += [
     "versioning/test_token.py",
     "versioning/test_views.py",
 ] * (os.environ.get("DBLOCK_TEST_SERVER") == "1")
-pytest_plugins = ["tests.helpers.workers"]
+pytest_plugins = ["tests.helpers.workers", "django_dblock.testing.pytest", "pytester"]
 
 # nohup, and a shell for its background jobs, have these ignored, and so would be all that the tests
 # start and interrupt.

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 
 from django_dblock.conf import conf
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
+from django_dblock.guards import Guard, mark
 from django_dblock.idempotency import atomic, leased, place
 from django_dblock.idempotency.handle import Handle
 from django_dblock.idempotency.lease import Lease
@@ -167,6 +168,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             def protected(*args: Any, **kwargs: Any) -> Any:
                 return _run(wanted, view, place.request_of(args, view), args, kwargs)
 
+        mark(protected, view, Guard("idempotent", outside=mode == "lease", using=using))
         if mode == "lease":  # as far as a function can say so for itself
             alias = using or conf.database or DEFAULT_DB_ALIAS
             transaction.non_atomic_requests(using=alias)(protected)

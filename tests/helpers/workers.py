@@ -12,6 +12,7 @@ TOGETHER = (
     "tests/example/",
     "tests/benchmarks/",
     "tests/fencing/test_crash.py",
+    "tests/monitor/test_browser.py",
     "tests/test_lock_table_full.py",
 )
 """Folders and files whose tests run in one worker, one after the other: they share a server that is
