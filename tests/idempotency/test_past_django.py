@@ -76,6 +76,9 @@ def test_another_error_of_the_record_is_its_own(ask):
     assert rows() == 0
 
 
+SAVEPOINT = getattr(transaction, "savepoint_create", None) or transaction.savepoint  # since 6.1
+
+
 @pytest.mark.parametrize("end", ["savepoint", "SAVEPOINT", "rolled back to"])
 def test_savepoints_of_the_view_are_its_own(ask, end):
     @idempotent(scope=client)
@@ -84,7 +87,7 @@ def test_savepoints_of_the_view_are_its_own(ask, end):
         if end == "SAVEPOINT":
             send("SAVEPOINT mine")
         else:
-            savepoint = transaction.savepoint()
+            savepoint = SAVEPOINT()
             add_one()
             if end == "rolled back to":
                 transaction.savepoint_rollback(savepoint)
