@@ -1,13 +1,17 @@
 """An answer as it is kept, and given again."""
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_dblock.conf import conf
+from django_dblock.conf import NEVER_KEPT, conf
 from django_dblock.exceptions import UnstorableResponse
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_STATUSES = range(100, 600)
 
 BodyKind = Literal["plain", "encrypted", "dropped"]
 
@@ -61,12 +65,27 @@ class Answer:
         """Return what the table has.
 
         Raises:
+            ValueError: nobody but a stranger can have written that; its text says what is wrong.
             ImproperlyConfigured: it is encrypted, and there is no cipher.
         """
+        found = json.loads(headers)
+        if kind not in get_args(BodyKind) or int(status_code) not in _STATUSES:
+            raise ValueError(f"status {status_code}, body {kind!r}")
+        if not isinstance(found, dict) or not all(map(_is_header, found, found.values())):
+            raise ValueError("its headers are none that are ever kept")
         content = bytes.fromhex(body or "")
         if kind == "encrypted":
             content = bytes(_cipher().decrypt(content))
-        return cls(int(status_code), json.loads(headers), content, dropped=kind == "dropped")
+        return cls(int(status_code), found, content, dropped=kind == "dropped")
+
+
+def _is_header(name: str, value: Any) -> bool:
+    return (
+        _HEADER_NAME.fullmatch(name) is not None
+        and name.lower() not in NEVER_KEPT
+        and isinstance(value, str)
+        and value.isprintable()
+    )
 
 
 def _cipher() -> Any:

@@ -1,5 +1,6 @@
 """Whose key a request's is: nobody else's request may ever meet it."""
 
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -8,6 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django_dblock.labels import named
 
 _MAX_LENGTH = 255
+_SHOWN = 200
+_HASHED = re.compile(r"\A#|#[0-9a-f]{32}\Z")
 
 
 def of_user(user: Any, view: str) -> str:
@@ -39,17 +42,18 @@ def of_value(value: Any, view: str) -> str:
             f"{view}: scope= returned {value!r}, so strangers would share their keys and get each "
             f"other's answers. Return what tells your clients apart, or refuse the request before."
         )
-    if isinstance(value, str):
+    if isinstance(value, str | int):  # whose text says all
         return _fitted(f"scope:{value}")
     key = named((value,))
-    if not isinstance(value, int):  # of which the text says all
-        return _fitted(f"scope:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
-    return _fitted(f"scope:{value}")
+    return f"scope:{key.texts[0][:_SHOWN]}#{sha256(key.data).hexdigest()[:32]}"
 
 
 def _fitted(scope: str) -> str:
-    """Return it as it is, or its hash where it would not fit, or could not be stored."""
-    if len(scope) <= _MAX_LENGTH and scope.isprintable():
+    """Return it as it is, or its hash where it would not fit, or could not be stored.
+
+    So, too, where it looks like a hash: another's is no secret, and must not become one's scope.
+    """
+    kind, _, whose = scope.partition(":")
+    if len(scope) <= _MAX_LENGTH and scope.isprintable() and not _HASHED.search(whose):
         return scope
-    kind, _, _ = scope.partition(":")
     return f"{kind}:#{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"

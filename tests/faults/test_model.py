@@ -119,7 +119,11 @@ def test_what_it_is_for_does_happen(model, switches, denied, tmp_path):
 
 def test_every_switch_of_the_models_is_tried():
     """A variant that nobody runs proves nothing."""
-    tried = {(model, s.partition("=")[0]) for model, found, *_ in [*HOLD, *BROKEN, *HAPPENS] for s in found}
+    tried = {
+        (model, s.partition("=")[0])
+        for model, found, *_ in [*HOLD, *BROKEN, *HAPPENS]
+        for s in found
+    }
     bounds = {"TTL", "END_OF_TIME", "GRANTS", "COMMITS", "CRASHES"}
     for model in ("lease", "idempotency"):
         text = (MODELS / f"{model}.pml").read_text()

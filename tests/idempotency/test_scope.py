@@ -1,5 +1,6 @@
 """Scopes: nobody shares one with anybody else."""
 
+from decimal import Decimal
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -61,3 +62,23 @@ def test_two_texts_are_two_scopes_that_fit(one, two):
     scopes = of_value(one, "view"), of_value(two, "view")
     assert (scopes[0] == scopes[1]) == (one == two)
     assert all(len(scope) <= 255 and "\x00" not in scope for scope in scopes)
+
+
+def test_what_looks_like_the_hash_of_a_scope_is_not_that_scope():
+    """Hashes stand in labels and in the admin: who reads one can't take its owner's place."""
+    long = "x" * 300
+    hashed = of_value(long, "view").removeprefix("scope:")
+    assert of_value(hashed, "view") != of_value(long, "view")
+    account = SimpleNamespace(pk="y" * 300, is_authenticated=True)
+    stranger = SimpleNamespace(pk=of_user(account, "view")[5:], is_authenticated=True)
+    assert of_user(stranger, "view") != of_user(account, "view")
+
+
+def test_what_looks_like_another_kind_of_value_is_not_that_value():
+    for value in [UUID(int=7), Decimal(7), (7,), ("x" * 300,)]:
+        shown = of_value(value, "view").removeprefix("scope:")
+        assert of_value(shown, "view") != of_value(value, "view")
+
+
+def test_a_value_whose_text_is_long_fits():
+    assert len(of_value(tuple("x" * 100 for _ in range(5)), "view")) <= 255
