@@ -229,8 +229,8 @@ def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: boo
 def _damaged(identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
     return DamagedAnswer(
         f"The stored answer in row {number} of django_dblock_idempotencykey was changed by "
-        f"somebody else ({error}), so it is not given, and the request is not run again. Find out who may "
-        f"write the table, and restore the row, or delete it if the request may run once more.",
+        f"somebody else ({error}), so it is not given, and the request is not run again. Find out "
+        f"who may write the table, and restore the row, or delete it if the request may run again.",
         **identity.facts,
     )
 

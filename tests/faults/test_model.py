@@ -1,7 +1,7 @@
-"""The protocols, in every order of their steps: see the models, and docs/explanation/the-lease-model.md.
+"""The protocols, in every order of their steps: docs/explanation/the-lease-model.md.
 
-Each is checked twice over: as it is, where Spin must find nothing; and with one part broken, or with
-a claim that something never happens, where it must find a run that shows it.
+Each is checked twice over: as it is, where Spin must find nothing; and with one part broken, or
+with a claim that something never happens, where it must find a run that shows it.
 """
 
 import re
@@ -17,7 +17,7 @@ from tests.helpers.servers import need
 pytestmark = pytest.mark.once
 
 MODELS = Path(__file__).parent / "model"
-MEGABYTES = 480
+OPTIONS = ["-O1", "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=480"]  # megabytes
 
 HOLD = [
     ("lease", ()),
@@ -71,7 +71,7 @@ def check(model: str, switches: tuple[str, ...], folder: Path) -> Found:
     defines = [f"-D{switch}" for switch in switches]
     for command in (
         [spin, *defines, "-a", f"{model}.pml"],
-        [compiler, "-O1", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEGABYTES}", "-o", "pan", "pan.c"],
+        [compiler, *OPTIONS, "-o", "pan", "pan.c"],
         ["./pan", "-m100000", "-w21"],
     ):  # fmt: skip
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
