@@ -7,10 +7,12 @@ the server knows of it is what its settings make it ask for.
 import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
@@ -24,10 +26,10 @@ BOUND = 10
 """Seconds; what is measured is 2 to 4."""
 
 ASKING = {
-    "tcp_keepalives_idle": "2",
-    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_idle": "2s",
+    "tcp_keepalives_interval": "1s",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "4s",
+    "tcp_user_timeout": "2s",
     "client_connection_check_interval": "1s",
 }
 IDLE, RUNNING, WRITING = "idle in transaction", "in a statement", "in the middle of its answer"
@@ -147,6 +149,12 @@ def test_the_settings_free_the_locks_of_a_client_that_vanished(network, server):
         client.stdin.close()
         client.stdout.close()
         watching.close()
+
+
+def test_the_how_to_gives_these_settings():
+    page = Path(__file__).parents[2] / "docs/how-to/free-the-locks-of-a-vanished-client.md"
+    given = re.findall(r"^ALTER ROLE shop SET (\w+) = '?(\w+)'?;$", page.read_text(), re.MULTILINE)
+    assert dict(given[: len(ASKING)]) == ASKING
 
 
 def held(connection: psycopg.Connection) -> set[int]:
