@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
     from django_dblock.exceptions import StandbyDatabase as StandbyDatabase
+    from django_dblock.exceptions import TerminationRefused as TerminationRefused
     from django_dblock.exceptions import TooManyIdempotencyKeys as TooManyIdempotencyKeys
     from django_dblock.exceptions import UnsafeIsolation as UnsafeIsolation
     from django_dblock.exceptions import UnstorableResponse as UnstorableResponse
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from django_dblock.idempotency.purge import purge_idempotency_keys as purge_idempotency_keys
     from django_dblock.models import FencedLock as FencedLock
     from django_dblock.models import IdempotencyKey as IdempotencyKey
+    from django_dblock.operate import terminate_backend as terminate_backend
     from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
     from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
@@ -126,6 +128,7 @@ _HOME = {
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
     "StandbyDatabase": "exceptions",
+    "TerminationRefused": "exceptions",
     "UnsafeIsolation": "exceptions",
     "UnsupportedDatabase": "exceptions",
     "Lease": "fencing.lease",
@@ -141,6 +144,7 @@ _HOME = {
     "resolve_idempotency_key": "idempotency.operate",
     "FencedLock": "models",
     "IdempotencyKey": "models",
+    "terminate_backend": "operate",
     "VersionedAdmin": "versioning.admin",
     "bypass_versions": "versioning.bypass",
     "VersionedDeleteForm": "versioning.deleteform",

@@ -3,7 +3,7 @@
 from django.utils.translation import gettext as _
 
 from django_dblock.conf import conf
-from django_dblock.exceptions import IdempotencyError, LockTimeout
+from django_dblock.exceptions import IdempotencyError, LockLost, LockTimeout, StaleFence
 from django_dblock.idempotency.problems import idempotency_problem
 from django_dblock.problem import Problem
 from django_dblock.versioning.http import conflict_problem
@@ -28,4 +28,10 @@ def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
         return Problem(conf.locked_status, "locked", detail, retry_after=1)
     if isinstance(error, IdempotencyError) and error.code in _TOLD:
         return idempotency_problem(error)
+    if isinstance(error, StaleFence):
+        detail = _("Somebody else has taken this over in the meantime. It was not saved.")
+        return Problem(409, "taken_over", detail)
+    if isinstance(error, LockLost):  # what was not guarded may have been saved
+        detail = _("Somebody else may have taken this over. Look at what is there now.")
+        return Problem(409, "lock_lost", detail)
     return conflict_problem(error, conditional=conditional)

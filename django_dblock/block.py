@@ -20,7 +20,8 @@ from django_dblock import signals
 from django_dblock.acquire import Request, lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.databases import connection_for, in_transaction
-from django_dblock.exceptions import LockDeadlock, LockTimeout
+from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
+from django_dblock.guards import Guard, mark
 from django_dblock.labels import NamedKey
 
 P = ParamSpec("P")
@@ -89,8 +90,9 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         try:
             waited = lock(request, timeout=timeout, joined=atomic is None)
             held = self._held(request, waited)
-            entries.append(_Entry(request, atomic, time.monotonic()))
-            self._send(signals.lock_acquired, request, waited=waited)
+            since = time.monotonic()
+            entries.append(_Entry(request, atomic, since))
+            self._send(signals.lock_acquired, request, waited=waited, took=since - started)
         except BaseException as error:  # nobody else will leave what was entered here
             del entries[depth:]
             if atomic is not None:
@@ -99,6 +101,8 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
                 self._send(signals.lock_timeout, request, waited=error.waited)
             elif isinstance(error, LockDeadlock):
                 self._send(signals.lock_deadlock, request, waited=time.monotonic() - started)
+            elif isinstance(error, DblockError):
+                self._send(signals.lock_refused, request, error=error)
             raise
         return held
 
@@ -148,6 +152,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             with self._for_call(args, kwargs):
                 return function(*args, **kwargs)
 
+        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
         return locked
 
     def _send(self, signal: Signal, request: Request, **more: object) -> None:

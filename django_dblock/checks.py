@@ -1,7 +1,8 @@
 """System checks: what would make the locks useless, said before the first one is taken.
 
-``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003`` and ``W002`` to ``W004`` ask the
-server, so they run when Django is told to: in ``migrate``, and in ``check --database ALIAS``.
+``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``E004`` and ``W002`` to
+``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
+--database ALIAS``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from psycopg import IsolationLevel
@@ -48,15 +49,28 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
 
 @checks.register(checks.Tags.database)
 def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
-    """Ask the server whether it is the primary (W002), PostgreSQL (E003), and its default level."""
+    """Ask the server whether it is the primary (W002), PostgreSQL (E003), and how it runs."""
     if any(_wrong_settings()):
         return []
     connection = _connection()
     if connection.vendor != "postgresql" or connection.alias not in (databases or ()):
         return []
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SERVER)
-        version, in_recovery, isolation = cursor.fetchone()
+    try:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            cursor.execute(sql.SERVER)
+            version, in_recovery, isolation = cursor.fetchone()
+    except Error as error:
+        if "statement pooling" not in str(error):  # PgBouncer's words, in no other language
+            raise
+        connection.close()
+        return [
+            checks.Error(
+                f"Database {connection.alias!r} is behind a PgBouncer with pool_mode = statement, "
+                f"which refuses transactions; a lock ends with its transaction.",
+                id="dblock.E004",
+                hint="Set pool_mode = transaction there.",
+            )
+        ]
     found: list[checks.CheckMessage] = []
     if "Cockroach" in version:
         found.append(

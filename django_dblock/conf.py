@@ -125,18 +125,38 @@ class Conf:
         return value
 
     @cached_property
+    def slow_wait(self) -> float | None:
+        """``DBLOCK_SLOW_WAIT``: seconds of waiting above which the log is warned; None, never."""
+        return _limit("DBLOCK_SLOW_WAIT")
+
+    @cached_property
+    def slow_hold(self) -> float | None:
+        """``DBLOCK_SLOW_HOLD``: seconds of holding above which the log is warned; None, never."""
+        return _limit("DBLOCK_SLOW_HOLD")
+
+    @cached_property
     def idempotency_ttl(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h."""
+        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h.
+
+        A timedelta or seconds. After that the same key is a new request. ``ttl=`` goes before it.
+        """
         return _duration("DBLOCK_IDEMPOTENCY_TTL", 86_400)
 
     @cached_property
     def idempotency_lease(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s."""
+        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s.
+
+        A timedelta or seconds. After that the next retry takes the request over, or it waits for a
+        person. ``lease=`` goes before it.
+        """
         return _duration("DBLOCK_IDEMPOTENCY_LEASE", 60)
 
     @cached_property
     def idempotency_max_body(self) -> int:
-        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB."""
+        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB.
+
+        In bytes. A longer one raises :class:`~django_dblock.UnstorableResponse`.
+        """
         value: int = _read(
             "DBLOCK_IDEMPOTENCY_MAX_BODY",
             1024 * 1024,
@@ -147,7 +167,11 @@ class Conf:
 
     @cached_property
     def idempotency_max_keys(self) -> int | None:
-        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit."""
+        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit.
+
+        One more raises :class:`~django_dblock.TooManyIdempotencyKeys`. Requests that come at the
+        same moment are counted apart, so a few more may get in.
+        """
         value: int | None = _read(
             "DBLOCK_IDEMPOTENCY_MAX_KEYS",
             None,
@@ -202,6 +226,16 @@ def _duration(name: str, default: float) -> float:
         lambda value: seconds_of(value) is not None,
     )
     return seconds_of(value) or default
+
+
+def _limit(name: str) -> float | None:
+    value = _read(
+        name,
+        None,
+        "a timedelta or a number of seconds above 0, or None",
+        lambda value: value is None or seconds_of(value) is not None,
+    )
+    return seconds_of(value)
 
 
 def seconds_of(value: object) -> float | None:

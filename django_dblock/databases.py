@@ -9,6 +9,11 @@ from django_dblock.conf import conf
 from django_dblock.exceptions import UnsupportedDatabase
 
 
+def alias_of(using: str | None) -> str:
+    """Return ``using``, else ``DBLOCK_DATABASE``, else ``default``."""
+    return using or conf.database or DEFAULT_DB_ALIAS
+
+
 def connection_for(using: str | None) -> BaseDatabaseWrapper:
     """Return the connection of ``using``, else of ``DBLOCK_DATABASE``, else of ``default``.
 
@@ -16,7 +21,7 @@ def connection_for(using: str | None) -> BaseDatabaseWrapper:
         UnsupportedDatabase: the engine is not PostgreSQL. Sends nothing.
         ConnectionDoesNotExist: there is no such alias.
     """
-    connection = connections[using or conf.database or DEFAULT_DB_ALIAS]
+    connection = connections[alias_of(using)]
     if connection.vendor != "postgresql":
         raise UnsupportedDatabase(using=connection.alias, engine=connection.display_name)
     return connection

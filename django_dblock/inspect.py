@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from django.db import connections
@@ -13,12 +14,8 @@ from django_dblock.databases import connection_for
 from django_dblock.fencing.table import alias_for
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import masked
-from django_dblock.keys import from_pg_locks
 from django_dblock.sql import idempotency_operate
 from django_dblock.sql import inspect as sql
-
-_OBJSUBID_OF_ONE_NUMBER = 1
-_HIDDEN = "<insufficient privilege>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,11 @@ class AdvisoryLock:
         client: its address; None on a unix socket.
         state: the backend's state, as ``idle in transaction``.
         query: its latest statement.
-        hidden: whether the server hides the transaction's age, the client, the state and the query
-            from the role that asks. It never hides the application_name, labels included.
+        hidden: whether the server hides the transaction's age, the client, the state, the query and
+            the connection's begin from the role that asks. It never hides the application_name,
+            labels included.
+        backend_start: when the connection began, which tells it from others that had, or will have,
+            the same pid (:func:`django_dblock.terminate_backend`); None where hidden.
     """
 
     name: str | None
@@ -62,6 +62,7 @@ class AdvisoryLock:
     state: str | None
     query: str | None
     hidden: bool
+    backend_start: datetime | None
 
 
 def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
@@ -80,40 +81,21 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
         cursor.execute(sql.ADVISORY_LOCKS)
         rows = cursor.fetchall()
     numbers: dict[int | None, list[int]] = defaultdict(list)
-    for classid, objid, objsubid, _, _, pid, *_ in rows:
-        if objsubid == _OBJSUBID_OF_ONE_NUMBER:
-            numbers[pid].append(from_pg_locks(classid, objid))
+    shown: dict[int | None, str] = {}
+    for number, _, _, _, _, pid, _, _, _, application_name, *_ in rows:
+        if number is not None:
+            numbers[pid].append(number)
+            shown[pid] = application_name or ""
     namespace = conf.namespace
-    shown = {row[5]: row[9] or "" for row in rows}
     names = {
         pid: labels.read(application_name, numbers[pid], namespace)
         for pid, application_name in shown.items()
     }
-    return [_advisory_lock(row, names[row[5]]) for row in rows]
+    return [AdvisoryLock(_name(row, names), *(*row[:6], tuple(row[6]), *row[7:])) for row in rows]
 
 
-def _advisory_lock(row: tuple[Any, ...], names: dict[int, str]) -> AdvisoryLock:
-    classid, objid, objsubid, shared, granted, pid, blocked_by, waiting, age, *who = row
-    number = from_pg_locks(classid, objid) if objsubid == _OBJSUBID_OF_ONE_NUMBER else None
-    application_name, user, client, state, query = who
-    return AdvisoryLock(
-        name=None if number is None else names.get(number),
-        key_id=number,
-        classid=classid,
-        objid=objid,
-        shared=shared,
-        granted=granted,
-        pid=pid,
-        blocked_by=tuple(blocked_by),
-        waiting=waiting,
-        transaction_age=age,
-        application_name=application_name,
-        user=user,
-        client=client,
-        state=state,
-        query=query,
-        hidden=query == _HIDDEN,
-    )
+def _name(row: tuple[Any, ...], names: dict[int | None, dict[int, str]]) -> str | None:
+    return None if row[0] is None else names[row[5]].get(row[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +156,7 @@ def fenced_leases(
         cursor.execute(sql.FENCED_LEASES, {"name": name, "expired": expired})
         rows = cursor.fetchall()
     return [
-        FencedLease(*(*row[:11], json.loads(metadata), tuple(waiting)))
+        FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
         for *row, metadata, waiting in rows
     ]
 

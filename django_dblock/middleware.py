@@ -19,6 +19,7 @@ class ConflictMiddleware(MiddlewareMixin):
     =============================================  ======================================
     ``LockTimeout``                                ``DBLOCK_LOCKED_STATUS`` (423)
     ``LockDeadlock``; SQLSTATE 40001 and 40P01     409
+    ``StaleFence``, ``LockLost``                   409
     ``StaleObject``, ``StaleObjects``              409; 412 if the request had If-Match
     ``PreconditionFailed``                         412
     =============================================  ======================================

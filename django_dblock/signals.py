@@ -11,7 +11,8 @@ with ``token``.
 from django.dispatch import Signal
 
 lock_acquired = Signal()
-"""A lock was taken. Also ``waited`` (seconds; 0.0 where nobody was before us)."""
+"""A lock was taken. Also ``waited`` (seconds; 0.0 where nobody was before us) and ``took`` (seconds
+for all of it: that, and asking the server)."""
 
 lock_released = Signal()
 """The transaction that a lock opened has ended. Also ``held`` (seconds, until the block was left,
@@ -29,6 +30,11 @@ lock_timeout = Signal()
 lock_deadlock = Signal()
 """A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
 
+lock_refused = Signal()
+"""A lock was not had for another reason. Also ``error``, which is raised next: ``LockTableFull``,
+``UnsafeIsolation``, ``StandbyDatabase``, ``UnsupportedDatabase``, ``NotReplicated`` or
+``OpenTransaction``."""
+
 stale_object = Signal()
 """A versioned row was not written, because it was changed or is gone; sent by the model's class.
 
@@ -44,8 +50,9 @@ and ``delay`` (seconds until the next).
 """
 
 lock_lost = Signal()
-"""A fenced lock can't be trusted any longer. Also ``token`` and ``reason``. Sent once, by the
-thread that noticed it: mostly the heartbeat's."""
+"""A fenced lock can't be trusted any longer. Also ``token``, ``held`` (seconds), ``reason``, and
+``expired``: whether no renewal came in time, or else somebody took it. Sent once, by the thread
+that noticed it: mostly the heartbeat's."""
 
 stale_write_refused = Signal()
 """A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""
@@ -59,10 +66,14 @@ This and the next three are sent by :class:`~django_dblock.IdempotencyKey` with 
 """
 
 request_replayed = Signal()
-"""A request got the answer that the first one got."""
+"""A request got the answer that the first one got; nothing was run."""
 
 request_refused = Signal()
-"""A request was not run. Also ``code``: as in the answer, ``in_progress`` or ``key_reused``."""
+"""A request was not run, or its run has lost its lease to another. Also ``code``: as in the answer,
+``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent where the key itself
+is missing or invalid."""
 
 request_taken_over = Signal()
-"""A request whose worker is gone is run on by another. Also ``token``."""
+"""A request in lease mode goes on in another run, after the steps that are recorded: the run before
+has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a person. Also
+``token``, that of the new run. Sent when its claim is committed, before the view runs."""

@@ -36,6 +36,7 @@ collect_ignore += [
     "fencing/test_run_processes.py",
     "fencing/test_run_supervision.py",
     "fencing/test_run_terminal.py",
+    "test_watch.py",
     "versioning/test_admin.py",
     "versioning/test_forms.py",
     "versioning/test_formsets.py",
@@ -47,7 +48,7 @@ collect_ignore += [
     "versioning/test_token.py",
     "versioning/test_views.py",
 ] * (os.environ.get("DBLOCK_TEST_SERVER") == "1")
-pytest_plugins = ["tests.helpers.workers"]
+pytest_plugins = ["tests.helpers.workers", "django_dblock.testing.pytest", "pytester"]
 
 # nohup, and a shell for its background jobs, have these ignored, and so would be all that the tests
 # start and interrupt.

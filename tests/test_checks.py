@@ -3,10 +3,14 @@
 import pytest
 from django.core import checks
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import ProgrammingError, connection, connections
 from psycopg import IsolationLevel
 
 from django_dblock.checks import check_server, check_settings
+from django_dblock.conf import conf
+from django_dblock.sql import checks as sql
+from tests.conftest import conninfo
+from tests.helpers import servers
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -70,6 +74,26 @@ def test_an_unusual_isolation_level_option_is_left_to_django(monkeypatch):
     assert ids(check_settings()) == ["dblock.W001"]
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", "nonsense")
     assert check_settings() == []
+
+
+def test_e004_statement_pooling(rival, monkeypatch):
+    """A pooler that refuses transactions is told as what it is, not as a broken connection."""
+    other = connections["other"]
+    other.close()
+    name = other.settings_dict["NAME"]
+    with servers.pgbouncer(conninfo("other"), name, mode="statement") as port:
+        for key, value in {"HOST": "127.0.0.1", "PORT": port}.items():
+            monkeypatch.setitem(other.settings_dict, key, value)
+        monkeypatch.setattr(conf, "database", "other")
+        [error] = check_server(databases=["other"])
+        other.close()
+    assert error.id == "dblock.E004"
+
+
+def test_another_error_of_the_server_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(sql, "SERVER", "SELECT nothing")
+    with pytest.raises(ProgrammingError):
+        check_server(databases=["default"])
 
 
 def test_w002_a_standby(standby, monkeypatch, settings):

@@ -20,6 +20,11 @@ from tests.test_keys import ONE
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
+class Terminal(StringIO):
+    def isatty(self):
+        return True
+
+
 def run(*arguments):
     out = StringIO()
     call_command("dblock", *arguments, stdout=out)
@@ -47,10 +52,6 @@ class TestList:
     def test_on_a_terminal_it_fits_the_width(self, monkeypatch):
         monkeypatch.setenv("COLUMNS", "60")
 
-        class Terminal(StringIO):
-            def isatty(self):
-                return True
-
         out = Terminal()
         with advisory_lock("inventory", "sku-1"):
             call_command("dblock", "list", stdout=out, no_color=True)
@@ -65,7 +66,7 @@ class TestList:
         assert lock.keys() == {
             "name", "key_id", "classid", "objid", "shared", "granted", "pid", "blocked_by",
             "waiting", "transaction_age", "application_name", "user", "client", "state", "query",
-            "hidden",
+            "hidden", "backend_start",
         }  # fmt: skip
 
     def test_filters(self, observer):
@@ -109,6 +110,38 @@ class TestList:
         with advisory_lock("a/bold"), advisory_lock("%s"):
             shown = run("list")
         assert "%s" in shown
+
+    def test_what_rich_takes_for_an_emoji_is_shown_as_it_is(self, rendering, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        out = Terminal()
+        with advisory_lock("a:lock:b"):
+            call_command("dblock", "list", stdout=out, no_color=True)
+        assert "a:lock:b" in out.getvalue()
+
+    def test_so_many_that_rich_would_take_seconds_are_shown_plainly(self, rival, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "20")
+        out = Terminal()
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 1001) AS n")
+        call_command("dblock", "list", stdout=out, no_color=True)
+        rival.execute("ROLLBACK")
+        assert len(out.getvalue().splitlines()) == 1002
+
+    @pytest.mark.parametrize("arguments", [(), ("--json",), ("--blocked",), ("--held",)])
+    def test_one_statement_for_each_kind_however_many_there_are(
+        self, arguments, statements, rival, observer
+    ):
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 300) AS n")
+        observer.execute(
+            "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+            " renewed_at, expires_at, lock_delay, grants, metadata) SELECT 'lease:' || n, 0, n,"
+            " 'web', now(), now(), now() + interval '1 h', interval '0', 1, '{}'"
+            " FROM generate_series(1, 300) AS n"
+        )
+        with statements() as sent:
+            shown = run("list", *arguments)
+        rival.execute("ROLLBACK")
+        assert len(sent) == (2 if "--blocked" in arguments else 3)
+        assert shown.count("lease:") == (0 if "--blocked" in arguments else 300)
 
 
 class TestKey:

@@ -16,6 +16,8 @@ def test_defaults():
     assert conf.allow_snapshot_isolation is False
     assert conf.max_keys == 1000
     assert conf.locked_status == 423
+    assert conf.slow_wait is None
+    assert conf.slow_hold is None
     assert conf.idempotency_ttl == 86_400
     assert conf.idempotency_lease == 60
     assert conf.idempotency_max_body == 1024 * 1024
@@ -34,6 +36,8 @@ def test_defaults():
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),
         ("max_keys", [1, 10**6], [0, True, 1.5, None]),
         ("locked_status", [409, 423, 503], [200, 500, "423", 423.0, None]),
+        ("slow_wait", [None, 0.5, 60], [0, -1, True, "1", float("nan"), timedelta(0)]),
+        ("slow_hold", [None, 0.5, 60], [0, -1, True, "1", float("inf"), timedelta(-1)]),
         ("idempotency_ttl", [0.5, 60], [0, -1, True, "1", None, float("nan"), timedelta(0), 1e12]),
         ("idempotency_lease", [0.5, 60], [0, -1, True, "1", None, float("inf"), timedelta(-1)]),
         ("idempotency_max_body", [0, 10**8], [-1, 1.5, True, None, 10**9]),
@@ -54,7 +58,9 @@ def test_values(name, good, bad, settings):
 def test_a_duration_is_a_timedelta_too(settings):
     settings.DBLOCK_IDEMPOTENCY_TTL = timedelta(days=7)
     settings.DBLOCK_IDEMPOTENCY_LEASE = timedelta(milliseconds=500)
+    settings.DBLOCK_SLOW_WAIT = timedelta(milliseconds=250)
     assert (conf.idempotency_ttl, conf.idempotency_lease) == (604_800, 0.5)
+    assert conf.slow_wait == 0.25
 
 
 class Cipher:

@@ -5,6 +5,7 @@ import json
 import re
 import types
 import typing
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def test_every_system_check_is_in_the_reference_and_no_other():
     )
 
 
+def test_every_finding_of_the_doctor_is_in_the_reference_and_no_other():
+    sources = [path.read_text() for path in (ROOT / "django_dblock" / "doctor").glob("*.py")]
+    ids = set(re.findall(r'Finding\(\s*"([a-z-]+)"', "".join(sources)))
+    assert len(ids) > 15
+    section = reference("command.md").partition("## `dblock doctor`")[2]
+    rows = re.findall(r"^\| `([a-z-]+)` \| .* \| (info|warning|error) \|$", section, re.MULTILINE)
+    assert {name for name, _ in rows} == ids
+
+
 def options():
     """Each subcommand with the options and arguments its parser takes."""
     parser = load_command_class("django_dblock", "dblock").create_parser("manage.py", "dblock")
@@ -183,7 +193,8 @@ def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
 
 
 def _json_type(hint):
-    names = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names: dict = {datetime: "string"}
+    names |= {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if isinstance(hint, types.UnionType):
         return [names[each] for each in typing.get_args(hint)]
     if typing.get_origin(hint) is typing.Literal:

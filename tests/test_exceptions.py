@@ -7,10 +7,18 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError
 from django.db.transaction import TransactionManagementError
+from django.test import RequestFactory
 
-from django_dblock import exceptions
+from django_dblock import exceptions, idempotent
 from django_dblock.exceptions import (
+    DamagedAnswer,
     DblockError,
+    IdempotencyAbandoned,
+    IdempotencyInProgress,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    IdempotencyKeyReused,
+    IdempotencyLeaseLost,
     LockDeadlock,
     LockLost,
     LockTableFull,
@@ -23,9 +31,20 @@ from django_dblock.exceptions import (
     StaleObject,
     StaleObjects,
     StandbyDatabase,
+    TerminationRefused,
+    TooManyIdempotencyKeys,
     UnsafeIsolation,
+    UnstorableResponse,
     UnsupportedDatabase,
 )
+from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.decorator import decorated
+from django_dblock.idempotency.identity import Identity
+from django_dblock.idempotency.lease import Lease
+from django_dblock.idempotency.options import Options
+from django_dblock.idempotency.outcome import decide
+from django_dblock.idempotency.problems import idempotency_problem
+from django_dblock.idempotency.store import Claim, Found, _damaged
 from tests.app.models import Product
 
 FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": "default"}
@@ -52,6 +71,7 @@ EXAMPLES = [
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
     (UnsupportedDatabase(using="default", engine="SQLite"), "Pass using="),
+    (TerminationRefused(pid=7, using="default", reason="no"), "GRANT pg_signal_backend"),
     (stale(expected=7, actual=9), "has version 9, not 7, so it was changed"),
     (stale(expected=7, actual=None), "it has been deleted. Read it again"),
     (stale(expected=None, actual=None), "it has been deleted"),
@@ -62,6 +82,51 @@ EXAMPLES = [
     (StaleObjects(model="app.Product", pks=[*range(11)], using="default"), "8, 9, …"),
     (RetryInTransaction(function="buy", using="default"), "@transaction.non_atomic_requests"),
 ]
+
+
+REQUEST = Identity("user:7", "3f1c0a52-8e03", "default")
+
+
+def refused(state, **found):
+    """What a request is told, in its own words."""
+    facts = {"locked": True, **found}
+    return decide(Found(state, **facts), REQUEST, resumes=False, refuses=True).error
+
+
+def told(function):
+    with pytest.raises(DblockError) as caught:
+        function()
+    return caught.value
+
+
+def ask(key=None):
+    @idempotent
+    def pay(request): ...
+
+    headers = {} if key is None else {"Idempotency-Key": key}
+    [wanted] = [wanted for name, wanted in decorated.items() if name.endswith("ask.<locals>.pay")]
+    wanted.key_of(RequestFactory().post("/", headers=headers))
+
+
+LEASE = Lease(REQUEST, Claim(1, 7, {}), Options("lease", lease=1), since=-1e9, kept=dict)
+REQUESTS = [
+    (IdempotencyKeyReused, refused("done", same=False), "Take a new key for a new request"),
+    (IdempotencyInProgress, refused("new", locked=False), "Ask again in a moment, with the same"),
+    (IdempotencyAbandoned, refused("abandoned", id=7), "dblock release --request 7"),
+    (TooManyIdempotencyKeys, refused("new", full=True), "Wait until some have expired"),
+    (DamagedAnswer, _damaged(REQUEST, 7, ValueError("status 99")), "Find out who may write the"),
+    (IdempotencyLeaseLost, told(LEASE.check), "Let this error pass, so that transactions roll"),
+]
+WITHOUT_KEY = [
+    (IdempotencyKeyMissing, told(ask), "Send a new key, a UUID for example"),
+    (IdempotencyKeyInvalid, told(lambda: ask("a, b")), "without spaces, commas and semicolons"),
+    (
+        UnstorableResponse,
+        told(lambda: Answer(200, {}, b"x" * (1024 * 1024 + 1)).parameters(store_body=True)),
+        "Answer with a Location and let the client GET the rest",
+    ),
+]
+OF_REQUESTS = [error for _, error, _ in [*REQUESTS, *WITHOUT_KEY]]
 
 
 @pytest.mark.parametrize(("error", "advice"), EXAMPLES)
@@ -87,7 +152,39 @@ def test_a_stale_object_names_its_row_and_what_is_there():
     assert stale(expected=7, actual=None).deleted
 
 
-@pytest.mark.parametrize("error", [error for error, _ in [*EXAMPLES, *MISSING]])
+@pytest.mark.parametrize(("kind", "error", "advice"), REQUESTS)
+def test_each_about_a_request_says_whose_which_and_what_to_do_and_never_the_whole_key(
+    kind, error, advice
+):
+    assert type(error) is kind
+    assert advice in str(error)
+    assert "user:7" in str(error)
+    assert "3f1c0a…" in str(error)
+    assert REQUEST.key not in f"{error} {vars(error)}"
+    assert (error.scope, error.key, error.using) == ("user:7", "3f1c0a…", "default")
+
+
+@pytest.mark.parametrize(("kind", "error", "advice"), WITHOUT_KEY)
+def test_each_about_a_request_without_a_key_says_what_to_do(kind, error, advice):
+    assert type(error) is kind
+    assert advice in str(error)
+    assert (error.scope, error.key, error.using) == ("", "", "")
+
+
+def test_requests_carry_when_to_ask_again_and_which_run_was_overtaken():
+    assert [refused("leased", remaining=left).retry_after for left in (0, 3, 60)] == [1, 3, 5]
+    assert told(LEASE.check).token == 7
+
+
+@pytest.mark.parametrize("error", OF_REQUESTS, ids=lambda error: error.code)
+def test_each_about_a_request_has_a_problem_for_the_client(error):
+    problem = idempotency_problem(error)
+    assert problem.code == error.code
+    assert 400 <= problem.status <= 500
+    assert (problem.retry_after is not None) is (error.code in ("in_progress", "lease_lost"))
+
+
+@pytest.mark.parametrize("error", [*(error for error, _ in [*EXAMPLES, *MISSING]), *OF_REQUESTS])
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_each_survives_pickling_with_its_data(error, again):
     copied = again(error)
@@ -102,8 +199,8 @@ def test_every_error_has_an_example():
         for value in vars(exceptions).values()
         if isinstance(value, type) and issubclass(value, DblockError)
     }
-    shown = {type(error) for error, _ in [*EXAMPLES, *MISSING]}
-    assert defined == shown | {DblockError, exceptions.LockError}
+    shown = {type(error) for error, _ in [*EXAMPLES, *MISSING]} | set(map(type, OF_REQUESTS))
+    assert defined == shown | {DblockError, exceptions.LockError, exceptions.IdempotencyError}
 
 
 def test_they_are_what_django_and_python_would_call_them():

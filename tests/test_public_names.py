@@ -53,3 +53,14 @@ def test_the_version_is_the_distributions():
 @pytest.mark.skipif("DBLOCK_TEST_INSTALLED" not in os.environ, reason="only in tox -e wheel")
 def test_it_is_the_installed_wheel_that_is_tested():
     assert "site-packages" in django_dblock.__file__
+
+
+def test_the_fixtures_are_loaded_before_django_is_set_up():
+    """A conftest names them at its top, when nobody has configured anything yet."""
+    program = (
+        "import django_dblock.testing.pytest;"
+        "from django.conf import settings;"
+        "from django.apps import apps;"
+        "assert not settings.configured and not apps.ready"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

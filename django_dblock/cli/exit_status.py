@@ -1,4 +1,4 @@
-"""The exit statuses of ``dblock run`` that are not the command's own."""
+"""The exit statuses of ``dblock run`` that are not the command's own, and of ``dblock doctor``."""
 
 NOT_ACQUIRED = 75
 """Somebody else has the lock: EX_TEMPFAIL of sysexits.h, try again later."""
@@ -14,6 +14,9 @@ FAILED = 125
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 """As the shells have them."""
+
+WARNINGS, ERRORS = 3, 4
+"""What ``dblock doctor`` has found; 1 and 2 say that it could not look."""
 
 SIGNALLED = 128
 """Plus the number of the signal; likewise."""

@@ -1,8 +1,11 @@
 """``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
@@ -12,6 +15,8 @@ from django_dblock.cli import key_parts, list_advisory, list_fenced, list_reques
 SCHEMA = 1
 """Raised when a field of the JSON changes its meaning or goes; new fields may come without."""
 
+NOTHING = "Nothing is locked."
+
 _KINDS: dict[str, Any] = {
     "advisory": list_advisory,
     "fenced": list_fenced,
@@ -20,8 +25,13 @@ _KINDS: dict[str, Any] = {
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the filters."""
+    """Take the filters, and the form of the answer."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    add_filters(parser)
+
+
+def add_filters(parser: CommandParser) -> None:
+    """Take what to show, and what not."""
     parser.add_argument("--kind", choices=_KINDS, help="only this kind")
     parser.add_argument(
         "--key", nargs="+", metavar="PART", help=f"only this key; {key_parts.SYNTAX}"
@@ -41,6 +51,21 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the locks of the database, a table for each kind that has any, or all as JSON."""
+    found = find(options)
+    if options["json"]:
+        stdout.write(_json(found))
+        return
+    shown = [kind for kind in found if found[kind]]
+    for kind in shown:
+        if kind != shown[0]:
+            stdout.write("")
+        table.write(stdout, *as_table(kind, found[kind]))
+    if not shown:
+        stdout.write(NOTHING)
+
+
+def find(options: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return what the filters leave, by kind; one statement for each."""
     kinds = [kind for kind in _KINDS if options["kind"] in (None, kind)]
     found = {kind: _KINDS[kind].find(options) for kind in kinds}
     if options["name"]:
@@ -48,14 +73,29 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             found[kind] = [
                 lock for lock in found[kind] if fnmatchcase(lock.name or "", options["name"])
             ]
-    if options["json"]:
-        rows = {kind: [asdict(lock) for lock in found[kind]] for kind in kinds}
-        stdout.write(json.dumps({"schema": SCHEMA, **rows}, indent=2))
-        return
-    shown = [kind for kind in kinds if found[kind]]
-    for kind in shown:
-        if kind != shown[0]:
-            stdout.write("")
-        table.write(stdout, _KINDS[kind].COLUMNS, list(map(_KINDS[kind].row, found[kind])))
-    if not shown:
-        stdout.write("Nothing is locked.")
+    return found
+
+
+def as_table(kind: str, locks: list[Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the names of the columns, and the rows in words."""
+    return _KINDS[kind].COLUMNS, list(map(_KINDS[kind].row, locks))
+
+
+def _json(found: dict[str, list[Any]]) -> str:
+    """One lock a line: for grep, and because that is many times faster than an indented text."""
+    kinds = [f'"schema": {SCHEMA}']
+    for kind, locks in found.items():
+        rows = ",".join(f"\n    {row}" for row in map(_ENCODER.encode, _flat(locks)))
+        kinds.append(f'"{kind}": [{rows}\n  ]' if locks else f'"{kind}": []')
+    return "{\n  " + ",\n  ".join(kinds) + "\n}"
+
+
+_ENCODER = json.JSONEncoder(default=datetime.isoformat)
+
+
+def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
+    """All that is nested in one is JSON already."""
+    if locks:
+        names = [field.name for field in fields(locks[0])]
+        for values in map(attrgetter(*names), locks):
+            yield dict(zip(names, values, strict=True))

@@ -1,44 +1,82 @@
 """Tables for a terminal: through ``rich`` where it is installed, else plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from django.core.management.base import OutputWrapper
 
 _WIDEST, _TAIL = 60, 20
 """Characters of a name in a table; how many of them are its end."""
 
+_GAP = "  "
 
-def write(stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the rows under the columns' names."""
+Row = tuple[str, ...]
+
+_MANY = 1000
+"""Rows; ``rich`` takes a millisecond for one."""
+
+
+def write(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
+    """Print the rows under the columns' names; on a terminal, within its width.
+
+    Piped into a file, a table keeps every character; and so does one of very many rows.
+    """
+    if not stdout.isatty() or len(rows) > _MANY:
+        stdout.write("\n".join(plain(columns, rows)))
+        return
     try:
         from rich.console import Console
-        from rich.table import Table
     except ImportError:
-        _write_plain(stdout, columns, rows)
+        stdout.write("\n".join(plain(columns, rows)))
         return
+    console = Console(**AS_IT_IS)
+    with console.capture() as captured:
+        console.print(rich(columns, rows))
+    stdout.write(captured.get().rstrip("\n"))
+
+
+AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
+"""How ``rich`` prints what others have written: ``[bold]`` and ``:lock:`` are names like others."""
+
+
+def rich(columns: Row, rows: Sequence[Row]) -> Any:
+    """Make a table for ``rich``, which must be installed."""
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
-    terminal = stdout.isatty()
-    # Piped into a file, a table keeps every character.
-    console = Console(width=None if terminal else 1000, markup=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    lines = captured.get().splitlines()
-    stdout.write("\n".join(line if terminal else line.rstrip() for line in lines))
+    return table
 
 
-def _write_plain(
-    stdout: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
+def plain(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """Return the lines of the table, as wide as they are."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    form = _GAP.join(f"{{:{width}}}" for width in widths)
     for row in (columns, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        stdout.write("  ".join(cells).rstrip())
+        yield form.format(*row).rstrip()
+
+
+def fitted(columns: Row, rows: Sequence[Row], width: int) -> tuple[Row, list[Row]]:
+    """Cut the cells of the widest columns so far that each row is one line of a terminal."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room = width - len(_GAP) * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+
+    def cut(row: Row) -> Row:
+        return tuple(
+            cell if len(cell) <= most else f"{cell[: most - 1]}…"
+            for cell, most in zip(row, widths, strict=True)
+        )
+
+    return cut(columns), list(map(cut, rows))
 
 
 def printable(text: str) -> str:
     """Keep what somebody else has written from speaking to the terminal."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

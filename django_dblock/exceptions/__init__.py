@@ -20,6 +20,7 @@ from django_dblock.exceptions.locks import LockDeadlock as LockDeadlock
 from django_dblock.exceptions.locks import LockTableFull as LockTableFull
 from django_dblock.exceptions.locks import LockTimeout as LockTimeout
 from django_dblock.exceptions.locks import StandbyDatabase as StandbyDatabase
+from django_dblock.exceptions.locks import TerminationRefused as TerminationRefused
 from django_dblock.exceptions.locks import UnsafeIsolation as UnsafeIsolation
 from django_dblock.exceptions.locks import UnsupportedDatabase as UnsupportedDatabase
 from django_dblock.exceptions.versions import MissingVersion as MissingVersion

@@ -6,6 +6,9 @@ from django_dblock.exceptions.base import DblockError
 class IdempotencyError(DblockError):
     """A request with an idempotency key was not run, or not to its end.
 
+    By itself it is about a request that has its answer already: ``complete()``, ``guard()`` or a
+    step came after ``complete()``, or there is nothing for a person to resolve.
+
     Attributes:
         scope: whose key it is; empty where that is not known yet.
         key: the beginning of the key; never the whole.
@@ -23,25 +26,41 @@ class IdempotencyError(DblockError):
 
 
 class IdempotencyKeyMissing(IdempotencyError):
-    """The request needs an ``Idempotency-Key`` header and has none. Nothing was run."""
+    """The request needs an ``Idempotency-Key`` header and has none. Nothing was run.
+
+    Answered with 400. The client sends a new key with each new request, and the same with each
+    retry (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
+    """
 
     code = "key_missing"
 
 
 class IdempotencyKeyInvalid(IdempotencyError):
-    """The ``Idempotency-Key`` header is not one key. Nothing was run."""
+    """The ``Idempotency-Key`` header is not one key. Nothing was run.
+
+    Answered with 400. The client sends 1 to 255 printable ASCII characters, bare or in quotes
+    (RFC 8941, 3.3.3).
+    """
 
     code = "key_invalid"
 
 
 class IdempotencyKeyReused(IdempotencyError):
-    """The key belongs to a request for something else. Nothing was run."""
+    """The key belongs to a request for something else. Nothing was run.
+
+    Answered with 422. To repeat it is in vain: the client takes a new key for a new request, or
+    repeats the first exactly as it was (draft-ietf-httpapi-idempotency-key-header-07, "Error
+    Scenarios").
+    """
 
     code = "key_reused"
 
 
 class IdempotencyInProgress(IdempotencyError):
     """The same request is being worked on just now. Nothing was run.
+
+    Answered with 409 and ``Retry-After``. The client asks again, with the same key; ``wait=`` waits
+    here (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
 
     Attributes:
         retry_after: whole seconds after which it is worth asking again.
@@ -57,13 +76,20 @@ class IdempotencyInProgress(IdempotencyError):
 
 
 class IdempotencyAbandoned(IdempotencyError):
-    """Whoever worked on the request is gone, and a person has to look. Nothing was run."""
+    """Whoever worked on the request is gone, and a person has to look. Nothing was run.
+
+    Answered with 409, of ``on_abandoned="refuse"``, until somebody has resolved it: ``manage.py
+    dblock release --request``, or :func:`~django_dblock.resolve_idempotency_key`.
+    """
 
     code = "abandoned"
 
 
 class TooManyIdempotencyKeys(IdempotencyError):
-    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows: nothing ran."""
+    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows: nothing ran.
+
+    Answered with 429. It ends when some have expired.
+    """
 
     code = "too_many_keys"
 
@@ -71,7 +97,8 @@ class TooManyIdempotencyKeys(IdempotencyError):
 class IdempotencyLeaseLost(IdempotencyError):
     """The run took longer than its lease, and somebody else has taken the request over.
 
-    What the transaction that raises this has written is rolled back.
+    What the transaction that raises this has written is rolled back. Let it pass: the client gets
+    the other run's answer, or 409. Allow a longer ``lease=``, or more steps.
 
     Attributes:
         token: the fencing token that the run had.
@@ -98,7 +125,10 @@ class DamagedAnswer(IdempotencyError):
 class UnstorableResponse(IdempotencyError):
     """The answer can't be given a second time, so the first must not be given, either.
 
-    What the view has written in the transaction is rolled back.
+    What the view has written in the transaction is rolled back, and the client gets 500. It is a
+    stream, no response, larger than ``DBLOCK_IDEMPOTENCY_MAX_BODY``, no JSON (of ``run_once``), or
+    one of its kept headers could not be sent again. The log of ``django_dblock.idempotency`` says
+    which. Mend the view, or give up the body with ``store_body=False``.
     """
 
     code = "unstorable"

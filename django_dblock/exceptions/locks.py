@@ -120,6 +120,26 @@ class StandbyDatabase(LockError):
         )
 
 
+class TerminationRefused(DblockError, PermissionError):
+    """The role that asks may not end this backend, or not see which one it is. Nothing was ended.
+
+    Attributes:
+        pid: the backend.
+        using: the database alias.
+        reason: what was in the way, in words.
+    """
+
+    def __init__(self, *, pid: int, using: str, reason: str) -> None:
+        super().__init__(
+            f"Backend {pid} on database {using!r} was not ended: {reason}. Ask as the role that "
+            f"it belongs to, or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this "
+            f"alias; a superuser's backend only a superuser may end."
+        )
+        self.pid = pid
+        self.using = using
+        self.reason = reason
+
+
 class UnsupportedDatabase(DblockError, NotSupportedError):
     """The alias leads to something that is not PostgreSQL, or only looks like it.
 

@@ -16,7 +16,7 @@ from collections import defaultdict
 from django_dblock.fencing.beat import Line
 from django_dblock.fencing.trust import GONE, Trust, now
 
-logger = logging.getLogger("django_dblock")
+logger = logging.getLogger("django_dblock.fencing")
 
 _LONGEST_SILENCE = 5.0
 """Seconds to wait for one answer, at most: leases of other databases want their beat, too."""
@@ -66,7 +66,7 @@ class Heartbeat:
                 for alias, batch in self._batches().items():
                     self._beat(alias, batch)
             except BaseException:  # a receiver's sys.exit(), say; the other leases go on
-                logger.exception("dblock: what was called on the loss of a lease failed")
+                logger.exception("What was called on the loss of a lease failed")
 
     def _wait(self) -> bool:
         """Wait until something is to be done; whether there is anything left to do at all."""
@@ -124,7 +124,12 @@ class Heartbeat:
                 line = self._lines[alias] = Line(alias)
             gone = line.renew(batch, patience=patience)
         except Exception as error:  # noqa: BLE001 - whatever it was, the leases still have time
-            logger.warning("dblock: a heartbeat on %r failed, trying again: %s", alias, error)
+            logger.warning(
+                "A heartbeat on %r failed, trying again: %s",
+                alias,
+                error,
+                extra={"kind": "fenced", "using": alias, "error": error},
+            )
             pause = min(max(interval / 4, _SHORTEST_BREAK), _LONGEST_BREAK)
             again = now() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
             self._put_off(dict.fromkeys(batch, again))

@@ -18,10 +18,10 @@ from django_dblock.fencing import table
 from django_dblock.fencing.guard import guarded
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.table import Place
-from django_dblock.fencing.trust import GONE, Trust, now
+from django_dblock.fencing.trust import EXPIRED, GONE, Trust, now
 from django_dblock.fencing.waiting import Success
 
-logger = logging.getLogger("django_dblock")
+logger = logging.getLogger("django_dblock.fencing")
 
 _SHORTEST_IDLE = 30.0
 _PAUSE = 0.005
@@ -213,7 +213,9 @@ class Lease:
             self.trust.end()  # a transaction is still open, say: then nothing has been sent
             if not failed:
                 raise
-            logger.warning("dblock: %s was not released, it expires", self.name, exc_info=True)
+            logger.warning(
+                "%s was not released, it expires", self.name, exc_info=True, extra=self._logged
+            )
 
     def stop_on_loss(self, stop: Callable[[], None]) -> None:
         """Call this, too, when it is lost, or at once if it is."""
@@ -223,16 +225,26 @@ class Lease:
 
     def _tell_loss(self, reason: str) -> None:
         logger.warning(
-            "dblock: %s on %r (token %s) is lost: %s", self.name, self.using, self.token, reason
+            "%s on %r (token %s) is lost: %s",
+            self.name,
+            self.using,
+            self.token,
+            reason,
+            extra={**self._logged, "reason": reason},
         )
         if self.stop is not None:
             self.stop()
-        self._send(signals.lock_lost, reason=reason)
+        held = now() - self._since
+        self._send(signals.lock_lost, reason=reason, held=held, expired=reason == EXPIRED)
         if self._on_lost is not None:
             try:
                 self._on_lost(self)
             except Exception:  # in the heartbeat's thread nobody would see it
-                logger.exception("dblock: on_lost of %s failed", self.name)
+                logger.exception("on_lost of %s failed", self.name, extra=self._logged)
+
+    @property
+    def _logged(self) -> dict[str, Any]:
+        return {"kind": "fenced", "lock": self.name, "using": self.using, "token": self.token}
 
     def _send(self, signal: Signal, **more: object) -> None:
         if signal.receivers:

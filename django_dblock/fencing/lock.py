@@ -16,13 +16,14 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
-from django_dblock.exceptions import LockTimeout
+from django_dblock.exceptions import DblockError, LockTimeout
 from django_dblock.fencing import asynchronous, table
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
 from django_dblock.fencing.names import lease_name
 from django_dblock.fencing.table import Place, Wish
 from django_dblock.fencing.waiting import Attempt
+from django_dblock.guards import Guard, mark
 from django_dblock.keys import KeyPart, is_argument
 from django_dblock.labels import named
 
@@ -169,6 +170,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 f"{name} is a generator function: the lock would be gone before its first line "
                 f"runs. Use 'with' inside it."
             )
+        guard = Guard("fenced_lock", outside=True, using=self._using)
         if iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -176,6 +178,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 async with self._for_call(args, kwargs):
                     return await function(*args, **kwargs)
 
+            mark(awaited, function, guard)
             return cast("Callable[P, R]", awaited)
 
         @functools.wraps(function)
@@ -183,6 +186,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             with self._for_call(args, kwargs):
                 return function(*args, **kwargs)
 
+        mark(locked, function, guard)
         return locked
 
     def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
@@ -210,6 +214,9 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         except LockTimeout as error:
             self._send(signals.lock_timeout, attempt.place, waited=error.waited)
             raise
+        except DblockError as error:
+            self._send(signals.lock_refused, attempt.place, error=error)
+            raise
         if success is None:
             return None
         lease = Lease(
@@ -227,7 +234,10 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         except BaseException:  # no thread can be started
             lease.leave(failed=True)
             raise
-        self._send(signals.lock_acquired, attempt.place, waited=success.waited, token=lease.token)
+        waited = success.waited
+        self._send(
+            signals.lock_acquired, attempt.place, waited=waited, took=waited, token=lease.token
+        )
         return lease
 
     def _push(self, lease: Lease) -> None:

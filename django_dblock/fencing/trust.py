@@ -17,6 +17,7 @@ from django_dblock.fencing.table import Grant, Place
 MARGIN = 0.05
 """The share of a ttl that is not trusted."""
 
+EXPIRED = "no renewal was confirmed in time"
 GONE = "somebody else has it, or an operator released it"
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -73,7 +74,7 @@ class Trust:
             if self.foreign:
                 return "it belongs to the process that this one was forked from"
             if now() >= self._deadline:
-                self.lose("no renewal was confirmed in time")
+                self.lose(EXPIRED)
         return self._reason
 
     @property

@@ -12,6 +12,9 @@ from django_dblock.exceptions import UnstorableResponse
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _STATUSES = range(100, 600)
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""What is no part of a field value (RFC 9110, 5.5): control characters, but for the tab. Django
+refuses newlines only, and servers the rest. Half a surrogate pair is no text at all."""
 
 BodyKind = Literal["plain", "encrypted", "dropped"]
 
@@ -51,8 +54,11 @@ class Answer:
         elif (cipher := conf.idempotency_cipher) is not None:
             kind, body = "encrypted", bytes(cipher.encrypt(body))
         for name, value in self.headers.items():
-            if not value.isprintable():
-                raise UnstorableResponse(f"The answer's header {name} has control characters.")
+            if found := _UNSENDABLE.search(value):
+                raise UnstorableResponse(
+                    f"The answer's header {name} has a character that no header may have, "
+                    f"{found[0]!a}, so servers would refuse to send it. Take it out."
+                )
         return {
             "status_code": self.status_code,
             "headers": json.dumps(self.headers),
@@ -84,7 +90,7 @@ def _is_header(name: str, value: Any) -> bool:
         _HEADER_NAME.fullmatch(name) is not None
         and name.lower() not in NEVER_KEPT
         and isinstance(value, str)
-        and value.isprintable()
+        and not _UNSENDABLE.search(value)
     )
 
 

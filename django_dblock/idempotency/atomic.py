@@ -92,8 +92,8 @@ class _Run:
     def _run(self, effects: Effects) -> Done:
         with effects:
             finished = self.work()
-            undone = effects.broken or not finished.keep_effects
-            if undone:
+            answer = finished.answer
+            if answer is None or not finished.keep_effects or effects.broken:
                 if finished.keep_effects and not finished.failed:
                     raise TransactionManagementError(
                         "The view has answered with success, but an error of the database was "
@@ -102,14 +102,14 @@ class _Run:
                         "of their own."
                     )
                 effects.undo()
-            elif finished.answer is not None:
-                self._record(finished.answer, *([effects.release] if self.joined else []))
-                effects.released()
+                afterwards = answer
             else:
-                self._keep(effects)
-        if undone and finished.answer is not None:
-            self._record(finished.answer)
-        return Done(finished.result, kept=finished.answer is not None)
+                self._record(answer, *([effects.release] if self.joined else []))
+                effects.released()
+                afterwards = None
+        if afterwards is not None:
+            self._record(afterwards)
+        return Done(finished.result, kept=answer is not None)
 
     def _record(self, answer: dict[str, object], *then: str) -> None:
         if not store.record(

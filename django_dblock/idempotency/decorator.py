@@ -1,18 +1,17 @@
 """``@idempotent``: a view whose repeated requests have their effects once."""
 
-import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar, overload
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
-from django.core.exceptions import ImproperlyConfigured
+from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.http import HttpRequest
 
 from django_dblock.conf import conf
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
-from django_dblock.idempotency import atomic, drf, leased
+from django_dblock.guards import Guard, mark
+from django_dblock.idempotency import atomic, leased, place
 from django_dblock.idempotency.handle import Handle
 from django_dblock.idempotency.lease import Lease
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
@@ -23,7 +22,10 @@ from django_dblock.idempotency.told import tell_outcome
 View = TypeVar("View", bound=Callable[..., Any])
 
 decorated: dict[str, Wanted] = {}
-"""Every decorated view by its name, for the system checks."""
+"""Every decorated view by its name, for the system checks; but for what has only the mark."""
+
+MARK = "_dblock_idempotent"
+"""The attribute by which ``method_decorator``, which copies them, shows what it has decorated."""
 
 
 class IdempotentRequest(HttpRequest):
@@ -95,15 +97,17 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     Not guaranteed: anything about the outside world (a run may be repeated up to its last recorded
     step: give the other side ``derived_key()``), about what is written on other database aliases
     or by middleware (sessions are saved there), about cookies, which belong to the first answer
-    only, and, in lease mode, about other writes.
+    only, and, in lease mode, about other writes. Nor that a client gets an answer: it may have to
+    ask again. When ``ttl`` is over, the same key is a new request.
 
     Args:
         view: the view, where the decorator is used without arguments.
         scope: called with the request: whose key it is. By default the logged-in user.
-        key: called with the request where the header is missing, as forms can't send one.
+        key: called with the request where the header is missing, as forms can't send one; returns
+            the key as text, or None.
         fingerprint: called with the request: what to compare in place of the body.
         ttl: how long the answer is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
-        required: answer 400 where the key is missing; else such a request runs unprotected.
+        required: answer 400 where the key is missing; False runs such a request unprotected.
         strict: take the quoted form of the header only, ``"abc"``.
         wait: seconds to wait for the same request that is running; 0 answers 409 at once.
         mode: ``"atomic"``, or ``"lease"`` for views that call the outside world.
@@ -122,14 +126,20 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         ImproperlyConfigured: the client is anonymous, and there is no ``scope=``; or it stands
             where a replay would come before authorisation; or, in lease mode, a transaction is
             open.
+        TransactionManagementError: the view answers with success, and what it has written can't be
+            committed; everything is rolled back.
+        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django answers
+            400. Not of uploads.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
 
-    Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 9457.
+    The errors under :class:`~django_dblock.IdempotencyError` are answers, and not raised.
+
+    Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 8941, 3.3.3 "Strings"; RFC 9457.
     """
     options = Options(mode, ttl, wait, lease, on_abandoned, store_body, using)
 
     def decorate(view: View) -> View:
-        name = _checked(view, mode)
+        name = place.checked(view, mode)
         wanted = Wanted(
             options,
             name,
@@ -141,23 +151,26 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             frozenset(method.upper() for method in methods),
             store_5xx,
         )
-        decorated[name] = wanted
+        if not place.is_trial(view):
+            decorated[name] = wanted
 
-        if _is_async(view):
+        if place.is_async(view):
 
             @wraps(view)
             async def protected(*args: Any, **kwargs: Any) -> Any:
-                return await _arun(wanted, view, _request(args, view), args, kwargs)
+                return await _arun(wanted, view, place.request_of(args, view), args, kwargs)
 
         else:
 
             @wraps(view)
             def protected(*args: Any, **kwargs: Any) -> Any:
-                return _run(wanted, view, _request(args, view), args, kwargs)
+                return _run(wanted, view, place.request_of(args, view), args, kwargs)
 
+        mark(protected, view, Guard("idempotent", outside=mode == "lease", using=using))
         if mode == "lease":  # as far as a function can say so for itself
             alias = using or conf.database or DEFAULT_DB_ALIAS
             transaction.non_atomic_requests(using=alias)(protected)
+        setattr(protected, MARK, wanted)
         return protected  # type: ignore[return-value]  # it has the view's own signature
 
     return decorate if view is None else decorate(view)
@@ -187,13 +200,13 @@ def _run(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any) -> Any
         return wanted.finished(request, response)
 
     if request.method not in wanted.methods:
-        return work(Handle())
+        return work(Handle(using=wanted.options.using))
     try:
         found = wanted.key_of(request)
     except IdempotencyError as error:
         return refuse(request, error)
     if found is None:
-        return work(Handle())
+        return work(Handle(using=wanted.options.using))
     return _once(wanted, request, found, judged)
 
 
@@ -238,13 +251,13 @@ async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any)
         return await sync_to_async(wanted.finished)(request, response)
 
     if request.method not in wanted.methods:
-        return await work(Handle())
+        return await work(Handle(using=wanted.options.using))
     try:
         found = wanted.key_of(request)
     except IdempotencyError as error:
         return refuse(request, error)
     if found is None:
-        return await work(Handle())
+        return await work(Handle(using=wanted.options.using))
     whose = await _ascope(wanted, request)
     identity, options = wanted.identity(found, whose), wanted.options
     asked = await sync_to_async(wanted.asked)(request)
@@ -261,70 +274,3 @@ async def _ascope(wanted: Wanted, request: Any) -> str:
         return wanted.scope_of_user(user)
     value = wanted.scope(request)
     return wanted.named_scope(await value if hasattr(value, "__await__") else value)
-
-
-def _request(args: tuple[Any, ...], view: Any) -> Any:
-    """Return the request: the first argument of a function, the second of a method."""
-    for place, candidate in enumerate(args[:2]):
-        if isinstance(candidate, HttpRequest) or drf.is_request(candidate):
-            owner = args[0] if place else _owner(view)
-            _refuse_outer(owner, getattr(view, "__name__", ""), view)
-            return candidate
-    raise TypeError(f"{_name(view)} was called without a request as its first argument.")
-
-
-def _checked(view: Any, mode: str) -> str:
-    """Refuse what can't be decorated; return its name."""
-    name = _name(view)
-    if isinstance(view, type):
-        raise TypeError(
-            f"{name} is a class: decorate the method that needs it, post() for example, or use "
-            f"method_decorator(idempotent, name='post')."
-        )
-    if mode == "atomic" and _is_async(view):
-        raise TypeError(
-            f"{name} is async, and Django's transactions can't span an await: use "
-            f"@idempotent(mode='lease')."
-        )
-    outer = getattr(view, "cls", None) or getattr(view, "view_class", None)
-    if outer is not None:
-        _refuse_outer(outer, "dispatch", view)
-    return name
-
-
-def _refuse_outer(owner: Any, method: str, view: Any) -> None:
-    """Refuse to stand around what decides who may come in: a replay would go past it."""
-    if owner is None or method != "dispatch":
-        return
-    cls = owner if isinstance(owner, type) else type(owner)
-    if drf.is_view(cls):
-        how = "below @api_view, or on the view's method: post(), create(), an action"
-    elif _decides_access(cls):
-        how = "on the view's method, post() for example"
-    else:
-        return
-    raise ImproperlyConfigured(
-        f"@idempotent on {_name(view)} stands around the authorisation of {cls.__qualname__}, so a "
-        f"replay would be given without it. Put it {how}."
-    )
-
-
-def _decides_access(cls: type) -> bool:
-    """Whether its ``dispatch`` refuses; importing the mixin needs an installed auth app."""
-    mixins = sys.modules.get("django.contrib.auth.mixins")
-    return mixins is not None and issubclass(cls, mixins.AccessMixin)
-
-
-def _owner(view: Any) -> Any:
-    """Return the instance of a bound method, as ``method_decorator`` hands it over."""
-    return getattr(getattr(view, "func", view), "__self__", None)
-
-
-def _name(view: Any) -> str:
-    module = getattr(view, "__module__", "")
-    return f"{module}.{getattr(view, '__qualname__', repr(view))}"
-
-
-def _is_async(view: Any) -> bool:
-    """Whether to await the view; ``dispatch`` of an async class view does not look like it."""
-    return iscoroutinefunction(view) or bool(getattr(_owner(view), "view_is_async", False))

@@ -6,6 +6,7 @@ Nothing here imports the framework unless the request is one of its own.
 import sys
 from typing import Any
 
+from django.conf import settings
 from django.utils.datastructures import MultiValueDict
 
 
@@ -22,19 +23,43 @@ def is_view(cls: type) -> bool:
 
 
 def parsed(request: Any) -> Any:
-    """Return what the framework has made of a body that it has read already; else None.
+    """Return what the framework has made of a body that is not to be had as bytes; else None.
 
+    That is one which it has read already, or which is larger than what Django reads into memory.
     In a list, so that ``null`` is something; a form with all values of its fields.
+
+    Raises:
+        rest_framework.exceptions.APIException: what the framework says to such a body.
     """
     from rest_framework.request import Empty
 
     plain = request._request  # noqa: SLF001 - its way
-    if plain.content_type == "multipart/form-data" and plain.method != "POST":
-        _ = request.data  # else nobody parses it; the framework hands it to Django's request
+    if plain.content_type == "multipart/form-data":
+        parse = plain.method != "POST"  # else nobody does, and hands it to Django's request
+    else:
+        parse = _is_too_large(plain)
+    if parse:
+        _ = request.data
+        _hand_over(request, plain)
     data = request._full_data  # noqa: SLF001 - request.data would read the body
     if data is Empty:
         return None
     return [dict(data.lists()) if isinstance(data, MultiValueDict) else data]
+
+
+def _is_too_large(plain: Any) -> bool:
+    """Whether Django would refuse to read the body at once, as the framework's parsers do not."""
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    length = int(plain.META.get("CONTENT_LENGTH") or 0)
+    return limit is not None and length > limit and not hasattr(plain, "_body")
+
+
+def _hand_over(request: Any, plain: Any) -> None:
+    """Let Django close the files at the end of the request, as the framework does for forms."""
+    files = request._files  # noqa: SLF001 - its way
+    if files and not hasattr(plain, "_files"):
+        plain._post = request.POST  # noqa: SLF001 - what it sets together
+        plain._files = MultiValueDict({name: [files[name]] for name in files})  # noqa: SLF001
 
 
 def rendered(request: Any, response: Any) -> Any:

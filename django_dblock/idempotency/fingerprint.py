@@ -1,15 +1,21 @@
 """What a request asks for, as a hash: so that a key that is used for something else is noticed.
 
 Version 1 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
-method; the path; the query; the media type; and then
+method; the path; the query; the media type; the character set, UTF-8 where none is named that
+Django knows; and then
 
 - of a multipart body: each field's name and values, in the order of the names, then each file's
   field, name, media type, size and the SHA-256 of its content. Not the raw body: its boundary
   differs between retries, and a file may be larger than what Django reads into memory;
-- of any other: the bytes as they came;
+- of any other: the bytes as they came; in JSON, what a framework has made of them, where it has
+  read them as a stream or they are larger than what Django reads into memory;
 - what ``fingerprint=`` returned, instead of either.
 
-Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint".
+Of a form, in either encoding, the field ``csrfmiddlewaretoken`` is left out: it is masked anew with
+each page.
+
+Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint"; WHATWG URL, 5
+"application/x-www-form-urlencoded"; Django's documentation, "How to use Django's CSRF protection".
 """
 
 import json
@@ -17,8 +23,11 @@ from collections.abc import Iterable
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.core.files import File
 from django.core.files.uploadhandler import load_handler
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
@@ -27,25 +36,32 @@ from django.http.request import RawPostDataException
 
 VERSION = 1
 
+_CSRF = "csrfmiddlewaretoken"
+_URLENCODED = "application/x-www-form-urlencoded"
+
 
 def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
     """Return the fingerprint of a request and its body.
 
     Args:
         request: Django's.
-        parsed: what a framework has made of the body, for a body that it has read as a stream.
+        parsed: what a framework has made of the body, where that is not to be had as bytes.
 
     Raises:
-        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``, and there is
+            nothing parsed.
+        RawPostDataException: somebody has read it as a stream, likewise.
     """
     if request.content_type == "multipart/form-data":
         return _hash([*_place(request), *_form(request)])
     try:
         body = request.body
-    except RawPostDataException:
+    except (RawPostDataException, RequestDataTooBig):
         if parsed is None:
             raise
-        body = _text(parsed)
+        return _hash([*_place(request), _text(_without_token(request, parsed))])
+    if request.content_type == _URLENCODED:
+        body = b"&".join(pair for pair in body.split(b"&") if not _is_token(pair))
     return _hash([*_place(request), body])
 
 
@@ -62,27 +78,45 @@ def of_work(value: Any) -> bytes:
 def _place(request: HttpRequest) -> list[bytes]:
     return [
         str(request.method).encode(),
-        request.path.encode("utf-8", "surrogatepass"),
-        request.META.get("QUERY_STRING", "").encode("utf-8", "surrogatepass"),
-        str(request.content_type).lower().encode("utf-8", "surrogatepass"),
+        _utf8(request.path),
+        _utf8(request.META.get("QUERY_STRING", "")),
+        _utf8(str(request.content_type).lower()),
+        _utf8((request.encoding or settings.DEFAULT_CHARSET).lower()),
     ]
 
 
 def _form(request: HttpRequest) -> Iterable[bytes]:
     fields, files = _parsed(request)
     for name in sorted(fields):
-        if name == "csrfmiddlewaretoken":  # masked anew in each form that is rendered
+        if name == _CSRF:
             continue
         values = fields.getlist(name)
         yield from (b"field", _utf8(name), str(len(values)).encode(), *map(_utf8, values))
     for name in sorted(files):
         for file in files.getlist(name):
-            digest = sha256()
-            for chunk in file.chunks():
-                digest.update(chunk)
-            file.seek(0)
             described = (name, file.name or "", file.content_type or "", str(file.size))
-            yield from (b"file", *map(_utf8, described), digest.digest())
+            yield from (b"file", *map(_utf8, described), _content(file))
+
+
+def _content(file: Any) -> bytes:
+    """Hash a file as a stream, and leave it as it was."""
+    digest = sha256()
+    for chunk in file.chunks():
+        digest.update(chunk)
+    file.seek(0)
+    return digest.digest()
+
+
+def _is_token(pair: bytes) -> bool:
+    """Whether it is the CSRF token, among the fields of an urlencoded form."""
+    return unquote_to_bytes(pair.partition(b"=")[0]) == _CSRF.encode()
+
+
+def _without_token(request: HttpRequest, parsed: Any) -> Any:
+    """Take it out of what a framework has made of such a form, in a list."""
+    if request.content_type != _URLENCODED or not isinstance(parsed[0], dict):
+        return parsed
+    return [{name: values for name, values in parsed[0].items() if name != _CSRF}]
 
 
 def _parsed(request: HttpRequest) -> tuple[Any, Any]:
@@ -101,7 +135,16 @@ def _text(value: Any) -> bytes:
         return value
     if isinstance(value, str):
         return _utf8(value)
-    return json.dumps(value, sort_keys=True, cls=DjangoJSONEncoder).encode()
+    return json.dumps(value, sort_keys=True, cls=_Encoder).encode()
+
+
+class _Encoder(DjangoJSONEncoder):
+    """A file is what it is called, and its content."""
+
+    def default(self, o: Any) -> Any:
+        if isinstance(o, File):
+            return [o.name, getattr(o, "content_type", None), o.size, _content(o).hex()]
+        return super().default(o)
 
 
 def _utf8(text: str) -> bytes:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
+from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.lease import Lease, Step
 
@@ -17,13 +18,24 @@ ResponseT = TypeVar("ResponseT")
 class Handle:
     """One run of a request, or none where the request is not protected.
 
+    It is there while the view runs, and no longer. Where there is no key, every method works, and
+    protects nothing: so a view with ``required=False`` reads the same.
+
     Attributes:
         identity: the request; None where it has no key.
+        lease: its claim, in lease mode.
     """
 
-    def __init__(self, identity: Identity | None = None, lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity | None = None,
+        lease: Lease | None = None,
+        *,
+        using: str | None = None,
+    ) -> None:
         self.identity = identity
         self.lease = lease
+        self._using = using
 
     @property
     def protected(self) -> bool:
@@ -55,9 +67,18 @@ class Handle:
     def derived_key(self, name: str) -> str:
         """Return a key for another service's own idempotency, one for each name.
 
-        Guaranteed: it is the same in every run of this request, also after a crash and after the
-        retention, and another for every other request and name. It tells neither scope nor key.
-        Without a key of the client's it is a new one each time.
+        Guaranteed: it is the same in every run of this request, for ever, also after a crash and
+        after the retention, and another for every other request and name. It tells neither scope
+        nor key.
+
+        Not guaranteed: that the other service remembers it for as long as we do. Without a key of
+        the client's it is a new one each time. ``DBLOCK_NAMESPACE`` goes into it.
+
+        Args:
+            name: what it is for, ``"charge"`` for example; any text.
+
+        Returns:
+            64 hexadecimal digits, a SHA-256; 32 without a key of the client's.
         """
         return uuid4().hex if self.identity is None else self.identity.derived_key(name)
 
@@ -84,8 +105,13 @@ class Handle:
 
         Raises:
             TypeError: in atomic mode, where nothing is recorded before the end.
-            IdempotencyLeaseLost: somebody else has taken the request over.
-            ValueError: the result is not JSON.
+            IdempotencyLeaseLost: on entering, the lease has run out by our own clock; on leaving,
+                somebody else has taken the request over.
+            IdempotencyError: this run has recorded its answer already.
+            ValueError: the result is not JSON; on leaving.
+
+        Source: the recovery points of B. Leach, "Implementing Stripe-like Idempotency Keys in
+        Postgres", 2017.
         """
         if self.identity is not None and self.lease is None:
             raise TypeError(
@@ -97,7 +123,15 @@ class Handle:
     def run_step(self, name: str, function: Callable[[], Any]) -> Any:
         """Call the function unless an earlier run has, and return what it returned then, or now.
 
-        What is guaranteed, and not, is what :meth:`step` says.
+        What is guaranteed, and not, is what :meth:`step` says. What is returned is what later runs
+        will find: a tuple is a list, as JSON has it.
+
+        Args:
+            name: of the step.
+            function: called without arguments; what it raises is raised, and nothing is recorded.
+
+        Raises:
+            TypeError, IdempotencyLeaseLost, IdempotencyError, ValueError: as :meth:`step`.
         """
         with self.step(name) as step:
             if not step.done:
@@ -105,7 +139,7 @@ class Handle:
         return step.result
 
     async def arun_step(self, name: str, function: Callable[[], Awaitable[Any]]) -> Any:
-        """Do the same with an async function."""
+        """Do the same with an async function; guarantees, arguments and errors are the same."""
         step = self.step(name)
         if not step.done:
             async with step:
@@ -116,13 +150,22 @@ class Handle:
     def guard(self) -> Iterator[None]:
         """Open a transaction that can't commit once somebody else has taken the request over.
 
-        Guaranteed: while it is open, nobody takes it over. In atomic mode, and for a request
-        without a key, it is ``transaction.atomic()``.
+        Guaranteed: while it is open, nobody takes the request over, even if the lease runs out; so
+        what is written in it is written by the only run there is, or rolled back. It ends with the
+        block, or with the transaction around it.
+
+        Not guaranteed: that the block runs once in all runs of the request: put a :meth:`step` into
+        it, or write so that twice is as once. In atomic mode, and for a request without a key, it
+        is ``transaction.atomic()`` on the database of ``using``.
 
         Raises:
-            IdempotencyLeaseLost: somebody has; nothing was run.
+            IdempotencyLeaseLost: somebody has taken it over; the block was not run.
+            IdempotencyError: this run has recorded its answer already; likewise.
+
+        Source: PostgreSQL manual, 13.3.2 "Row-Level Locks"; M. Kleppmann, "How to do distributed
+        locking", 2016.
         """
-        using = None if self.identity is None else self.identity.using
+        using = store.alias_for(self._using) if self.identity is None else self.identity.using
         with transaction.atomic(using=using):
             if self.lease is not None:
                 self.lease.guard()
@@ -137,12 +180,22 @@ class Handle:
                 Payment.objects.create(…)
                 return request.idempotency.complete(JsonResponse(…))
 
-        Without it, the answer is recorded after the view has returned; a run that has lost its
-        lease notices then, and effects that it has committed stay.
+        Guaranteed: when that transaction is committed, so is the answer, and every repeat gets it
+        until the retention is over; if it is rolled back, so is the answer. In atomic mode, and
+        without a key, this does nothing: the answer is recorded at the end, or not at all.
+
+        Not guaranteed: effects in other transactions. Without it, the answer is recorded after the
+        view has returned; a run that has lost its lease notices then, and effects that it has
+        committed stay.
+
+        Args:
+            response: what the view will return; of ``run_once``, the result. Render it before,
+                where its rendering takes long: it is rendered here.
 
         Raises:
             IdempotencyLeaseLost: somebody else has taken the request over. Let it pass: the
                 transaction rolls back, and the client gets the other's answer.
+            IdempotencyError: this run has recorded its answer already.
             UnstorableResponse: the answer can't be given a second time.
         """
         if self.lease is not None:
@@ -150,5 +203,10 @@ class Handle:
         return response
 
     async def acomplete(self, response: ResponseT) -> ResponseT:
-        """Record the answer now, in a transaction of its own: Django's can't span an await."""
+        """Record the answer now, in a transaction of its own: Django's can't span an await.
+
+        So effects that the view has committed before are not part of it; to commit both together,
+        call :meth:`complete` in a sync function, within ``transaction.atomic()``, through
+        ``sync_to_async``. Arguments and errors are those of :meth:`complete`.
+        """
         return await sync_to_async(self.complete)(response)

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import transaction
+from django.db import connections, transaction
 
-from django_dblock.exceptions import IdempotencyLeaseLost
+from django_dblock.databases import in_callers_transaction
+from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.options import Options
@@ -51,7 +52,9 @@ class Lease:
         self._until = since + options.lease_seconds
 
     def check(self) -> None:
-        """Raise if the lease has run out by our own clock. Sends nothing."""
+        """Raise if the run is over, by what we know without asking."""
+        if self.completed:
+            raise self._too_late()
         if time.monotonic() >= self._until:
             raise self._loss("its lease has run out")
 
@@ -71,7 +74,7 @@ class Lease:
             self.in_doubt.discard(name)
             self._until = before + self.options.lease_seconds
 
-        transaction.on_commit(committed, using=self.identity.using)
+        self._once_committed(committed)
         return recorded[name]["result"]
 
     def complete(self, response: Any) -> None:
@@ -81,11 +84,30 @@ class Lease:
         def committed() -> None:
             self.completed = True
 
-        transaction.on_commit(committed, using=self.identity.using)
+        self._once_committed(committed)
+
+    def _once_committed(self, call: Callable[[], None]) -> None:
+        """Call it when what was written is committed; TestCase's transaction does not count."""
+        if in_callers_transaction(connections[self.identity.using]):
+            transaction.on_commit(call, using=self.identity.using)
+        else:
+            call()
 
     def _write(self, statement: str, **parameters: Any) -> None:
-        if not store.write(self.identity.using, self.claim, statement, **parameters):
-            raise self._loss("somebody else has taken it over")
+        if store.write(self.identity.using, self.claim, statement, **parameters):
+            return
+        if store.is_completed(self.identity.using, self.claim):
+            raise self._too_late()
+        raise self._loss("somebody else has taken it over")
+
+    def _too_late(self) -> IdempotencyError:
+        facts = self.identity.facts
+        return IdempotencyError(
+            f"Idempotency key {facts['key']} of {facts['scope']}: this run has recorded its answer "
+            f"already, and each repeat gets it. Nothing can be added, so steps, guard() and "
+            f"complete() come before complete(), and it once.",
+            **facts,
+        )
 
     def _loss(self, reason: str) -> IdempotencyLeaseLost:
         facts = self.identity.facts
@@ -104,7 +126,9 @@ class Step:
 
     Attributes:
         name: of the step.
-        done: whether an earlier run, or an earlier block of this one, has recorded it.
+        done: whether an earlier run, or an earlier block of this one, has recorded it; False in
+            the block that records it, and after it. A record in an open transaction is not one
+            yet.
         result: what was recorded, or what to record; JSON.
     """
 

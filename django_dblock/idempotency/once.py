@@ -37,10 +37,13 @@ def run_once(  # noqa: PLR0913 - all but the key by name
 ) -> Any:
     """Run work once for a key, and return its result; again, return the first result.
 
-    Guaranteed, and not: as :func:`~django_dblock.idempotent`, in either mode. In atomic mode what
-    the work writes is committed with its result. Inside an open transaction that is when the
-    outermost one commits, and until then the key is locked. What the work raises is raised, and
-    nothing is kept.
+    Guaranteed in atomic mode: what the work writes in the database of ``using`` is committed with
+    its result or not at all, and once for each key within ``ttl``. Inside an open transaction that
+    is when the outermost one commits, and until then the key is locked. What the work raises is
+    raised, and nothing is kept. In lease mode: as of :func:`~django_dblock.idempotent`.
+
+    Not guaranteed: anything about the outside world, and other database aliases. When ``ttl`` is
+    over, the work runs again.
 
     Args:
         key: the parts of the key, as of an :func:`~django_dblock.advisory_lock`.
@@ -49,9 +52,11 @@ def run_once(  # noqa: PLR0913 - all but the key by name
             returned as JSON brings it back.
         mode: ``"atomic"``, or ``"lease"`` for work that calls the outside world.
         ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
-        wait: seconds to wait for the same work that is running.
-        lease: as of :func:`~django_dblock.idempotent`.
-        on_abandoned: likewise.
+        wait: seconds to wait for the same work that is running; 0 raises at once.
+        lease: in lease mode, how long a run may be silent before it counts as dead, a timedelta or
+            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60).
+        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``, as of
+            :func:`~django_dblock.idempotent`.
         asked: JSON that says what the work is to do; the same key with something else is refused.
         using: the database alias, likewise.
 
@@ -59,9 +64,17 @@ def run_once(  # noqa: PLR0913 - all but the key by name
         IdempotencyInProgress: the same work is running now.
         IdempotencyKeyReused: the key was used for something else.
         IdempotencyAbandoned: its last run died, and a person has to look.
+        TooManyIdempotencyKeys: there are as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS``
+            allows; all keys of ``run_once`` are of one scope.
         UnstorableResponse: the result is not JSON, or too large; nothing was kept.
         ImproperlyConfigured: in lease mode, a transaction is open.
+        TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
+            nothing it wrote can be committed.
         TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
+
+    Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; the protocol is that of
+    :mod:`django_dblock.idempotency`.
     """
     options = Options(mode, ttl, wait, lease, on_abandoned, using=using)
     identity, wanted = _prepared(key, asked, options)
@@ -88,7 +101,28 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     asked: Any = None,
     using: str | None = None,
 ) -> Any:
-    """Run async work once for a key, in lease mode; see :func:`run_once`."""
+    """Run async work once for a key, in lease mode, and return its result, or the first one.
+
+    Guaranteed, and not: as :func:`run_once` with ``mode="lease"``; atomic mode can't be had, since
+    Django's transactions can't span an await. A run that is cancelled frees its key.
+
+    Args:
+        key: the parts of the key.
+        work: called with the :class:`~django_dblock.idempotency.handle.Handle`, and awaited; what
+            it returns must be JSON.
+        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
+        wait: seconds to wait for the same work that is running; 0 raises at once.
+        lease: how long a run may be silent, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_LEASE``.
+        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``.
+        asked: JSON that says what the work is to do; the same key with something else is refused.
+        using: the database alias.
+
+    Raises:
+        IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned, TooManyIdempotencyKeys,
+        UnstorableResponse, ImproperlyConfigured, TypeError, ValueError: as :func:`run_once`.
+
+    Source: as :func:`run_once`.
+    """
     options = Options("lease", ttl, wait, lease, on_abandoned, using=using)
     identity, wanted = _prepared(key, asked, options)
 

@@ -55,13 +55,15 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
 
     Raises:
         ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
-        UnstorableResponse: the body is too large, or the content type has control characters;
+        UnstorableResponse: the body is too large, or the content type could not be sent;
             likewise.
         django.core.exceptions.ObjectDoesNotExist: there is no such row; it is
             ``IdempotencyKey.DoesNotExist``.
         IdempotencyInProgress: somebody is at work on the request.
         IdempotencyError: it has an answer already, or somebody else was here meanwhile.
         UnsupportedDatabase: the alias is not PostgreSQL's.
+
+    Source: M. Kleppmann, "How to do distributed locking", 2016: fencing tokens.
     """
     statement, answer = _decision(outcome, status_code, body, content_type)
     seconds = conf.idempotency_ttl if ttl is None else seconds_of(ttl)

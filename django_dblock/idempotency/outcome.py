@@ -24,7 +24,7 @@ class Finished:
     Attributes:
         result: what goes back to the caller.
         answer: what is kept of it, in the form of the statements; None frees the key.
-        keep_effects: whether what it has written is committed.
+        keep_effects: whether what it has written is committed; never without an answer.
         failed: whether it claims no success, so that undoing its effects contradicts nobody.
     """
 
@@ -70,7 +70,7 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
     """
     facts = identity.facts
     name = f"Idempotency key {facts['key']} of {facts['scope']}"
-    if found.state not in ("new", "expired") and not found.same:
+    if found.another:
         return Refused(
             IdempotencyKeyReused(
                 f"{name} was used for another request. Take a new key for a new request, and "
@@ -94,7 +94,7 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
     if found.full and found.state in ("new", "expired"):
         return Refused(
             TooManyIdempotencyKeys(
-                f"{facts['scope']} has as many live idempotency keys as "
+                f"{name} was not taken: the scope has as many live keys as "
                 f"DBLOCK_IDEMPOTENCY_MAX_KEYS allows. Wait until some have expired.",
                 **facts,
             )

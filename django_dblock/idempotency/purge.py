@@ -30,7 +30,7 @@ def purge_idempotency_keys(
     purge. Nor that the file gets smaller: its pages are used again (PostgreSQL manual, 24.1.2).
 
     Args:
-        batch: how many rows go in one commit.
+        batch: how many rows go in one commit, from 1.
         abandoned: also requests whose worker was lost and that nobody has repeated in time; False
             leaves them for a person to look at.
         using: the database alias, as in ``idempotent``.
@@ -39,6 +39,9 @@ def purge_idempotency_keys(
         ValueError: ``batch`` is less than 1; before any SQL.
         TransactionManagementError: a transaction is open; likewise.
         UnsupportedDatabase: the alias is not PostgreSQL's.
+
+    Source: PostgreSQL manual, "SELECT, The Locking Clause" (SKIP LOCKED), 24.1.2 "Recovering Disk
+    Space".
     """
     return sum(purge_in_batches(batch=batch, abandoned=abandoned, using=using))
 
@@ -47,6 +50,9 @@ def purge_in_batches(
     *, batch: int = BATCH, abandoned: bool = True, using: str | None = None
 ) -> Iterator[int]:
     """Do the same one commit at a time; yield how many rows went in each.
+
+    Guarantees and arguments are those of :func:`django_dblock.purge_idempotency_keys`. Whoever
+    takes no more batches ends the purge; what is removed by then is committed.
 
     Raises:
         ValueError, TransactionManagementError, UnsupportedDatabase: as
@@ -66,6 +72,12 @@ def purge_in_batches(
 
 def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None = None) -> int:
     """Return how many requests a purge would remove now; it removes nothing.
+
+    Not guaranteed: that a purge after it removes as many.
+
+    Args:
+        abandoned: as of :func:`django_dblock.purge_idempotency_keys`.
+        using: likewise.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL's.

@@ -1,13 +1,20 @@
 """Which answers are kept, what of them, and how they are given again.
 
-=============================  ==============================  ===========
-the view                       its effects                     its answer
-=============================  ==============================  ===========
-returns 2xx, 3xx, 4xx          committed                       kept
-returns 408, 425               rolled back                     not kept
-returns 5xx                    rolled back                     not kept; kept with ``store_5xx``
-raises                         rolled back                     not kept; likewise
-=============================  ==============================  ===========
+===================================  ===========  ===============================
+the view                             its effects  its answer
+===================================  ===========  ===============================
+returns 2xx, 3xx, 4xx                committed    kept
+returns 408, 425                     rolled back  not kept
+returns 5xx                          rolled back  not kept; kept with ``store_5xx``
+raises a 4xx of DRF's, but for       rolled back  kept, as DRF renders it
+... 401, 403, 408, 425, 429          rolled back  not kept
+raises Django's ``Http404``          rolled back  not kept
+... or ``PermissionDenied``          rolled back  not kept
+raises anything else                 rolled back  not kept; kept with ``store_5xx``
+returns what can't be kept           rolled back  not kept; 500 is answered
+===================================  ===========  ===============================
+
+"Committed" and "rolled back" are of atomic mode; in lease mode the view's own transactions decide.
 """
 
 import logging

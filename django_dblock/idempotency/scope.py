@@ -1,6 +1,5 @@
 """Whose key a request's is: nobody else's request may ever meet it."""
 
-import re
 from hashlib import sha256
 from typing import Any
 
@@ -9,8 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django_dblock.labels import named
 
 _MAX_LENGTH = 255
-_SHOWN = 200
-_HASHED = re.compile(r"\A#|#[0-9a-f]{32}\Z")
+
+# What stands before the colon keeps the kinds apart: who may choose a text can't write another's.
+_USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
 
 
 def of_user(user: Any, view: str) -> str:
@@ -27,7 +27,7 @@ def of_user(user: Any, view: str) -> str:
             f"before it (login_required below which it stands, permission_classes), or say whose "
             f"key it is: scope=lambda request: …"
         )
-    return _fitted(f"user:{pk}")
+    return _fitted(f"{_USER}:{pk}")
 
 
 def of_value(value: Any, view: str) -> str:
@@ -42,18 +42,16 @@ def of_value(value: Any, view: str) -> str:
             f"{view}: scope= returned {value!r}, so strangers would share their keys and get each "
             f"other's answers. Return what tells your clients apart, or refuse the request before."
         )
-    if isinstance(value, str | int):  # whose text says all
-        return _fitted(f"scope:{value}")
+    if isinstance(value, str):
+        return _fitted(f"{_TEXT}:{value}")
     key = named((value,))
-    return f"scope:{key.texts[0][:_SHOWN]}#{sha256(key.data).hexdigest()[:32]}"
+    if not isinstance(value, int):  # of which the text says all
+        return _fitted(f"{_VALUE}:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
+    return _fitted(f"{_TEXT}:{value}")
 
 
 def _fitted(scope: str) -> str:
-    """Return it as it is, or its hash where it would not fit, or could not be stored.
-
-    So, too, where it looks like a hash: another's is no secret, and must not become one's scope.
-    """
-    kind, _, whose = scope.partition(":")
-    if len(scope) <= _MAX_LENGTH and scope.isprintable() and not _HASHED.search(whose):
+    """Return it as it is, or its hash where it would not fit, or could not be stored."""
+    if len(scope) <= _MAX_LENGTH and scope.isprintable():
         return scope
-    return f"{kind}:#{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{_HASH}:{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"

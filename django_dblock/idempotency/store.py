@@ -46,9 +46,14 @@ class Found:
     answer: Answer | None = None
 
     @property
+    def another(self) -> bool:
+        """Whether the key belongs to another request; one that is over has none."""
+        return not self.same and self.state not in ("new", "expired")
+
+    @property
     def waitable(self) -> bool:
         """Whether the transaction that has the lock may bring the answer."""
-        return not self.locked and self.answer is None and self.same
+        return not self.locked and self.answer is None and not self.another
 
 
 class Claim(NamedTuple):
@@ -227,11 +232,13 @@ def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: boo
 
 
 def _damaged(identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
+    facts = identity.facts
     return DamagedAnswer(
-        f"The stored answer in row {number} of django_dblock_idempotencykey was changed by "
+        f"The stored answer to idempotency key {facts['key']} of {facts['scope']} on database "
+        f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) was changed by "
         f"somebody else ({error}), so it is not given, and the request is not run again. Find out "
         f"who may write the table, and restore the row, or delete it if the request may run again.",
-        **identity.facts,
+        **facts,
     )
 
 

@@ -4,13 +4,14 @@ PostgreSQL manual: 53.13 "pg_locks", 27.2.3 "pg_stat_activity", 9.27 "pg_blockin
 """
 
 # All advisory locks of this database, held and waited for, with who holds or waits.
-# A prepared transaction's locks have no pid. pg_blocking_pids() takes every lock partition for a
-# moment, so it is asked only about those who wait.
+# In the order of AdvisoryLock's fields, because there may be ten thousand rows; its name is made
+# from the application_name. A prepared transaction's locks have no pid. pg_blocking_pids() takes
+# every lock partition for a moment, so it is asked only about those who wait.
 ADVISORY_LOCKS = """
 SELECT
+    CASE locks.objsubid WHEN 1 THEN locks.classid::bigint << 32 | locks.objid::bigint END,
     locks.classid::bigint,
     locks.objid::bigint,
-    locks.objsubid,
     locks.mode = 'ShareLock',
     locks.granted,
     locks.pid,
@@ -21,7 +22,9 @@ SELECT
     activity.usename::text,
     host(activity.client_addr),
     activity.state,
-    activity.query
+    activity.query,
+    coalesce(activity.query = '<insufficient privilege>', false),
+    activity.backend_start
 FROM pg_locks AS locks
 LEFT JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
 WHERE locks.locktype = 'advisory'

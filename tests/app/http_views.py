@@ -10,7 +10,9 @@ from django.views import View
 
 from django_dblock import (
     LockDeadlock,
+    LockLost,
     LockTimeout,
+    StaleFence,
     StaleObject,
     StaleObjects,
     etag,
@@ -257,6 +259,10 @@ def trouble(name):
             return LockTimeout(timeout=1, waited=1.0, **lock)
         case "deadlock":
             return LockDeadlock(**lock)
+        case "fenced":
+            return StaleFence(token=7, reason="secret", model="app.Product", pk=4711, **lock)
+        case "lost":
+            return LockLost(token=7, reason="secret", **lock)
         case "changed":
             return StaleObject(instance=product, expected=1, actual=2, using="default")
         case "deleted":

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions, serializers, throttling, viewsets
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import action, api_view, authentication_classes
-from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.parsers import FileUploadParser, FormParser, JSONParser, MultiPartParser
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.response import Response
@@ -80,6 +80,22 @@ class OnDispatch(View):
 
     def post(self, request):
         return answer()
+
+
+@method_decorator(idempotent, name="post")
+class OfAnybody(View):
+    def post(self, request):
+        return answer()
+
+
+class OfAnybodyOnMethod(View):
+    @method_decorator([csrf_exempt, idempotent])
+    def post(self, request):
+        return answer()
+
+
+class OfAnybodyInherited(OfAnybodyOnMethod):
+    """It has the method of its parent."""
 
 
 class DirectLease(View):
@@ -332,6 +348,26 @@ class DoesAfterReading(Does):
     permission_classes = (ReadsData,)
 
 
+class Uploads(Api):
+    """The whole body is one file."""
+
+    parser_classes = (FileUploadParser,)
+
+    @idempotent(methods=("POST", "PUT"))
+    def post(self, request):
+        effect()
+        with request.data["file"] as file:
+            return Response(
+                {"name": file.name, "sha256": sha256(file.read()).hexdigest()}, status=201
+            )
+
+    put = post
+
+
+class UploadsAfterReading(Uploads):
+    permission_classes = (ReadsData,)
+
+
 class Keeps5xx(Api):
     @idempotent(store_5xx=True)
     def post(self, request, how):
@@ -394,6 +430,8 @@ urlpatterns = [
     path("async-scope/", async_scope),
     path("of-user/", of_user),
     path("of-anybody/", of_anybody),
+    path("class-of-anybody/", OfAnybody.as_view()),
+    path("", include([path("inherited/", OfAnybodyInherited.as_view())])),
     path("v1/payment_intents", payment_intents),
     path("api-function/", api_function),
     path("api-function-lease/", api_function_lease),
@@ -402,6 +440,8 @@ urlpatterns = [
     path("api-by-name/", ApiByName.as_view()),
     path("does/<str:how>/", Does.as_view()),
     path("does-after-reading/<str:how>/", DoesAfterReading.as_view()),
+    path("uploads/", Uploads.as_view()),
+    path("uploads-after-reading/", UploadsAfterReading.as_view()),
     path("keeps-5xx/<str:how>/", Keeps5xx.as_view()),
     path("completes/", Completes.as_view()),
     path("staff/", Staff.as_view()),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.benchmarks import bulk, commit, inside, lease, once, save, several
+from tests.benchmarks import bulk, commit, inside, lease, listening, listing, once, save, several
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -22,6 +22,9 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "once-latency": once.scenario_with_latency,
     "replay": once.replay_scenario,
     "replay-latency": once.replay_scenario_with_latency,
+    "list": listing.scenario,
+    "list-json": listing.scenario_as_json,
+    "listening": listening.scenario,
 }
 
 CROWDS: dict[str, Crowd] = {

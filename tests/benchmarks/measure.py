@@ -48,6 +48,7 @@ class Row:
         settings: Django settings it needs, as if they stood in the settings module.
         peer: whether it stands for somebody else's way, to be compared with ours.
         counted: whether Django sees what it sends.
+        within: entered for its turn in a round, outside of the time.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     peer: bool = False
     counted: bool = True
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _round(scenario: Scenario, numbers: Iterator[int], turn: int) -> dict[str, l
     first = turn % len(scenario.rows)  # nobody always comes after the same neighbour
     taken: dict[str, list[float]] = {}
     for row in [*scenario.rows[first:], *scenario.rows[:first]]:
-        with configured(row.settings), _no_garbage():
+        with configured(row.settings), row.within(), _no_garbage():
             taken[row.name] = [_once(scenario, row, next(numbers)) for _ in range(scenario.calls)]
     return taken
 
@@ -127,7 +129,7 @@ def _once(scenario: Scenario, row: Row, number: int) -> float:
 
 
 def _sent(scenario: Scenario, row: Row, numbers: Iterator[int]) -> dict[str, int | None]:
-    with configured(row.settings):
+    with configured(row.settings), row.within():
         _once(scenario, row, next(numbers))  # without what only a first call sends
         with scenario.around(), sent.counted(scenario.alias) as found:
             row.call(next(numbers))

@@ -19,6 +19,9 @@ from tests.benchmarks import proxy
 # A benchmark without fsync would flatter everybody; these are PostgreSQL's own defaults.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
+# For the ten thousand locks that are listed.
+ROOM = {"max_locks_per_transaction": "256"}
+
 
 @dataclass
 class Running:
@@ -36,7 +39,7 @@ def running() -> Iterator[Running]:
     folder.chmod(0o755)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres = Server(folder / "pg", settings=DURABLE)
+        postgres = Server(folder / "pg", settings={**DURABLE, **ROOM})
         stack.callback(postgres.remove)
         postgres.start()
         found = Running(postgres, folder)

@@ -45,6 +45,8 @@ TARGETS = [
     Target("lease taken and given back, x raw", "lease", "fenced_lock", _ratio, 1.3, 1.2),
     Target("@idempotent, first call, x the view", "once", "idempotent", _ratio, 1.35, 1.35),
     Target("@idempotent, replay, x the view", "replay", "idempotent", _ratio, 0.7, 0.7),
+    Target("dblock list, x raw and print", "list", "list", _ratio, 1.2, 1.2),
+    Target("dblock list --json, x raw and print", "list-json", "list", _ratio, 1.2, 1.2),
     Target("bulk_save_cas, x bulk_update", "bulk", "bulk_save_cas", _ratio, 1.3, 1.3),
     *(
         target

@@ -20,6 +20,8 @@ STATEMENTS = {
     ("save-inside", "plain"): 1,
     ("save-inside", "save_cas"): 1,
     ("save-inside", "save"): 1,
+    ("list", "list"): 3,
+    ("list-json", "list"): 3,
     ("bulk", "plain"): 4,  # the read, BEGIN, the write, COMMIT
     ("bulk", "bulk_save_cas"): 4,
 }
@@ -46,10 +48,12 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
     names = [scenario["name"] for scenario in found["scenarios"] + found["crowds"]]
     assert names == [
         "inside", "commit", "commit-latency", "several", "several-latency",
-        "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency", "hot", "hot-empty",
+        "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency",
+        "once", "once-latency", "replay", "replay-latency", "list", "list-json",
+        "listening", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
-        assert scenario["rows"][0]["name"] in {"raw", "plain"}
+        assert scenario["rows"][0]["name"] in {"raw", "plain", "bare"}
 
 
 def test_every_row_has_its_figures(found):
@@ -78,7 +82,7 @@ def test_no_way_loses_an_update(found):
 
 def test_targets_are_judged_and_the_table_shows_them(run, found):
     shown = (run / "results.txt").read_text(encoding="utf-8")
-    assert len(found["targets"]) == 13
+    assert len(found["targets"]) == 17
     for target in found["targets"]:
         assert isinstance(target["met"], bool)
         assert target["title"] in shown

@@ -6,7 +6,7 @@ The same without it, and with the well-known recipes, does lose: so the test can
 import pytest
 from django.db import transaction
 
-from django_dblock import advisory_lock, advisory_locks
+from django_dblock import advisory_lock, advisory_locks, testing
 from tests.app.models import Counter
 from tests.helpers import recipes
 from tests.helpers.processes import race
@@ -37,11 +37,16 @@ def outer_transaction(_number, lock, rounds):
             Counter.objects.count()  # the rest of the view
 
 
+def in_threads(count, work, *arguments):
+    """The same race in one process: a connection for each thread."""
+    return testing.race(count, lambda number: work(number, *arguments))
+
+
 def both(*key):
     return advisory_locks([key, ("counter", "other")])
 
 
-def count(work, lock, rounds=ROUNDS):
+def count(work, lock, rounds=ROUNDS, race=race):
     Counter.objects.create(name="hits")
     race(PROCESSES, work, lock, rounds)
     return Counter.objects.get(name="hits").value
@@ -51,6 +56,16 @@ def count(work, lock, rounds=ROUNDS):
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])
 def test_nothing_is_lost(work, lock):
     assert count(work, lock) == PROCESSES * ROUNDS
+
+
+@pytest.mark.parametrize("work", [own_transaction, outer_transaction])
+def test_nothing_is_lost_among_threads(work, assert_no_locks):
+    assert count(work, advisory_lock, race=in_threads) == PROCESSES * ROUNDS
+    assert_no_locks()
+
+
+def test_negative_twin_among_threads_updates_are_lost_without_the_lock():
+    assert count(own_transaction, recipes.no_lock, race=in_threads) < PROCESSES * ROUNDS
 
 
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])

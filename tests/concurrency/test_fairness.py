@@ -4,8 +4,6 @@ import pytest
 from django.db import connection, transaction
 
 from django_dblock import advisory_lock
-from django_dblock.keys import encode, key_id
-from tests.helpers import observe
 from tests.helpers.processes import process
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
@@ -28,15 +26,14 @@ def queue(channel, joined):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_first_come_first_served(joined, rival, observer):
-    rival.execute("BEGIN")
-    rival.execute("SELECT pg_advisory_xact_lock(%s)", [key_id(encode(("queue",)))])
+def test_first_come_first_served(joined, hold_lock):
+    busy = hold_lock("queue")
     with process(queue, joined) as a, process(queue, joined) as b, process(queue, joined) as c:
         waiters = [a, b, c]
         for place, waiter in enumerate(waiters, 1):
             waiter.receive()
             waiter.send("get in line")
-            observe.until_blocked(observer, place)
-        rival.execute("COMMIT")
+            busy.until_waited_for(place)
+        busy.release()
         places = [waiter.receive() for waiter in waiters]
     assert places == sorted(places)

@@ -66,7 +66,9 @@ def need(program: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Iterator[int]:
+def pgbouncer(
+    target: str, database: str, *, mode: str = "transaction", pool_size: int = 20
+) -> Iterator[int]:
     """Run a PgBouncer in front of a server; yield its port on 127.0.0.1."""
     program = need("pgbouncer", "pgbouncer")
     server = psycopg.conninfo.conninfo_to_dict(target)
@@ -88,7 +90,8 @@ def pgbouncer(target: str, database: str, *, mode: str = "transaction") -> Itera
                 "auth_type = any",
                 f"auth_file = {folder}/users",
                 f"pool_mode = {mode}",
-                "default_pool_size = 20",
+                f"default_pool_size = {pool_size}",
+                "query_wait_timeout = 2",
                 "max_client_conn = 200",
             ]
         )
@@ -121,16 +124,21 @@ def wait_for_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def standby(primary: Server) -> Iterator[Server]:
-    """Run a hot standby of the primary, streaming from it."""
+def standby(primary: Server, *, slot: str | None = None) -> Iterator[Server]:
+    """Run a hot standby of the primary, streaming from it; through a slot, with feedback."""
     folder = Path(tempfile.mkdtemp(prefix="dblock-standby-"))
     # A standby needs room for at least as much as its primary has.
     settings = {**SETTINGS, "max_prepared_transactions": "2"}
+    if slot is not None:
+        settings |= {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1"}
     replica = Server(
         folder / "pg", version=version(), settings=settings, port=free_port(), tcp=True
     )
     shutil.chown(folder, primary.folder.owner(), primary.folder.group())
-    primary.run("pg_basebackup", "-D", str(replica.folder), "-R", "-c", "fast", "-d", primary.url)
+    through = [] if slot is None else ["-C", "-S", slot]
+    primary.run(
+        "pg_basebackup", "-D", str(replica.folder), "-R", "-c", "fast", "-d", primary.url, *through
+    )  # fmt: skip
     try:
         replica.start()
         yield replica

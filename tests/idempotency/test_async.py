@@ -7,6 +7,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.http import HttpResponse, JsonResponse
 from django.test import AsyncRequestFactory
 
@@ -48,6 +49,20 @@ async def effect(request=None):
 
 def code(response):
     return json.loads(response.content)["code"]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+@pytest.mark.parametrize("sent", [{"key": None}, {"method": "GET"}], ids=["no key", "GET"])
+def test_guard_of_an_unprotected_run_is_on_the_view_s_database(sent):
+    async def work(request):
+        def guarded():
+            with request.idempotency.guard():
+                return [each.alias for each in connections.all() if each.in_atomic_block]
+
+        return JsonResponse(await sync_to_async(guarded)(), safe=False)
+
+    answer = post(leased(work, required=False, using="other"), **sent)
+    assert json.loads(answer.content) == ["other"]
 
 
 def test_a_repeat_gets_the_first_answer():

@@ -230,7 +230,7 @@ class TestRelease:
         ("arguments", "message"),
         [
             (("--answer", "17"), "from 200 to 599"),
-            (("--answer", "200", "--content-type", "a\x07", "--body-file"), "control characters"),
+            (("--answer", "200", "--content-type", "a\x07", "--body-file"), "no header may have"),
         ],
     )
     def test_answers_that_could_not_be_given(self, arguments, message, tmp_path, caplog):

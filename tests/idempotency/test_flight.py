@@ -1,165 +1,365 @@
-"""The same request twice at once, in real processes: one runs, the other is answered."""
+"""The same request twice at once, in real processes: one runs; the other is told so, or waits.
+
+Each effect is a row of its own, so nothing but the key keeps two requests apart.
+"""
+
+import json
+import time
+from types import SimpleNamespace
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
+from django.http import JsonResponse
 
-from tests.app import idempotent_views as views
-from tests.helpers import observe, processes
-from tests.idempotency import calling, pages
-from tests.idempotency.calling import effects, rows
-from tests.idempotency.test_table import is_replay, problem
+from django_dblock import IdempotencyKey, idempotent
+from tests.app.idempotent_views import client
+from tests.app.models import Document
+from tests.helpers import observe
+from tests.helpers.processes import process, race
+from tests.idempotency import calling, leasing
+from tests.idempotency.test_table import problem
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.usefixtures("limited"),
+]
 
+ATOMIC = [("own", "own"), ("own", "joined"), ("joined", "own"), ("joined", "joined")]
+pairs = pytest.mark.parametrize(("theirs", "ours"), [*ATOMIC, ("lease", "lease")])
+"""How the first request meets the database, and how the second: in a transaction of the decorator's
+own, in one that is open, or in lease mode."""
 
-def slowly(channel, *, joined, fails=False):
-    """Run the view, and stop inside it until the test goes on."""
+LONG = 60
+"""Seconds to wait, where what ends the wait is what the test does."""
 
-    def during():
-        channel.send("inside")
-        channel.receive()
-        if fails:
-            raise RuntimeError
-
-    try:
-        (calling.ask_joined if joined else calling.ask)(pages.slow(during))
-    except RuntimeError:
-        return "failed"
-    return "done"
-
-
-def fails_slowly(channel):
-    return slowly(channel, joined=False, fails=True)
+DURING = []
+"""Called inside the view, after its effect; returns the status to answer with."""
 
 
-def runs_slowly(channel, joined):
-    return slowly(channel, joined=joined)
+def pay(request, how):
+    document = Document.objects.create()
+    statuses = [each() for each in DURING]
+    return JsonResponse({"document": str(document.pk)}, status=[201, *statuses][-1])
 
 
-def holds_after_the_view(channel):
-    """As ``ATOMIC_REQUESTS``: the view is over, and its transaction is not."""
-    from django.db import transaction
+def charge(request, how):
+    """The same in lease mode, where the view undoes by itself what it does not complete."""
+    with request.idempotency.guard():
+        response = pay(request, how)
+        if response.status_code < 500:
+            return request.idempotency.complete(response)
+        transaction.set_rollback(True)
+        return response
 
+
+def view(kind, wait=0):
+    if kind == "lease":
+        return idempotent(scope=client, mode="lease", wait=wait)(charge)
+    return idempotent(scope=client, wait=wait)(pay)
+
+
+def ask(kind, *, wait=0, **more):
+    call = calling.ask_joined if kind == "joined" else calling.ask
+    return call(view(kind, wait), **more)
+
+
+def told(response):
+    """Status, whether it is a replay, and what it says."""
+    replayed = response.headers.get("Idempotent-Replayed") == "true"
+    return response.status_code, replayed, json.loads(response.content)
+
+
+def documents():
+    return [{"document": str(pk)} for pk in Document.objects.values_list("pk", flat=True)]
+
+
+# Who runs, in other processes
+
+
+def runs(channel, kind):
+    """Run the request, and stop inside its view until told how that ends."""
+
+    def stop():
+        channel.send(connection.connection.info.backend_pid)
+        if (end := channel.receive()) == "raise":
+            raise RuntimeError("the view fails")
+        return int(end)
+
+    DURING.append(stop)
+    return told(ask(kind))
+
+
+def stays_open(channel, kind):
+    """As under ``ATOMIC_REQUESTS``: the view is over, and the transaction is not."""
     with transaction.atomic():
-        calling.ask(pages.slow(lambda: None))
-        channel.send("over")
-        channel.receive()
+        response = view(kind)(calling.request(), "201")
+        channel.send(told(response))
+        transaction.set_rollback(channel.receive() == "rollback")
 
 
-@pytest.mark.parametrize("theirs", ["own", "joined"])
-def test_a_request_in_flight_is_answered_at_once(ask, theirs):
-    with processes.process(runs_slowly, theirs == "joined") as first:
-        assert first.receive() == "inside"
-        answer = ask(pages.slow(lambda: None))
-        assert problem(answer) == (409, "in_progress")
-        assert answer.headers["Retry-After"] == "1"
-        assert ask(pages.slow(lambda: None), key="other").status_code == 201
-        first.send("go on")
-        assert first.receive() == "done"
-    again = ask(pages.slow(lambda: None))
-    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (201, "true")
-    assert effects() == 2
+def waits(channel, kind):
+    """Ask, and wait; in lease mode, where nobody sees a blocked backend, say so."""
+    if kind == "lease":
+        tell_when_waiting(channel)
+    return told(ask(kind, wait=LONG))
 
 
-def test_it_is_in_flight_until_the_outer_commit(ask):
-    with processes.process(holds_after_the_view) as first:
-        assert first.receive() == "over"
-        assert problem(ask(pages.slow(lambda: None))) == (409, "in_progress")
+def tell_when_waiting(channel):
+    from django_dblock.idempotency import leased
+
+    said = []
+
+    def sleep(seconds):
+        if not said:
+            said.append(channel.send("waiting"))
+        time.sleep(seconds)
+
+    leased.time = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+
+
+def until_waiting(second, kind, observer):
+    if kind == "lease":
+        assert second.receive() == "waiting"
+    else:
+        observe.until_blocked(observer)
+
+
+def finish(first, backend, end, observer):
+    """End the first run; see that it has ended so."""
+    if end == "SIGKILL":
+        first.kill()
+    elif end == "pg_terminate_backend":
+        observer.execute("SELECT pg_terminate_backend(%s, 90000)", [backend])
+        first.send("201")
+        with pytest.raises(OperationalError):
+            first.receive()
+    elif end == "raise":
+        first.send("raise")
+        with pytest.raises(RuntimeError, match="the view fails"):
+            first.receive()
+    else:
+        first.send(end)
+        assert first.receive()[:2] == (int(end), False)
+
+
+# 409 at once
+
+
+@pairs
+def test_a_request_in_flight_is_answered_at_once(theirs, ours):
+    with process(runs, theirs) as first:
+        first.receive()
+        busy = ask(ours)
+        assert problem(busy) == (409, "in_progress")
+        assert busy.headers["Retry-After"] == ("5" if ours == "lease" else "1")
+        # Another key and another client are none of its business.
+        assert told(ask(ours, key="other"))[:2] == (201, False)
+        assert told(ask(ours, **{"X-Client": "other"}))[:2] == (201, False)
+        first.send("201")
+        answer = first.receive()
+    assert told(ask(ours)) == (201, True, answer[2])
+    assert len(documents()) == 3
+
+
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_it_is_in_flight_until_the_outer_commit(ours):
+    with process(stays_open, "own") as first:
+        status, _, document = first.receive()
+        assert status == 201
+        assert problem(ask(ours)) == (409, "in_progress")
         first.send("commit")
         first.receive()
-    assert ask(pages.slow(lambda: None)).headers["Idempotent-Replayed"] == "true"
+    assert told(ask(ours)) == (201, True, document)
+    assert documents() == [document]
 
 
-def waits(channel, joined):
-    answer = (calling.ask_joined if joined else calling.ask)(pages.patient, "201")
-    return answer.status_code, answer.headers.get("Idempotent-Replayed")
-
-
-def answers_slowly(channel, how):
-    """The patient view's first run, which the test ends."""
-
-    def answer(request, value):
-        channel.send("inside")
-        channel.receive()
-        return views.answers(request, how) if how.isdigit() else views.ANSWERS[how](request, value)
-
-    views.ANSWERS["201"] = answer
-    asked = calling.request("201")
-    try:
-        # "201" is a status to the view; what is run under its address is ours.
-        return pages.idempotent(scope=views.client)(lambda request, how: answer(request, 0))(
-            asked, "201"
-        ).status_code
-    except RuntimeError:
-        return "failed"
-
-
-@pytest.mark.parametrize("joined", [False, True], ids=["own", "joined"])
-@pytest.mark.parametrize(("how", "replayed"), [("201", "true"), ("500", None), ("crash", None)])
-def test_who_waits_gets_the_answer_or_runs_where_there_is_none(joined, how, replayed, observer):
-    with processes.process(answers_slowly, how) as first:
-        assert first.receive() == "inside"
-        with processes.process(waits, joined) as second:
-            observe.until_blocked(observer)
-            first.send("go on")
-            first.receive()
-            assert second.receive() == (201, replayed)
-    assert (effects(), rows()) == (1, 1)
-
-
-def test_a_wait_that_is_over_is_a_409(ask):
-    with processes.process(answers_slowly, "201") as first:
-        assert first.receive() == "inside"
-        assert problem(ask(pages.impatient)) == (409, "in_progress")
-        first.send("go on")
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_a_request_whose_outer_transaction_rolls_back_was_never_there(ours):
+    with process(stays_open, "own") as first:
         first.receive()
-    first = ask(pages.impatient)
-    assert first.headers["Idempotent-Replayed"] == "true"
-    assert is_replay(ask(pages.impatient), of=first) is False
+        first.send("rollback")
+        first.receive()
+    status, replayed, document = told(ask(ours))
+    assert (status, replayed) == (201, False)
+    assert documents() == [document]
 
 
-def test_who_waits_does_not_wait_with_another_request(ask):
-    """The row of a request that is over is seen without the lock: 422 comes before 409."""
-    ask(pages.patient)
-    assert problem(ask(pages.patient, body=b"other")) == (422, "key_reused")
+def test_twice_in_one_outer_transaction_is_once():
+    with transaction.atomic():
+        first, again = (view("own")(calling.request(), "201") for _ in range(2))
+    assert told(again) == (201, True, told(first)[2])
+    assert len(documents()) == 1
 
 
-def test_a_run_that_is_killed_leaves_nothing_and_the_retry_runs(ask, observer):
-    with processes.process(runs_slowly, False) as first:
-        assert first.receive() == "inside"
-        first.kill()
-    observe.until(lambda: not observe.locks(observer), "the server notices")
-    assert ask(pages.slow(lambda: None)).status_code == 201
-    assert (effects(), rows()) == (1, 1)
+# wait=
 
 
-def test_a_backend_that_is_killed_takes_the_effects_and_the_key_with_it(rival):
-    def during():
-        rival.execute("SELECT pg_terminate_backend(%s)", [connection.connection.info.backend_pid])
-
-    with pytest.raises(Exception, match=r"terminat|closed"):
-        calling.ask(pages.slow(during))
-    connection.close()
-    assert (effects(), rows()) == (0, 0)
-
-
-def one_of_many(number):
-    return calling.ask(views.default).status_code
-
-
-def test_many_at_once_have_one_effect():
-    answers = processes.race(6, one_of_many)
-    assert set(answers) <= {201, 409}
-    assert 201 in answers
-    assert effects() == 1
+@pairs
+@pytest.mark.parametrize("end", ["201", "500", "raise", "SIGKILL", "pg_terminate_backend"])
+def test_who_waits_gets_the_answer_or_runs_where_there_is_none(theirs, ours, end, observer):
+    with process(runs, theirs) as first:
+        backend = first.receive()
+        with process(waits, ours) as second:
+            until_waiting(second, ours, observer)
+            finish(first, backend, end, observer)
+            if ours == "lease" and end in ("SIGKILL", "pg_terminate_backend"):
+                leasing.expire()  # nobody else can know that the run is dead
+            answer = second.receive()
+    [document] = documents()
+    assert answer == (201, end == "201", document)
+    assert told(ask(ours)) == (201, True, document)
 
 
-def unprotected(number, barrier_key):
-    """The negative twin: no key, so nothing keeps the requests apart."""
-    return calling.ask(pages.optional, key=None).status_code
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_who_waits_waits_for_the_outer_commit(ours, end, observer):
+    with process(stays_open, "own") as first:
+        theirs = first.receive()[2]
+        with process(waits, ours) as second:
+            until_waiting(second, ours, observer)
+            first.send(end)
+            first.receive()
+            answer = second.receive()
+    [document] = documents()
+    assert answer == (201, end == "commit", document)
+    assert (document == theirs) is (end == "commit")
 
 
-def test_without_a_key_the_same_race_has_an_effect_for_each():
-    calling.ask(pages.optional, key=None)  # the row is there, so that nobody fails to make it
-    assert processes.race(3, unprotected, "") == [201] * 3
-    assert rows() == 0
+def test_of_many_who_wait_for_a_dead_run_one_runs_and_the_others_get_its_answer(observer):
+    with process(runs, "own") as first:
+        first.receive()
+        with process(waits, "own") as a, process(waits, "joined") as b, process(waits, "own") as c:
+            observe.until_blocked(observer, waiters=3)
+            first.kill()
+            answers = [each.receive() for each in (a, b, c)]
+    [document] = documents()
+    assert sorted(answers, key=lambda answer: answer[1]) == [
+        (201, False, document),
+        (201, True, document),
+        (201, True, document),
+    ]
+
+
+@pairs
+def test_a_wait_that_is_over_is_409_and_its_transaction_lives(theirs, ours):
+    with process(runs, theirs) as first:
+        first.receive()
+        if ours == "joined":
+            with transaction.atomic():
+                before = Document.objects.create()
+                assert problem(view(ours, 0.05)(calling.request(), "")) == (409, "in_progress")
+                after = Document.objects.create()
+            kept = [before.pk, after.pk]
+        else:
+            assert problem(ask(ours, wait=0.05)) == (409, "in_progress")
+            assert not connection.in_atomic_block
+            kept = [Document.objects.create().pk]
+        assert set(Document.objects.values_list("pk", flat=True)) == set(kept)
+        first.send("201")
+        answer = first.receive()
+    assert told(ask(ours, wait=0.05)) == (201, True, answer[2])
+
+
+def test_a_wait_that_is_over_leaves_no_lock_behind_in_an_open_transaction(observer):
+    with process(runs, "own") as first:
+        backend = first.receive()
+        with transaction.atomic():
+            assert problem(view("joined", 0.05)(calling.request(), "")) == (409, "in_progress")
+            assert observe.locks(observer) == [(backend, True)]
+
+
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_who_waits_where_an_old_request_had_the_key_waits_too(ours, observer):
+    """Its retention is over, so that it was for something else means nothing."""
+    ask("own", body=b"long ago")
+    IdempotencyKey.objects.update(expires_at="2020-01-01T00:00:00Z")
+    Document.objects.all().delete()
+    with process(runs, "own") as first:
+        first.receive()
+        with process(waits, ours) as second:
+            until_waiting(second, ours, observer)
+            first.send("201")
+            answer = first.receive()
+            assert second.receive() == (201, True, answer[2])
+    assert documents() == [answer[2]]
+
+
+# 422 before 409
+
+
+@pytest.mark.parametrize("wait", [0, LONG])
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_what_is_over_is_answered_without_its_lock(ours, wait):
+    """Somebody replays in a long transaction: the same gets its replay, another request its 422."""
+    document = told(ask("own"))[2]
+    with process(stays_open, "own") as holder:
+        assert holder.receive() == (201, True, document)
+        assert problem(ask(ours, wait=wait, body=b"other")) == (422, "key_reused")
+        assert told(ask(ours, wait=wait)) == (201, True, document)
+        holder.send("commit")
+        holder.receive()
+
+
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_another_request_is_told_to_wait_before_anybody_can_know_that_it_is_another(ours):
+    """In atomic mode nothing is seen of a request before its commit; after that it is 422."""
+    with process(runs, "own") as first:
+        first.receive()
+        assert problem(ask(ours, body=b"other")) == (409, "in_progress")
+        first.send("201")
+        first.receive()
+    assert problem(ask(ours, body=b"other")) == (422, "key_reused")
+    assert problem(ask(ours, body=b"other", wait=LONG)) == (422, "key_reused")
+    assert len(documents()) == 1
+
+
+def waits_with_another(channel, kind):
+    return ask(kind, wait=LONG, body=b"other").status_code
+
+
+@pytest.mark.parametrize("ours", ["own", "joined"])
+def test_another_request_that_has_waited_is_refused_and_not_run(ours, observer):
+    with process(runs, "own") as first:
+        first.receive()
+        with process(waits_with_another, ours) as second:
+            observe.until_blocked(observer)
+            first.send("201")
+            first.receive()
+            assert second.receive() == 422
+    assert len(documents()) == 1
+
+
+def test_in_lease_mode_another_request_is_known_as_such_in_flight():
+    with process(runs, "lease") as first:
+        first.receive()
+        assert problem(ask("lease", body=b"other")) == (422, "key_reused")
+        assert problem(ask("lease", body=b"other", wait=LONG)) == (422, "key_reused")
+        first.send("201")
+        first.receive()
+    assert len(documents()) == 1
+
+
+# A crowd
+
+
+def one_of_many(number, kind):
+    return told(ask(kind, wait=LONG))
+
+
+@pytest.mark.parametrize("kind", ["own", "joined", "lease"])
+def test_a_crowd_has_one_effect_and_all_get_its_answer(kind):
+    answers = race(5, one_of_many, kind)
+    [document] = documents()
+    assert sorted(replayed for _, replayed, _ in answers) == [False, True, True, True, True]
+    assert all((status, told) == (201, document) for status, _, told in answers)
+
+
+def unprotected(number):
+    return told(pay(calling.request(), "201"))
+
+
+def test_the_same_crowd_without_the_decorator_has_an_effect_each():
+    """The negative twin."""
+    race(5, unprotected)
+    assert len(documents()) == 5

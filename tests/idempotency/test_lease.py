@@ -1,16 +1,18 @@
 """``@idempotent(mode="lease")``: claim, run, complete; whoever was taken over has no effects."""
 
 import json
+from contextlib import nullcontext
 from datetime import timedelta
 
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.http import Http404, HttpResponse, JsonResponse
 
 from django_dblock import IdempotencyKey, idempotent, signals
-from django_dblock.exceptions import IdempotencyLeaseLost
+from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
+from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
 from tests.conftest import conninfo
 from tests.idempotency.leasing import (
@@ -216,6 +218,54 @@ def test_a_zombie_that_completes_nothing_by_itself_does_not_overwrite_the_winner
     answer = post(leased(zombie))
     assert answer.content == b'{"value": 1}'
     assert bytes(row().body) == answer.content
+
+
+@pytest.mark.parametrize("state", ["new", "after a step", "within a step"])
+def test_a_zombie_that_ends_with_an_error_frees_nothing_of_the_winner_s(state):
+    """Its row is neither removed, nor freed, nor abandoned: the winner is at work on it."""
+
+    def zombie(request):
+        run = request.idempotency
+        if state == "after a step":
+            run.run_step("a", lambda: 1)
+        with run.step("b") if state == "within a step" else nullcontext():
+            update("token = token + 1")
+            raise ZeroDivisionError
+
+    options = {"on_abandoned": "refuse"} if state == "within a step" else {}
+    with pytest.raises(ZeroDivisionError):
+        post(leased(zombie, **options))
+    assert row().token == 2
+    assert code(post(leased(effect, **options))) == "in_progress"
+    assert effects() == 0
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "locked_until = clock_timestamp() + interval '1 hour'",
+        (
+            "token = token + 1, locked_until = NULL, completed_at = clock_timestamp(),"
+            " status_code = 200, body = 'by a person'"
+        ),
+    ],
+    ids=["its last step was recorded", "a person has answered it"],
+)
+def test_what_is_no_longer_as_it_was_read_is_not_taken_over(meanwhile, monkeypatch):
+    """A step, and a person, take no advisory lock: the claim looks at the row once more."""
+    die("a")
+    claim = store.claim
+
+    def claim_later(*arguments, **more):
+        with psycopg.connect(conninfo(), autocommit=True) as other:
+            other.execute(f"UPDATE django_dblock_idempotencykey SET {meanwhile}")
+        return claim(*arguments, **more)
+
+    monkeypatch.setattr(store, "claim", claim_later)
+    assert code(post(VIEW)) == "in_progress"
+    assert effects() == 0
+    assert row().owner.count(":") == 2
+    assert row().steps == {"a": {"result": {"by": "the dead"}}}
 
 
 @pytest.mark.parametrize("what", ["step", "guard", "complete"])
@@ -484,6 +534,68 @@ def test_an_error_after_complete_does_not_undo_it():
     assert effects() == 1
 
 
+AFTERWARDS = {
+    "step": lambda run: run.run_step("late", add_one),
+    "guard": lambda run: run.guard().__enter__(),
+    "complete": lambda run: run.complete(HttpResponse(b"second")),
+}
+
+
+@pytest.mark.parametrize("what", AFTERWARDS)
+@pytest.mark.parametrize("inside", [False, True], ids=["after", "in its transaction"])
+def test_after_complete_the_error_says_that_the_answer_is_recorded(what, inside, told):
+    """Nobody else has the request: this run has ended it, and the answer stays what it was."""
+    errors = []
+
+    def late(run):
+        try:
+            AFTERWARDS[what](run)
+        except IdempotencyError as error:
+            errors.append(error)
+            raise
+
+    def work(request):
+        run = request.idempotency
+        with transaction.atomic():
+            response = run.complete(HttpResponse(b"first"))
+            if inside:
+                with pytest.raises(IdempotencyError):
+                    with transaction.atomic():
+                        late(run)
+        if not inside:
+            late(run)
+        return response
+
+    view = leased(work)
+    if inside:
+        assert post(view).content == b"first"
+    else:
+        with pytest.raises(IdempotencyError):
+            post(view)
+    [error] = errors
+    assert not isinstance(error, IdempotencyLeaseLost)
+    assert "recorded" in str(error)
+    assert "taken" not in str(error)
+    assert (error.key, error.scope, error.using) == ("k…", "scope:client", "default")
+    assert effects() == 0
+    again = post(view)
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (b"first", "true")
+
+
+def test_after_a_complete_that_was_rolled_back_the_run_goes_on():
+    def work(request):
+        run = request.idempotency
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            run.complete(HttpResponse(b"first"))
+            raise ZeroDivisionError
+        run.run_step("again", add_one)
+        with run.guard():
+            return run.complete(HttpResponse(b"second"))
+
+    assert post(leased(work)).content == b"second"
+    assert effects() == 1
+
+
 def test_an_answer_that_cant_be_kept_rolls_back_the_transaction_that_completes():
     def work(request):
         with transaction.atomic():
@@ -556,6 +668,33 @@ def test_without_a_key_the_view_runs_unprotected(sent, told):
     assert [post(view, **sent).content for _ in range(2)] == [b'{"value": 1}', b'{"value": 2}']
     assert not IdempotencyKey.objects.exists()
     assert told == []
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+@pytest.mark.parametrize("how", ["using", "DBLOCK_DATABASE", "router"])
+@pytest.mark.parametrize(
+    "sent", [{"key": None}, {"method": "GET"}, {}], ids=["no key", "GET", "protected"]
+)
+def test_guard_opens_its_transaction_where_the_key_would_be(how, sent, settings):
+    open_on = []
+
+    def work(request):
+        with request.idempotency.guard():
+            open_on.extend(each.alias for each in connections.all() if each.in_atomic_block)
+        return HttpResponse()
+
+    if how == "DBLOCK_DATABASE":
+        settings.DBLOCK_DATABASE = "other"
+    elif how == "router":
+        settings.DATABASE_ROUTERS = [f"{__name__}.ToOther"]
+    options = {"using": "other"} if how == "using" else {}
+    post(leased(work, required=False, **options), **sent)
+    assert open_on == ["other"]
+
+
+class ToOther:
+    def db_for_write(self, model, **hints):
+        return "other" if model is IdempotencyKey else None
 
 
 def test_the_handle_says_what_runs_and_is_gone_afterwards():
@@ -656,6 +795,54 @@ def test_under_testcase_its_transaction_does_not_count():
             return request.idempotency.complete(HttpResponse(b"completed"))
 
     assert post(leased(work), key='"other"').content == b"completed"
+
+
+@pytest.mark.django_db(transaction=False)
+def test_under_testcase_a_step_is_recorded_when_its_block_is_left():
+    """As by its own commit in real life, and as by no hook: TestCase runs none."""
+
+    def work(request):
+        run = request.idempotency
+        until = run.lease._until
+        assert not run.step("a").done
+        run.run_step("a", add_one)
+        assert run.step("a").done
+        assert run.step("a").result == 1
+        assert run.run_step("a", add_one) == 1
+        assert run.lease._until > until
+        raise ZeroDivisionError
+
+    view = leased(work, **REFUSE)
+    with pytest.raises(ZeroDivisionError):
+        post(view)
+    assert row().locked_until is None, "no doubt about the step"
+    assert effects() == 1
+
+
+@pytest.mark.django_db(transaction=False)
+def test_under_testcase_a_step_in_a_transaction_waits_for_a_commit_that_never_comes():
+    """What the how-to says of tests: a real commit needs a TransactionTestCase."""
+
+    def work(request):
+        with transaction.atomic():
+            request.idempotency.run_step("a", lambda: 1)
+        assert not request.idempotency.step("a").done
+        return HttpResponse()
+
+    assert post(leased(work)).status_code == 200
+    assert row().steps == {"a": {"result": 1}}
+
+
+@pytest.mark.django_db(transaction=False)
+@pytest.mark.parametrize("what", AFTERWARDS)
+def test_under_testcase_complete_is_the_end_of_a_run_too(what):
+    def work(request):
+        request.idempotency.complete(HttpResponse(b"first"))
+        AFTERWARDS[what](request.idempotency)
+
+    with pytest.raises(IdempotencyError, match="recorded"):
+        post(leased(work))
+    assert effects() == 0
 
 
 def test_an_isolation_that_reads_the_past_is_refused():

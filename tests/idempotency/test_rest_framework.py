@@ -1,6 +1,7 @@
 """Django REST framework: its answers are rendered, kept and given again as its own."""
 
 import json
+from hashlib import sha256
 
 import pytest
 from django.contrib.auth.models import User
@@ -219,6 +220,65 @@ class TestBodies:
     def test_malformed_json_is_the_frameworks_answer(self, place):
         assert call(place, "{", how="raw").status_code == 400
         assert effects() == 0
+
+
+class TestRawUploads:
+    """FileUploadParser takes the body as it comes, as a stream: it may be larger than memory."""
+
+    SIZES = pytest.mark.parametrize("size", [10, 3_000_000], ids=["small", "3 MB"])
+
+    @pytest.fixture(params=["uploads", "uploads-after-reading"])
+    def place(self, request):
+        return request.param
+
+    def send(self, place, content, *, name="a.png", method="post"):
+        return getattr(APIClient(), method)(
+            f"/{place}/",
+            content,
+            content_type="image/png",
+            headers={
+                "Idempotency-Key": "one",
+                "Authorization": "Token ann",
+                "Content-Disposition": f"attachment; filename={name}",
+            },
+        )
+
+    @SIZES
+    @pytest.mark.parametrize("method", ["post", "put"])
+    def test_the_view_reads_its_file_and_a_repeat_gets_the_answer(self, place, size, method):
+        one, two = b"\xff" * size, b"\xff" * (size - 1) + b"\xfe"
+        first = self.send(place, one, method=method)
+        assert first.status_code == 201, first.content
+        assert first.json() == {"name": "a.png", "sha256": sha256(one).hexdigest()}
+        again = self.send(place, one, method=method)
+        assert (again.content, replayed(again)) == (first.content, True)
+        assert self.send(place, two, method=method).status_code == 422
+        assert effects() == 1
+
+    @SIZES
+    def test_without_a_name_it_is_the_frameworks_answer(self, place, size):
+        client = APIClient()
+        headers = {"Idempotency-Key": "one", "Authorization": "Token ann"}
+        body = b"x" * size
+        response = client.post(f"/{place}/", body, content_type="image/png", headers=headers)
+        assert response.status_code == 400
+        assert b"filename" in response.content
+        assert effects() == 0
+
+
+class TestFormsInABrowser:
+    def test_a_form_whose_token_was_masked_anew_is_the_same_request(self):
+        for place in ("does/data", "does-after-reading/data"):
+            for token in ("x", "y"):
+                response = APIClient().post(
+                    f"/{place}/",
+                    f"csrfmiddlewaretoken={token}&a=1",
+                    content_type="application/x-www-form-urlencoded",
+                    headers={"Idempotency-Key": place, "Authorization": "Token ann"},
+                )
+                assert response.status_code == 200
+                assert replayed(response) is (token == "y")
+        assert effects() == 2
 
 
 class TestAnswers:

@@ -43,6 +43,17 @@ def test_w030_no_middleware_sets_the_user(settings):
     assert "tests.app.idempotent_matrix.function" not in found, "it has a scope"
 
 
+def test_w030_names_what_method_decorator_has_decorated(settings):
+    """Each by its class and method; not as the dummy on which Django tries the decorator."""
+    without_users(settings)
+    found = {message.obj for message in check_views()}
+    assert not [name for name in found if "dummy" in name]
+    here = "tests.app.idempotent_matrix"
+    assert {f"{here}.OfAnybody.post", f"{here}.OfAnybodyInherited.post"} <= found
+    assert {f"{here}.ApiOnMethod.post", f"{here}.ApiByName.post"} <= found
+    assert not {f"{here}.OnMethod.post", f"{here}.ByName.post"} & found, "they have a scope"
+
+
 def test_w030_no_auth_app(settings, monkeypatch):
     monkeypatch.setattr(home.apps, "is_installed", lambda name: False)
     assert "dblock.W030" in {message.id for message in check_views()}

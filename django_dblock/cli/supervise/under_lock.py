@@ -29,7 +29,7 @@ from django_dblock.fencing.names import lease_name
 from django_dblock.keys import Key
 from django_dblock.labels import named
 
-logger = logging.getLogger("django_dblock")
+logger = logging.getLogger("django_dblock.run")
 
 
 def run(key: Key, options: dict[str, Any]) -> int:
@@ -60,7 +60,7 @@ def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
     except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:
         if status is None:
             raise CommandError(f"Nothing was run: {error}", returncode=FAILED) from error
-        logger.warning("dblock: the lock was not given back, it expires: %s", error)
+        logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
     if because:
         raise CommandError(
             f"The lock was lost while the command ran ({because}). The command "

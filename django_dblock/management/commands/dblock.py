@@ -4,14 +4,17 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from django_dblock.cli import key, list_locks, purge, release, run
+from django_dblock.cli import doctor, key, list_locks, purge, release, run, terminate, watch
 
 _SUBCOMMANDS: dict[str, Any] = {
     "list": list_locks,
+    "watch": watch,
     "key": key,
     "run": run,
     "release": release,
+    "terminate": terminate,
     "purge": purge,
+    "doctor": doctor,
 }
 
 

@@ -1,0 +1,65 @@
+"""``dblock terminate``: end the connection of a backend, after a look at what it holds."""
+
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser, OutputWrapper
+
+from django_dblock.cli import list_advisory, person, table
+from django_dblock.cli.table import printable
+from django_dblock.exceptions import TerminationRefused
+from django_dblock.inspect import AdvisoryLock, advisory_locks
+from django_dblock.operate import terminate_backend
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Take the backend, and whether to ask."""
+    parser.add_argument(
+        "pid", metavar="PID", type=int, help="the backend, as 'dblock list' shows it"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
+    """Show what it holds and waits for, ask, and end it if it is still the same.
+
+    Raises:
+        CommandError: it has nothing to do with a lock, is another one by now, or may not be ended;
+            or nobody said yes.
+    """
+    pid, using = options["pid"], options["using"]
+    locks = _locks(pid, using)
+    table.write(stdout, list_advisory.COLUMNS, list(map(list_advisory.row, locks)))
+    if locks[0].backend_start is None:
+        raise CommandError(
+            f"Backend {pid} was not touched: when its connection began is hidden from this role, "
+            f"so it could be another by the time you say yes. Ask as the role that it belongs to, "
+            f"or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this alias."
+        )
+    if not options["yes"]:
+        person.ask(f"End backend {pid}? What it has not committed is rolled back.")
+    try:
+        ended = terminate_backend(
+            pid, backend_start=locks[0].backend_start, by=person.who(), using=using
+        )
+    except TerminationRefused as error:
+        raise CommandError(printable(str(error))) from error
+    if not ended:
+        raise CommandError(
+            f"Backend {pid} has ended meanwhile, or has no lock any more; nothing was done. "
+            f"'dblock list' shows who has one now."
+        )
+    stdout.write(
+        f"Backend {pid} is told to end: its transaction is rolled back, and the next in the queue "
+        f"gets the lock. Its program lives on, and may connect again."
+    )
+
+
+def _locks(pid: int, using: str | None) -> list[AdvisoryLock]:
+    locks = [lock for lock in advisory_locks(using) if lock.pid == pid]
+    if not locks:
+        raise CommandError(
+            f"Backend {pid} neither holds nor waits for an advisory lock of this database, so it "
+            f"is not touched. 'dblock list' shows those that do; a fenced lock is ended by 'dblock "
+            f"release'."
+        )
+    return locks

@@ -1,0 +1,62 @@
+"""OpenTelemetry: metrics, spans and events of what happens to locks, versions and requests.
+
+Needs the extra: ``pip install "django-dblock[opentelemetry]"``; the SDK and its exporters are the
+project's. Call :func:`instrument` once in each process, in ``AppConfig.ready()``.
+"""
+
+from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.trace import TracerProvider, get_tracer
+
+from django_dblock import __version__
+from django_dblock.contrib.listening import KeyLabel, Listening, Receivers, first_part
+from django_dblock.contrib.opentelemetry_metrics import Metrics
+from django_dblock.contrib.opentelemetry_spans import Spans
+
+__all__ = ["instrument", "uninstrument"]
+
+_listening = [Listening(), Listening()]
+
+
+def instrument(
+    *,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    key_label: KeyLabel = first_part,
+    spans_above: float = 0.0,
+) -> None:
+    """Measure and trace from now on; a second call changes nothing.
+
+    Guaranteed: the whole key is in no metric and no span, but its first part (``inventory``); at
+    most 200 of these in a process, further ones are ``(other)``. A wait for a lock is a span, a
+    child of the span in which it was asked for. The loss of a lease is an event of the span in
+    which it was taken; where that has ended, it is a span of its own, linked to it.
+
+    Not guaranteed: the hold time of a lock that joined an open transaction, which nobody is told
+    the end of; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+
+    Args:
+        meter_provider: the global one by default.
+        tracer_provider: likewise.
+        key_label: from the keys of a lock, a tuple of tuples, to ``dblock.lock.key``.
+        spans_above: seconds; a shorter wait gets no span. That of a lease counts its statement.
+
+    Source: OpenTelemetry semantic conventions, "Metrics" and "Recording errors".
+    """
+    meters, traces = _listening
+
+    def measure() -> Receivers:
+        meter = get_meter("django_dblock", __version__, meter_provider)
+        return Metrics(meter, key_label).receivers()
+
+    def trace() -> Receivers:
+        tracer = get_tracer("django_dblock", __version__, tracer_provider)
+        return Spans(tracer, key_label, spans_above).receivers()
+
+    meters.start(measure)
+    traces.start(trace)
+
+
+def uninstrument() -> None:
+    """Stop; without :func:`instrument` nothing happens."""
+    for listening in _listening:
+        listening.stop()

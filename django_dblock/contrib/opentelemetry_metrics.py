@@ -1,0 +1,145 @@
+"""The instruments of OpenTelemetry that our signals move."""
+
+from typing import Any
+
+from opentelemetry.metrics import Meter
+
+from django_dblock import signals
+from django_dblock.contrib.listening import (
+    HOLD_BUCKETS,
+    WAIT_BUCKETS,
+    FewLabels,
+    KeyLabel,
+    Receivers,
+    ended,
+    function_name,
+)
+
+
+class Metrics:
+    """One instrument for each question; times in seconds, with bounds for their buckets."""
+
+    def __init__(self, meter: Meter, key_label: KeyLabel) -> None:
+        self._label = FewLabels(key_label)
+        self._took = meter.create_histogram(
+            "dblock.lock.acquire",
+            "s",
+            "Time to take a lock: waiting, and asking the server.",
+            explicit_bucket_boundaries_advisory=WAIT_BUCKETS,
+        )
+        self._waited = meter.create_histogram(
+            "dblock.lock.wait",
+            "s",
+            "Time spent waiting for others who had the lock, by how it ended.",
+            explicit_bucket_boundaries_advisory=WAIT_BUCKETS,
+        )
+        self._held = meter.create_histogram(
+            "dblock.lock.hold",
+            "s",
+            "Time a lock was held, by how that ended.",
+            explicit_bucket_boundaries_advisory=HOLD_BUCKETS,
+        )
+        self._failures = meter.create_counter(
+            "dblock.lock.failures", "{failure}", "Locks that were asked for and not had."
+        )
+        self._lost = meter.create_counter(
+            "dblock.lease.lost", "{lease}", "Leases that ended while they were held."
+        )
+        self._stale_writes = meter.create_counter(
+            "dblock.lease.stale_writes", "{write}", "Fenced writes that were refused."
+        )
+        self._stale_objects = meter.create_counter(
+            "dblock.version.conflicts",
+            "{conflict}",
+            "Conditional writes that found the row changed or gone.",
+        )
+        self._retries = meter.create_counter(
+            "dblock.version.retries", "{run}", "Runs of a function repeated after a conflict."
+        )
+        self._requests = meter.create_counter(
+            "dblock.idempotency.requests",
+            "{request}",
+            "Requests with an idempotency key, by what they came to.",
+        )
+
+    def receivers(self) -> Receivers:
+        """Return who hears which signal."""
+        return {
+            signals.lock_acquired: self._acquire,
+            signals.lock_released: self._release,
+            signals.lock_timeout: self._timeout,
+            signals.lock_deadlock: self._deadlock,
+            signals.lock_refused: self._refuse,
+            signals.lock_lost: self._lose,
+            signals.stale_write_refused: self._stale_write,
+            signals.stale_object: self._stale_object,
+            signals.conflict_retried: self._retry,
+            signals.request_executed: self._execute,
+            signals.request_replayed: self._replay,
+            signals.request_refused: self._refuse_request,
+            signals.request_taken_over: self._take_over,
+        }
+
+    def _lock(self, told: dict[str, Any], **more: str) -> dict[str, str]:
+        return {**lock_attributes(told, self._label), **more}
+
+    def _acquire(self, **told: Any) -> None:
+        self._took.record(told["took"], self._lock(told))
+        self._waited.record(told["waited"], self._lock(told, **{"dblock.outcome": "acquired"}))
+
+    def _release(self, **told: Any) -> None:
+        self._held.record(told["held"], self._lock(told, **{"dblock.outcome": ended(told)}))
+
+    def _timeout(self, **told: Any) -> None:
+        self._waited.record(told["waited"], self._lock(told, **{"dblock.outcome": "timeout"}))
+        self._failures.add(1, self._lock(told, **{"error.type": "LockTimeout"}))
+
+    def _deadlock(self, **told: Any) -> None:
+        self._waited.record(told["waited"], self._lock(told, **{"dblock.outcome": "deadlock"}))
+        self._failures.add(1, self._lock(told, **{"error.type": "LockDeadlock"}))
+
+    def _refuse(self, **told: Any) -> None:
+        self._failures.add(1, self._lock(told, **{"error.type": type(told["error"]).__name__}))
+
+    def _lose(self, **told: Any) -> None:
+        reason = "expired" if told["expired"] else "taken"
+        self._lost.add(1, self._lock(told, **{"dblock.lease.reason": reason}))
+
+    def _stale_write(self, *, model: str, using: str, **_: Any) -> None:
+        self._stale_writes.add(1, {"dblock.model": model, "dblock.database": using})
+
+    def _stale_object(self, *, sender: Any, **_: Any) -> None:
+        self._stale_objects.add(1, {"dblock.model": sender._meta.label_lower})  # noqa: SLF001 - Django's
+
+    def _retry(self, *, sender: Any, error: Exception, **_: Any) -> None:
+        name = function_name(sender)
+        self._retries.add(1, {"code.function.name": name, "error.type": type(error).__name__})
+
+    def _execute(self, **told: Any) -> None:
+        self._request(told, "executed")
+
+    def _replay(self, **told: Any) -> None:
+        self._request(told, "replayed")
+
+    def _refuse_request(self, **told: Any) -> None:
+        self._request(told, told["code"])
+
+    def _take_over(self, **told: Any) -> None:
+        self._request(told, "taken_over")
+
+    def _request(self, told: dict[str, Any], outcome: str) -> None:
+        attributes = {
+            "dblock.idempotency.mode": told["mode"],
+            "dblock.database": told["using"],
+            "dblock.outcome": outcome,
+        }
+        self._requests.add(1, attributes)
+
+
+def lock_attributes(told: dict[str, Any], label: KeyLabel) -> dict[str, str]:
+    """Return what is said of any lock: never the whole key."""
+    return {
+        "dblock.lock.kind": told["kind"],
+        "dblock.lock.key": label(told["keys"]),
+        "dblock.database": told["using"],
+    }

@@ -1,0 +1,187 @@
+"""Prometheus: counters and histograms of what happens to locks, versions and requests.
+
+Needs the extra: ``pip install "django-dblock[prometheus]"``. Call :func:`instrument` once in each
+process, in ``AppConfig.ready()``.
+"""
+
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+
+from django_dblock import signals
+from django_dblock.contrib.listening import (
+    HOLD_BUCKETS,
+    WAIT_BUCKETS,
+    FewLabels,
+    KeyLabel,
+    Listening,
+    Receivers,
+    ended,
+    first_part,
+    function_name,
+)
+from django_dblock.contrib.prometheus_state import StateCollector
+
+__all__ = ["StateCollector", "instrument", "uninstrument"]
+
+_listening = Listening()
+_registered: list[tuple[CollectorRegistry, "_Metrics"]] = []
+
+
+def instrument(*, registry: CollectorRegistry = REGISTRY, key_label: KeyLabel = first_part) -> None:
+    """Count and time from now on; a second call changes nothing.
+
+    Guaranteed: a series for each *kind* of key (``inventory``), not for each key; at most 200 of
+    them in a process, further ones are counted as ``(other)``. Works in the client's multiprocess
+    mode, and before or after a fork.
+
+    Not guaranteed: the hold time of a lock that joined an open transaction, which nobody is told
+    the end of; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+
+    Args:
+        registry: where the metrics are registered; a scrape shows it.
+        key_label: from the keys of a lock, a tuple of tuples, to the value of the label ``key``.
+    """
+
+    def make() -> Receivers:
+        metrics = _Metrics(registry, key_label)
+        _registered.append((registry, metrics))
+        return metrics.receivers()
+
+    _listening.start(make)
+
+
+def uninstrument() -> None:
+    """Stop, and take the metrics from the registry; without :func:`instrument` nothing happens."""
+    if _listening.stop():
+        registry, metrics = _registered.pop()
+        for metric in metrics.all:
+            registry.unregister(metric)
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry, key_label: KeyLabel) -> None:
+        self._label = FewLabels(key_label)
+        lock = ("kind", "key", "using")
+        self.took = Histogram(
+            "dblock_lock_acquire_seconds",
+            "Time to take a lock: waiting, and asking the server.",
+            lock,
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
+        self.waited = Histogram(
+            "dblock_lock_wait_seconds",
+            "Time spent waiting for others who had the lock, by how it ended.",
+            (*lock, "outcome"),
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
+        self.held = Histogram(
+            "dblock_lock_hold_seconds",
+            "Time a lock was held, by how that ended.",
+            (*lock, "ended"),
+            buckets=HOLD_BUCKETS,
+            registry=registry,
+        )
+        self.failures = Counter(
+            "dblock_lock_failures",
+            "Locks that were asked for and not had, by the error raised.",
+            (*lock, "error"),
+            registry=registry,
+        )
+        self.lost = Counter(
+            "dblock_leases_lost",
+            "Leases that ended while they were held: expired, or taken by somebody.",
+            ("key", "using", "reason"),
+            registry=registry,
+        )
+        self.stale_writes = Counter(
+            "dblock_stale_writes",
+            "Fenced writes that were refused.",
+            ("model", "using"),
+            registry=registry,
+        )
+        self.stale_objects = Counter(
+            "dblock_stale_objects",
+            "Conditional writes that found the row changed or gone.",
+            ("model",),
+            registry=registry,
+        )
+        self.retries = Counter(
+            "dblock_conflict_retries",
+            "Runs of a function that were repeated after a conflict.",
+            ("function", "error"),
+            registry=registry,
+        )
+        self.requests = Counter(
+            "dblock_idempotent_requests",
+            "Requests with an idempotency key, by what they came to.",
+            ("mode", "using", "outcome"),
+            registry=registry,
+        )
+        self.all = (self.took, self.waited, self.held, self.failures, self.lost,
+                    self.stale_writes, self.stale_objects, self.retries, self.requests)  # fmt: skip
+
+    def receivers(self) -> Receivers:
+        return {
+            signals.lock_acquired: self._acquired,
+            signals.lock_released: self._released,
+            signals.lock_timeout: self._timeout,
+            signals.lock_deadlock: self._deadlock,
+            signals.lock_refused: self._refused,
+            signals.lock_lost: self._lost,
+            signals.stale_write_refused: self._stale_write,
+            signals.stale_object: self._stale_object,
+            signals.conflict_retried: self._retried,
+            signals.request_executed: self._executed,
+            signals.request_replayed: self._replayed,
+            signals.request_refused: self._request_refused,
+            signals.request_taken_over: self._taken_over,
+        }
+
+    def _acquired(self, *, kind: str, keys: Any, using: str, **more: Any) -> None:
+        key = self._label(keys)
+        self.took.labels(kind, key, using).observe(more["took"])
+        self.waited.labels(kind, key, using, "acquired").observe(more["waited"])
+
+    def _released(self, *, kind: str, keys: Any, using: str, held: float, **more: Any) -> None:
+        self.held.labels(kind, self._label(keys), using, ended(more)).observe(held)
+
+    def _timeout(self, *, kind: str, keys: Any, using: str, waited: float, **_: Any) -> None:
+        key = self._label(keys)
+        self.waited.labels(kind, key, using, "timeout").observe(waited)
+        self.failures.labels(kind, key, using, "LockTimeout").inc()
+
+    def _deadlock(self, *, kind: str, keys: Any, using: str, waited: float, **_: Any) -> None:
+        key = self._label(keys)
+        self.waited.labels(kind, key, using, "deadlock").observe(waited)
+        self.failures.labels(kind, key, using, "LockDeadlock").inc()
+
+    def _refused(self, *, kind: str, keys: Any, using: str, error: Exception, **_: Any) -> None:
+        self.failures.labels(kind, self._label(keys), using, type(error).__name__).inc()
+
+    def _lost(self, *, keys: Any, using: str, expired: bool, **_: Any) -> None:
+        reason = "expired" if expired else "taken"
+        self.lost.labels(self._label(keys), using, reason).inc()
+
+    def _stale_write(self, *, model: str, using: str, **_: Any) -> None:
+        self.stale_writes.labels(model, using).inc()
+
+    def _stale_object(self, *, sender: Any, **_: Any) -> None:
+        self.stale_objects.labels(sender._meta.label_lower).inc()  # noqa: SLF001 - Django's
+
+    def _retried(self, *, sender: Any, error: Exception, **_: Any) -> None:
+        self.retries.labels(function_name(sender), type(error).__name__).inc()
+
+    def _executed(self, *, mode: str, using: str, **_: Any) -> None:
+        self.requests.labels(mode, using, "executed").inc()
+
+    def _replayed(self, *, mode: str, using: str, **_: Any) -> None:
+        self.requests.labels(mode, using, "replayed").inc()
+
+    def _request_refused(self, *, mode: str, using: str, code: str, **_: Any) -> None:
+        self.requests.labels(mode, using, code).inc()
+
+    def _taken_over(self, *, mode: str, using: str, **_: Any) -> None:
+        self.requests.labels(mode, using, "taken_over").inc()

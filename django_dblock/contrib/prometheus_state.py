@@ -1,0 +1,102 @@
+"""Prometheus: what is locked at the moment of a scrape, read from the server."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from django.db import Error
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from django_dblock.databases import connection_for
+from django_dblock.inspect import advisory_locks, fenced_leases, unfinished_requests
+
+logger = logging.getLogger("django_dblock.prometheus")
+
+
+class StateCollector(Collector):
+    """Gauges of the locks, leases and requests that are there at the moment of the scrape.
+
+    ``REGISTRY.register(StateCollector())``, in one process of each database: all would show the
+    same. Three statements a scrape, on a connection of the thread that answers it.
+
+    Guarantees: a database that does not answer costs the scrape these gauges, not the others; it is
+    logged to ``django_dblock.prometheus``.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.inspect.advisory_locks`.
+    """
+
+    def __init__(self, using: str | None = None) -> None:
+        self._using = using
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Return the gauges without values: registering asks no database."""
+        return [gauge.family() for gauge in _GAUGES]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Ask the server."""
+        connection = connection_for(self._using)
+        was_closed = connection.connection is None
+        try:
+            for gauge in _GAUGES:
+                yield gauge.measured(self._using, connection.alias)
+        except Error as error:
+            logger.warning(
+                "What is locked on %r could not be read: %s",
+                connection.alias,
+                error,
+                extra={"using": connection.alias},
+            )
+        finally:
+            if was_closed:  # the thread of a scrape has no request that would close it
+                connection.close()
+
+
+def _advisory(using: str | None) -> Iterator[str]:
+    return ("held" if lock.granted else "wanted" for lock in advisory_locks(using))
+
+
+def _leases(using: str | None) -> Iterator[str]:
+    return (lease.state for lease in fenced_leases(using))
+
+
+def _requests(using: str | None) -> Iterator[str]:
+    return (request.state for request in unfinished_requests(using))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gauge:
+    """One gauge: its name, what it says, the states it counts, and who knows them."""
+
+    name: str
+    text: str
+    states: tuple[str, ...]
+    read: Callable[[str | None], Iterator[str]]
+
+    def family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(self.name, self.text, labels=("using", "state"))
+
+    def measured(self, using: str | None, alias: str) -> GaugeMetricFamily:
+        family, found = self.family(), Counter(self.read(using))
+        for state in self.states:
+            family.add_metric((alias, state), found[state])
+        return family
+
+
+_GAUGES = (
+    _Gauge(
+        "dblock_advisory_locks",
+        "Advisory locks of the database, other programs' included.",
+        ("held", "wanted"),
+        _advisory,
+    ),
+    _Gauge("dblock_leases", "Leases that nobody else can have.", ("held", "delayed"), _leases),
+    _Gauge(
+        "dblock_unfinished_requests",
+        "Requests with an idempotency key that have no answer yet.",
+        ("leased", "free", "abandoned"),
+        _requests,
+    ),
+)

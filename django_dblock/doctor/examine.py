@@ -1,0 +1,70 @@
+"""Examine one database: everything, in the order in which it matters."""
+
+from collections.abc import Callable, Iterator
+
+from django.db import DatabaseError, InterfaceError
+
+from django_dblock.databases import connection_for
+from django_dblock.doctor import bloat, gather, limits, pooler, room, server, tables
+from django_dblock.doctor.facts import Facts
+from django_dblock.doctor.finding import Finding
+from django_dblock.exceptions import UnsupportedDatabase
+
+EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    server.server_version,
+    server.standby,
+    pooler.mode,
+    pooler.cursors,
+    server.isolation,
+    tables.migration,
+    tables.privileges,
+    tables.visibility,
+    room.lock_table,
+    limits.hung_client,
+    limits.vanished_client,
+    limits.waiting_client,
+    limits.time_limits,
+    bloat.table_bloat,
+    bloat.oldest_transaction,
+    server.synchronous_commit,
+    server.clock,
+)
+
+
+def examine(using: str | None = None) -> list[Finding]:
+    """Ask the database of an alias, and say what is well and what is not.
+
+    The same few statements always, whatever is locked; waits for no lock, changes nothing. A
+    picture of a moment. What stops the asking, no connection or another engine, is a finding, too.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.advisory_lock`.
+
+    Raises:
+        ConnectionDoesNotExist: there is no such alias.
+    """
+    try:
+        connection = connection_for(using)
+    except UnsupportedDatabase as error:
+        return [server.foreign(error.using, error.engine, "as its ENGINE says.")]
+    try:
+        said = gather.version(connection)
+        if refused := list(server.engine(connection.alias, said)):
+            return refused
+        facts = gather.gather(connection, said)
+    except (DatabaseError, InterfaceError) as error:
+        return [_unreachable(connection.alias, error)]
+    return [finding for examination in EXAMINATIONS for finding in examination(facts)]
+
+
+def _unreachable(alias: str, error: Exception) -> Finding:
+    said = str(error).strip()
+    if "max_locks_per_transaction" in said:  # the hint's setting, in every language
+        return room.full(said)
+    return Finding(
+        "connection",
+        "error",
+        f"Database {alias!r} can't be asked: {said}",
+        "No lock can be had there.",
+        "Look at the alias's HOST, PORT, USER and NAME, and at the server's log.",
+    )

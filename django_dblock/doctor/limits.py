@@ -1,0 +1,109 @@
+"""Examine how long the locks of a client stay taken that hangs, or has vanished.
+
+PostgreSQL manual: 20.3.2 "TCP Settings", 20.11.1 "Statement Behavior".
+"""
+
+from collections.abc import Iterator
+
+from django_dblock.conf import conf
+from django_dblock.doctor.facts import Facts
+from django_dblock.doctor.finding import Finding
+
+_LONG = 300
+"""Seconds; who waits for a lock has long given up."""
+
+
+def hung_client(facts: Facts) -> Iterator[Finding]:
+    """Find sessions that may be idle in a transaction for ever."""
+    limits = {
+        name: facts.number(name) / 1000
+        for name in ("idle_in_transaction_session_timeout", "transaction_timeout")
+        if facts.number(name)
+    }
+    if limits:
+        shown = ", ".join(f"{name} is {limit:g} s" for name, limit in limits.items())
+        yield Finding("hung-client", "ok", f"{shown}.")
+        return
+    yield Finding(
+        "hung-client", "warning",
+        f"idle_in_transaction_session_timeout is 0{_newer(facts)}.",
+        "A program that stops inside a lock's block, in a debugger or a call that hangs, keeps "
+        "the lock for ever.",
+        f"ALTER ROLE {facts.session.grantee} SET idle_in_transaction_session_timeout = '60s';",
+    )  # fmt: skip
+
+
+def _newer(facts: Facts) -> str:
+    return ", and so is transaction_timeout" if "transaction_timeout" in facts.settings else ""
+
+
+def vanished_client(facts: Facts) -> Iterator[Finding]:
+    """Work out when the server notices that the machine of a silent client is gone."""
+    whose = "pooler's" if facts.session.pooled else "client's"
+    if facts.session.on_socket:
+        yield Finding(
+            "vanished-client", "ok",
+            f"By a Unix socket: the kernel tells at once when the {whose} process ends.",
+        )  # fmt: skip
+        return
+    idle, interval, count = (
+        facts.number(f"tcp_keepalives_{name}") for name in ("idle", "interval", "count")
+    )
+    silence = idle + interval * count
+    shown = (
+        f"A {whose} machine that has vanished is noticed after {silence:,} s of silence "
+        f"(tcp_keepalives_idle {idle}, _interval {interval}, _count {count}; tcp_user_timeout "
+        f"{facts.number('tcp_user_timeout') / 1000:g} s)."
+    )
+    if silence <= _LONG:
+        yield Finding("vanished-client", "ok", shown)
+        return
+    role = facts.session.grantee
+    yield Finding(
+        "vanished-client", "warning", shown,
+        "Until then its transaction is open, and its locks are taken, unless another limit ends "
+        "it sooner.",
+        f"ALTER ROLE {role} SET tcp_keepalives_idle = '30s'; the same with "
+        f"tcp_keepalives_interval = '10s' and tcp_keepalives_count = 3."
+        + (" And tcp_keepalive of the pooler, for its clients." if facts.session.pooled else ""),
+    )  # fmt: skip
+
+
+def waiting_client(facts: Facts) -> Iterator[Finding]:
+    """Find that the server doesn't look after clients while it works or waits for them."""
+    interval = facts.number("client_connection_check_interval") / 1000
+    if interval:
+        yield Finding(
+            "waiting-client", "ok", f"client_connection_check_interval is {interval:g} s."
+        )
+        return
+    yield Finding(
+        "waiting-client", "info",
+        "client_connection_check_interval is 0.",
+        "One who waits for a lock and is gone keeps the place in the queue, and is given the "
+        "lock when its turn comes.",
+        f"ALTER ROLE {facts.session.grantee} SET client_connection_check_interval = '10s';",
+    )  # fmt: skip
+
+
+def time_limits(facts: Facts) -> Iterator[Finding]:
+    """Find a limit of the server that strikes before the lock's own timeout."""
+    statement, lock = (facts.number(f"{name}_timeout") / 1000 for name in ("statement", "lock"))
+    shown = f"statement_timeout is {statement:g} s, lock_timeout is {lock:g} s."
+    ours = conf.advisory_timeout
+    if statement and (ours is None or statement <= ours):
+        mine = "without a limit" if ours is None else f"up to {ours:g} s"
+        yield Finding(
+            "time-limits", "warning",
+            f"{shown} A lock waits {mine} (DBLOCK_ADVISORY_TIMEOUT).",
+            "A long wait ends with Django's OperationalError instead of LockTimeout.",
+            "Make DBLOCK_ADVISORY_TIMEOUT, or timeout=, shorter than statement_timeout.",
+        )  # fmt: skip
+    elif not statement:
+        yield Finding(
+            "time-limits", "info", shown,
+            "A statement that never ends keeps its transaction's locks for ever; 0 is no limit.",
+            f"ALTER ROLE {facts.session.grantee} SET statement_timeout = '30s';",
+        )  # fmt: skip
+    else:
+        yield Finding("time-limits", "ok", shown)

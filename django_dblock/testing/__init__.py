@@ -1,0 +1,11 @@
+"""Helpers for the tests of code that locks: a busy lock, a real race, and that nothing is left.
+
+They work on real connections to the real test database: a lock that is made up proves nothing.
+For pytest there are fixtures of the same names in :mod:`django_dblock.testing.pytest`.
+"""
+
+from django_dblock.testing.hold import hold_lock
+from django_dblock.testing.leaks import assert_no_locks
+from django_dblock.testing.threads import race
+
+__all__ = ["assert_no_locks", "hold_lock", "race"]

@@ -1,0 +1,247 @@
+"""The scrape of a real registry, read by the client's own parser."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.db import OperationalError, connection
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from django_dblock import advisory_lock, fenced_lock, run_once, signals
+from django_dblock.contrib import prometheus, prometheus_state
+from tests.contrib import events
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def registry():
+    registry = CollectorRegistry()
+    prometheus.instrument(registry=registry)
+    yield registry
+    prometheus.uninstrument()
+
+
+def scraped(registry):
+    """Each sample by its name and labels."""
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def lock(**labels):
+    return sorted({"kind": "advisory", "key": "inventory", "using": "default", **labels}.items())
+
+
+def test_everything_that_happens_is_in_a_scrape(registry, rival, observer):
+    events.everything(rival, observer)
+    found = scraped(registry)
+
+    def value(name, labels):
+        return found[(name, *labels)]
+
+    inventory, lease = lock(), lock(kind="fenced", key="nightly-sync")
+    assert value("dblock_lock_acquire_seconds_count", inventory) == 3
+    assert value("dblock_lock_acquire_seconds_count", lease) == 4
+    assert value("dblock_lock_wait_seconds_count", lock(outcome="acquired")) == 3
+    assert value("dblock_lock_wait_seconds_sum", lock(outcome="acquired")) > 0
+    assert value("dblock_lock_wait_seconds_bucket", lock(outcome="acquired", le="0.001")) == 2
+    assert value("dblock_lock_wait_seconds_count", lock(outcome="timeout")) == 1
+    assert value("dblock_lock_wait_seconds_count", lock(key="b", outcome="deadlock")) == 1
+    assert value("dblock_lock_hold_seconds_count", lock(ended="committed")) == 2
+    assert value("dblock_lock_hold_seconds_count", lock(ended="rolled_back")) == 1
+    ends = {"kind": "fenced", "key": "nightly-sync"}
+    assert value("dblock_lock_hold_seconds_count", lock(**ends, ended="released")) == 1
+    assert value("dblock_lock_hold_seconds_count", lock(**ends, ended="lost")) == 3
+    assert value("dblock_lock_failures_total", lock(error="LockTimeout")) == 1
+    assert value("dblock_lock_failures_total", lock(key="b", error="LockDeadlock")) == 1
+    assert value("dblock_lock_failures_total", lock(error="UnsafeIsolation")) == 1
+    lost = [("key", "nightly-sync"), ("using", "default")]
+    assert value("dblock_leases_lost_total", [lost[0], ("reason", "taken"), lost[1]]) == 2
+    assert value("dblock_leases_lost_total", [lost[0], ("reason", "expired"), lost[1]]) == 1
+    written = [("model", "app.account"), ("using", "default")]
+    assert value("dblock_stale_writes_total", written) == 1
+    assert value("dblock_stale_objects_total", [("model", "app.stock")]) == 1
+    again = "tests.contrib.events.stale.<locals>.again"
+    retried = [("error", "StaleObjects"), ("function", again)]
+    assert value("dblock_conflict_retries_total", retried) == 1
+    for outcome, mode in (
+        ("executed", "atomic"),
+        ("replayed", "atomic"),
+        ("key_reused", "atomic"),
+        ("executed", "lease"),
+        ("taken_over", "lease"),
+    ):
+        labels = [("mode", mode), ("outcome", outcome), ("using", "default")]
+        assert value("dblock_idempotent_requests_total", labels) == 1
+
+
+def test_no_key_is_in_a_scrape_whole(registry, rival, observer):
+    events.everything(rival, observer)
+    text = generate_latest(registry).decode()
+    assert "sku-" not in text
+
+
+def test_switched_on_twice_everything_is_counted_once(registry):
+    prometheus.instrument(registry=registry)
+    prometheus.instrument()
+    events.advisory()
+    assert scraped(registry)[("dblock_lock_acquire_seconds_count", *lock())] == 2
+
+
+def test_switched_off_nobody_listens_and_nothing_is_left(registry):
+    assert signals.lock_acquired.receivers
+    prometheus.uninstrument()
+    prometheus.uninstrument()
+    assert not signals.lock_acquired.receivers
+    events.advisory()
+    assert scraped(registry) == {}
+    prometheus.instrument(registry=registry)
+    events.advisory()
+    assert scraped(registry)[("dblock_lock_acquire_seconds_count", *lock())] == 2
+
+
+def test_a_label_of_ones_own():
+    registry = CollectorRegistry()
+    prometheus.instrument(registry=registry, key_label=lambda keys: keys[0][1])
+    try:
+        events.advisory()
+        assert ("dblock_lock_acquire_seconds_count", *lock(key="sku-1")) in scraped(registry)
+    finally:
+        prometheus.uninstrument()
+
+
+def test_many_threads_switch_it_on_at_once():
+    registry, start = CollectorRegistry(), threading.Barrier(8)
+
+    def switch():
+        start.wait()
+        prometheus.instrument(registry=registry)
+
+    threads = [threading.Thread(target=switch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert len(signals.lock_acquired.receivers) == 1
+    finally:
+        prometheus.uninstrument()
+
+
+PREFORK = """
+import os, sys
+import django
+from django.conf import settings
+settings.DATABASES["default"]["NAME"] = sys.argv[1]
+django.setup()
+from django_dblock import advisory_lock
+from django_dblock.contrib import prometheus
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+prometheus.instrument()
+for _ in range(2):
+    prometheus._listening._mutex.acquire()  # as if another thread were switching just now
+    if (child := os.fork()) == 0:
+        prometheus.instrument()
+        with advisory_lock("inventory", "sku-1"):
+            pass
+        os._exit(0)
+    prometheus._listening._mutex.release()
+    assert os.waitpid(child, 0)[1] == 0
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
+
+@pytest.mark.processes
+def test_the_workers_of_a_server_are_counted_together(tmp_path):
+    """The client's multiprocess mode, switched on before the fork and once more after it."""
+    result = subprocess.run(
+        [sys.executable, "-c", PREFORK, connection.settings_dict["NAME"]],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    )
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(result.stdout)
+        for sample in family.samples
+    }
+    assert found["dblock_lock_acquire_seconds_count"] == 2
+
+
+class TestState:
+    """What is locked at the moment of the scrape."""
+
+    @pytest.fixture
+    def state(self, statements):
+        registry = CollectorRegistry()
+        with statements() as sent:
+            registry.register(prometheus.StateCollector())
+        assert len(sent) == 0, "registering asks no database"
+        return registry
+
+    def test_locks_leases_and_requests(self, state, hold_lock, statements):
+        hold_lock("inventory", "sku-1")
+
+        def work(_):
+            with fenced_lock("nightly-sync", ttl=30), statements() as sent:
+                found.update(scraped(state))
+            assert len(sent) == 3
+
+        found = {}
+        run_once("a", work=work, mode="lease")
+
+        def value(name, which):
+            return found[(name, ("state", which), ("using", "default"))]
+
+        assert value("dblock_advisory_locks", "held") == 1
+        assert value("dblock_advisory_locks", "wanted") == 0
+        assert value("dblock_leases", "held") == 1
+        assert value("dblock_unfinished_requests", "leased") == 1
+
+    def test_zero_is_shown(self, state):
+        found = scraped(state)
+        assert set(found.values()) == {0.0}
+        assert ("dblock_leases", ("state", "delayed"), ("using", "default")) in found
+
+    def test_without_the_database_the_rest_of_the_scrape_is_there(self, state, monkeypatch, caplog):
+        def fail(using):
+            raise OperationalError("the server is gone")
+
+        monkeypatch.setattr(prometheus_state, "advisory_locks", fail)
+        assert scraped(state) == {}
+        [record] = caplog.records
+        assert record.name == "django_dblock.prometheus"
+        assert "the server is gone" in record.getMessage()
+
+    def test_the_thread_of_a_scrape_keeps_no_connection(self, state):
+        left = []
+
+        def scrape():
+            scraped(state)
+            left.append(connection.connection)
+
+        thread = threading.Thread(target=scrape)
+        thread.start()
+        thread.join()
+        assert left == [None]
+        with advisory_lock("a"):
+            scraped(state)
+            assert connection.connection is not None

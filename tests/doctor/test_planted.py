@@ -1,0 +1,414 @@
+"""``dblock doctor``: each thing that is wrong is planted for real, and found."""
+
+import json
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+from psycopg import IsolationLevel
+
+from django_dblock import fenced_lock
+from tests.conftest import conninfo
+from tests.doctor.helpers import HEALTHY, found, leading, with_options
+from tests.fencing.running import dblock, environment
+from tests.helpers import observe, servers
+from tests.test_lock_table_full import full, small  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_sound_database():
+    with with_options(HEALTHY):
+        assert {finding.level for finding in found().values()} == {"ok"}
+
+
+class TestPooler:
+    @contextmanager
+    def through(self, mode, pool_size=20, **settings):
+        name = connection.settings_dict["NAME"]
+        with servers.pgbouncer(conninfo(), name, mode=mode, pool_size=pool_size) as port:
+            with leading(HOST="127.0.0.1", PORT=port, **settings):
+                yield port
+
+    def test_statement_mode_is_an_error_and_the_rest_is_examined_still(self):
+        with self.through("statement"):
+            findings = found()
+        finding = findings["pooler-mode"]
+        assert finding.level == "error"
+        assert "transaction blocks not allowed in statement pooling mode" in finding.found
+        assert "pool_mode = transaction" in finding.do
+        assert "isolation" not in findings, "there is none"
+        assert findings["migration"].level == "ok"
+
+    def test_transaction_mode_is_fine_without_server_side_cursors(self):
+        with self.through("transaction", DISABLE_SERVER_SIDE_CURSORS=True):
+            findings = found()
+        assert findings["pooler-mode"].level == "ok"
+        assert "for a transaction each" in findings["pooler-mode"].found
+        assert "pooler-cursors" not in findings
+        assert "of the pooler, for its clients" in findings["vanished-client"].do
+
+    def test_transaction_mode_with_server_side_cursors_is_a_warning(self):
+        with self.through("transaction"):
+            finding = found()["pooler-cursors"]
+        assert finding.level == "warning"
+        assert "DISABLE_SERVER_SIDE_CURSORS" in finding.do
+
+    def test_session_mode_is_told_apart(self):
+        with self.through("session"):
+            findings = found()
+        assert "for a session each" in findings["pooler-mode"].found
+        assert "pooler-cursors" not in findings
+
+    def test_a_pool_that_is_used_up_is_not_waited_for(self, monkeypatch):
+        monkeypatch.setattr("django_dblock.doctor.lent._PATIENCE", 0.2)
+        with self.through("session", pool_size=1):
+            finding = found()["pooler-mode"]
+        assert finding.level == "info"
+        assert "can't be told" in finding.found
+
+    def test_a_pooler_that_hangs_up_on_those_who_wait(self, monkeypatch):
+        monkeypatch.setattr("django_dblock.doctor.lent._PATIENCE", 60)
+        with self.through("session", pool_size=1):
+            assert "can't be told" in found()["pooler-mode"].found
+
+    def test_in_a_callers_transaction_it_is_not_guessed(self):
+        from django.db import transaction
+
+        with self.through("transaction"), transaction.atomic():
+            assert "can't be told" in found()["pooler-mode"].found
+
+    def test_without_one(self):
+        assert found()["pooler-mode"].found == "No pooler in front of the server."
+
+
+def test_a_standby_alias(standby):
+    with leading("other", HOST="127.0.0.1", PORT=standby.port, NAME="postgres"):
+        finding = found("other")["standby"]
+    assert finding.level == "error"
+    assert "'other' is a standby" in finding.found
+    assert "alias of the primary" in finding.do
+
+
+@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_an_alias_above_read_committed(level, settings):
+    options = {**connection.settings_dict["OPTIONS"], "isolation_level": level}
+    with leading(OPTIONS=options):
+        finding = found()["isolation"]
+        assert finding.level == "error"
+        assert level.name.replace("_", " ") in finding.found
+        settings.DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True
+        assert found()["isolation"].level == "info"
+
+
+def test_a_role_or_database_whose_default_is_above_read_committed():
+    with with_options("-c default_transaction_isolation=serializable"):
+        assert found()["isolation"].level == "error"
+
+
+class TestLockTable:
+    """``primary`` has room for 10 * (20 + 2) locks by its settings, and for some more in fact."""
+
+    @pytest.mark.parametrize(("locks", "level"), [(150, "warning"), (210, "error")])
+    def test_nearly_full(self, locks, level, small, primary):  # noqa: F811
+        with psycopg.connect(primary.url, application_name="bulk") as filling:
+            filling.execute(
+                "SELECT pg_advisory_xact_lock(n) FROM generate_series(1, %s::int) AS n", [locks]
+            )
+            finding = found("other")["lock-table"]
+            pid = filling.info.backend_pid
+        assert finding.level == level
+        assert "of about 220 places" in finding.found
+        assert f"Most locks, {locks}, are those of backend {pid}" in finding.found
+        assert "'bulk'" in finding.found
+        assert "max_locks_per_transaction" in finding.do
+
+    def test_a_prepared_transaction_fills_it(self, small, primary):  # noqa: F811
+        with psycopg.connect(primary.url, autocommit=True) as filling:
+            filling.execute(
+                "BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 150) AS n;"
+                " PREPARE TRANSACTION 'many'"
+            )
+            try:
+                finding = found("other")["lock-table"]
+            finally:
+                filling.execute("ROLLBACK PREPARED 'many'")
+        assert "those of a prepared transaction" in finding.found
+
+    def test_shared_locks_on_one_key_take_one_place(self, rival, connect):
+        before = int(found()["lock-table"].found.split()[0])
+        held = [connect() for _ in range(5)]
+        for each in held:
+            each.execute("BEGIN; SELECT pg_advisory_xact_lock_shared(7)")
+        after = int(found()["lock-table"].found.split()[0])
+        for each in held:
+            each.execute("ROLLBACK")
+        assert after - before == 1
+
+    def test_full(self, full, small):  # noqa: F811
+        """There is no room for the doctor's own questions."""
+        findings = found("other")
+        assert findings["lock-table"].level == "error"
+        assert "max_locks_per_transaction" in findings["lock-table"].do
+
+
+class TestMigration:
+    def test_a_table_that_was_never_made(self):
+        call_command("migrate", "django_dblock", "0001", verbosity=0)
+        try:
+            finding = found()["migration"]
+        finally:
+            call_command("migrate", "django_dblock", verbosity=0)
+        assert finding.level == "error"
+        assert finding.found == "There is no table django_dblock_idempotencykey."
+        assert finding.do == "Run 'manage.py migrate django_dblock --database default'."
+
+    def test_a_column_that_a_later_release_needs(self, observer):
+        observer.execute("ALTER TABLE django_dblock_fencedlock RENAME COLUMN grants TO gone")
+        try:
+            finding = found()["migration"]
+        finally:
+            observer.execute("ALTER TABLE django_dblock_fencedlock RENAME COLUMN gone TO grants")
+        assert finding.found == "Table django_dblock_fencedlock has no column grants."
+
+    def test_a_table_in_a_schema_that_is_not_searched(self, observer):
+        observer.execute("CREATE SCHEMA away; ALTER TABLE django_dblock_fencedlock SET SCHEMA away")
+        try:
+            finding = found()["migration"]
+        finally:
+            observer.execute(
+                "ALTER TABLE away.django_dblock_fencedlock SET SCHEMA public; DROP SCHEMA away"
+            )
+        assert "is in schema 'away', which is not in the search_path" in finding.found
+
+    def test_tables_that_belong_to_another_alias_are_not_missed(self, primary, settings):
+        with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="postgres"):
+            findings = found("other")
+            assert "migration" not in findings
+            assert "django_dblock_fencedlock in 'default'" in findings["tables-elsewhere"].found
+            settings.DBLOCK_DATABASE = "other"
+            assert found()["migration"].level == "error"
+
+    def test_tables_that_are_there_all_the_same_are_looked_at(self):
+        findings = found("other")
+        assert findings["migration"].level == "ok"
+        assert "tables-elsewhere" not in findings
+
+
+@pytest.fixture
+def plain(observer):
+    """A role that may do nothing yet."""
+    observer.execute("DROP ROLE IF EXISTS dblock_plain; CREATE ROLE dblock_plain LOGIN")
+    yield "dblock_plain"
+    observer.execute("DROP OWNED BY dblock_plain; DROP ROLE dblock_plain")
+
+
+class TestPrivileges:
+    def test_a_missing_one_on_a_table(self, plain, observer):
+        observer.execute(
+            "GRANT SELECT ON django_dblock_fencedlock, django_dblock_fencedticket,"
+            " django_dblock_idempotencykey TO dblock_plain;"
+            "GRANT INSERT, UPDATE, DELETE ON django_dblock_fencedlock, django_dblock_fencedticket"
+            " TO dblock_plain"
+        )
+        with leading(USER=plain):
+            finding = found()["privileges"]
+        assert finding.level == "error"
+        assert finding.found == (
+            "Role 'dblock_plain' lacks privileges on django_dblock_idempotencykey: INSERT, UPDATE,"
+            " DELETE."
+        )
+        observer.execute(finding.do.partition(": ")[2])
+        with leading(USER=plain):
+            assert found()["privileges"].level == "ok", "what it said to do helps"
+
+    def test_a_role_that_may_not_lock(self, plain, observer):
+        function = "pg_try_advisory_xact_lock(bigint)"
+        observer.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        try:
+            with leading(USER=plain):
+                finding = found()["lock-functions"]
+        finally:
+            observer.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+        assert finding.level == "error"
+        assert finding.found == f"Role 'dblock_plain' may not call {function}."
+        assert "GRANT EXECUTE" in finding.do
+
+    def test_what_is_hidden_is_told_as_hidden(self, plain, observer):
+        with leading(USER=plain):
+            finding = found()["visibility"]
+            observer.execute("GRANT pg_read_all_stats TO dblock_plain")
+            assert found()["visibility"].level == "ok"
+        assert finding.level == "info"
+        assert "hides the query, state, client and times" in finding.found
+
+
+class TestBloat:
+    @contextmanager
+    def pinned(self, rival):
+        """Somebody reads at REPEATABLE READ while a lease is renewed two thousand times."""
+        with fenced_lock("nightly", ttl=600):
+            pass
+        rival.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        rival.execute("SELECT FROM django_dblock_fencedlock")
+        with psycopg.connect(conninfo(), autocommit=True) as renewing:
+            renewing.execute(
+                "DO $$ BEGIN FOR n IN 1..2000 LOOP"
+                " UPDATE django_dblock_fencedlock SET renewed_at = clock_timestamp(); COMMIT;"
+                " END LOOP; END $$"
+            )
+            renewing.execute("SELECT pg_stat_force_next_flush()")
+            renewing.execute("VACUUM django_dblock_fencedlock")
+            yield renewing
+
+    def test_a_lease_table_kept_by_a_long_transaction(self, rival):
+        with self.pinned(rival):
+            finding = found()["table-bloat"]
+            rival.execute("ROLLBACK")
+        assert finding.level == "warning"
+        assert "django_dblock_fencedlock has 2,0" in finding.found
+        pid = rival.info.backend_pid
+        assert f"Kept by the transaction of backend {pid} (role " in finding.follows
+        assert f"SELECT pg_terminate_backend({pid});" in finding.do
+
+    def test_negative_twin_without_the_pin_vacuum_removes_them(self, rival):
+        with self.pinned(rival) as renewing:
+            rival.execute("ROLLBACK")
+            renewing.execute("VACUUM django_dblock_fencedlock")
+            renewing.execute("SELECT pg_stat_force_next_flush()")
+            assert found()["table-bloat"].level == "ok"
+
+    def test_the_time_of_another_role_is_told_as_hidden(self, rival, plain):
+        with self.pinned(rival), leading(USER=plain):
+            finding = found()["table-bloat"]
+        rival.execute("ROLLBACK")
+        assert "for a time that is hidden" in finding.follows
+
+    def test_a_prepared_transaction_keeps_rows(self, primary):
+        with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="postgres"):
+            with psycopg.connect(primary.url, autocommit=True) as preparing:
+                preparing.execute("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'it''s'")
+                try:
+                    pins = gathered("other").pins
+                finally:
+                    preparing.execute("ROLLBACK PREPARED 'it''s'")
+        [pin] = [pin for pin in pins if pin.kind == "prepared"]
+        assert (pin.name, pin.detail) == ("it's", "role postgres")
+        assert pin.seconds >= 0
+
+    @pytest.mark.processes
+    def test_a_replication_slot_keeps_rows_when_its_standby_is_away(self):
+        primary = servers.throw_away()
+        try:
+            with psycopg.connect(primary.url, autocommit=True) as looking:
+                slot = "SELECT FROM pg_replication_slots WHERE xmin IS NOT NULL"
+                with servers.standby(primary, slot="away"):
+                    observe.until(lambda: looking.execute(slot).fetchall(), "it gives feedback")
+                with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="postgres"):
+                    pins = gathered("other").pins
+        finally:
+            primary.remove()
+        [pin] = [pin for pin in pins if pin.kind == "slot"]
+        assert (pin.name, pin.seconds, pin.detail) == ("away", None, "inactive")
+
+
+def gathered(alias):
+    from django_dblock.doctor.gather import gather
+
+    return gather(connections[alias], "PostgreSQL")
+
+
+@pytest.mark.parametrize(("skew", "way"), [("+10m", "ahead of"), ("-10m", "behind")])
+def test_an_application_clock_off_by_minutes_is_harmless_and_told_with_the_offset(skew, way):
+    servers.need("faketime", "faketime")
+    done = subprocess.run(
+        ["faketime", "--exclude-monotonic", "-f", skew, *dblock("doctor", "--json")],
+        stdout=subprocess.PIPE, text=True, check=False, timeout=60, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    [clock] = [each for each in json.loads(done.stdout)["findings"] if each["id"] == "clock"]
+    assert clock["level"] == "info"
+    assert f"10.0 minutes {way} the server's" in clock["found"]
+    assert "Harmless" in clock["follows"]
+
+
+class TestTimeLimits:
+    def test_each_by_its_name(self):
+        with with_options("-c statement_timeout=5s -c synchronous_commit=off"):
+            findings = found()
+        assert findings["hung-client"].level == "warning"
+        assert findings["vanished-client"].level == "warning"
+        assert "after 7,875 s of silence" in findings["vanished-client"].found
+        assert findings["waiting-client"].level == "info"
+        assert findings["time-limits"].level == "warning"
+        assert "A lock waits up to 10 s" in findings["time-limits"].found
+        assert findings["synchronous-commit"].level == "warning"
+
+    def test_no_limit_at_all(self, settings):
+        assert found()["time-limits"].level == "info"
+        settings.DBLOCK_ADVISORY_TIMEOUT = None
+        with with_options("-c statement_timeout=5s"):
+            assert "A lock waits without a limit" in found()["time-limits"].found
+
+    @pytest.mark.skipif(servers.version() < 17, reason="new in 17")
+    def test_transaction_timeout_is_a_limit_too(self):
+        with with_options("-c transaction_timeout=90s"):
+            assert found()["hung-client"].found == "transaction_timeout is 90 s."
+
+
+class TestNoPostgres:
+    def test_cockroachdb_is_refused_by_name_and_asked_no_more(self, statements):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE"
+                " sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$;"
+                " SET search_path = impostor, pg_catalog"
+            )
+            with statements() as sent:
+                findings = found()
+            cursor.execute("DROP SCHEMA impostor CASCADE")
+        connection.close()
+        assert list(findings) == ["engine"]
+        assert findings["engine"].level == "error"
+        assert "'default' is CockroachDB, not PostgreSQL" in findings["engine"].found
+        assert len(sent) == 1
+
+    def test_another_engine(self):
+        assert "'sqlite' is SQLite, not PostgreSQL" in found("sqlite")["engine"].found
+
+    def test_nobody_there(self):
+        with leading("other", PORT=servers.free_port()):
+            findings = found("other")
+        assert list(findings) == ["connection"]
+        assert findings["connection"].level == "error"
+
+
+def test_another_refusal_of_a_transaction_is_no_finding_about_poolers(monkeypatch):
+    monkeypatch.setattr(
+        "django_dblock.sql.doctor.ISOLATION", "SELECT pg_terminate_backend(pg_backend_pid())"
+    )
+    assert list(found()) == ["connection"]
+    connection.close()
+
+
+def test_the_same_statements_whatever_is_locked(statements, rival):
+    with statements() as idle:
+        found()
+    rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 300) AS n")
+    with statements() as busy:
+        found()
+    rival.execute("ROLLBACK")
+    assert len(idle) == len(busy) == 9, "seven questions, BEGIN and COMMIT"
+
+
+def test_it_waits_for_nobody(rival):
+    """Not even for those who rewrite our tables."""
+    rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock, django_migrations")
+    with with_options(f"{HEALTHY} -c lock_timeout=1"):
+        assert found()["migration"].level == "ok"
+    rival.execute("ROLLBACK")

@@ -1,0 +1,84 @@
+"""Slow waits and long holds are in the log; what is quick is not, and costs nothing."""
+
+import logging
+from datetime import timedelta
+
+import pytest
+from django.test import override_settings
+
+from django_dblock import LockTimeout, advisory_lock, fenced_lock, signals
+from django_dblock.checks import check_settings
+from tests.contrib import events
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LONG = 3600
+NEVER_MIND = timedelta(microseconds=1)
+
+
+def test_by_default_nobody_listens():
+    with advisory_lock("a"):
+        pass
+    for signal in (signals.lock_acquired, signals.lock_released, signals.lock_timeout):
+        assert not signal.receivers
+
+
+@override_settings(DBLOCK_SLOW_WAIT=NEVER_MIND)
+def test_a_slow_wait(caplog):
+    events.waited()
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("django_dblock.advisory", "WARNING")
+    assert record.getMessage().startswith("Slow lock: waited 0.")
+    assert record.getMessage().endswith(" s for inventory:sku-2 on 'default'")
+    assert (record.kind, record.lock, record.using, record.shared) == (
+        "advisory", "inventory:sku-2", "default", False,
+    )  # fmt: skip
+    assert record.waited > 0
+
+
+@override_settings(DBLOCK_SLOW_WAIT=NEVER_MIND)
+def test_a_slow_wait_in_vain(caplog, rival, observer):
+    events.timed_out()
+    events.deadlocked(rival, observer)
+    timeout, deadlock = (record.getMessage() for record in caplog.records)
+    assert timeout.startswith("Slow lock: gave up after 0.")
+    assert deadlock.startswith("Slow lock: met a deadlock after ")
+
+
+@override_settings(DBLOCK_SLOW_HOLD=NEVER_MIND)
+def test_a_long_hold(caplog):
+    with advisory_lock("a"):
+        pass
+    with fenced_lock("nightly-sync", ttl=30), pytest.raises(LockTimeout):
+        fenced_lock("nightly-sync", ttl=30).__enter__()
+    advisory, fenced = caplog.records
+    assert advisory.getMessage().startswith("Slow lock: held for 0.")
+    assert (advisory.name, advisory.lock) == ("django_dblock.advisory", "a")
+    assert (fenced.name, fenced.lock) == ("django_dblock.fencing", "nightly-sync")
+    assert fenced.held > 0
+
+
+@override_settings(DBLOCK_SLOW_WAIT=LONG, DBLOCK_SLOW_HOLD=LONG)
+def test_what_is_quick_is_not_logged(caplog):
+    events.waited()
+    assert caplog.records == []
+
+
+@override_settings(DBLOCK_SLOW_WAIT="soon")
+def test_a_wrong_limit_is_none_and_the_checks_say_so(caplog):
+    events.waited()
+    assert caplog.records == []
+    [error] = check_settings()
+    assert error.msg.startswith("DBLOCK_SLOW_WAIT must be a timedelta or a number")
+
+
+def test_a_lost_lease_is_logged_with_what_a_machine_reads(caplog):
+    with caplog.at_level(logging.WARNING, logger="django_dblock"):
+        events.leased()
+    taken, expired = caplog.records
+    for record in (taken, expired):
+        assert record.name == "django_dblock.fencing"
+        assert (record.kind, record.lock, record.using) == ("fenced", "nightly-sync", "default")
+        assert record.token > 1
+    assert "operator" in taken.reason
+    assert expired.reason == "no renewal was confirmed in time"

@@ -1,0 +1,122 @@
+"""``manage.py dblock terminate``: an operator ends a backend, and that is written down."""
+
+import io
+import logging
+import sys
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError
+
+from django_dblock.cli import person, terminate
+from django_dblock.exceptions import TerminationRefused
+from tests.fencing.test_release_command import says  # noqa: F401 - a fixture
+from tests.helpers import observe
+from tests.test_commands import run
+from tests.test_operate import LOCK, holding, is_alive, is_gone, pid_of, plain_role  # noqa: F401 - likewise
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):  # noqa: F811
+    holding.execute("SELECT pg_advisory_lock(2, 3)")
+    pid = pid_of(holding)
+    with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
+        title, first, second, told = run("terminate", str(pid), "--yes").splitlines()
+    assert title.split()[:4] == ["lock", "mode", "state", "pid"]
+    assert first.split()[:4] == ["1", "exclusive", "held", str(pid)]
+    assert second.startswith("(2, 3)")
+    assert told.startswith(f"Backend {pid} is told to end: its transaction is rolled back")
+    observe.until(lambda: is_gone(observer, pid), "it is gone")
+    [record] = caplog.records
+    assert (record.pid, record.by, record.using) == (pid, person.who(), "default")
+
+
+def test_two_statements_beside_the_block(holding, statements):  # noqa: F811
+    with statements() as sent:
+        run("terminate", str(pid_of(holding)), "--yes")
+    assert [query["sql"].split()[0] for query in sent] == ["SELECT", "BEGIN", "SELECT", "COMMIT"]
+
+
+def test_it_asks(holding, observer, says):  # noqa: F811
+    says("y")
+    run("terminate", str(pid_of(holding)))
+    observe.until(lambda: is_gone(observer, pid_of(holding)), "it is gone")
+
+
+@pytest.mark.parametrize("answer", ["", "n", "yep"])
+def test_anything_but_yes_is_no(answer, holding, says, caplog):  # noqa: F811
+    says(answer)
+    with pytest.raises(CommandError, match="Not done"):
+        run("terminate", str(pid_of(holding)))
+    assert is_alive(holding)
+    assert caplog.records == []
+
+
+def test_where_nobody_can_answer_it_is_refused(holding, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(CommandError, match="Pass --yes"):
+        run("terminate", str(pid_of(holding)))
+    assert is_alive(holding)
+
+
+def test_one_that_let_go_while_it_was_asked_is_not_touched(holding, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(
+        person, "ask", lambda question: holding.execute("SELECT pg_advisory_unlock(1)")
+    )
+    with pytest.raises(CommandError, match="has ended meanwhile, or has no lock any more"):
+        run("terminate", str(pid_of(holding)))
+    assert is_alive(holding)
+
+
+def test_another_with_the_same_pid_is_not_touched(holding, monkeypatch):  # noqa: F811
+    """The operator said yes to the one that was shown."""
+    from dataclasses import replace
+
+    shown = terminate.advisory_locks
+
+    def earlier(using):
+        return [
+            replace(lock, backend_start=lock.backend_start - timedelta(microseconds=1))
+            for lock in shown(using)
+        ]
+
+    monkeypatch.setattr(terminate, "advisory_locks", earlier)
+    with pytest.raises(CommandError, match="nothing was done"):
+        run("terminate", str(pid_of(holding)), "--yes")
+    assert is_alive(holding)
+
+
+@pytest.mark.parametrize("pid", ["0", "2147483648"])
+def test_one_that_has_nothing_to_do_with_a_lock_is_refused(pid, rival):
+    for each in (pid, str(pid_of(rival))):
+        with pytest.raises(CommandError, match="neither holds nor waits for an advisory lock"):
+            run("terminate", each, "--yes")
+    assert is_alive(rival)
+
+
+def test_one_in_another_database_is_refused(holding):  # noqa: F811
+    with pytest.raises(CommandError, match="of this database, so it is not touched"):
+        run("terminate", str(pid_of(holding)), "--yes", "--using", "other")
+    assert is_alive(holding)
+
+
+class TestAPlainRole:
+    def test_what_is_hidden_from_it_is_not_touched(self, holding, plain_role):  # noqa: F811
+        with pytest.raises(CommandError, match="when its connection began is hidden"):
+            run("terminate", str(pid_of(holding)), "--yes")
+        assert is_alive(holding)
+
+    def test_what_it_may_see_but_not_end_is_told_in_words(self, holding, observer, plain_role):  # noqa: F811
+        observer.execute("GRANT pg_read_all_stats TO dblock_plain")
+        with pytest.raises(CommandError, match="was not ended: permission denied") as raised:
+            run("terminate", str(pid_of(holding)), "--yes")
+        assert isinstance(raised.value.__cause__, TerminationRefused)
+        assert is_alive(holding)
+
+    def test_its_own_roles(self, connect, observer, plain_role):  # noqa: F811
+        own = connect(user=plain_role)
+        own.execute(LOCK)
+        run("terminate", str(pid_of(own)), "--yes")
+        observe.until(lambda: is_gone(observer, pid_of(own)), "it is gone")
+        own.close()

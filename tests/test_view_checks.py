@@ -1,0 +1,131 @@
+"""Checks of views: each planted fault is found, and a sound project is left alone."""
+
+import types
+
+import pytest
+from django.core import checks
+from django.db import connection, transaction
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.urls import clear_url_caches, include, path
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from django_dblock import advisory_lock, fenced_lock, idempotent
+from django_dblock.view_checks import check_guards
+
+
+@idempotent(mode="lease")
+def leased(request):
+    return HttpResponse()
+
+
+@idempotent
+def atomic(request):
+    return HttpResponse()
+
+
+@fenced_lock("a", ttl=30)
+def fenced(request):
+    return HttpResponse()
+
+
+@fenced_lock("a", ttl=30)
+async def fenced_async(request):
+    return HttpResponse()
+
+
+@idempotent(mode="lease", using="other")
+def elsewhere(request):
+    return HttpResponse()
+
+
+class Pay(View):
+    @idempotent(mode="lease")
+    def post(self, request):
+        return HttpResponse()
+
+
+@method_decorator(fenced_lock("a", ttl=30), name="dispatch")
+class Wrapped(View):
+    pass
+
+
+@advisory_lock("a")
+def streaming(request):
+    return StreamingHttpResponse([b"a"])
+
+
+@advisory_lock("a")
+@idempotent
+def sending(request):
+    return FileResponse()
+
+
+def plain(request):
+    return StreamingHttpResponse([b"a"])
+
+
+class Callable:
+    """A view need be no function."""
+
+    def __call__(self, request):
+        return HttpResponse()
+
+
+@pytest.fixture
+def found(settings, monkeypatch):
+    def check(*views, atomic_requests=False):
+        monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", atomic_requests)
+        urls = types.ModuleType("urls")
+        urls.urlpatterns = [
+            path("a/", include([path(f"{n}/", view) for n, view in enumerate(views)])),
+            path("again/", views[0]),
+        ]
+        settings.ROOT_URLCONF = urls
+        clear_url_caches()
+        return [(message.id, message.obj.rpartition(".")[2]) for message in check_guards()]
+
+    return check
+
+
+def test_it_is_registered():
+    assert check_guards in checks.registry.registry.registered_checks
+
+
+def test_a_sound_project(found, settings):
+    assert found(leased, atomic, fenced, Pay.as_view(), plain, Callable()) == []
+    settings.ROOT_URLCONF = None
+    assert check_guards() == []
+
+
+@pytest.mark.parametrize(
+    ("view", "name"),
+    [
+        (fenced, "fenced"),
+        (fenced_async, "fenced_async"),
+        (Pay.as_view(), "post"),
+        (Wrapped.as_view(), "dispatch"),
+    ],
+)
+def test_w031_what_must_be_outside_of_a_transaction_is_inside(view, name, found):
+    assert ("dblock.W031", name) in found(view, atomic_requests=True)
+    exempt = transaction.non_atomic_requests(view)
+    try:
+        assert found(exempt, atomic_requests=True) == []
+    finally:
+        del exempt._non_atomic_requests
+
+
+def test_w031_not_what_may_be_inside_or_is_exempt_or_elsewhere(found):
+    assert found(leased, atomic, elsewhere, plain, atomic_requests=True) == []
+
+
+def test_w032_a_stream_is_sent_when_the_lock_is_gone(found):
+    assert found(streaming, plain) == [("dblock.W032", "streaming")]
+
+
+def test_w032_a_stream_can_not_be_kept(found):
+    assert found(sending) == [("dblock.W032", "sending")] * 2
+    texts = [message.msg for message in check_guards()]
+    assert "can't be kept" in texts[0]
+    assert "when the lock is gone" in texts[1]

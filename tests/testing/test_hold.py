@@ -1,0 +1,129 @@
+"""A lock that somebody else has."""
+
+import threading
+import unittest
+
+import pytest
+from django.db import connection, transaction
+from django.test import SimpleTestCase, TestCase, override_settings
+
+from django_dblock import LockTimeout, advisory_lock, try_advisory_lock
+from django_dblock.inspect import advisory_locks
+from django_dblock.testing import hold_lock as holding
+from tests.helpers import observe
+
+
+class InATestCase(TestCase):
+    """A TestCase wraps all of it in a transaction; the other connection is outside of that."""
+
+    def test_the_key_is_busy_while_it_is_held_and_free_at_once_after_it(self):
+        with holding("inventory", "sku-1"):
+            with pytest.raises(LockTimeout), advisory_lock("inventory", "sku-1", timeout=0):
+                self.fail("two holders")
+            assert try_advisory_lock("inventory", "sku-2")
+        assert try_advisory_lock("inventory", "sku-1")
+
+    def test_what_the_tests_own_transaction_has_is_said_instead_of_waited_for(self):
+        with advisory_lock("a"):
+            pass  # its block has ended, the lock has not
+        with pytest.raises(RuntimeError, match="a is locked by this test's own transaction"):
+            holding("a").__enter__()
+        observe.until(lambda: len(advisory_locks()) == 1, "only the test's own lock is left")
+
+    def test_shared_beside_the_tests_own_shared_lock(self):
+        with advisory_lock("a", shared=True), holding("a", shared=True):
+            assert [lock.shared for lock in advisory_locks()] == [True, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_test_of_djangos_that_may_not_use_the_database_gets_none():
+    """Its watch must know of the second connection, too, which could reach the real database."""
+
+    class WithoutADatabase(SimpleTestCase):
+        def test(self):
+            holding("a").__enter__()
+
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(WithoutADatabase).run(result)
+    [(_, error)] = result.failures
+    assert "DatabaseOperationForbidden" in error
+
+
+def test_a_test_without_a_mark_gets_none_either(hold_lock):
+    with pytest.raises(RuntimeError, match="Database access not allowed"):
+        hold_lock("a")
+
+
+@pytest.mark.django_db
+def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lock):
+    first, second = hold_lock("a"), hold_lock("b", shared=True)
+    assert first.pid != second.pid != connection.connection.info.backend_pid
+    assert not try_advisory_lock("a")
+    assert not try_advisory_lock("b")
+    assert try_advisory_lock("b", shared=True)
+    first.release()
+    first.release()
+    assert try_advisory_lock("a")
+    with hold_lock("c"):
+        assert not try_advisory_lock("c")
+    assert try_advisory_lock("c")
+    with pytest.raises(RuntimeError, match="c is not held"):
+        _ = holding("c").pid
+
+
+@pytest.mark.django_db(transaction=True)
+def test_somebody_else_has_it(hold_lock):
+    hold_lock("a")
+    with pytest.raises(LockTimeout):
+        hold_lock("a", timeout=0)
+    with pytest.raises(LockTimeout):
+        hold_lock("a", timeout=0.01)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_another_database(hold_lock):
+    hold_lock("a", using="other")
+    with advisory_lock("a", timeout=0):
+        pass
+    with pytest.raises(LockTimeout), advisory_lock("a", using="other", timeout=0):
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+@override_settings(DBLOCK_NAMESPACE="shop")
+def test_it_is_the_key_of_the_projects_namespace(hold_lock):
+    hold_lock("a")
+    with pytest.raises(LockTimeout), advisory_lock("a", timeout=0):
+        pass
+    assert [lock.name for lock in advisory_locks()] == ["a"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_race_is_ordered_by_seeing_who_waits(hold_lock):
+    busy = hold_lock("a")
+    got_in = threading.Event()
+
+    def wait():
+        with advisory_lock("a"):
+            got_in.set()
+        connection.close()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    [pid] = busy.until_waited_for()
+    assert pid in {lock.pid for lock in advisory_locks() if not lock.granted}
+    assert not got_in.is_set()
+    with pytest.raises(AssertionError, match=r"a: after 0.02 s 1 connection\(s\) wait for it, not"):
+        busy.until_waited_for(2, within=0.02)
+    busy.release()
+    waiter.join(60)
+    assert got_in.is_set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_holder_whose_connection_was_ended_is_released_all_the_same(hold_lock, observer):
+    busy = hold_lock("a")
+    observer.execute("SELECT pg_terminate_backend(%s, 5000)", [busy.pid])
+    busy.release()
+    with transaction.atomic():
+        assert try_advisory_lock("a")

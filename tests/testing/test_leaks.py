@@ -1,0 +1,113 @@
+"""Nothing is left locked; and what is, is told."""
+
+import threading
+
+import pytest
+from django.db import connection, transaction
+from django.test import TestCase, TransactionTestCase, override_settings
+
+from django_dblock import advisory_lock, fenced_lock
+from django_dblock.testing import assert_no_locks as nothing_is_locked
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class InATransactionTestCase(TransactionTestCase):
+    def test_nothing_is_left(self):
+        with advisory_lock("a"), pytest.raises(RuntimeError, match="inside a transaction"):
+            nothing_is_locked()
+        nothing_is_locked()
+
+
+class InATestCase(TestCase):
+    def test_it_says_why_it_can_not_work_there(self):
+        with pytest.raises(RuntimeError, match=r"assert_no_locks\(\).*TransactionTestCase"):
+            nothing_is_locked()
+
+
+def test_who_holds_and_who_waits_is_told(assert_no_locks, hold_lock):
+    busy = hold_lock("inventory", "sku-1")
+
+    def wait():
+        with advisory_lock("inventory", "sku-1"):
+            pass
+        connection.close()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    [pid] = busy.until_waited_for()
+    with pytest.raises(AssertionError) as caught:
+        assert_no_locks(within=0)
+    _, held, wanted = str(caught.value).splitlines()
+    assert held.startswith(f"  lock inventory:sku-1, held by backend {busy.pid} (idle in trans")
+    assert wanted.startswith(f"  lock inventory:sku-1, wanted by backend {pid} (active)")
+    busy.release()
+    waiter.join(60)
+
+
+def test_a_session_lock_of_another_program_is_told(assert_no_locks, rival):
+    rival.execute("SELECT pg_advisory_lock(1, 2)")
+    with pytest.raises(AssertionError, match="lock 1/2, held by backend"):
+        assert_no_locks(within=0)
+    rival.execute("SELECT pg_advisory_unlock_all()")
+
+
+def test_a_lease_that_is_held_is_told(assert_no_locks):
+    with fenced_lock("nightly-sync", ttl=30) as lock:
+        with pytest.raises(AssertionError, match=rf"lease nightly-sync, token {lock.token}, of "):
+            assert_no_locks(within=0)
+    assert_no_locks()
+
+
+def test_without_the_app_there_are_no_leases(assert_no_locks, settings):
+    apps = [name for name in settings.INSTALLED_APPS if name != "django_dblock"]
+    with fenced_lock("nightly-sync", ttl=30), override_settings(INSTALLED_APPS=apps):
+        assert_no_locks(within=0)
+
+
+def test_what_ends_a_moment_later_is_waited_for(assert_no_locks, hold_lock):
+    busy = hold_lock("a")
+    later = threading.Timer(0.05, busy.release)
+    later.start()
+    try:
+        assert_no_locks(within=60)
+    finally:
+        later.join()
+    with transaction.atomic(), pytest.raises(RuntimeError, match="outside of atomic"):
+        assert_no_locks()
+
+
+INNER = """
+import pytest
+from django.db import connection, transaction
+from django_dblock import advisory_lock
+
+def test_clean(assert_no_locks, race):
+    race(2, lambda: None)
+    with advisory_lock("a"):
+        pass
+
+def test_leaks(assert_no_locks):
+    global left
+    left = transaction.atomic()
+    left.__enter__()
+    advisory_lock("a").__enter__()
+
+def test_end_it():
+    from django_dblock.testing import assert_no_locks
+    left.__exit__(None, None, None)
+    assert_no_locks()
+
+def test_frees(assert_no_locks, hold_lock):
+    hold_lock("a")
+"""
+
+
+def test_a_test_that_leaves_a_lock_fails(pytester):
+    """In a run without pytest-django, on the database of this test."""
+    pytester.makeconftest('pytest_plugins = ["django_dblock.testing.pytest"]')
+    pytester.makepyfile(INNER)
+    run = pytester.runpytest_inprocess("-p", "no:django", "-p", "no:cacheprovider", "-W", "error")
+    run.assert_outcomes(passed=4, errors=1)
+    run.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "*inside a transaction*"])
+    connection.close()
