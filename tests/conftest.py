@@ -57,6 +57,7 @@ collect_ignore += [
     "idempotency/test_view_checks.py",
     "idempotency/test_views.py",
     "monitor",
+    "security",
     "test_checks.py",
     "test_slow.py",
     "test_view_checks.py",

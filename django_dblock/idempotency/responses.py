@@ -114,12 +114,15 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
 def replay(answer: Answer) -> HttpResponse:
     """Make the first answer again.
 
-    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it.
+    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it. Only
+    headers that would be kept today are given.
     """
+    allowed = {name.lower() for name in (*_KEPT, *conf.idempotency_headers)}
     response = HttpResponse(answer.body, status=answer.status_code)
     del response.headers["Content-Type"]  # Django's default is not the first answer's
     for name, value in answer.headers.items():
-        if not (answer.dropped and name in ("Content-Type", "Content-Encoding", "ETag")):
+        described = name.lower() in ("content-type", "content-encoding", "etag")
+        if name.lower() in allowed and not (answer.dropped and described):
             response.headers[name] = value
     if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
         response.status_code = 204
