@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from django_dblock.advisory import advisory_lock as advisory_lock
     from django_dblock.advisory import advisory_locks as advisory_locks
     from django_dblock.advisory import try_advisory_lock as try_advisory_lock
+    from django_dblock.exceptions import DamagedAnswer as DamagedAnswer
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned
     from django_dblock.exceptions import IdempotencyError as IdempotencyError
@@ -103,6 +104,7 @@ _HOME = {
     "advisory_lock": "advisory",
     "advisory_locks": "advisory",
     "try_advisory_lock": "advisory",
+    "DamagedAnswer": "exceptions",
     "DblockError": "exceptions",
     "IdempotencyAbandoned": "exceptions",
     "IdempotencyError": "exceptions",

@@ -1,4 +1,6 @@
-"""The requests with idempotency keys, in the admin: to look at, not to write.
+"""What the admin has of ours: leases, the lock monitor, and, here, requests that happen once.
+
+The requests are to look at, not to write.
 
 What a person decides about one is done with ``manage.py dblock release --request`` or
 :func:`django_dblock.resolve_idempotency_key`, which fence its worker off.
@@ -13,8 +15,10 @@ from django.db.models.functions import Length, Now
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from django_dblock.fencing import admin as leases  # noqa: F401 - registers by being imported
 from django_dblock.idempotency.identity import masked
 from django_dblock.models import IdempotencyKey
+from django_dblock.monitor import admin as monitor  # noqa: F401 - likewise
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[IdempotencyKey]

@@ -22,6 +22,9 @@ MAX_TIMEOUT = 2_147_483.647
 MAX_RETENTION = 100 * 366 * 86_400.0
 """The longest time that a row is kept, in seconds: a hundred years."""
 
+NEVER_KEPT = frozenset({"set-cookie", "date"})
+"""Headers that belong to one answer, and one client; in lower case."""
+
 
 def _read(name: str, default: Any, expected: str, valid: Any) -> Any:
     value = getattr(settings, name, default)
@@ -190,7 +193,7 @@ class Conf:
             lambda value: (
                 isinstance(value, list | tuple)
                 and all(isinstance(name, str) for name in value)
-                and not {"set-cookie", "date"}.intersection(name.lower() for name in value)
+                and not NEVER_KEPT.intersection(name.lower() for name in value)
             ),
         )
         return tuple(value)

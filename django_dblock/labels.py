@@ -110,6 +110,11 @@ def compose(application_name: str, labels: Sequence[str]) -> str:
     return text
 
 
+def without_labels(application_name: str) -> str:
+    """Return what the program calls itself."""
+    return _split(application_name)[0]
+
+
 def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[int, str]:
     """Find which of the lock numbers the labels in an application_name speak of."""
     found: dict[int, str] = {}

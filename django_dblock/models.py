@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -37,9 +38,20 @@ class FencedLock(models.Model):
                 fields=("name", "slot"), name="django_dblock_fencedlock_name_slot"
             ),
         )
+        permissions = (("release_fencedlock", "Can end a fenced lock by force"),)
 
     def __str__(self) -> str:
         return f"{self.name} (token {self.token})"
+
+
+class LockMonitor(FencedLock):
+    """The page that shows all locks, as the admin and its permissions know it. It has no table."""
+
+    class Meta:  # noqa: D106 - Django's
+        proxy = True
+        verbose_name = verbose_name_plural = _("lock monitor")
+        default_permissions = ("view",)
+        permissions = (("terminate_backend", "Can end a connection that holds or awaits a lock"),)
 
 
 class FencedTicket(models.Model):

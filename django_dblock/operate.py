@@ -36,9 +36,8 @@ def terminate_backend(
 
     Args:
         pid: the backend's, as ``dblock list`` shows it.
-        backend_start: when the connection began that was seen
-            (:attr:`django_dblock.inspect.AdvisoryLock.backend_start`); if not given, any that has
-            this number now.
+        backend_start: when the connection began that was seen, as it stands in
+            :class:`django_dblock.inspect.AdvisoryLock`; if not given, any that has this number now.
         by: who does this, for the audit log; the database role if not given.
         using: the database alias, as in ``advisory_lock``.
 

@@ -74,6 +74,8 @@ request_refused = Signal()
 is missing or invalid."""
 
 request_taken_over = Signal()
-"""A request in lease mode goes on in another run, after the steps that are recorded: the run before
-has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a person. Also
-``token``, that of the new run. Sent when its claim is committed, before the view runs."""
+"""A request in lease mode goes on in another run, after the steps that are recorded.
+
+The run before has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a
+person. Also ``token``, that of the new run. Sent when its claim is committed, before the view runs.
+"""

@@ -11,6 +11,7 @@ from django.test import RequestFactory
 
 from django_dblock import exceptions, idempotent
 from django_dblock.exceptions import (
+    DamagedAnswer,
     DblockError,
     IdempotencyAbandoned,
     IdempotencyInProgress,
@@ -43,7 +44,7 @@ from django_dblock.idempotency.lease import Lease
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import decide
 from django_dblock.idempotency.problems import idempotency_problem
-from django_dblock.idempotency.store import Claim, Found
+from django_dblock.idempotency.store import Claim, Found, _damaged
 from tests.app.models import Product
 
 FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": "default"}
@@ -113,6 +114,7 @@ REQUESTS = [
     (IdempotencyInProgress, refused("new", locked=False), "Ask again in a moment, with the same"),
     (IdempotencyAbandoned, refused("abandoned", id=7), "dblock release --request 7"),
     (TooManyIdempotencyKeys, refused("new", full=True), "Wait until some have expired"),
+    (DamagedAnswer, _damaged(REQUEST, 7, ValueError("status 99")), "Find out who may write the"),
     (IdempotencyLeaseLost, told(LEASE.check), "Let this error pass, so that transactions roll"),
 ]
 WITHOUT_KEY = [

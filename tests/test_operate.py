@@ -176,8 +176,11 @@ class TestTrapPictureOfTheTransaction:
 
 class TestPrivileges:
     def test_another_roles_backend(self, holding, plain_role):
-        with pytest.raises(TerminationRefused, match="permission denied") as raised:
+        with pytest.raises(TerminationRefused, match="was not ended") as raised:
             terminate_backend(pid_of(holding))
+        refused = raised.value.__cause__.__cause__
+        assert isinstance(refused, psycopg.errors.InsufficientPrivilege)
+        assert raised.value.reason in str(refused), "in the server's words"
         assert (raised.value.pid, raised.value.using) == (pid_of(holding), "default")
         assert is_alive(holding)
 

@@ -113,6 +113,15 @@ class IdempotencyLeaseLost(IdempotencyError):
         self.token = token
 
 
+class DamagedAnswer(IdempotencyError):
+    """The stored answer can't have been written by this package, so it is not given.
+
+    The request was not run again, either: a person has to look at the row.
+    """
+
+    code = "damaged"
+
+
 class UnstorableResponse(IdempotencyError):
     """The answer can't be given a second time, so the first must not be given, either.
 

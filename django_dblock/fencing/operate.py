@@ -37,10 +37,12 @@ def force_release(*key: KeyPart, using: str | None = None) -> bool:
     """
     wanted = named(key)
     place = Place(wanted, lease_name(wanted, conf.namespace), table.alias_for(using))
-    return _force_release(place, None)
+    return _force_release(place, None, None)
 
 
-def force_release_grant(name: str, slot: int, token: int, *, using: str | None = None) -> bool:
+def force_release_grant(
+    name: str, slot: int, token: int, *, patience: float | None = None, using: str | None = None
+) -> bool:
     """End one grant that was seen in the table, and none that came after it; whether it was held.
 
     Guaranteed, and not: as :func:`force_release`.
@@ -49,16 +51,25 @@ def force_release_grant(name: str, slot: int, token: int, *, using: str | None =
         name: as it stands in the table.
         slot: likewise.
         token: the grant's.
+        patience: seconds to wait for guarded transactions that are open; as long as the session's
+            ``lock_timeout`` lets it if not given.
         using: the database alias, as in ``fenced_lock``.
 
     Raises:
         OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
+        django.db.OperationalError: the time was up; nothing was ended.
     """
-    return _force_release(Place(named((name,)), name, table.alias_for(using), slot), token)
+    place = Place(named((name,)), name, table.alias_for(using), slot)
+    return _force_release(place, token, patience)
 
 
-def _force_release(place: Place, token: int | None) -> bool:
-    parameters = {"name": place.name, "slot": place.slot, "token": token}
+def _force_release(place: Place, token: int | None, patience: float | None) -> bool:
+    parameters = {
+        "name": place.name,
+        "slot": place.slot,
+        "token": token,
+        "patience": None if patience is None else f"{max(round(patience * 1000), 1)}ms",
+    }
     return table.run(place, "released", sql.FORCE_RELEASE, parameters) == [(True,)]
 
 

@@ -3,13 +3,15 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_dblock.conf import conf
+from django_dblock.conf import NEVER_KEPT, conf
 from django_dblock.exceptions import UnstorableResponse
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_STATUSES = range(100, 600)
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """What is no part of a field value (RFC 9110, 5.5): control characters, but for the tab. Django
 refuses newlines only, and servers the rest. Half a surrogate pair is no text at all."""
@@ -69,12 +71,27 @@ class Answer:
         """Return what the table has.
 
         Raises:
+            ValueError: nobody but a stranger can have written that; its text says what is wrong.
             ImproperlyConfigured: it is encrypted, and there is no cipher.
         """
+        found = json.loads(headers)
+        if kind not in get_args(BodyKind) or int(status_code) not in _STATUSES:
+            raise ValueError(f"status {status_code}, body {kind!r}")
+        if not isinstance(found, dict) or not all(map(_is_header, found, found.values())):
+            raise ValueError("its headers are none that are ever kept")
         content = bytes.fromhex(body or "")
         if kind == "encrypted":
             content = bytes(_cipher().decrypt(content))
-        return cls(int(status_code), json.loads(headers), content, dropped=kind == "dropped")
+        return cls(int(status_code), found, content, dropped=kind == "dropped")
+
+
+def _is_header(name: str, value: Any) -> bool:
+    return (
+        _HEADER_NAME.fullmatch(name) is not None
+        and name.lower() not in NEVER_KEPT
+        and isinstance(value, str)
+        and not _UNSENDABLE.search(value)
+    )
 
 
 def _cipher() -> Any:

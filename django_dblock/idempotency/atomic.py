@@ -104,7 +104,8 @@ class _Run:
                 effects.undo()
                 afterwards = answer
             else:
-                self._record(answer, *([effects.release] if self.joined else []))
+                with effects.still_there():
+                    self._record(answer, effects.release)
                 effects.released()
                 afterwards = None
         if afterwards is not None:

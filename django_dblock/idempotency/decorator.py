@@ -1,6 +1,7 @@
 """``@idempotent``: a view whose repeated requests have their effects once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, overload
 
@@ -127,7 +128,8 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             where a replay would come before authorisation; or, in lease mode, a transaction is
             open.
         TransactionManagementError: the view answers with success, and what it has written can't be
-            committed; everything is rolled back.
+            committed; everything is rolled back. Or it has ended the transaction past Django: what
+            its own COMMIT has committed stays, and its answer is not kept.
         RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django answers
             400. Not of uploads.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
@@ -178,15 +180,12 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
 
 def _run(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any) -> Any:
     plain = django_request(request)
-    if hasattr(plain, "idempotency"):  # a view that calls another: one request, one run
+    if _is_protected(plain):  # a view that calls another: one request, one run
         return view(*args, **kwargs)
 
     def work(handle: Handle) -> Any:
-        plain.idempotency = handle  # type: ignore[attr-defined]
-        try:
+        with _carried(plain, handle):
             return view(*args, **kwargs)
-        finally:
-            del plain.idempotency  # type: ignore[attr-defined]
 
     def judged(handle: Handle) -> Finished:
         try:
@@ -229,15 +228,12 @@ def _once(wanted: Wanted, request: Any, key: str, judged: Callable[[Handle], Fin
 
 async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any) -> Any:
     plain = django_request(request)
-    if hasattr(plain, "idempotency"):
+    if _is_protected(plain):
         return await view(*args, **kwargs)
 
     async def work(handle: Handle) -> Any:
-        plain.idempotency = handle  # type: ignore[attr-defined]
-        try:
+        with _carried(plain, handle):
             return await view(*args, **kwargs)
-        finally:
-            del plain.idempotency  # type: ignore[attr-defined]
 
     async def judged(lease: Lease) -> Finished:
         try:
@@ -266,6 +262,26 @@ async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any)
     )
     await sync_to_async(tell_outcome)(outcome, identity, options.mode)
     return answer(request, outcome)
+
+
+def _is_protected(request: Any) -> bool:
+    """Whether a view around this one protects the request; one that does not leaves it to this."""
+    handle: Handle | None = getattr(request, "idempotency", None)
+    return handle is not None and handle.protected
+
+
+@contextmanager
+def _carried(request: Any, handle: Handle) -> Iterator[None]:
+    """Let the view find the handle, and a view around it its own again."""
+    outer = getattr(request, "idempotency", None)
+    request.idempotency = handle
+    try:
+        yield
+    finally:
+        if outer is None:
+            del request.idempotency
+        else:
+            request.idempotency = outer
 
 
 async def _ascope(wanted: Wanted, request: Any) -> str:

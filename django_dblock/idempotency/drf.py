@@ -67,9 +67,8 @@ def rendered(request: Any, response: Any) -> Any:
     context = request.parser_context
     view = context["view"]
     response = view.finalize_response(request, response, *context["args"], **context["kwargs"])
-    if callable(getattr(response, "render", None)):
-        response.render()
-    return response
+    render = getattr(response, "render", None)
+    return render() if callable(render) else response
 
 
 def answered(request: Any, error: Exception) -> Any:

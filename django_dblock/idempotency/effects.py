@@ -1,12 +1,17 @@
 """The savepoint under which a view runs: its effects can be undone, and the lock kept."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from django.db import transaction
+from django.db import Error, transaction
+from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_dblock.sql import idempotency as sql
+
+_NO_SAVEPOINT = "3B001"
 
 Connection = Any
 """Django's wrapper; the types of what is read of it here stand in no stubs."""
@@ -56,6 +61,21 @@ class Effects:
             or driver is None
             or driver.info.transaction_status == TransactionStatus.INERROR
         )
+
+    @contextmanager
+    def still_there(self) -> Iterator[None]:
+        """Put the release of the savepoint, which fails where it is gone, in plain words."""
+        try:
+            yield
+        except Error as error:
+            if getattr(error.__cause__, "sqlstate", None) != _NO_SAVEPOINT:
+                raise
+            raise TransactionManagementError(
+                "The view has ended the transaction that it runs in, by COMMIT or ROLLBACK past "
+                "Django, so its effects and its answer can't be committed together, and the lock "
+                "was free meanwhile. The answer was not kept. Take such statements out; to undo a "
+                "part, use transaction.atomic()."
+            ) from error
 
     def undo(self) -> None:
         """Let leaving roll back to the savepoint, and go on after it."""

@@ -10,6 +10,8 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections, transaction
+from django.db.transaction import TransactionManagementError
+from psycopg.pq import TransactionStatus
 
 from django_dblock import signals
 from django_dblock.fencing.asynchronous import to_its_end
@@ -31,6 +33,9 @@ from django_dblock.sql import idempotency as sql
 
 Kept = Callable[[Any], dict[str, Any]]
 """What is kept of a response, in the form of the statements."""
+
+_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+"""No transaction is open; the latter of a connection that is lost."""
 
 _SHORTEST, _LONGEST = 0.02, 0.5
 """Seconds between two looks."""
@@ -87,7 +92,12 @@ class Run:
         return min(left, random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - no secret
 
     def finish(self, lease: Lease, finished: Finished) -> Outcome:
-        """Record the answer; or free the request; or find that somebody else has it."""
+        """Record the answer; or free the request; or find that somebody else has it.
+
+        Raises:
+            TransactionManagementError: the view has left a transaction open.
+        """
+        _refuse_left_open(connections[self.identity.using])
         if lease.lost is not None:
             return self.after_loss()
         if lease.completed:
@@ -191,8 +201,7 @@ async def arun(
 
 def _refuse_transaction(connection: Any) -> None:
     """Raise if a transaction is open, but for TestCase's, as ``atomic(durable=True)``."""
-    blocks = connection.atomic_blocks
-    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
+    if _is_testcase(connection):
         return
     if connection.in_atomic_block or not connection.get_autocommit():
         raise ImproperlyConfigured(
@@ -202,3 +211,24 @@ def _refuse_transaction(connection: Any) -> None:
             f"one around each view: decorate the function, or what as_view() returns in the "
             f"URLconf, with transaction.non_atomic_requests; or use mode='atomic'."
         )
+
+
+def _refuse_left_open(connection: Any) -> None:
+    """Raise if the answer would be written into a transaction that nobody is to commit."""
+    if _is_testcase(connection):
+        return
+    driver = connection.connection
+    idle = driver is None or driver.info.transaction_status in _AT_REST
+    if idle and connection.get_autocommit():
+        return
+    raise TransactionManagementError(
+        f"The view has left a transaction open on database {connection.alias!r}, by BEGIN past "
+        f"Django or with autocommit off, so neither what it wrote there nor its answer would be "
+        f"committed. The answer was not kept. Use transaction.atomic(), or commit before the end."
+    )
+
+
+def _is_testcase(connection: Any) -> bool:
+    """Whether the transaction that is open is TestCase's; it never counts."""
+    blocks = connection.atomic_blocks
+    return bool(blocks and blocks[-1]._from_testcase)  # noqa: SLF001 - Django's own exemption

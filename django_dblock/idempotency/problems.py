@@ -40,6 +40,7 @@ _PROBLEMS = {
         429,
         _("There are too many requests with an Idempotency-Key. Try again later."),
     ),
+    "damaged": (500, _("The answer that was kept can't be given. Somebody has to look.")),
     "unstorable": (500, _("The answer could not be kept, so nothing was done.")),
 }
 

@@ -63,21 +63,33 @@ def finished(
     Raises:
         UnstorableResponse: it would have to be kept, and can't be.
     """
+
+    def may_end_better(status: int) -> bool:
+        transient = status in _TRANSIENT or (stack and status in _OF_THE_STACK)
+        return transient or (status >= 500 and not store_5xx)  # noqa: PLR2004
+
+    if not may_end_better(getattr(response, "status_code", 0)):
+        response = rendered(response)  # a callback may put another in its place
     status = getattr(response, "status_code", 0)
-    failed = status >= 400  # noqa: PLR2004
-    transient = status in _TRANSIENT or (stack and status in _OF_THE_STACK)
-    server_error = status >= 500  # noqa: PLR2004
-    if transient or (server_error and not store_5xx):
+    if may_end_better(status):
         return Finished(response, None, keep_effects=False, failed=True)
     answer = kept(response, store_body=store_body)
-    return Finished(response, answer, keep_effects=not (undo or server_error), failed=failed)
+    keep_effects = not (undo or status >= 500)  # noqa: PLR2004
+    return Finished(response, answer, keep_effects, failed=status >= 400)  # noqa: PLR2004
+
+
+def rendered(response: Any) -> Any:
+    """Render a template response if need be, and return what Django would send of it."""
+    render = getattr(response, "render", None)
+    return render() if callable(render) else response
 
 
 def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
     """Render the response if need be, and return what is kept of it.
 
     Raises:
-        UnstorableResponse: it is a stream, too large, or no response at all.
+        UnstorableResponse: it is a stream, too large, or no response at all; or a callback has put
+            another in its place, of which the caller would not know.
     """
     if not isinstance(response, HttpResponseBase):
         raise UnstorableResponse(
@@ -88,9 +100,11 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
             "The answer is a stream, which can be given only once. Answer with a Location, and let "
             "the client GET the stream."
         )
-    render = getattr(response, "render", None)
-    if callable(render):
-        response = render()
+    if rendered(response) is not response:
+        raise UnstorableResponse(
+            "A callback of the template response has put another answer in its place. Return that "
+            "one from the view, or render() the response before complete()."
+        )
     names = (*_KEPT, *conf.idempotency_headers)
     headers = {name: response.headers[name] for name in names if name in response.headers}
     answer = Answer(response.status_code, headers, response.content)
@@ -100,12 +114,15 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
 def replay(answer: Answer) -> HttpResponse:
     """Make the first answer again.
 
-    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it.
+    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it. Only
+    headers that would be kept today are given.
     """
+    allowed = {name.lower() for name in (*_KEPT, *conf.idempotency_headers)}
     response = HttpResponse(answer.body, status=answer.status_code)
     del response.headers["Content-Type"]  # Django's default is not the first answer's
     for name, value in answer.headers.items():
-        if not (answer.dropped and name in ("Content-Type", "Content-Encoding", "ETag")):
+        described = name.lower() in ("content-type", "content-encoding", "etag")
+        if name.lower() in allowed and not (answer.dropped and described):
             response.headers[name] = value
     if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
         response.status_code = 204

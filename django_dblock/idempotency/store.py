@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock import acquire
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
+from django_dblock.exceptions import DamagedAnswer
 from django_dblock.idempotency.answer import Answer
 from django_dblock.idempotency.identity import Asked, Identity
 from django_dblock.sql import idempotency as sql
@@ -96,7 +97,7 @@ def ask(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then
     locked, answers = acquire.try_lock_and(
         identity.lock(connection), *statements, *then, parameters=parameters
     )
-    return _found(answers, asked, locked=locked)
+    return _found(answers, identity, asked, locked=locked)
 
 
 def ask_again(
@@ -105,7 +106,7 @@ def ask_again(
     """Read the row, under the lock that is had."""
     statements, parameters = _reading(identity)
     answers = exchange(connection, *statements, *then, parameters=parameters)
-    return _found(answers, asked, locked=True)
+    return _found(answers, identity, asked, locked=True)
 
 
 def record(  # noqa: PLR0913 - what an answer is kept with
@@ -183,7 +184,7 @@ def look(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked) -> F
     """Read the row without the lock: what became of it, and not what may be done."""
     with connection.cursor() as cursor:
         cursor.execute(sql.READ, {"scope": identity.scope, "key": identity.key})
-        return _found([cursor.fetchall()], asked, locked=True)
+        return _found([cursor.fetchall()], identity, asked, locked=True)
 
 
 def is_completed(using: str, claimed: Claim) -> bool:
@@ -201,7 +202,7 @@ def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
     return (sql.READ, sql.IS_FULL), parameters
 
 
-def _found(answers: list[Rows], asked: Asked, *, locked: bool) -> Found:
+def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: bool) -> Found:
     """Read the rows: text where they came by one message, else what the driver makes of them."""
     rows, *more = answers
     full = more == [[("true",)]]
@@ -214,7 +215,10 @@ def _found(answers: list[Rows], asked: Asked, *, locked: bool) -> Found:
     same = (fingerprint, int(version)) == (asked.fingerprint.hex(), asked.fingerprint_version)
     answer = None
     if same and state == "done":
-        answer = Answer.read(status_code, headers, *body)
+        try:
+            answer = Answer.read(status_code, headers, *body)
+        except ValueError as error:
+            raise _damaged(identity, number, error) from error
     return Found(
         state=state,
         locked=locked,
@@ -224,6 +228,17 @@ def _found(answers: list[Rows], asked: Asked, *, locked: bool) -> Found:
         same=same,
         remaining=max(0, math.ceil(remaining or 0)),
         answer=answer,
+    )
+
+
+def _damaged(identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
+    facts = identity.facts
+    return DamagedAnswer(
+        f"The stored answer to idempotency key {facts['key']} of {facts['scope']} on database "
+        f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) was changed by "
+        f"somebody else ({error}), so it is not given, and the request is not run again. Find out "
+        f"who may write the table, and restore the row, or delete it if the request may run again.",
+        **facts,
     )
 
 

@@ -169,13 +169,17 @@ FOR KEY SHARE
 
 # An operator ends a lease: the token is passed, so the old holder can neither renew, nor release,
 # nor write under a guard. Waits for guarded transactions that are open. The lock_delay, if there is
-# one, counts from now. With a token it ends that grant, and none that came after it.
+# one, counts from now. With a token it ends that grant, and none that came after it. A row is
+# locked when the WHERE has left it, so the lock_timeout that is set there counts for that.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
     SELECT id, expires_at > clock_timestamp() AS held
     FROM django_dblock_fencedlock
     WHERE name = %(name)s AND slot = %(slot)s
         AND (%(token)s::bigint IS NULL OR token = %(token)s::bigint)
+        AND set_config(
+            'lock_timeout', coalesce(%(patience)s::text, current_setting('lock_timeout')), true
+        ) IS NOT NULL
     FOR UPDATE
 )
 UPDATE django_dblock_fencedlock AS released

@@ -53,7 +53,7 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
         "listening", "hot", "hot-empty",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
-        assert scenario["rows"][0]["name"] in {"raw", "plain", "bare"}
+        assert scenario["rows"][0]["name"] in {"raw", "plain", "bare", "silent"}
 
 
 def test_every_row_has_its_figures(found):

@@ -2,7 +2,7 @@
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from django_dblock import (
     FencedLock,
@@ -13,6 +13,7 @@ from django_dblock import (
     purge_fenced_locks,
 )
 from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.operate import force_release_grant
 from django_dblock.models import FencedTicket
 from tests.fencing.helpers import NAME, row
 
@@ -54,6 +55,41 @@ class TestForce:
     def test_not_in_a_transaction(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             force_release(NAME)
+
+
+class TestPatience:
+    """How long a guarded transaction is waited for."""
+
+    @pytest.fixture
+    def guarded(self, rival):
+        with fenced_lock(NAME, ttl=30):
+            rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
+            yield row().token
+            rival.execute("ROLLBACK")
+
+    def timeout(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('lock_timeout')")
+            return cursor.fetchone()[0]
+
+    def test_no_longer_than_it_was_given(self, guarded):
+        with pytest.raises(OperationalError, match="lock timeout"):
+            force_release_grant(NAME, 0, guarded, patience=0.02)
+        assert row().token == guarded
+        assert self.timeout() == "0", "it counted for that statement"
+
+    def test_the_sessions_own_where_it_was_given_none(self, guarded):
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '20ms'")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            force_release_grant(NAME, 0, guarded)
+        assert self.timeout() == "20ms"
+        connection.close()
+
+    def test_it_is_enough_where_nobody_is_in_the_way(self):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+            assert force_release_grant(NAME, 0, lock.token, patience=5) is True
+            lock.renew()
 
 
 def age(seconds):

@@ -13,6 +13,7 @@ TOGETHER = (
     "tests/benchmarks/",
     "tests/faults/test_smoke.py",
     "tests/fencing/test_crash.py",
+    "tests/monitor/test_browser.py",
     "tests/test_lock_table_full.py",
 )
 """Folders and files whose tests run in one worker, one after the other: they share a server that is

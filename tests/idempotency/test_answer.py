@@ -90,3 +90,22 @@ def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
 
 def test_no_body_at_all_is_an_empty_one():
     assert Answer.read("204", "{}", None, "plain") == Answer(204, {}, b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        ("200", '{"Set-Cookie": "session=stolen"}', "plain"),
+        ("200", '{"set-cookie": "session=stolen"}', "plain"),
+        ("200", '{"Location": "/\\r\\nSet-Cookie: session=stolen"}', "plain"),
+        ("200", '{"Location\\r\\nSet-Cookie": "session=stolen"}', "plain"),
+        ("200", '{"Location": ["/"]}', "plain"),
+        ("200", '["Location"]', "plain"),
+        ("200", "{}", "gob"),
+        ("99", "{}", "plain"),
+        ("600", "{}", "plain"),
+    ],
+)
+def test_what_was_never_kept_like_this_is_an_error(status, headers, kind):
+    with pytest.raises(ValueError, match=r"none that are ever kept|status \d+"):
+        Answer.read(status, headers, "", kind)

@@ -4,6 +4,7 @@ Each effect is a row of its own, so nothing but the key keeps two requests apart
 """
 
 import json
+import threading
 import time
 from types import SimpleNamespace
 
@@ -216,11 +217,16 @@ def test_who_waits_gets_the_answer_or_runs_where_there_is_none(theirs, ours, end
 def test_who_waits_waits_for_the_outer_commit(ours, end, observer):
     with process(stays_open, "own") as first:
         theirs = first.receive()[2]
-        with process(waits, ours) as second:
-            until_waiting(second, ours, observer)
+
+        def go_on():
+            observe.until_blocked(observer)
             first.send(end)
-            first.receive()
-            answer = second.receive()
+
+        then = threading.Thread(target=go_on)
+        then.start()
+        answer = told(ask(ours, wait=LONG))
+        then.join()
+        first.receive()
     [document] = documents()
     assert answer == (201, end == "commit", document)
     assert (document == theirs) is (end == "commit")

@@ -304,6 +304,19 @@ def test_a_loss_that_the_view_swallows_is_a_loss():
     assert row().completed_at is None
 
 
+def test_a_loss_by_its_own_clock_that_the_view_swallows_is_one_too(monkeypatch):
+    """Though nobody has taken it over yet, what it says after that is not kept."""
+
+    def late(request):
+        monkeypatch.setattr(request.idempotency.lease, "_until", 0)
+        with pytest.raises(IdempotencyLeaseLost):
+            request.idempotency.run_step("a", effect)
+        return HttpResponse(b"swallowed")
+
+    assert code(post(leased(late))) == "in_progress"
+    assert row().completed_at is None
+
+
 def test_a_zombie_finds_the_request_gone_and_its_client_may_ask_again():
     def zombie(request):
         IdempotencyKey.objects.all().delete()
@@ -729,6 +742,19 @@ def test_derived_keys_are_the_same_in_every_run_and_after_retention():
     assert len(seen[0]) == 64
     post(view, key='"other"')
     assert seen[3] != seen[0]
+
+
+def test_derived_keys_of_two_clients_differ_though_their_keys_do_not():
+    """Else the gateway would take the second client's charge for a repeat of the first's."""
+    seen = []
+
+    def work(request):
+        seen.append(request.idempotency.derived_key("charge"))
+        return HttpResponse()
+
+    for name in ("ann", "bob"):
+        post(idempotent(mode="lease", scope=lambda request, name=name: name)(work))
+    assert len(set(seen)) == 2
 
 
 @pytest.mark.parametrize("state", ["done", "free", "abandoned"])

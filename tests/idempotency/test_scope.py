@@ -1,5 +1,6 @@
 """Scopes: nobody shares one with anybody else."""
 
+from decimal import Decimal
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -76,3 +77,16 @@ def test_two_texts_are_two_scopes_that_fit(one, two):
     scopes = of_value(one, "view"), of_value(two, "view")
     assert (scopes[0] == scopes[1]) == (one == two)
     assert all(len(scope) <= 255 and "\x00" not in scope for scope in scopes)
+
+
+def test_what_looks_like_another_s_scope_is_not_that_scope():
+    """Scopes stand in labels and in the admin: who reads one can't take its owner's place."""
+    for value in [UUID(int=7), Decimal(7), (7,), "x" * 300]:
+        shown = of_value(value, "view")
+        for text in (shown, shown.partition(":")[2]):
+            assert of_value(text, "view") != shown
+            assert of_user(user(text), "view") != shown
+
+
+def test_a_value_whose_text_is_long_fits():
+    assert len(of_value(tuple("x" * 100 for _ in range(5)), "view")) <= 255

@@ -47,6 +47,7 @@ def test_a_returned_answer_is_kept_with_its_effects_and_given_again(how):
     assert is_replay(again, of=first)
     assert first.cookies["basket"].value == "17"
     assert not again.cookies
+    assert "Set-Cookie" not in again.headers
     assert (effects(), rows()) == (1, 1)
 
 

@@ -445,3 +445,51 @@ class TestAroundAuthorisation:
 def test_what_is_called_without_a_request_says_so():
     with pytest.raises(TypeError, match="without a request as its first argument"):
         matrix.function("request")
+
+
+@pytest.mark.parametrize("how", ["another method", "no key that it needs"])
+def test_a_view_without_protection_leaves_that_of_the_view_that_it_calls(how):
+    """Else a dispatcher in front of it would switch the inner view's protection off."""
+    ran = []
+
+    @idempotent(scope=matrix.client, methods=("PUT",))
+    def inner(request):
+        ran.append(request.idempotency.protected)
+        return HttpResponse(status=201)
+
+    @idempotent(scope=matrix.client, required=False, methods=("POST", "PATCH"))
+    def outer(request):
+        assert not request.idempotency.protected
+        response = inner(request)
+        assert not request.idempotency.protected
+        return response
+
+    key = {"Idempotency-Key": "k"} if how == "another method" else {}
+    answers = [outer(RequestFactory().put("/", headers=key)) for _ in range(2)]
+    if key:
+        assert [answer.status_code for answer in answers] == [201, 201]
+        assert answers[1].headers["Idempotent-Replayed"] == "true"
+        assert ran == [True]
+    else:
+        assert [answer.status_code for answer in answers] == [400, 400]
+        assert ran == []
+
+
+def test_an_async_view_without_protection_leaves_it_too():
+    ran = []
+
+    @idempotent(scope=matrix.client, mode="lease", methods=("PUT",))
+    async def inner(request):
+        ran.append(request.idempotency.protected)
+        return HttpResponse(status=201)
+
+    @idempotent(scope=matrix.client, mode="lease")
+    async def outer(request):
+        response = await inner(request)
+        assert not request.idempotency.protected
+        return response
+
+    for _ in range(2):
+        request = RequestFactory().put("/", headers={"Idempotency-Key": "k"})
+        assert async_to_sync(outer)(request).status_code == 201
+    assert ran == [True]

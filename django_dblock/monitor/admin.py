@@ -1,0 +1,61 @@
+"""The monitor's place in the admin: in its index and its menu, under its permissions."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+
+from django_dblock.models import LockMonitor
+from django_dblock.monitor import address, views
+from django_dblock.monitor.release import release
+from django_dblock.monitor.terminate import terminate
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[LockMonitor]
+else:
+    _Admin = admin.ModelAdmin
+
+
+@admin.register(LockMonitor)
+class LockMonitorAdmin(_Admin):
+    """Who may view it sees all locks; to end something there are permissions of their own."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
+        """Refuse: locks are taken elsewhere."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
+        """Refuse, likewise."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
+        """Refuse, likewise."""
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        """Put three pages where other models have their lists and forms."""
+        return [
+            path("", self._page(views.show), name=address.url_name(address.MONITOR)),
+            path("release/", self._page(release), name=address.url_name(address.RELEASE)),
+            path("terminate/", self._page(terminate), name=address.url_name(address.TERMINATE)),
+        ]
+
+    def _page(self, view: Callable[[HttpRequest, admin.AdminSite], HttpResponse]) -> Any:
+        """Keep it from who may not view, and out of ATOMIC_REQUESTS.
+
+        In an open transaction a lease can't be ended, and what the server refuses would end it.
+        """
+
+        def allowed(request: HttpRequest) -> HttpResponse:
+            if not self.has_view_permission(request):
+                raise PermissionDenied
+            return view(request, self.admin_site)
+
+        page: Any = self.admin_site.admin_view(allowed)
+        for alias in connections:
+            page = transaction.non_atomic_requests(using=alias)(page)
+        return page

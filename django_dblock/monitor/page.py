@@ -1,0 +1,299 @@
+"""What the page shows: the most urgent first, so much and no more, and what was left out. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
+from django_dblock.monitor.picture import Picture, draw
+from django_dblock.monitor.waits import (
+    Blocker,
+    Party,
+    Queue,
+    blockers,
+    called,
+    place,
+    program,
+    queues,
+)
+from django_dblock.monitor.words import visible
+
+MOST_ROWS = 100
+MOST_NAMES = 6
+MOST_BLOCKERS = 5
+_LATE = 0.5
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Section(Generic[_Row]):
+    """The rows that are shown, out of ``total`` that match."""
+
+    rows: tuple[_Row, ...]
+    total: int
+
+    @property
+    def left_out(self) -> int:
+        """How many there was no room for."""
+        return self.total - len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One who waits: their place in which queue, and behind whom."""
+
+    queue: Queue
+    party: Party
+    place: int
+    behind: tuple[str, ...]
+    more_behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lock that a session holds."""
+
+    name: str
+    shared: bool
+    waiters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A backend, or a prepared transaction, that holds locks; the most wanted of them first."""
+
+    lock: AdvisoryLock
+    program: str
+    user: str
+    query: str
+    held: tuple[Held, ...]
+    more_held: int
+    waiters: int
+    waiting: float | None
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the server waits for the program, with others waiting for it."""
+        return bool(self.waiters) and (self.lock.state or "").startswith("idle in transaction")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A lease; ``share`` of its ``ttl`` is left, from 0 to 1."""
+
+    lease: FencedLease
+    name: str
+    owner: str
+    ttl: float
+    share: float
+    metadata: str
+
+    @property
+    def late(self) -> bool:
+        """Whether its holder should have renewed it twice since it did."""
+        return self.lease.state == "held" and self.share < _LATE
+
+    @property
+    def percent(self) -> int:
+        """The share, for a bar."""
+        return round(100 * self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """A request that has no answer yet."""
+
+    request: UnfinishedRequest
+    name: str
+    what: str
+    owner: str
+    steps: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What there is, whatever is shown of it."""
+
+    waiting: int
+    longest: float | None
+    locks: int
+    sessions: int
+    leases: int
+    late: int
+    requests: int
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All of it."""
+
+    counts: Counts
+    blockers: Section[Blocker]
+    picture: Picture
+    waits: Section[Wait]
+    sessions: Section[Session]
+    leases: Section[LeaseRow]
+    requests: Section[RequestRow]
+    hidden: bool
+    at: datetime
+    search: str
+
+
+def make(
+    locks: Sequence[AdvisoryLock],
+    leases: Sequence[FencedLease],
+    requests: Sequence[UnfinishedRequest],
+    *,
+    at: datetime,
+    search: str = "",
+) -> Page:
+    """Sort what was read, and keep what matches and fits.
+
+    Args:
+        locks: as :func:`django_dblock.inspect.advisory_locks` returns them.
+        leases: likewise, as ``fenced_leases()``.
+        requests: likewise, as ``unfinished_requests()``.
+        at: when they were read.
+        search: only what has this in its name, program, owner, role or number.
+    """
+    found = queues(locks, leases)
+    words = search.casefold()
+    roots = blockers([queue for queue in found if _queue_has(queue, words)])
+    sessions = _sessions(locks)
+    names: dict[int | None, list[str]] = defaultdict(list)
+    for lock in locks if words else ():
+        names[lock.pid].append(called(lock))
+    lease_rows = [_lease(lease) for lease in leases]
+    waits = [wait for queue in found for wait in _waits(queue, locks)]
+    waits.sort(key=lambda wait: -(wait.party.lasting or 0))
+    return Page(
+        counts=Counts(
+            waiting=len(waits),
+            longest=max((queue.longest for queue in found if queue.longest), default=None),
+            locks=sum(lock.granted for lock in locks),
+            sessions=len(sessions),
+            leases=len(leases),
+            late=sum(row.late for row in lease_rows),
+            requests=len(requests),
+            abandoned=sum(request.state != "leased" for request in requests),
+        ),
+        blockers=Section(tuple(roots[:MOST_BLOCKERS]), len(roots)),
+        picture=draw([queue for queue in found if _queue_has(queue, words)]),
+        waits=_section(waits, lambda wait: _queue_has(wait.queue, words)),
+        sessions=_section(
+            sorted(sessions, key=_session_urgency),
+            lambda each: _has(
+                words, each.program, each.user, str(each.lock.pid), *names[each.lock.pid]
+            ),
+        ),
+        leases=_section(
+            sorted(lease_rows, key=_lease_urgency),
+            lambda row: _has(words, row.name, row.owner, row.metadata),
+        ),
+        requests=_section(
+            [_request(request) for request in requests],
+            lambda row: _has(words, row.name, row.what, row.owner),
+        ),
+        hidden=any(lock.hidden for lock in locks),
+        at=at,
+        search=search,
+    )
+
+
+def one_session(locks: Sequence[AdvisoryLock], mine: Sequence[AdvisoryLock]) -> Session:
+    """Return one backend, with what it holds and waits for, and how many wait for that."""
+    waiting = {lock.pid: lock.waiting for lock in mine if not lock.granted}
+    return _session(list(mine), _wanted(locks), waiting)
+
+
+def _section(rows: Iterable[_Row], matches: Callable[[_Row], bool]) -> Section[_Row]:
+    kept = [row for row in rows if matches(row)]
+    return Section(tuple(kept[:MOST_ROWS]), len(kept))
+
+
+def _has(words: str, *texts: str) -> bool:
+    return not words or any(words in text.casefold() for text in texts)
+
+
+def _queue_has(queue: Queue, words: str) -> bool:
+    parties = (*queue.holders, *queue.waiters)
+    return _has(words, queue.name, *(f"{party.pid} {party.name}" for party in parties))
+
+
+def _waits(queue: Queue, locks: Sequence[AdvisoryLock]) -> Iterable[Wait]:
+    in_front = {f"session:{lock.pid}": lock.blocked_by for lock in locks if not lock.granted}
+    for number, party in enumerate(queue.waiters, start=1):
+        if queue.kind == "fenced":
+            behind = [holder.name for holder in queue.holders]
+        else:
+            behind = [str(pid or "prepared") for pid in dict.fromkeys(in_front[party.id])]
+        yield Wait(queue, party, number, tuple(behind[:3]), len(behind[3:]))
+
+
+def _sessions(locks: Sequence[AdvisoryLock]) -> list[Session]:
+    wanted = _wanted(locks)
+    waiting = {lock.pid: lock.waiting for lock in locks if not lock.granted}
+    of: dict[object, list[AdvisoryLock]] = defaultdict(list)
+    for lock in locks:
+        if lock.granted:
+            # Nothing tells which of the prepared transactions it is.
+            of[lock.pid or ("prepared", place(lock))].append(lock)
+    return [_session(held, wanted, waiting) for held in of.values()]
+
+
+def _wanted(locks: Sequence[AdvisoryLock]) -> Counter[tuple[int, int, bool]]:
+    return Counter(place(lock) for lock in locks if not lock.granted)
+
+
+def _session(
+    held: list[AdvisoryLock],
+    wanted: Counter[tuple[int, int, bool]],
+    waiting: dict[int | None, float | None],
+) -> Session:
+    waiters = {lock: wanted[place(lock)] if lock.granted else 0 for lock in held}
+    held.sort(key=lambda lock: (-waiters[lock], lock.name is None))
+    shown = held[:MOST_NAMES]
+    if len(held) > MOST_NAMES:  # of those without a name it will do to say how many
+        shown = [lock for lock in shown if lock.name or waiters[lock]] or shown
+    first = held[0]
+    return Session(
+        lock=first,
+        program=program(first),
+        user=visible(first.user or ""),
+        query=visible(" ".join((first.query or "").split())),
+        held=tuple(Held(called(lock), lock.shared, waiters[lock]) for lock in shown),
+        more_held=len(held) - len(shown),
+        waiters=sum(waiters.values()),
+        waiting=waiting.get(first.pid) if first.pid else None,
+    )
+
+
+def _session_urgency(session: Session) -> tuple[int, float]:
+    return -session.waiters, -(session.lock.transaction_age or 0)
+
+
+def _lease(lease: FencedLease) -> LeaseRow:
+    ttl = max(lease.remaining + lease.renewed, 0.0)
+    share = min(max(lease.remaining / ttl, 0.0), 1.0) if ttl else 0.0
+    metadata = ", ".join(f"{key}: {value}" for key, value in lease.metadata.items())
+    return LeaseRow(lease, visible(lease.name), visible(lease.owner), ttl, share, visible(metadata))
+
+
+def _lease_urgency(row: LeaseRow) -> tuple[int, bool, bool, float]:
+    return (
+        -len(row.lease.waiting), not row.late, row.lease.state == "held", row.lease.remaining,
+    )  # fmt: skip
+
+
+def _request(request: UnfinishedRequest) -> RequestRow:
+    return RequestRow(
+        request=request,
+        name=visible(request.name),
+        what=visible(f"{request.method} {request.path}".strip()),
+        owner=visible(request.owner),
+        steps=", ".join(map(visible, request.steps)),
+    )

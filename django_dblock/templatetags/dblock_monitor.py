@@ -1,0 +1,25 @@
+"""For the templates of the lock monitor."""
+
+from datetime import datetime
+
+from django import template
+
+from django_dblock.monitor import words
+from django_dblock.monitor.picture import doing
+
+register = template.Library()
+
+register.filter("visible", words.visible)
+register.filter("doing", doing)
+
+
+@register.filter
+def lasting(seconds: float | None) -> str:
+    """Say how long; nothing where that isn't known."""
+    return "" if seconds is None else words.lasting(seconds)
+
+
+@register.filter
+def exactly(moment: datetime) -> str:
+    """Return the moment to the microsecond, so that it can be compared."""
+    return moment.isoformat()

@@ -1,0 +1,113 @@
+"""The admin shows the leases, and writes none."""
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from django_dblock import FencedLock, fenced_lock
+from tests.monitor import scene
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/django_dblock/fencedlock/"
+
+
+@pytest.fixture
+def root(db):
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+@pytest.fixture
+def rows(observer):
+    """One in each state."""
+    scene.lease(observer, "held")
+    scene.lease(observer, "delayed", left=-5, delay=60)
+    scene.lease(observer, "expired", left=-5, owner="web-9:1:Main")
+
+
+def listed(client, **query):
+    answer = client.get(LIST, query)
+    assert answer.status_code == 200
+    return {row.name for row in answer.context["cl"].result_list}
+
+
+def test_all_of_them(root, rows):
+    assert listed(root) == {"held", "delayed", "expired"}
+
+
+@pytest.mark.parametrize("state", ["held", "delayed", "expired"])
+def test_by_state_by_the_servers_clock(state, root, rows):
+    assert listed(root, state=state) == {state}
+
+
+def test_a_state_that_there_is_not_filters_nothing(root, rows):
+    assert len(listed(root, state="lost")) == 3
+
+
+@pytest.mark.parametrize(("text", "found"), [("layed", {"delayed"}), ("web-9", {"expired"})])
+def test_search_by_name_and_owner(text, found, root, rows):
+    assert listed(root, q=text) == found
+
+
+def test_nothing_can_be_written(root, rows):
+    row = FencedLock.objects.get(name="held")
+    assert root.get(f"{LIST}{row.pk}/change/").status_code == 200
+    assert root.get(f"{LIST}add/").status_code == 403
+    assert root.post(f"{LIST}{row.pk}/change/", {"owner": "x"}).status_code == 403
+    assert root.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    root.post(LIST, {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"})
+    assert FencedLock.objects.count() == 3
+
+
+def test_the_number_of_queries_does_not_grow(root, rows, observer, statements):
+    root.get(LIST)
+    with statements() as few:
+        root.get(LIST)
+    for number in range(50):
+        scene.lease(observer, f"more-{number}")
+    with statements() as many:
+        root.get(LIST)
+    assert len(few) == len(many) == 4, "session, user, count, rows"
+
+
+class TestRelease:
+    def act(self, client):
+        pks = FencedLock.objects.filter(name__in=["nightly", "a&b"]).values_list("pk", flat=True)
+        return client.post(LIST, {"action": "release_leases", "_selected_action": list(pks)})
+
+    def test_the_monitor_asks_first(self, root, observer):
+        scene.lease(observer, "a&b")
+        with fenced_lock("nightly", ttl=60) as lock:
+            answer = self.act(root)
+            assert answer["Location"] == (
+                "/admin/django_dblock/lockmonitor/release/?lease=0%3Aa%26b&lease=0%3Anightly"
+            )
+            page = root.get(answer["Location"]).content.decode()
+            assert page.count('name="grant"') == 2
+            lock.check()
+
+    @pytest.mark.parametrize(
+        "may", [("view_fencedlock",), ("view_fencedlock", "release_fencedlock")], ids=len
+    )
+    def test_it_is_not_offered_to_who_may_not(self, may, client):
+        user = User.objects.create_user("ann", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=may))
+        client.force_login(user)
+        page = client.get(LIST).content.decode()
+        assert "release_leases" not in page
+
+    def test_it_is_to_who_may(self, client, observer):
+        may = ("view_fencedlock", "release_fencedlock", "view_lockmonitor")
+        user = User.objects.create_user("ann", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=may))
+        client.force_login(user)
+        scene.lease(observer, "nightly")
+        assert "release_leases" in client.get(LIST).content.decode()
+        assert self.act(client).status_code == 302
+
+
+def test_it_is_registered_by_autodiscover():
+    assert admin.site.is_registered(FencedLock)

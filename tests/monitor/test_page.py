@@ -1,0 +1,328 @@
+"""The page on locks that are really held, and who may see it."""
+
+import re
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection, connections
+from django.test import RequestFactory
+from django.urls import resolve
+
+from django_dblock import advisory_lock, fenced_lock
+from django_dblock.idempotency.identity import masked
+from django_dblock.models import FencedLock
+from tests.monitor import scene
+from tests.monitor.conftest import PAGE
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def html(answer, status=200):
+    assert answer.status_code == status, answer.content.decode()[:2000]
+    return answer.content.decode()
+
+
+def shown(client, **query):
+    return html(client.get(PAGE, query))
+
+
+def words(page):
+    """What a person reads."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+class TestWhatItShows:
+    def test_nothing(self, root):
+        page = shown(root)
+        for said in (
+            "Nobody waits.", "No advisory lock is held.", "No lease is held.",
+            "No request is in flight.",
+        ):  # fmt: skip
+            assert said in page
+        assert "<svg class" not in page.split("dblock-live")[1].split("</main>")[0]
+
+    def test_a_shop_at_a_bad_moment(self, root, stage):
+        found = scene.busy(stage)
+        scene.leases(stage.observer)
+        scene.requests()
+        page = shown(root)
+        said = words(page)
+        pid = {name: session.info.backend_pid for name, session in found.items()}
+        assert f"{pid['gunicorn']} gunicorn keeps 10 waiting with inventory:sku-1" in said
+        assert "idle in transaction" in said
+        assert f"{pid['mailer']} mailer" in said
+        assert "order:17 1 of 1" in said
+        assert "and 4 more wait" in said
+        assert "rebuild-search" in said
+        assert "12 s of 1 min 0 s not renewed" in said or "11 s of 1 min 0 s not renewed" in said
+        assert "kept back for" in said
+        assert "job: settle, build: 2026.11.3" in said
+        assert f"user:7:{masked('4f1c2a90-77')}" in said
+        assert "4f1c2a90-77" not in page, "keys are masked"
+        assert "abandoned" in said
+        assert page.count('class="dblock-arrow') == page.count("dblock-head")
+
+    def test_the_text_says_what_the_picture_says(self, root, stage):
+        """Each who waits has a row in the table, also where the picture collapses them."""
+        found = scene.busy(stage)
+        table = shown(root).split("The same as a table")[1].split("</table>")[0]
+        waiting = {name for name in found if name not in ("gunicorn", "import")} - {
+            "report 1", "report 2",
+        }  # fmt: skip
+        for name in waiting:
+            assert f'dblock-pid">{found[name].info.backend_pid}<' in table
+        assert table.count('scope="row"') == len(waiting)
+
+    def test_names_can_neither_write_html_nor_turn_the_page_around(self, root, observer):
+        scene.lease(observer, "<script>alert(1)</script>")
+        scene.lease(observer, "evil\u202egnp\x1b[31m", owner='"><img src=x>')
+        page = shown(root)
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+        assert "\u202e" not in page
+        assert "evil\\u202egnp\\x1b[31m" in page
+
+    def test_a_search(self, root, stage):
+        scene.busy(stage)
+        page = shown(root, q="catalogue")
+        assert "catalogue" in page
+        assert "inventory:sku-1" not in page
+        assert "Only what matches “catalogue”" in page
+        assert "No lease matches." in page
+
+    def test_what_is_looked_for_is_not_html(self, root):
+        page = shown(root, q='"><script>alert(1)</script>')
+        assert "<script>alert" not in page
+
+    def test_only_the_part_that_changes(self, root):
+        page = shown(root, fragment="1")
+        assert "Nobody waits." in page
+        assert "<html" not in page
+        assert "dblock-bar" not in page
+
+    def test_numbers_are_not_grouped(self, root, settings, observer):
+        """A pid of 12.345 could not be ended, and ``width="1,5"`` is not SVG."""
+        settings.USE_THOUSAND_SEPARATOR = True
+        settings.LANGUAGE_CODE = "de"
+        scene.lease(observer, "nightly", waiting=())
+        with advisory_lock("a"):
+            pid = connection.connection.info.backend_pid
+            page = shown(root)
+        assert f"pid={pid}&amp;" in page
+        assert ">1767225600060<" in page
+
+    def test_several_databases(self, root):
+        with advisory_lock("here"), advisory_lock("there", using="other"):
+            here, there = shown(root), shown(root, using="other")
+        assert ("here" in words(here), "there" in words(here)) == (True, False)
+        assert "there" in words(there)
+        assert re.search(r'using=other" aria-current="true"', there)
+        assert "using=other" in there.split("dblock-live")[1], "also where something is ended"
+
+    def test_the_database_of_the_settings(self, root, settings):
+        settings.DBLOCK_DATABASE = "other"
+        with advisory_lock("there"):
+            assert "there" in words(shown(root))
+
+    @pytest.mark.parametrize("using", ["sqlite", "nowhere", "'"])
+    def test_no_such_database(self, using, root):
+        html(root.get(PAGE, {"using": using}), 400)
+
+    def test_ten_thousand_locks(self, root, stage):
+        session = stage.session("import")
+        session.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 5000) n")
+        page = shown(root)
+        assert "5000 advisory locks held" in words(page)
+        assert "and 4994 more" in page
+        assert len(page) < 100_000
+
+    def test_more_rows_than_there_is_room_for(self, root, observer):
+        for number in range(130):
+            scene.lease(observer, f"lease-{number:03}", left=27 + number)
+        page = shown(root)
+        assert "The first 100 of 130 are shown." in page
+        assert "lease-129" not in page
+        assert "lease-129" in shown(root, q="129")
+
+
+class TestRefresh:
+    def test_every_five_seconds(self, root):
+        page = shown(root)
+        assert '<noscript><meta http-equiv="refresh" content="5;url=/admin/' in page
+        assert "monitor.js" in page
+
+    def test_off(self, root):
+        page = shown(root, refresh="0")
+        assert "http-equiv" not in page.split("</head>")[0].replace("Content-Type", "")
+        assert "monitor.js" not in page
+        assert "Refresh now" in page
+
+    def test_it_keeps_what_was_asked_for(self, root):
+        page = shown(root, refresh="30", q="sku", using="other")
+        assert 'content="30;url=/admin/django_dblock/lockmonitor/?using=other&amp;q=sku' in page
+
+    @pytest.mark.parametrize("given", ["1", "-5", "x", "0.1", "99999"])
+    def test_no_other_period(self, given, root):
+        assert 'content="5;' in shown(root, refresh=given)
+
+    def test_nothing_is_kept_by_caches(self, root):
+        assert "no-store" in root.get(PAGE)["Cache-Control"]
+
+
+class TestBudget:
+    def test_three_statements_whatever_is_there(self, root, stage, statements):
+        shown(root)  # content types
+        with statements() as nothing:
+            shown(root)
+        scene.busy(stage)
+        scene.leases(stage.observer)
+        scene.requests()
+        with statements() as much:
+            shown(root)
+        assert len(much) == len(nothing) == 5, "session, user; locks, leases, requests"
+
+    def test_permissions_are_two_more(self, person, statements):
+        ann = person("ann", "view")
+        shown(ann)
+        with statements() as sent:
+            shown(ann)
+        assert len(sent) == 7, "of the user, and of their groups"
+
+
+class TestPermissions:
+    def test_strangers_are_sent_to_sign_in(self, client, db):
+        answer = client.get(PAGE)
+        assert answer.status_code == 302
+        assert answer["Location"].startswith("/admin/login/")
+
+    def test_the_staff_without_the_permission(self, person):
+        html(person("ann").get(PAGE), 403)
+        html(person("ben", "release", "terminate").get(PAGE), 403)
+
+    def test_other_permissions_of_ours_are_not_enough(self, person):
+        from django.contrib.auth.models import Permission
+
+        client = person("ann")
+        User.objects.get(username="ann").user_permissions.add(
+            Permission.objects.get(codename="view_fencedlock")
+        )
+        html(client.get(PAGE), 403)
+
+    @pytest.mark.parametrize(
+        "may", [(), ("release",), ("terminate",), ("release", "terminate")], ids=str
+    )
+    def test_each_sees_the_links_they_may_follow(self, may, person, stage):
+        scene.busy(stage)
+        scene.leases(stage.observer)
+        page = shown(person("ann", "view", *may))
+        assert ("lockmonitor/release/" in page) == ("release" in may)
+        assert ("lockmonitor/terminate/" in page) == ("terminate" in may)
+
+    def test_the_admin_links_to_it(self, root, person):
+        assert PAGE in html(root.get("/admin/"))
+        assert PAGE in html(root.get("/admin/django_dblock/"))
+        assert PAGE in html(person("ann", "view").get("/admin/"))
+        assert PAGE not in html(person("ben", "release").get("/admin/"))
+
+    def test_there_is_nothing_to_add_change_or_delete(self, root):
+        from django.contrib import admin
+
+        from django_dblock.models import LockMonitor
+
+        model_admin = admin.site.get_model_admin(LockMonitor)
+        request = RequestFactory().get(PAGE)
+        request.user = User.objects.get(username="root")
+        assert model_admin.get_model_perms(request) == {
+            "add": False, "change": False, "delete": False, "view": True,
+        }  # fmt: skip
+        for path in ("add/", "1/change/", "1/delete/"):
+            assert root.get(PAGE + path).status_code == 404
+
+
+class TestWhatIsHidden:
+    @pytest.fixture
+    def plain_role(self, observer, monkeypatch):
+        """The role of the application may read and write its tables, and nothing more."""
+        observer.execute(
+            "DROP ROLE IF EXISTS dblock_app; CREATE ROLE dblock_app LOGIN;"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO dblock_app;"
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dblock_app"
+        )
+        connection.close()
+        monkeypatch.setitem(connection.settings_dict, "USER", "dblock_app")
+        yield "dblock_app"
+        connection.close()
+        monkeypatch.undo()
+        observer.execute("DROP OWNED BY dblock_app; DROP ROLE dblock_app")
+
+    def test_it_is_shown_as_hidden_not_as_absent(self, root, stage, plain_role):
+        session = stage.session("shop")
+        stage.hold(session, ("inventory", "sku-1"))
+        stage.want(stage.session("celery"), "inventory", "sku-1")
+        said = words(shown(root))
+        pid = session.info.backend_pid
+        assert f"{pid} shop keeps 1 waiting with inventory:sku-1" in said
+        assert "hidden" in said
+        assert "GRANT pg_read_all_stats" in said
+        assert "insufficient privilege" not in said
+        assert f"pid={pid}" not in shown(root), "what can't be seen can't be ended"
+
+    def test_ones_own_is_not(self, root, stage, plain_role):
+        session = stage.session("shop", user=plain_role)
+        stage.hold(session, ("inventory", "sku-1"))
+        page = shown(root)
+        assert "hidden" not in words(page)
+        assert f"pid={session.info.backend_pid}&amp;" in page
+
+
+class TestErrors:
+    def test_a_table_that_is_not_there(self, root, observer):
+        observer.execute("ALTER TABLE django_dblock_fencedlock RENAME TO elsewhere")
+        try:
+            with advisory_lock("a"):
+                page = shown(root)
+        finally:
+            observer.execute("ALTER TABLE elsewhere RENAME TO django_dblock_fencedlock")
+        assert "Leases can&#x27;t be shown: the table is not in this database." in page
+        assert "manage.py migrate" in page
+        assert 'class="dblock-name">a<' in page, "the rest is shown"
+
+    def test_a_database_that_does_not_answer(self, root, monkeypatch):
+        connections["other"].close()
+        monkeypatch.setitem(connections["other"].settings_dict, "PORT", "1")
+        page = shown(root, using="other")
+        assert "Advisory locks can&#x27;t be shown: connection failed" in page
+
+    def test_another_engine(self, root, settings):
+        settings.DBLOCK_DATABASE = "sqlite"
+        assert "django_dblock needs PostgreSQL" in words(shown(root)).replace("&#x27;", "'")
+
+    def test_in_atomic_requests_what_is_refused_does_not_end_the_page(self, root, settings):
+        """Each view of it is out of the transaction, of every database."""
+        for page in ("", "release/", "terminate/"):
+            view = resolve(PAGE + page).func
+            assert view._non_atomic_requests >= {"default", "other"}
+
+
+class TestMigration:
+    def test_the_permissions_are_made(self, db):
+        from django.contrib.auth.models import Permission
+
+        found = set(
+            Permission.objects.filter(content_type__app_label="django_dblock").values_list(
+                "codename", flat=True
+            )
+        )
+        assert {"view_lockmonitor", "terminate_backend", "release_fencedlock"} <= found
+        assert not {"add_lockmonitor", "change_lockmonitor", "delete_lockmonitor"} & found
+
+    def test_dumpdata_does_not_stumble_over_it(self, db):
+        from io import StringIO
+
+        from django.core.management import call_command
+
+        with fenced_lock("a", ttl=30):
+            out = StringIO()
+            call_command("dumpdata", "django_dblock", stdout=out)
+            assert "lockmonitor" not in out.getvalue()
+            assert FencedLock.objects.count() == 1

@@ -1,0 +1,1 @@
+"""The threats of SECURITY.md, a test for each."""

@@ -1,0 +1,132 @@
+"""What a client, or a neighbour in the database, can use up; and what stops it."""
+
+import os
+
+import psycopg
+import pytest
+
+from django_dblock import (
+    IdempotencyKey,
+    LockTimeout,
+    advisory_lock,
+    advisory_locks,
+    fenced_lock,
+    purge_idempotency_keys,
+)
+from django_dblock.keys import encode, key_id
+from tests.app import idempotent_views as views
+from tests.idempotency import calling
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FLOOD = int(os.environ.get("DBLOCK_TEST_FLOOD", "300"))
+"""Requests; the long form is 100,000."""
+
+
+def test_a_key_that_is_too_long_is_refused_before_any_sql(statements):
+    with statements() as sent:
+        for key in ("x" * 256, "x" * 1_000_000, f'"{"x" * 256}"'):
+            assert calling.ask(views.default, key=key).status_code == 400
+    assert len(sent) == 0
+
+
+def test_a_body_that_is_too_large_is_not_kept(settings):
+    settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
+    assert calling.ask(views.default).status_code == 500
+    assert (calling.effects(), calling.rows()) == (0, 0)
+
+
+def test_a_flood_of_keys_fills_its_scope_and_nothing_else(settings):
+    """Whoever floods gets 429, others are served, and a purge makes room again."""
+    settings.DBLOCK_IDEMPOTENCY_MAX_KEYS = limit = max(20, FLOOD // 100)
+    told = {201: 0, 429: 0}
+    for number in range(FLOOD):
+        told[calling.ask(views.default, key=f"flood-{number}").status_code] += 1
+    assert told == {201: limit, 429: FLOOD - limit}
+    assert calling.rows() == limit
+    calling_other = calling.ask(views.default, key="flood-1", **{"X-Client": "another"})
+    assert calling_other.status_code == 201
+    again = calling.ask(views.default, key="flood-1")
+    assert again.headers["Idempotent-Replayed"] == "true"  # what is there is still answered
+    IdempotencyKey.objects.filter(scope="scope:client").update(expires_at="2020-01-01T00:00:00Z")
+    assert purge_idempotency_keys() == limit
+    assert calling.ask(views.default, key="after").status_code == 201
+
+
+def test_its_negative_twin_without_a_limit_takes_them_all():
+    for number in range(30):
+        assert calling.ask(views.default, key=f"flood-{number}").status_code == 201
+    assert calling.rows() == 30
+
+
+def test_a_million_keys_are_refused_before_any_sql(statements):
+    asked = 0
+
+    def keys():
+        nonlocal asked
+        for asked in range(1, 1_000_001):
+            yield ("sku", asked)
+
+    with statements() as sent, pytest.raises(ValueError, match="DBLOCK_MAX_KEYS"):
+        with advisory_locks(keys()):
+            pytest.fail("the block ran")
+    assert len(sent) == 0
+    assert asked == 1001  # the rest is not even looked at
+
+
+class TestSquatting:
+    """A role without any rights on our tables, in the same database."""
+
+    @pytest.fixture
+    def squatter(self, rival):
+        rival.execute("CREATE ROLE dblock_squatter")
+        rival.execute("SET ROLE dblock_squatter")
+        yield rival
+        rival.execute("RESET ROLE")
+        rival.execute("SELECT pg_advisory_unlock_all()")
+        rival.execute("DROP ROLE dblock_squatter")
+
+    def test_it_can_take_an_advisory_lock_and_others_wait_no_longer_than_the_setting(
+        self, squatter, settings
+    ):
+        settings.DBLOCK_ADVISORY_TIMEOUT = 0.05
+        number = key_id(encode(("inventory", 1)), "")
+        squatter.execute("SELECT pg_advisory_lock(%s)", [number])
+        with pytest.raises(LockTimeout):
+            with advisory_lock("inventory", 1):
+                pytest.fail("the block ran")
+
+    def test_a_namespace_that_it_does_not_know_has_other_numbers(self, squatter, settings):
+        number = key_id(encode(("inventory", 1)), "")
+        squatter.execute("SELECT pg_advisory_lock(%s)", [number])
+        settings.DBLOCK_NAMESPACE = "a secret of the shop"
+        with advisory_lock("inventory", 1, timeout=0):
+            pass
+
+    def test_it_can_neither_take_nor_end_nor_hold_up_a_lease(self, squatter):
+        statements = (
+            "UPDATE django_dblock_fencedlock SET token = token + 1",
+            "DELETE FROM django_dblock_fencedlock",
+            "SELECT FROM django_dblock_fencedlock FOR KEY SHARE",
+            "DO $$ BEGIN LOCK TABLE django_dblock_fencedlock; END $$",
+            "TRUNCATE django_dblock_fencedlock",
+            "INSERT INTO django_dblock_fencedticket VALUES (1)",
+        )
+        with fenced_lock("nightly", ttl=30) as lock:
+            for statement in statements:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    squatter.execute(statement)
+            with lock.guard():
+                pass
+        with fenced_lock("nightly", ttl=30):
+            pass
+
+    def test_it_can_read_and_write_no_answer(self, squatter):
+        calling.ask(views.default)
+        for statement in (
+            "SELECT body FROM django_dblock_idempotencykey",
+            "UPDATE django_dblock_idempotencykey SET headers = '{}'",
+            "DELETE FROM django_dblock_idempotencykey",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                squatter.execute(statement)

