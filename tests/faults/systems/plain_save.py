@@ -1,0 +1,3 @@
+"""Plain ``save()``: the last write wins."""
+
+ERRORS = ()

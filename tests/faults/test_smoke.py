@@ -1,0 +1,105 @@
+"""Workloads and nemeses still run: seconds of them. Minutes of them are ``tox -e resilience``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.checkers import INVARIANTS, Violation
+from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
+from tests.faults.report import failures
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).resolve().parents[2]
+NEMESES = ("pause", "kill", "terminate", "cut")
+
+
+def test_the_same_seed_makes_the_same_plan():
+    assert plan(5, "7", [18, 16]) == plan(5, "7", [18, 16])
+    assert plan(5, "7", [18, 16]) != plan(5, "8", [18, 16])
+
+
+def test_a_plan_has_ours_every_peer_and_every_mutation():
+    trials = plan(5, "7", [18])
+    assert {trial.expected for trial in trials} == {HOLDS, FAILS, CAUGHT}
+    assert len({trial.mutation for trial in trials}) == 5  # none, and four
+    assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
+
+
+def test_a_long_plan_throws_everything_at_every_workload_and_has_patroni():
+    trials = plan(60, "7", [18])
+    thrown = {(trial.workload, trial.nemesis) for trial in trials if trial.expected == HOLDS}
+    for workload in {trial.workload for trial in trials} - {"shop", "tokens", "deadlocks"}:
+        assert {(workload, nemesis) for nemesis in EVERY_NEMESIS} <= thrown
+    assert ("shop", "site") in thrown
+    assert ("tokens", "patroni") in thrown
+
+
+def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
+    violations = [Violation(1, "lost", lost)._asdict()] if lost else []
+    return {
+        "expected": expected, "system": system, "mutation": mutation, "workload": "counter",
+        "nemesis": "pause", "violations": violations, "errors": [], "replay": "python -m …",
+        "outcomes": {"ok": 100}, "faults": {"stop": 1}, "seconds": 4, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("results", "begins"),
+    [
+        ([result()], []),
+        ([result(lost=1)], ["VIOLATED"]),
+        ([result(errors=["Traceback"])], ["BROKEN"]),
+        ([result(outcomes={"unknown": 100})], ["IDLE"]),
+        ([result(faults={})], ["IDLE"]),
+        ([result(faults={}, seconds=1)], []),
+        ([result(outcomes={"unknown": 9}, seconds=1)], ["IDLE"]),
+        ([result(FAILS, "redis_py"), result(FAILS, "redis_py", lost=2)], []),
+        ([result(FAILS, "redis_py")], ["HELD UNEXPECTEDLY: redis_py"]),
+        ([result(CAUGHT, mutation="broken", lost=1)], []),
+        ([result(CAUGHT, mutation="broken")], ["NOT CAUGHT: broken"]),
+    ],
+)
+def test_a_run_fails_for_each_thing_that_it_must_show_and_does_not(results, begins):
+    found = failures(results)
+    assert len(found) == len(begins)
+    assert all(map(str.startswith, found, begins))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Some seconds of each workload of ours with a worker's own faults, in a process of its own."""
+    folder = tmp_path_factory.mktemp("faults")
+    nemeses = [part for nemesis in NEMESES for part in ("--nemesis", nemesis)]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tests.faults", "--smoke", "--seed", "1", *nemeses,
+            "--output", str(folder),
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return json.loads((folder / "report.json").read_text(encoding="utf-8")) | {"folder": folder}
+
+
+def test_ours_holds(found):
+    assert found["totals"]["violations_of_ours"] == 0
+    assert found["failures"] == []
+
+
+def test_each_workload_has_run_under_a_nemesis(found):
+    assert {trial["workload"] for trial in found["trials"]} == {
+        "counter", "saver", "stock", "payments", "tokens", "versions", "deadlocks", "savepoints",
+    }  # fmt: skip
+    assert sum(found["totals"]["faults"].values()) > 0
+
+
+def test_the_report_says_how_to_replay_each_trial(found):
+    for trial in found["trials"]:
+        assert trial["replay"].endswith(f"--seed 1 --trial {trial['number']}")
+    page = (found["folder"] / "report.html").read_text(encoding="utf-8")
+    assert found["trials"][0]["replay"] in page
+    assert all(text in page for text in INVARIANTS.values())

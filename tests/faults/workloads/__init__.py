@@ -1,0 +1,1 @@
+"""What the workers do: a module each, with ``prepare``, ``turn`` and ``judge``."""
