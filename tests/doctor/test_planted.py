@@ -188,7 +188,10 @@ class TestMigration:
         assert "is in schema 'away', which is not in the search_path" in finding.found
 
     def test_tables_that_belong_to_another_alias_are_not_missed(self, primary, settings):
-        with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="postgres"):
+        with psycopg.connect(primary.url, autocommit=True) as owner:
+            owner.execute("DROP DATABASE IF EXISTS without_tables")
+            owner.execute("CREATE DATABASE without_tables")
+        with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="without_tables"):
             findings = found("other")
             assert "migration" not in findings
             assert "django_dblock_fencedlock in 'default'" in findings["tables-elsewhere"].found

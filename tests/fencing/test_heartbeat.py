@@ -158,10 +158,9 @@ def test_short_leases_in_quick_order_share_a_thread(monkeypatch):
 def test_one_with_a_connection_ends_at_once(observer, monkeypatch):
     monkeypatch.setattr(module, "_MOMENT", 600.0)
     with fenced_lock(NAME, ttl=600):
-        observe.until(lambda: heartbeat._wakes > beat.now(), "it waits")
-        before = heartbeat._wakes
         beat_now()
-        observe.until(lambda: heartbeat._wakes > before, "it has beaten, and waits again")
+        observe.until(lambda: heartbeats(observer), "it has a connection")
+        observe.until(lambda: min(heartbeat._due.values()) > beat.now(), "it has beaten")
     observe.until(lambda: not threads(), "the thread ends")
     assert heartbeats(observer) == []
 

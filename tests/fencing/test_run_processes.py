@@ -229,7 +229,7 @@ class TestSurvival:
             until_renewed(observer)
             status, out, err = finish(process)
         assert (status, out) == (0, "done\n")
-        assert "a heartbeat on 'default' failed, trying again" in err
+        assert "A heartbeat on 'default' failed, trying again" in err
         assert is_expired(observer)
 
     def test_a_restarted_database(self, migrated):

@@ -99,9 +99,8 @@ class Browser:
 
     def tab_to(self, css: str) -> None:
         """Go on with the Tab key until it is there; no farther than once around the page."""
-        wanted = self.find(css)
         for _ in range(100):
-            if self.focused == wanted:
+            if self.focused == self.find(css):  # a live page may have put another in its place
                 return
             self.press(Keys.TAB)
         raise AssertionError(f"the Tab key does not come to {css}")
