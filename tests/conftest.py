@@ -38,7 +38,7 @@ collect_ignore = [
     "test_labels.py",
     "test_public_names.py",
 ] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
-# What hangs on the server, on processes and on signals, and not on Django: with DBLOCK_TEST_DJANGO=1
+# What hangs on the server, on processes and on signals, not on Django: with DBLOCK_TEST_DJANGO=1
 # it is left out, where the same has run with another Django.
 collect_ignore += [
     "concurrency",
