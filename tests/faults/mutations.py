@@ -63,7 +63,8 @@ def record_after_commit() -> None:
 
     def outcome(self: Any) -> Any:
         late: list[Callable[[], None]] = []
-        self._record = lambda answer, *then: late.append(lambda: plain_record(self, answer, *then))
+        # The savepoint that would be released with it is gone by then.
+        self._record = lambda answer, *_: late.append(lambda: plain_record(self, answer))
         found = plain_outcome(self)
         for record in late:
             with transaction.atomic(using=self.identity.using):
