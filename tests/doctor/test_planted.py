@@ -290,10 +290,21 @@ class TestBloat:
             renewing.execute("SELECT pg_stat_force_next_flush()")
             assert found()["table-bloat"].level == "ok"
 
+    def test_who_came_a_moment_ago_keeps_nothing(self):
+        facts = gathered("default")
+        [table, *_] = facts.tables
+        new, old = (Pin("backend", pid, xids, 1.0, "") for pid, xids in (("7", 9), ("8", 2000)))
+        bloated = replace(facts, tables=(replace(table, dead=2000, live=1),), pins=(new,))
+        [finding] = bloat.table_bloat(bloated)
+        assert finding.do.startswith(f"VACUUM {table.name};")
+        assert "Kept by" not in finding.follows
+        [finding] = bloat.table_bloat(replace(bloated, pins=(old, new)))
+        assert "pg_terminate_backend(8)" in finding.do
+
     def test_where_autovacuum_is_off_nobody_is_told_to_wait_for_it(self):
         facts = gathered("default")
         [table, *_] = facts.tables
-        pin = Pin("backend", "7", 9, 1.0, "role shop")
+        pin = Pin("backend", "7", 2000, 1.0, "role shop")
         off = replace(
             facts, tables=(replace(table, dead=2000, live=1),), pins=(pin,),
             settings={**facts.settings, "autovacuum": "off"},
