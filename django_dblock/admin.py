@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.core.paginator import Paginator
+from django.db import router
 from django.db.models import Case, Q, QuerySet, Value, When
 from django.db.models.functions import Length, Now
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from django_dblock.conf import conf
 from django_dblock.fencing import admin as leases  # noqa: F401 - registers by being imported
 from django_dblock.idempotency.identity import masked
 from django_dblock.models import IdempotencyKey
@@ -114,9 +116,10 @@ class IdempotencyKeyAdmin(_Admin):
     paginator = BoundedPaginator
 
     def get_queryset(self, request: HttpRequest) -> _Rows:
-        """Read what is shown, and no body."""
+        """Read what is shown, and no body, where requests are written."""
         states = [When(condition, then=Value(state)) for state, condition in _STATES.items()]
         rows: _Rows = super().get_queryset(request)
+        rows = rows.using(conf.database or router.db_for_write(IdempotencyKey))
         return rows.defer("body").annotate(
             state_now=Case(*states, default=Value("")), stored_size=Length("body")
         )

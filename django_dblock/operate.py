@@ -68,6 +68,8 @@ def terminate_backend(
         raise TerminationRefused(
             pid=pid, using=alias, reason="it may not see whether that is still the same connection"
         )
+    if not told:  # it ended in the meantime by itself
+        return False
     who = by or f"database role {connection.settings_dict['USER']}"
     audit.warning(
         "dblock: %s ended backend %s (%s, role %s) on %r: what it had not committed is rolled back",
@@ -77,4 +79,4 @@ def terminate_backend(
             "application_name": application_name, "using": alias,
         },
     )  # fmt: skip
-    return bool(told)
+    return True

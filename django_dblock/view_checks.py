@@ -1,5 +1,6 @@
 """System checks of views: guards that can't work where the view stands, or as it answers."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ def _functions(view: Any) -> Iterator[Any]:
     yield view
     cls = getattr(view, "cls", None) or getattr(view, "view_class", None)
     for name in dir(cls) if isinstance(cls, type) else ():
-        method = getattr(cls, name, None)
+        method = inspect.getattr_static(cls, name, None)  # runs no property of a class
         if callable(method):
             yield method
 

@@ -112,6 +112,13 @@ class TestNoOther:
         assert caplog.records == []
         assert terminate_backend(pid_of(holding), backend_start=began) is True
 
+    def test_one_that_ended_in_between_is_not_written_down(self, rival, monkeypatch, caplog):
+        told_none = sql.TERMINATE.replace("pg_terminate_backend(backend.pid)", "false")
+        monkeypatch.setattr(sql, "TERMINATE", told_none)
+        rival.execute(LOCK)
+        assert terminate_backend(pid_of(rival)) is False
+        assert caplog.records == []
+
     def test_one_without_a_lock(self, rival):
         assert terminate_backend(pid_of(rival)) is False
         assert is_alive(rival)

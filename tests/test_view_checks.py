@@ -8,6 +8,7 @@ from django.db import connection, transaction
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import clear_url_caches, include, path
 from django.utils.decorators import method_decorator
+from django.utils.functional import classproperty
 from django.views import View
 
 from django_dblock import advisory_lock, fenced_lock, idempotent
@@ -129,3 +130,12 @@ def test_w032_a_stream_can_not_be_kept(found):
     texts = [message.msg for message in check_guards()]
     assert "can't be kept" in texts[0]
     assert "when the lock is gone" in texts[1]
+
+
+def test_a_property_of_a_class_is_not_run(found):
+    class Loud(View):
+        @classproperty
+        def queryset(cls):  # noqa: N805 - Django's
+            raise AssertionError("a system check has run it")
+
+    assert found(Loud.as_view()) == []

@@ -1,12 +1,12 @@
 """What the bridges to metrics share: receivers for our signals, and names that stay few."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.dispatch import Signal
 
+from django_dblock import forks
 from django_dblock.keys import Key, is_instance
 
 KeyLabel = Callable[[tuple[Key, ...]], str]
@@ -87,7 +87,7 @@ class Listening:
     def __init__(self) -> None:
         self._receivers: Receivers | None = None
         self._renew()
-        os.register_at_fork(after_in_child=self._renew)
+        forks.in_child(self._renew)
 
     def _renew(self) -> None:
         self._mutex = threading.Lock()  # another thread may have had it when this one forked

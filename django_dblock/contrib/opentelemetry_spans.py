@@ -11,6 +11,9 @@ from django_dblock.contrib.opentelemetry_metrics import lock_attributes
 
 _Grant = tuple[Any, ...]
 
+_MOST_LEASES = 1_000
+"""Whose spans are known; one whose release failed is told by no signal, and would stay for ever."""
+
 
 class Spans:
     """A span for each wait; events for what happens inside the spans of others."""
@@ -40,6 +43,8 @@ class Spans:
         self._waited(told, None)
         span = get_current_span()
         if told["kind"] == "fenced" and span.get_span_context().is_valid:
+            if len(self._taken_in) >= _MOST_LEASES:
+                self._taken_in.pop(list(self._taken_in)[0], None)  # noqa: RUF015 - other threads
             self._taken_in[_grant(told)] = span
 
     def _released(self, **told: Any) -> None:

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from django.db import Error
+from django.db import Error, connections
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from django_dblock.databases import connection_for
+from django_dblock.fencing import table
+from django_dblock.idempotency import store
 from django_dblock.inspect import advisory_locks, fenced_leases, unfinished_requests
 
 logger = logging.getLogger("django_dblock.prometheus")
@@ -19,7 +21,8 @@ class StateCollector(Collector):
     """Gauges of the locks, leases and requests that are there at the moment of the scrape.
 
     ``REGISTRY.register(StateCollector())``, in one process of each database: all would show the
-    same. Three statements a scrape, on a connection of the thread that answers it.
+    same. Three statements a scrape, on connections of the thread that answers it, each where the
+    routers keep its table.
 
     Guarantees: a database that does not answer costs the scrape these gauges, not the others; it is
     logged to ``django_dblock.prometheus``.
@@ -37,21 +40,27 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Ask the server."""
-        connection = connection_for(self._using)
-        was_closed = connection.connection is None
+        ours, alias = [], ""
         try:
             for gauge in _GAUGES:
-                yield gauge.measured(self._using, connection.alias)
+                alias = gauge.where(self._using)
+                if connections[alias].connection is None:
+                    ours.append(connections[alias])
+                yield gauge.measured(self._using, alias)
         except Error as error:
             logger.warning(
                 "What is locked on %r could not be read: %s",
-                connection.alias,
+                alias,
                 error,
-                extra={"using": connection.alias},
+                extra={"using": alias},
             )
         finally:
-            if was_closed:  # the thread of a scrape has no request that would close it
+            for connection in ours:  # the thread of a scrape has no request that would close them
                 connection.close()
+
+
+def _alias(using: str | None) -> str:
+    return connection_for(using).alias
 
 
 def _advisory(using: str | None) -> Iterator[str]:
@@ -68,11 +77,12 @@ def _requests(using: str | None) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Gauge:
-    """One gauge: its name, what it says, the states it counts, and who knows them."""
+    """One gauge: its name, what it says, the states it counts, in which database, who knows."""
 
     name: str
     text: str
     states: tuple[str, ...]
+    where: Callable[[str | None], str]
     read: Callable[[str | None], Iterator[str]]
 
     def family(self) -> GaugeMetricFamily:
@@ -90,13 +100,21 @@ _GAUGES = (
         "dblock_advisory_locks",
         "Advisory locks of the database, other programs' included.",
         ("held", "wanted"),
+        _alias,
         _advisory,
     ),
-    _Gauge("dblock_leases", "Leases that nobody else can have.", ("held", "delayed"), _leases),
+    _Gauge(
+        "dblock_leases",
+        "Leases that nobody else can have.",
+        ("held", "delayed"),
+        table.alias_for,
+        _leases,
+    ),
     _Gauge(
         "dblock_unfinished_requests",
         "Requests with an idempotency key that have no answer yet.",
         ("leased", "free", "abandoned"),
+        store.alias_for,
         _requests,
     ),
 )

@@ -24,16 +24,16 @@ def table_bloat(facts: Facts) -> Iterator[Finding]:
         yield Finding("table-bloat", "ok", "Our tables have few dead rows.")
         return
     follows = "Every statement on these tables reads past them, and takes longer and longer."
-    if facts.pins:
-        do = (
-            f"End what keeps them, if it is not needed: {_end(facts.pins[0])} Then autovacuum "
-            f"removes them; VACUUM does so at once."
-        )
-        follows = f"{follows} Kept by {_shown(facts.pins[0])}, the oldest that may still see them."
-    else:
-        do = f"VACUUM {', '.join(table.name for table in bloated)};"
-        if facts.settings["autovacuum"] == "off":
-            do = f"{do} And switch autovacuum on: it is off on this server."
+    off = facts.settings["autovacuum"] == "off"
+    do = f"VACUUM {', '.join(table.name for table in bloated)};"
+    # So many rows did not die since somebody came a moment ago: nobody is to end an innocent one.
+    pin = next((each for each in facts.pins if each.xids >= _MANY or _is_old(each)), None)
+    if pin:
+        then = do if off else "autovacuum removes them; VACUUM does so at once."
+        do = f"End what keeps them, if it is not needed: {_end(pin)} Then {then}"
+        follows = f"{follows} Kept by {_shown(pin)}, the oldest that may still see them."
+    if off:
+        do = f"{do} And switch autovacuum on: it is off on this server."
     yield Finding("table-bloat", "warning", " ".join(map(_size, bloated)), follows, do)
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
+from django.db import router
 from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -10,6 +11,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
+from django_dblock.conf import conf
 from django_dblock.models import FencedLock
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class FencedLockAdmin(_Admin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     actions = ("release_leases",)
+
+    def get_queryset(self, request: HttpRequest) -> _Rows:
+        """Read where leases are written, not from a replica or another alias."""
+        rows: _Rows = super().get_queryset(request)
+        return rows.using(conf.database or router.db_for_write(FencedLock))
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
         """Refuse: leases are granted by the protocol."""

@@ -8,11 +8,11 @@ leases are the parent's, and so are its connections, which are neither used nor 
 """
 
 import logging
-import os
 import random
 import threading
 from collections import defaultdict
 
+from django_dblock import forks
 from django_dblock.fencing.beat import Line
 from django_dblock.fencing.trust import GONE, Trust, now
 
@@ -157,4 +157,4 @@ heartbeat = Heartbeat()
 _of_parents: list[dict[str, Line]] = []
 """Kept, because closing them would end the parents' connections."""
 
-os.register_at_fork(after_in_child=heartbeat._leave_to_parent)  # noqa: SLF001 - of this module
+forks.in_child(heartbeat._leave_to_parent)  # noqa: SLF001 - of this module

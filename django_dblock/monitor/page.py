@@ -1,7 +1,7 @@
 """What the page shows: the most urgent first, so much and no more, and what was left out. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -168,7 +168,8 @@ def make(
     for lock in locks if words else ():
         names[lock.pid].append(called(lock))
     lease_rows = [_lease(lease) for lease in leases]
-    waits = [wait for queue in found for wait in _waits(queue, locks)]
+    in_front = {f"session:{lock.pid}": lock.blocked_by for lock in locks if not lock.granted}
+    waits = [wait for queue in found for wait in _waits(queue, in_front)]
     waits.sort(key=lambda wait: -(wait.party.lasting or 0))
     return Page(
         counts=Counts(
@@ -224,8 +225,7 @@ def _queue_has(queue: Queue, words: str) -> bool:
     return _has(words, queue.name, *(f"{party.pid} {party.name}" for party in parties))
 
 
-def _waits(queue: Queue, locks: Sequence[AdvisoryLock]) -> Iterable[Wait]:
-    in_front = {f"session:{lock.pid}": lock.blocked_by for lock in locks if not lock.granted}
+def _waits(queue: Queue, in_front: Mapping[str, tuple[int, ...]]) -> Iterable[Wait]:
     for number, party in enumerate(queue.waiters, start=1):
         if queue.kind == "fenced":
             behind = [holder.name for holder in queue.holders]

@@ -59,7 +59,10 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
             _release(request, grant, using)
         return back
     wanted = set(request.GET.getlist("lease"))
-    leases = [lease for lease in _held(request, using) if f"{lease.slot}:{lease.name}" in wanted]
+    held = _held(request, using)
+    if held is None:
+        return back
+    leases = [lease for lease in held if f"{lease.slot}:{lease.name}" in wanted]
     if not leases:
         messages.info(request, _("Nobody has this lease any more. Nothing was done."))
         return back
@@ -67,12 +70,13 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
     return ask(request, site, "release", {"title": _("End a lease by force"), "rows": rows})
 
 
-def _held(request: HttpRequest, using: str | None) -> list[FencedLease]:
+def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
+    """Return them; None if that could not be asked, and was told."""
     try:
         return [lease for lease in fenced_leases(using) if lease.state == "held"]
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
-        return []
+        return None
 
 
 def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:

@@ -32,8 +32,7 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
     pid, start = _meant(request.POST if posted else request.GET)
     if posted:
         _terminate(request, pid, start, using)
-    else:
-        locks = _locks(request, using)
+    elif (locks := _locks(request, using)) is not None:
         mine = [lock for lock in locks if (lock.pid, lock.backend_start) == (pid, start)]
         if mine:
             context = {"title": _("End a backend"), "session": one_session(locks, mine)}
@@ -52,12 +51,13 @@ def _meant(given: QueryDict) -> tuple[int, datetime]:
     return pid, start
 
 
-def _locks(request: HttpRequest, using: str | None) -> list[AdvisoryLock]:
+def _locks(request: HttpRequest, using: str | None) -> list[AdvisoryLock] | None:
+    """Return all; None if that could not be asked, and was told."""
     try:
         return advisory_locks(using)
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
-        return []
+        return None
 
 
 def _terminate(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:

@@ -38,7 +38,7 @@ def race(
     Args:
         count: how many.
         function: what they run; threads share its objects.
-        catch: errors that are results, returned in their place; others are raised here.
+        catch: errors of the function that are results, returned in their place; others are raised.
         using: the database alias on which they start with a connection.
         timeout: seconds for all of it.
 
@@ -87,14 +87,18 @@ class _Racer(threading.Thread):
     def run(self) -> None:
         try:
             self._line_up()
-            arguments = (self.number,) if _takes_one(self._function) else ()
-            self.result = self._function(*arguments)
-        except self._catch as error:
-            self.result = error
+            self._go()
         except BaseException as error:  # noqa: BLE001 - raised by race(), in the test's thread
             self.error = error
         finally:
             connections.close_all()
+
+    def _go(self) -> None:
+        try:
+            arguments = (self.number,) if _takes_one(self._function) else ()
+            self.result = self._function(*arguments)
+        except self._catch as error:
+            self.result = error
 
     def _line_up(self) -> None:
         try:

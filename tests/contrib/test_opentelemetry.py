@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from django_dblock import LockLost, advisory_lock, fenced_lock, force_release, signals
-from django_dblock.contrib import opentelemetry
+from django_dblock.contrib import opentelemetry, opentelemetry_spans
 from django_dblock.contrib.listening import HOLD_BUCKETS, WAIT_BUCKETS
 from tests.contrib import events
 from tests.helpers import observe
@@ -217,6 +217,17 @@ class TestLoss:
             [taken_in] = _remembered()
             assert len(taken_in) == 1
         assert taken_in == {}
+
+    def test_those_whose_release_failed_do_not_pile_up(self, collected, monkeypatch):
+        """No signal tells of them."""
+        monkeypatch.setattr(opentelemetry_spans, "_MOST_LEASES", 2)
+        [taken_in] = _remembered()
+        told = {"kind": "fenced", "keys": (("a",),), "using": "default", "name": "a",
+                "took": 0.0, "waited": 0.0, "shared": False}  # fmt: skip
+        with collected.tracer.start_as_current_span("job"):
+            for token in (1, 2, 3):
+                signals.lock_acquired.send(None, token=token, **told)
+        assert [token for _, _, token in taken_in] == [2, 3]
 
 
 def _remembered():

@@ -6,11 +6,11 @@ import sys
 import threading
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_dblock import advisory_lock, fenced_lock, run_once, signals
+from django_dblock import FencedLock, advisory_lock, fenced_lock, run_once, signals
 from django_dblock.contrib import prometheus, prometheus_state
 from tests.contrib import events
 
@@ -245,3 +245,26 @@ class TestState:
         with advisory_lock("a"):
             scraped(state)
             assert connection.connection is not None
+
+    @pytest.mark.django_db(transaction=True, databases=["default", "other"])
+    def test_each_is_read_and_named_where_the_routers_keep_it(self, state, settings):
+        settings.DATABASE_ROUTERS = [LeasesElsewhere()]
+        left = []
+
+        def scrape():
+            left.append(scraped(state))
+            left.append([each.alias for each in connections.all() if each.connection])
+
+        with fenced_lock("nightly-sync", ttl=30):
+            thread = threading.Thread(target=scrape)
+            thread.start()
+            thread.join()
+        found, still_open = left
+        assert found["dblock_leases", ("state", "held"), ("using", "other")] == 1
+        assert ("dblock_advisory_locks", ("state", "held"), ("using", "default")) in found
+        assert still_open == []
+
+
+class LeasesElsewhere:
+    def db_for_write(self, model, **hints):
+        return "other" if model is FencedLock else None

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,6 +13,8 @@ from django.db import connection, connections
 from psycopg import IsolationLevel
 
 from django_dblock import fenced_lock
+from django_dblock.doctor import bloat
+from django_dblock.doctor.facts import Pin
 from tests.conftest import conninfo
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.fencing.running import dblock, environment
@@ -286,6 +289,29 @@ class TestBloat:
             renewing.execute("VACUUM django_dblock_fencedlock")
             renewing.execute("SELECT pg_stat_force_next_flush()")
             assert found()["table-bloat"].level == "ok"
+
+    def test_who_came_a_moment_ago_keeps_nothing(self):
+        facts = gathered("default")
+        [table, *_] = facts.tables
+        new, old = (Pin("backend", pid, xids, 1.0, "") for pid, xids in (("7", 9), ("8", 2000)))
+        bloated = replace(facts, tables=(replace(table, dead=2000, live=1),), pins=(new,))
+        [finding] = bloat.table_bloat(bloated)
+        assert finding.do.startswith(f"VACUUM {table.name};")
+        assert "Kept by" not in finding.follows
+        [finding] = bloat.table_bloat(replace(bloated, pins=(old, new)))
+        assert "pg_terminate_backend(8)" in finding.do
+
+    def test_where_autovacuum_is_off_nobody_is_told_to_wait_for_it(self):
+        facts = gathered("default")
+        [table, *_] = facts.tables
+        pin = Pin("backend", "7", 2000, 1.0, "role shop")
+        off = replace(
+            facts, tables=(replace(table, dead=2000, live=1),), pins=(pin,),
+            settings={**facts.settings, "autovacuum": "off"},
+        )  # fmt: skip
+        [finding] = bloat.table_bloat(off)
+        assert "autovacuum removes them" not in finding.do
+        assert f"Then VACUUM {table.name}; And switch autovacuum on" in finding.do
 
     def test_the_time_of_another_role_is_told_as_hidden(self, rival, plain):
         with self.pinned(rival), leading(USER=plain):

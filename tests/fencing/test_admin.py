@@ -111,3 +111,15 @@ class TestRelease:
 
 def test_it_is_registered_by_autodiscover():
     assert admin.site.is_registered(FencedLock)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_they_are_read_where_they_are_written_and_ended_there(root, rows, connect, settings):
+    scene.lease(connect("other"), "there")
+    settings.DBLOCK_DATABASE = "other"
+    assert listed(root) == {"there"}
+    there = FencedLock.objects.using("other").get()
+    assert root.get(f"{LIST}{there.pk}/change/").status_code == 200
+    act = {"action": "release_leases", "_selected_action": [there.pk]}
+    asked = root.post(LIST, act, follow=True)
+    assert 'name="grant" value="0:' in asked.content.decode()

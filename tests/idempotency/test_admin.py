@@ -248,3 +248,26 @@ def test_without_the_admin_nothing_of_it_is_imported():
         "assert 'django.contrib.admin' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class ToOther:
+    def db_for_read(self, model, **hints):
+        return "sqlite"  # a replica, or whatever else is not the primary
+
+    def db_for_write(self, model, **hints):
+        return "other" if model is IdempotencyKey else None
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+@pytest.mark.parametrize("how", ["DBLOCK_DATABASE", "router"])
+def test_they_are_read_where_they_are_written(how, browser, settings):
+    make("here")
+    there = make("there")
+    IdempotencyKey.objects.filter(pk=there.pk).delete()
+    there.save(using="other", force_insert=True)
+    if how == "DBLOCK_DATABASE":
+        settings.DBLOCK_DATABASE = "other"
+    model_admin = admin.site.get_model_admin(IdempotencyKey)
+    if how == "router":
+        settings.DATABASE_ROUTERS = [ToOther()]
+    assert [row.key for row in model_admin.get_queryset(None)] == ["there"]

@@ -175,3 +175,26 @@ class TestSearch:
 def test_whether_anything_is_hidden():
     assert not made([lock(1)]).hidden
     assert made([lock(1), lock(2, hidden=True)]).hidden
+
+
+def test_the_locks_are_gone_through_as_often_for_many_queues_as_for_one():
+    """There may be ten thousand, and hundreds of queues, every two seconds."""
+
+    class Counted(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+    def times(queues):
+        names = [f"lock-{number}" for number in range(queues)]
+        locks = Counted(
+            each
+            for number, name in enumerate(names)
+            for each in (lock(number + 1, name), wanted(number + 1000, name, behind=[number + 1]))
+        )
+        made(locks)
+        return locks.times
+
+    assert times(50) == times(1)

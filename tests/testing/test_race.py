@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TestCase, TransactionTestCase
 
 from django_dblock import LockTimeout, advisory_lock
@@ -142,3 +143,18 @@ def _racing():
 def test_none_at_all(race):
     with pytest.raises(ValueError, match="at least one"):
         race(0, print)
+
+
+def test_who_never_began_is_no_result(race, monkeypatch):
+    """Else a race that nobody ran would look like one that everybody lost."""
+
+    connect = BaseDatabaseWrapper.ensure_connection
+
+    def fail(self):
+        if threading.current_thread().name.startswith("race-"):
+            raise OperationalError("too many clients")
+        connect(self)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", fail)
+    with pytest.raises(OperationalError, match="too many clients"):
+        race(2, print, catch=Exception)

@@ -1,0 +1,30 @@
+"""Where nobody forks, on Windows, what listens to forks works all the same."""
+
+import os
+import subprocess
+import sys
+
+from django_dblock import forks
+
+
+def test_a_child_does_it_first():
+    done = (
+        "import os; from django_dblock import forks\n"
+        "forks.in_child(lambda: os._exit(7))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(os.fork(), 0)[1]))"
+    )
+    found = subprocess.run([sys.executable, "-c", done], capture_output=True, text=True, check=True)
+    assert found.stdout == "7\n"
+
+
+def test_where_there_is_no_fork_nothing_is_asked(monkeypatch):
+    monkeypatch.delattr(os, "register_at_fork")
+    forks.in_child(print)
+
+
+def test_everything_can_be_imported_there():
+    imported = (
+        "import os; del os.fork, os.register_at_fork\n"
+        "import django_dblock.fencing.heartbeat, django_dblock.contrib.prometheus"
+    )
+    subprocess.run([sys.executable, "-c", imported], check=True)
