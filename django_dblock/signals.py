@@ -57,7 +57,7 @@ that noticed it: mostly the heartbeat's."""
 stale_write_refused = Signal()
 """A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""
 
-request_executed = Signal()
+idempotent_executed = Signal()
 """A request with an idempotency key was run, and its answer is kept. Sent after the commit where
 the transaction is ours, else when the answer is written.
 
@@ -65,15 +65,15 @@ This and the next three are sent by :class:`~django_dblock.IdempotencyKey` with 
 (its beginning, never the whole), ``using`` and ``mode``.
 """
 
-request_replayed = Signal()
+idempotent_replayed = Signal()
 """A request got the answer that the first one got; nothing was run."""
 
-request_refused = Signal()
+idempotent_refused = Signal()
 """A request was not run, or its run has lost its lease to another. Also ``code``: as in the answer,
 ``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent where the key itself
 is missing or invalid."""
 
-request_taken_over = Signal()
+idempotent_taken_over = Signal()
 """A request in lease mode goes on in another run, after the steps that are recorded.
 
 The run before has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a

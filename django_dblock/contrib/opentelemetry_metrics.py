@@ -74,10 +74,10 @@ class Metrics:
             signals.stale_write_refused: self._stale_write,
             signals.stale_object: self._stale_object,
             signals.conflict_retried: self._retry,
-            signals.request_executed: self._execute,
-            signals.request_replayed: self._replay,
-            signals.request_refused: self._refuse_request,
-            signals.request_taken_over: self._take_over,
+            signals.idempotent_executed: self._execute,
+            signals.idempotent_replayed: self._replay,
+            signals.idempotent_refused: self._refuse_request,
+            signals.idempotent_taken_over: self._take_over,
         }
 
     def _lock(self, told: dict[str, Any], **more: str) -> dict[str, str]:

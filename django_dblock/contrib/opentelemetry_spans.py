@@ -35,8 +35,8 @@ class Spans:
             signals.stale_write_refused: self._stale_write,
             signals.stale_object: self._stale_object,
             signals.conflict_retried: self._retried,
-            signals.request_replayed: self._replayed,
-            signals.request_refused: self._request_refused,
+            signals.idempotent_replayed: self._replayed,
+            signals.idempotent_refused: self._request_refused,
         }
 
     def _acquired(self, **told: Any) -> None:

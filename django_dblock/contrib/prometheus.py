@@ -134,10 +134,10 @@ class _Metrics:
             signals.stale_write_refused: self._stale_write,
             signals.stale_object: self._stale_object,
             signals.conflict_retried: self._retried,
-            signals.request_executed: self._executed,
-            signals.request_replayed: self._replayed,
-            signals.request_refused: self._request_refused,
-            signals.request_taken_over: self._taken_over,
+            signals.idempotent_executed: self._executed,
+            signals.idempotent_replayed: self._replayed,
+            signals.idempotent_refused: self._request_refused,
+            signals.idempotent_taken_over: self._taken_over,
         }
 
     def _acquired(self, *, kind: str, keys: Any, using: str, **more: Any) -> None:

@@ -81,7 +81,7 @@ class Run:
         if claimed is None:  # a transaction of the last holder is still open
             return Refused(in_progress(self.identity, 1))
         if found.state in ("free", "abandoned"):
-            tell(signals.request_taken_over, self.identity, "lease", token=claimed.token)
+            tell(signals.idempotent_taken_over, self.identity, "lease", token=claimed.token)
         return Lease(self.identity, claimed, options, since, self.kept)
 
     def delay(self, begun: Lease | Outcome) -> float | None:

@@ -19,8 +19,8 @@ def tell_outcome(outcome: Outcome, identity: Identity, mode: str) -> None:
     """Send what a request came to."""
     if isinstance(outcome, Done):
         if outcome.kept:
-            tell(signals.request_executed, identity, mode)
+            tell(signals.idempotent_executed, identity, mode)
     elif isinstance(outcome, Refused):
-        tell(signals.request_refused, identity, mode, code=outcome.error.code)
+        tell(signals.idempotent_refused, identity, mode, code=outcome.error.code)
     else:
-        tell(signals.request_replayed, identity, mode)
+        tell(signals.idempotent_replayed, identity, mode)

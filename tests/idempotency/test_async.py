@@ -284,13 +284,13 @@ def test_receivers_of_its_signals_may_use_the_database():
         found.append(await IdempotencyKey.objects.acount())
 
     for receiver in (count, acount):
-        signals.request_executed.connect(receiver)
+        signals.idempotent_executed.connect(receiver)
     try:
         post(leased(effect))
         async_to_sync(arun_once)("a", work=value)
     finally:
         for receiver in (count, acount):
-            signals.request_executed.disconnect(receiver)
+            signals.idempotent_executed.disconnect(receiver)
     assert found == [1, 1, 2, 2]
 
 

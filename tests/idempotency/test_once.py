@@ -73,13 +73,13 @@ def test_the_signals_say_what_it_came_to(mode):
     def tell(*, signal, sender, **facts):
         told.append((signal, facts["mode"], facts["scope"]))
 
-    for signal in (signals.request_executed, signals.request_replayed):
+    for signal in (signals.idempotent_executed, signals.idempotent_replayed):
         signal.connect(tell)
     for _ in range(2):
         run_once("a", work=work, mode=mode)
     assert told == [
-        (signals.request_executed, mode, "once"),
-        (signals.request_replayed, mode, "once"),
+        (signals.idempotent_executed, mode, "once"),
+        (signals.idempotent_replayed, mode, "once"),
     ]
 
 

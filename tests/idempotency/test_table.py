@@ -454,7 +454,7 @@ def test_listeners_are_told_and_never_the_whole_key(ask):
     def listen(signal, sender, **facts):
         told.append((signal, sender, facts["key"], facts.get("code")))
 
-    names = ("request_executed", "request_replayed", "request_refused")
+    names = ("idempotent_executed", "idempotent_replayed", "idempotent_refused")
     for name in names:
         getattr(signals, name).connect(listen)
     try:

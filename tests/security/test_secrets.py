@@ -116,9 +116,9 @@ def told_about(view, caplog):
         heard.append(repr((sender, facts)))
 
     listeners = [
-        signals.request_executed,
-        signals.request_replayed,
-        signals.request_refused,
+        signals.idempotent_executed,
+        signals.idempotent_replayed,
+        signals.idempotent_refused,
         signals.lock_acquired,
         signals.lock_released,
     ]
