@@ -79,6 +79,9 @@
         throw new Error(answer.status);
       }
       const html = await answer.text();
+      if (!html.includes('id="dblock-counts"')) {
+        throw new Error("somebody else's page"); // a proxy's, with a status of its own
+      }
       if (!isInUse()) {
         replace(html);
       }
