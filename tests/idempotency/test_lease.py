@@ -43,7 +43,7 @@ def told():
     sent = []
     handlers = {}
     for name in ("executed", "replayed", "refused", "taken_over"):
-        signal = getattr(signals, f"request_{name}")
+        signal = getattr(signals, f"idempotent_{name}")
 
         def handler(*, signal, sender, name=name, **facts):
             assert sender is IdempotencyKey
