@@ -53,6 +53,23 @@ def hold(rival, *key, shared=False):
     rival.execute(f"SELECT {form}(%s)", [number(*key)])
 
 
+def deadlock(rival, observer, **options):
+    """Bring us and somebody else into one, which the server ends in our statement."""
+    hold(rival, "b")
+    with transaction.atomic(), advisory_lock("a"):
+        waiting = threading.Thread(
+            target=lambda: rival.execute(
+                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
+            )
+        )
+        waiting.start()
+        observe.until_blocked(observer)
+        with pytest.raises(LockDeadlock), advisory_lock("b", **options):
+            pass
+    waiting.join()
+    rival.execute("ROLLBACK")
+
+
 def held(observer):
     """The numbers locked in the test database."""
     rows = observer.execute(

@@ -16,7 +16,7 @@ from django_dblock.inspect import advisory_locks as inspect_locks
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
 from tests.helpers import observe, recipes
-from tests.test_advisory import held, hold, number
+from tests.test_advisory import deadlock, held, hold, number
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -157,21 +157,7 @@ def test_trap_6_the_number_is_64_bits_of_blake2b_whatever_the_machine():
 
 def test_trap_7_a_deadlock_is_found_not_polled(rival, observer):
     """We wait in the server's queue, so its deadlock detector sees us: no time-out is needed."""
-    from django_dblock import LockDeadlock
-
-    hold(rival, "b")
-    with transaction.atomic(), advisory_lock("a"):
-        waiting = threading.Thread(
-            target=lambda: rival.execute(
-                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
-            )
-        )
-        waiting.start()
-        observe.until_blocked(observer)
-        with pytest.raises(LockDeadlock), advisory_lock("b", timeout=None):
-            pass
-    waiting.join()
-    rival.execute("ROLLBACK")
+    deadlock(rival, observer, timeout=None)
 
 
 def test_trap_8_the_lock_outlives_the_block_until_commit(rival):

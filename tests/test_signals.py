@@ -1,15 +1,13 @@
 """What is told to those who listen."""
 
-import threading
 from contextlib import suppress
 
 import pytest
 from django.db import IntegrityError, ProgrammingError, connection, transaction
 
-from django_dblock import LockDeadlock, advisory_lock, advisory_locks
+from django_dblock import advisory_lock, advisory_locks
 from django_dblock.signals import lock_acquired, lock_deadlock, lock_released
-from tests.helpers import observe
-from tests.test_advisory import hold, number
+from tests.test_advisory import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,18 +68,6 @@ def test_a_commit_that_raises_is_told_as_unknown(heard):
 
 
 def test_a_deadlock_is_told(heard, rival, observer):
-    hold(rival, "b")
-    with transaction.atomic(), advisory_lock("a"):
-        waiting = threading.Thread(
-            target=lambda: rival.execute(
-                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
-            )
-        )
-        waiting.start()
-        observe.until_blocked(observer)
-        with pytest.raises(LockDeadlock), advisory_lock("b"):
-            pass
-    waiting.join()
-    rival.execute("ROLLBACK")
+    deadlock(rival, observer)
     assert heard[-1][0] is lock_deadlock
     assert heard[-1][2]["waited"] > 0

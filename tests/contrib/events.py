@@ -8,7 +8,6 @@ from django.db import connection, transaction
 
 from django_dblock import (
     IdempotencyKeyReused,
-    LockDeadlock,
     LockLost,
     LockTimeout,
     StaleFence,
@@ -24,7 +23,7 @@ from django_dblock import (
 from django_dblock.testing import hold_lock
 from tests.app.fenced import Account, Stock
 from tests.helpers import observe
-from tests.test_advisory import hold, number
+from tests.test_advisory import deadlock
 
 
 def advisory(sku="sku-1"):
@@ -49,22 +48,6 @@ def timed_out():
     with hold_lock("inventory", "sku-3"):
         with pytest.raises(LockTimeout), advisory_lock("inventory", "sku-3", timeout=0.01):
             pass
-
-
-def deadlocked(rival, observer):
-    hold(rival, "b")
-    with transaction.atomic(), advisory_lock("a"):
-        waiting = threading.Thread(
-            target=lambda: rival.execute(
-                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
-            )
-        )
-        waiting.start()
-        observe.until_blocked(observer)
-        with pytest.raises(LockDeadlock), advisory_lock("b"):
-            pass
-    waiting.join()
-    rival.execute("ROLLBACK")
 
 
 def refused():
@@ -129,7 +112,7 @@ def everything(rival, observer):
     advisory()
     waited()
     timed_out()
-    deadlocked(rival, observer)
+    deadlock(rival, observer)
     refused()
     leased()
     stale()

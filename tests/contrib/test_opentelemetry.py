@@ -14,6 +14,7 @@ from django_dblock.contrib import opentelemetry, opentelemetry_spans
 from django_dblock.contrib.listening import HOLD_BUCKETS, WAIT_BUCKETS
 from tests.contrib import events
 from tests.helpers import observe
+from tests.test_advisory import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -164,9 +165,9 @@ def test_a_wait_is_a_span_of_the_time_it_took(collected):
 
 def test_a_wait_in_vain_is_a_failed_span(collected, rival, observer):
     events.timed_out()
-    events.deadlocked(rival, observer)
-    timeout, deadlock = collected.spans("dblock.lock.wait")
-    for span, error in ((timeout, "LockTimeout"), (deadlock, "LockDeadlock")):
+    deadlock(rival, observer)
+    timeout, ended = collected.spans("dblock.lock.wait")
+    for span, error in ((timeout, "LockTimeout"), (ended, "LockDeadlock")):
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["error.type"] == error
 

@@ -22,8 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The WAL of an asynchronous commit stays in memory, so that a crash loses it."""
-    server = servers.throw_away(wal_writer_delay="10s", synchronous_commit="off")
+    server = servers.forgetful()
     yield server
     server.remove()
 

@@ -161,6 +161,11 @@ def switched_to(server: Server) -> Iterator[None]:
         settings.update(before)
 
 
+def forgetful() -> Server:
+    """One that commits asynchronously, with WAL that stays in memory: a crash loses it."""
+    return throw_away(wal_writer_delay="10s", synchronous_commit="off")
+
+
 def crash(server: Server) -> None:
     """Let it end as in a power cut of the program, and start again."""
     connection.close()
