@@ -9,6 +9,7 @@ from django.test import override_settings
 from django_dblock import LockTimeout, advisory_lock, fenced_lock, signals
 from django_dblock.checks import check_settings
 from tests.contrib import events
+from tests.test_advisory import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,10 +40,10 @@ def test_a_slow_wait(caplog):
 @override_settings(DBLOCK_SLOW_WAIT=NEVER_MIND)
 def test_a_slow_wait_in_vain(caplog, rival, observer):
     events.timed_out()
-    events.deadlocked(rival, observer)
-    timeout, deadlock = (record.getMessage() for record in caplog.records)
-    assert timeout.startswith("Slow lock: gave up after 0.")
-    assert deadlock.startswith("Slow lock: met a deadlock after ")
+    deadlock(rival, observer)
+    in_vain, met = (record.getMessage() for record in caplog.records)
+    assert in_vain.startswith("Slow lock: gave up after 0.")
+    assert met.startswith("Slow lock: met a deadlock after ")
 
 
 @override_settings(DBLOCK_SLOW_HOLD=NEVER_MIND)

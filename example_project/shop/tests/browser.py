@@ -12,6 +12,7 @@ from shop.tests.absent import absent
 try:
     from selenium import webdriver
     from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.remote.webelement import WebElement
@@ -93,9 +94,9 @@ class Browser:
         return self.driver.switch_to.active_element
 
     def press(self, *keys: str) -> None:
-        """Press keys where the focus is."""
+        """Press keys where the focus is, also on a page that puts another element there now."""
         for key in keys:
-            self.focused.send_keys(key)
+            ActionChains(self.driver).send_keys(key).perform()
 
     def tab_to(self, css: str) -> None:
         """Go on with the Tab key until it is there; no farther than once around the page."""
