@@ -114,9 +114,11 @@ class IdempotencyLeaseLost(IdempotencyError):
 
 
 class DamagedAnswer(IdempotencyError):
-    """The stored answer can't have been written by this package, so it is not given.
+    """A stored answer, or the result of a step, can't be read, so it is not given.
 
-    The request was not run again, either: a person has to look at the row.
+    This package can't have written it, or ``DBLOCK_IDEMPOTENCY_CIPHER`` has not the key that it was
+    encrypted with: then give it back. The request was not run again, either: a person has to look
+    at the row.
     """
 
     code = "damaged"

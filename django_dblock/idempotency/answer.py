@@ -5,10 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from django.core.exceptions import ImproperlyConfigured
-
 from django_dblock.conf import NEVER_KEPT, conf
 from django_dblock.exceptions import UnstorableResponse
+from django_dblock.idempotency.cipher import decrypted, encrypted
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _STATUSES = range(100, 600)
@@ -51,8 +50,8 @@ class Answer:
                 f"{conf.idempotency_max_body:,}. Answer with a Location and let the client GET the "
                 f"rest, raise the setting, or give up the body with store_body=False."
             )
-        elif (cipher := conf.idempotency_cipher) is not None:
-            kind, body = "encrypted", bytes(cipher.encrypt(body))
+        elif (secret := encrypted(body)) is not None:
+            kind, body = "encrypted", secret
         for name, value in self.headers.items():
             if found := _UNSENDABLE.search(value):
                 raise UnstorableResponse(
@@ -72,6 +71,7 @@ class Answer:
 
         Raises:
             ValueError: nobody but a stranger can have written that; its text says what is wrong.
+            Undecipherable: likewise, or it is encrypted with a key that the cipher has not.
             ImproperlyConfigured: it is encrypted, and there is no cipher.
         """
         found = json.loads(headers)
@@ -81,7 +81,7 @@ class Answer:
             raise ValueError("its headers are none that are ever kept")
         content = bytes.fromhex(body or "")
         if kind == "encrypted":
-            content = bytes(_cipher().decrypt(content))
+            content = decrypted(content)
         return cls(int(status_code), found, content, dropped=kind == "dropped")
 
 
@@ -92,12 +92,3 @@ def _is_header(name: str, value: Any) -> bool:
         and isinstance(value, str)
         and not _UNSENDABLE.search(value)
     )
-
-
-def _cipher() -> Any:
-    if (cipher := conf.idempotency_cipher) is None:
-        raise ImproperlyConfigured(
-            "A stored answer is encrypted, and DBLOCK_IDEMPOTENCY_CIPHER is not set. Set it to "
-            "what it was until the last of these answers has expired (DBLOCK_IDEMPOTENCY_TTL)."
-        )
-    return cipher

@@ -1,26 +1,20 @@
 """A run in lease mode: its claim, its steps, and its answer."""
 
-import json
-import re
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from asgiref.sync import sync_to_async
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, transaction
 
 from django_dblock.databases import in_callers_transaction
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
-from django_dblock.idempotency import store
+from django_dblock.idempotency import steps, store
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.store import Claim
 from django_dblock.sql import idempotency as sql
-
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""As JSON writes it; an even number of backslashes before it would make it other text."""
 
 
 class Lease:
@@ -64,18 +58,17 @@ class Lease:
 
     def record(self, name: str, result: Any) -> Any:
         """Record a step, and renew; return the result as later runs will find it."""
-        text = _json(name, result)
+        text, result = steps.written(name, result)
         before = time.monotonic()
         self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
-        recorded = json.loads(text)
 
         def committed() -> None:
-            self.claim.steps.update(recorded)
+            self.claim.steps[name] = result
             self.in_doubt.discard(name)
             self._until = before + self.options.lease_seconds
 
         self._once_committed(committed)
-        return recorded[name]["result"]
+        return result
 
     def complete(self, response: Any) -> None:
         """Record the answer, in the open transaction or in its own."""
@@ -136,7 +129,7 @@ class Step:
         recorded = {} if lease is None else lease.claim.steps
         self.name = name
         self.done = name in recorded
-        self.result: Any = recorded[name]["result"] if self.done else None
+        self.result: Any = recorded[name] if self.done else None
         self._lease = lease
 
     def __enter__(self) -> Self:
@@ -165,17 +158,3 @@ class Step:
         traceback: TracebackType | None,
     ) -> None:
         await sync_to_async(self.__exit__)(kind, error, traceback)
-
-
-def _json(name: str, result: Any) -> str:
-    """Return the record of a step; ValueError where PostgreSQL could not keep it."""
-    try:
-        text = json.dumps(
-            {name: {"result": result}}, cls=DjangoJSONEncoder, allow_nan=False, ensure_ascii=False
-        )
-        text.encode()  # half a surrogate pair is no text
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The result of step {name!r} is not JSON: {error}.") from error
-    if _NUL.search(text):
-        raise ValueError(f"The result of step {name!r} has a NUL, which can't be stored.")
-    return text

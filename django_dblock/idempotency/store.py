@@ -13,7 +13,9 @@ from django_dblock import acquire
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
 from django_dblock.exceptions import DamagedAnswer
+from django_dblock.idempotency import steps
 from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.cipher import Undecipherable
 from django_dblock.idempotency.identity import Asked, Identity
 from django_dblock.sql import idempotency as sql
 from django_dblock.wire import Rows, exchange, send
@@ -62,7 +64,7 @@ class Claim(NamedTuple):
     Attributes:
         id: of the row.
         token: the fencing token.
-        steps: what is recorded, by name.
+        steps: the results that are recorded, by name.
     """
 
     id: int
@@ -150,7 +152,12 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     lease: float,
     ttl: float | None,
 ) -> Claim | None:
-    """Write a claim in the open transaction; None where somebody was faster, or holds the row."""
+    """Write a claim in the open transaction; None where somebody was faster, or holds the row.
+
+    Raises:
+        DamagedAnswer: the result of a step can't be read; let it undo the claim.
+        ImproperlyConfigured: likewise, as there is no cipher.
+    """
     parameters = {
         "scope": identity.scope,
         "key": identity.key,
@@ -166,8 +173,8 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     rows = send(connection, statement, parameters=parameters)
     if not rows:
         return None
-    [(number, token, steps, _)] = rows
-    return Claim(int(str(number)), int(str(token)), json.loads(str(steps)))
+    [(number, token, recorded, _)] = rows
+    return Claim(int(str(number)), int(str(token)), _steps(identity, number, str(recorded)))
 
 
 def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool:
@@ -218,7 +225,7 @@ def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: boo
         try:
             answer = Answer.read(status_code, headers, *body)
         except ValueError as error:
-            raise _damaged(identity, number, error) from error
+            raise _damaged("answer", identity, number, error) from error
     return Found(
         state=state,
         locked=locked,
@@ -231,13 +238,31 @@ def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: boo
     )
 
 
-def _damaged(identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
+def _steps(identity: Identity, number: Any, recorded: str) -> dict[str, Any]:
+    found = {}
+    for name, record in json.loads(recorded).items():
+        try:
+            found[name] = steps.read(record)
+        except ValueError as error:
+            raise _damaged(f"result of step {name!r}", identity, number, error) from error
+    return found
+
+
+def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
     facts = identity.facts
+    if isinstance(error, Undecipherable):
+        why = f"can't be read with DBLOCK_IDEMPOTENCY_CIPHER ({error})"
+        how = (
+            "If its key was rotated, give the cipher the old key too, until what was encrypted "
+            "with it has expired. If not, the row was changed: find"
+        )
+    else:
+        why, how = f"was changed by somebody else ({error})", "Find"
     return DamagedAnswer(
-        f"The stored answer to idempotency key {facts['key']} of {facts['scope']} on database "
-        f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) was changed by "
-        f"somebody else ({error}), so it is not given, and the request is not run again. Find out "
-        f"who may write the table, and restore the row, or delete it if the request may run again.",
+        f"The stored {what} of idempotency key {facts['key']} of {facts['scope']} on database "
+        f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) {why}, so it is not "
+        f"given, and the request is not run again. {how} out who may write the table, and restore "
+        f"the row, or delete it if the request may run again.",
         **facts,
     )
 

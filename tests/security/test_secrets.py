@@ -1,10 +1,14 @@
 """What must not be read: bodies at rest, keys in logs and labels; and who may do what."""
 
+import base64
 import logging
+import re
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.http import HttpResponse, JsonResponse
 from django.test import Client
 
 from django_dblock import (
@@ -12,12 +16,14 @@ from django_dblock import (
     IdempotencyKey,
     LockTimeout,
     advisory_lock,
+    arun_once,
     idempotent,
+    resolve_idempotency_key,
     run_once,
     signals,
 )
 from tests.app import idempotent_views as views
-from tests.idempotency import calling
+from tests.idempotency import calling, leasing, test_async
 from tests.idempotency.rows import abandoned, make
 from tests.idempotency.test_answer import Turned
 
@@ -55,8 +61,99 @@ def dump():
 
 
 def readable(text):
-    """Whether the canary is there, as it is or in the hexadecimal digits of bytea."""
-    return CANARY in text or CANARY.encode().hex() in text
+    """Whether the canary is there, as it is, in the hexadecimal digits of bytea, or in base64."""
+    encoded = [base64.b64decode(one + "==") for one in re.findall(r"[A-Za-z0-9+/]{16,}", text)]
+    return (
+        CANARY in text
+        or CANARY.encode().hex() in text
+        or any(CANARY.encode() in one for one in encoded)
+    )
+
+
+def test_the_canary_is_found_however_it_is_written():
+    """The negative twin of all that is not readable below."""
+    raw = f'{{"result": "{CANARY}"}}'.encode()
+    for text in (raw.decode(), raw.hex(), base64.b64encode(raw).decode()):
+        assert readable(f"1\t{text}\tx")
+    assert not readable(base64.b64encode(raw[::-1]).decode())
+
+
+def step():
+    """A view records it, and its run is dead."""
+
+    def work(request):
+        with request.idempotency.step("charge") as step:
+            step.result = {"card": CANARY}
+        raise leasing.Died
+
+    with leasing.unable_to_give_up(), pytest.raises(leasing.Died):
+        leasing.post(leasing.leased(work))
+
+
+def step_of_an_answered_request():
+    def work(request):
+        request.idempotency.run_step("charge", lambda: [CANARY])
+        return HttpResponse()
+
+    leasing.post(leasing.leased(work))
+
+
+def step_of_an_async_view():
+    async def work(request):
+        async def call():
+            return CANARY
+
+        return JsonResponse(await request.idempotency.arun_step("charge", call), safe=False)
+
+    async_to_sync(test_async.leased(work))(test_async.request())
+
+
+def answer_in_lease_mode():
+    leasing.post(leasing.leased(lambda request: HttpResponse(CANARY)))
+
+
+def answer_that_a_view_completes():
+    def work(request):
+        return request.idempotency.complete(HttpResponse(CANARY))
+
+    leasing.post(leasing.leased(work))
+
+
+def answer_of_a_person():
+    row = abandoned("left-key")
+    resolve_idempotency_key(row.pk, outcome="done", status_code=200, body=CANARY.encode())
+
+
+def work():
+    run_once("invoice", work=lambda: {"name": CANARY})
+
+
+def work_in_lease_mode():
+    def work(handle):
+        return handle.run_step("charge", lambda: CANARY)
+
+    run_once("invoice", work=work, mode="lease")
+
+
+def async_work():
+    async def work(handle):
+        return CANARY
+
+    async_to_sync(arun_once)("invoice", work=work)
+
+
+WAYS = (
+    step,
+    step_of_an_answered_request,
+    step_of_an_async_view,
+    answer_in_lease_mode,
+    answer_that_a_view_completes,
+    answer_of_a_person,
+    work,
+    work_in_lease_mode,
+    async_work,
+)
+"""Each way in which a project gives us something to keep."""
 
 
 class TestAtRest:
@@ -85,6 +182,17 @@ class TestAtRest:
         settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
         assert run_once("invoice", work=lambda: CANARY) == CANARY
         assert not readable(dump())
+
+    @pytest.mark.parametrize("cipher", [None, Turned()], ids=["without", "with a cipher"])
+    @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+    def test_whatever_is_given_to_be_kept(self, way, cipher, settings):
+        """All columns of all our tables; without a cipher it is there: what is asked for is."""
+        settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher
+        way()
+        found = dump()
+        assert found.count("COPY public.django_dblock_") == 3
+        assert IdempotencyKey.objects.exists()
+        assert readable(found) == (cipher is None)
 
     def test_what_was_asked_for_is_a_digest(self):
         calling.ask(views.default, body=CANARY.encode())
