@@ -62,7 +62,7 @@ def dump():
 
 def readable(text):
     """Whether the canary is there, as it is, in the hexadecimal digits of bytea, or in base64."""
-    encoded = [base64.b64decode(one + "==") for one in re.findall(r"[A-Za-z0-9+/]{16,}", text)]
+    encoded = [base64.b64decode(one) for one in re.findall(r"(?:[A-Za-z0-9+/]{4})+", text)]
     return (
         CANARY in text
         or CANARY.encode().hex() in text
