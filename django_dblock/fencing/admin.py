@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db import router
 from django.db.models import DateTimeField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
@@ -21,6 +21,9 @@ else:
     _Admin, _Rows = admin.ModelAdmin, QuerySet
 
 _HELD = Q(expires_at__gt=Now())
+_MOST, _LONGEST_QUERY = 100, 3_500
+"""Leases to end at once, and the bytes that ask for them: servers take some 4,000 in an address."""
+
 _FREE = ExpressionWrapper(F("expires_at") + F("lock_delay"), DateTimeField())
 
 
@@ -85,13 +88,27 @@ class FencedLockAdmin(_Admin):
         return False
 
     def has_release_permission(self, request: HttpRequest) -> bool:
-        """Whether leases may be ended by force, on the page that asks."""
+        """Whether leases may be ended by force, on the page that asks; no site need have that."""
         needed = ("django_dblock.release_fencedlock", "django_dblock.view_lockmonitor")
-        return request.user.has_perms(needed)  # type: ignore[union-attr] # signed in
+        may = request.user.has_perms(needed)  # type: ignore[union-attr] # signed in
+        return may and self._page_that_asks() is not None
 
     @admin.action(description=_("End by force …"), permissions=["release"])
-    def release_leases(self, request: HttpRequest, queryset: _Rows) -> HttpResponse:  # noqa: ARG002 - Django's
+    def release_leases(self, request: HttpRequest, queryset: _Rows) -> HttpResponse | None:
         """Go to the page that asks whether to end them."""
-        path = reverse("admin:django_dblock_lockmonitor_release", current_app=self.admin_site.name)
-        query = [("lease", f"{lease.slot}:{lease.name}") for lease in queryset]
-        return HttpResponseRedirect(f"{path}?{urlencode(query)}")
+        leases = [("lease", f"{each.slot}:{each.name}") for each in queryset[: _MOST + 1]]
+        query = urlencode(leases)
+        if len(leases) > _MOST or len(query) > _LONGEST_QUERY:
+            said = _("Nothing was done: choose at most %(most)s leases; fewer, if names are long.")
+            messages.error(request, said % {"most": _MOST})
+            return None
+        return HttpResponseRedirect(f"{self._page_that_asks()}?{query}")
+
+    def _page_that_asks(self) -> str | None:
+        """Return its path; None where this site has no lock monitor."""
+        try:
+            return reverse(
+                "admin:django_dblock_lockmonitor_release", current_app=self.admin_site.name
+            )
+        except NoReverseMatch:
+            return None

@@ -4,8 +4,10 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.urls import path
 
 from django_dblock import FencedLock, fenced_lock
+from django_dblock.fencing import admin as leases
 from tests.monitor import scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,6 +109,64 @@ class TestRelease:
         scene.lease(observer, "nightly")
         assert "release_leases" in client.get(LIST).content.decode()
         assert self.act(client).status_code == 302
+
+
+class TestManyLeases:
+    def act(self, client, names, observer):
+        for name in names:
+            scene.lease(observer, name)
+        chosen = {
+            "action": "release_leases",
+            "_selected_action": [0],
+            "select_across": 1,
+            "index": 0,
+        }
+        answer = client.post(LIST, chosen)
+        return answer, [str(each) for each in answer.wsgi_request._messages]
+
+    @pytest.mark.parametrize(
+        "names",
+        [[f"n{number}" for number in range(100)], ["\U0001d518" * 255]],
+        ids=["100", "the longest name"],
+    )
+    def test_so_many_can_be_asked_about(self, names, root, observer):
+        answer, said = self.act(root, names, observer)
+        assert said == []
+        page = root.get(answer["Location"]).content.decode()
+        assert page.count('name="grant"') == len(names)
+        line = f"GET {answer['Location']} HTTP/1.1"
+        assert len(line) <= 4094, "what gunicorn takes, if nothing else is set"
+
+    @pytest.mark.parametrize(
+        "names",
+        [[f"n{number}" for number in range(101)], [f"{number}" + "é" * 250 for number in range(3)]],
+        ids=["101", "three long ones"],
+    )
+    def test_more_are_refused_in_words(self, names, root, observer):
+        answer, said = self.act(root, names, observer)
+        assert said == ["Nothing was done: choose at most 100 leases; fewer, if names are long."]
+        assert answer["Location"] == LIST
+        assert root.get(LIST).status_code == 200
+
+
+class OwnSite(admin.AdminSite):
+    """A project's, which lists the leases, and has no lock monitor."""
+
+
+own_site = OwnSite(name="own")
+own_site.register(FencedLock, leases.FencedLockAdmin)
+urlpatterns = [path("own/", own_site.urls)]
+
+
+@pytest.mark.urls(__name__)
+def test_where_there_is_no_page_to_ask_on_nothing_is_offered(root, rows):
+    address = "/own/django_dblock/fencedlock/"
+    page = root.get(address).content.decode()
+    assert "worker-1:812:MainThread" in page
+    assert "release_leases" not in page
+    pk = FencedLock.objects.get(name="held").pk
+    chosen = {"action": "release_leases", "_selected_action": [pk]}
+    assert root.post(address, chosen, follow=True).status_code == 200
 
 
 def test_it_is_registered_by_autodiscover():
