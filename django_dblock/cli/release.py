@@ -53,7 +53,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         "dblock: %s released %s (slot %s) on %r by force: token %s of %s is fenced off",
         who, lease.name, lease.slot, alias, lease.token, lease.owner,
         extra={
-            "os_user": who, "lock": lease.name, "slot": lease.slot, "using": alias,
+            "by": who, "lock": lease.name, "slot": lease.slot, "using": alias,
             "token": lease.token, "owner": lease.owner,
         },
     )  # fmt: skip

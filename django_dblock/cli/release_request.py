@@ -10,7 +10,6 @@ from django_dblock.cli import person
 from django_dblock.cli.table import printable, seconds
 from django_dblock.exceptions import IdempotencyError
 from django_dblock.idempotency.operate import JSON, resolve_idempotency_key
-from django_dblock.idempotency.store import alias_for
 from django_dblock.inspect import UnfinishedRequest, unfinished_requests
 
 _ANSWERS = {"retry": "--retry", "answer": "--answer", "body_file": "--body-file",
@@ -46,7 +45,7 @@ def given(options: dict[str, Any]) -> list[str]:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Show the request, ask, resolve it as it was shown, and write that to the audit log.
+    """Show the request, ask, and resolve it as it was shown.
 
     Raises:
         CommandError: it is not there, somebody is at work on it, or nobody said yes.
@@ -57,12 +56,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     if not options["yes"]:
         person.ask("Do it? Its worker may be at work still, and may have had its effect outside.")
     try:
-        resolve_idempotency_key(request.id, token=request.token, using=options["using"], **decision)
+        resolve_idempotency_key(
+            request.id, token=request.token, by=person.who(), using=options["using"], **decision
+        )
     except ObjectDoesNotExist as error:
         raise CommandError(f"{what} is gone meanwhile.") from error
     except (IdempotencyError, ValueError) as error:
         raise CommandError(printable(str(error))) from error
-    _write_down(request, decision, options["using"])
     if decision["outcome"] == "retry":
         stdout.write(f"{what} is free: its next repeat goes on after its last step.")
     else:
@@ -108,19 +108,3 @@ def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
         )
     )
     return request
-
-
-def _write_down(request: UnfinishedRequest, decision: dict[str, Any], using: str | None) -> None:
-    who, alias = person.who(), alias_for(using)
-    status = decision.get("status_code")
-    outcome = "freed it for a retry" if status is None else f"answered it with {status}"
-    person.audit.warning(
-        "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
-        "fenced off",
-        who, request.id, request.key, request.scope, alias, outcome, request.token, request.owner,
-        extra={
-            "os_user": who, "request_id": request.id, "key": request.key, "scope": request.scope,
-            "using": alias, "token": request.token, "owner": request.owner,
-            "outcome": decision["outcome"], "status_code": status,
-        },
-    )  # fmt: skip

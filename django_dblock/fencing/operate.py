@@ -1,5 +1,6 @@
 """What an operator does to leases: end one by force, remove the rows of those long forgotten."""
 
+import logging
 from collections.abc import Iterator
 
 from django.db import connections
@@ -12,12 +13,14 @@ from django_dblock.keys import KeyPart
 from django_dblock.labels import named
 from django_dblock.sql import fencing as sql
 
+audit = logging.getLogger("django_dblock.audit")
+
 MONTH = 30 * 86_400.0
 HOUR = 3_600.0
 BATCH = 1_000
 
 
-def force_release(*key: KeyPart, using: str | None = None) -> bool:
+def force_release(*key: KeyPart, by: str | None = None, using: str | None = None) -> bool:
     """End the lease on a key, whoever has it; return whether there was one.
 
     Guaranteed when it returns: the old holder can neither renew nor release the lease, and nothing
@@ -27,8 +30,11 @@ def force_release(*key: KeyPart, using: str | None = None) -> bool:
     Not guaranteed: that the old holder stops. It is told by its next heartbeat or guard. A
     ``lock_delay`` counts from now.
 
+    Each lease that was ended is logged as a warning by ``django_dblock.audit``.
+
     Args:
         key: the parts of the key, as given to ``fenced_lock``.
+        by: who does this, for the audit log; the database role if not given.
         using: the database alias, likewise.
 
     Raises:
@@ -37,7 +43,15 @@ def force_release(*key: KeyPart, using: str | None = None) -> bool:
     """
     wanted = named(key)
     place = Place(wanted, lease_name(wanted, conf.namespace), table.alias_for(using))
-    return _force_release(place, None, None)
+    released = _force_release(place, None, None)
+    if released:
+        who = by or f"database role {connections[place.using].settings_dict['USER']}"
+        audit.warning(
+            "dblock: %s released %s on %r by force: its holder is fenced off",
+            who, place.name, place.using,
+            extra={"by": who, "lock": place.name, "slot": place.slot, "using": place.using},
+        )  # fmt: skip
+    return released
 
 
 def force_release_grant(
@@ -45,7 +59,7 @@ def force_release_grant(
 ) -> bool:
     """End one grant that was seen in the table, and none that came after it; whether it was held.
 
-    Guaranteed, and not: as :func:`force_release`.
+    Guaranteed, and not: as :func:`force_release`; who calls this writes it down.
 
     Args:
         name: as it stands in the table.

@@ -1,11 +1,15 @@
 """What a person does with a request whose worker is gone: free it, or answer it."""
 
 import json
-from typing import Any, Literal
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
-from django.db import connections
+from django.db import connections, transaction
 
 from django_dblock.conf import conf, seconds_of
+from django_dblock.databases import in_callers_transaction
 from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
 from django_dblock.idempotency.answer import Answer
 from django_dblock.idempotency.identity import masked
@@ -13,8 +17,20 @@ from django_dblock.idempotency.options import Duration
 from django_dblock.idempotency.store import alias_for
 from django_dblock.sql import idempotency_operate as sql
 
+audit = logging.getLogger("django_dblock.audit")
+
 JSON = "application/json"
 _STATUSES = range(200, 600)
+
+
+class _Resolvable(NamedTuple):
+    """A request that may be resolved: its name for people, and what the row says."""
+
+    name: str
+    facts: dict[str, str]
+    method: str
+    token: int
+    owner: str
 
 
 def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
@@ -26,6 +42,7 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     content_type: str = JSON,
     token: int | None = None,
     ttl: Duration | None = None,
+    by: str | None = None,
     using: str | None = None,
 ) -> None:
     """Decide what becomes of a request that was begun and not ended, after having looked into it.
@@ -42,6 +59,9 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     to look for before. The steps of a freed request are remembered until its retention, which
     begins now, is over.
 
+    Each request that was resolved is logged as a warning by ``django_dblock.audit``, when that
+    commits; in a transaction without autocommit, at once.
+
     Args:
         pk: the row's, as ``dblock list --kind idempotency`` shows it.
         outcome: ``"retry"`` or ``"done"``.
@@ -51,6 +71,7 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
         content_type: of the body, where there is one.
         token: the token that was seen with the request: resolve it only if it is still that.
         ttl: how long to keep it, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` if not given.
+        by: who does this, for the audit log; the database role if not given.
         using: the database alias, as in ``idempotent``.
 
     Raises:
@@ -70,20 +91,44 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     if seconds is None:
         raise ValueError(f"ttl={ttl!r} is not a timedelta or a number of seconds above 0.")
     alias = alias_for(using)
-    name, facts, method, found = _resolvable(pk, alias)
-    if outcome == "done" and not method:
-        _refuse_no_json(name, body)
+    found = _resolvable(pk, alias)
+    if outcome == "done" and not found.method:
+        _refuse_no_json(found.name, body)
     with connections[alias].cursor() as cursor:
-        if token in (None, found):
-            parameters = {"id": pk, "token": found, "ttl": seconds, **answer}
+        if token in (None, found.token):
+            parameters = {"id": pk, "token": found.token, "ttl": seconds, **answer}
             cursor.execute(statement, parameters)
             if cursor.fetchone() is not None:
+                _once_committed(partial(_write_down, pk, found, status_code, by), alias)
                 return
     raise IdempotencyError(
-        f"{name} was taken over meanwhile, and was not touched. 'dblock list --kind idempotency' "
-        f"shows who has it now.",
-        **facts,
+        f"{found.name} was taken over meanwhile, and was not touched. 'dblock list --kind "
+        f"idempotency' shows who has it now.",
+        **found.facts,
     )
+
+
+def _once_committed(call: Callable[[], None], alias: str) -> None:
+    connection = connections[alias]
+    if connection.in_atomic_block and in_callers_transaction(connection):
+        transaction.on_commit(call, using=alias)
+    else:
+        call()
+
+
+def _write_down(pk: int, found: _Resolvable, status: int | None, by: str | None) -> None:
+    alias = found.facts["using"]
+    who = by or f"database role {connections[alias].settings_dict['USER']}"
+    decided = "freed it for a retry" if status is None else f"answered it with {status}"
+    audit.warning(
+        "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
+        "fenced off",
+        who, pk, found.facts["key"], found.facts["scope"], alias, decided, found.token, found.owner,
+        extra={
+            "by": who, "request_id": pk, **found.facts, "token": found.token, "owner": found.owner,
+            "outcome": "retry" if status is None else "done", "status_code": status,
+        },
+    )  # fmt: skip
 
 
 def _decision(
@@ -102,8 +147,8 @@ def _decision(
     return sql.ANSWER, Answer(status_code, headers, bytes(body)).parameters(store_body=True)
 
 
-def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], str, int]:
-    """Return what the request is called, what its errors carry, its method, and its token."""
+def _resolvable(pk: int, alias: str) -> _Resolvable:
+    """Return the request; or raise that it is not to be resolved."""
     from django_dblock.models import IdempotencyKey
 
     with connections[alias].cursor() as cursor:
@@ -114,7 +159,7 @@ def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], str, int]:
             f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
             f"shows those that have not ended."
         )
-    scope, key, token, method, done, remaining = row
+    scope, key, token, owner, method, done, remaining = row
     facts = {"scope": scope, "key": masked(key), "using": alias}
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
@@ -129,7 +174,7 @@ def _resolvable(pk: int, alias: str) -> tuple[str, dict[str, str], str, int]:
             **facts,
             retry_after=remaining,
         )
-    return name, facts, method, token
+    return _Resolvable(name, facts, method, token, owner)
 
 
 def _refuse_no_json(name: str, body: bytes) -> None:

@@ -36,6 +36,7 @@ SELECT
     scope,
     key,
     token,
+    owner,
     method,
     completed_at IS NOT NULL,
     ceil(extract(epoch FROM locked_until - clock_timestamp()))::int

@@ -1,5 +1,7 @@
 """What an operator does: end a lease by force, purge rows that nobody wants any more."""
 
+import logging
+
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
@@ -55,6 +57,22 @@ class TestForce:
     def test_not_in_a_transaction(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             force_release(NAME)
+
+    @pytest.mark.parametrize(
+        ("by", "who"), [({}, "database role postgres"), ({"by": "ann"}, "ann")], ids=["role", "by"]
+    )
+    def test_it_is_written_down_and_only_what_was_done(self, by, who, caplog):
+        with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
+            with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+                force_release(NAME, **by)
+                lock.renew()
+            assert force_release(NAME, **by) is False
+        [record] = [each for each in caplog.records if each.name == "django_dblock.audit"]
+        assert (record.levelname, record.by, record.lock) == ("WARNING", who, NAME)
+        assert (record.slot, record.using) == (0, "default")
+        assert record.getMessage() == (
+            f"dblock: {who} released {NAME} on 'default' by force: its holder is fenced off"
+        )
 
 
 class TestPatience:

@@ -41,7 +41,7 @@ def test_the_holder_is_shown_and_fenced_off(caplog):
     [record] = caplog.records[:1]
     assert record.name == "django_dblock.audit"
     assert (record.lock, record.slot, record.using) == (NAME, 0, "default")
-    assert (record.token, record.os_user) == (lock.token, person.who())
+    assert (record.token, record.by) == (lock.token, person.who())
     assert f"token {lock.token} of {record.owner} is fenced off" in record.getMessage()
 
 

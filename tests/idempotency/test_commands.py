@@ -130,7 +130,7 @@ class TestRelease:
         assert (row.token, row.locked_until, row.completed_at) == (4, None, None)
         [record] = caplog.records
         assert record.name == "django_dblock.audit"
-        assert (record.os_user, record.request_id, record.using) == (
+        assert (record.by, record.request_id, record.using) == (
             person.who(),
             row.pk,
             "default",

@@ -1,5 +1,6 @@
 """What a person does with a request whose worker is gone: free it, or answer it."""
 
+import logging
 import threading
 from datetime import timedelta
 
@@ -174,6 +175,55 @@ class TestDone:
             resolve_idempotency_key(row.pk, outcome="done", status_code=200)
             transaction.set_rollback(True)
         assert IdempotencyKey.objects.get().completed_at is None
+
+
+class TestAudit:
+    @pytest.fixture
+    def audit(self, caplog):
+        with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
+            yield lambda: [each for each in caplog.records if each.name == "django_dblock.audit"]
+
+    @pytest.mark.parametrize(
+        ("by", "who"), [({}, "database role postgres"), ({"by": "ann"}, "ann")], ids=["role", "by"]
+    )
+    def test_who_has_answered_what(self, by, who, audit):
+        row = abandoned()
+        body = b'"secret"'
+        resolve_idempotency_key(row.pk, outcome="done", status_code=200, body=body, **by)
+        [record] = audit()
+        assert (record.levelname, record.by, record.using) == ("WARNING", who, "default")
+        assert (record.request_id, record.key, record.scope) == (row.pk, "3f1c0a…", "user:7")
+        assert (record.token, record.owner) == (row.token, row.owner)
+        assert (record.outcome, record.status_code) == ("done", 200)
+        assert "answered it with 200; token 3" in record.getMessage()
+        assert row.key not in repr(vars(record))
+        assert "secret" not in repr(vars(record))
+
+    def test_when_it_is_committed(self, audit):
+        row = abandoned()
+        with transaction.atomic():
+            resolve_idempotency_key(row.pk, outcome="retry")
+            assert audit() == []
+        assert [record.outcome for record in audit()] == ["retry"]
+
+    def test_and_not_if_that_is_rolled_back_or_refused(self, audit):
+        row = abandoned()
+        with transaction.atomic():
+            resolve_idempotency_key(row.pk, outcome="retry")
+            transaction.set_rollback(True)
+        with pytest.raises(IdempotencyError):
+            resolve_idempotency_key(row.pk, outcome="retry", token=99)
+        assert audit() == []
+
+    def test_without_autocommit_at_once(self, audit):
+        row = abandoned()
+        transaction.set_autocommit(False)
+        try:
+            resolve_idempotency_key(row.pk, outcome="retry")
+            assert len(audit()) == 1
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
 
 
 class TestRefused:

@@ -265,7 +265,7 @@ def leases(user: User, pk: int) -> None:
     fenced_lock(1.5, ttl=30)  # type: ignore[arg-type]
     fenced_lock("a", ttl=30, on_lost=print)
     fenced_lock("a", ttl=30, on_lost=lambda: None)  # type: ignore[misc, arg-type]
-    assert_type(force_release("account", pk, using="orders"), bool)
+    assert_type(force_release("account", pk, by="ann", using="orders"), bool)
     assert_type(purge_fenced_locks(idle=86_400), int)
 
 
