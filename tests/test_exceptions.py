@@ -38,6 +38,7 @@ from django_dblock.exceptions import (
     UnsupportedDatabase,
 )
 from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.cipher import Undecipherable
 from django_dblock.idempotency.decorator import decorated
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.lease import Lease
@@ -114,7 +115,9 @@ REQUESTS = [
     (IdempotencyInProgress, refused("new", locked=False), "Ask again in a moment, with the same"),
     (IdempotencyAbandoned, refused("abandoned", id=7), "dblock release --request 7"),
     (TooManyIdempotencyKeys, refused("new", full=True), "Wait until some have expired"),
-    (DamagedAnswer, _damaged(REQUEST, 7, ValueError("status 99")), "Find out who may write the"),
+    (DamagedAnswer, _damaged("answer", REQUEST, 7, ValueError("9")), "Find out who may write the"),
+    (DamagedAnswer, _damaged("answer", REQUEST, 7, Undecipherable("x")), "give the cipher the old"),
+    (DamagedAnswer, _damaged("step 'a'", REQUEST, 7, ValueError("9")), "release --request 7"),
     (IdempotencyLeaseLost, told(LEASE.check), "Let this error pass, so that transactions roll"),
 ]
 WITHOUT_KEY = [

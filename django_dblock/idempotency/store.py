@@ -250,6 +250,10 @@ def _steps(identity: Identity, number: Any, recorded: str) -> dict[str, Any]:
 
 def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> DamagedAnswer:
     facts = identity.facts
+    if what == "answer":
+        otherwise = "delete it if the request may run again"
+    else:  # what the step did outside is done
+        otherwise = f"answer the request by 'manage.py dblock release --request {number}'"
     if isinstance(error, Undecipherable):
         why = f"can't be read with DBLOCK_IDEMPOTENCY_CIPHER ({error})"
         how = (
@@ -262,7 +266,7 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
         f"The stored {what} of idempotency key {facts['key']} of {facts['scope']} on database "
         f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) {why}, so it is not "
         f"given, and the request is not run again. {how} out who may write the table, and restore "
-        f"the row, or delete it if the request may run again.",
+        f"the row, or {otherwise}.",
         **facts,
     )
 
