@@ -368,7 +368,11 @@ def test_what_can_not_be_seen_into_is_left(view, found):
 
 def test_a_class_is_refused_also_where_it_can_not_be_seen_into(found, send):
     inner = once(dispatching)
-    view = made(May, Pay, dispatch=lambda self, request: inner(self, request)).as_view()
+
+    def dispatch(self, request):
+        return inner(self, request)
+
+    view = made(May, Pay, dispatch=dispatch).as_view()
     assert found(view) == []
     assert send().status_code == 500
     assert not IdempotencyKey.objects.exists()
