@@ -26,7 +26,10 @@ def missing(trial: Trial) -> str:
     if trial.nemesis == "pooler" and not program("pgbouncer"):
         return "pgbouncer is not installed (Debian package pgbouncer)"
     if trial.nemesis == "patroni" and not all(map(program, ("patroni", "etcd", "setpriv"))):
-        return "patroni or etcd is not installed (Debian packages patroni, etcd-server)"
+        return (
+            "patroni, etcd or setpriv is not installed (Debian packages patroni, etcd-server, "
+            "util-linux)"
+        )
     if trial.nemesis in {"app_clock", "database_clock"}:
         try:
             libfaketime()

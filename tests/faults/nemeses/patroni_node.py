@@ -138,7 +138,7 @@ def patroni(node: Node, etcd_port: int, binaries: Path, user: str | None) -> Ite
 
 
 def _as(user: str | None) -> list[str]:
-    """What runs Patroni as that user, and ends it with this process, however that ends.
+    """What runs Patroni as that user; and asks it to end where this process is killed.
 
     The Python that Patroni is installed in may be where only root looks, so it may look there, too.
     """
