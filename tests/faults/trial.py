@@ -44,6 +44,7 @@ class Running:
         self.folder = folder
         self.stage = Stage(trial, services, services.postgres(trial.version), folder)
         self.lives: Counter[int] = Counter()
+        self.ordered: dict[str, int] = {}
         self.wakes = Wakes(services.messages, self.stage.fault)
 
     def run(self) -> dict[str, Any]:
@@ -148,6 +149,10 @@ class Running:
         operations = history.read(self.folder)
         with connect(stage.server) as database:
             found: list[Violation] = self.workload.judge(database, trial.name, operations)
+            if hasattr(self.workload, "ordered"):
+                verdict = self.workload.ordered(operations)
+                found += verdict.violations
+                self.ordered = verdict.counts
             found += aftermath.judge(
                 database, trial, history.notes(self.folder), hung,
                 clock=not getattr(self.nemesis, "CLOCK", False),
@@ -167,6 +172,7 @@ class Running:
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
             "violations": [violation._asdict() for violation in found],
             "errors": errors,
+            "ordered": self.ordered,
             "around": around.around(operations, faults, self.stage.until),
             "took": round(now() - started, 2),
         }
