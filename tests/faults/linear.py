@@ -173,4 +173,4 @@ class Search:
         """Say what had no place in the longest order."""
         bits, state = max(self.seen, key=lambda each: (each[0] & self.due).bit_count())
         calls = [f"{call.act} {call.token} ({call.id})" for _, call in self._minimal(bits)]
-        return f"after token {state.token} none of {', '.join(calls[:5])}"
+        return f"after token {state.token} none of {', '.join(calls[:5])} has a place"
