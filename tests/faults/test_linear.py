@@ -79,6 +79,9 @@ RED = {
 
 GREEN = {
     "grants at the same time, the later answer first": [acquire(6, 0, 3), acquire(5, 1, 4)],
+    "a grant that is answered after the next one, which began before it": [
+        acquire(7, 1, 2), acquire(6, 1.5, 9), check(7, 3, 4),
+    ],
     "a check that ends long after a greater grant": [
         acquire(5, 0, 1), check(5, 2, 9), acquire(6, 3, 4), check(6, 5, 6),
         release(5, 9, 10, had=False),
