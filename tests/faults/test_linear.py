@@ -68,6 +68,7 @@ RED = {
     "a lease that was given back, and used": [acquire(5, 0, 1), release(5, 2, 3), check(5, 4, 5)],
     "a lease that was given back twice": [acquire(5, 0, 1), release(5, 2, 3), release(5, 4, 5)],
     "a lease that nobody was granted": [check(5, 0, 1)],
+    "a lease that was given back before anybody was granted it": [release(5, 0, 1, had=False)],
     "a grant before the time of another is over": [acquire(5, 0, 1, ttl=10), acquire(6, 2, 3)],
     "a grant before the time of a renewal is over": [
         acquire(5, 0, 1, ttl=10), renew(5, 8, 9, ttl=10), acquire(6, 12, 13),
@@ -100,7 +101,11 @@ GREEN = {
         acquire(5, 0, 1), did("acquire", None, 2, None, UNKNOWN), check(5, 4, 5),
     ],
     "an unknown release that happened late": [
-        acquire(5, 0, 1, ttl=10), did("release", 5, 2, 3, UNKNOWN), acquire(6, 4, 5),
+        acquire(5, 0, 1, ttl=10), did("release", 5, 2, 3, UNKNOWN), check(5, 4, 5),
+        acquire(6, 6, 7),
+    ],
+    "an unknown release that never happened": [
+        acquire(5, 0, 1), did("release", 5, 2, 3, UNKNOWN), check(5, 4, 5), renew(5, 6, 7),
     ],
     "an unknown renewal": [acquire(5, 0, 1), renew(5, 2, None, outcome=UNKNOWN), acquire(6, 4, 5)],
     "an acquire that failed": [acquire(5, 0, 1), acquire(6, 2, 3, outcome=FAIL), check(5, 4, 5)],
