@@ -11,7 +11,7 @@ else has been granted the lease by the moment at which it looks, somewhere withi
 
 - An unknown release may have happened, at any time since; it never has to.
 - An unknown acquire is left out. Had it been granted, it would only have forbidden things.
-- So is an unknown renewal, which adds time at most, and what failed.
+- So is an unknown renewal, which adds time at most, and what has failed.
 - LockLost has told the holder of its loss, whether in a check or in a renewal.
 """
 
