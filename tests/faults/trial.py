@@ -50,6 +50,7 @@ class Running:
         self.folder = folder
         self.stage = Stage(trial, services, services.postgres(trial.version), folder)
         self.lives: Counter[int] = Counter()
+        self.ordered: dict[str, int] = {}
         self.wakes = Wakes(services.messages, self.stage.fault)
 
     def run(self) -> dict[str, Any]:
@@ -166,6 +167,10 @@ class Running:
         operations = history.read(self.folder)
         with connect(stage.server) as database:
             found: list[Violation] = self.workload.judge(database, trial.name, operations)
+            if hasattr(self.workload, "ordered"):
+                verdict = self.workload.ordered(operations)
+                found += verdict.violations
+                self.ordered = verdict.counts
             found += aftermath.judge(
                 database, trial, history.notes(self.folder), hung,
                 clock=not getattr(self.nemesis, "CLOCK", False),
@@ -185,6 +190,7 @@ class Running:
             "outcomes": dict(Counter(operation.outcome for operation in operations)),
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
             "violations": [violation._asdict() for violation in found],
+            "ordered": self.ordered,
             "around": around.around(operations, faults, self.stage.until),
         }
 
@@ -193,7 +199,7 @@ def broken(trial: Trial, errors: list[str], started: float) -> dict[str, Any]:
     """The result of a trial of which nothing is known but its errors."""
     return {
         **asdict(trial), "operations": 0, "outcomes": {}, "faults": {}, "violations": [],
-        "errors": errors, "around": {}, "took": round(now() - started, 2),
+        "errors": errors, "ordered": {}, "around": {}, "took": round(now() - started, 2),
     }  # fmt: skip
 
 
