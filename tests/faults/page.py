@@ -29,7 +29,8 @@ def page(found: dict[str, Any], pictures: dict[str, str]) -> str:
         f"<p>{total['operations']:,} operations and {sum(total['faults'].values()):,} faults in "
         f"{total['trials']} trials, {found['seconds']:.0f} s; of these through ours "
         f"{total['operations_of_ours']:,} operations, {total['violations_of_ours']} violations."
-        f"</p><p>Made by <code>{escape(found['command'])}</code></p>"
+        f"</p>{_ordered(total['ordered_of_ours'])}"
+        f"<p>Made by <code>{escape(found['command'])}</code></p>"
         + "".join(
             f"<p>Left out: {escape(f'{what}: {why}')}" for what, why in found["left_out"].items()
         )
@@ -47,6 +48,16 @@ def page(found: dict[str, Any], pictures: dict[str, str]) -> str:
         + "<h2>Trials</h2>"
         + _trials(found["trials"])
         + "</html>\n"
+    )
+
+
+def _ordered(counts: dict[str, int]) -> str:
+    if not counts:
+        return ""
+    return (
+        f"<p>An order that explains every answer was looked for in {counts['operations']:,} "
+        f"operations on leases, in {counts['windows']:,} windows, of which "
+        f"{counts['undecided']:,} are undecided.</p>"
     )
 
 

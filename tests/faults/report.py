@@ -82,12 +82,16 @@ def totals(results: list[Result]) -> dict[str, Any]:
     faults: Counter[str] = Counter()
     for result in results:
         faults.update(result["faults"])
+    ordered: Counter[str] = Counter()
+    for result in ours:
+        ordered.update(result["ordered"])
     return {
         "trials": len(results),
         "operations": sum(result["operations"] for result in results),
         "faults": dict(faults),
         "operations_of_ours": sum(result["operations"] for result in ours),
         "violations_of_ours": sum(map(violated, ours)),
+        "ordered_of_ours": dict(ordered),
     }
 
 
@@ -104,6 +108,8 @@ def failures(results: list[Result]) -> list[str]:
         what = f"{result['system']} × {result['workload']} × {result['nemesis']}"
         if result["expected"] == HOLDS and result["violations"]:
             found.append(f"VIOLATED: {what}; replay: {result['replay']}")
+        if result["expected"] == HOLDS and result["ordered"].get("undecided"):
+            found.append(f"UNDECIDED: {what}; replay: {result['replay']}")
         if _is_idle(result) and not attempts[result["number"]]:
             found.append(f"IDLE, so it shows nothing: {what}; replay: {result['replay']}")
         if result["errors"]:

@@ -44,7 +44,7 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         "number": 1, "expected": expected, "system": system, "mutation": mutation,
         "workload": "counter", "nemesis": "pause", "violations": violations, "errors": [],
         "replay": "python -m …", "outcomes": {"ok": 100}, "faults": {"stop": 1},
-        "seconds": 4, **more,
+        "seconds": 4, "ordered": {}, **more,
     }  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         ([result()], []),
         ([result(lost=1)], ["VIOLATED"]),
         ([result(errors=["Traceback"])], ["BROKEN"]),
+        ([result(ordered={"windows": 3, "undecided": 0})], []),
+        ([result(ordered={"windows": 3, "undecided": 1})], ["UNDECIDED"]),
         ([result(outcomes={"unknown": 100})], ["IDLE"]),
         ([result(faults={})], ["IDLE"]),
         ([result(faults={}), result()], []),  # its second attempt
@@ -113,6 +115,14 @@ def test_each_workload_has_run_under_a_nemesis(found):
         "counter", "saver", "stock", "payments", "tokens", "versions", "deadlocks", "savepoints",
     }  # fmt: skip
     assert sum(found["totals"]["faults"].values()) > 0
+
+
+def test_an_order_was_looked_for_in_what_was_done_with_leases(found):
+    ordered = found["totals"]["ordered_of_ours"]
+    assert ordered["operations"] > 0
+    assert ordered["undecided"] == 0
+    page = (found["folder"] / "report.html").read_text(encoding="utf-8")
+    assert f"{ordered['operations']:,} operations on leases" in page
 
 
 def test_the_report_says_how_to_replay_each_trial(found):
