@@ -16,7 +16,10 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 _LEASES = """
 SELECT name FROM django_dblock_fencedlock
-WHERE expires_at + lock_delay > clock_timestamp() AND position(%s IN name) > 0
+WHERE expires_at + lock_delay > clock_timestamp() AND position(%(trial)s IN name) > 0
+UNION ALL
+SELECT key FROM django_dblock_idempotencykey
+WHERE locked_until > clock_timestamp() AND starts_with(key, %(trial)s || '-')
 """
 
 
@@ -36,7 +39,8 @@ def judge(
     while True:
         locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
         connections *= not others  # which may be theirs
-        held = [name for (name,) in database.execute(_LEASES, [trial.name])] if clock else []
+        leases = database.execute(_LEASES, {"trial": trial.name})
+        held = [name for (name,) in leases] if clock else []
         if now() > deadline or not (locks or connections or held):
             break
         sleep(0.05)

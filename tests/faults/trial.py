@@ -159,12 +159,14 @@ class Running:
         self, operations: list[Operation], found: list[Violation], errors: list[str], started: float
     ) -> dict[str, Any]:
         errors += [file.read_text() for file in self.folder.glob("error-*.txt")]
+        notes = Counter(note["kind"] for note in history.notes(self.folder))
         faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
         return {
             **asdict(self.trial),
             "operations": len(operations),
             "outcomes": dict(Counter(operation.outcome for operation in operations)),
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
+            "takeovers": notes["takeover"] if hasattr(self.workload, "TAKEN_OVER") else None,
             "violations": [violation._asdict() for violation in found],
             "errors": errors,
             "around": around.around(operations, faults, self.stage.until),
