@@ -62,12 +62,12 @@ def turn(worker: Worker) -> None:
 
 
 def _next(worker: Worker) -> str:
-    """Two workers have the same payments; who takes a dead one's place begins where it was."""
+    """All have the same list of payments; who takes a dead one's place begins where it was."""
     if "number" not in worker.state:
         done = [int(name.split()[-1]) for name in asked(worker.folder, worker.number)]
         worker.state["number"] = max(done, default=1) - 1
     worker.state["number"] += 1
-    return f"{worker.trial} {worker.number % 2} {worker.state['number']}"
+    return f"{worker.trial} {worker.state['number']}"
 
 
 def _entry(request: HttpRequest, what: int) -> int:
