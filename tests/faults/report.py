@@ -98,11 +98,13 @@ def violated(result: Result) -> int:
 def failures(results: list[Result]) -> list[str]:
     """Say what makes the run fail: ours violated, a peer that held, a mutation that got through."""
     found = []
+    attempts = Counter(result["number"] for result in results)
     for result in results:
+        attempts[result["number"]] -= 1
         what = f"{result['system']} × {result['workload']} × {result['nemesis']}"
         if result["expected"] == HOLDS and result["violations"]:
             found.append(f"VIOLATED: {what}; replay: {result['replay']}")
-        if _is_idle(result):
+        if _is_idle(result) and not attempts[result["number"]]:
             found.append(f"IDLE, so it shows nothing: {what}; replay: {result['replay']}")
         if result["errors"]:
             found.append(f"BROKEN: {what}; replay: {result['replay']}")
@@ -115,6 +117,13 @@ def failures(results: list[Result]) -> list[str]:
             held = not any(violated(result) for result in of_kind if result[key] == name)
             found += [f"{text}: {name}"] * held
     return found
+
+
+def has_shown(result: Result) -> bool:
+    """Whether this attempt of a trial showed something, be it that something is broken."""
+    if result["violations"] or result["errors"]:
+        return True
+    return result["expected"] == HOLDS and not _is_idle(result)
 
 
 def _is_idle(result: Result) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.checkers import INVARIANTS, Violation
 from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
-from tests.faults.report import failures
+from tests.faults.report import failures, has_shown
 
 pytestmark = pytest.mark.once
 
@@ -41,9 +41,10 @@ def test_a_long_plan_throws_everything_at_every_workload_and_has_patroni():
 def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
     violations = [Violation(1, "lost", lost)._asdict()] if lost else []
     return {
-        "expected": expected, "system": system, "mutation": mutation, "workload": "counter",
-        "nemesis": "pause", "violations": violations, "errors": [], "replay": "python -m …",
-        "outcomes": {"ok": 100}, "faults": {"stop": 1}, "seconds": 4, **more,
+        "number": 1, "expected": expected, "system": system, "mutation": mutation,
+        "workload": "counter", "nemesis": "pause", "violations": violations, "errors": [],
+        "replay": "python -m …", "outcomes": {"ok": 100}, "faults": {"stop": 1},
+        "seconds": 4, **more,
     }  # fmt: skip
 
 
@@ -55,6 +56,8 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         ([result(errors=["Traceback"])], ["BROKEN"]),
         ([result(outcomes={"unknown": 100})], ["IDLE"]),
         ([result(faults={})], ["IDLE"]),
+        ([result(faults={}), result()], []),  # its second attempt
+        ([result(faults={}), result(number=2)], ["IDLE"]),
         ([result(faults={}, seconds=1)], []),
         ([result(outcomes={"unknown": 9}, seconds=1)], ["IDLE"]),
         ([result(takeovers=1)], []),
@@ -71,6 +74,21 @@ def test_a_run_fails_for_each_thing_that_it_must_show_and_does_not(results, begi
     found = failures(results)
     assert len(found) == len(begins)
     assert all(map(str.startswith, found, begins))
+
+
+@pytest.mark.parametrize(
+    ("one", "shown"),
+    [
+        (result(), True),
+        (result(lost=1), True),
+        (result(faults={}), False),
+        (result(faults={}, errors=["Traceback"]), True),
+        (result(FAILS), False),
+        (result(FAILS, lost=1), True),
+    ],
+)
+def test_a_trial_is_tried_again_until_it_shows_something(one, shown):
+    assert has_shown(one) is shown
 
 
 @pytest.fixture(scope="module")
