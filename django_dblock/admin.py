@@ -15,6 +15,7 @@ from django.db.models import Case, Q, QuerySet, Value, When
 from django.db.models.functions import Length, Now
 from django.http import HttpRequest
 from django.utils.functional import cached_property
+from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
 from django_dblock.fencing import admin as leases  # noqa: F401 - registers by being imported
@@ -40,6 +41,13 @@ _STATES = {
     "free": Q(completed_at=None, locked_until=None) & _KEPT,
     "abandoned": Q(completed_at=None, locked_until__lte=Now()) & _KEPT,
 }
+_WORDS = {
+    "done": _("done"),
+    "leased": _("leased"),
+    "expired": _("expired"),
+    "free": _("free"),
+    "abandoned": _("abandoned"),
+}
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -55,12 +63,12 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 class StateFilter(admin.SimpleListFilter):
     """By what became of the request."""
 
-    title = "state"
+    title = _("state")
     parameter_name = "state"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Django's
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:  # noqa: ARG002 - Django's
         """Offer the states."""
-        return [(state, state) for state in _STATES]
+        return list(_WORDS.items())
 
     def queryset(self, request: HttpRequest, queryset: _Rows) -> _Rows:  # noqa: ARG002 - Django's
         """Leave those in the state that was chosen."""
@@ -71,7 +79,7 @@ class StateFilter(admin.SimpleListFilter):
 class StatusFilter(admin.SimpleListFilter):
     """By the kind of answer; the table is not searched for which there are."""
 
-    title = "status"
+    title = _("status")
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Django's
@@ -107,7 +115,7 @@ class IdempotencyKeyAdmin(_Admin):
     readonly_fields = fields
     list_filter = (StateFilter, StatusFilter)
     search_fields = ("scope__contains", "path__contains", "key__exact")
-    search_help_text = "A part of the scope or of the path, or the whole key."
+    search_help_text = _("A part of the scope or of the path, or the whole key.")
     ordering = ("-id",)
     sortable_by: ClassVar[tuple[str, ...]] = ("id", "expires_at")
     list_per_page = 100
@@ -136,22 +144,24 @@ class IdempotencyKeyAdmin(_Admin):
         """Refuse: a request whose row is gone would have its effects again."""
         return False
 
-    @admin.display(description="key")
+    @admin.display(description=_("key"))
     def masked_key(self, row: IdempotencyKey) -> str:
         """Show the beginning of the key."""
         return masked(row.key)
 
-    @admin.display(description="state")
+    @admin.display(description=_("state"))
     def state(self, row: Any) -> str:
         """Show the state by the server's clock."""
-        return str(row.state_now)
+        return str(_WORDS.get(row.state_now, ""))
 
-    @admin.display(description="body")
+    @admin.display(description=_("body"))
     def body_size(self, row: Any) -> str:
         """Show how large the stored body is."""
-        return "none" if row.stored_size is None else f"{row.stored_size:,} bytes"
+        if row.stored_size is None:
+            return str(_("none"))
+        return str(_("%(size)s bytes") % {"size": f"{row.stored_size:,}"})
 
-    @admin.display(description="steps")
+    @admin.display(description=_("steps"))
     def step_names(self, row: IdempotencyKey) -> str:
         """Show which steps are recorded, not what came of them."""
-        return ", ".join(sorted(row.steps)) or "none"
+        return ", ".join(sorted(row.steps)) or str(_("none"))

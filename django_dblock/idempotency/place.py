@@ -1,5 +1,6 @@
 """Where ``@idempotent`` stands: on what, and not around what decides who may come in."""
 
+import inspect
 import sys
 from typing import Any
 
@@ -16,7 +17,8 @@ def request_of(args: tuple[Any, ...], view: Any) -> Any:
     for place, candidate in enumerate(args[:2]):
         if isinstance(candidate, HttpRequest) or drf.is_request(candidate):
             owner = args[0] if place else _owner(view)
-            _refuse_outer(owner, getattr(view, "__name__", ""), view)
+            if owner is not None and getattr(view, "__name__", "") == "dispatch":
+                _refuse_outer(type(owner), _inside(type(owner), view), view)
             return candidate
     raise TypeError(f"{name_of(view)} was called without a request as its first argument.")
 
@@ -36,18 +38,15 @@ def checked(view: Any, mode: str) -> str:
         )
     outer = getattr(view, "cls", None) or getattr(view, "view_class", None)
     if outer is not None:
-        _refuse_outer(outer, "dispatch", view)
+        _refuse_outer(outer, outer.__mro__, view)
     return name
 
 
-def _refuse_outer(owner: Any, method: str, view: Any) -> None:
+def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:
     """Refuse to stand around what decides who may come in: a replay would go past it."""
-    if owner is None or method != "dispatch":
-        return
-    cls = owner if isinstance(owner, type) else type(owner)
     if drf.is_view(cls):
         how = "below @api_view, or on the view's method: post(), create(), an action"
-    elif _decides_access(cls):
+    elif any(map(_decides_access, inside)):
         how = "on the view's method, post() for example"
     else:
         return
@@ -55,6 +54,18 @@ def _refuse_outer(owner: Any, method: str, view: Any) -> None:
         f"@idempotent on {name_of(view)} stands around the authorisation of {cls.__qualname__}, "
         f"so a replay would be given without it. Put it {how}."
     )
+
+
+def _inside(cls: type, view: Any) -> tuple[type, ...]:
+    """Return the classes from the one whose ``dispatch`` is decorated: those before it ask first.
+
+    Where none is found, all.
+    """
+    method = inspect.unwrap(view)
+    for number, each in enumerate(cls.__mro__):
+        if inspect.unwrap(vars(each).get("dispatch", cls)) is method:
+            return cls.__mro__[number:]
+    return cls.__mro__
 
 
 def _decides_access(cls: type) -> bool:
@@ -65,7 +76,11 @@ def _decides_access(cls: type) -> bool:
 
 def _owner(view: Any) -> Any:
     """Return the instance of a bound method, as ``method_decorator`` hands it over."""
-    return getattr(getattr(view, "func", view), "__self__", None)
+    owner = None
+    while owner is None and view is not None:  # other decorators may stand between
+        owner = getattr(getattr(view, "func", view), "__self__", None)
+        view = getattr(view, "__wrapped__", None)
+    return owner
 
 
 def name_of(view: Any) -> str:

@@ -11,8 +11,12 @@ from tests.faults.plan import HOLDS, Trial
 
 _LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 _CONNECTIONS = """
-SELECT count(*) FROM pg_stat_activity
+SELECT format('%%s (%%s), begun %%s, %%s %%s: %%s', pid,
+    coalesce(nullif(application_name, ''), '?'), backend_start, state, wait_event, left(query, 100))
+FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+    AND (application_name LIKE %s) IS NOT TRUE
+ORDER BY pid
 """
 _LEASES = """
 SELECT name FROM django_dblock_fencedlock
@@ -30,25 +34,26 @@ def judge(
     hung: list[str],
     *,
     clock: bool,
-    others: bool,
+    others: str | None,
 ) -> list[Violation]:
-    """Judge ours; a peer is judged by its numbers alone."""
+    """Judge ours; a peer is judged by its numbers alone.
+
+    Args:
+        clock: whether the server's clock can be trusted.
+        others: a LIKE pattern of the names of those connections that are not the workers'.
+    """
     if trial.expected != HOLDS:
         return []
     deadline = now() + trial.ttl + 1
     while True:
-        locks, connections = (_number(database, query) for query in (_LOCKS, _CONNECTIONS))
-        connections *= not others  # which may be theirs
-        leases = database.execute(_LEASES, {"trial": trial.name})
-        held = [name for (name,) in leases] if clock else []
+        [(locks,)] = database.execute(_LOCKS).fetchall()
+        connections = [text for (text,) in database.execute(_CONNECTIONS, [others])]
+        held = (
+            [name for (name,) in database.execute(_LEASES, {"trial": trial.name})] if clock else []
+        )
         if now() > deadline or not (locks or connections or held):
             break
         sleep(0.05)
     threads = [name for note in notes if note["kind"] == "end" for name in note["threads"]]
     found = checkers.rest(locks=locks, held=held, threads=threads, connections=connections)
     return found + [Violation(6, f"{worker} hangs") for worker in hung]
-
-
-def _number(database: Connection, query: str) -> int:
-    [(number,)] = database.execute(query).fetchall()
-    return int(number)

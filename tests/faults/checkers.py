@@ -164,14 +164,14 @@ def trust(checks: Iterable[Operation], grants: Iterable[Operation]) -> list[Viol
 
 
 def rest(
-    *, locks: int, held: Sequence[str], threads: Sequence[str], connections: int
+    *, locks: int, held: Sequence[str], threads: Sequence[str], connections: Sequence[str]
 ) -> list[Violation]:
     """Look at what is left when all workers have ended (6)."""
-    found = [(locks, "advisory locks"), (connections, "connections of ended workers")]
-    violations = [
-        Violation(6, f"{number} {what} are left", number) for number, what in found if number
-    ]
-    return violations + _some((6, "leases not free", held), (6, "threads left", threads))
+    violations = [Violation(6, f"{locks} advisory locks are left", locks)] * bool(locks)
+    return violations + _some(
+        (6, "leases not free", held), (6, "threads left", threads),
+        (6, "connections of ended workers left", connections),
+    )  # fmt: skip
 
 
 def versions(first: int, last: int, history: Iterable[Operation], what: str) -> list[Violation]:

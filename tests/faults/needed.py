@@ -2,6 +2,8 @@
 
 import importlib.util
 import shutil
+import sys
+from pathlib import Path
 
 from tests.faults.plan import Trial
 from tests.faults.services import libfaketime
@@ -21,10 +23,13 @@ def missing(trial: Trial) -> str:
         return f"{module} is not installed (the extra 'faults' has it)"
     if module and shutil.which("redis-server") is None:
         return "redis-server is not installed (Debian package redis-server)"
-    if trial.nemesis == "pooler" and not _program("pgbouncer"):
+    if trial.nemesis == "pooler" and not program("pgbouncer"):
         return "pgbouncer is not installed (Debian package pgbouncer)"
-    if trial.nemesis == "patroni" and not (_program("patroni") and _program("etcd")):
-        return "patroni or etcd is not installed (Debian packages patroni, etcd-server)"
+    if trial.nemesis == "patroni" and not all(map(program, ("patroni", "etcd", "setpriv"))):
+        return (
+            "patroni, etcd or setpriv is not installed (Debian packages patroni, etcd-server, "
+            "util-linux)"
+        )
     if trial.nemesis in {"app_clock", "database_clock"}:
         try:
             libfaketime()
@@ -33,5 +38,7 @@ def missing(trial: Trial) -> str:
     return ""
 
 
-def _program(name: str) -> bool:
-    return any(shutil.which(name, path=path) for path in (None, "/usr/sbin"))
+def program(name: str) -> str:
+    """Where it is, also beside a Python that was not activated; nothing where it is not."""
+    places = (None, str(Path(sys.executable).parent), "/usr/sbin")
+    return next(filter(None, (shutil.which(name, path=path) for path in places)), "")

@@ -111,7 +111,7 @@ LONG = [
 ]
 """What a run has once, if it lasts as long as that: a dead leader is replaced after 20 s."""
 
-_LONG_MINUTES, _LONG_SECONDS = 15, 45
+_LONG_MINUTES, _LONG_SECONDS = 15, 60
 
 
 def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:

@@ -2,15 +2,18 @@
 
 import argparse
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tests.faults import price, report
+from tests.faults.clock import now
 from tests.faults.needed import missing
 from tests.faults.plan import CAUGHT, FAILS, HOLDS, Trial, plan
 from tests.faults.services import Services, versions
-from tests.faults.trial import Running
+from tests.faults.trial import Running, broken
 
 _SMOKE = 1.0
 """Seconds of a trial that only shows that it still runs."""
@@ -24,7 +27,6 @@ def everything(
     arguments: argparse.Namespace, services: Services, *, say: Callable[[str], None]
 ) -> int:
     """Run the plan; write the report; return the exit status."""
-    newest = versions()[0]
     trials = [
         trial
         for trial in plan(arguments.minutes, arguments.seed, versions())
@@ -41,24 +43,47 @@ def everything(
     output = arguments.output
     shutil.rmtree(output, ignore_errors=True)
     say(f"{len(trials)} trials, seed {arguments.seed}")
-    results = []
-    for trial in trials:
-        for each in _attempts(trial):
-            result = Running(each, services, output / "histories" / each.name).run()
-            result["replay"] = (
-                f"python -m tests.faults --minutes {arguments.minutes:g} --seed {arguments.seed}"
-                f" --trial {trial.number}"
-            )
-            results.append(result)
-            say(_line(result))
-            if report.has_shown(result):
-                break
-    prices = [] if arguments.smoke else price.measure(services.postgres(newest), newest)
-    found = report.write(results, prices, arguments, services, output)
+    results: list[dict[str, Any]] = []
+    prices = []
+    try:
+        for trial in trials:
+            for each in _attempts(trial):
+                result = _run(each, services, output)
+                result["replay"] = (
+                    f"python -m tests.faults --minutes {arguments.minutes:g}"
+                    f" --seed {arguments.seed} --trial {trial.number}"
+                )
+                results.append(result)
+                say(_line(result))
+                if report.has_shown(result):
+                    break
+        prices = [] if arguments.smoke else _prices(services, versions()[0])
+    except (KeyboardInterrupt, SystemExit):
+        services.left_out["the rest"] = f"stopped after {len(results)} of {len(trials)} trials"
+        raise
+    finally:
+        found = report.write(results, prices, arguments, services, output)
     for sentence in found["failures"]:
         say(sentence)
     say(report.summary(found))
     return 1 if found["failures"] else 0
+
+
+def _run(trial: Trial, services: Services, output: Path) -> dict[str, Any]:
+    """Run one trial; whatever happens to it is its own error, and the run goes on."""
+    started = now()
+    try:
+        return Running(trial, services, output / "histories" / trial.name).run()
+    except Exception:  # noqa: BLE001 - told in the report
+        return broken(trial, [traceback.format_exc()], started)
+
+
+def _prices(services: Services, version: int) -> list[dict[str, Any]]:
+    try:
+        return price.measure(services.postgres(version), version)
+    except Exception as error:  # noqa: BLE001 - an hour's results are not lost for it
+        services.left_out["a frozen holder's price"] = repr(error)
+        return []
 
 
 def _attempts(trial: Trial) -> Iterator[Trial]:
@@ -96,7 +121,8 @@ def _line(result: dict[str, Any]) -> str:
     violated = sum(violation["count"] for violation in result["violations"])
     mark = {HOLDS: "", FAILS: " (peer)", CAUGHT: f" ({result['mutation']})"}[result["expected"]]
     faults = ", ".join(f"{number} {kind}" for kind, number in result["faults"].items())
-    taken = "" if result["takeovers"] is None else f"{result['takeovers']} takeovers; "
+    takeovers = result.get("takeovers")
+    taken = "" if takeovers is None else f"{takeovers} takeovers; "
     return (
         f"{result['number']:>4}  {result['system']}{mark} × {result['workload']} × "
         f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations "
@@ -104,6 +130,7 @@ def _line(result: dict[str, Any]) -> str:
         f"{faults or 'no faults'}; {taken}{violated} violations"
         + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])
         + "".join(
-            f"\n      {error}" for error in sorted({e.splitlines()[-1] for e in result["errors"]})
+            f"\n      {error}"
+            for error in sorted({[*e.splitlines(), ""][-2:][0] for e in result["errors"]})
         )
     )

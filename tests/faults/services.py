@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
-from embedded_postgres import Server, binaries
+from embedded_postgres import Server, ServerError, binaries
 
 from tests.benchmarks.services import _no_redis, _redis
 from tests.faults.clock import FAKED
@@ -53,19 +53,25 @@ class Services:
 
     def crew(self, *, faked: bool) -> "Crew":
         """Return the process that forks workers, or the one whose workers' clocks can be set."""
-        if faked not in self._crews:
+        if faked not in self._crews or not self._crews[faked].lives():
             more = {"LD_PRELOAD": str(libfaketime()), **FAKED} if faked else {}
             self._crews[faked] = Crew(self.folder / f"crew-{faked}.log", self.channel, **more)
             self._stack.callback(self._crews[faked].close)
         return self._crews[faked]
 
     def postgres(self, version: int) -> Server:
-        """Return the server of this major version, with the tables made."""
+        """Return the server of this major version, with the tables made; it runs.
+
+        One that a trial could not start again is replaced, so that it is that trial's loss alone.
+        """
+        if version in self._servers:
+            try:
+                self._servers[version].start()
+            except ServerError:
+                self._servers.pop(version).remove()
         if version not in self._servers:
-            server = Server(
-                self.folder / f"pg{version}", version=version, settings=SETTINGS,
-                port=free_port(), tcp=True,
-            )  # fmt: skip
+            folder = Path(tempfile.mkdtemp(prefix=f"pg{version}-", dir=self.folder))
+            server = Server(folder, version=version, settings=SETTINGS, port=free_port(), tcp=True)
             self._stack.callback(server.remove)
             server.start()
             make_tables(server)
@@ -141,14 +147,24 @@ class Crew:
     def _answer(self) -> int:
         assert self._process.stdout
         answer = self._process.stdout.readline()
-        assert answer, f"the crew has ended: {Path(self._log.name).read_text()[-2000:]}"
+        if not answer:
+            self._process.wait(30)
+            raise RuntimeError(f"the crew has ended: {Path(self._log.name).read_text()[-2000:]}")
         return int(answer)
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End it, and all its workers with it."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(30)
+        with contextlib.suppress(BrokenPipeError):  # it has ended before
+            self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._process.stdout.close()
         self._log.close()

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,13 @@ from embedded_postgres import Server
 from tests.faults.clock import now
 from tests.faults.plan import Trial
 from tests.faults.services import Services, connect
+
+_PATIENCE = 120
+"""Seconds after which a state counts as never reached: a dead leader is replaced after 20 s."""
+
+
+class Over(Exception):
+    """The trial has been ended from outside; its nemesis goes no further."""
 
 
 class Stage:
@@ -39,6 +46,7 @@ class Stage:
         self.until = now() + trial.seconds
         self._book = (folder / "faults.jsonl").open("a")
         self._mutex = threading.Lock()
+        self._over = threading.Event()
         self.standby: Server
         self.pooler: int
         self.clock: Path
@@ -62,8 +70,27 @@ class Stage:
         return any(map(lives, self.pids.values()))
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, for the thing that is thrown lasts."""
-        self._pause.wait(seconds)
+        """Let time pass, for the thing that is thrown lasts.
+
+        Raises:
+            Over: nobody waits for its end any more.
+        """
+        if self._over.wait(seconds):
+            raise Over
+
+    def until_seen(self, condition: Callable[[], Any], what: str) -> Any:
+        """Look, ten times a second, until the answer is true; return it."""
+        deadline = now() + _PATIENCE
+        while not (answer := condition()):
+            if now() > deadline:
+                raise TimeoutError(f"not there in {_PATIENCE} s: {what}")
+            self.wait(0.1)
+        return answer
+
+    def end(self) -> None:
+        """Let all that waits for this trial end: it is over, or has broken down."""
+        self.until = 0
+        self._over.set()
 
     def moments(self, shortest: float, longest: float) -> Iterator[float]:
         """Yield again and again after a time that the dice say, while the workers run."""
@@ -71,10 +98,8 @@ class Stage:
             seconds = self.dice.uniform(shortest, longest)
             if now() + seconds >= self.until:
                 return
-            self._pause.wait(seconds)
+            self.wait(seconds)
             yield now()
-
-    _pause = threading.Event()  # never set: it only waits
 
     def signal(self, number: int, worker: int | None = None) -> int:
         """Send a signal to one of the workers; return which."""
@@ -92,7 +117,7 @@ class Stage:
         self.fault("stop", worker=worker, seconds=seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-            self._pause.wait(seconds)
+            self.wait(seconds)
             os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:

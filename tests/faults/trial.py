@@ -21,11 +21,17 @@ from tests.faults.clock import now
 from tests.faults.history import Operation
 from tests.faults.plan import Trial
 from tests.faults.services import Services, connect, url
-from tests.faults.stage import Stage, lives
+from tests.faults.stage import Over, Stage, lives
 from tests.faults.wake import Wakes
 
 _PATIENCE = 20
 """Seconds after which a worker that should have ended hangs."""
+
+_TORMENT_PATIENCE = 180
+"""Seconds after which a nemesis that should have ended hangs."""
+
+_TOLD = 10
+"""Errors of workers that a result tells, at most; the folder of the trial has them all."""
 
 _LIVES = 60
 """How often a worker is started again, at most."""
@@ -53,6 +59,8 @@ class Running:
             return self._with_site() if self.trial.workload == "shop" else self._with_crew()
         except Exception:  # noqa: BLE001 - the run goes on, and fails
             return self._result([], [], [traceback.format_exc()], started)
+        finally:
+            self.stage.close()
 
     def _with_site(self) -> dict[str, Any]:
         """Run it with a server and its clients in place of a crew."""
@@ -62,11 +70,8 @@ class Running:
         errors: list[str] = []
         with self.workload.running(stage) as address:
             stage.until = now() + self.trial.seconds
-            thread = threading.Thread(target=_collecting(self.nemesis.torment, stage, errors))
-            thread.start()
-            self.workload.drive(stage, address)
-            thread.join()
-        stage.close()
+            with self._tormented(errors):
+                self.workload.drive(stage, address)
         operations = history.read(self.folder)
         return self._result(
             operations, self.workload.judge_books(stage, operations), errors, started
@@ -88,22 +93,35 @@ class Running:
             finally:
                 for pid in stage.pids.values():
                     _kill(pid)
-                stage.close()
             return self._verdict(hung, errors, started)
 
     def _torment(self, database: dict[str, Any]) -> list[str]:
         errors: list[str] = []
         for number in range(self.trial.workers):
             self._start(number, database)
-        thread = threading.Thread(target=_collecting(self.nemesis.torment, self.stage, errors))
-        thread.start()
-        while now() < self.stage.until or thread.is_alive():
-            self.wakes.look()
-            if now() < self.stage.until - 0.3:
-                self._replace_the_dead(database)
-            sleep(0.005)
-        thread.join()
+        with self._tormented(errors) as thread:
+            patience = self.stage.until + _TORMENT_PATIENCE
+            while now() < self.stage.until or (thread.is_alive() and now() < patience):
+                self.wakes.look()
+                if now() < self.stage.until - 0.3:
+                    self._replace_the_dead(database)
+                sleep(0.005)
         return errors
+
+    @contextmanager
+    def _tormented(self, errors: list[str]) -> Iterator[threading.Thread]:
+        """Run the nemesis beside; it has ended before anything is taken down that it works on."""
+        target = _collecting(self.nemesis.torment, self.stage, errors)
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        try:
+            yield thread
+            thread.join(max(0, self.stage.until + _TORMENT_PATIENCE - now()))
+        finally:
+            if thread.is_alive():
+                self.stage.end()
+                thread.join(_TORMENT_PATIENCE)
+                errors.append("the nemesis did not end by itself")
 
     def _start(self, number: int, database: dict[str, Any]) -> None:
         trial, nemesis = self.trial, self.nemesis
@@ -151,27 +169,34 @@ class Running:
             found += aftermath.judge(
                 database, trial, history.notes(self.folder), hung,
                 clock=not getattr(self.nemesis, "CLOCK", False),
-                others=getattr(self.nemesis, "OTHERS", False),
+                others=getattr(self.nemesis, "OTHERS", None),
             )  # fmt: skip
         return self._result(operations, found, errors, started)
 
     def _result(
         self, operations: list[Operation], found: list[Violation], errors: list[str], started: float
     ) -> dict[str, Any]:
-        errors += [file.read_text() for file in self.folder.glob("error-*.txt")]
+        told = [file.read_text() for file in sorted(self.folder.glob("error-*.txt"))]
+        errors += dict.fromkeys(told[:_TOLD])  # sixty lives may end in the same way
         notes = Counter(note["kind"] for note in history.notes(self.folder))
         faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
         return {
-            **asdict(self.trial),
+            **broken(self.trial, errors, started),
             "operations": len(operations),
             "outcomes": dict(Counter(operation.outcome for operation in operations)),
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
             "takeovers": notes["takeover"] if hasattr(self.workload, "TAKEN_OVER") else None,
             "violations": [violation._asdict() for violation in found],
-            "errors": errors,
             "around": around.around(operations, faults, self.stage.until),
-            "took": round(now() - started, 2),
         }
+
+
+def broken(trial: Trial, errors: list[str], started: float) -> dict[str, Any]:
+    """The result of a trial of which nothing is known but its errors."""
+    return {
+        **asdict(trial), "operations": 0, "outcomes": {}, "faults": {}, "violations": [],
+        "errors": errors, "around": {}, "took": round(now() - started, 2),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -183,6 +208,8 @@ def _collecting(torment: Callable[[Stage], None], stage: Stage, errors: list[str
     def run() -> None:
         try:
             torment(stage)
+        except Over:
+            pass
         except Exception as error:  # noqa: BLE001 - told in the report; the trial goes on
             errors.append(f"the nemesis: {error!r}")
 

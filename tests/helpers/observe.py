@@ -10,9 +10,9 @@ LIMIT = 90
 """Seconds after which a state counts as never reached; on a busy machine much takes long."""
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
+def until(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
     """Ask again and again until the answer is true; return it."""
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + limit
     while True:
         if answer := condition():
             return answer

@@ -10,6 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
+from django.utils import translation
 
 from django_dblock import IdempotencyKey
 from django_dblock.admin import BoundedPaginator
@@ -51,6 +52,18 @@ class TestList:
         page = browser.get(LIST)
         found = {row.key: row.state_now for row in page.context["cl"].result_list}
         assert found == {f"{state}-key": state for state in rows}
+
+    def test_words_of_our_own_are_translated(self, browser, rows, monkeypatch):
+        monkeypatch.setattr(translation._trans, "gettext", lambda message: f"~{message}~")
+        page = browser.get(LIST)
+        html = page.content.decode()
+        for word in ("key", "state", "A part of the scope or of the path, or the whole key."):
+            assert f"~{word}~" in html
+        assert all(html.count(f"~{state}~") == 2 for state in rows), "in the row and the filter"
+        assert "~status~" in html
+        html = browser.get(f"{LIST}{IdempotencyKey.objects.earliest('pk').pk}/change/").content
+        for word in ("body", "14 bytes", "steps", "none"):
+            assert f"~{word}~" in html.decode()
 
     def test_keys_are_masked_and_bodies_not_there(self, browser, rows):
         html = browser.get(LIST).content.decode()

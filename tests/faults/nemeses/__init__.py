@@ -7,7 +7,7 @@
   on itself, and ``pauses(ttl)``, how long a stop lasts;
 - ``environment(stage, worker, life)``, variables for a worker, and ``PRELOAD``, whether they are
   for libfaketime;
-- ``OWN_SERVER``, whether it starts a server for this trial alone; ``OTHERS``, whether others than
-  workers have connections;
+- ``OWN_SERVER``, whether it starts a server for this trial alone; ``OTHERS``, what connections are
+  called (a LIKE pattern) that are not the workers';
 - ``CLOCK``, whether the *server's* clock is moved, so that nothing can be said of expiries.
 """

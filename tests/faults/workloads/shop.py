@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from urllib.parse import urlsplit
 
 from tests.faults import checkers, evidence
@@ -110,7 +111,7 @@ def _until_paid(stage: Stage, history: Writer, address: str, reference: str) -> 
                 operation.in_doubt = True
                 operation.answer["body"] = _asked(address, reference)
             return
-        stage.wait(0.05)
+        sleep(0.05)  # between two requests
 
 
 def _asked(address: str, reference: str) -> str:
