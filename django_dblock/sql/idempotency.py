@@ -123,7 +123,8 @@ RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
 
 # A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
 # was left unfinished goes on after its last step. Where a transaction of the last holder is open,
-# the row is locked, and passed over here.
+# the row is locked, and passed over here. Who completes does so past the advisory lock: what was
+# unfinished when it was read may have its answer by now, and that stays.
 CLAIM_AGAIN = """
 UPDATE django_dblock_idempotencykey SET
     fingerprint = decode(%(fingerprint)s, 'hex'),
@@ -145,7 +146,8 @@ WHERE id = (
     SELECT id
     FROM django_dblock_idempotencykey
     WHERE id = %(id)s::bigint AND token = %(token)s::bigint
-        AND (completed_at IS NOT NULL OR coalesce(locked_until, '-infinity') <= clock_timestamp())
+        AND (completed_at IS NULL AND coalesce(locked_until, '-infinity') <= clock_timestamp()
+            OR completed_at IS NOT NULL AND expires_at <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
 RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',

@@ -20,7 +20,10 @@ ORDER BY pid
 """
 _LEASES = """
 SELECT name FROM django_dblock_fencedlock
-WHERE expires_at + lock_delay > clock_timestamp() AND position(%s IN name) > 0
+WHERE expires_at + lock_delay > clock_timestamp() AND position(%(trial)s IN name) > 0
+UNION ALL
+SELECT key FROM django_dblock_idempotencykey
+WHERE locked_until > clock_timestamp() AND starts_with(key, %(trial)s || '-')
 """
 
 
@@ -45,7 +48,9 @@ def judge(
     while True:
         [(locks,)] = database.execute(_LOCKS).fetchall()
         connections = [text for (text,) in database.execute(_CONNECTIONS, [others])]
-        held = [name for (name,) in database.execute(_LEASES, [trial.name])] if clock else []
+        held = (
+            [name for (name,) in database.execute(_LEASES, {"trial": trial.name})] if clock else []
+        )
         if now() > deadline or not (locks or connections or held):
             break
         sleep(0.05)

@@ -5,6 +5,7 @@ process id. When the input ends, however the other side ended, the workers are k
 of Python and Django serves all workers of a run, and nothing is left behind.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -26,6 +27,8 @@ def main() -> None:
     os.write(1, b"0\n")  # ready
     for line in sys.stdin:
         orders = json.loads(line)
+        for kind in ("system", "workload"):  # before the fork, for all to come
+            importlib.import_module(f"tests.faults.{kind}s.{orders[kind]}")
         child = os.fork()
         if child == 0:
             for number in (signal.SIGINT, signal.SIGCHLD):

@@ -40,6 +40,14 @@ def entries(database: Connection, trial: str) -> list[Entry]:
     return [Entry(*row) for row in rows]
 
 
+def charges(database: Connection, trial: str) -> list[str]:
+    """For each charge in the acquirer's books the payment that it is for."""
+    rows = database.execute(
+        "SELECT name FROM faults_charge WHERE starts_with(name, %s || ' ')", [trial]
+    )
+    return [name for (name,) in rows]
+
+
 def values(database: Connection, table: str, trial: str) -> dict[str, int]:
     rows = database.execute(
         f"SELECT name, value FROM faults_{table} WHERE starts_with(name, %s || ' ')", [trial]

@@ -99,6 +99,12 @@ def read(folder: Path) -> list[Operation]:
     return sorted(found.values(), key=lambda operation: operation.began)
 
 
+def asked(folder: Path, worker: int) -> list[str]:
+    """Return the names that a worker has asked for so far, in all its lives."""
+    files = folder.glob(f"worker-{worker}-*.jsonl")
+    return [line["name"] for file in files for line in _lines(file) if line["kind"] == "invoke"]
+
+
 def notes(folder: Path) -> list[dict[str, Any]]:
     """Return the faults that workers brought on themselves."""
     files = sorted(folder.glob("worker-*.jsonl"))

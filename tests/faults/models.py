@@ -55,4 +55,11 @@ class Answered(models.Model):
     answer = models.CharField(max_length=200)
 
 
-MODELS = [Number, FencedNumber, VersionedNumber, Entry, Lease, Answered]
+class Charge(models.Model):
+    """The acquirer's books: what was charged, and under which key of the merchant's."""
+
+    key = models.CharField(max_length=80, unique=True)
+    name = models.CharField(max_length=80)
+
+
+MODELS = [Number, FencedNumber, VersionedNumber, Entry, Lease, Answered, Charge]

@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from django.db import transaction
+from django.db import connections, transaction
 
 from django_dblock.exceptions import LockLost
 from django_dblock.fencing import model, queryset
 from django_dblock.fencing.write import refused
 from django_dblock.idempotency import atomic
+from django_dblock.idempotency.handle import Handle
+from django_dblock.idempotency.lease import Lease
 from django_dblock.sql import fencing as sql
+from django_dblock.sql import idempotency
 
 
 def guard_without_row_lock() -> None:
@@ -72,6 +75,37 @@ def record_after_commit() -> None:
         return found
 
     atomic._Run.outcome = outcome
+
+
+def key_of_the_run() -> None:
+    """The key for the other side is another one in each run of a request."""
+    plain = Handle.derived_key
+    Handle.derived_key = lambda self, name: plain(self, f"{name} {self.token}")
+
+
+def complete_without_token() -> None:
+    """A run records its answer without a look at whose the request is by now."""
+    mine = "AND token = %(token)s::bigint AND completed_at IS NULL"
+    idempotency.COMPLETE = _without(idempotency.COMPLETE, mine)
+
+
+def step_after_commit() -> None:
+    """A step that belongs to a transaction is recorded a moment after its COMMIT."""
+    plain = Lease.record
+
+    def record(self: Any, name: str, result: Any) -> Any:
+        using = self.identity.using
+        if not connections[using].in_atomic_block:
+            return plain(self, name, result)
+
+        def late() -> None:
+            time.sleep(0.01)
+            plain(self, name, result)
+
+        transaction.on_commit(late, using=using)
+        return result
+
+    Lease.record = record
 
 
 def _without(statement: str, part: str) -> str:

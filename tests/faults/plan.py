@@ -55,6 +55,7 @@ OURS = {
     ("saved", "saver"): ("pause", "near_ttl", "terminate"),
     ("advisory", "stock"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
     ("once", "payments"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
+    ("once_leased", "acquirer"): ("pause", "kill", "cut"),
     ("shop", "shop"): ("site",),
     ("leases", "tokens"): (
         "pause", "near_ttl", "kill", "terminate", "crash", "cut", "failover", "zombie", "app_clock",
@@ -98,6 +99,9 @@ MUTATIONS = [
     ("application_clock", "leases", "tokens", "app_clock"),
     ("fence_by_comparison_alone", "saved", "saver", "near_ttl"),
     ("record_after_commit", "once", "payments", "kill"),
+    ("key_of_the_run", "once_leased", "acquirer", "terminate"),
+    ("complete_without_token", "once_leased", "acquirer", "pause"),
+    ("step_after_commit", "once_leased", "acquirer", "terminate"),
 ]
 
 

@@ -133,11 +133,15 @@ def has_shown(result: Result) -> bool:
 
 
 def _is_idle(result: Result) -> bool:
-    """Whether hardly anything was done or thrown; of a trial cut short that can't be said."""
+    """Whether hardly anything was done, thrown, or taken over where that is what is shown.
+
+    Of a trial cut short that can't be said.
+    """
     done = result["outcomes"].get("ok", 0)
     if result["seconds"] < _SHORT:
         return not done
-    return done < _LEAST or not result["faults"]
+    alone = result["expected"] == HOLDS and result.get("takeovers") == 0
+    return done < _LEAST or not result["faults"] or alone
 
 
 def summary(found: dict[str, Any]) -> str:

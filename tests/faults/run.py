@@ -121,11 +121,13 @@ def _line(result: dict[str, Any]) -> str:
     violated = sum(violation["count"] for violation in result["violations"])
     mark = {HOLDS: "", FAILS: " (peer)", CAUGHT: f" ({result['mutation']})"}[result["expected"]]
     faults = ", ".join(f"{number} {kind}" for kind, number in result["faults"].items())
+    takeovers = result.get("takeovers")
+    taken = "" if takeovers is None else f"{takeovers} takeovers; "
     return (
         f"{result['number']:>4}  {result['system']}{mark} × {result['workload']} × "
         f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations "
         f"({result['outcomes'].get('ok', 0)} ok, {result['outcomes'].get('unknown', 0)} unknown), "
-        f"{faults or 'no faults'}; {violated} violations"
+        f"{faults or 'no faults'}; {taken}{violated} violations"
         + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])
         + "".join(
             f"\n      {error}"

@@ -11,6 +11,8 @@ DATABASES = {
         "OPTIONS": {},
     }
 }
+# Another line to the same server, for one who has books of its own and commits by itself.
+DATABASES["acquirer"] = {**DATABASES["default"]}
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",

@@ -25,7 +25,7 @@ def test_the_same_seed_makes_the_same_plan():
 def test_a_plan_has_ours_every_peer_and_every_mutation():
     trials = plan(5, "7", [18])
     assert {trial.expected for trial in trials} == {HOLDS, FAILS, CAUGHT}
-    assert len({trial.mutation for trial in trials}) == 5  # none, and four
+    assert len({trial.mutation for trial in trials}) == 8  # none, and seven
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
 
 
@@ -62,6 +62,10 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         ([result(faults={}), result(number=2)], ["IDLE"]),
         ([result(faults={}, seconds=1)], []),
         ([result(outcomes={"unknown": 9}, seconds=1)], ["IDLE"]),
+        ([result(takeovers=1)], []),
+        ([result(takeovers=0)], ["IDLE"]),
+        ([result(takeovers=0, seconds=1)], []),
+        ([result(CAUGHT, mutation="broken", takeovers=0, lost=1)], []),
         ([result(FAILS, "redis_py"), result(FAILS, "redis_py", lost=2)], []),
         ([result(FAILS, "redis_py")], ["HELD UNEXPECTEDLY: redis_py"]),
         ([result(CAUGHT, mutation="broken", lost=1)], []),
@@ -112,7 +116,8 @@ def test_ours_holds(found):
 
 def test_each_workload_has_run_under_a_nemesis(found):
     assert {trial["workload"] for trial in found["trials"]} == {
-        "counter", "saver", "stock", "payments", "tokens", "versions", "deadlocks", "savepoints",
+        "counter", "saver", "stock", "payments", "acquirer", "tokens", "versions", "deadlocks",
+        "savepoints",
     }  # fmt: skip
     assert sum(found["totals"]["faults"].values()) > 0
 

@@ -183,12 +183,14 @@ class Running:
     ) -> dict[str, Any]:
         told = [file.read_text() for file in sorted(self.folder.glob("error-*.txt"))]
         errors += dict.fromkeys(told[:_TOLD])  # sixty lives may end in the same way
+        notes = Counter(note["kind"] for note in history.notes(self.folder))
         faults = [json.loads(line) for line in (self.folder / "faults.jsonl").open()]
         return {
             **broken(self.trial, errors, started),
             "operations": len(operations),
             "outcomes": dict(Counter(operation.outcome for operation in operations)),
             "faults": dict(Counter(fault["kind"] for fault in faults if fault["kind"] != "back")),
+            "takeovers": notes["takeover"] if hasattr(self.workload, "TAKEN_OVER") else None,
             "violations": [violation._asdict() for violation in found],
             "ordered": self.ordered,
             "around": around.around(operations, faults, self.stage.until),

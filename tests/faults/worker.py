@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from django.db import Error, connection
+from django.db import Error, connections
 
 from django_dblock import DblockError
 from tests.faults.boundaries import Boundaries
@@ -32,6 +32,7 @@ class Worker:
         system: what it locks with.
         ttl: seconds, of leases.
         trial: a name that no other trial has, for keys.
+        folder: where the histories are.
     """
 
     def __init__(self, orders: dict[str, Any]) -> None:
@@ -40,7 +41,8 @@ class Worker:
         self.ttl: float = orders["ttl"]
         self.size: int = orders["size"]
         self.dice = random.Random(f"{orders['seed']} {self.number} {orders['life']}")
-        file = Path(orders["folder"], f"worker-{self.number}-{orders['life']}.jsonl")
+        self.folder = Path(orders["folder"])
+        file = Path(self.folder, f"worker-{self.number}-{orders['life']}.jsonl")
         self.history = Writer(file, f"{self.number}.{orders['life']}")
         self.system = importlib.import_module(f"tests.faults.systems.{orders['system']}")
         self.workload = importlib.import_module(f"tests.faults.workloads.{orders['workload']}")
@@ -68,7 +70,8 @@ def _run(orders: dict[str, Any]) -> None:
     for name, value in orders["env"].items():
         os.environ[name] = value
     mend_sleep()
-    connection.settings_dict.update(orders["database"])
+    for name in connections:
+        connections[name].settings_dict.update(orders["database"])
     worker = Worker(orders)
     if orders["mutation"]:
         from tests.faults import mutations
@@ -87,10 +90,11 @@ def _run(orders: dict[str, Any]) -> None:
         try:
             worker.workload.turn(worker)
         except errors:  # the history has it
-            with suppress(Error):
-                connection.close()
+            for connection in connections.all(initialized_only=True):
+                with suppress(Error):
+                    connection.close()
             time.sleep(worker.dice.uniform(0, _BREAK))
-    connection.close()
+    connections.close_all()
     _wait_for_threads(worker)
 
 

@@ -63,6 +63,7 @@ def _request(key: str, operation: str, worker: Worker) -> HttpRequest:
     )
     request.name = key
     request.operation, request.think = operation, worker.dice.uniform(0, 0.004)
+    request.worker = worker
     return request
 
 
