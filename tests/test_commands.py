@@ -81,6 +81,21 @@ class TestList:
             assert run("list") == "Nothing is locked.\n"
             assert "a  " in run("list", "--using", "other")
 
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            ["list"], ["watch"], ["release", "a", "--yes"], ["terminate", "1", "--yes"], ["purge"],
+            ["doctor"],
+        ],
+        ids=" ".join,
+    )  # fmt: skip
+    def test_an_alias_that_is_not_there(self, asked):
+        with pytest.raises(CommandError) as found:
+            run(*asked, "--using", "nowhere")
+        assert str(found.value) == (
+            "The connection 'nowhere' doesn't exist. DATABASES has: default, other, sqlite."
+        )
+
     def test_by_name(self):
         with advisory_lock("inventory", "sku-1"), advisory_lock("account", 7):
             shown = run("list", "--name", "inv*")

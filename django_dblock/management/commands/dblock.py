@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
 
 from django_dblock.cli import doctor, key, list_locks, purge, release, run, terminate, watch
 
@@ -39,4 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         """Run the subcommand."""
-        _SUBCOMMANDS[options["subcommand"]].run(self.stdout, options)
+        try:
+            _SUBCOMMANDS[options["subcommand"]].run(self.stdout, options)
+        except ConnectionDoesNotExist as error:
+            raise CommandError(f"{error} DATABASES has: {', '.join(connections)}.") from error
