@@ -41,6 +41,7 @@ BROKEN = [
     ("idempotency", ("LOCK_AFTER_READ",), "charges<=1"),
     ("idempotency", ("LEASE", "NO_TOKEN"), "charges<=1"),
     ("idempotency", ("LEASE", "CLAIM_ANYWAY"), "charges<=1"),
+    ("idempotency", ("LEASE", "CLAIM_ANSWERED"), "charges<=1"),
 ]
 HAPPENS = [
     ("lease", ("SEE_TAKEOVER",), "mine[(1-i)]==token"),

@@ -21,6 +21,7 @@
  *   LOCK_AFTER_READ       the row is read before the lock is had, and overwritten
  *   LEASE, NO_TOKEN       the completing UPDATE does not ask for its claim's token
  *   LEASE, CLAIM_ANYWAY   a claim is taken over without looking at its state again
+ *   LEASE, CLAIM_ANSWERED it is taken over if the token is still the same, be it answered
  *
  * SEE_REPLAY, SEE_CRASH, SEE_TAKEOVER say that something can't happen, which can.
  *
@@ -172,6 +173,8 @@ retry:
         if
 #ifdef CLAIM_ANYWAY
         :: true ->
+#elif defined(CLAIM_ANSWERED)
+        :: token == seen ->
 #else
         :: token == seen && !answered ->
 #endif
