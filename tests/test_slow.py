@@ -76,7 +76,8 @@ def test_a_wrong_limit_is_none_and_the_checks_say_so(caplog):
 def test_a_lost_lease_is_logged_with_what_a_machine_reads(caplog):
     with caplog.at_level(logging.WARNING, logger="django_dblock"):
         events.leased()
-    taken, expired = caplog.records
+    ended, taken, expired = caplog.records
+    assert (ended.name, ended.lock) == ("django_dblock.audit", "nightly-sync")
     for record in (taken, expired):
         assert record.name == "django_dblock.fencing"
         assert (record.kind, record.lock, record.using) == ("fenced", "nightly-sync", "default")
