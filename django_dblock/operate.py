@@ -1,15 +1,13 @@
 """What an operator does to a backend that keeps others from a lock: end it."""
 
-import logging
 from datetime import datetime
 
 from django.db import ProgrammingError, transaction
 
+from django_dblock import audit
 from django_dblock.databases import connection_for
 from django_dblock.exceptions import TerminationRefused
 from django_dblock.sql import operate as sql
-
-audit = logging.getLogger("django_dblock.audit")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _LARGEST_PID = 2**31 - 1
@@ -70,8 +68,8 @@ def terminate_backend(
         )
     if not told:  # it ended in the meantime by itself
         return False
-    who = by or f"database role {connection.settings_dict['USER']}"
-    audit.warning(
+    who = audit.doer(by, alias)
+    audit.log.warning(
         "dblock: %s ended backend %s (%s, role %s) on %r: what it had not committed is rolled back",
         who, pid, application_name, user, alias,
         extra={

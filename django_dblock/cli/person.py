@@ -1,13 +1,10 @@
-"""The person at the command line: asked before something is ended by force, and written down."""
+"""The person at the command line: asked before something is ended by force, and known by name."""
 
 import getpass
-import logging
 import os
 import sys
 
 from django.core.management.base import CommandError
-
-audit = logging.getLogger("django_dblock.audit")
 
 
 def ask(question: str) -> None:

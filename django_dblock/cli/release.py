@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
+from django_dblock import audit
 from django_dblock.cli import person, release_request
 from django_dblock.cli.table import printable, seconds
 from django_dblock.fencing.operate import force_release_grant
@@ -49,7 +50,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             f"{what} has ended meanwhile, and was not touched. 'dblock list' shows who has it now."
         )
     who, alias = person.who(), alias_for(options["using"])
-    person.audit.warning(
+    audit.log.warning(
         "dblock: %s released %s (slot %s) on %r by force: token %s of %s is fenced off",
         who, lease.name, lease.slot, alias, lease.token, lease.owner,
         extra={

@@ -1,10 +1,10 @@
 """What an operator does to leases: end one by force, remove the rows of those long forgotten."""
 
-import logging
 from collections.abc import Iterator
 
 from django.db import connections
 
+from django_dblock import audit
 from django_dblock.conf import conf
 from django_dblock.fencing import table
 from django_dblock.fencing.names import lease_name
@@ -12,8 +12,6 @@ from django_dblock.fencing.table import Place
 from django_dblock.keys import KeyPart
 from django_dblock.labels import named
 from django_dblock.sql import fencing as sql
-
-audit = logging.getLogger("django_dblock.audit")
 
 MONTH = 30 * 86_400.0
 HOUR = 3_600.0
@@ -45,8 +43,8 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
     place = Place(wanted, lease_name(wanted, conf.namespace), table.alias_for(using))
     released = _force_release(place, None, None)
     if released:
-        who = by or f"database role {connections[place.using].settings_dict['USER']}"
-        audit.warning(
+        who = audit.doer(by, place.using)
+        audit.log.warning(
             "dblock: %s released %s on %r by force: its holder is fenced off",
             who, place.name, place.using,
             extra={"by": who, "lock": place.name, "slot": place.slot, "using": place.using},

@@ -1,13 +1,13 @@
 """What a person does with a request whose worker is gone: free it, or answer it."""
 
 import json
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from django.db import connections, transaction
 
+from django_dblock import audit
 from django_dblock.conf import conf, seconds_of
 from django_dblock.databases import in_callers_transaction
 from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
@@ -16,8 +16,6 @@ from django_dblock.idempotency.identity import masked
 from django_dblock.idempotency.options import Duration
 from django_dblock.idempotency.store import alias_for
 from django_dblock.sql import idempotency_operate as sql
-
-audit = logging.getLogger("django_dblock.audit")
 
 JSON = "application/json"
 _STATUSES = range(200, 600)
@@ -118,9 +116,9 @@ def _once_committed(call: Callable[[], None], alias: str) -> None:
 
 def _write_down(pk: int, found: _Resolvable, status: int | None, by: str | None) -> None:
     alias = found.facts["using"]
-    who = by or f"database role {connections[alias].settings_dict['USER']}"
+    who = audit.doer(by, alias)
     decided = "freed it for a retry" if status is None else f"answered it with {status}"
-    audit.warning(
+    audit.log.warning(
         "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
         "fenced off",
         who, pk, found.facts["key"], found.facts["scope"], alias, decided, found.token, found.owner,

@@ -1,6 +1,5 @@
 """Who ended what: in the audit log, and in the admin's own."""
 
-import logging
 from datetime import datetime
 
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -8,19 +7,18 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest
 
+from django_dblock import audit
 from django_dblock.databases import connection_for
 from django_dblock.fencing.table import alias_for
 from django_dblock.models import FencedLock, LockMonitor
 from django_dblock.monitor.words import visible
-
-audit = logging.getLogger("django_dblock.audit")
 
 
 def release(request: HttpRequest, name: str, slot: int, token: int, using: str | None) -> None:
     """Write down that a lease was ended."""
     alias = alias_for(using)
     who, shown = request.user.get_username(), visible(name)
-    audit.warning(
+    audit.log.warning(
         "dblock: %s released %s (slot %s) on %r by force: token %s is fenced off",
         who, shown, slot, alias, token,
         extra={"by": who, "lock": name, "slot": slot, "using": alias, "token": token},
