@@ -118,22 +118,27 @@ collect_ignore += [
 COUNTS = (
     "concurrency/",
     "contract/",
+    "example/test_demo.py",
     "faults/",
     "fencing/test_crash.py",
     "fencing/test_guard.py",
     "fencing/test_pause.py",
     "fencing/test_protocol.py",
     "fencing/test_schedules.py",
+    "fencing/test_waiting.py",
     "idempotency/test_crashes.py",
     "idempotency/test_durability.py",
     "idempotency/test_flight.py",
+    "idempotency/test_last_moment.py",
     "idempotency/test_once.py",
     "idempotency/test_schedules.py",
     "idempotency/test_traps.py",
     "security/",
     "test_advisory_traps.py",
     "test_pgbouncer.py",
+    "versioning/test_http.py",
     "versioning/test_races.py",
+    "versioning/test_views.py",
 )
 pytest_plugins = ["tests.helpers.workers", "django_dblock.testing.pytest", "pytester"]
 

@@ -37,12 +37,8 @@ SELECT (SELECT last_value FROM schedules.ahead),
 
 @pytest.fixture
 def looking(connect):
-    own = connect()
-    own.execute(schedules.CLOCK)
-    own.execute(schedules.SEE_IT)
-    own.execute(TABLES)
-    yield own
-    own.execute(schedules.NO_CLOCK)
+    with schedules.clocked(connect(), TABLES) as own:
+        yield own
 
 
 def write(run, token):

@@ -56,13 +56,8 @@ EVENTS = {
 
 @pytest.fixture
 def looking(connect):
-    own = connect()
-    own.execute(schedules.CLOCK)
-    own.execute(schedules.SEE_IT)
-    own.execute(TABLES)
-    yield own
-    own.execute("DROP TRIGGER watch ON django_dblock_idempotencykey")
-    own.execute(schedules.NO_CLOCK)
+    with schedules.clocked(connect(), TABLES) as own:
+        yield own
 
 
 def write(run):
