@@ -4,7 +4,7 @@ import logging
 
 from django.db import connections
 
-log = logging.getLogger("django_dblock.audit")
+audit_log = logging.getLogger("django_dblock.audit")
 
 
 def doer(by: str | None, alias: str) -> str:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.db import ProgrammingError, transaction
 
-from django_dblock import audit
+from django_dblock.audit import audit_log, doer
 from django_dblock.databases import connection_for
 from django_dblock.exceptions import TerminationRefused
 from django_dblock.sql import operate as sql
@@ -68,8 +68,8 @@ def terminate_backend(
         )
     if not told:  # it ended in the meantime by itself
         return False
-    who = audit.doer(by, alias)
-    audit.log.warning(
+    who = doer(by, alias)
+    audit_log.warning(
         "dblock: %s ended backend %s (%s, role %s) on %r: what it had not committed is rolled back",
         who, pid, application_name, user, alias,
         extra={

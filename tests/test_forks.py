@@ -19,7 +19,7 @@ def test_a_child_does_it_first():
 
 def test_where_there_is_no_fork_nothing_is_asked(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork")
-    forks.in_child(print)
+    forks.after_fork_in_child(print)
 
 
 def test_everything_can_be_imported_there():

@@ -29,7 +29,7 @@ def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):  # noqa:
     assert told.startswith(f"Backend {pid} is told to end: its transaction is rolled back")
     observe.until(lambda: is_gone(observer, pid), "it is gone")
     [record] = caplog.records
-    assert (record.pid, record.by, record.using) == (pid, person.who(), "default")
+    assert (record.pid, record.by, record.using) == (pid, person.operator_name(), "default")
 
 
 def test_two_statements_beside_the_block(holding, statements):  # noqa: F811

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
 
-from django_dblock.cli import key_parts
+from django_dblock.cli.key_parts import KEY_SYNTAX, parse_key
 from django_dblock.keys import to_pg_locks
 from django_dblock.labels import name, named
 
@@ -13,12 +13,12 @@ from django_dblock.labels import name, named
 def add_arguments(parser: CommandParser) -> None:
     """Take the key's parts."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument("parts", nargs="+", metavar="PART", help=key_parts.SYNTAX)
+    parser.add_argument("parts", nargs="+", metavar="PART", help=KEY_SYNTAX)
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the key's number whole and in the halves of ``pg_locks``."""
-    key, number = key_parts.parse(options["parts"], options["using"])
+    key, number = parse_key(options["parts"], options["using"])
     classid, objid = to_pg_locks(number)
     found = {
         "name": name(named(key)),

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from django_dblock.conf import conf
 from django_dblock.keys import Key, encode, key_id
 
-SYNTAX = (
+KEY_SYNTAX = (
     "a part is text (sku-1), or has its type in front: "
     "int:7, bool:true, bytes:00ff, uuid:…, decimal:9.90, date:2026-01-31, "
     "datetime:2026-01-31T12:00:00+00:00, model:shop.Product:7, "
@@ -21,7 +21,7 @@ SYNTAX = (
 )
 
 
-def parse(texts: list[str], using: str | None) -> tuple[Key, int]:
+def parse_key(texts: list[str], using: str | None) -> tuple[Key, int]:
     """Return the key that these arguments write down, and its number.
 
     Raises:
@@ -47,7 +47,7 @@ def _part(text: str, using: str | None) -> Any:
         ValidationError,
         ObjectDoesNotExist,
     ) as error:
-        raise CommandError(f"{text!r} is not a {kind}: {error!r}. Note: {SYNTAX}.") from error
+        raise CommandError(f"{text!r} is not a {kind}: {error!r}. Note: {KEY_SYNTAX}.") from error
 
 
 def _bool(text: str) -> bool:

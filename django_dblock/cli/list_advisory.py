@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from django_dblock.cli import key_parts
+from django_dblock.cli.key_parts import parse_key
 from django_dblock.cli.table import printable, seconds
 from django_dblock.inspect import AdvisoryLock, advisory_locks
 
-COLUMNS = ("lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query")
+ADVISORY_COLUMNS = ("lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query")
 
 
-def find(options: dict[str, Any]) -> list[AdvisoryLock]:
+def find_advisory_locks(options: dict[str, Any]) -> list[AdvisoryLock]:
     """Return those that the filters leave."""
     locks = advisory_locks(options["using"])
     if options["key"]:
-        _, wanted = key_parts.parse(options["key"], options["using"])
+        _, wanted = parse_key(options["key"], options["using"])
         locks = [lock for lock in locks if lock.key_id == wanted]
     if options["blocked"]:
         waited_for = {_place(lock) for lock in locks if not lock.granted}
@@ -25,7 +25,7 @@ def _place(lock: AdvisoryLock) -> tuple[int, int, bool]:
     return lock.classid, lock.objid, lock.key_id is None
 
 
-def row(lock: AdvisoryLock) -> tuple[str, ...]:
+def advisory_row(lock: AdvisoryLock) -> tuple[str, ...]:
     """Put one into words."""
     if lock.granted:
         state = "held"

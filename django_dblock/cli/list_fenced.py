@@ -2,32 +2,33 @@
 
 from typing import Any
 
-from django_dblock.cli import key_parts, missing
+from django_dblock.cli.missing import tolerate_missing_table
+from django_dblock.cli.key_parts import parse_key
 from django_dblock.cli.table import printable, seconds, short
 from django_dblock.conf import conf
 from django_dblock.fencing.names import lease_name
 from django_dblock.inspect import FencedLease, fenced_leases
 from django_dblock.labels import named
 
-COLUMNS = (
+LEASE_COLUMNS = (
     "fenced lock", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
     "delay", "waiting",
 )  # fmt: skip
 
 
-def find(options: dict[str, Any]) -> list[FencedLease]:
+def find_leases(options: dict[str, Any]) -> list[FencedLease]:
     """Return those that the filters leave; none where the lock table was never made."""
     name = None
     if options["key"]:
-        key, _ = key_parts.parse(options["key"], options["using"])
+        key, _ = parse_key(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
     leases: list[FencedLease] = []
-    with missing.told("fenced", options["kind"]):
+    with tolerate_missing_table("fenced", options["kind"]):
         leases = fenced_leases(options["using"], name=name, expired=not options["held"])
     return [lease for lease in leases if lease.waiting or not options["blocked"]]
 
 
-def row(lease: FencedLease) -> tuple[str, ...]:
+def lease_row(lease: FencedLease) -> tuple[str, ...]:
     """Put one into words."""
     return (
         short(printable(lease.name)),

@@ -1,26 +1,40 @@
 """``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime
 from fnmatch import fnmatchcase
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.management.base import CommandParser, OutputWrapper
 
-from django_dblock.cli import key_parts, list_advisory, list_fenced, list_requests, table
+from django_dblock.cli import table
+from django_dblock.cli.list_advisory import ADVISORY_COLUMNS, advisory_row, find_advisory_locks
+from django_dblock.cli.list_fenced import LEASE_COLUMNS, find_leases, lease_row
+from django_dblock.cli.list_requests import REQUEST_COLUMNS, find_requests, request_row
+from django_dblock.cli.key_parts import KEY_SYNTAX
 
 SCHEMA = 1
 """Raised when a field of the JSON changes its meaning or goes; new fields may come without."""
 
 NOTHING = "Nothing is locked."
 
-_KINDS: dict[str, Any] = {
-    "advisory": list_advisory,
-    "fenced": list_fenced,
-    "idempotency": list_requests,
+
+
+class _Kind(NamedTuple):
+    """How one kind of lock is found and shown."""
+
+    find: Callable[[dict[str, Any]], list[Any]]
+    columns: tuple[str, ...]
+    row: Callable[[Any], tuple[str, ...]]
+
+
+_KINDS: dict[str, _Kind] = {
+    "advisory": _Kind(find_advisory_locks, ADVISORY_COLUMNS, advisory_row),
+    "fenced": _Kind(find_leases, LEASE_COLUMNS, lease_row),
+    "idempotency": _Kind(find_requests, REQUEST_COLUMNS, request_row),
 }
 
 
@@ -34,7 +48,7 @@ def add_filters(parser: CommandParser) -> None:
     """Take what to show, and what not."""
     parser.add_argument("--kind", choices=_KINDS, help="only this kind")
     parser.add_argument(
-        "--key", nargs="+", metavar="PART", help=f"only this key; {key_parts.SYNTAX}"
+        "--key", nargs="+", metavar="PART", help=f"only this key; {KEY_SYNTAX}"
     )
     parser.add_argument(
         "--name", metavar="PATTERN", help="only names like this; * stands for anything"
@@ -59,7 +73,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     for kind in shown:
         if kind != shown[0]:
             stdout.write("")
-        table.write(stdout, *as_table(kind, found[kind]))
+        table.write_table(stdout, *as_table(kind, found[kind]))
     if not shown:
         stdout.write(NOTHING)
 
@@ -78,7 +92,7 @@ def find(options: dict[str, Any]) -> dict[str, list[Any]]:
 
 def as_table(kind: str, locks: list[Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the names of the columns, and the rows in words."""
-    return _KINDS[kind].COLUMNS, list(map(_KINDS[kind].row, locks))
+    return _KINDS[kind].columns, list(map(_KINDS[kind].row, locks))
 
 
 def _json(found: dict[str, list[Any]]) -> str:

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from django_dblock.cli import missing
+from django_dblock.cli.missing import tolerate_missing_table
 from django_dblock.cli.table import printable, seconds
 from django_dblock.inspect import UnfinishedRequest, unfinished_requests
 
-COLUMNS = (
+REQUEST_COLUMNS = (
     "request", "state", "scope", "key", "method", "path", "token", "owner", "age", "lease",
     "expires in", "steps",
 )  # fmt: skip
 
 
-def find(options: dict[str, Any]) -> list[UnfinishedRequest]:
+def find_requests(options: dict[str, Any]) -> list[UnfinishedRequest]:
     """Return those that the filters leave; none where the table was never made.
 
     Nobody waits for a request that can be seen here, and it is no lock on a key.
@@ -20,12 +20,12 @@ def find(options: dict[str, Any]) -> list[UnfinishedRequest]:
     if options["key"] or options["blocked"]:
         return []
     requests: list[UnfinishedRequest] = []
-    with missing.told("idempotency", options["kind"]):
+    with tolerate_missing_table("idempotency", options["kind"]):
         requests = unfinished_requests(options["using"])
     return [each for each in requests if each.state == "leased" or not options["held"]]
 
 
-def row(request: UnfinishedRequest) -> tuple[str, ...]:
+def request_row(request: UnfinishedRequest) -> tuple[str, ...]:
     """Put one into words."""
     return (
         str(request.id),

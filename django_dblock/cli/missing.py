@@ -10,7 +10,7 @@ _UNDEFINED_TABLE = "42P01"
 
 
 @contextmanager
-def told(kind: str, asked: str | None) -> Iterator[None]:
+def tolerate_missing_table(kind: str, asked: str | None) -> Iterator[None]:
     """End the block where the table is missing; who asked for that kind by its name is told.
 
     Raises:

@@ -7,7 +7,7 @@ import sys
 from django.core.management.base import CommandError
 
 
-def ask(question: str) -> None:
+def confirm(question: str) -> None:
     """Go on only after a yes.
 
     Raises:
@@ -20,7 +20,7 @@ def ask(question: str) -> None:
         raise CommandError("Not done.")
 
 
-def who() -> str:
+def operator_name() -> str:
     """Return who runs this, by what the system knows, not by what the environment says."""
     try:
         import pwd

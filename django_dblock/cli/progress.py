@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import OutputWrapper
 
 
-def shown(stdout: OutputWrapper, what: str, batches: Iterable[int], total: int) -> Iterable[int]:
+def progress_bar(stdout: OutputWrapper, what: str, batches: Iterable[int], total: int) -> Iterable[int]:
     """Show a person how far it is; a file is not told."""
     if not stdout.isatty():
         return batches

@@ -8,7 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli import missing, progress
+from django_dblock.cli.missing import tolerate_missing_table
+from django_dblock.cli.progress import progress_bar
 from django_dblock.fencing import operate as fencing
 from django_dblock.idempotency import purge as idempotency
 
@@ -64,7 +65,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     done: dict[str, dict[str, int]] = {}
     for kind, job in _jobs(options).items():
         if options["kind"] in (None, kind):
-            with missing.told(kind, options["kind"]):
+            with tolerate_missing_table(kind, options["kind"]):
                 done[kind] = _done(stdout, job, options)
     if options["json"]:
         stdout.write(json.dumps(done))
@@ -92,7 +93,7 @@ def _jobs(options: dict[str, Any]) -> dict[str, _Job]:
 def _done(stdout: OutputWrapper, job: _Job, options: dict[str, Any]) -> dict[str, int]:
     found, removed = job.count(), 0
     if not options["dry_run"]:
-        removed = sum(progress.shown(stdout, job.what, job.batches(), found))
+        removed = sum(progress_bar(stdout, job.what, job.batches(), found))
     if not options["json"]:
         if options["dry_run"]:
             stdout.write(f"{found} {job.what} would be removed.")

@@ -4,8 +4,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock import audit
-from django_dblock.cli import person, release_request
+from django_dblock.audit import audit_log
+from django_dblock.cli.person import confirm, operator_name
+from django_dblock.cli.release_request import add_request_arguments, given_request_options, resolve_request
 from django_dblock.cli.table import printable, seconds
 from django_dblock.fencing.operate import force_release_grant
 from django_dblock.fencing.table import alias_for
@@ -21,7 +22,7 @@ def add_arguments(parser: CommandParser) -> None:
         "--slot", type=int, default=0, help="which of several under this name; 0 if not given"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    release_request.add_arguments(parser)
+    add_request_arguments(parser)
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
@@ -33,9 +34,9 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     if (options["name"] is None) == (options["request"] is None):
         raise CommandError("Give the NAME of a fenced lock, or --request with the ID of a request.")
     if options["request"] is not None:
-        release_request.run(stdout, options)
+        resolve_request(stdout, options)
         return
-    if given := release_request.given(options):
+    if given := given_request_options(options):
         raise CommandError(f"{' and '.join(given)}: only with --request.")
     lease = _held(options["name"], options["slot"], options["using"])
     what = printable(f"{lease.name} (slot {lease.slot}, token {lease.token})")
@@ -44,13 +45,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         f"{seconds(lease.remaining)} unless renewed."
     )
     if not options["yes"]:
-        person.ask("Release it? What it protects may still be at work.")
+        confirm("Release it? What it protects may still be at work.")
     if not force_release_grant(lease.name, lease.slot, lease.token, using=options["using"]):
         raise CommandError(
             f"{what} has ended meanwhile, and was not touched. 'dblock list' shows who has it now."
         )
-    who, alias = person.who(), alias_for(options["using"])
-    audit.log.warning(
+    who, alias = operator_name(), alias_for(options["using"])
+    audit_log.warning(
         "dblock: %s released %s (slot %s) on %r by force: token %s of %s is fenced off",
         who, lease.name, lease.slot, alias, lease.token, lease.owner,
         extra={

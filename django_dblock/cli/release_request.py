@@ -6,7 +6,7 @@ from typing import Any
 from django.core.exceptions import ObjectDoesNotExist
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli import person
+from django_dblock.cli.person import confirm, operator_name
 from django_dblock.cli.table import printable, seconds
 from django_dblock.exceptions import IdempotencyError
 from django_dblock.idempotency.operate import JSON, resolve_idempotency_key
@@ -16,7 +16,7 @@ _ANSWERS = {"retry": "--retry", "answer": "--answer", "body_file": "--body-file"
             "content_type": "--content-type"}  # fmt: skip
 
 
-def add_arguments(parser: CommandParser) -> None:
+def add_request_arguments(parser: CommandParser) -> None:
     """Take the request, and what is to become of it."""
     parser.add_argument(
         "--request",
@@ -39,12 +39,12 @@ def add_arguments(parser: CommandParser) -> None:
     )
 
 
-def given(options: dict[str, Any]) -> list[str]:
+def given_request_options(options: dict[str, Any]) -> list[str]:
     """Return the options that are about requests."""
     return [written for name, written in _ANSWERS.items() if options[name] not in (None, False)]
 
 
-def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
+def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Show the request, ask, and resolve it as it was shown.
 
     Raises:
@@ -54,10 +54,10 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     request = _shown(stdout, options)
     what = f"Request {request.id}"
     if not options["yes"]:
-        person.ask("Do it? Its worker may be at work still, and may have had its effect outside.")
+        confirm("Do it? Its worker may be at work still, and may have had its effect outside.")
     try:
         resolve_idempotency_key(
-            request.id, token=request.token, by=person.who(), using=options["using"], **decision
+            request.id, token=request.token, by=operator_name(), using=options["using"], **decision
         )
     except ObjectDoesNotExist as error:
         raise CommandError(f"{what} is gone meanwhile.") from error
@@ -73,7 +73,7 @@ def _decision(options: dict[str, Any]) -> dict[str, Any]:
     if options["slot"]:
         raise CommandError("--slot is of fenced locks; a request has none.")
     if options["retry"]:
-        if given(options) != ["--retry"]:
+        if given_request_options(options) != ["--retry"]:
             raise CommandError("--retry takes no answer: the request will run for one.")
         return {"outcome": "retry"}
     if options["answer"] is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli import key_parts
+from django_dblock.cli.key_parts import KEY_SYNTAX, parse_key
 from django_dblock.cli.exit_status import FAILED, NOT_ACQUIRED, USAGE
 
 
@@ -14,7 +14,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Take the lock, how to hold it, and the command."""
     parser.add_argument(
         "--lock", nargs="+", required=True, metavar="PART",
-        help=f"the key of the lock; {key_parts.SYNTAX}",
+        help=f"the key of the lock; {KEY_SYNTAX}",
     )  # fmt: skip
     parser.add_argument(
         "--ttl", type=float, default=30.0, metavar="SECONDS",
@@ -53,16 +53,16 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001
     """
     if not hasattr(os, "killpg"):
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
-    from django_dblock.cli.supervise import under_lock
+    from django_dblock.cli.supervise.under_lock import run_under_lock
 
     if options["lock"] == [""]:
         raise CommandError("--lock is empty: an unset variable?", returncode=USAGE)
     try:
-        key, _ = key_parts.parse(options["lock"], options["using"])
+        key, _ = parse_key(options["lock"], options["using"])
     except CommandError as error:
         error.returncode = USAGE
         raise
-    if status := under_lock.run(key, options):
+    if status := run_under_lock(key, options):
         raise SystemExit(status)
 
 

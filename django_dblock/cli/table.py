@@ -16,7 +16,7 @@ _MANY = 1000
 """Rows; ``rich`` takes a millisecond for one."""
 
 
-def write(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
+def write_table(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
     """Print the rows under the columns' names; on a terminal, within its width.
 
     Piped into a file, a table keeps every character; and so does one of very many rows.

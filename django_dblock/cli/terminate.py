@@ -4,7 +4,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli import list_advisory, person, table
+from django_dblock.cli import table
+from django_dblock.cli.person import confirm, operator_name
+from django_dblock.cli.list_advisory import ADVISORY_COLUMNS, advisory_row
 from django_dblock.cli.table import printable
 from django_dblock.exceptions import TerminationRefused
 from django_dblock.inspect import AdvisoryLock, advisory_locks
@@ -28,7 +30,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """
     pid, using = options["pid"], options["using"]
     locks = _locks(pid, using)
-    table.write(stdout, list_advisory.COLUMNS, list(map(list_advisory.row, locks)))
+    table.write_table(stdout, ADVISORY_COLUMNS, list(map(advisory_row, locks)))
     if locks[0].backend_start is None:
         raise CommandError(
             f"Backend {pid} was not touched: when its connection began is hidden from this role, "
@@ -36,10 +38,10 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             f"or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this alias."
         )
     if not options["yes"]:
-        person.ask(f"End backend {pid}? What it has not committed is rolled back.")
+        confirm(f"End backend {pid}? What it has not committed is rolled back.")
     try:
         ended = terminate_backend(
-            pid, backend_start=locks[0].backend_start, by=person.who(), using=using
+            pid, backend_start=locks[0].backend_start, by=operator_name(), using=using
         )
     except TerminationRefused as error:
         raise CommandError(printable(str(error))) from error

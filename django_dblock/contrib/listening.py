@@ -6,7 +6,7 @@ from typing import Any
 
 from django.dispatch import Signal
 
-from django_dblock import forks
+from django_dblock.forks import after_fork_in_child
 from django_dblock.keys import Key, is_instance
 
 KeyLabel = Callable[[tuple[Key, ...]], str]
@@ -87,7 +87,7 @@ class Listening:
     def __init__(self) -> None:
         self._receivers: Receivers | None = None
         self._renew()
-        forks.in_child(self._renew)
+        after_fork_in_child(self._renew)
 
     def _renew(self) -> None:
         self._mutex = threading.Lock()  # another thread may have had it when this one forked

@@ -5,7 +5,11 @@ from collections.abc import Callable, Iterator
 from django.db import DatabaseError, InterfaceError
 
 from django_dblock.databases import connection_for
-from django_dblock.doctor import bloat, gather, limits, pooler, room, server, tables
+from django_dblock.doctor import limits, server, tables
+from django_dblock.doctor.gather import gather, version
+from django_dblock.doctor.bloat import oldest_transaction, table_bloat
+from django_dblock.doctor.room import lock_table, lock_table_full
+from django_dblock.doctor.pooler import pooler_cursors, pooler_mode
 from django_dblock.doctor.facts import Facts
 from django_dblock.doctor.finding import Finding
 from django_dblock.exceptions import UnsupportedDatabase
@@ -13,19 +17,19 @@ from django_dblock.exceptions import UnsupportedDatabase
 EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     server.server_version,
     server.standby,
-    pooler.mode,
-    pooler.cursors,
+    pooler_mode,
+    pooler_cursors,
     server.isolation,
     tables.migration,
     tables.privileges,
     tables.visibility,
-    room.lock_table,
+    lock_table,
     limits.hung_client,
     limits.vanished_client,
     limits.waiting_client,
     limits.time_limits,
-    bloat.table_bloat,
-    bloat.oldest_transaction,
+    table_bloat,
+    oldest_transaction,
     server.synchronous_commit,
     server.clock,
 )
@@ -48,10 +52,10 @@ def examine(using: str | None = None) -> list[Finding]:
     except UnsupportedDatabase as error:
         return [server.foreign(error.using, error.engine, "as its ENGINE says.")]
     try:
-        said = gather.version(connection)
+        said = version(connection)
         if refused := list(server.engine(connection.alias, said)):
             return refused
-        facts = gather.gather(connection, said)
+        facts = gather(connection, said)
     except (DatabaseError, InterfaceError) as error:
         return [_unreachable(connection.alias, error)]
     return [finding for examination in EXAMINATIONS for finding in examination(facts)]
@@ -60,7 +64,7 @@ def examine(using: str | None = None) -> list[Finding]:
 def _unreachable(alias: str, error: Exception) -> Finding:
     said = str(error).strip()
     if "max_locks_per_transaction" in said:  # the hint's setting, in every language
-        return room.full(said)
+        return lock_table_full(said)
     return Finding(
         "connection",
         "error",

@@ -10,7 +10,7 @@ from django_dblock.doctor.facts import Facts
 from django_dblock.doctor.finding import Finding
 
 
-def mode(facts: Facts) -> Iterator[Finding]:
+def pooler_mode(facts: Facts) -> Iterator[Finding]:
     """Find a pooler, and for how long it lends a server connection."""
     if facts.isolation is None:
         yield Finding(
@@ -38,7 +38,7 @@ def mode(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def cursors(facts: Facts) -> Iterator[Finding]:
+def pooler_cursors(facts: Facts) -> Iterator[Finding]:
     """Find server-side cursors, which need a session, where there is none."""
     if facts.shared and facts.server_side_cursors:
         yield Finding(

@@ -44,6 +44,6 @@ def lock_table(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def full(said: str) -> Finding:
+def lock_table_full(said: str) -> Finding:
     """Say that there was no room left for the questions themselves."""
     return Finding("lock-table", "error", f"No place for a lock is left: {said}", _FOLLOWS, _DO)

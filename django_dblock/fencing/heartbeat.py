@@ -12,7 +12,7 @@ import random
 import threading
 from collections import defaultdict
 
-from django_dblock import forks
+from django_dblock.forks import after_fork_in_child
 from django_dblock.fencing.beat import Line
 from django_dblock.fencing.trust import GONE, Trust, now
 
@@ -157,4 +157,4 @@ heartbeat = Heartbeat()
 _of_parents: list[dict[str, Line]] = []
 """Kept, because closing them would end the parents' connections."""
 
-forks.in_child(heartbeat._leave_to_parent)  # noqa: SLF001 - of this module
+after_fork_in_child(heartbeat._leave_to_parent)  # noqa: SLF001 - of this module

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from django.db import connections
 
-from django_dblock import audit
+from django_dblock.audit import audit_log, doer
 from django_dblock.conf import conf
 from django_dblock.fencing import table
 from django_dblock.fencing.names import lease_name
@@ -43,8 +43,8 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
     place = Place(wanted, lease_name(wanted, conf.namespace), table.alias_for(using))
     released = _force_release(place, None, None)
     if released:
-        who = audit.doer(by, place.using)
-        audit.log.warning(
+        who = doer(by, place.using)
+        audit_log.warning(
             "dblock: %s released %s on %r by force: its holder is fenced off",
             who, place.name, place.using,
             extra={"by": who, "lock": place.name, "slot": place.slot, "using": place.using},

@@ -11,7 +11,7 @@ from django_dblock.fencing.write import fenced_write, is_beside, refused
 
 T = TypeVar("T")
 
-_NEWER = "because a newer holder has written or claimed some of the rows"
+_NEWER_ROWS = "because a newer holder has written or claimed some of the rows"
 
 
 class FencedQuerySet(models.QuerySet[Any]):
@@ -106,7 +106,7 @@ class FencedQuerySet(models.QuerySet[Any]):
             done = write(rows.filter(fence_token__lte=lock.token))
             # Those that were passed over are still what the conditions ask for.
             if rows.filter(fence_token__gt=lock.token).exists():
-                raise refused(lock, self.model, _NEWER)
+                raise refused(lock, self.model, _NEWER_ROWS)
         return done
 
     def _fetch_all(self) -> None:
@@ -129,7 +129,7 @@ class FencedQuerySet(models.QuerySet[Any]):
                 pk__in=[row.pk for row in found], fence_token__lte=lock.token
             )
             if mine.update(fence_token=lock.token) != len({row.pk for row in found}):
-                raise refused(lock, self.model, _NEWER)
+                raise refused(lock, self.model, _NEWER_ROWS)
         for row in found:
             row.fence_token = lock.token
         self._result_cache = found

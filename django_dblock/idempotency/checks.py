@@ -45,7 +45,7 @@ def check_views(**_: Any) -> list[checks.CheckMessage]:
 def check_order(**_: Any) -> list[checks.CheckMessage]:
     """Find authorisation below ``@idempotent``, which a replay goes past (W033)."""
     found: dict[str, dict[str, bool]] = {}
-    for view in _views():
+    for view in _idempotent_views():
         for method, way in ways(view):
             for number, layer in enumerate(way):
                 if _protects(layer, method):
@@ -104,7 +104,7 @@ def _unasked(place: str, below: dict[str, bool]) -> checks.CheckMessage:
 
 def _methods() -> Iterator[tuple[str, Wanted]]:
     """Find what ``method_decorator`` has decorated: it stands in the classes of the URLconf."""
-    for view in _views():
+    for view in _idempotent_views():
         cls: Any = getattr(view, "view_class", None) or getattr(view, "cls", None)
         for name in dir(cls) if cls is not None else ():
             wanted = getattr(getattr_static(cls, name, None), MARK, None)
@@ -112,7 +112,7 @@ def _methods() -> Iterator[tuple[str, Wanted]]:
                 yield f"{cls.__module__}.{cls.__qualname__}.{name}", wanted
 
 
-def _views() -> Iterator[Any]:
+def _idempotent_views() -> Iterator[Any]:
     """Find the views of the URLconf."""
     if getattr(settings, "ROOT_URLCONF", None):  # else it is a project of workers
         yield from _callbacks(get_resolver().url_patterns)

@@ -10,7 +10,8 @@ from django.db import connections, transaction
 
 from django_dblock.databases import in_callers_transaction
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
-from django_dblock.idempotency import steps, store
+from django_dblock.idempotency import store
+from django_dblock.idempotency.steps import dump_steps
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.store import Claim
@@ -58,7 +59,7 @@ class Lease:
 
     def record(self, name: str, result: Any) -> Any:
         """Record a step, and renew; return the result as later runs will find it."""
-        text, result = steps.written(name, result)
+        text, result = dump_steps(name, result)
         before = time.monotonic()
         self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from django.db import connections, transaction
 
-from django_dblock import audit
+from django_dblock.audit import audit_log, doer
 from django_dblock.conf import conf, seconds_of
 from django_dblock.databases import in_callers_transaction
 from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
@@ -116,9 +116,9 @@ def _once_committed(call: Callable[[], None], alias: str) -> None:
 
 def _write_down(pk: int, found: _Resolvable, status: int | None, by: str | None) -> None:
     alias = found.facts["using"]
-    who = audit.doer(by, alias)
+    who = doer(by, alias)
     decided = "freed it for a retry" if status is None else f"answered it with {status}"
-    audit.log.warning(
+    audit_log.warning(
         "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
         "fenced off",
         who, pk, found.facts["key"], found.facts["scope"], alias, decided, found.token, found.owner,

@@ -84,7 +84,7 @@ def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None 
     """
     connection = connections[alias_for(using)]
     with connection.cursor() as cursor:
-        cursor.execute(sql.COUNT, {"abandoned": abandoned, "now": _now(connection)})
+        cursor.execute(sql.COUNT_EXPIRED, {"abandoned": abandoned, "now": _now(connection)})
         [count] = cursor.fetchone()
         return int(count)
 

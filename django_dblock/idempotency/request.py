@@ -13,7 +13,8 @@ from django_dblock.exceptions import (
     IdempotencyKeyMissing,
     UnstorableResponse,
 )
-from django_dblock.idempotency import drf, fingerprint, responses, scope, store
+from django_dblock.idempotency import drf, fingerprint, responses, store
+from django_dblock.idempotency.scope import scope_from_user, scope_from_value
 from django_dblock.idempotency.header import HEADER, parse
 from django_dblock.idempotency.identity import Asked, Identity
 from django_dblock.idempotency.options import Options
@@ -68,11 +69,11 @@ class Wanted:
 
     def named_scope(self, value: Any) -> str:
         """Return the scope that ``scope=`` returned."""
-        return scope.of_value(value, self.name)
+        return scope_from_value(value, self.name)
 
     def scope_of_user(self, user: Any) -> str:
         """Return the scope of a logged-in client."""
-        return scope.of_user(user, self.name)
+        return scope_from_user(user, self.name)
 
     def asked(self, request: Any) -> Asked:
         """Return what is asked for."""

@@ -13,7 +13,7 @@ _MAX_LENGTH = 255
 _USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
 
 
-def of_user(user: Any, view: str) -> str:
+def scope_from_user(user: Any, view: str) -> str:
     """Return the scope of a client that is logged in.
 
     Raises:
@@ -30,7 +30,7 @@ def of_user(user: Any, view: str) -> str:
     return _fitted(f"{_USER}:{pk}")
 
 
-def of_value(value: Any, view: str) -> str:
+def scope_from_value(value: Any, view: str) -> str:
     """Return the scope that ``scope=`` names; never that of a user, whatever it says.
 
     Raises:

@@ -13,7 +13,7 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes it; an even number of backslashes before it would make it other text."""
 
 
-def written(name: str, result: Any) -> tuple[str, Any]:
+def dump_steps(name: str, result: Any) -> tuple[str, Any]:
     """Return the record of a step as the table takes it, and the result as later runs find it.
 
     Names are kept as they are: people are shown them.
@@ -29,7 +29,7 @@ def written(name: str, result: Any) -> tuple[str, Any]:
     return text, plain["result"]
 
 
-def read(record: Any) -> Any:
+def load_steps(record: Any) -> Any:
     """Return the result that a record has; of one from before the cipher, as it stands there.
 
     Raises:

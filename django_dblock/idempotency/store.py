@@ -13,7 +13,7 @@ from django_dblock import acquire
 from django_dblock.conf import conf
 from django_dblock.databases import connection_for
 from django_dblock.exceptions import DamagedAnswer
-from django_dblock.idempotency import steps
+from django_dblock.idempotency.steps import load_steps
 from django_dblock.idempotency.answer import Answer
 from django_dblock.idempotency.cipher import Undecipherable
 from django_dblock.idempotency.identity import Asked, Identity
@@ -242,7 +242,7 @@ def _steps(identity: Identity, number: Any, recorded: str) -> dict[str, Any]:
     found = {}
     for name, record in json.loads(recorded).items():
         try:
-            found[name] = steps.read(record)
+            found[name] = load_steps(record)
         except ValueError as error:
             raise _damaged(f"result of step {name!r}", identity, number, error) from error
     return found

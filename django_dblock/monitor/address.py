@@ -23,36 +23,36 @@ def url_name(page: str) -> str:
     return f"django_dblock_lockmonitor_{page}"
 
 
-def address(site: AdminSite, page: str = MONITOR, **parameters: Any) -> str:
+def monitor_url(site: AdminSite, page: str = MONITOR, **parameters: Any) -> str:
     """Return the address of a page, without parameters that are None or empty."""
     path = reverse(f"admin:{url_name(page)}", current_app=site.name)
     given = {name: value for name, value in parameters.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def aliases() -> list[str]:
+def available_aliases() -> list[str]:
     """Return the databases that are PostgreSQL."""
-    return [alias for alias in connections if connections[alias].vendor == "postgresql"]
+    return [requested_alias for requested_alias in connections if connections[requested_alias].vendor == "postgresql"]
 
 
-def alias(request: HttpRequest) -> str | None:
+def requested_alias(request: HttpRequest) -> str | None:
     """Return the database that is asked for; None leaves it to the settings and the router.
 
     Raises:
         BadRequest: there is no such.
     """
     given = request.POST.get("using") or request.GET.get("using")
-    if given and given not in aliases():
+    if given and given not in available_aliases():
         raise BadRequest("There is no such database.")
     return given or None
 
 
-def search(request: HttpRequest) -> str:
+def requested_search(request: HttpRequest) -> str:
     """Return what is looked for."""
     return request.GET.get("q", "").strip()[:_LONGEST_SEARCH]
 
 
-def refresh(request: HttpRequest) -> int:
+def requested_refresh(request: HttpRequest) -> int:
     """Return every how many seconds the page shall be new; 0 for never."""
     given = request.GET.get("refresh", "")
     return int(given) if given in map(str, REFRESH) else _DEFAULT_REFRESH

@@ -10,7 +10,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 
 from django_dblock.models import LockMonitor
-from django_dblock.monitor import address, views
+from django_dblock.monitor import views
+from django_dblock.monitor.address import MONITOR, RELEASE, TERMINATE, url_name
 from django_dblock.monitor.release import release
 from django_dblock.monitor.terminate import terminate
 
@@ -39,9 +40,9 @@ class LockMonitorAdmin(_Admin):
     def get_urls(self) -> list[URLPattern]:
         """Put three pages where other models have their lists and forms."""
         return [
-            path("", self._page(views.show), name=address.url_name(address.MONITOR)),
-            path("release/", self._page(release), name=address.url_name(address.RELEASE)),
-            path("terminate/", self._page(terminate), name=address.url_name(address.TERMINATE)),
+            path("", self._page(views.show), name=url_name(MONITOR)),
+            path("release/", self._page(release), name=url_name(RELEASE)),
+            path("terminate/", self._page(terminate), name=url_name(TERMINATE)),
         ]
 
     def _page(self, view: Callable[[HttpRequest, admin.AdminSite], HttpResponse]) -> Any:

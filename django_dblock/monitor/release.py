@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from django_dblock.exceptions import DblockError
 from django_dblock.fencing.operate import force_release_grant
 from django_dblock.inspect import FencedLease, fenced_leases
-from django_dblock.monitor import address, written
+from django_dblock.monitor.written import log_release
+from django_dblock.monitor.address import monitor_url, requested_alias
 from django_dblock.monitor.views import MAY_RELEASE, ask, need
 from django_dblock.monitor.words import one_line, visible
 
@@ -52,8 +53,8 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
         BadRequest: the form is not ours.
     """
     need(request, MAY_RELEASE)
-    using = address.alias(request)
-    back = HttpResponseRedirect(address.address(site, using=using))
+    using = requested_alias(request)
+    back = HttpResponseRedirect(monitor_url(site, using=using))
     if request.method == "POST":
         for grant in [Grant.read(text) for text in request.POST.getlist("grant")]:
             _release(request, grant, using)
@@ -97,7 +98,7 @@ def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
         )
         return
     if ended:
-        written.release(request, grant.name, grant.slot, grant.token, using)
+        log_release(request, grant.name, grant.slot, grant.token, using)
         said_so = _("%(name)s is released. Its holder is told at its next heartbeat or guard.")
         messages.success(request, said_so % said)
     else:

@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 
 from django_dblock.exceptions import DblockError
 from django_dblock.inspect import AdvisoryLock, advisory_locks
-from django_dblock.monitor import address, written
+from django_dblock.monitor.written import log_termination
+from django_dblock.monitor.address import monitor_url, requested_alias
 from django_dblock.monitor.page import one_session
 from django_dblock.monitor.views import MAY_TERMINATE, ask, need
 from django_dblock.monitor.words import one_line
@@ -27,7 +28,7 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
         BadRequest: the form is not ours.
     """
     need(request, MAY_TERMINATE)
-    using = address.alias(request)
+    using = requested_alias(request)
     posted = request.method == "POST"
     pid, start = _meant(request.POST if posted else request.GET)
     if posted:
@@ -38,7 +39,7 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
             context = {"title": _("End a backend"), "session": one_session(locks, mine)}
             return ask(request, site, "terminate", context)
         _say_it_is_gone(request, pid)
-    return HttpResponseRedirect(address.address(site, using=using))
+    return HttpResponseRedirect(monitor_url(site, using=using))
 
 
 def _meant(given: QueryDict) -> tuple[int, datetime]:
@@ -71,7 +72,7 @@ def _terminate(request: HttpRequest, pid: int, start: datetime, using: str | Non
     if not ended:
         _say_it_is_gone(request, pid)
         return
-    written.termination(request, pid, start, using)
+    log_termination(request, pid, start, using)
     told = _("Backend %(pid)s was told to end. What it had not committed is rolled back.")
     messages.success(request, told % {"pid": pid})
 

@@ -10,7 +10,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 
 from django_dblock.conf import conf
-from django_dblock.monitor import address
+from django_dblock.monitor.address import REFRESH, RELEASE, TERMINATE, available_aliases, monitor_url, requested_alias, requested_refresh, requested_search
 from django_dblock.monitor.read import read
 
 MAY_RELEASE = "django_dblock.release_fencedlock"
@@ -23,8 +23,8 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
     Raises:
         BadRequest: there is no such database.
     """
-    using, search = address.alias(request), address.search(request)
-    refresh = address.refresh(request)
+    using, search = requested_alias(request), requested_search(request)
+    refresh = requested_refresh(request)
     shown, told = read(using, search)
     kept: dict[str, Any] = {"using": using, "q": search}
     context = {
@@ -35,8 +35,8 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
         "search": search,
         "may_release": request.user.has_perm(MAY_RELEASE),  # type: ignore[union-attr] # signed in
         "may_terminate": request.user.has_perm(MAY_TERMINATE),  # type: ignore[union-attr]
-        "release_url": address.address(site, address.RELEASE),
-        "terminate_url": address.address(site, address.TERMINATE),
+        "release_url": monitor_url(site, RELEASE),
+        "terminate_url": monitor_url(site, TERMINATE),
     }
     if "fragment" in request.GET:
         return TemplateResponse(request, "django_dblock/admin/monitor_live.html", context)
@@ -46,12 +46,12 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
         "title": _("Lock monitor"),
         "refresh": refresh,
         "refreshes": [
-            (each, address.address(site, **kept, refresh=each)) for each in address.REFRESH
+            (each, monitor_url(site, **kept, refresh=each)) for each in REFRESH
         ],
-        "aliases": [(each, address.address(site, using=each)) for each in address.aliases()],
-        "here": address.address(site, **kept, refresh=refresh),
-        "start": address.address(site),
-        "without_search": address.address(site, using=using, refresh=refresh),
+        "aliases": [(each, monitor_url(site, using=each)) for each in available_aliases()],
+        "here": monitor_url(site, **kept, refresh=refresh),
+        "start": monitor_url(site),
+        "without_search": monitor_url(site, using=using, refresh=refresh),
     }
     return TemplateResponse(request, "django_dblock/admin/monitor.html", context)
 
@@ -60,12 +60,12 @@ def ask(
     request: HttpRequest, site: AdminSite, question: str, context: dict[str, Any]
 ) -> HttpResponse:
     """Show a question, with what it is about and the way back."""
-    using = address.alias(request)
+    using = requested_alias(request)
     context = {
         **site.each_context(request),
         "is_nav_sidebar_enabled": False,
         "using": using,
-        "back": address.address(site, using=using),
+        "back": monitor_url(site, using=using),
         **context,
     }
     return TemplateResponse(request, f"django_dblock/admin/{question}.html", context)

@@ -7,18 +7,18 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest
 
-from django_dblock import audit
+from django_dblock.audit import audit_log
 from django_dblock.databases import connection_for
 from django_dblock.fencing.table import alias_for
 from django_dblock.models import FencedLock, LockMonitor
 from django_dblock.monitor.words import visible
 
 
-def release(request: HttpRequest, name: str, slot: int, token: int, using: str | None) -> None:
+def log_release(request: HttpRequest, name: str, slot: int, token: int, using: str | None) -> None:
     """Write down that a lease was ended."""
     alias = alias_for(using)
     who, shown = request.user.get_username(), visible(name)
-    audit.log.warning(
+    audit_log.warning(
         "dblock: %s released %s (slot %s) on %r by force: token %s is fenced off",
         who, shown, slot, alias, token,
         extra={"by": who, "lock": name, "slot": slot, "using": alias, "token": token},
@@ -28,7 +28,7 @@ def release(request: HttpRequest, name: str, slot: int, token: int, using: str |
     _write(request, FencedLock, str(row[0]) if row else None, f"{shown} (slot {slot})", said)
 
 
-def termination(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
+def log_termination(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
     """Write down in the admin that a backend was ended; the audit log knows already."""
     said = f"Ended the backend that began at {start.isoformat()}, on {connection_for(using).alias}."
     _write(request, LockMonitor, None, f"backend {pid}", said)

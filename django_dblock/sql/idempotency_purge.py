@@ -39,7 +39,7 @@ FROM removed
 """
 
 # How many rows PURGE would remove now, were none of them locked.
-COUNT = """
+COUNT_EXPIRED = """
 SELECT count(*)
 FROM django_dblock_idempotencykey
 WHERE expires_at <= %(now)s::timestamptz

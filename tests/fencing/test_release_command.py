@@ -41,7 +41,7 @@ def test_the_holder_is_shown_and_fenced_off(caplog):
     [record] = caplog.records[:1]
     assert record.name == "django_dblock.audit"
     assert (record.lock, record.slot, record.using) == (NAME, 0, "default")
-    assert (record.token, record.by) == (lock.token, person.who())
+    assert (record.token, record.by) == (lock.token, person.operator_name())
     assert f"token {lock.token} of {record.owner} is fenced off" in record.getMessage()
 
 
@@ -134,18 +134,18 @@ class TestWho:
 
         monkeypatch.setenv("LOGNAME", "somebody else")
         monkeypatch.delenv("SUDO_USER", raising=False)
-        assert person.who() == pwd.getpwuid(os.getuid()).pw_name
+        assert person.operator_name() == pwd.getpwuid(os.getuid()).pw_name
 
     def test_behind_sudo(self, monkeypatch):
         monkeypatch.setenv("SUDO_USER", "alice")
         monkeypatch.setattr("os.getuid", lambda: 0)
-        assert person.who() == "root (sudo: alice)"
+        assert person.operator_name() == "root (sudo: alice)"
 
     def test_a_number_without_a_name(self, monkeypatch):
         monkeypatch.setattr("os.getuid", lambda: 987654)
-        assert person.who() == "uid 987654"
+        assert person.operator_name() == "uid 987654"
 
     def test_without_posix(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pwd", None)
         monkeypatch.setattr("getpass.getuser", lambda: "bob")
-        assert person.who() == "bob"
+        assert person.operator_name() == "bob"

@@ -131,7 +131,7 @@ class TestRelease:
         [record] = caplog.records
         assert record.name == "django_dblock.audit"
         assert (record.by, record.request_id, record.using) == (
-            person.who(),
+            person.operator_name(),
             row.pk,
             "default",
         )

@@ -326,7 +326,7 @@ class TestPlan:
 
     def test_the_count_too(self, table):
         with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN {sql.COUNT}", {"now": str(timezone.now()), "abandoned": True})
+            cursor.execute(f"EXPLAIN {sql.COUNT_EXPIRED}", {"now": str(timezone.now()), "abandoned": True})
             assert "django_dblock_idem_expires" in str(cursor.fetchall())
 
     def test_a_batch_does_not_walk_over_what_was_removed_before_it(self, table, rival, statements):

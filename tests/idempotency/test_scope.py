@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_dblock.idempotency.scope import of_user, of_value
+from django_dblock.idempotency.scope import scope_from_user, scope_from_value
 from tests.app.models import Counter
 
 
@@ -19,7 +19,7 @@ def user(pk):
 
 
 def test_a_user():
-    assert of_user(user(7), "shop.pay") == "user:7"
+    assert scope_from_user(user(7), "shop.pay") == "user:7"
 
 
 @pytest.mark.parametrize(
@@ -29,25 +29,25 @@ def test_a_user():
 )
 def test_strangers_never_share_a_bucket(stranger):
     with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: the client is anonymous.*scope="):
-        of_user(stranger, "shop.pay")
+        scope_from_user(stranger, "shop.pay")
 
 
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_a_scope_of_nobody_is_refused(nobody):
     with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: scope= returned"):
-        of_value(nobody, "shop.pay")
+        scope_from_value(nobody, "shop.pay")
 
 
 def test_a_value_never_names_a_user():
-    assert of_value("user:7", "view") == "scope:user:7"
-    assert of_value(7, "view") == "scope:7"
+    assert scope_from_value("user:7", "view") == "scope:user:7"
+    assert scope_from_value(7, "view") == "scope:7"
 
 
 def test_values_that_look_alike_are_different_scopes():
     saved = Counter(pk=7)
     saved._state.adding = False
     values = ["7", ("7",), (7,), (7, "7"), UUID(int=7), saved, "x" * 300, "x" * 301, "a\x07b"]
-    found = [of_value(value, "view") for value in values]
+    found = [scope_from_value(value, "view") for value in values]
     assert len(set(found)) == len(values)
     assert all(len(scope) <= 255 and scope.isprintable() for scope in found)
 
@@ -55,26 +55,26 @@ def test_values_that_look_alike_are_different_scopes():
 @pytest.mark.parametrize("value", ["x" * 300, "a\x07b", ("7",), UUID(int=7)], ids=repr)
 def test_no_text_of_a_client_is_the_scope_of_something_else(value):
     """Whoever knows how a scope is shortened can't write the result, and get another's answers."""
-    found = of_value(value, "view")
+    found = scope_from_value(value, "view")
     kind, _, rest = found.partition(":")
     assert kind not in ("user", "scope", "once")
     for text in (found, rest):
-        assert of_value(text, "view") != found
+        assert scope_from_value(text, "view") != found
 
 
 def test_a_long_name_of_a_user_is_never_a_scope_of_a_view():
-    assert of_user(user("x" * 300), "view") != of_value("x" * 300, "view")
-    assert of_user(user("x" * 300), "view").partition(":")[0] not in ("user", "scope")
+    assert scope_from_user(user("x" * 300), "view") != scope_from_value("x" * 300, "view")
+    assert scope_from_user(user("x" * 300), "view").partition(":")[0] not in ("user", "scope")
 
 
 def test_what_can_name_nobody_is_refused():
     with pytest.raises(TypeError):
-        of_value(1.5, "view")
+        scope_from_value(1.5, "view")
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_two_texts_are_two_scopes_that_fit(one, two):
-    scopes = of_value(one, "view"), of_value(two, "view")
+    scopes = scope_from_value(one, "view"), scope_from_value(two, "view")
     assert (scopes[0] == scopes[1]) == (one == two)
     assert all(len(scope) <= 255 and "\x00" not in scope for scope in scopes)
 
@@ -82,11 +82,11 @@ def test_two_texts_are_two_scopes_that_fit(one, two):
 def test_what_looks_like_another_s_scope_is_not_that_scope():
     """Scopes stand in labels and in the admin: who reads one can't take its owner's place."""
     for value in [UUID(int=7), Decimal(7), (7,), "x" * 300]:
-        shown = of_value(value, "view")
+        shown = scope_from_value(value, "view")
         for text in (shown, shown.partition(":")[2]):
-            assert of_value(text, "view") != shown
-            assert of_user(user(text), "view") != shown
+            assert scope_from_value(text, "view") != shown
+            assert scope_from_user(user(text), "view") != shown
 
 
 def test_a_value_whose_text_is_long_fits():
-    assert len(of_value(tuple("x" * 100 for _ in range(5)), "view")) <= 255
+    assert len(scope_from_value(tuple("x" * 100 for _ in range(5)), "view")) <= 255

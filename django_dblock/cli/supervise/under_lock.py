@@ -32,7 +32,7 @@ from django_dblock.labels import named
 logger = logging.getLogger("django_dblock.run")
 
 
-def run(key: Key, options: dict[str, Any]) -> int:
+def run_under_lock(key: Key, options: dict[str, Any]) -> int:
     """Return the command's exit status, 128 + n if signal n ended it.
 
     Raises:
