@@ -28,11 +28,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from django_dblock.advisory import HeldLock as HeldLock
-    from django_dblock.advisory import HeldLocks as HeldLocks
-    from django_dblock.advisory import advisory_lock as advisory_lock
-    from django_dblock.advisory import advisory_locks as advisory_locks
-    from django_dblock.advisory import try_advisory_lock as try_advisory_lock
+    from django_dblock.advisory.lock import HeldLock as HeldLock
+    from django_dblock.advisory.lock import HeldLocks as HeldLocks
+    from django_dblock.advisory.lock import advisory_lock as advisory_lock
+    from django_dblock.advisory.lock import advisory_locks as advisory_locks
+    from django_dblock.advisory.lock import try_advisory_lock as try_advisory_lock
+    from django_dblock.advisory.operations import (
+        terminate_backend as terminate_backend,
+    )
     from django_dblock.exceptions import DamagedAnswer as DamagedAnswer
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned
@@ -63,47 +66,66 @@ if TYPE_CHECKING:
     from django_dblock.fencing.lease import Lease as Lease
     from django_dblock.fencing.lock import fenced_lock as fenced_lock
     from django_dblock.fencing.model import FencedModel as FencedModel
-    from django_dblock.fencing.operate import force_release as force_release
-    from django_dblock.fencing.operate import purge_fenced_locks as purge_fenced_locks
-    from django_dblock.fencing.queryset import FencedQuerySet as FencedQuerySet
+    from django_dblock.fencing.model import FencedQuerySet as FencedQuerySet
+    from django_dblock.fencing.operations import force_release as force_release
+    from django_dblock.fencing.operations import (
+        purge_fenced_locks as purge_fenced_locks,
+    )
     from django_dblock.idempotency.decorator import idempotent as idempotent
-    from django_dblock.idempotency.once import arun_once as arun_once
-    from django_dblock.idempotency.once import run_once as run_once
-    from django_dblock.idempotency.operate import resolve_idempotency_key as resolve_idempotency_key
-    from django_dblock.idempotency.purge import purge_idempotency_keys as purge_idempotency_keys
+    from django_dblock.idempotency.operations import (
+        purge_idempotency_keys as purge_idempotency_keys,
+    )
+    from django_dblock.idempotency.operations import (
+        resolve_idempotency_key as resolve_idempotency_key,
+    )
+    from django_dblock.idempotency.run_once import arun_once as arun_once
+    from django_dblock.idempotency.run_once import run_once as run_once
     from django_dblock.models import FencedLock as FencedLock
     from django_dblock.models import IdempotencyKey as IdempotencyKey
-    from django_dblock.operate import terminate_backend as terminate_backend
-    from django_dblock.versioning.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.bypass import bypass_versions as bypass_versions
-    from django_dblock.versioning.deleteform import VersionedDeleteForm as VersionedDeleteForm
     from django_dblock.versioning.field import VersionField as VersionField
-    from django_dblock.versioning.forms import VersionedFormMixin as VersionedFormMixin
-    from django_dblock.versioning.forms import VersionedModelForm as VersionedModelForm
-    from django_dblock.versioning.http import if_match as if_match
-    from django_dblock.versioning.http import set_etag as set_etag
-    from django_dblock.versioning.manager import VersionedManager as VersionedManager
     from django_dblock.versioning.model import VersionedModel as VersionedModel
-    from django_dblock.versioning.picture import UNKNOWN as UNKNOWN
-    from django_dblock.versioning.picture import FieldPicture as FieldPicture
-    from django_dblock.versioning.picture import Picture as Picture
-    from django_dblock.versioning.picture import conflict_picture as conflict_picture
-    from django_dblock.versioning.precondition import PreconditionFailed as PreconditionFailed
+    from django_dblock.versioning.queryset import VersionedManager as VersionedManager
     from django_dblock.versioning.queryset import VersionedQuerySet as VersionedQuerySet
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
-    from django_dblock.versioning.tags import etag as etag
-    from django_dblock.versioning.views import VersionedDeleteMixin as VersionedDeleteMixin
-    from django_dblock.versioning.views import VersionedUpdateMixin as VersionedUpdateMixin
-    from django_dblock.versioning.views import form_conflict_response as form_conflict_response
+    from django_dblock.versioning.web.admin import VersionedAdmin as VersionedAdmin
+    from django_dblock.versioning.web.diff import UNKNOWN as UNKNOWN
+    from django_dblock.versioning.web.diff import FieldPicture as FieldPicture
+    from django_dblock.versioning.web.diff import Picture as Picture
+    from django_dblock.versioning.web.diff import conflict_picture as conflict_picture
+    from django_dblock.versioning.web.etag import etag as etag
+    from django_dblock.versioning.web.forms import (
+        VersionedDeleteForm as VersionedDeleteForm,
+    )
+    from django_dblock.versioning.web.forms import (
+        VersionedFormMixin as VersionedFormMixin,
+    )
+    from django_dblock.versioning.web.forms import (
+        VersionedModelForm as VersionedModelForm,
+    )
+    from django_dblock.versioning.web.http import if_match as if_match
+    from django_dblock.versioning.web.http import set_etag as set_etag
+    from django_dblock.versioning.web.preconditions import (
+        PreconditionFailed as PreconditionFailed,
+    )
+    from django_dblock.versioning.web.views import (
+        VersionedDeleteMixin as VersionedDeleteMixin,
+    )
+    from django_dblock.versioning.web.views import (
+        VersionedUpdateMixin as VersionedUpdateMixin,
+    )
+    from django_dblock.versioning.web.views import (
+        form_conflict_response as form_conflict_response,
+    )
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "HeldLock": "advisory",
-    "HeldLocks": "advisory",
-    "advisory_lock": "advisory",
-    "advisory_locks": "advisory",
-    "try_advisory_lock": "advisory",
+    "HeldLock": "advisory.lock",
+    "HeldLocks": "advisory.lock",
+    "advisory_lock": "advisory.lock",
+    "advisory_locks": "advisory.lock",
+    "try_advisory_lock": "advisory.lock",
     "DamagedAnswer": "exceptions",
     "DblockError": "exceptions",
     "IdempotencyAbandoned": "exceptions",
@@ -134,38 +156,38 @@ _HOME = {
     "Lease": "fencing.lease",
     "fenced_lock": "fencing.lock",
     "FencedModel": "fencing.model",
-    "force_release": "fencing.operate",
-    "purge_fenced_locks": "fencing.operate",
-    "FencedQuerySet": "fencing.queryset",
+    "force_release": "fencing.operations",
+    "purge_fenced_locks": "fencing.operations",
+    "FencedQuerySet": "fencing.model",
     "idempotent": "idempotency.decorator",
-    "run_once": "idempotency.once",
-    "arun_once": "idempotency.once",
-    "purge_idempotency_keys": "idempotency.purge",
-    "resolve_idempotency_key": "idempotency.operate",
+    "run_once": "idempotency.run_once",
+    "arun_once": "idempotency.run_once",
+    "purge_idempotency_keys": "idempotency.operations",
+    "resolve_idempotency_key": "idempotency.operations",
     "FencedLock": "models",
     "IdempotencyKey": "models",
-    "terminate_backend": "operate",
-    "VersionedAdmin": "versioning.admin",
+    "terminate_backend": "advisory.operations",
+    "VersionedAdmin": "versioning.web.admin",
     "bypass_versions": "versioning.bypass",
-    "VersionedDeleteForm": "versioning.deleteform",
+    "VersionedDeleteForm": "versioning.web.forms",
     "VersionField": "versioning.field",
-    "VersionedFormMixin": "versioning.forms",
-    "VersionedModelForm": "versioning.forms",
-    "if_match": "versioning.http",
-    "set_etag": "versioning.http",
-    "VersionedManager": "versioning.manager",
+    "VersionedFormMixin": "versioning.web.forms",
+    "VersionedModelForm": "versioning.web.forms",
+    "if_match": "versioning.web.http",
+    "set_etag": "versioning.web.http",
+    "VersionedManager": "versioning.queryset",
     "VersionedModel": "versioning.model",
-    "FieldPicture": "versioning.picture",
-    "Picture": "versioning.picture",
-    "UNKNOWN": "versioning.picture",
-    "conflict_picture": "versioning.picture",
-    "PreconditionFailed": "versioning.precondition",
+    "FieldPicture": "versioning.web.diff",
+    "Picture": "versioning.web.diff",
+    "UNKNOWN": "versioning.web.diff",
+    "conflict_picture": "versioning.web.diff",
+    "PreconditionFailed": "versioning.web.preconditions",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",
-    "etag": "versioning.tags",
-    "VersionedDeleteMixin": "versioning.views",
-    "VersionedUpdateMixin": "versioning.views",
-    "form_conflict_response": "versioning.views",
+    "etag": "versioning.web.etag",
+    "VersionedDeleteMixin": "versioning.web.views",
+    "VersionedUpdateMixin": "versioning.web.views",
+    "form_conflict_response": "versioning.web.views",
 }
 
 __all__ = [  # noqa: PLE0604 - the names are strings, read from the table above

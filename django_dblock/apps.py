@@ -12,9 +12,8 @@ class DblockConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; begin to log what is slow."""
-        from django_dblock import checks, view_checks  # noqa: F401 - registers by being imported
-        from django_dblock.idempotency import checks as _  # noqa: F401
-        from django_dblock.slow import follow_settings
-        from django_dblock.versioning import checks as __  # noqa: F401
+        # Importing the checks registers them.
+        from django_dblock.checks import models, settings, views  # noqa: F401
+        from django_dblock.core.logging import follow_settings
 
         follow_settings()

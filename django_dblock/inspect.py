@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from django.db import connections
 
-from django_dblock import labels
 from django_dblock.conf import conf
-from django_dblock.databases import connection_for
-from django_dblock.fencing.table import alias_for
+from django_dblock.core import application_name as labels
+from django_dblock.core.connection import connection_for
+from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import masked
-from django_dblock.sql import idempotency_operate
+from django_dblock.sql import idempotency_operations as idempotency_operate
 from django_dblock.sql import inspect as sql
 
 
@@ -103,7 +103,7 @@ class FencedLease:
     """The latest grant of one name in the lock table; all times by the server's clock.
 
     Attributes:
-        name: the key, as it is called in the table (:mod:`django_dblock.fencing.names`).
+        name: the key, as it is called in the table (:mod:`django_dblock.fencing.lease_name`).
         slot: 0, but for semaphores.
         state: ``held``; ``delayed``, it has ended, but its ``hold_at_least`` or ``lock_delay``
             keeps it from others; or ``expired``: it was given back or not renewed, and anybody may

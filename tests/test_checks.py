@@ -6,9 +6,9 @@ from django.core.management import call_command
 from django.db import ProgrammingError, connection, connections
 from psycopg import IsolationLevel
 
-from django_dblock.checks import check_server, check_settings
+from django_dblock.checks.settings import check_server, check_settings
 from django_dblock.conf import conf
-from django_dblock.sql import checks as sql
+from django_dblock.sql import doctor as sql
 from tests.conftest import conninfo
 from tests.helpers import servers
 

@@ -15,8 +15,8 @@ from django.dispatch import Signal
 
 import django_dblock
 from django_dblock import exceptions, signals
-from django_dblock.cli import exit_status
-from django_dblock.cli.list_locks import SCHEMA
+from django_dblock.cli import console as exit_status
+from django_dblock.cli.list import SCHEMA
 from django_dblock.conf import Conf
 from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from tests.docs.blocks import RUN, blocks

@@ -37,15 +37,14 @@ from django_dblock.exceptions import (
     UnstorableResponse,
     UnsupportedDatabase,
 )
-from django_dblock.idempotency.answer import Answer
-from django_dblock.idempotency.cipher import Undecipherable
+from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.decorator import decorated
 from django_dblock.idempotency.identity import Identity
-from django_dblock.idempotency.lease import Lease
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import decide
-from django_dblock.idempotency.problems import idempotency_problem
+from django_dblock.idempotency.responses import idempotency_problem
 from django_dblock.idempotency.store import Claim, Found, _damaged
+from django_dblock.idempotency.stored_response import Answer, Undecipherable
 from tests.app.models import Product
 
 FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": "default"}

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from django_dblock import forks
+from django_dblock.core import connection as forks
 
 
 def test_a_child_does_it_first():

@@ -81,7 +81,7 @@ def test_several_locks_of_one_transaction_each_by_its_own_name():
 
 def test_many_locks_of_one_transaction_are_named_once(monkeypatch):
     """Per backend, not per lock: the work grows with the locks, not with their square."""
-    from django_dblock import labels
+    from django_dblock.core import application_name as labels
 
     read = []
     monkeypatch.setattr(labels, "read", lambda name, *_: read.append(name) or {})

@@ -9,9 +9,15 @@ from django.utils.safestring import SafeString
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_dblock import labels
+from django_dblock.core import application_name as labels
+from django_dblock.core.application_name import (
+    MAX_APPLICATION_NAME,
+    compose,
+    named,
+    names,
+    read,
+)
 from django_dblock.keys import encode, key_id
-from django_dblock.labels import MAX_APPLICATION_NAME, compose, named, names, read
 from tests.app.models import Counter, Seat
 from tests.test_keys import keys
 

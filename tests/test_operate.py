@@ -15,7 +15,7 @@ from django_dblock import (
     inspect,
     terminate_backend,
 )
-from django_dblock.sql import operate as sql
+from django_dblock.sql import advisory as sql
 from tests.helpers import observe
 from tests.helpers.processes import process
 

@@ -7,7 +7,7 @@ import pytest
 from django.test import override_settings
 
 from django_dblock import LockTimeout, advisory_lock, fenced_lock, signals
-from django_dblock.checks import check_settings
+from django_dblock.checks.settings import check_settings
 from tests.contrib import events
 from tests.test_advisory import deadlock
 

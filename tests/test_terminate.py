@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 from django.core.management import CommandError
 
-from django_dblock.cli import person, terminate
+from django_dblock.cli import console as person
+from django_dblock.cli import terminate
 from django_dblock.exceptions import TerminationRefused
 from tests.fencing.test_release_command import says  # noqa: F401 - a fixture
 from tests.helpers import observe

@@ -12,7 +12,7 @@ from django.utils.functional import classproperty
 from django.views import View
 
 from django_dblock import advisory_lock, fenced_lock, idempotent
-from django_dblock.view_checks import check_guards
+from django_dblock.checks.views import check_guards
 
 
 @idempotent(mode="lease")

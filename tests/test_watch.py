@@ -19,9 +19,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from django_dblock import advisory_lock, fenced_lock
-from django_dblock.cli import table, watch
-from django_dblock.cli.watching import pause
-from django_dblock.cli.watching.picture import Picture
+from django_dblock.cli import console as table
+from django_dblock.cli import watch
+from django_dblock.cli import watch as pause
+from django_dblock.cli.watch import Picture
 from tests.doctor.helpers import leading
 from tests.fencing.running import ROOT, dblock, environment
 from tests.helpers import observe, servers

@@ -16,7 +16,7 @@ from psycopg import IsolationLevel
 from psycopg.pq import Trace
 
 from django_dblock import LockTimeout, UnsafeIsolation, advisory_lock, advisory_locks
-from django_dblock.wire import send
+from django_dblock.core.simple_query import send
 from tests.app.models import Counter
 from tests.test_advisory import held, hold
 

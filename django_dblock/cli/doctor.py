@@ -6,9 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser, OutputWrapper
 
-from django_dblock.cli.exit_status import ERRORS, WARNINGS
-from django_dblock.cli.table import printable
-from django_dblock.databases import alias_of
+from django_dblock.cli.console import ERRORS, WARNINGS, printable
+from django_dblock.core.connection import alias_of
 from django_dblock.doctor.examine import examine
 from django_dblock.doctor.finding import LEVELS, Finding
 

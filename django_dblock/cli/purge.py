@@ -8,10 +8,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli.missing import tolerate_missing_table
-from django_dblock.cli.progress import progress_bar
-from django_dblock.fencing import operate as fencing
-from django_dblock.idempotency import purge as idempotency
+from django_dblock.cli.console import progress_bar, tolerate_missing_table
+from django_dblock.fencing import operations as fencing
+from django_dblock.idempotency import operations as idempotency
 
 _KINDS = ("fenced", "idempotency")
 

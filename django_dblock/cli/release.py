@@ -1,16 +1,118 @@
 """``dblock release``: end a fenced lock by force, or decide what becomes of an open request."""
 
+from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.audit import audit_log
-from django_dblock.cli.person import confirm, operator_name
-from django_dblock.cli.release_request import add_request_arguments, given_request_options, resolve_request
-from django_dblock.cli.table import printable, seconds
-from django_dblock.fencing.operate import force_release_grant
-from django_dblock.fencing.table import alias_for
-from django_dblock.inspect import FencedLease, fenced_leases
+from django_dblock.cli.console import confirm, operator_name, printable, seconds
+from django_dblock.core.logging import audit_log
+from django_dblock.exceptions import IdempotencyError
+from django_dblock.fencing.operations import force_release_grant
+from django_dblock.fencing.store import alias_for
+from django_dblock.idempotency.operations import JSON, resolve_idempotency_key
+from django_dblock.inspect import FencedLease, UnfinishedRequest, fenced_leases, unfinished_requests
+
+# ``dblock release --request``: free a request whose worker is gone, or answer it.
+
+
+_ANSWERS = {"retry": "--retry", "answer": "--answer", "body_file": "--body-file",
+            "content_type": "--content-type"}  # fmt: skip
+
+
+def add_request_arguments(parser: CommandParser) -> None:
+    """Take the request, and what is to become of it."""
+    parser.add_argument(
+        "--request",
+        type=int,
+        metavar="ID",
+        help="not a lock, but this request, as 'dblock list --kind idempotency' shows it",
+    )
+    outcome = parser.add_mutually_exclusive_group()
+    outcome.add_argument(
+        "--retry", action="store_true", help="of a request: let its next repeat go on with it"
+    )
+    outcome.add_argument(
+        "--answer", type=int, metavar="STATUS", help="of a request: what every repeat gets"
+    )
+    parser.add_argument(
+        "--body-file", type=Path, metavar="FILE", help="of an answer: its body; none if not given"
+    )
+    parser.add_argument(
+        "--content-type", metavar="TYPE", help=f"of an answer's body; {JSON} if not given"
+    )
+
+
+def given_request_options(options: dict[str, Any]) -> list[str]:
+    """Return the options that are about requests."""
+    return [written for name, written in _ANSWERS.items() if options[name] not in (None, False)]
+
+
+def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
+    """Show the request, ask, and resolve it as it was shown.
+
+    Raises:
+        CommandError: it is not there, somebody is at work on it, or nobody said yes.
+    """
+    decision = _decision(options)
+    request = _shown(stdout, options)
+    what = f"Request {request.id}"
+    if not options["yes"]:
+        confirm("Do it? Its worker may be at work still, and may have had its effect outside.")
+    try:
+        resolve_idempotency_key(
+            request.id, token=request.token, by=operator_name(), using=options["using"], **decision
+        )
+    except ObjectDoesNotExist as error:
+        raise CommandError(f"{what} is gone meanwhile.") from error
+    except (IdempotencyError, ValueError) as error:
+        raise CommandError(printable(str(error))) from error
+    if decision["outcome"] == "retry":
+        stdout.write(f"{what} is free: its next repeat goes on after its last step.")
+    else:
+        stdout.write(f"{what} is answered: every repeat gets {decision['status_code']}.")
+
+
+def _decision(options: dict[str, Any]) -> dict[str, Any]:
+    if options["slot"]:
+        raise CommandError("--slot is of fenced locks; a request has none.")
+    if options["retry"]:
+        if given_request_options(options) != ["--retry"]:
+            raise CommandError("--retry takes no answer: the request will run for one.")
+        return {"outcome": "retry"}
+    if options["answer"] is None:
+        raise CommandError("Say what is to become of the request: --retry, or --answer STATUS.")
+    try:
+        body = b"" if options["body_file"] is None else options["body_file"].read_bytes()
+    except OSError as error:
+        raise CommandError(f"--body-file can't be read: {error}.") from error
+    return {
+        "outcome": "done",
+        "status_code": options["answer"],
+        "body": body,
+        "content_type": options["content_type"] or JSON,
+    }
+
+
+def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
+    found = unfinished_requests(options["using"], pk=options["request"])
+    if not found:
+        raise CommandError(
+            f"There is no request {options['request']} that has not ended. 'dblock list --kind "
+            f"idempotency' shows those that there are."
+        )
+    [request] = found
+    asked = f"{request.method} {request.path}".strip() or "run_once"
+    steps = ", ".join(request.steps) or "none"
+    stdout.write(
+        printable(
+            f"Request {request.id}: {asked} of {request.scope}, key {request.key}, is "
+            f"{request.state}, begun {seconds(request.age)} ago. Last with "
+            f"{request.owner or 'nobody'}, token {request.token}. Steps recorded: {steps}."
+        )
+    )
+    return request
 
 
 def add_arguments(parser: CommandParser) -> None:

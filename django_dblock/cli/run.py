@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli.key_parts import KEY_SYNTAX, parse_key
-from django_dblock.cli.exit_status import FAILED, NOT_ACQUIRED, USAGE
+from django_dblock.cli.console import FAILED, NOT_ACQUIRED, USAGE
+from django_dblock.cli.key import KEY_SYNTAX, parse_key
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -53,7 +53,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001
     """
     if not hasattr(os, "killpg"):
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
-    from django_dblock.cli.supervise.under_lock import run_under_lock
+    from django_dblock.cli.supervisor import run_under_lock
 
     if options["lock"] == [""]:
         raise CommandError("--lock is empty: an unset variable?", returncode=USAGE)

@@ -4,13 +4,12 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli import table
-from django_dblock.cli.person import confirm, operator_name
-from django_dblock.cli.list_advisory import ADVISORY_COLUMNS, advisory_row
-from django_dblock.cli.table import printable
+from django_dblock.advisory.operations import terminate_backend
+from django_dblock.cli import console
+from django_dblock.cli.console import confirm, operator_name, printable
+from django_dblock.cli.list import ADVISORY_COLUMNS, advisory_row
 from django_dblock.exceptions import TerminationRefused
 from django_dblock.inspect import AdvisoryLock, advisory_locks
-from django_dblock.operate import terminate_backend
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -30,7 +29,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """
     pid, using = options["pid"], options["using"]
     locks = _locks(pid, using)
-    table.write_table(stdout, ADVISORY_COLUMNS, list(map(advisory_row, locks)))
+    console.write_table(stdout, ADVISORY_COLUMNS, list(map(advisory_row, locks)))
     if locks[0].backend_start is None:
         raise CommandError(
             f"Backend {pid} was not touched: when its connection began is hidden from this role, "

@@ -8,9 +8,9 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from django_dblock import __version__
-from django_dblock.contrib.listening import KeyLabel, Listening, Receivers, first_part
 from django_dblock.contrib.opentelemetry_metrics import Metrics
 from django_dblock.contrib.opentelemetry_spans import Spans
+from django_dblock.contrib.receivers import KeyLabel, Listening, Receivers, first_part
 
 __all__ = ["instrument", "uninstrument"]
 

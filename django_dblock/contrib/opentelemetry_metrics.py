@@ -5,7 +5,7 @@ from typing import Any
 from opentelemetry.metrics import Meter
 
 from django_dblock import signals
-from django_dblock.contrib.listening import (
+from django_dblock.contrib.receivers import (
     HOLD_BUCKETS,
     WAIT_BUCKETS,
     FewLabels,

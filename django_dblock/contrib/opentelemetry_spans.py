@@ -6,8 +6,8 @@ from typing import Any
 from opentelemetry.trace import Link, Span, Status, StatusCode, Tracer, get_current_span
 
 from django_dblock import signals
-from django_dblock.contrib.listening import FewLabels, KeyLabel, Receivers
 from django_dblock.contrib.opentelemetry_metrics import lock_attributes
+from django_dblock.contrib.receivers import FewLabels, KeyLabel, Receivers
 
 _Grant = tuple[Any, ...]
 

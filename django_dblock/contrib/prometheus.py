@@ -9,7 +9,8 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from django_dblock import signals
-from django_dblock.contrib.listening import (
+from django_dblock.contrib.prometheus_state import StateCollector
+from django_dblock.contrib.receivers import (
     HOLD_BUCKETS,
     WAIT_BUCKETS,
     FewLabels,
@@ -20,7 +21,6 @@ from django_dblock.contrib.listening import (
     first_part,
     function_name,
 )
-from django_dblock.contrib.prometheus_state import StateCollector
 
 __all__ = ["StateCollector", "instrument", "uninstrument"]
 

@@ -9,9 +9,7 @@ from django.db import Error, connections
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from django_dblock.databases import connection_for
-from django_dblock.fencing import table
-from django_dblock.idempotency import store
+from django_dblock.core.connection import connection_for
 from django_dblock.inspect import advisory_locks, fenced_leases, unfinished_requests
 
 logger = logging.getLogger("django_dblock.prometheus")
@@ -107,14 +105,14 @@ _GAUGES = (
         "dblock_leases",
         "Leases that nobody else can have.",
         ("held", "delayed"),
-        table.alias_for,
+        leases_alias,
         _leases,
     ),
     _Gauge(
         "dblock_unfinished_requests",
         "Requests with an idempotency key that have no answer yet.",
         ("leased", "free", "abandoned"),
-        store.alias_for,
+        requests_alias,
         _requests,
     ),
 )

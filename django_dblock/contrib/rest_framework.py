@@ -12,10 +12,12 @@ from rest_framework.exceptions import APIException
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as default_handler
 
-from django_dblock.answers import problem_of
+from django_dblock.core.problem import PROBLEM_JSON, Problem
 from django_dblock.exceptions import StaleObject
-from django_dblock.problem import PROBLEM_JSON, Problem
-from django_dblock.versioning.http import (
+from django_dblock.middleware import problem_of
+from django_dblock.versioning.model import VersionedModel
+from django_dblock.versioning.web.etag import MalformedTags
+from django_dblock.versioning.web.http import (
     SAFE,
     fresh_tag,
     malformed_problem,
@@ -24,9 +26,11 @@ from django_dblock.versioning.http import (
     set_etag,
     unused,
 )
-from django_dblock.versioning.model import VersionedModel
-from django_dblock.versioning.precondition import IfMatch, PreconditionFailed, conditional
-from django_dblock.versioning.tags import MalformedTags
+from django_dblock.versioning.web.preconditions import (
+    IfMatch,
+    PreconditionFailed,
+    conditional,
+)
 
 if TYPE_CHECKING:
     from rest_framework.generics import GenericAPIView as _View

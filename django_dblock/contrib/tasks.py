@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from django_dblock.fencing.operate import purge_fenced_locks
-from django_dblock.idempotency.purge import purge_idempotency_keys
+from django_dblock.fencing.operations import purge_fenced_locks
+from django_dblock.idempotency.operations import purge_idempotency_keys
 
 try:
     from django.tasks import task

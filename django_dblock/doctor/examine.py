@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterator
 
 from django.db import DatabaseError, InterfaceError
 
-from django_dblock.databases import connection_for
-from django_dblock.doctor import limits, server, tables
-from django_dblock.doctor.gather import gather, version
-from django_dblock.doctor.bloat import oldest_transaction, table_bloat
-from django_dblock.doctor.room import lock_table, lock_table_full
-from django_dblock.doctor.pooler import pooler_cursors, pooler_mode
-from django_dblock.doctor.facts import Facts
+from django_dblock.core.connection import connection_for
+from django_dblock.doctor import server, tables, timeouts
+from django_dblock.doctor.facts import Facts, gather, version
 from django_dblock.doctor.finding import Finding
+from django_dblock.doctor.server import lock_table, lock_table_full, pooler_cursors, pooler_mode
+from django_dblock.doctor.tables import oldest_transaction, table_bloat
 from django_dblock.exceptions import UnsupportedDatabase
 
 EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
@@ -24,10 +22,10 @@ EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     tables.privileges,
     tables.visibility,
     lock_table,
-    limits.hung_client,
-    limits.vanished_client,
-    limits.waiting_client,
-    limits.time_limits,
+    timeouts.hung_client,
+    timeouts.vanished_client,
+    timeouts.waiting_client,
+    timeouts.time_limits,
     table_bloat,
     oldest_transaction,
     server.synchronous_commit,

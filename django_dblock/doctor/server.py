@@ -111,3 +111,95 @@ def clock(facts: Facts) -> Iterator[Finding]:
         "seconds, not the time of day.",
         "Nothing, for locks. If it is the server's that is wrong, let NTP slew it; don't set it.",
     )  # fmt: skip
+
+
+# Examine what stands between us and the server.
+#
+# PgBouncer's manual: "pool_mode". A pooler tells its clients a process number of its own for the
+# cancelling of queries, so the driver's differs from what ``pg_backend_pid()`` says.
+
+
+def pooler_mode(facts: Facts) -> Iterator[Finding]:
+    """Find a pooler, and for how long it lends a server connection."""
+    if facts.isolation is None:
+        yield Finding(
+            "pooler-mode", "error",
+            f"A pooler refuses transactions: {facts.refused}.",
+            "Nothing works: a lock, a guard and an idempotent request are transactions.",
+            "Set pool_mode = transaction (or session) in PgBouncer, for this database and user.",
+        )  # fmt: skip
+    elif not facts.session.pooled:
+        yield Finding("pooler-mode", "ok", "No pooler in front of the server.")
+    elif facts.shared:
+        yield Finding("pooler-mode", "ok", "A pooler lends connections for a transaction each.")
+    elif facts.shared is None:
+        yield Finding(
+            "pooler-mode", "info",
+            "There is a pooler, and whether it lends connections for a transaction or for a "
+            "session can't be told: it had none for a second client, or a transaction was open.",
+            "Locks work in both modes. A pool that is used up makes everybody wait.",
+            "Look at SHOW POOLS in the pooler's console: cl_waiting should be 0.",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "pooler-mode", "ok",
+            "A pooler lends connections for a session each, as far as three looks can tell.",
+        )  # fmt: skip
+
+
+def pooler_cursors(facts: Facts) -> Iterator[Finding]:
+    """Find server-side cursors, which need a session, where there is none."""
+    if facts.shared and facts.server_side_cursors:
+        yield Finding(
+            "pooler-cursors", "warning",
+            f"Database {facts.alias!r} uses server-side cursors through a pooler that lends "
+            f"connections for a transaction.",
+            "QuerySet.iterator() outside a transaction fails, or reads somebody else's cursor.",
+            "Set DISABLE_SERVER_SIDE_CURSORS to True in the alias's settings.",
+        )  # fmt: skip
+
+
+# Examine the lock table of the server.
+#
+# PostgreSQL manual: 20.12 "Lock Management".
+
+
+_TIGHT, _FULL = 0.5, 0.9
+_FOLLOWS = (
+    "When it is full, nobody on the server gets a lock, tables' included: LockTableFull here, "
+    "'out of shared memory' elsewhere."
+)
+_DO = (
+    "Lock fewer keys in one transaction; or raise max_locks_per_transaction (needs a restart, on "
+    "standbys first)."
+)
+
+
+def lock_table(facts: Facts) -> Iterator[Finding]:
+    """Compare the places taken with those that the settings promise."""
+    table = facts.lock_table
+    room = facts.number("max_locks_per_transaction") * (
+        facts.number("max_connections") + facts.number("max_prepared_transactions")
+    )
+    share = table.used / room
+    shown = f"{table.used:,} of about {room:,} places for locks are taken ({share:.0%})."
+    if share < _TIGHT:
+        yield Finding("lock-table", "ok", shown)
+        return
+    who = (
+        "a prepared transaction"
+        if table.pid is None
+        else f"backend {table.pid} (role {table.role}, {table.application_name!r})"
+    )
+    yield Finding(
+        "lock-table",
+        "error" if share >= _FULL else "warning",
+        f"{shown} Most locks, {table.most:,}, are those of {who}.",
+        _FOLLOWS,
+        _DO,
+    )
+
+
+def lock_table_full(said: str) -> Finding:
+    """Say that there was no room left for the questions themselves."""
+    return Finding("lock-table", "error", f"No place for a lock is left: {said}", _FOLLOWS, _DO)

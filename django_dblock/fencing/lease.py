@@ -2,24 +2,68 @@
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import Error, connections
+from django.db import Error, connections, transaction
 from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT
+from django_dblock.core.connection import in_transaction
+from django_dblock.core.simple_query import send
 from django_dblock.exceptions import LockLost
-from django_dblock.fencing import table
-from django_dblock.fencing.guard import guarded
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Success
+from django_dblock.fencing.deadline import EXPIRED, GONE, Trust, now
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.table import Place
-from django_dblock.fencing.trust import EXPIRED, GONE, Trust, now
-from django_dblock.fencing.waiting import Success
+from django_dblock.fencing.store import Place
+from django_dblock.sql import fencing as sql
+
+# A transaction that can only commit while its lease is held.
+
+
+_LONGEST_MILLISECONDS = 2_147_483_647
+"""What the server can express."""
+
+
+@contextmanager
+def guarded(trust: Trust, idle_timeout: float) -> Iterator[None]:
+    """Open a transaction, or join the one that is open, and tie the lease to it."""
+    connection = connections[trust.place.using]
+    if in_transaction(connection):
+        with transaction.mark_for_rollback_on_error(using=connection.alias):
+            held = _is_held(trust, idle_timeout)
+        if not held:
+            raise _lost(trust)
+        yield
+        return
+    with transaction.atomic(using=connection.alias):
+        if not _is_held(trust, idle_timeout):
+            raise _lost(trust)
+        yield
+
+
+def _is_held(trust: Trust, idle_timeout: float) -> bool:
+    place = trust.place
+    milliseconds = min(max(1, ceil(idle_timeout * 1000)), _LONGEST_MILLISECONDS)
+    parameters: dict[str, str | int | list[int] | None] = {
+        "name": place.name,
+        "slot": place.slot,
+        "token": trust.token,
+        "idle_timeout": milliseconds,
+    }
+    return bool(send(connections[place.using], sql.GUARD, parameters=parameters))
+
+
+def _lost(trust: Trust) -> LockLost:
+    trust.lose("the table no longer has it under this token")
+    return LockLost(**trust.place.facts, token=trust.token, reason=str(trust.reason))
+
 
 logger = logging.getLogger("django_dblock.fencing")
 
@@ -126,7 +170,7 @@ class Lease:
         while True:
             self.check()
             before = now()
-            renewal = table.renew(self._place, self.token, wanted)
+            renewal = store.renew(self._place, self.token, wanted)
             if renewal.expires_at is not None:
                 break
             if not renewal.ours:
@@ -154,11 +198,11 @@ class Lease:
         """
         if self._given_back or self.trust.foreign:
             return False
-        table.refuse_transaction(self._place, connections[self.using], "released")
+        store.refuse_transaction(self._place, connections[self.using], "released")
         lost = self.lost
         heartbeat.forget(self.trust)  # first, or it would look at what has ended again and again
         self.trust.end()
-        had = table.release(self._place, self.token, hold_at_least=self._hold_at_least)
+        had = store.release(self._place, self.token, hold_at_least=self._hold_at_least)
         self._given_back = True
         if not had:
             self.trust.lose(GONE)

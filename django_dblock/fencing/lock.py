@@ -16,16 +16,16 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.core.application_name import named
+from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import DblockError, LockTimeout
-from django_dblock.fencing import asynchronous, table
+from django_dblock.fencing import async_lock, store
+from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
-from django_dblock.fencing.names import lease_name
-from django_dblock.fencing.table import Place, Wish
-from django_dblock.fencing.waiting import Attempt
-from django_dblock.guards import Guard, mark
+from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.store import Place, Wish
 from django_dblock.keys import KeyPart, is_argument
-from django_dblock.labels import named
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,7 +145,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             raise lease.loss()
 
     async def __aenter__(self) -> Lease:
-        lease = await asynchronous.enter(self._attempt, self._once)
+        lease = await async_lock.enter(self._attempt, self._once)
         self._push(lease)
         return lease
 
@@ -155,7 +155,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await asynchronous.leave(self._pop(), error)
+        await async_lock.leave(self._pop(), error)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each call of the function, sync or async, inside the block."""
@@ -204,7 +204,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 "A callable in the key is for the decorator, where it is called with the call's "
                 "arguments. In a with statement, pass its value."
             )
-        using = table.alias_for(self._using)
+        using = store.alias_for(self._using)
         place = Place(self._key, lease_name(self._key, conf.namespace), using)
         return Attempt(place, self._wish, self._timeout)
 

@@ -10,15 +10,18 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from django.http import HttpRequest
 
 from django_dblock.conf import conf
+from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
-from django_dblock.guards import Guard, mark
-from django_dblock.idempotency import atomic, leased, place
-from django_dblock.idempotency.handle import Handle
-from django_dblock.idempotency.lease import Lease
+from django_dblock.idempotency import (
+    atomic,
+    lease_mode,
+    view_introspection,
+)
+from django_dblock.idempotency.claim import Lease
+from django_dblock.idempotency.context import Handle
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
-from django_dblock.idempotency.outcome import Finished
+from django_dblock.idempotency.outcome import Finished, tell_outcome
 from django_dblock.idempotency.request import Wanted, answer, django_request, refuse
-from django_dblock.idempotency.told import tell_outcome
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -85,7 +88,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     ``method_decorator``; with Django REST framework below ``@api_view``, and on methods and
     actions. It stands below what decides who may come in: a replay must pass that, too. Async
     views need ``mode="lease"``. The view gets ``request.idempotency``
-    (:class:`~django_dblock.idempotency.handle.Handle`).
+    (:class:`~django_dblock.idempotency.context.Handle`).
 
     Guaranteed in atomic mode: what the view writes in the database of ``using``, and its answer,
     are committed together or not at all, and once for each ``(scope, key)`` within ``ttl``; whoever
@@ -141,7 +144,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     options = Options(mode, ttl, wait, lease, on_abandoned, store_body, using)
 
     def decorate(view: View) -> View:
-        name = place.checked(view, mode)
+        name = view_introspection.checked(view, mode)
         wanted = Wanted(
             options,
             name,
@@ -153,20 +156,22 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             frozenset(method.upper() for method in methods),
             store_5xx,
         )
-        if not place.is_trial(view):
+        if not view_introspection.is_trial(view):
             decorated[name] = wanted
 
-        if place.is_async(view):
+        if view_introspection.is_async(view):
 
             @wraps(view)
             async def protected(*args: Any, **kwargs: Any) -> Any:
-                return await _arun(wanted, view, place.request_of(args, view), args, kwargs)
+                return await _arun(
+                    wanted, view, view_introspection.request_of(args, view), args, kwargs
+                )
 
         else:
 
             @wraps(view)
             def protected(*args: Any, **kwargs: Any) -> Any:
-                return _run(wanted, view, place.request_of(args, view), args, kwargs)
+                return _run(wanted, view, view_introspection.request_of(args, view), args, kwargs)
 
         mark(protected, view, Guard("idempotent", outside=mode == "lease", using=using))
         if mode == "lease":  # as far as a function can say so for itself
@@ -215,7 +220,7 @@ def _once(wanted: Wanted, request: Any, key: str, judged: Callable[[Handle], Fin
     if options.mode == "atomic":
         outcome = atomic.run(identity, asked, options, lambda: judged(Handle(identity)))
     else:
-        outcome = leased.run(
+        outcome = lease_mode.run(
             identity,
             asked,
             options,
@@ -257,7 +262,7 @@ async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any)
     whose = await _ascope(wanted, request)
     identity, options = wanted.identity(found, whose), wanted.options
     asked = await sync_to_async(wanted.asked)(request)
-    outcome = await leased.arun(
+    outcome = await lease_mode.arun(
         identity, asked, options, judged, lambda response: wanted.kept(request, response)
     )
     await sync_to_async(tell_outcome)(outcome, identity, options.mode)

@@ -1,15 +1,18 @@
 """Whose request it is, and which: the names that everything else hangs on."""
 
 import hashlib
+import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_dblock.acquire import Request
+from django_dblock.advisory.acquire import Request
 from django_dblock.conf import conf
+from django_dblock.core.application_name import NamedKey, named
 from django_dblock.keys import encode
-from django_dblock.labels import NamedKey
 
 _SHOWN = 6
 
@@ -64,3 +67,111 @@ class Asked:
             "method": self.method,
             "path": self.path,
         }
+
+
+# Whose key a request's is: nobody else's request may ever meet it.
+
+
+_MAX_LENGTH = 255
+
+# What stands before the colon keeps the kinds apart: who may choose a text can't write another's.
+_USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
+
+
+def scope_from_user(user: Any, view: str) -> str:
+    """Return the scope of a client that is logged in.
+
+    Raises:
+        ImproperlyConfigured: it is not, so all strangers would share one.
+    """
+    pk = getattr(user, "pk", None)
+    if pk is None or not getattr(user, "is_authenticated", False):
+        raise ImproperlyConfigured(
+            f"{view}: the client is anonymous, and @idempotent has no scope=, so all strangers "
+            f"would share their keys and get each other's answers. Let only known clients in "
+            f"before it (login_required below which it stands, permission_classes), or say whose "
+            f"key it is: scope=lambda request: …"
+        )
+    return _fitted(f"{_USER}:{pk}")
+
+
+def scope_from_value(value: Any, view: str) -> str:
+    """Return the scope that ``scope=`` names; never that of a user, whatever it says.
+
+    Raises:
+        ImproperlyConfigured: it names nobody.
+        TypeError, ValueError: it is nothing that can name somebody.
+    """
+    if value is None or value == "":
+        raise ImproperlyConfigured(
+            f"{view}: scope= returned {value!r}, so strangers would share their keys and get each "
+            f"other's answers. Return what tells your clients apart, or refuse the request before."
+        )
+    if isinstance(value, str):
+        return _fitted(f"{_TEXT}:{value}")
+    key = named((value,))
+    if not isinstance(value, int):  # of which the text says all
+        return _fitted(f"{_VALUE}:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
+    return _fitted(f"{_TEXT}:{value}")
+
+
+def _fitted(scope: str) -> str:
+    """Return it as it is, or its hash where it would not fit, or could not be stored."""
+    if len(scope) <= _MAX_LENGTH and scope.isprintable():
+        return scope
+    return f"{_HASH}:{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+# The ``Idempotency-Key`` header: one key, written in one of two ways. Pure.
+#
+# The draft says it is a Structured Header string, ``"abc"``; Stripe and most clients send it bare,
+# ``abc``. Both are the same key.
+#
+# Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.1; RFC 8941, 3.3.3 and 3.1.2.
+
+
+HEADER = "Idempotency-Key"
+MAX_LENGTH = 255
+
+# RFC 8941: printable ASCII, of which " and \ are escaped; parameters may follow, and mean nothing
+# here. They are only passed over, so it is enough to see that no second value is among them.
+_QUOTED = re.compile(
+    r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
+    r'(?:[ ]*;[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[ !#-\[\]-~]|\\["\\])*"|[^\s",;]+))?)*'
+)
+_BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # printable ASCII, but for space " , ; \
+
+
+def parse(value: str, *, strict: bool) -> str:
+    """Return the key that a header's value names.
+
+    Args:
+        value: the header's, as it came.
+        strict: take the quoted form only.
+
+    Raises:
+        ValueError: it is not one key; its text says why, and does not repeat it.
+    """
+    text = value.strip(" \t")
+    if not text:
+        raise ValueError("it is empty")
+    if len(text) > 8 * MAX_LENGTH:  # before anything looks at it
+        raise ValueError(f"it is longer than {MAX_LENGTH} characters")
+    if match := _QUOTED.fullmatch(text):
+        key = re.sub(r"\\(.)", r"\1", match[1])
+    elif strict:
+        raise ValueError(
+            'it is not one quoted string, as in "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        )
+    elif _BARE.fullmatch(text):
+        key = text
+    else:
+        raise ValueError(
+            "it is not one key: printable ASCII without spaces, commas and semicolons, or a quoted "
+            "string"
+        )
+    if not key:
+        raise ValueError("it is empty")
+    if len(key) > MAX_LENGTH:
+        raise ValueError(f"it is longer than {MAX_LENGTH} characters")
+    return key

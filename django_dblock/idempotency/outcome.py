@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.dispatch import Signal
+
+from django_dblock import signals
 from django_dblock.exceptions import (
     IdempotencyAbandoned,
     IdempotencyError,
@@ -10,9 +13,9 @@ from django_dblock.exceptions import (
     IdempotencyKeyReused,
     TooManyIdempotencyKeys,
 )
-from django_dblock.idempotency.answer import Answer
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.store import Found
+from django_dblock.idempotency.stored_response import Answer
 
 _LONGEST_WAIT = 5
 
@@ -111,3 +114,25 @@ def in_progress(identity: Identity, remaining: int) -> IdempotencyInProgress:
         **facts,
         retry_after=max(1, min(remaining, _LONGEST_WAIT)),
     )
+
+
+# Signals about requests; a receiver's error is logged by Django, never raised.
+
+
+def tell(signal: Signal, identity: Identity, mode: str, **more: object) -> None:
+    """Send it, where somebody listens."""
+    if signal.receivers:
+        from django_dblock.models import IdempotencyKey
+
+        signal.send_robust(IdempotencyKey, mode=mode, **identity.facts, **more)
+
+
+def tell_outcome(outcome: Outcome, identity: Identity, mode: str) -> None:
+    """Send what a request came to."""
+    if isinstance(outcome, Done):
+        if outcome.kept:
+            tell(signals.idempotent_executed, identity, mode)
+    elif isinstance(outcome, Refused):
+        tell(signals.idempotent_refused, identity, mode, code=outcome.error.code)
+    else:
+        tell(signals.idempotent_replayed, identity, mode)

@@ -7,20 +7,30 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.encoding import escape_uri_path
 
+from django_dblock.core.problem import respond
 from django_dblock.exceptions import (
     IdempotencyError,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
     UnstorableResponse,
 )
-from django_dblock.idempotency import drf, fingerprint, responses, store
-from django_dblock.idempotency.scope import scope_from_user, scope_from_value
-from django_dblock.idempotency.header import HEADER, parse
-from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency import (
+    fingerprint,
+    responses,
+    rest_framework,
+    store,
+)
+from django_dblock.idempotency.identity import (
+    HEADER,
+    Asked,
+    Identity,
+    parse,
+    scope_from_user,
+    scope_from_value,
+)
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Replayed
-from django_dblock.idempotency.problems import idempotency_problem
-from django_dblock.problem import respond
+from django_dblock.idempotency.responses import idempotency_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +87,22 @@ class Wanted:
 
     def asked(self, request: Any) -> Asked:
         """Return what is asked for."""
-        framework = drf.is_request(request)
+        framework = rest_framework.is_request(request)
         plain: HttpRequest = request._request if framework else request  # noqa: SLF001 - its way
         if self.fingerprint is not None:
             found = fingerprint.of_value(plain, self.fingerprint(request))
         else:
-            found = fingerprint.of_request(plain, drf.parsed(request) if framework else None)
+            found = fingerprint.of_request(
+                plain, rest_framework.parsed(request) if framework else None
+            )
         path = escape_uri_path(plain.path)
         return Asked(found, fingerprint.VERSION, str(plain.method)[:16], path)
 
     def finished(self, request: Any, response: Any) -> Finished:
         """Return what becomes of the view's response."""
         try:
-            if drf.is_request(request):
-                response = drf.rendered(request, response)
+            if rest_framework.is_request(request):
+                response = rest_framework.rendered(request, response)
             return self._decided(response)
         except UnstorableResponse as error:
             return self.unstorable(request, error)
@@ -101,8 +113,8 @@ class Wanted:
         Raises:
             UnstorableResponse: see there.
         """
-        if drf.is_request(request):
-            response = drf.rendered(request, response)
+        if rest_framework.is_request(request):
+            response = rest_framework.rendered(request, response)
         return responses.kept(response, store_body=self.options.store_body)
 
     def failed(self, request: Any, error: Exception) -> Finished | None:
@@ -115,8 +127,8 @@ class Wanted:
     def _failed(self, request: Any, error: Exception) -> Finished | None:
         if isinstance(error, UnstorableResponse):
             raise error
-        if drf.is_request(request):
-            response = drf.answered(request, error)
+        if rest_framework.is_request(request):
+            response = rest_framework.answered(request, error)
             if response is not None:
                 return self._decided(response, undo=True, stack=True)
         if self.store_5xx:
@@ -151,7 +163,7 @@ class Wanted:
 
 def django_request(request: Any) -> HttpRequest:
     """Return Django's own request."""
-    found: HttpRequest = request._request if drf.is_request(request) else request  # noqa: SLF001
+    found: HttpRequest = request._request if rest_framework.is_request(request) else request  # noqa: SLF001
     return found
 
 

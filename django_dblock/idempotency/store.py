@@ -9,16 +9,14 @@ from typing import Any, Literal, NamedTuple
 from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_dblock import acquire
+from django_dblock.advisory import acquire
 from django_dblock.conf import conf
-from django_dblock.databases import connection_for
+from django_dblock.core.connection import connection_for
+from django_dblock.core.simple_query import Rows, exchange, send
 from django_dblock.exceptions import DamagedAnswer
-from django_dblock.idempotency.steps import load_steps
-from django_dblock.idempotency.answer import Answer
-from django_dblock.idempotency.cipher import Undecipherable
 from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.stored_response import Answer, Undecipherable, load_steps
 from django_dblock.sql import idempotency as sql
-from django_dblock.wire import Rows, exchange, send
 
 State = Literal["new", "done", "leased", "expired", "free", "abandoned"]
 

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from django.db import migrations, models
 
+from django_dblock.migrations._operations import PostgreSQLOnly, primary_key
 from django_dblock.sql import tables
-from django_dblock.storage import PostgreSQLOnly, primary_key
 
 
 class Migration(migrations.Migration):

@@ -11,9 +11,7 @@ from django.urls import URLPattern, path
 
 from django_dblock.models import LockMonitor
 from django_dblock.monitor import views
-from django_dblock.monitor.address import MONITOR, RELEASE, TERMINATE, url_name
-from django_dblock.monitor.release import release
-from django_dblock.monitor.terminate import terminate
+from django_dblock.monitor.views import MONITOR, RELEASE, TERMINATE, release, terminate, url_name
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[LockMonitor]

@@ -4,11 +4,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
-from django_dblock.monitor.picture import Picture, draw
-from django_dblock.monitor.waits import (
+from django.db import Error
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from django_dblock.exceptions import UnsupportedDatabase
+from django_dblock.inspect import (
+    AdvisoryLock,
+    FencedLease,
+    UnfinishedRequest,
+    advisory_locks,
+    fenced_leases,
+    unfinished_requests,
+)
+from django_dblock.monitor.formatting import one_line, visible
+from django_dblock.monitor.graph_svg import Picture, draw
+from django_dblock.monitor.wait_queues import (
     Blocker,
     Party,
     Queue,
@@ -18,7 +31,6 @@ from django_dblock.monitor.waits import (
     program,
     queues,
 )
-from django_dblock.monitor.words import visible
 
 MOST_ROWS = 100
 MOST_NAMES = 6
@@ -297,3 +309,33 @@ def _request(request: UnfinishedRequest) -> RequestRow:
         owner=visible(request.owner),
         steps=", ".join(map(visible, request.steps)),
     )
+
+
+# Ask the database for what the page shows; what it refuses is told, not raised.
+
+
+_UNDEFINED_TABLE = "42P01"
+
+
+def read(using: str | None, search: str = "") -> tuple[Page, list[str]]:
+    """Return the page of one alias, and in words what could not be read. Three statements.
+
+    Not to be called in a transaction: what the server refuses would end it.
+    """
+    told: list[str] = []
+    locks = _asked(lambda: advisory_locks(using), _("Advisory locks"), told)
+    leases = _asked(lambda: fenced_leases(using), _("Leases"), told)
+    requests = _asked(lambda: unfinished_requests(using), _("Requests"), told)
+    return make(locks, leases, requests, at=timezone.now(), search=search), told
+
+
+def _asked(ask: Callable[[], list[Any]], what: str, told: list[str]) -> list[Any]:
+    try:
+        return ask()
+    except (Error, UnsupportedDatabase) as error:
+        if getattr(error.__cause__, "sqlstate", None) == _UNDEFINED_TABLE:
+            reason = _("the table is not in this database. Run 'manage.py migrate' if it should be")
+        else:
+            reason = one_line(str(error))
+        told.append(_("%(what)s can't be shown: %(reason)s.") % {"what": what, "reason": reason})
+        return []

@@ -1,17 +1,125 @@
 """The page; and the question that is asked before something is ended by force."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
+from django.contrib import messages
 from django.contrib.admin import AdminSite
-from django.core.exceptions import PermissionDenied
-from django.db import DEFAULT_DB_ALIAS
-from django.http import HttpRequest, HttpResponse
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.dateparse import parse_datetime
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
+from django_dblock.advisory.operations import terminate_backend
 from django_dblock.conf import conf
-from django_dblock.monitor.address import REFRESH, RELEASE, TERMINATE, available_aliases, monitor_url, requested_alias, requested_refresh, requested_search
-from django_dblock.monitor.read import read
+from django_dblock.core.connection import connection_for
+from django_dblock.core.logging import audit_log
+from django_dblock.exceptions import DblockError
+from django_dblock.fencing.operations import force_release_grant
+from django_dblock.fencing.store import alias_for
+from django_dblock.inspect import AdvisoryLock, FencedLease, advisory_locks, fenced_leases
+from django_dblock.models import FencedLock, LockMonitor
+from django_dblock.monitor.formatting import one_line, visible
+from django_dblock.monitor.page import one_session, read
+
+# Who ended what: in the audit log, and in the admin's own.
+
+
+def log_release(request: HttpRequest, name: str, slot: int, token: int, using: str | None) -> None:
+    """Write down that a lease was ended."""
+    alias = alias_for(using)
+    who, shown = request.user.get_username(), visible(name)
+    audit_log.warning(
+        "dblock: %s released %s (slot %s) on %r by force: token %s is fenced off",
+        who, shown, slot, alias, token,
+        extra={"by": who, "lock": name, "slot": slot, "using": alias, "token": token},
+    )  # fmt: skip
+    row = FencedLock.objects.using(alias).filter(name=name, slot=slot).values_list("pk").first()
+    said = f"Released by force: token {token} is fenced off."
+    _write(request, FencedLock, str(row[0]) if row else None, f"{shown} (slot {slot})", said)
+
+
+def log_termination(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
+    """Write down in the admin that a backend was ended; the audit log knows already."""
+    said = f"Ended the backend that began at {start.isoformat()}, on {connection_for(using).alias}."
+    _write(request, LockMonitor, None, f"backend {pid}", said)
+
+
+def _write(
+    request: HttpRequest, model: type[Model], pk: str | None, name: str, message: str
+) -> None:
+    LogEntry.objects.create(
+        user_id=request.user.pk,
+        content_type=ContentType.objects.get_for_model(model, for_concrete_model=False),
+        object_id=pk,
+        object_repr=name[:200],
+        action_flag=CHANGE,
+        change_message=message,
+    )
+
+
+# Where the pages of the monitor are, and what their addresses ask for.
+
+
+MONITOR = "changelist"
+RELEASE, TERMINATE = "release", "terminate"
+REFRESH = (0, 2, 5, 30)
+"""Every how many seconds; 0 is never."""
+
+_DEFAULT_REFRESH = 5
+_LONGEST_SEARCH = 200
+
+
+def url_name(page: str) -> str:
+    """Return the name of a page's URL; the first is the one that the admin's list links to."""
+    return f"django_dblock_lockmonitor_{page}"
+
+
+def monitor_url(site: AdminSite, page: str = MONITOR, **parameters: Any) -> str:
+    """Return the address of a page, without parameters that are None or empty."""
+    path = reverse(f"admin:{url_name(page)}", current_app=site.name)
+    given = {name: value for name, value in parameters.items() if value not in (None, "")}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def available_aliases() -> list[str]:
+    """Return the databases that are PostgreSQL."""
+    return [
+        requested_alias
+        for requested_alias in connections
+        if connections[requested_alias].vendor == "postgresql"
+    ]
+
+
+def requested_alias(request: HttpRequest) -> str | None:
+    """Return the database that is asked for; None leaves it to the settings and the router.
+
+    Raises:
+        BadRequest: there is no such.
+    """
+    given = request.POST.get("using") or request.GET.get("using")
+    if given and given not in available_aliases():
+        raise BadRequest("There is no such database.")
+    return given or None
+
+
+def requested_search(request: HttpRequest) -> str:
+    """Return what is looked for."""
+    return request.GET.get("q", "").strip()[:_LONGEST_SEARCH]
+
+
+def requested_refresh(request: HttpRequest) -> int:
+    """Return every how many seconds the page shall be new; 0 for never."""
+    given = request.GET.get("refresh", "")
+    return int(given) if given in map(str, REFRESH) else _DEFAULT_REFRESH
+
 
 MAY_RELEASE = "django_dblock.release_fencedlock"
 MAY_TERMINATE = "django_dblock.terminate_backend"
@@ -45,9 +153,7 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
         "is_nav_sidebar_enabled": False,  # the picture needs the room
         "title": _("Lock monitor"),
         "refresh": refresh,
-        "refreshes": [
-            (each, monitor_url(site, **kept, refresh=each)) for each in REFRESH
-        ],
+        "refreshes": [(each, monitor_url(site, **kept, refresh=each)) for each in REFRESH],
         "aliases": [(each, monitor_url(site, using=each)) for each in available_aliases()],
         "here": monitor_url(site, **kept, refresh=refresh),
         "start": monitor_url(site),
@@ -79,3 +185,160 @@ def need(request: HttpRequest, permission: str) -> None:
     """
     if not request.user.has_perm(permission):  # type: ignore[union-attr] # signed in
         raise PermissionDenied
+
+
+# End leases by force: asked, done to the grants that were shown, and written down.
+
+
+_PATIENCE = 5.0
+"""Seconds that somebody who looks at a page waits for a guarded transaction to end."""
+
+
+class Grant(NamedTuple):
+    """A lease as it was shown: nothing that came after it is meant."""
+
+    slot: int
+    token: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.slot}:{self.token}:{self.name}"
+
+    @classmethod
+    def read(cls, text: str) -> "Grant":
+        """Read it back from a form.
+
+        Raises:
+            BadRequest: it is not from a form of ours.
+        """
+        try:
+            slot, token, name = text.split(":", 2)
+            return cls(int(slot), int(token), name)
+        except ValueError as error:
+            raise BadRequest("This is no lease.") from error
+
+
+def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """Ask whether to end these leases (``?lease=SLOT:NAME``); a POST ends those that were shown.
+
+    Raises:
+        PermissionDenied: not for this user.
+        BadRequest: the form is not ours.
+    """
+    need(request, MAY_RELEASE)
+    using = requested_alias(request)
+    back = HttpResponseRedirect(monitor_url(site, using=using))
+    if request.method == "POST":
+        for grant in [Grant.read(text) for text in request.POST.getlist("grant")]:
+            _release(request, grant, using)
+        return back
+    wanted = set(request.GET.getlist("lease"))
+    held = _held(request, using)
+    if held is None:
+        return back
+    leases = [lease for lease in held if f"{lease.slot}:{lease.name}" in wanted]
+    if not leases:
+        messages.info(request, _("Nobody has this lease any more. Nothing was done."))
+        return back
+    rows = [(str(Grant(each.slot, each.token, each.name)), each) for each in leases]
+    return ask(request, site, "release", {"title": _("End a lease by force"), "rows": rows})
+
+
+def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
+    """Return them; None if that could not be asked, and was told."""
+    try:
+        return [lease for lease in fenced_leases(using) if lease.state == "held"]
+    except (Error, DblockError) as error:
+        messages.error(request, one_line(str(error)))
+        return None
+
+
+def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
+    said = {"name": visible(grant.name)}
+    try:
+        ended = force_release_grant(
+            grant.name, grant.slot, grant.token, patience=_PATIENCE, using=using
+        )
+    except (Error, DblockError) as error:
+        said["error"] = one_line(str(error))
+        messages.error(
+            request,
+            _(
+                "%(name)s was not ended: %(error)s. A guarded transaction of its holder that is "
+                "open has to end first; then try again."
+            )
+            % said,
+        )
+        return
+    if ended:
+        log_release(request, grant.name, grant.slot, grant.token, using)
+        said_so = _("%(name)s is released. Its holder is told at its next heartbeat or guard.")
+        messages.success(request, said_so % said)
+    else:
+        said_so = _("%(name)s has ended or changed hands meanwhile, and was not touched.")
+        messages.warning(request, said_so % said)
+
+
+# End a backend by force: asked, done to the one that was shown, and written down.
+
+
+def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """Ask whether to end this backend (``?pid=…&start=…``); a POST ends the one that was shown.
+
+    Raises:
+        PermissionDenied: not for this user.
+        BadRequest: the form is not ours.
+    """
+    need(request, MAY_TERMINATE)
+    using = requested_alias(request)
+    posted = request.method == "POST"
+    pid, start = _meant(request.POST if posted else request.GET)
+    if posted:
+        _terminate(request, pid, start, using)
+    elif (locks := _locks(request, using)) is not None:
+        mine = [lock for lock in locks if (lock.pid, lock.backend_start) == (pid, start)]
+        if mine:
+            context = {"title": _("End a backend"), "session": one_session(locks, mine)}
+            return ask(request, site, "terminate", context)
+        _say_it_is_gone(request, pid)
+    return HttpResponseRedirect(monitor_url(site, using=using))
+
+
+def _meant(given: QueryDict) -> tuple[int, datetime]:
+    try:
+        pid, start = int(given.get("pid", "")), parse_datetime(given.get("start", ""))
+    except ValueError:
+        start = None
+    if start is None:
+        raise BadRequest("This is no backend.")
+    return pid, start
+
+
+def _locks(request: HttpRequest, using: str | None) -> list[AdvisoryLock] | None:
+    """Return all; None if that could not be asked, and was told."""
+    try:
+        return advisory_locks(using)
+    except (Error, DblockError) as error:
+        messages.error(request, one_line(str(error)))
+        return None
+
+
+def _terminate(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
+    try:
+        ended = terminate_backend(
+            pid, backend_start=start, by=request.user.get_username(), using=using
+        )
+    except (Error, DblockError, ValueError) as error:
+        messages.error(request, one_line(str(error)))
+        return
+    if not ended:
+        _say_it_is_gone(request, pid)
+        return
+    log_termination(request, pid, start, using)
+    told = _("Backend %(pid)s was told to end. What it had not committed is rolled back.")
+    messages.success(request, told % {"pid": pid})
+
+
+def _say_it_is_gone(request: HttpRequest, pid: int) -> None:
+    gone = _("Backend %(pid)s has ended, or has no lock any more. Nothing was done.")
+    messages.warning(request, gone % {"pid": pid})

@@ -4,19 +4,19 @@ from datetime import datetime
 
 from django import template
 
-from django_dblock.monitor import words
-from django_dblock.monitor.picture import doing
+from django_dblock.monitor import formatting
+from django_dblock.monitor.graph_svg import doing
 
 register = template.Library()
 
-register.filter("visible", words.visible)
+register.filter("visible", formatting.visible)
 register.filter("doing", doing)
 
 
 @register.filter
 def lasting(seconds: float | None) -> str:
     """Say how long; nothing where that isn't known."""
-    return "" if seconds is None else words.lasting(seconds)
+    return "" if seconds is None else formatting.lasting(seconds)
 
 
 @register.filter

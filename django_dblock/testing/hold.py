@@ -7,12 +7,12 @@ from typing import Self
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_dblock.acquire import Request, lock
-from django_dblock.databases import connection_for
+from django_dblock.advisory.acquire import Request, lock
+from django_dblock.core.application_name import name, named
+from django_dblock.core.connection import connection_for
 from django_dblock.keys import KeyPart, to_pg_locks
-from django_dblock.labels import name, named
-from django_dblock.sql import testing as sql
-from django_dblock.testing.database import until
+from django_dblock.sql import inspect as sql
+from django_dblock.testing.leaks import until
 
 
 class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower case

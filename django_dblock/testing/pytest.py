@@ -11,7 +11,7 @@ import pytest
 
 from django_dblock import testing
 from django_dblock.testing import leaks
-from django_dblock.testing.database import refuse_transaction
+from django_dblock.testing.leaks import refuse_transaction
 
 
 @pytest.fixture

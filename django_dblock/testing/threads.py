@@ -8,8 +8,8 @@ from typing import Any
 
 from django.db import connections
 
-from django_dblock.databases import connection_for
-from django_dblock.testing.database import refuse_transaction
+from django_dblock.core.connection import connection_for
+from django_dblock.testing.leaks import refuse_transaction
 
 WHY = "other connections don't see its rows, and would wait for its locks for ever"
 

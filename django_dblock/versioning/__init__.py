@@ -13,8 +13,8 @@ The protocol, in one page:
 4. Whatever changes the row in another way bumps the version as well: ``QuerySet.update()``,
    ``bulk_update()``, a fixture loaded over it. So a form that was opened before notices.
 5. A version that was written in a transaction that was rolled back never was. The instance knows
-   (:mod:`~django_dblock.versioning.fate`), and refuses rather than to compare with a number that
-   another writer may have reached by now.
+   (:mod:`~django_dblock.versioning.rollback`), and refuses rather than to compare with a number
+   that another writer may have reached by now.
 
 6. Whose version it is counts as well: an instance whose primary key was changed carries the
    version of another row, and is refused; so is one that ``bulk_create(ignore_conflicts=True)``

@@ -10,12 +10,12 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.sql import versioning as sql
-from django_dblock.versioning.attempt import carried_version
+from django_dblock.versioning.save import carried_version
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
-    from django_dblock.versioning.guarded import GuardedSave
+    from django_dblock.versioning.save import GuardedSave
 
 
 @dataclass(slots=True)

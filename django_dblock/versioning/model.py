@@ -4,17 +4,50 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
-from django.db import connections, router
+from django.db import connections, router, transaction
+from django.db.models.deletion import Collector
 
 from django_dblock.exceptions import MissingVersion
-from django_dblock.versioning import attempt as attempts
-from django_dblock.versioning import origin as origins
-from django_dblock.versioning.attempt import Attempt
-from django_dblock.versioning.delete import delete_cas
+from django_dblock.versioning import loaded_state, save
 from django_dblock.versioning.field import VersionField
-from django_dblock.versioning.guarded import GuardedSave
-from django_dblock.versioning.manager import VersionedManager
-from django_dblock.versioning.touch import touch
+from django_dblock.versioning.queryset import VersionedManager
+from django_dblock.versioning.save import Attempt, GuardedSave, compare, conflict
+
+# Delete a row only if it has the version somebody saw.
+
+
+def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, dict[str, int]]:
+    """Delete in one statement where Django would; else lock the row with its version first."""
+    field, there = instance._version_field, instance._is_pk_set()
+    row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
+    compare(row, field, expected)
+    own = type(instance).delete is not GuardedSave.delete  # it may have more to do
+    if there and not own and Collector(using=using).can_fast_delete(instance):
+        with transaction.mark_for_rollback_on_error(using=using):
+            count = row._raw_delete(using)
+        if not count:
+            raise conflict(instance, expected, using)
+        setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
+        return count, {instance._version_field.model._meta.label: count}
+    # What hangs on the row is collected and deleted in several statements: from the first of them
+    # on nobody else may write it.
+    with transaction.atomic(using=using):
+        if there and not row.select_for_update().values_list("pk").first():
+            raise conflict(instance, expected, using)
+        return instance.delete(using=using)
+
+
+# Bump a version and write nothing else.
+
+
+def touch(instance: "GuardedSave", expected: int, using: str) -> None:
+    """Write the version after ``expected``, if the row has that."""
+    field = instance._version_field
+    row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
+    compare(row, field, expected)
+    if not row._update([(field, None, expected + 1)]):
+        raise conflict(instance, expected, using)
+    instance._version_settled(expected + 1, using, ())
 
 
 class VersionedModel(GuardedSave):
@@ -74,7 +107,7 @@ class VersionedModel(GuardedSave):
         if update_fields is not None and not (update_fields := list(update_fields)):
             raise ValueError("update_fields is empty: to bump only the version, touch_version().")
         if expected is not None:
-            expected = attempts.checked_version(expected)
+            expected = save.checked_version(expected)
         if not self._is_pk_set():
             raise MissingVersion(model=self._meta.label, pk=self.pk, adding=self._state.adding)
         self._version_asked = attempt = Attempt("compare", expected)
@@ -101,11 +134,11 @@ class VersionedModel(GuardedSave):
         then on this instance is compared also with ``cas_on_save = False``. Reading it again
         (``refresh_from_db()``) takes the version that is read.
         """
-        self.__dict__[self._version_field.attname] = attempts.checked_version(version)
+        self.__dict__[self._version_field.attname] = save.checked_version(version)
         self.__dict__.pop("_version_alone", None)
         self.__dict__.pop("_version_fate", None)
         self.__dict__["cas_on_save"] = True  # of this instance only
-        origins.snapshot(self, self._version_field.model._meta.pk_fields)
+        loaded_state.snapshot(self, self._version_field.model._meta.pk_fields)
 
     def delete_cas(
         self, *, expected: int | None = None, using: str | None = None
@@ -127,8 +160,8 @@ class VersionedModel(GuardedSave):
         """
         using = using or router.db_for_write(type(self), instance=self)
         if expected is None:
-            expected = attempts.carried_version(self, using)
-        return delete_cas(self, attempts.checked_version(expected), using)
+            expected = save.carried_version(self, using)
+        return delete_cas(self, save.checked_version(expected), using)
 
     def touch_version(self, *, using: str | None = None) -> None:
         """Bump the version and write nothing else, once per transaction.
@@ -142,7 +175,7 @@ class VersionedModel(GuardedSave):
             MissingVersion: the instance carries no version.
         """
         using = using or router.db_for_write(type(self), instance=self)
-        expected = attempts.carried_version(self, using)
+        expected = save.carried_version(self, using)
         fate, version = self.__dict__.get("_version_fate", (None, None))
         if version == expected and fate.alias == using and fate.pending(connections[using]):
             return
@@ -159,3 +192,16 @@ class VersionedModel(GuardedSave):
     async def atouch_version(self, **options: Any) -> None:
         """``touch_version()`` for async code; no transaction spans the await."""
         await sync_to_async(self.touch_version)(**options)
+
+
+# Bind an instance to the version that a page showed: its saves, and its ``delete()`` as well.
+
+
+def expect(instance: VersionedModel, version: int) -> None:
+    """Compare whatever is done with this instance with the version that somebody saw.
+
+    For code that calls ``save()`` and ``delete()`` itself: formsets, the admin. The delete is
+    bound until the instance is written, or becomes another row's.
+    """
+    instance.expect_version(version)
+    instance.__dict__["_version_delete"] = (instance.pk, version)

@@ -8,7 +8,7 @@ from django.utils.cache import get_conditional_response
 from django.views.decorators.http import require_http_methods
 
 from django_dblock import etag, if_match, set_etag
-from django_dblock.versioning.http import ConditionalRequest
+from django_dblock.versioning.web.http import ConditionalRequest
 from shop.body import Unreadable, json_body
 from shop.forms import ProductForm
 from shop.models import Product

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 from django_dblock import advisory_lock
-from django_dblock.block import AdvisoryBlock
+from django_dblock.advisory.lock import AdvisoryBlock
 from django_dblock.contrib import opentelemetry, prometheus
 from tests.benchmarks import tables
 from tests.benchmarks.measure import Row, Scenario

@@ -16,7 +16,7 @@ from django.db import connection
 
 from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from django_dblock.keys import encode, key_id
-from django_dblock.sql import idempotency_operate
+from django_dblock.sql import idempotency_operations as idempotency_operate
 from django_dblock.sql import inspect as sql
 from tests.benchmarks.measure import Row, Scenario
 

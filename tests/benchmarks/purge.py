@@ -166,7 +166,7 @@ def _traffic(stop: Any, pipe: Any) -> None:
 def _purge(batch: int) -> dict[str, Any]:
     from django.db import connection
 
-    from django_dblock.idempotency.purge import purge_in_batches
+    from django_dblock.idempotency.operations import purge_in_batches
 
     done = threading.Event()
     longest = [0.0, 0]

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from django.contrib.auth.models import User
 
-from django_dblock.contrib.listening import (
+from django_dblock.contrib.receivers import (
     MOST_LABELS,
     OTHER,
     FewLabels,
@@ -53,5 +53,5 @@ def test_however_many_keys_there_are_the_words_are_few():
 
 
 def test_a_function_is_called_as_in_the_code():
-    assert function_name(function_name) == "django_dblock.contrib.listening.function_name"
+    assert function_name(function_name) == "django_dblock.contrib.receivers.function_name"
     assert function_name(functools.partial(print)) == "functools.partial"

@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 
 from django_dblock import LockLost, advisory_lock, fenced_lock, force_release, signals
 from django_dblock.contrib import opentelemetry, opentelemetry_spans
-from django_dblock.contrib.listening import HOLD_BUCKETS, WAIT_BUCKETS
+from django_dblock.contrib.receivers import HOLD_BUCKETS, WAIT_BUCKETS
 from tests.contrib import events
 from tests.helpers import observe
 from tests.test_advisory import deadlock

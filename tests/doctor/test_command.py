@@ -8,10 +8,9 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from django_dblock.doctor import bloat
+from django_dblock.doctor import tables as bloat
 from django_dblock.doctor.examine import EXAMINATIONS
-from django_dblock.doctor.facts import Pin
-from django_dblock.doctor.gather import gather, version
+from django_dblock.doctor.facts import Pin, gather, version
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.helpers import servers
 
@@ -99,7 +98,7 @@ def test_an_old_server_is_a_warning(facts):
 
 
 def test_on_a_unix_socket_the_kernel_tells_when_a_client_is_gone(facts):
-    from django_dblock.doctor.limits import vanished_client
+    from django_dblock.doctor.timeouts import vanished_client
 
     session = replace(facts.session, on_socket=True)
     [finding] = vanished_client(replace(facts, session=session))

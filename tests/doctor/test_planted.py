@@ -13,7 +13,7 @@ from django.db import connection, connections
 from psycopg import IsolationLevel
 
 from django_dblock import fenced_lock
-from django_dblock.doctor import bloat
+from django_dblock.doctor import tables as bloat
 from django_dblock.doctor.facts import Pin
 from tests.conftest import conninfo
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
@@ -70,14 +70,14 @@ class TestPooler:
         assert "pooler-cursors" not in findings
 
     def test_a_pool_that_is_used_up_is_not_waited_for(self, monkeypatch):
-        monkeypatch.setattr("django_dblock.doctor.lent._PATIENCE", 0.2)
+        monkeypatch.setattr("django_dblock.doctor.facts._PATIENCE", 0.2)
         with self.through("session", pool_size=1):
             finding = found()["pooler-mode"]
         assert finding.level == "info"
         assert "can't be told" in finding.found
 
     def test_a_pooler_that_hangs_up_on_those_who_wait(self, monkeypatch):
-        monkeypatch.setattr("django_dblock.doctor.lent._PATIENCE", 60)
+        monkeypatch.setattr("django_dblock.doctor.facts._PATIENCE", 60)
         with self.through("session", pool_size=1):
             assert "can't be told" in found()["pooler-mode"].found
 
@@ -348,7 +348,7 @@ class TestBloat:
 
 
 def gathered(alias):
-    from django_dblock.doctor.gather import gather
+    from django_dblock.doctor.facts import gather
 
     return gather(connections[alias], "PostgreSQL")
 

@@ -13,11 +13,12 @@ from typing import Any
 from django.db import connections, transaction
 
 from django_dblock.exceptions import LockLost
-from django_dblock.fencing import model, queryset
-from django_dblock.fencing.write import refused
+from django_dblock.fencing import model
+from django_dblock.fencing import model as queryset
+from django_dblock.fencing.model import refused
 from django_dblock.idempotency import atomic
-from django_dblock.idempotency.handle import Handle
-from django_dblock.idempotency.lease import Lease
+from django_dblock.idempotency.claim import Lease
+from django_dblock.idempotency.context import Handle
 from django_dblock.sql import fencing as sql
 from django_dblock.sql import idempotency
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from django.db import connection
 
 from django_dblock import FencedLock
+from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.trust import now
 from tests.helpers import observe
 
 NAME = "nightly-sync"

@@ -7,8 +7,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections
 
 from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
-from django_dblock.fencing import waiting
-from django_dblock.fencing.asynchronous import Stop
+from django_dblock.fencing import acquire as waiting
+from django_dblock.fencing.async_lock import Stop
 from django_dblock.fencing.heartbeat import heartbeat
 from tests.fencing.helpers import NAME, is_expired
 from tests.helpers import observe

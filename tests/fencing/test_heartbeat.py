@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
-from django_dblock.fencing import beat
+from django_dblock.fencing import heartbeat as beat
 from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
 from tests.fencing.helpers import (
@@ -94,7 +94,7 @@ def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
 
 
 def test_a_thousand_renewals_in_one_statement_are_heap_only():
-    from django_dblock.fencing.table import renewal_parameters
+    from django_dblock.fencing.store import renewal_parameters
     from django_dblock.sql import fencing as sql
 
     with ExitStack() as stack:

@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_dblock.fencing.names import lease_name
-from django_dblock.labels import named
+from django_dblock.core.application_name import named
+from django_dblock.fencing.lease_name import lease_name
 
 
 def name(*key, namespace=""):

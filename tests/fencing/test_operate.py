@@ -15,7 +15,7 @@ from django_dblock import (
     purge_fenced_locks,
 )
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.operate import force_release_grant
+from django_dblock.fencing.operations import force_release_grant
 from django_dblock.models import FencedTicket
 from tests.fencing.helpers import NAME, row
 
@@ -157,7 +157,7 @@ class TestPurge:
         rival.execute("ROLLBACK")
 
     def test_in_small_commits(self, monkeypatch, statements):
-        from django_dblock.fencing import operate
+        from django_dblock.fencing import operations as operate
 
         monkeypatch.setattr(operate, "BATCH", 2)
         for number in range(5):

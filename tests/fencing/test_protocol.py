@@ -18,7 +18,7 @@ from django_dblock import (
     UnsupportedDatabase,
     fenced_lock,
 )
-from django_dblock.fencing import table
+from django_dblock.fencing import store as table
 from tests.fencing.helpers import NAME, expire, is_expired, row, updates, wal_written
 from tests.helpers import observe
 from tests.helpers.processes import race

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError
 
 from django_dblock import FencedLock, LockLost, fenced_lock
-from django_dblock.cli import person
+from django_dblock.cli import console as person
 from tests.fencing.helpers import NAME, row
 from tests.test_commands import run
 

@@ -9,9 +9,9 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
 from django_dblock import FencedLock, fenced_lock
-from django_dblock.cli.supervise.job import Job
-from django_dblock.fencing import table
-from django_dblock.fencing.trust import now
+from django_dblock.cli.supervised_process import Job
+from django_dblock.fencing import store as table
+from django_dblock.fencing.deadline import now
 from tests.fencing.helpers import NAME, is_expired, row
 from tests.helpers import observe
 

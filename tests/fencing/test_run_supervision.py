@@ -9,9 +9,21 @@ from textwrap import dedent
 
 import pytest
 
-from django_dblock.cli.supervise import inbox, keeper, supervision, terminal
-from django_dblock.cli.supervise.job import Job
-from django_dblock.fencing import beat, trust
+from django_dblock.cli import (
+    supervisor as inbox,
+)
+from django_dblock.cli import (
+    supervisor as supervision,
+)
+from django_dblock.cli import (
+    supervisor as terminal,
+)
+from django_dblock.cli import (
+    watchdog as keeper,
+)
+from django_dblock.cli.supervised_process import Job
+from django_dblock.fencing import deadline as trust
+from django_dblock.fencing import heartbeat as beat
 from tests.fencing.test_run import printed, python, refusal, run
 from tests.helpers import observe
 

@@ -6,10 +6,11 @@ import pytest
 from django.db import OperationalError
 
 from django_dblock import LockLost, fenced_lock
-from django_dblock.fencing import table, trust
-from django_dblock.fencing.table import Grant, Place, Renewal
-from django_dblock.fencing.trust import MARGIN, Trust
-from django_dblock.labels import named
+from django_dblock.core.application_name import named
+from django_dblock.fencing import deadline as trust
+from django_dblock.fencing import store as table
+from django_dblock.fencing.deadline import MARGIN, Trust
+from django_dblock.fencing.store import Grant, Place, Renewal
 from tests.fencing.helpers import NAME
 
 EXPIRY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -129,7 +130,8 @@ class Answers:
 
 @pytest.fixture
 def answers(clock, monkeypatch):
-    from django_dblock.fencing import lease, waiting
+    from django_dblock.fencing import acquire as waiting
+    from django_dblock.fencing import lease
 
     found = Answers(clock)
     for name in ("acquire", "renew", "release"):

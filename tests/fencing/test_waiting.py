@@ -6,10 +6,10 @@ import pytest
 from django.db import connections
 
 from django_dblock import LockTimeout, fenced_lock
-from django_dblock.fencing import waiting
-from django_dblock.fencing.table import Place, Refusal, Wish
-from django_dblock.fencing.waiting import Attempt
-from django_dblock.labels import named
+from django_dblock.core.application_name import named
+from django_dblock.fencing import acquire as waiting
+from django_dblock.fencing.acquire import Attempt
+from django_dblock.fencing.store import Place, Refusal, Wish
 from django_dblock.models import FencedTicket
 from tests.fencing.helpers import NAME, expire
 from tests.helpers import observe

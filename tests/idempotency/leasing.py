@@ -84,11 +84,11 @@ class unable_to_give_up:  # noqa: N801 - read as a statement
     """What a process that was killed can't do any more."""
 
     def __enter__(self) -> None:
-        from django_dblock.idempotency.leased import Run
+        from django_dblock.idempotency.lease_mode import Run
 
         self._original, Run.give_up = Run.give_up, lambda self, lease: None
 
     def __exit__(self, *details: object) -> None:
-        from django_dblock.idempotency.leased import Run
+        from django_dblock.idempotency.lease_mode import Run
 
         Run.give_up = self._original

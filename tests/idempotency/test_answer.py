@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
 
 from django_dblock.exceptions import UnstorableResponse
-from django_dblock.idempotency.answer import Answer
+from django_dblock.idempotency.stored_response import Answer
 
 
 class Turned:

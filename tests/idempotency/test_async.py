@@ -13,7 +13,7 @@ from django.test import AsyncRequestFactory
 
 from django_dblock import IdempotencyKey, arun_once, idempotent, signals
 from django_dblock.exceptions import IdempotencyInProgress, IdempotencyLeaseLost
-from django_dblock.idempotency.leased import Run
+from django_dblock.idempotency.lease_mode import Run
 from tests.app.idempotent_views import add_one, client
 from tests.idempotency.leasing import effects, expire, row
 

@@ -4,7 +4,7 @@ import pytest
 from django.core import checks
 from django.db import connection
 
-from django_dblock.checks import check_tables
+from django_dblock.checks.settings import check_tables
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 

@@ -11,8 +11,16 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from django_dblock import IdempotencyKey, advisory_lock, fenced_lock
-from django_dblock.cli import person
-from django_dblock.sql import fencing, idempotency_operate, idempotency_purge
+from django_dblock.cli import console as person
+from django_dblock.sql import (
+    fencing,
+)
+from django_dblock.sql import (
+    idempotency_operations as idempotency_operate,
+)
+from django_dblock.sql import (
+    idempotency_operations as idempotency_purge,
+)
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
 from tests.test_commands import run
 

@@ -107,7 +107,7 @@ def waits(channel, kind):
 
 
 def tell_when_waiting(channel):
-    from django_dblock.idempotency import leased
+    from django_dblock.idempotency import lease_mode as leased
 
     said = []
 

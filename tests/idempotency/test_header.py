@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_dblock.idempotency.header import MAX_LENGTH, parse
+from django_dblock.idempotency.identity import MAX_LENGTH, parse
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 

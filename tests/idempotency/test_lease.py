@@ -136,7 +136,7 @@ def test_who_waits_gets_the_answer_when_it_is_there(monkeypatch):
         other = leased(effect)
         assert post(other).status_code == 201
 
-    monkeypatch.setattr("django_dblock.idempotency.leased.time.sleep", finish)
+    monkeypatch.setattr("django_dblock.idempotency.lease_mode.time.sleep", finish)
     die()
     update("locked_until = clock_timestamp() + interval '1 hour'")
     answer = post(leased(effect, wait=30))
@@ -152,7 +152,7 @@ def test_who_has_waited_long_enough_is_told():
 
 
 def test_nobody_waits_for_what_a_person_has_to_look_at(monkeypatch):
-    monkeypatch.setattr("django_dblock.idempotency.leased.time.sleep", None)
+    monkeypatch.setattr("django_dblock.idempotency.lease_mode.time.sleep", None)
     die(on_abandoned="refuse")
     assert code(post(leased(effect, wait=30, on_abandoned="refuse"))) == "abandoned"
 

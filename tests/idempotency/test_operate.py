@@ -19,7 +19,7 @@ from django_dblock import (
     resolve_idempotency_key,
     run_once,
 )
-from django_dblock.sql import idempotency_operate as sql
+from django_dblock.sql import idempotency_operations as sql
 from tests.app.models import Counter
 from tests.helpers import observe
 from tests.idempotency.rows import HOUR, abandoned, make, unfinished, values

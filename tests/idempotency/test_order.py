@@ -31,7 +31,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from django_dblock import IdempotencyKey, idempotent
-from django_dblock.idempotency.checks import check_order
+from django_dblock.checks.views import check_order
 from tests.app.idempotent_views import add_one, client
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,8 +12,11 @@ from django.test import TestCase
 from django.utils import timezone
 
 from django_dblock import IdempotencyKey, UnsupportedDatabase, purge_idempotency_keys
-from django_dblock.idempotency.purge import count_expired_idempotency_keys, purge_in_batches
-from django_dblock.sql import idempotency_purge as sql
+from django_dblock.idempotency.operations import (
+    count_expired_idempotency_keys,
+    purge_in_batches,
+)
+from django_dblock.sql import idempotency_operations as sql
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
@@ -326,7 +329,9 @@ class TestPlan:
 
     def test_the_count_too(self, table):
         with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN {sql.COUNT_EXPIRED}", {"now": str(timezone.now()), "abandoned": True})
+            cursor.execute(
+                f"EXPLAIN {sql.COUNT_EXPIRED}", {"now": str(timezone.now()), "abandoned": True}
+            )
             assert "django_dblock_idem_expires" in str(cursor.fetchall())
 
     def test_a_batch_does_not_walk_over_what_was_removed_before_it(self, table, rival, statements):

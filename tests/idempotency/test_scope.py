@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_dblock.idempotency.scope import scope_from_user, scope_from_value
+from django_dblock.idempotency.identity import scope_from_user, scope_from_value
 from tests.app.models import Counter
 
 

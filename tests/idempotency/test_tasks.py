@@ -79,6 +79,6 @@ def test_with_celery(expired):
     app = Celery("shop", set_as_current=False)
     app.conf.task_always_eager = True
     purge = app.task(purge_idempotency_keys)
-    assert purge.name == "django_dblock.idempotency.purge.purge_idempotency_keys"
+    assert purge.name == "django_dblock.idempotency.operations.purge_idempotency_keys"
     assert purge.delay().get() == 1
     assert purge.apply_async(kwargs={"batch": 10, "using": "other"}).get() == 0

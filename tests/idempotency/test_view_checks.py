@@ -9,8 +9,8 @@ from django.core import checks
 from django.test.utils import modify_settings
 
 from django_dblock import idempotent
-from django_dblock.idempotency import checks as home
-from django_dblock.idempotency.checks import check_views
+from django_dblock.checks import views as home
+from django_dblock.checks.views import check_views
 
 OURS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 pytestmark = pytest.mark.urls("tests.app.idempotent_matrix")
@@ -100,7 +100,7 @@ def test_a_project_without_the_auth_app():
         "from django.views import View;"
         "view = idempotent(View.as_view());"
         "assert view(RequestFactory().get('/')).status_code == 405;"
-        "from django_dblock.idempotency.checks import check_views;"
+        "from django_dblock.checks.views import check_views;"
         "[found] = check_views();"
         "assert found.id == 'dblock.W030';"
         "assert not [name for name in sys.modules if name.startswith('django.contrib.auth')]"

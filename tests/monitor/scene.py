@@ -6,8 +6,8 @@ from typing import Any
 
 import psycopg
 
+from django_dblock.core.application_name import compose, label, named
 from django_dblock.keys import encode, key_id
-from django_dblock.labels import compose, label, named
 from tests.helpers import observe
 
 

@@ -115,7 +115,7 @@ class TestRelease:
         assert "\u202e" not in page.split('<form method="post">')[1].split("<dl>")[1]
 
     def test_a_guard_that_does_not_end_is_not_waited_for_for_ever(self, root, rival, monkeypatch):
-        from django_dblock.monitor import release
+        from django_dblock.monitor import views as release
 
         monkeypatch.setattr(release, "_PATIENCE", 0.05)
         scene.lease(rival, "nightly")

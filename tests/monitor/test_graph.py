@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_dblock.monitor.graph import Size, lay_out
+from django_dblock.monitor.graph_layout import Size, lay_out
 
 SIZE = Size(100, 40)
 

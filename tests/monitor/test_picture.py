@@ -1,8 +1,8 @@
 """Who waits for whom: the queues, who is at their front, and how they are drawn."""
 
-from django_dblock.monitor import picture
-from django_dblock.monitor.picture import doing, draw
-from django_dblock.monitor.waits import blockers, queues
+from django_dblock.monitor import graph_svg as picture
+from django_dblock.monitor.graph_svg import doing, draw
+from django_dblock.monitor.wait_queues import blockers, queues
 from tests.monitor.rows import lease, lock, wanted
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from django_dblock.labels import without_labels
-from django_dblock.monitor.words import lasting, one_line, short, visible
+from django_dblock.core.application_name import without_labels
+from django_dblock.monitor.formatting import lasting, one_line, short, visible
 
 
 @pytest.mark.parametrize(

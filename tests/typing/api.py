@@ -46,8 +46,8 @@ from django_dblock import (
     run_once,
     try_advisory_lock,
 )
+from django_dblock.idempotency.context import Handle
 from django_dblock.idempotency.decorator import IdempotentRequest
-from django_dblock.idempotency.handle import Handle
 
 
 def blocks(user: User, uuid: UUID) -> None:

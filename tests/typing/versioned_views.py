@@ -7,7 +7,7 @@ from django.http import HttpResponse, JsonResponse
 from django_dblock import VersionedModel, etag, if_match, set_etag
 from django_dblock.contrib.rest_framework import VersionedViewMixin, exception_handler
 from django_dblock.middleware import ConflictMiddleware
-from django_dblock.versioning.http import ConditionalRequest
+from django_dblock.versioning.web.http import ConditionalRequest
 
 
 class Product(VersionedModel):

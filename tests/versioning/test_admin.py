@@ -16,7 +16,7 @@ from django.test import Client
 from django.urls import clear_url_caches
 
 from django_dblock import StaleObject, VersionedAdmin
-from django_dblock.versioning.adminforms import AdminForm
+from django_dblock.versioning.web.admin_forms import AdminForm
 from tests.app import urls
 from tests.app.models import Box, Plain, Product, Setting, Shelf
 from tests.app.versioned_site import BoxInline, ShelfAdmin

@@ -9,7 +9,7 @@ from django.db import connection, models, transaction
 from django.db.models.signals import pre_save
 
 from django_dblock import StaleObject
-from django_dblock.versioning.expect import expect
+from django_dblock.versioning.model import expect
 from tests.app.models import Managed, Product, Setting
 from tests.versioning.conftest import overtake
 
@@ -74,7 +74,7 @@ def test_a_pickle_from_a_committed_transaction_is_trusted(product):
 
 
 def test_only_so_many_pickled_fates_are_kept(product, monkeypatch):
-    from django_dblock.versioning import fate
+    from django_dblock.versioning import rollback as fate
 
     monkeypatch.setattr(fate, "_MOST_PICKLED", 1)
     monkeypatch.setattr(fate, "_pickled", {})

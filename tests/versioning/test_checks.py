@@ -15,7 +15,7 @@ from django_dblock import (
     VersionedQuerySet,
     VersionField,
 )
-from django_dblock.versioning.checks import check_admin, check_models
+from django_dblock.checks.models import check_admin, check_models
 from tests.app.models import Plain, Product, ProductProxy
 
 
@@ -194,7 +194,7 @@ def test_w020_a_plain_admin_of_a_versioned_model(site):
 
 def test_an_admin_that_carries_the_version_is_fine(site):
     class Carrying(admin.ModelAdmin):
-        __module__ = "django_dblock.versioning.admin"
+        __module__ = "django_dblock.versioning.web.admin"
 
     class Mine(Carrying):
         pass

@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from django.utils import translation
 
 from django_dblock import MissingVersion, StaleObject, VersionedFormMixin, VersionedModelForm
-from django_dblock.versioning.display import readable
+from django_dblock.versioning.web.diff_display import readable
 from tests.app.models import (
     Article,
     Gadget,

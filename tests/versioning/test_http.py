@@ -22,8 +22,8 @@ from django_dblock import (
     signals,
 )
 from django_dblock.versioning.field import MAX_VERSION
-from django_dblock.versioning.precondition import IfMatch
-from django_dblock.versioning.tags import MalformedTags, digest, named
+from django_dblock.versioning.web.etag import MalformedTags, digest, named
+from django_dblock.versioning.web.preconditions import IfMatch
 from tests.app.http_views import plain
 from tests.app.models import (
     Gadget,

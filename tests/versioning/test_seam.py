@@ -11,7 +11,7 @@ import pytest
 from django.db import connection, connections, models, transaction
 from django.db.models.deletion import Collector
 
-from django_dblock.versioning.guarded import GuardedSave
+from django_dblock.versioning.save import GuardedSave
 from tests.app.models import Product, TwinProduct
 
 VERSION = django.VERSION[:2]

@@ -11,7 +11,7 @@ from django.db.models import F
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_dblock.versioning import token
+from django_dblock.versioning.web import signed_version as token
 from tests.app.models import Article, Product, Shelf
 
 LABEL = "app.Product"

@@ -6,7 +6,18 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 from django.utils.connection import ConnectionDoesNotExist
 
-from django_dblock.cli import doctor, key, list_locks, purge, release, run, terminate, watch
+from django_dblock.cli import (
+    doctor,
+    key,
+    purge,
+    release,
+    run,
+    terminate,
+    watch,
+)
+from django_dblock.cli import (
+    list as list_locks,
+)
 
 _SUBCOMMANDS: dict[str, Any] = {
     "list": list_locks,

@@ -16,8 +16,8 @@ from django.db import connection
 from django.test import TransactionTestCase, override_settings
 
 from django_dblock import fenced_lock, force_release
-from django_dblock.fencing import table
-from django_dblock.fencing.table import Refusal
+from django_dblock.fencing import store as table
+from django_dblock.fencing.store import Refusal
 from django_dblock.inspect import fenced_leases
 from shop import settlement
 from shop.demo.attack import Load

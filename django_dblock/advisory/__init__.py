@@ -1,0 +1,1 @@
+"""Advisory locks: locks that belong to a transaction and end with it."""

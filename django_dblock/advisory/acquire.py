@@ -1,0 +1,214 @@
+"""Ask the server for locks: try first, then wait in its queue. See the protocol in ``advisory``."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self
+
+import psycopg
+from django.db import Error
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock.conf import conf
+from django_dblock.core import application_name as labels
+from django_dblock.core.application_name import NamedKey
+from django_dblock.core.simple_query import Parameter, Rows, exchange, send
+from django_dblock.exceptions import (
+    LockDeadlock,
+    LockTableFull,
+    LockTimeout,
+    StandbyDatabase,
+    UnsafeIsolation,
+    UnsupportedDatabase,
+)
+from django_dblock.keys import key_id, to_pg_locks
+from django_dblock.sql import advisory as sql
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for: keys with their numbers, how, and on which connection."""
+
+    keys: tuple[NamedKey, ...]
+    ids: tuple[int, ...]
+    shared: bool
+    connection: BaseDatabaseWrapper
+
+    @classmethod
+    def of(
+        cls, keys: tuple[NamedKey, ...], *, shared: bool, connection: BaseDatabaseWrapper
+    ) -> Self:
+        """Number the keys with the project's namespace."""
+        namespace = conf.namespace
+        return cls(keys, tuple(key_id(key.data, namespace) for key in keys), shared, connection)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every error and signal about this request carries."""
+        return {
+            "keys": tuple(key.parts for key in self.keys),
+            "name": labels.names(self.keys),
+            "using": self.connection.alias,
+        }
+
+
+def try_lock(request: Request) -> bool:
+    """Take the one lock if it is free; one statement, no waiting.
+
+    Raises:
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+    """
+    locked, _ = try_lock_and(request, parameters={})
+    return locked
+
+
+def try_lock_and(
+    request: Request, *statements: str, parameters: Mapping[str, Parameter]
+) -> tuple[bool, list[Rows]]:
+    """Do the same, and run more statements in the same message, whether it was free or not.
+
+    Each of them sees what the last holder committed. Returns the rows of those that have any.
+    """
+    [number] = request.ids
+    connection = request.connection
+    parameters = {**_parameters(request), "id": number, **parameters}
+    statement = sql.TRY_SHARED if request.shared else sql.TRY
+    try:
+        [[answer]], *answers = exchange(connection, statement, *statements, parameters=parameters)
+        if answer == "busy":
+            return request.shared and _is_held_exclusively(request), answers
+    except Error as error:
+        # There was no savepoint, so the transaction is over, and Django has to know: or leaving
+        # atomic() would send a COMMIT that the server turns into a rollback without a word.
+        _mark_for_rollback(connection, error)
+        _raise_for(error, request, None, 0.0)
+    return _is_locked(request, answer), answers
+
+
+def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
+    """Take all locks or none, waiting up to ``timeout`` seconds; return the seconds waited.
+
+    Args:
+        request: what to lock.
+        timeout: seconds for all locks together; 0 does not wait; None leaves it to the server.
+        joined: whether the transaction is somebody else's and must survive a failure.
+
+    Raises:
+        LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
+        UnsupportedDatabase: see there.
+    """
+    started = time.monotonic()
+    # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
+    # that must live. So there a single lock is tried first; several can't be tried, because what
+    # was had of them could not be given back.
+    if len(request.ids) == 1 and (joined or timeout == 0):
+        if try_lock(request):
+            return 0.0
+        if timeout == 0:
+            raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
+    parameters = _parameters(request)
+    if len(request.ids) == 1:
+        statement = sql.WAIT_SHARED if request.shared else sql.WAIT
+        parameters["id"] = request.ids[0]
+    else:
+        statement = sql.WAIT_ALL_SHARED if request.shared else sql.WAIT_ALL
+        parameters["ids"] = list(request.ids)
+    parameters["timeout"] = _milliseconds_left(timeout, started)
+    try:
+        if joined:
+            answers = _send_in_savepoint(request, statement, parameters)
+        else:
+            answers = send(request.connection, statement, parameters=parameters)
+    except Error as error:
+        _raise_for(error, request, timeout, time.monotonic() - started)
+    [first] = answers[0]
+    _is_locked(request, first)  # or the reason why not, the same in each row
+    return 0.0 if all(row == ("locked",) for row in answers) else time.monotonic() - started
+
+
+def _is_held_exclusively(request: Request) -> bool:
+    """Whether this very transaction has the lock already, and exclusively.
+
+    Up to PostgreSQL 16, a try for the shared form fails if anybody waits, even for the one who
+    holds the lock.
+    """
+    [number] = request.ids
+    classid, objid = to_pg_locks(number)
+    parameters: dict[str, Parameter] = {"classid": classid, "objid": objid}
+    return send(request.connection, sql.IS_HELD, parameters=parameters) == [("held",)]
+
+
+def _milliseconds_left(timeout: float | None, started: float) -> str | None:
+    """How long the server may wait, as it is told: at least 1, since 0 would be no limit."""
+    if timeout is None:
+        return None
+    return str(max(1, math.ceil((timeout - (time.monotonic() - started)) * 1000)))
+
+
+def _send_in_savepoint(request: Request, statement: str, parameters: dict[str, Parameter]) -> Rows:
+    connection = request.connection
+    try:
+        return send(connection, sql.SAVEPOINT, statement, sql.RELEASE, parameters=parameters)
+    except BaseException:  # a worker's time-out and Ctrl-C, too, come in the middle of a wait
+        try:
+            send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
+        except Exception as gone:  # noqa: BLE001 - the connection is: show the first error
+            _mark_for_rollback(connection, gone)
+        raise
+
+
+def _mark_for_rollback(connection: BaseDatabaseWrapper, error: Exception) -> None:
+    if connection.in_atomic_block:  # as django.db.transaction.mark_for_rollback_on_error does
+        connection.needs_rollback = True
+        setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
+
+
+def _parameters(request: Request) -> dict[str, Parameter]:
+    application_name = _reported_application_name(request.connection)
+    if (mode := conf.labels) != "off":
+        shown = [
+            labels.label(key, number, mode)
+            for key, number in zip(request.keys, request.ids, strict=True)
+        ]
+        application_name = labels.compose(application_name or "", shown)
+    levels = "%" if conf.allow_snapshot_isolation else "read %"
+    return {"application_name": application_name, "levels": levels}
+
+
+def _reported_application_name(connection: BaseDatabaseWrapper) -> str | None:
+    """What the server last reported: no round trip, and right after a rollback, too."""
+    try:
+        reported = connection.connection.pgconn.parameter_status(b"application_name")
+    except psycopg.Error:  # the connection is closed; the statement that follows will say so
+        return None
+    return None if reported is None else reported.decode(errors="replace")
+
+
+def _is_locked(request: Request, answer: str | None) -> bool:
+    """Whether the answer says so; raises what it says instead."""
+    if answer is not None and answer.endswith(("locked", "waited")):
+        return True
+    if answer == "standby":
+        raise StandbyDatabase(**request.facts)
+    if answer == "cockroach":
+        raise UnsupportedDatabase(using=request.connection.alias, engine="CockroachDB")
+    raise UnsafeIsolation(**request.facts, isolation=str(answer))
+
+
+def _raise_for(error: Error, request: Request, timeout: float | None, waited: float) -> NoReturn:
+    """Raise our own error for what the lock caused; anything else goes on as Django's."""
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None)
+    if state == "55P03":
+        raise LockTimeout(**request.facts, timeout=timeout, waited=waited) from error
+    if state == "40P01":
+        raise LockDeadlock(**request.facts) from error
+    # The hint names the setting in every language; without it, it is the server's memory.
+    if state == "53200" and "max_locks_per_transaction" in str(_hint(cause)):
+        raise LockTableFull(**request.facts) from error
+    raise error
+
+
+def _hint(cause: BaseException | None) -> str | None:
+    return getattr(getattr(cause, "diag", None), "message_hint", None)

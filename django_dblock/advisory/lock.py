@@ -1,0 +1,439 @@
+"""Locks that live and die with a transaction: PostgreSQL's advisory locks.
+
+The protocol, in one page:
+
+1. The key becomes a number (:mod:`django_dblock.keys`).
+2. Outside a transaction, entering the block opens ``transaction.atomic``; inside one, it joins.
+3. One statement takes the lock, or refuses where a lock would protect nothing: on a standby, above
+   READ COMMITTED, on an engine that only plays along. In a transaction of our own it travels with
+   BEGIN, in one message, and waits if it has to.
+4. Waiting is done in the server's own queue, first come, first served, under a ``lock_timeout`` of
+   its own. In a transaction that was there before, the lock is first tried without waiting, and
+   only if somebody else has it a second message waits, under a savepoint, so that a timeout does
+   not take the caller's work with it.
+5. COMMIT or ROLLBACK frees the lock, and so does the death of the process, of its machine or of
+   the connection. There is no release call, so there is none to forget, and no moment at which the
+   lock is free and the changes are not yet visible.
+
+Nothing here remembers which locks are held: the server knows, and a savepoint that is rolled back
+frees the locks taken under it.
+"""
+
+import functools
+import inspect
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import EllipsisType, TracebackType
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar
+
+from asgiref.sync import iscoroutinefunction
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import Atomic, TransactionManagementError
+from django.dispatch import Signal
+from psycopg.pq import TransactionStatus
+
+from django_dblock import signals
+from django_dblock.advisory.acquire import Request, lock, try_lock
+from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.core.application_name import NamedKey, named
+from django_dblock.core.connection import connection_for, in_transaction
+from django_dblock.core.decorators import Guard, mark
+from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
+from django_dblock.keys import Key, KeyPart, is_argument
+
+# Entering and leaving a block that holds locks: whose transaction it is, and when it ends.
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+HeldT = TypeVar("HeldT")
+
+_NO_ASYNC = (
+    "{what} can't hold an advisory lock: it ends with its transaction, and Django's transactions "
+    "can't span an await. Move the locked part into a sync function and call it with "
+    "asgiref.sync.sync_to_async."
+)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One entry into a block: the transaction it opened, if it did, and since when it holds."""
+
+    request: Request
+    atomic: Atomic | None
+    since: float
+
+
+class AdvisoryBlock(ABC, Generic[HeldT]):
+    """Configuration only; each entry leaves its own record on the connection, as Atomic does.
+
+    So one object can be shared by threads, re-entered, and called recursively.
+    """
+
+    def __init__(
+        self, *, timeout: float | EllipsisType | None, shared: bool, using: str | None
+    ) -> None:
+        if not (timeout is None or timeout is ... or is_seconds(timeout)):
+            raise ValueError(
+                f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
+                f"{MAX_TIMEOUT:.0f}; None waits for ever."
+            )
+        self._timeout = timeout
+        self._shared = shared
+        self._using = using
+
+    @abstractmethod
+    def _named(self) -> tuple[NamedKey, ...]:
+        """Return the keys, encoded and named."""
+
+    @abstractmethod
+    def _held(self, request: Request, waited: float) -> HeldT:
+        """Return what ``with … as`` binds."""
+
+    @abstractmethod
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        """Return the block for one call of the decorated function."""
+
+    def __enter__(self) -> HeldT:
+        timeout = (
+            conf.advisory_timeout if isinstance(self._timeout, EllipsisType) else self._timeout
+        )
+        connection = connection_for(self._using)
+        request = Request.of(self._named(), shared=self._shared, connection=connection)
+        entries = _entries(connection)
+        depth = len(entries)
+        atomic = None
+        if not in_transaction(connection):
+            atomic = transaction.atomic(using=connection.alias)
+            atomic.__enter__()
+        started = time.monotonic()
+        try:
+            waited = lock(request, timeout=timeout, joined=atomic is None)
+            held = self._held(request, waited)
+            since = time.monotonic()
+            entries.append(_Entry(request, atomic, since))
+            self._send(signals.lock_acquired, request, waited=waited, took=since - started)
+        except BaseException as error:  # nobody else will leave what was entered here
+            del entries[depth:]
+            if atomic is not None:
+                atomic.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, LockTimeout):
+                self._send(signals.lock_timeout, request, waited=error.waited)
+            elif isinstance(error, LockDeadlock):
+                self._send(signals.lock_deadlock, request, waited=time.monotonic() - started)
+            elif isinstance(error, DblockError):
+                self._send(signals.lock_refused, request, error=error)
+            raise
+        return held
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        connection = connection_for(self._using)
+        entry = _left(connection)
+        if entry.atomic is None:
+            return  # the transaction that was joined ends the lock
+        commits = kind is None and not connection.needs_rollback and not _is_aborted(connection)
+        committed = None  # stays so where leaving raises: COMMIT may have happened, or not
+        try:
+            entry.atomic.__exit__(kind, error, traceback)
+            committed = commits
+        finally:
+            held = time.monotonic() - entry.since
+            self._send(signals.lock_released, entry.request, held=held, committed=committed)
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(_NO_ASYNC.format(what="'async with'"))
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never reached: entering raises."""
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Run each call of the function inside the block."""
+        name = getattr(function, "__qualname__", repr(function))
+        if isinstance(function, type):
+            raise TypeError(
+                f"{name} is a class: decorate the method that needs the lock, with "
+                f"django.utils.decorators.method_decorator(…, name='post') for a view."
+            )
+        if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(_NO_ASYNC.format(what=f"the async function {name}"))
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"{name} is a generator function: the lock would be gone before its first line "
+                f"runs. Use 'with' inside it."
+            )
+
+        @functools.wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._for_call(args, kwargs):
+                return function(*args, **kwargs)
+
+        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
+        return locked
+
+    def _send(self, signal: Signal, request: Request, **more: object) -> None:
+        if signal.receivers:  # nothing is built where nobody listens
+            signal.send_robust(
+                type(self),
+                kind="advisory",
+                shared=request.shared,
+                **request.facts,
+                **more,
+            )
+
+
+def _entries(connection: BaseDatabaseWrapper) -> list[_Entry]:
+    entries: list[_Entry] = connection.__dict__.setdefault("_dblock_entries", [])
+    return entries
+
+
+def _left(connection: BaseDatabaseWrapper) -> _Entry:
+    entries = _entries(connection)
+    if not entries:
+        raise TransactionManagementError(
+            f"A block of advisory_lock() was left that was not entered on this connection to "
+            f"{connection.alias!r}: in another thread, or before DBLOCK_DATABASE was changed. The "
+            f"lock ends with the transaction it was taken in."
+        )
+    return entries.pop()
+
+
+def _is_aborted(connection: BaseDatabaseWrapper) -> bool:
+    """Whether an error was swallowed in the block: the server will answer COMMIT with ROLLBACK."""
+    driver = connection.connection
+    return driver is not None and driver.info.transaction_status == TransactionStatus.INERROR
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """What a block holds. A record of the moment of locking: it asks nobody whether it still holds.
+
+    Attributes:
+        key: the key's parts, as given.
+        key_id: the signed 64-bit number that PostgreSQL locked.
+        using: the database alias.
+        shared: whether others may share the lock.
+        waited: seconds spent waiting; 0.0 where nobody was before us.
+    """
+
+    key: Key
+    key_id: int
+    using: str
+    shared: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLocks:
+    """What a block of ``advisory_locks`` holds; see :class:`HeldLock`.
+
+    Attributes:
+        keys: the keys, in the order given.
+        key_ids: their numbers, in the same order.
+        using: the database alias.
+        shared: whether others may share the locks.
+        waited: seconds spent waiting for all of them together.
+    """
+
+    keys: tuple[Key, ...]
+    key_ids: tuple[int, ...]
+    using: str
+    shared: bool
+    waited: float
+
+
+class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers are lower-case nouns
+    """Lock a key until the transaction ends, waiting for it if somebody else has it.
+
+    In autocommit, entering opens ``transaction.atomic``, and the lock ends with its commit or
+    rollback, which leaving the block brings. **Inside an open transaction** (``ATOMIC_REQUESTS``,
+    an outer ``atomic()``, ``TestCase``) it joins that one: the lock ends with the *outer*
+    transaction, and leaving the block sends nothing and frees nothing.
+
+    Guaranteed, from entering until that end: no other transaction in the same database holds the
+    key (with ``shared=True``: none holds it exclusively), and whatever they committed before is
+    visible to every statement in the block. It ends, too, when the process, its machine, or the
+    connection dies, and when a savepoint under which it was taken is rolled back.
+
+    Not guaranteed: anything about code that does not ask for the lock; anything about commits in
+    another database, on the same server or elsewhere; that ``on_commit`` hooks run under it (they
+    run after COMMIT, when it is gone); that it ends with the block, inside an open transaction.
+
+    As a decorator, a callable among the parts is called with the call's arguments::
+
+        @advisory_lock("inventory", lambda request, sku: sku)
+        def buy(request, sku): ...
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait;
+            None waits as long as the server's ``lock_timeout`` lets it.
+        shared: hold it together with other shared holders, excluding exclusive ones.
+        using: the database alias; ``DBLOCK_DATABASE``, else ``default``. It must be the one whose
+            rows the lock protects.
+
+    Raises:
+        LockTimeout: somebody else still had it. Nothing is locked, the transaction is usable.
+        LockDeadlock: waiting would never have ended. Likewise.
+        LockTableFull: the server has no room for more locks.
+        UnsafeIsolation: above READ COMMITTED, unless ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``.
+        StandbyDatabase, UnsupportedDatabase: a lock there would protect nothing.
+        TypeError, ValueError: the key or the timeout can't be one; before any SQL.
+
+    Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
+    """
+
+    def __init__(
+        self,
+        *key: KeyPart | Callable[..., KeyPart],
+        timeout: float | EllipsisType | None = ...,
+        shared: bool = False,
+        using: str | None = None,
+    ) -> None:
+        super().__init__(timeout=timeout, shared=shared, using=using)
+        self._template = key
+        # Encoded here, so that a wrong part fails where it is written, not where it is entered.
+        known = named(tuple("" if is_argument(part) else part for part in key))
+        self._key = None if any(map(is_argument, key)) else known
+
+    def _named(self) -> tuple[NamedKey, ...]:
+        if self._key is None:
+            raise TypeError(
+                "A callable in the key is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass its value."
+            )
+        return (self._key,)
+
+    def _held(self, request: Request, waited: float) -> HeldLock:
+        return HeldLock(
+            request.keys[0].parts, request.ids[0], request.connection.alias, self._shared, waited
+        )
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._key is not None:
+            return self
+        key = (part(*args, **kwargs) if is_argument(part) else part for part in self._template)
+        return type(self)(*key, timeout=self._timeout, shared=self._shared, using=self._using)
+
+
+class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
+    """Lock several keys until the transaction ends: all of them, or none.
+
+    The same promises as :class:`advisory_lock`, for all keys together, under one deadline and in
+    one round trip. They are taken in the order of their numbers, whatever order they are given
+    in, so two calls can't deadlock with each other. Two *nested* calls still can.
+
+    As a decorator, ``keys`` may be a callable that gets the call's arguments and returns the keys.
+
+    Args:
+        keys: the keys; each a tuple of parts, or a single part. ``DBLOCK_MAX_KEYS`` (1,000) at
+            most, because every lock takes a place in a table that the whole cluster shares.
+        timeout: seconds to wait for all of them together; as in :class:`advisory_lock`, but 0 may
+            wait for a millisecond, because several keys are asked for in the waiting form.
+        shared: as there, for all of them.
+        using: as there.
+
+    Raises:
+        LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
+        UnsupportedDatabase: none of the keys is locked; as in :class:`advisory_lock`.
+        TypeError, ValueError: there are no keys, too many, or one can't be a key; before any SQL.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[Key | KeyPart] | Callable[..., Iterable[Key | KeyPart]],
+        *,
+        timeout: float | EllipsisType | None = ...,
+        shared: bool = False,
+        using: str | None = None,
+    ) -> None:
+        super().__init__(timeout=timeout, shared=shared, using=using)
+        self._argument = keys if callable(keys) else None
+        self._keys = () if callable(keys) else _several(keys)
+
+    def _named(self) -> tuple[NamedKey, ...]:
+        if self._argument is not None:
+            raise TypeError(
+                "A callable for the keys is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass the keys."
+            )
+        return self._keys
+
+    def _held(self, request: Request, waited: float) -> HeldLocks:
+        return HeldLocks(
+            tuple(key.parts for key in request.keys),
+            request.ids,
+            request.connection.alias,
+            self._shared,
+            waited,
+        )
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._argument is None:
+            return self
+        return type(self)(
+            self._argument(*args, **kwargs),
+            timeout=self._timeout,
+            shared=self._shared,
+            using=self._using,
+        )
+
+
+def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = None) -> bool:
+    """Lock a key until the transaction ends if it is free; return whether it is locked.
+
+    Never waits. True promises what :class:`advisory_lock` promises inside an open transaction;
+    False promises nothing, and nothing was locked. Being told True for a key that this transaction
+    has already locked is right: it is locked.
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        shared: hold it together with other shared holders.
+        using: the database alias, as in :class:`advisory_lock`.
+
+    Raises:
+        TransactionManagementError: no transaction is open, so the lock would be gone at once.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, TypeError,
+        ValueError: as in :class:`advisory_lock`.
+    """
+    wanted = named(key)
+    connection = connection_for(using)
+    if not in_transaction(connection):
+        raise TransactionManagementError(
+            "try_advisory_lock() needs an open transaction, or the lock would end before it "
+            "returns. Call it inside transaction.atomic(), or use 'with advisory_lock(…, "
+            "timeout=0)', which opens one."
+        )
+    return try_lock(Request.of((wanted,), shared=shared, connection=connection))
+
+
+def _several(keys: Iterable[Key | KeyPart]) -> tuple[NamedKey, ...]:
+    if isinstance(keys, str | bytes):
+        raise TypeError(
+            f"advisory_locks() takes a list of keys, not {type(keys).__name__}: "
+            f"advisory_locks([('inventory', sku), …]). For a single key there is advisory_lock()."
+        )
+    if isinstance(keys, tuple) and not all(isinstance(key, tuple) for key in keys):
+        raise TypeError(
+            "advisory_locks() takes a list of keys, and a tuple of parts is a single key: "
+            "advisory_locks([('account', 1), …]), or advisory_lock('account', 1) for that one."
+        )
+    found: list[NamedKey] = []
+    for key in keys:
+        if len(found) == conf.max_keys:
+            raise ValueError(
+                f"More than {conf.max_keys} keys in one advisory_locks() call (DBLOCK_MAX_KEYS): "
+                f"each takes a place in the lock table that the whole cluster shares. Lock "
+                f"something coarser, or raise the setting."
+            )
+        found.append(named(key if isinstance(key, tuple) else (key,)))
+    if not found:
+        raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
+    return tuple(found)

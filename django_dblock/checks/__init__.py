@@ -1,0 +1,1 @@
+"""The system checks ``dblock.E…`` and ``dblock.W…``: settings, views and models."""

@@ -1,0 +1,121 @@
+"""System checks of models with a version: what would let a write pass unnoticed.
+
+They read the models, never a database.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core import checks
+
+from django_dblock.fencing.model import FencedModel, FencedQuerySet
+from django_dblock.versioning.field import VersionField
+from django_dblock.versioning.model import VersionedModel
+from django_dblock.versioning.queryset import VersionedQuerySet
+
+_BOTH = """Combine them, the fence first:
+class {name}QuerySet(FencedQuerySet, VersionedQuerySet):
+    pass
+and in {name}:
+    objects = VersionedManager.from_queryset({name}QuerySet)()"""
+
+
+@checks.register(checks.Tags.models)
+def check_models(
+    app_configs: Sequence[AppConfig] | None = None, **_: Any
+) -> list[checks.CheckMessage]:
+    """Find fields without their model (E020), models without one (E021), managers (E022, E023)."""
+    found: list[checks.CheckMessage] = []
+    for config in apps.get_app_configs() if app_configs is None else app_configs:
+        for model in config.get_models(include_auto_created=True):
+            found += _guarded(model) if issubclass(model, VersionedModel) else _unguarded(model)
+    return found
+
+
+@checks.register(checks.Tags.admin)
+def check_admin(
+    app_configs: Sequence[AppConfig] | None = None, **_: Any
+) -> list[checks.CheckMessage]:
+    """Find models with a version in a plain ModelAdmin (W020)."""
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    from django.contrib.admin.sites import all_sites
+
+    return [
+        checks.Warning(
+            f"{model._meta.label} has a version, and {type(admin).__name__} in the site "
+            f"{site.name!r} does not carry it through its forms: of two editors the last one wins.",
+            obj=type(admin),
+            id="dblock.W020",
+            hint="Base it on django_dblock.VersionedAdmin.",
+        )
+        for site in all_sites
+        for model, admin in site._registry.items()
+        if issubclass(model, VersionedModel)
+        and not _carries_versions(type(admin))
+        and (app_configs is None or model._meta.app_config in app_configs)
+    ]
+
+
+def _carries_versions(admin: type) -> bool:
+    """Whether it is a VersionedAdmin; told by its name, as importing that needs the admin."""
+    home = "django_dblock.versioning.web.admin"
+    return any(each.__module__ == home for each in admin.__mro__)
+
+
+def _is_both(queryset: type) -> bool:
+    """Whether a fenced write of it bumps: the fence first, and what is written then has it bump."""
+    line = queryset.__mro__
+    both = {FencedQuerySet, VersionedQuerySet}
+    return both.issubset(line) and line.index(FencedQuerySet) < line.index(VersionedQuerySet)
+
+
+def _versions(model: Any) -> list[str]:
+    return [field.name for field in model._meta.concrete_fields if isinstance(field, VersionField)]
+
+
+def _unguarded(model: Any) -> Iterator[checks.CheckMessage]:
+    for name in _versions(model):
+        yield checks.Error(
+            f"{model._meta.label}.{name} is a VersionField, but the model is no VersionedModel: "
+            f"nothing compares it, and nothing bumps it.",
+            obj=model,
+            id="dblock.E020",
+            hint="Base the model on django_dblock.VersionedModel.",
+        )
+
+
+def _guarded(model: Any) -> Iterator[checks.CheckMessage]:
+    names = _versions(model)
+    if len(names) != 1:
+        has = f"has several: {', '.join(names)}" if names else "has none"
+        yield checks.Error(
+            f"{model._meta.label} needs one VersionField, and {has}.",
+            obj=model,
+            id="dblock.E021",
+            hint="For a version of another name, set version = None and add the other field. "
+            "Two parents that both have a version can't be combined.",
+        )
+    managers = {"default": model._default_manager, "base": model._base_manager}
+    fenced = issubclass(model, FencedModel)
+    if fenced and not _is_both(type(model._default_manager.get_queryset())):
+        del managers["default"]
+        yield checks.Error(
+            f"{model._meta.label} has a version and a fence, and the querysets of its default "
+            f"manager, {model._default_manager.name}, don't keep both.",
+            obj=model,
+            id="dblock.E023",
+            hint=_BOTH.format(name=model.__name__),
+        )
+    for kind, manager in managers.items():
+        if not isinstance(manager.get_queryset(), VersionedQuerySet):
+            yield checks.Error(
+                f"The {kind} manager of {model._meta.label}, {manager.name}, makes querysets whose "
+                f"update() would not bump the version.",
+                obj=model,
+                id="dblock.E022",
+                hint="Base the manager on django_dblock.VersionedManager, and a queryset of your "
+                "own on VersionedQuerySet. Where another parent's manager comes first, write "
+                "objects = VersionedManager() into the model.",
+            )

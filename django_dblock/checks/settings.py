@@ -1,0 +1,154 @@
+"""System checks: what would make the locks useless, said before the first one is taken.
+
+``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``E004`` and ``W002`` to
+``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
+--database ALIAS``.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
+from psycopg import IsolationLevel
+
+from django_dblock.conf import Conf, conf
+from django_dblock.sql import doctor as sql
+
+
+@checks.register()
+def check_settings(**_: Any) -> list[checks.CheckMessage]:
+    """Find settings with a wrong value (E002), a wrong engine (E001) and isolation level (W001)."""
+    wrong = [
+        checks.Error(str(error), id="dblock.E002", hint="See the settings page of the docs.")
+        for error in _wrong_settings()
+    ]
+    if wrong:
+        return list(wrong)
+    connection = _connection()
+    if connection.vendor != "postgresql":
+        return [
+            checks.Error(
+                f"django_dblock locks on database {connection.alias!r}, which is "
+                f"{connection.display_name}, not PostgreSQL.",
+                id="dblock.E001",
+                hint="Set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
+            )
+        ]
+    level = connection.settings_dict["OPTIONS"].get("isolation_level")
+    try:
+        name = None if level is None else IsolationLevel(level).name  # Django takes the number, too
+    except ValueError:
+        return []  # Django says it when it connects
+    return list(_snapshot_isolation("dblock.W001", connection, name))
+
+
+@checks.register(checks.Tags.database)
+def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Ask the server whether it is the primary (W002), PostgreSQL (E003), and how it runs."""
+    if any(_wrong_settings()):
+        return []
+    connection = _connection()
+    if connection.vendor != "postgresql" or connection.alias not in (databases or ()):
+        return []
+    try:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            cursor.execute(sql.SERVER)
+            version, in_recovery, isolation = cursor.fetchone()
+    except Error as error:
+        if "statement pooling" not in str(error):  # PgBouncer's words, in no other language
+            raise
+        connection.close()
+        return [
+            checks.Error(
+                f"Database {connection.alias!r} is behind a PgBouncer with pool_mode = statement, "
+                f"which refuses transactions; a lock ends with its transaction.",
+                id="dblock.E004",
+                hint="Set pool_mode = transaction there.",
+            )
+        ]
+    found: list[checks.CheckMessage] = []
+    if "Cockroach" in version:
+        found.append(
+            checks.Error(
+                f"Database {connection.alias!r} is CockroachDB, whose advisory locks do nothing.",
+                id="dblock.E003",
+                hint="Set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
+            )
+        )
+    if in_recovery:
+        found.append(
+            checks.Warning(
+                f"Database {connection.alias!r} is a standby: locks there are refused.",
+                id="dblock.W002",
+                hint="Set DBLOCK_DATABASE to the alias of the primary.",
+            )
+        )
+    found.extend(_snapshot_isolation("dblock.W003", connection, isolation))
+    return found
+
+
+@checks.register(checks.Tags.database)
+def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Ask whether the tables are there (W004). No error: ``migrate``, which makes them, asks."""
+    if any(_wrong_settings()):
+        return []
+    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
+
+    found: list[checks.CheckMessage] = []
+    for alias in databases or ():
+        models = [
+            model
+            for model in (FencedLock, FencedTicket, IdempotencyKey)
+            if alias == (conf.database or router.db_for_write(model))
+        ]
+        if connections[alias].vendor == "postgresql" and (missing := _missing(alias, models)):
+            found.append(
+                checks.Warning(
+                    f"Database {alias!r} has no table {', '.join(missing)}.",
+                    id="dblock.W004",
+                    hint=f"Run 'manage.py migrate django_dblock --database {alias}'. Should routers"
+                    f" keep it out of there, let allow_migrate() and db_for_write() agree.",
+                )
+            )
+    return found
+
+
+def _missing(alias: str, models: Sequence[type[Model]]) -> list[str]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql.MISSING_TABLES, {"names": [model._meta.db_table for model in models]})  # noqa: SLF001 - Django's
+        return [name for (name,) in cursor.fetchall()]
+
+
+def _connection() -> BaseDatabaseWrapper:
+    return connections[conf.database or DEFAULT_DB_ALIAS]
+
+
+def _wrong_settings() -> Iterator[ImproperlyConfigured]:
+    for name, value in vars(Conf).items():
+        if isinstance(value, cached_property):
+            try:
+                getattr(conf, name)
+            except ImproperlyConfigured as error:
+                yield error
+
+
+def _snapshot_isolation(
+    number: str, connection: BaseDatabaseWrapper, level: str | None
+) -> Iterator[checks.CheckMessage]:
+    if level is None or conf.allow_snapshot_isolation:
+        return
+    shown = level.upper().replace("_", " ")
+    if shown.startswith("READ "):
+        return
+    yield checks.Warning(
+        f"Transactions on database {connection.alias!r} run at {shown} by default, where "
+        f"advisory_lock() refuses: what is read under the lock can be older than the lock.",
+        id=number,
+        hint="Use READ COMMITTED there; or set DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True if every "
+        "lock is its transaction's first statement and serialization failures are retried.",
+    )

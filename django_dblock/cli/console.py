@@ -1,0 +1,210 @@
+"""Tables for a terminal: through ``rich`` where it is installed, else plain text."""
+
+import getpass
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import CommandError, OutputWrapper
+from django.db import ProgrammingError
+
+_WIDEST, _TAIL = 60, 20
+"""Characters of a name in a table; how many of them are its end."""
+
+_GAP = "  "
+
+Row = tuple[str, ...]
+
+_MANY = 1000
+"""Rows; ``rich`` takes a millisecond for one."""
+
+
+def write_table(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
+    """Print the rows under the columns' names; on a terminal, within its width.
+
+    Piped into a file, a table keeps every character; and so does one of very many rows.
+    """
+    if not stdout.isatty() or len(rows) > _MANY:
+        stdout.write("\n".join(plain(columns, rows)))
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        stdout.write("\n".join(plain(columns, rows)))
+        return
+    console = Console(**AS_IT_IS)
+    with console.capture() as captured:
+        console.print(rich(columns, rows))
+    stdout.write(captured.get().rstrip("\n"))
+
+
+AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
+"""How ``rich`` prints what others have written: ``[bold]`` and ``:lock:`` are names like others."""
+
+
+def rich(columns: Row, rows: Sequence[Row]) -> Any:
+    """Make a table for ``rich``, which must be installed."""
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def plain(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """Return the lines of the table, as wide as they are."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    form = _GAP.join(f"{{:{width}}}" for width in widths)
+    for row in (columns, *rows):
+        yield form.format(*row).rstrip()
+
+
+def fitted(columns: Row, rows: Sequence[Row], width: int) -> tuple[Row, list[Row]]:
+    """Cut the cells of the widest columns so far that each row is one line of a terminal."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room = width - len(_GAP) * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+
+    def cut(row: Row) -> Row:
+        return tuple(
+            cell if len(cell) <= most else f"{cell[: most - 1]}…"
+            for cell, most in zip(row, widths, strict=True)
+        )
+
+    return cut(columns), list(map(cut, rows))
+
+
+def printable(text: str) -> str:
+    """Keep what somebody else has written from speaking to the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def short(text: str) -> str:
+    """Cut the middle out of what is too long for a column: names differ at the end, too."""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - _TAIL - 1]}…{text[-_TAIL:]}"
+
+
+def seconds(value: float | None) -> str:
+    """Put a time into words; nothing for no time."""
+    return "" if value is None else f"{value:.1f} s"
+
+
+# How far a long job is: a bar through ``rich`` where it is installed, else plain numbers.
+
+
+def progress_bar(
+    stdout: OutputWrapper, what: str, batches: Iterable[int], total: int
+) -> Iterable[int]:
+    """Show a person how far it is; a file is not told."""
+    if not stdout.isatty():
+        return batches
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        return _counted(stdout, batches, total)
+    return _barred(Progress(console=Console(stderr=True), transient=True), what, batches, total)
+
+
+def _barred(progress: Any, what: str, batches: Iterable[int], total: int) -> Iterable[int]:
+    with progress as bar:
+        task = bar.add_task(what, total=total)
+        for count in batches:
+            bar.advance(task, count)
+            yield count
+
+
+def _counted(stdout: OutputWrapper, batches: Iterable[int], total: int) -> Iterable[int]:
+    done = 0
+    for count in batches:
+        done += count
+        stdout.write(f"\r{done} of {total}", ending="")
+        yield count
+    stdout.write("")
+
+
+# The person at the command line: asked before something is ended by force, and known by name.
+
+
+def confirm(question: str) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        CommandError: it was not a yes, or nobody is there.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError("Nobody is there to ask. Pass --yes to do it.")
+    answer = input(f"{question} [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise CommandError("Not done.")
+
+
+def operator_name() -> str:
+    """Return who runs this, by what the system knows, not by what the environment says."""
+    try:
+        import pwd
+
+        uid = os.getuid()
+        user = pwd.getpwuid(uid).pw_name
+    except ImportError:  # Windows
+        return getpass.getuser()
+    except KeyError:  # a container that runs as a mere number
+        return f"uid {uid}"
+    behind = os.environ.get("SUDO_USER") if uid == 0 else None
+    return f"{user} (sudo: {behind})" if behind else user
+
+
+# What is said where a table was never made.
+
+
+_UNDEFINED_TABLE = "42P01"
+
+
+@contextmanager
+def tolerate_missing_table(kind: str, asked: str | None) -> Iterator[None]:
+    """End the block where the table is missing; who asked for that kind by its name is told.
+
+    Raises:
+        CommandError: the table is not there, and that kind was asked for.
+    """
+    try:
+        yield
+    except ProgrammingError as error:
+        if getattr(error.__cause__, "sqlstate", None) != _UNDEFINED_TABLE:
+            raise
+        if asked == kind:
+            raise CommandError(
+                f"The table of kind {kind!r} is not in this database: run 'manage.py migrate', or "
+                f"pass --using with the alias of the one where it is."
+            ) from error
+
+
+# The exit statuses of ``dblock run`` that are not the command's own, and of ``dblock doctor``.
+
+
+NOT_ACQUIRED = 75
+"""Somebody else has the lock: EX_TEMPFAIL of sysexits.h, try again later."""
+
+LOST = 79
+"""The lock was lost while the command ran: the first number behind those of sysexits.h."""
+
+USAGE = 2
+"""As argparse has it."""
+
+FAILED = 125
+"""Nothing was run, because dblock itself failed; as ``timeout`` and ``docker run`` have it."""
+
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""As the shells have them."""
+
+WARNINGS, ERRORS = 3, 4
+"""What ``dblock doctor`` has found; 1 and 2 say that it could not look."""
+
+SIGNALLED = 128
+"""Plus the number of the signal; likewise."""

@@ -1,1 +1,0 @@
-"""One command under one lease: its process group, its signals, its end. Needs POSIX."""

@@ -1,0 +1,365 @@
+"""Watch over the command of ``dblock run``: it ends before the lease can be somebody else's.
+
+Of a ttl, counted back from the time until which the lease can be trusted:
+
+- with 35 % left (the lease was to be renewed at two thirds, and every try since has failed):
+  SIGTERM to the command's group;
+- with 10 % left: SIGKILL; so the command has a quarter of the ttl to come to its end;
+- with 5 % left, should this process be frozen: SIGKILL by the keeper.
+
+Where the heartbeat finds the lease gone, somebody else may be at work at once: SIGTERM then, and
+SIGKILL a quarter of the ttl later, but after 10 seconds at the latest, and never later than above.
+When the command ends by itself, what it left in its group is ended in the same way, before the lock
+is given back.
+"""
+
+import logging
+import os
+import signal
+from queue import Empty, SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
+from django.db import Error, connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from django_dblock.cli.console import (
+    FAILED,
+    LOST,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    SIGNALLED,
+    USAGE,
+)
+from django_dblock.cli.supervised_process import Job
+from django_dblock.conf import conf
+from django_dblock.core.application_name import named
+from django_dblock.exceptions import DblockError, LockLost, LockTimeout
+from django_dblock.fencing.deadline import now
+from django_dblock.fencing.lease import Lease
+from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.lock import fenced_lock
+from django_dblock.keys import Key
+
+# What ``dblock run`` is told while it waits: signals, and that the lease is lost.
+
+
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD)
+
+
+class Inbox:
+    """Takes the process's signals while it is entered. What is ignored stays ignored (``nohup``).
+
+    At first those that end a process interrupt what is done, as Ctrl-C does; from
+    :meth:`collect` on, all are put into a queue. (That queue may be written to by a signal handler
+    that has interrupted a reader or a writer of it, and by any thread.)
+
+    Attributes:
+        interrupted_by: the signal that raised KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted_by: int = signal.SIGINT
+        self._queue: SimpleQueue[int | None] = SimpleQueue()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in ENDING:
+            self._handle(number, self._interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def collect(self) -> None:
+        """Interrupt nothing from now on."""
+        for number in (*ENDING, *OTHERS):
+            self._handle(number, self._put)
+
+    def wake(self, *_: object) -> None:
+        """End a wait, from any thread."""
+        self._queue.put(None)
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the next signal; None when the time is over, or somebody called ``wake``."""
+        try:
+            return self._queue.get(timeout=max(0.0, seconds))
+        except Empty:
+            return None
+
+    def _handle(self, number: int, handler: Any) -> None:
+        current = signal.getsignal(number)
+        if current is not signal.SIG_IGN or number == signal.SIGCHLD:
+            self._before.setdefault(number, current)
+            signal.signal(number, handler)
+
+    def _put(self, number: int, _frame: FrameType | None) -> None:
+        self._queue.put(number)
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self.interrupted_by = number
+        raise KeyboardInterrupt
+
+
+# Who has the terminal: while the command runs in a group of its own, that group has it.
+
+
+class Terminal:
+    """Ours while we are in its foreground, if it is both our input and our output; else nothing.
+
+    In a pipeline (``dblock run … | less``) it belongs to the whole pipeline, and stays there.
+    """
+
+    def __init__(self) -> None:
+        self.is_given = False
+
+    def give(self, group: int) -> None:
+        """Give it to the command, so that it reads from it, and Ctrl-C and Ctrl-Z go there."""
+        if os.isatty(0) and os.isatty(1) and _foreground() == os.getpgrp():
+            os.tcsetpgrp(0, group)
+            self.is_given = True
+
+    def take_back(self) -> None:
+        """Take it back, from the background, where that would stop us."""
+        if self.is_given:
+            self.is_given = False
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+            try:
+                os.tcsetpgrp(0, os.getpgrp())
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _foreground() -> int | None:
+    try:
+        return os.tcgetpgrp(0)
+    except OSError:  # another session's
+        return None
+
+
+TERMINATE_AT, KILL_AT, KEEPER_AT = 0.35, 0.1, 0.05
+
+_LONGEST_GRACE = 10.0
+"""Seconds, as ``docker stop`` has them, where nothing is won by waiting."""
+
+_LONGEST_DYING = 2.0
+"""Seconds for which those are waited for that were killed: one may be out of our reach (another
+user's), or its first process may bury nobody."""
+
+_LOOK = 1.0
+"""Seconds between two looks at the clock, for a machine that sleeps."""
+
+_SHORT_LOOK = 0.01
+"""Seconds between two looks at a group that is ending: its orphans tell nobody."""
+
+
+class Supervision:
+    """One run of one command under one lease.
+
+    Attributes:
+        because: why the command was ended; empty if it was not.
+    """
+
+    def __init__(self, lease: Lease, job: Job, inbox: Inbox, terminal: Terminal) -> None:
+        self.because = ""
+        self._lease = lease
+        self._job = job
+        self._inbox = inbox
+        self._terminal = terminal
+        self._ttl = lease.trust.ttl
+        self._until = now()
+        self._kill_at: float | None = None
+        self._grace = min((TERMINATE_AT - KILL_AT) * self._ttl, _LONGEST_GRACE)
+        self._dying = min(KILL_AT * self._ttl, _LONGEST_DYING)
+
+    def keep(self) -> None:
+        """Tell the keeper how long the lease can be trusted."""
+        if left := self._lease.remaining:
+            self._until = now() + left
+        self._job.keep_until(self._until - KEEPER_AT * self._ttl)
+
+    def run(self) -> None:
+        """Return when the command has ended, with all of its group; or can't be ended in time."""
+        number = None
+        while True:
+            was_frozen = now() >= self._until - KEEPER_AT * self._ttl
+            self.keep()
+            self._job.look()
+            if was_frozen and self._kill_at is None:
+                self._follow_the_keeper()
+            if self._job.is_over():
+                return
+            if self._kill_at is None:
+                self._look_at_the_lease()
+            if self._kill_at is None:
+                self._pass_on(number)
+            elif now() >= self._kill_at:
+                self._job.signal(signal.SIGKILL)
+                if now() >= self._kill_at + self._dying:
+                    return
+            number = self._inbox.wait(self._pause())
+
+    def _follow_the_keeper(self) -> None:
+        """It has killed the command, or is about to; also where the lease can still be saved."""
+        if self._job.returncode in (None, -signal.SIGKILL):
+            self.because = "'dblock run' was frozen until the lease was about to run out"
+            self._kill_at = now()
+
+    def _look_at_the_lease(self) -> None:
+        latest = self._until - KILL_AT * self._ttl
+        kill_at = min(now() + self._grace, latest)
+        if self._lease.lost:
+            self.because = self._lease.loss().reason
+        elif self._job.returncode is not None:
+            pass  # it has ended by itself; what it left in its group has not
+        elif self._until - now() <= TERMINATE_AT * self._ttl:
+            self.because = "no renewal was confirmed, and the lease is about to run out"
+            kill_at = latest  # it is still ours until then
+        else:
+            return
+        self._kill_at = max(now(), kill_at)
+        if now() < latest:
+            self._ask_to_end(signal.SIGTERM)
+
+    def _pass_on(self, number: int | None) -> None:
+        if number == signal.SIGTSTP:
+            self._job.signal(number)
+            self._stop()
+        elif self._job.stopped and self._terminal.is_given:
+            self._stop()
+        elif number == signal.SIGCONT:
+            self._terminal.give(self._job.group)
+            self._job.signal(number)
+        elif number in (signal.SIGUSR1, signal.SIGUSR2):
+            self._job.signal_command(number)
+        elif number is not None and number != signal.SIGCHLD:
+            self._ask_to_end(number)
+        self._job.stopped = False
+
+    def _ask_to_end(self, number: int) -> None:
+        self._job.signal(number)
+        self._job.signal(signal.SIGCONT)  # what is stopped ends only when it goes on
+
+    def _stop(self) -> None:
+        """Stop with the command, as the shell expects. Nobody renews the lease then."""
+        self._terminal.take_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _pause(self) -> float:
+        if self._kill_at is None:
+            return min(_LOOK, self._until - TERMINATE_AT * self._ttl - now())
+        if self._job.returncode is None and now() < self._kill_at:
+            return min(_LOOK, self._kill_at - now())
+        return _SHORT_LOOK
+
+
+# Take the lease, run the command, and say in an exit status how that went.
+
+
+logger = logging.getLogger("django_dblock.run")
+
+
+def run_under_lock(key: Key, options: dict[str, Any]) -> int:
+    """Return the command's exit status, 128 + n if signal n ended it.
+
+    Raises:
+        CommandError: with the exit status of what went wrong.
+    """
+    with Inbox() as inbox:
+        try:
+            return _run(key, options, inbox)
+        except KeyboardInterrupt:
+            return SIGNALLED + inbox.interrupted_by
+
+
+def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
+    status, because = None, ""
+    try:
+        with Job() as job, _block(key, options, inbox) as lease:
+            because = _attend(job, lease, lease_name(named(key), conf.namespace), options, inbox)
+            status = _status(job)
+    except LockTimeout as error:
+        if options["quiet"]:
+            return int(options["exit_code"])
+        raise CommandError(str(error), returncode=options["exit_code"]) from error
+    except LockLost as error:
+        because = error.reason
+    except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:
+        if status is None:
+            raise CommandError(f"Nothing was run: {error}", returncode=FAILED) from error
+        logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
+    if because:
+        raise CommandError(
+            f"The lock was lost while the command ran ({because}). The command "
+            f"{_fate(status)}. What it has done may have met the work of the next holder.",
+            returncode=LOST,
+        )
+    assert status is not None  # noqa: S101 - it ran, and nothing was lost
+    return status
+
+
+def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> fenced_lock:
+    try:
+        return fenced_lock(
+            *key,
+            ttl=options["ttl"],
+            timeout=options["timeout"],
+            hold_at_least=options["hold_at_least"],
+            lock_delay=options["lock_delay"],
+            using=options["using"],
+            on_lost=inbox.wake,
+        )
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error), returncode=USAGE) from error
+
+
+def _attend(job: Job, lease: Lease, name: str, options: dict[str, Any], inbox: Inbox) -> str:
+    """Run the command under the lease; return why it was ended, or nothing."""
+    # It would stand idle meanwhile, perhaps for hours; the release opens another.
+    if not connections[lease.using].in_atomic_block:
+        connections[lease.using].close()
+    environment = {**os.environ, "DBLOCK_LOCK": name, "DBLOCK_TOKEN": str(lease.token)}
+    terminal = Terminal()
+    inbox.collect()
+    supervision = Supervision(lease, job, inbox, terminal)
+    try:
+        supervision.keep()
+        terminal.give(job.group)
+        _start(job, options["command"], environment)
+        supervision.run()
+    finally:
+        terminal.take_back()
+    return supervision.because
+
+
+def _start(job: Job, command: list[str], environment: dict[str, str]) -> None:
+    try:
+        job.start(command, environment)
+    except ChildProcessError as error:
+        raise CommandError(str(error), returncode=FAILED) from error
+    except FileNotFoundError as error:
+        raise CommandError(
+            f"{command[0]}: there is no such command", returncode=NOT_FOUND
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"{command[0]} can't be run: {error}", returncode=NOT_EXECUTABLE
+        ) from error
+
+
+def _status(job: Job) -> int | None:
+    code = job.returncode
+    return code if code is None or code >= 0 else SIGNALLED - code
+
+
+def _fate(status: int | None) -> str:
+    return "could not be ended" if status is None else f"ended with exit status {status}"

@@ -1,0 +1,113 @@
+"""What the bridges to metrics share: receivers for our signals, and names that stay few."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.dispatch import Signal
+
+from django_dblock.core.connection import after_fork_in_child
+from django_dblock.keys import Key, is_instance
+
+KeyLabel = Callable[[tuple[Key, ...]], str]
+"""From the keys of a lock to the one word that stands for them in a metric."""
+
+Receivers = Mapping[Signal, Callable[..., None]]
+
+WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+HOLD_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400)
+"""Seconds: from a lock that is free to one for which a request gives up; from a row's update to a
+nightly job."""
+
+MOST_LABELS = 200
+"""Different words for keys in one process; what comes later is ``OTHER``."""
+
+OTHER = "(other)"
+
+
+def first_part(keys: tuple[Key, ...]) -> str:
+    """Return what kind of thing is locked: the first part of the keys, ``inventory``.
+
+    Of a model instance its label; of a number, a date or a UUID, which is one of many, its type;
+    of several keys that begin differently ``(several)``.
+    """
+    found = {_word(key[0]) for key in keys}
+    return found.pop() if len(found) == 1 else "(several)"
+
+
+def _word(part: Any) -> str:
+    part = getattr(part, "value", part) if isinstance(part, str) else part  # an Enum's
+    if isinstance(part, str):
+        return str(part)
+    if is_instance(part):
+        return str(part._meta.label_lower)  # noqa: SLF001 - Django's documented API
+    return type(part).__name__
+
+
+class FewLabels:
+    """Words for keys, but never more than ``MOST_LABELS`` of them: each is a time series.
+
+    A key like ``advisory_lock(f"user-{pk}")`` has its number in its first part, and would make one
+    for each user, for ever.
+    """
+
+    def __init__(self, label: KeyLabel) -> None:
+        self._label = label
+        self._known: set[str] = set()
+
+    def __call__(self, keys: tuple[Key, ...]) -> str:
+        """Return the word, or ``(other)`` where there are too many."""
+        word = self._label(keys)
+        if word not in self._known:
+            if len(self._known) >= MOST_LABELS:
+                return OTHER
+            self._known.add(word)
+        return word
+
+
+def function_name(function: Any) -> str:
+    """Return a function's name in the code; of a partial, which has none, its type's."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def ended(told: dict[str, Any]) -> str:
+    """Return how a lock ended, as ``lock_released`` tells it of either kind."""
+    if "lost" in told:
+        return "lost" if told["lost"] else "released"
+    return {True: "committed", False: "rolled_back", None: "unknown"}[told["committed"]]
+
+
+class Listening:
+    """Whether a bridge is on: its receivers are connected all together, once, or not at all.
+
+    Threads may switch it at the same time; a forked child goes on listening as its parent did.
+    """
+
+    def __init__(self) -> None:
+        self._receivers: Receivers | None = None
+        self._renew()
+        after_fork_in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._mutex = threading.Lock()  # another thread may have had it when this one forked
+
+    def start(self, make: Callable[[], Receivers]) -> bool:
+        """Connect what ``make()`` returns; False, without having called it, if it is on."""
+        with self._mutex:
+            if self._receivers is not None:
+                return False
+            self._receivers = make()
+            for signal, receiver in self._receivers.items():
+                signal.connect(receiver, weak=False, dispatch_uid=(id(self), id(signal)))
+            return True
+
+    def stop(self) -> bool:
+        """Disconnect them; False if it is off."""
+        with self._mutex:
+            if self._receivers is None:
+                return False
+            for signal in self._receivers:
+                signal.disconnect(dispatch_uid=(id(self), id(signal)))
+            self._receivers = None
+            return True

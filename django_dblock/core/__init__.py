@@ -1,0 +1,1 @@
+"""What each idea stands on: connections, clocks, decorators, labels. Imports no idea."""

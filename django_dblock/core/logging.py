@@ -1,0 +1,85 @@
+"""Slow waits and long holds, said to the log: by receivers that are there only where they are set.
+
+``DBLOCK_SLOW_WAIT`` and ``DBLOCK_SLOW_HOLD``, and the loggers ``django_dblock.advisory`` and
+``django_dblock.fencing``. Where both are None nothing listens, and nothing is paid.
+"""
+
+import logging
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.db import connections
+from django.dispatch import Signal, receiver
+
+from django_dblock import signals
+from django_dblock.conf import conf
+
+_LOGGERS = {
+    "advisory": logging.getLogger("django_dblock.advisory"),
+    "fenced": logging.getLogger("django_dblock.fencing"),
+}
+_WAITS = {
+    signals.lock_acquired: "waited %.3f s for %s on %r",
+    signals.lock_timeout: "gave up after %.3f s of waiting for %s on %r",
+    signals.lock_deadlock: "met a deadlock after %.3f s of waiting for %s on %r",
+}
+
+
+def follow_settings() -> None:
+    """Listen to what has a limit now, and no longer to what has none. A wrong one is none."""
+    _listen(list(_WAITS), _waited, wanted=_is_set("slow_wait"))
+    _listen([signals.lock_released], _held, wanted=_is_set("slow_hold"))
+
+
+@receiver(setting_changed)
+def _follow(*, setting: str, **_: Any) -> None:
+    if setting.startswith("DBLOCK_SLOW_"):
+        follow_settings()
+
+
+def _is_set(name: str) -> bool:
+    try:
+        return getattr(conf, name) is not None
+    except ImproperlyConfigured:  # the system checks say it
+        return False
+
+
+def _listen(told: list[Signal], hear: Any, *, wanted: bool) -> None:
+    for signal in told:
+        if wanted:
+            signal.connect(hear, weak=False)
+        else:
+            signal.disconnect(hear)
+
+
+def _waited(*, signal: Signal, waited: float, **told: Any) -> None:
+    if waited > (conf.slow_wait or 0.0):
+        _warn(_WAITS[signal], waited, told, waited=waited)
+
+
+def _held(*, signal: Signal, held: float, **told: Any) -> None:  # noqa: ARG001 - not to be logged
+    if held > (conf.slow_hold or 0.0):
+        _warn("held for %.3f s: %s on %r", held, told, held=held)
+
+
+def _warn(message: str, seconds: float, told: dict[str, Any], **more: float) -> None:
+    name, using, kind = told["name"], told["using"], told["kind"]
+    _LOGGERS[kind].warning(
+        f"Slow lock: {message}",
+        seconds,
+        name,
+        using,
+        extra={"kind": kind, "lock": name, "using": using, "shared": told["shared"], **more},
+    )
+
+
+# Who ended what by force, or decided what becomes of it: the log ``django_dblock.audit``.
+
+
+audit_log = logging.getLogger("django_dblock.audit")
+
+
+def doer(by: str | None, alias: str) -> str:
+    """Return who does it: as the caller says, else the database role."""
+    return by or f"database role {connections[alias].settings_dict['USER']}"

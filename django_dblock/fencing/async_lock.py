@@ -1,0 +1,85 @@
+"""``async with fenced_lock(...)``: the same statements, from a thread; a loss cancels the block.
+
+A statement that is under way in its thread can't be called back. So a cancellation waits for its
+answer: a lease that was granted meanwhile is given back, and a release is always sent.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from asgiref.sync import sync_to_async
+
+from django_dblock.core.cancellation import to_its_end
+from django_dblock.fencing.acquire import Attempt
+from django_dblock.fencing.lease import Lease
+
+
+class Stop:
+    """Cancels the task that holds a lease, once, unless it has left the block."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that awaits threads runs in a task
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._cancelling = task.cancelling()
+        self._fired = False
+        self._left = False
+
+    def __call__(self) -> None:
+        """Called in the thread that notices the loss."""
+        with suppress(RuntimeError):  # the loop is closed: there is nothing left to cancel
+            self._loop.call_soon_threadsafe(self._fire)
+
+    def _fire(self) -> None:
+        if not (self._left or self._fired):
+            self._fired = True
+            self._task.cancel("the fenced lock is lost")
+
+    def leave(self) -> None:
+        """Cancel nothing from now on."""
+        self._left = True
+
+    def was_the_only_one(self) -> bool:
+        """Whether the task was cancelled by this, and by nobody else. Asked once."""
+        return self._fired and self._task.uncancel() <= self._cancelling
+
+
+def _give_back(lease: Lease | None) -> bool:
+    return lease is not None and lease.release()
+
+
+async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:
+    """Wait for the lease without blocking the loop."""
+    attempt = await sync_to_async(make)()
+    lease: Lease | None = None
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        while True:
+            lease, cancelled = await to_its_end(sync_to_async(once)(attempt))
+            if lease is not None or cancelled is not None:
+                break
+            await asyncio.sleep(attempt.delay)
+    finally:
+        _, later = await to_its_end(sync_to_async(attempt.close)())
+        if cancelled := later or cancelled:
+            await to_its_end(sync_to_async(_give_back)(lease))
+            raise cancelled
+    assert lease is not None  # noqa: S101 - or it was cancelled
+    lease.stop_on_loss(Stop())  # not before: what cancels us up to here is somebody else
+    return lease
+
+
+async def leave(lease: Lease, error: BaseException | None) -> None:
+    """Give the lease back; raise that it was lost if that is what ended the block, or nothing."""
+    stop = lease.stop
+    assert isinstance(stop, Stop)  # noqa: S101 - put there by enter()
+    stop.leave()
+    _, cancelled = await to_its_end(sync_to_async(lease.leave)(failed=error is not None))
+    if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):
+        raise lease.loss() from (error or cancelled)
+    if cancelled is not None:
+        raise cancelled
+    if error is None and lease.lost:
+        raise lease.loss()

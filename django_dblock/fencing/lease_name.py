@@ -1,0 +1,59 @@
+"""The text under which a key's lease stands in the table: fixed for ever, no two keys share one.
+
+Two releases run side by side during a deploy and must agree.
+
+- A key whose parts are ints and *plain* strings is its parts with ``:`` between them:
+  ``nightly-sync``, ``inventory:sku-1``, ``account:7``. A string is plain if it is printable, not
+  empty, has no ``:`` and no ``~``, and does not read as an int; so what stands between the colons
+  says whether it was one. An ``Enum`` member is its value.
+- Any other key, and one longer than 200 characters, is its encoding (:mod:`django_dblock.keys`) put
+  into words and cut to 200 characters, then ``~`` and 32 hex digits: the BLAKE2b-16 digest of the
+  namespace and the key as they are encoded there. So keys that are equal there have one name.
+- ``DBLOCK_NAMESPACE`` goes before, with ``::`` between them, where it is plain; else it makes the
+  key one of the other kind.
+"""
+
+import re
+from enum import Enum
+from hashlib import blake2b
+from typing import Any
+
+from django_dblock.core import application_name as labels
+from django_dblock.core.application_name import NamedKey
+from django_dblock.keys import decode, encode, plain_int, plain_str
+
+MAX_LENGTH = 200
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_INTEGERS_BEGIN = frozenset("-0123456789")
+_LONGEST_INT = 128
+"""Bits."""
+
+
+def lease_name(key: NamedKey, namespace: str) -> str:
+    """Return the text under which the key's lease stands in the table."""
+    parts = [_plain(part) for part in key.parts]
+    if None not in parts and (not namespace or _plain(namespace) is not None):
+        text = ":".join(parts)  # type: ignore[arg-type] # there is no None
+        text = f"{namespace}::{text}" if namespace else text
+        if len(text) <= MAX_LENGTH:
+            return text
+    salted = encode((namespace,)) + key.data
+    words = labels.words(decode(key.data))
+    return f"{words}~{blake2b(salted, digest_size=16).hexdigest()}"
+
+
+def _plain(part: Any) -> str | None:
+    """Return the part as it stands in a name; None if it can't."""
+    if type(part) is not str:
+        if isinstance(part, Enum):
+            return _plain(part.value)
+        if isinstance(part, int) and not isinstance(part, bool):
+            number = plain_int(part)
+            return str(number) if number.bit_length() <= _LONGEST_INT else None
+        if not isinstance(part, str):
+            return None
+        part = plain_str(part)
+    if not part or ":" in part or "~" in part or not part.isprintable():
+        return None
+    return None if part[0] in _INTEGERS_BEGIN and _INTEGER.fullmatch(part) else part

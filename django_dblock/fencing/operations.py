@@ -1,0 +1,136 @@
+"""What an operator does to leases: end one by force, remove the rows of those long forgotten."""
+
+from collections.abc import Iterator
+
+from django.db import connections
+
+from django_dblock.conf import conf
+from django_dblock.core.application_name import named
+from django_dblock.core.logging import audit_log, doer
+from django_dblock.fencing import store
+from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.store import Place
+from django_dblock.keys import KeyPart
+from django_dblock.sql import fencing as sql
+
+MONTH = 30 * 86_400.0
+HOUR = 3_600.0
+BATCH = 1_000
+
+
+def force_release(*key: KeyPart, by: str | None = None, using: str | None = None) -> bool:
+    """End the lease on a key, whoever has it; return whether there was one.
+
+    Guaranteed when it returns: the old holder can neither renew nor release the lease, and nothing
+    that it writes under ``lock.guard()`` or by ``save_fenced()`` is committed any more. Guarded
+    transactions that are open are waited for, as long as the session's ``lock_timeout`` lets it.
+
+    Not guaranteed: that the old holder stops. It is told by its next heartbeat or guard. A
+    ``lock_delay`` counts from now.
+
+    Each lease that was ended is logged as a warning by ``django_dblock.audit``.
+
+    Args:
+        key: the parts of the key, as given to ``fenced_lock``.
+        by: who does this, for the audit log; the database role if not given.
+        using: the database alias, likewise.
+
+    Raises:
+        OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
+        TypeError, ValueError: the key can't be one; before any SQL.
+    """
+    wanted = named(key)
+    place = Place(wanted, lease_name(wanted, conf.namespace), store.alias_for(using))
+    released = _force_release(place, None, None)
+    if released:
+        who = doer(by, place.using)
+        audit_log.warning(
+            "dblock: %s released %s on %r by force: its holder is fenced off",
+            who, place.name, place.using,
+            extra={"by": who, "lock": place.name, "slot": place.slot, "using": place.using},
+        )  # fmt: skip
+    return released
+
+
+def force_release_grant(
+    name: str, slot: int, token: int, *, patience: float | None = None, using: str | None = None
+) -> bool:
+    """End one grant that was seen in the table, and none that came after it; whether it was held.
+
+    Guaranteed, and not: as :func:`force_release`; who calls this writes it down.
+
+    Args:
+        name: as it stands in the table.
+        slot: likewise.
+        token: the grant's.
+        patience: seconds to wait for guarded transactions that are open; as long as the session's
+            ``lock_timeout`` lets it if not given.
+        using: the database alias, as in ``fenced_lock``.
+
+    Raises:
+        OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
+        django.db.OperationalError: the time was up; nothing was ended.
+    """
+    place = Place(named((name,)), name, store.alias_for(using), slot)
+    return _force_release(place, token, patience)
+
+
+def _force_release(place: Place, token: int | None, patience: float | None) -> bool:
+    parameters = {
+        "name": place.name,
+        "slot": place.slot,
+        "token": token,
+        "patience": None if patience is None else f"{max(round(patience * 1000), 1)}ms",
+    }
+    return store.run(place, "released", sql.FORCE_RELEASE, parameters) == [(True,)]
+
+
+def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
+    """Remove leases that nobody has had for ``idle`` seconds; return how many.
+
+    Guaranteed: no token is ever given twice. A row goes only when the server's clock, which every
+    new row's token is taken from, is past its token by ``idle``; so that clock would have to be
+    set back by more than that. Rows in use are passed over. It goes in small commits.
+
+    Args:
+        idle: seconds since the lease ended, at least 3,600; 30 days by default.
+        using: the database alias, as in ``fenced_lock``.
+
+    Raises:
+        ValueError: ``idle`` is less than an hour.
+    """
+    return sum(purge_in_batches(idle=idle, batch=BATCH, using=using))
+
+
+def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> Iterator[int]:
+    """Do the same, one commit of at most ``batch`` rows at a time; yield how many went in each.
+
+    Raises:
+        ValueError: ``idle`` is less than an hour; before any SQL.
+    """
+    _refuse_early(idle)
+    with connections[store.alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.PURGE_TICKETS)
+        found = batch
+        while found == batch:
+            cursor.execute(sql.PURGE, {"idle": float(idle), "batch": batch})
+            found = cursor.rowcount
+            yield found
+
+
+def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
+    """Return how many leases a purge would remove now; it removes nothing.
+
+    Raises:
+        ValueError: ``idle`` is less than an hour; before any SQL.
+    """
+    _refuse_early(idle)
+    with connections[store.alias_for(using)].cursor() as cursor:
+        cursor.execute(sql.COUNT_IDLE, {"idle": float(idle)})
+        [count] = cursor.fetchone()
+        return int(count)
+
+
+def _refuse_early(idle: float) -> None:
+    if not idle >= HOUR:
+        raise ValueError(f"idle={idle!r}: rows are removed after an hour at the earliest.")

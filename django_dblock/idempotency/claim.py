@@ -1,0 +1,161 @@
+"""A run in lease mode: its claim, its steps, and its answer."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
+
+from django_dblock.core.connection import in_callers_transaction
+from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
+from django_dblock.idempotency import store
+from django_dblock.idempotency.identity import Identity
+from django_dblock.idempotency.options import Options
+from django_dblock.idempotency.store import Claim
+from django_dblock.idempotency.stored_response import dump_steps
+from django_dblock.sql import idempotency as sql
+
+
+class Lease:
+    """The claim of one run.
+
+    Attributes:
+        identity: the request.
+        claim: row, token, and the steps of earlier runs.
+        lost: the error that this run ended with, once it noticed.
+        completed: whether the answer is recorded and committed, by the view itself.
+        in_doubt: the names of steps that have begun and have not come to their record.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        claim: Claim,
+        options: Options,
+        since: float,
+        kept: Callable[[Any], dict[str, Any]],
+    ) -> None:
+        self.identity = identity
+        self.claim = claim
+        self.options = options
+        self.lost: IdempotencyLeaseLost | None = None
+        self.completed = False
+        self.in_doubt: set[str] = set()
+        self._kept = kept
+        self._until = since + options.lease_seconds
+
+    def check(self) -> None:
+        """Raise if the run is over, by what we know without asking."""
+        if self.completed:
+            raise self._too_late()
+        if time.monotonic() >= self._until:
+            raise self._loss("its lease has run out")
+
+    def guard(self) -> None:
+        """Hold the row until the open transaction ends."""
+        self._write(sql.GUARD)
+
+    def record(self, name: str, result: Any) -> Any:
+        """Record a step, and renew; return the result as later runs will find it."""
+        text, result = dump_steps(name, result)
+        before = time.monotonic()
+        self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
+
+        def committed() -> None:
+            self.claim.steps[name] = result
+            self.in_doubt.discard(name)
+            self._until = before + self.options.lease_seconds
+
+        self._once_committed(committed)
+        return result
+
+    def complete(self, response: Any) -> None:
+        """Record the answer, in the open transaction or in its own."""
+        self._write(sql.COMPLETE, **self._kept(response), ttl=self.options.ttl_seconds)
+
+        def committed() -> None:
+            self.completed = True
+
+        self._once_committed(committed)
+
+    def _once_committed(self, call: Callable[[], None]) -> None:
+        """Call it when what was written is committed; TestCase's transaction does not count."""
+        if in_callers_transaction(connections[self.identity.using]):
+            transaction.on_commit(call, using=self.identity.using)
+        else:
+            call()
+
+    def _write(self, statement: str, **parameters: Any) -> None:
+        if store.write(self.identity.using, self.claim, statement, **parameters):
+            return
+        if store.is_completed(self.identity.using, self.claim):
+            raise self._too_late()
+        raise self._loss("somebody else has taken it over")
+
+    def _too_late(self) -> IdempotencyError:
+        facts = self.identity.facts
+        return IdempotencyError(
+            f"Idempotency key {facts['key']} of {facts['scope']}: this run has recorded its answer "
+            f"already, and each repeat gets it. Nothing can be added, so steps, guard() and "
+            f"complete() come before complete(), and it once.",
+            **facts,
+        )
+
+    def _loss(self, reason: str) -> IdempotencyLeaseLost:
+        facts = self.identity.facts
+        self.lost = IdempotencyLeaseLost(
+            f"Idempotency key {facts['key']} of {facts['scope']} (token {self.claim.token}) is "
+            f"lost: {reason}. Let this error pass, so that transactions roll back; the client gets "
+            f"the other run's answer. For longer work allow a longer lease=, or more steps.",
+            **facts,
+            token=self.claim.token,
+        )
+        return self.lost
+
+
+class Step:
+    """One recovery point; see :meth:`~django_dblock.idempotency.context.Handle.step`.
+
+    Attributes:
+        name: of the step.
+        done: whether an earlier run, or an earlier block of this one, has recorded it; False in
+            the block that records it, and after it. A record in an open transaction is not one
+            yet.
+        result: what was recorded, or what to record; JSON.
+    """
+
+    def __init__(self, lease: Lease | None, name: str) -> None:
+        recorded = {} if lease is None else lease.claim.steps
+        self.name = name
+        self.done = name in recorded
+        self.result: Any = recorded[name] if self.done else None
+        self._lease = lease
+
+    def __enter__(self) -> Self:
+        if self._lease is not None and not self.done:
+            self._lease.check()
+            self._lease.in_doubt.add(self.name)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._lease is None or self.done or error is not None:
+            return
+        self.result = self._lease.record(self.name, self.result)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await sync_to_async(self.__exit__)(kind, error, traceback)

@@ -1,0 +1,234 @@
+"""Lease mode: claim and commit, run, complete. See the protocol in the package."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, connections, transaction
+from django.db.transaction import TransactionManagementError
+from psycopg.pq import TransactionStatus
+
+from django_dblock import signals
+from django_dblock.core.cancellation import to_its_end
+from django_dblock.fencing.store import owner
+from django_dblock.idempotency import store
+from django_dblock.idempotency.claim import Lease
+from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.options import Options
+from django_dblock.idempotency.outcome import (
+    Done,
+    Finished,
+    Outcome,
+    Refused,
+    decide,
+    in_progress,
+    tell,
+)
+from django_dblock.sql import idempotency as sql
+
+Kept = Callable[[Any], dict[str, Any]]
+"""What is kept of a response, in the form of the statements."""
+
+_AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+"""No transaction is open; the latter of a connection that is lost."""
+
+_SHORTEST, _LONGEST = 0.02, 0.5
+"""Seconds between two looks."""
+
+
+class Run:
+    """One request in lease mode; the caller sleeps, so that it serves async code, too."""
+
+    def __init__(self, identity: Identity, asked: Asked, options: Options, kept: Kept) -> None:
+        self.identity = identity
+        self.asked = asked
+        self.options = options
+        self.kept = kept
+        self._deadline = time.monotonic() + options.wait
+
+    def begin(self) -> Lease | Outcome:
+        """Claim the request, and commit that; or return what it is told.
+
+        Raises:
+            ImproperlyConfigured: a transaction is open, which would undo the claim in a crash.
+            LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+        """
+        connection = connections[self.identity.using]
+        _refuse_transaction(connection)
+        options = self.options
+        with transaction.atomic(using=self.identity.using):
+            since = time.monotonic()
+            found = store.ask(connection, self.identity, self.asked)
+            known = decide(
+                found, self.identity, resumes=True, refuses=options.on_abandoned == "refuse"
+            )
+            if known is not None:
+                return known
+            claimed = store.claim(
+                connection,
+                self.identity,
+                self.asked,
+                found,
+                owner=owner(),
+                lease=options.lease_seconds,
+                ttl=None if options.on_abandoned == "refuse" else options.ttl_seconds,
+            )
+        if claimed is None:  # a transaction of the last holder is still open
+            return Refused(in_progress(self.identity, 1))
+        if found.state in ("free", "abandoned"):
+            tell(signals.idempotent_taken_over, self.identity, "lease", token=claimed.token)
+        return Lease(self.identity, claimed, options, since, self.kept)
+
+    def delay(self, begun: Lease | Outcome) -> float | None:
+        """Return how long to sleep before looking again; None where that would not help."""
+        left = self._deadline - time.monotonic()
+        if not isinstance(begun, Refused) or begun.error.code != "in_progress" or left <= 0:
+            return None
+        return min(left, random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - no secret
+
+    def finish(self, lease: Lease, finished: Finished) -> Outcome:
+        """Record the answer; or free the request; or find that somebody else has it.
+
+        Raises:
+            TransactionManagementError: the view has left a transaction open.
+        """
+        _refuse_left_open(connections[self.identity.using])
+        if lease.lost is not None:
+            return self.after_loss()
+        if lease.completed:
+            return Done(finished.result, kept=True)
+        if finished.answer is None:
+            self.give_up(lease)
+            return Done(finished.result, kept=False)
+        parameters = {**finished.answer, "ttl": self.options.ttl_seconds}
+        if store.write(self.identity.using, lease.claim, sql.COMPLETE, **parameters):
+            return Done(finished.result, kept=True)
+        if store.is_completed(self.identity.using, lease.claim):  # in TestCase's transaction
+            return Done(finished.result, kept=True)
+        return self.after_loss()
+
+    def give_up(self, lease: Lease) -> None:
+        """Let the next retry run; but where a step may have had its effect, and is not recorded."""
+        doubtful = bool(lease.in_doubt) and self.options.on_abandoned == "refuse"
+        statement = sql.ABANDON if doubtful else sql.GIVE_UP
+        store.write(self.identity.using, lease.claim, statement)
+
+    def try_to_give_up(self, lease: Lease) -> None:
+        """Do the same after an error, which must not be hidden by another; else the lease ends."""
+        with suppress(Error):
+            self.give_up(lease)
+
+    def after_loss(self) -> Outcome:
+        """Return the winner's answer, or that it is not there yet."""
+        connection = connections[self.identity.using]
+        found = store.look(connection, self.identity, self.asked)
+        known = decide(found, self.identity, resumes=True, refuses=False)
+        return known or Refused(in_progress(self.identity, 1))
+
+
+def run(
+    identity: Identity,
+    asked: Asked,
+    options: Options,
+    work: Callable[[Lease], Finished],
+    kept: Kept,
+) -> Outcome:
+    """Run the work once, outside of any transaction.
+
+    Args:
+        identity: the request.
+        asked: what is asked for.
+        options: how.
+        work: what to run; what it raises goes on, and frees the request.
+        kept: what is kept of a response that the work completes with.
+
+    Raises:
+        ImproperlyConfigured: a transaction is open.
+    """
+    this = Run(identity, asked, options, kept)
+    while (delay := this.delay(begun := this.begin())) is not None:
+        time.sleep(delay)
+    if not isinstance(begun, Lease):
+        return begun
+    try:
+        finished = work(begun)
+    except BaseException as error:
+        if error is begun.lost:
+            return this.after_loss()
+        this.try_to_give_up(begun)
+        raise
+    return this.finish(begun, finished)
+
+
+async def arun(
+    identity: Identity,
+    asked: Asked,
+    options: Options,
+    work: Callable[[Lease], Awaitable[Finished]],
+    kept: Kept,
+) -> Outcome:
+    """Do the same with async work."""
+    this = Run(identity, asked, options, kept)
+    begin, give_up = sync_to_async(this.begin), sync_to_async(this.try_to_give_up)
+    while True:
+        begun, cancelled = await to_its_end(begin())
+        if cancelled is not None:
+            if isinstance(begun, Lease):
+                await to_its_end(give_up(begun))
+            raise cancelled
+        if (delay := this.delay(begun)) is None:
+            break
+        await asyncio.sleep(delay)
+    if not isinstance(begun, Lease):
+        return begun
+    try:
+        finished = await work(begun)
+    except BaseException as error:
+        if error is begun.lost:
+            return await sync_to_async(this.after_loss)()
+        await to_its_end(give_up(begun))
+        raise
+    outcome, cancelled = await to_its_end(sync_to_async(this.finish)(begun, finished))
+    if cancelled is not None:
+        raise cancelled
+    return outcome
+
+
+def _refuse_transaction(connection: Any) -> None:
+    """Raise if a transaction is open, but for TestCase's, as ``atomic(durable=True)``."""
+    if _is_testcase(connection):
+        return
+    if connection.in_atomic_block or not connection.get_autocommit():
+        raise ImproperlyConfigured(
+            f"@idempotent(mode='lease') was reached inside an open transaction on database "
+            f"{connection.alias!r}: its claim would not be there after a crash, and the "
+            f"transaction would stay open while the outside world is called. ATOMIC_REQUESTS opens "
+            f"one around each view: decorate the function, or what as_view() returns in the "
+            f"URLconf, with transaction.non_atomic_requests; or use mode='atomic'."
+        )
+
+
+def _refuse_left_open(connection: Any) -> None:
+    """Raise if the answer would be written into a transaction that nobody is to commit."""
+    if _is_testcase(connection):
+        return
+    driver = connection.connection
+    idle = driver is None or driver.info.transaction_status in _AT_REST
+    if idle and connection.get_autocommit():
+        return
+    raise TransactionManagementError(
+        f"The view has left a transaction open on database {connection.alias!r}, by BEGIN past "
+        f"Django or with autocommit off, so neither what it wrote there nor its answer would be "
+        f"committed. The answer was not kept. Use transaction.atomic(), or commit before the end."
+    )
+
+
+def _is_testcase(connection: Any) -> bool:
+    """Whether the transaction that is open is TestCase's; it never counts."""
+    blocks = connection.atomic_blocks
+    return bool(blocks and blocks[-1]._from_testcase)  # noqa: SLF001 - Django's own exemption

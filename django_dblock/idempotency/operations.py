@@ -1,0 +1,298 @@
+"""What a person does with a request whose worker is gone: free it, or answer it."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from django.db import OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import TransactionManagementError
+
+from django_dblock.conf import conf, seconds_of
+from django_dblock.core.connection import in_callers_transaction
+from django_dblock.core.logging import audit_log, doer
+from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
+from django_dblock.idempotency.identity import masked
+from django_dblock.idempotency.options import Duration
+from django_dblock.idempotency.store import alias_for
+from django_dblock.idempotency.stored_response import Answer
+from django_dblock.sql import idempotency_operations as sql
+
+JSON = "application/json"
+_STATUSES = range(200, 600)
+
+
+class _Resolvable(NamedTuple):
+    """A request that may be resolved: its name for people, and what the row says."""
+
+    name: str
+    facts: dict[str, str]
+    method: str
+    token: int
+    owner: str
+
+
+def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
+    pk: int,
+    *,
+    outcome: Literal["retry", "done"],
+    status_code: int | None = None,
+    body: bytes = b"",
+    content_type: str = JSON,
+    token: int | None = None,
+    ttl: Duration | None = None,
+    by: str | None = None,
+    using: str | None = None,
+) -> None:
+    """Decide what becomes of a request that was begun and not ended, after having looked into it.
+
+    ``outcome="retry"`` frees it: the next repeat by its client runs, after the last step that was
+    recorded. ``outcome="done"`` records an answer, which every repeat gets from then on.
+
+    Guaranteed: whoever had the request is fenced off. What it still writes under
+    ``request.idempotency.guard()`` or with ``complete()`` is rolled back. A request that runs, by
+    its lease, or that was taken over meanwhile, is not touched. In an open transaction it holds
+    when that commits.
+
+    Not guaranteed: that the old worker stops, nor that what it did outside is undone; that is what
+    to look for before. The steps of a freed request are remembered until its retention, which
+    begins now, is over.
+
+    Each request that was resolved is logged as a warning by ``django_dblock.audit``, when that
+    commits; in a transaction without autocommit, at once.
+
+    Args:
+        pk: the row's, as ``dblock list --kind idempotency`` shows it.
+        outcome: ``"retry"`` or ``"done"``.
+        status_code: of the answer, 200 to 599; for ``"done"``.
+        body: of the answer, likewise; stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says. Of
+            ``run_once``: the result as JSON, with 200.
+        content_type: of the body, where there is one.
+        token: the token that was seen with the request: resolve it only if it is still that.
+        ttl: how long to keep it, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` if not given.
+        by: who does this, for the audit log; the database role if not given.
+        using: the database alias, as in ``idempotent``.
+
+    Raises:
+        ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
+        UnstorableResponse: the body is too large, or the content type could not be sent;
+            likewise.
+        django.core.exceptions.ObjectDoesNotExist: there is no such row; it is
+            ``IdempotencyKey.DoesNotExist``.
+        IdempotencyInProgress: somebody is at work on the request.
+        IdempotencyError: it has an answer already, or somebody else was here meanwhile.
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+
+    Source: M. Kleppmann, "How to do distributed locking", 2016: fencing tokens.
+    """
+    statement, answer = _decision(outcome, status_code, body, content_type)
+    seconds = conf.idempotency_ttl if ttl is None else seconds_of(ttl)
+    if seconds is None:
+        raise ValueError(f"ttl={ttl!r} is not a timedelta or a number of seconds above 0.")
+    alias = alias_for(using)
+    found = _resolvable(pk, alias)
+    if outcome == "done" and not found.method:
+        _refuse_no_json(found.name, body)
+    with connections[alias].cursor() as cursor:
+        if token in (None, found.token):
+            parameters = {"id": pk, "token": found.token, "ttl": seconds, **answer}
+            cursor.execute(statement, parameters)
+            if cursor.fetchone() is not None:
+                _once_committed(partial(_write_down, pk, found, status_code, by), alias)
+                return
+    raise IdempotencyError(
+        f"{found.name} was taken over meanwhile, and was not touched. 'dblock list --kind "
+        f"idempotency' shows who has it now.",
+        **found.facts,
+    )
+
+
+def _once_committed(call: Callable[[], None], alias: str) -> None:
+    connection = connections[alias]
+    if connection.in_atomic_block and in_callers_transaction(connection):
+        transaction.on_commit(call, using=alias)
+    else:
+        call()
+
+
+def _write_down(pk: int, found: _Resolvable, status: int | None, by: str | None) -> None:
+    alias = found.facts["using"]
+    who = doer(by, alias)
+    decided = "freed it for a retry" if status is None else f"answered it with {status}"
+    audit_log.warning(
+        "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
+        "fenced off",
+        who, pk, found.facts["key"], found.facts["scope"], alias, decided, found.token, found.owner,
+        extra={
+            "by": who, "request_id": pk, **found.facts, "token": found.token, "owner": found.owner,
+            "outcome": "retry" if status is None else "done", "status_code": status,
+        },
+    )  # fmt: skip
+
+
+def _decision(
+    outcome: str, status_code: int | None, body: bytes, content_type: str
+) -> tuple[str, dict[str, Any]]:
+    """Return the statement, and what it writes besides the token."""
+    if outcome == "retry":
+        if status_code is not None or body:
+            raise ValueError("outcome='retry' takes no answer: the request will run for one.")
+        return sql.RETRY, {}
+    if outcome != "done":
+        raise ValueError(f"outcome={outcome!r} is not 'retry' or 'done'.")
+    if status_code is None or status_code not in _STATUSES:
+        raise ValueError(f"status_code={status_code!r} is not one from 200 to 599.")
+    headers = {"Content-Type": content_type} if body else {}
+    return sql.ANSWER, Answer(status_code, headers, bytes(body)).parameters(store_body=True)
+
+
+def _resolvable(pk: int, alias: str) -> _Resolvable:
+    """Return the request; or raise that it is not to be resolved."""
+    from django_dblock.models import IdempotencyKey
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql.RESOLVABLE, {"id": pk})
+        row = cursor.fetchone()
+    if row is None:
+        raise IdempotencyKey.DoesNotExist(
+            f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
+            f"shows those that have not ended."
+        )
+    scope, key, token, owner, method, done, remaining = row
+    facts = {"scope": scope, "key": masked(key), "using": alias}
+    name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
+    if done:
+        raise IdempotencyError(
+            f"{name} has its answer, and every repeat gets it. There is nothing to resolve.",
+            **facts,
+        )
+    if remaining is not None and remaining > 0:
+        raise IdempotencyInProgress(
+            f"{name} is being worked on: its lease runs for another {remaining} s. Wait until that "
+            f"is over, or end the worker first.",
+            **facts,
+            retry_after=remaining,
+        )
+    return _Resolvable(name, facts, method, token, owner)
+
+
+def _refuse_no_json(name: str, body: bytes) -> None:
+    try:
+        json.loads(body)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is of run_once(), so its answer is what that returns, as JSON; the body given "
+            f"is not: {error}."
+        ) from error
+
+
+# Remove the rows of requests whose retention is over.
+
+
+BATCH = 1_000
+_SERIALIZATION_FAILURE = "40001"
+
+
+def purge_idempotency_keys(
+    *, batch: int = BATCH, abandoned: bool = True, using: str | None = None
+) -> int:
+    """Remove the requests whose retention is over; return how many.
+
+    Guaranteed: a request that runs now, by its lease, stays; so does one that waits for a person
+    (``on_abandoned="refuse"``). A removed key is as new, as it was from the end of its retention
+    on. Any number of purges may run at once, beside all traffic: rows that somebody has locked are
+    passed over, and each batch is a commit of its own. Who repeats a key that is just being removed
+    waits for that batch, some milliseconds.
+
+    Not guaranteed: that nothing is left. What was locked, or expires meanwhile, goes with the next
+    purge. Nor that the file gets smaller: its pages are used again (PostgreSQL manual, 24.1.2).
+
+    Args:
+        batch: how many rows go in one commit, from 1.
+        abandoned: also requests whose worker was lost and that nobody has repeated in time; False
+            leaves them for a person to look at.
+        using: the database alias, as in ``idempotent``.
+
+    Raises:
+        ValueError: ``batch`` is less than 1; before any SQL.
+        TransactionManagementError: a transaction is open; likewise.
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+
+    Source: PostgreSQL manual, "SELECT, The Locking Clause" (SKIP LOCKED), 24.1.2 "Recovering Disk
+    Space".
+    """
+    return sum(purge_in_batches(batch=batch, abandoned=abandoned, using=using))
+
+
+def purge_in_batches(
+    *, batch: int = BATCH, abandoned: bool = True, using: str | None = None
+) -> Iterator[int]:
+    """Do the same one commit at a time; yield how many rows went in each.
+
+    Guarantees and arguments are those of :func:`django_dblock.purge_idempotency_keys`. Whoever
+    takes no more batches ends the purge; what is removed by then is committed.
+
+    Raises:
+        ValueError, TransactionManagementError, UnsupportedDatabase: as
+            :func:`django_dblock.purge_idempotency_keys`.
+    """
+    if batch < 1:
+        raise ValueError(f"batch={batch!r}: at least 1 row goes in a commit.")
+    connection = connections[alias_for(using)]
+    _refuse_transaction(connection)
+    parameters = {"batch": batch, "abandoned": abandoned, "now": _now(connection)}
+    removed, latest = batch, "-infinity"
+    while removed == batch:
+        _refuse_transaction(connection)  # whoever takes the batches may have begun one
+        removed, latest = _remove(connection, {**parameters, "after": latest})
+        yield removed
+
+
+def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None = None) -> int:
+    """Return how many requests a purge would remove now; it removes nothing.
+
+    Not guaranteed: that a purge after it removes as many.
+
+    Args:
+        abandoned: as of :func:`django_dblock.purge_idempotency_keys`.
+        using: likewise.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL's.
+    """
+    connection = connections[alias_for(using)]
+    with connection.cursor() as cursor:
+        cursor.execute(sql.COUNT_EXPIRED, {"abandoned": abandoned, "now": _now(connection)})
+        [count] = cursor.fetchone()
+        return int(count)
+
+
+def _now(connection: BaseDatabaseWrapper) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(sql.CLOCK)
+        [now] = cursor.fetchone()
+        return str(now)
+
+
+def _remove(connection: BaseDatabaseWrapper, parameters: dict[str, Any]) -> tuple[int, str]:
+    """Remove one batch; return how many rows went, and when the last one of them expired."""
+    while True:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql.PURGE, parameters)
+                removed, latest, _ = cursor.fetchone()
+                return removed, latest
+        except OperationalError as error:
+            # Above READ COMMITTED, this is how meeting another purge looks: look again.
+            if getattr(error.__cause__, "sqlstate", None) != _SERIALIZATION_FAILURE:
+                raise
+
+
+def _refuse_transaction(connection: BaseDatabaseWrapper) -> None:
+    if in_callers_transaction(connection):
+        raise TransactionManagementError(
+            f"Idempotency keys can't be purged inside an open transaction on database "
+            f"{connection.alias!r}: all the rows would stay locked until its end. Purge outside "
+            f"transaction.atomic(); ATOMIC_REQUESTS opens one around each view."
+        )

@@ -1,0 +1,171 @@
+"""``run_once``: the same guarantee without HTTP, for tasks, consumers and commands."""
+
+import json
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.serializers.json import DjangoJSONEncoder
+
+from django_dblock.core.application_name import named
+from django_dblock.exceptions import UnstorableResponse
+from django_dblock.idempotency import atomic, fingerprint, lease_mode, store
+from django_dblock.idempotency.claim import Lease
+from django_dblock.idempotency.context import Handle
+from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
+from django_dblock.idempotency.outcome import Done, Finished, Outcome, Refused, tell_outcome
+from django_dblock.idempotency.stored_response import Answer
+from django_dblock.keys import KeyPart
+
+SCOPE = "once"
+_SHOWN = 200
+
+
+def run_once(  # noqa: PLR0913 - all but the key by name
+    *key: KeyPart,
+    work: Callable[..., Any],
+    mode: Mode = "atomic",
+    ttl: Duration | None = None,
+    wait: float = 0,
+    lease: Duration | None = None,
+    on_abandoned: OnAbandoned = "takeover",
+    asked: Any = None,
+    using: str | None = None,
+) -> Any:
+    """Run work once for a key, and return its result; again, return the first result.
+
+    Guaranteed in atomic mode: what the work writes in the database of ``using`` is committed with
+    its result or not at all, and once for each key within ``ttl``. Inside an open transaction that
+    is when the outermost one commits, and until then the key is locked. What the work raises is
+    raised, and nothing is kept. In lease mode: as of :func:`~django_dblock.idempotent`.
+
+    Not guaranteed: anything about the outside world, and other database aliases. When ``ttl`` is
+    over, the work runs again.
+
+    Args:
+        key: the parts of the key, as of an :func:`~django_dblock.advisory_lock`.
+        work: called without arguments; in lease mode with the
+            :class:`~django_dblock.idempotency.context.Handle`. What it returns must be JSON, and is
+            returned as JSON brings it back.
+        mode: ``"atomic"``, or ``"lease"`` for work that calls the outside world.
+        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
+        wait: seconds to wait for the same work that is running; 0 raises at once.
+        lease: in lease mode, how long a run may be silent before it counts as dead, a timedelta or
+            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60).
+        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``, as of
+            :func:`~django_dblock.idempotent`.
+        asked: JSON that says what the work is to do; the same key with something else is refused.
+        using: the database alias, likewise.
+
+    Raises:
+        IdempotencyInProgress: the same work is running now.
+        IdempotencyKeyReused: the key was used for something else.
+        IdempotencyAbandoned: its last run died, and a person has to look.
+        TooManyIdempotencyKeys: there are as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS``
+            allows; all keys of ``run_once`` are of one scope.
+        UnstorableResponse: the result is not JSON, or too large; nothing was kept.
+        ImproperlyConfigured: in lease mode, a transaction is open.
+        TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
+            nothing it wrote can be committed.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
+
+    Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; the protocol is that of
+    :mod:`django_dblock.idempotency`.
+    """
+    options = Options(mode, ttl, wait, lease, on_abandoned, using=using)
+    identity, wanted = _prepared(key, asked, options)
+    if mode == "atomic":
+        outcome = atomic.run(identity, wanted, options, lambda: _finished(work()))
+    else:
+        outcome = lease_mode.run(
+            identity,
+            wanted,
+            options,
+            lambda held: _finished(work(Handle(identity, held))),
+            _kept,
+        )
+    return _result(outcome, identity, options)
+
+
+async def arun_once(  # noqa: PLR0913 - all but the key by name
+    *key: KeyPart,
+    work: Callable[[Handle], Awaitable[Any]],
+    ttl: Duration | None = None,
+    wait: float = 0,
+    lease: Duration | None = None,
+    on_abandoned: OnAbandoned = "takeover",
+    asked: Any = None,
+    using: str | None = None,
+) -> Any:
+    """Run async work once for a key, in lease mode, and return its result, or the first one.
+
+    Guaranteed, and not: as :func:`run_once` with ``mode="lease"``; atomic mode can't be had, since
+    Django's transactions can't span an await. A run that is cancelled frees its key.
+
+    Args:
+        key: the parts of the key.
+        work: called with the :class:`~django_dblock.idempotency.context.Handle`, and awaited; what
+            it returns must be JSON.
+        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
+        wait: seconds to wait for the same work that is running; 0 raises at once.
+        lease: how long a run may be silent, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_LEASE``.
+        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``.
+        asked: JSON that says what the work is to do; the same key with something else is refused.
+        using: the database alias.
+
+    Raises:
+        IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned, TooManyIdempotencyKeys,
+        UnstorableResponse, ImproperlyConfigured, TypeError, ValueError: as :func:`run_once`.
+
+    Source: as :func:`run_once`.
+    """
+    options = Options("lease", ttl, wait, lease, on_abandoned, using=using)
+    identity, wanted = _prepared(key, asked, options)
+
+    async def finished(held: Lease) -> Finished:
+        return _finished(await work(Handle(identity, held)))
+
+    outcome = await lease_mode.arun(identity, wanted, options, finished, _kept)
+    return await sync_to_async(_result)(outcome, identity, options)
+
+
+def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:
+    found = named(key)
+    text = ":".join(found.texts)
+    # The text for people, the digest for the rest: texts of different keys can be the same.
+    shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
+    identity = Identity(SCOPE, shown, store.alias_for(options.using))
+    return identity, Asked(fingerprint.of_work(asked), fingerprint.VERSION)
+
+
+def _finished(result: Any) -> Finished:
+    body = _body(result)
+    return Finished(json.loads(body), _answer(body))
+
+
+def _kept(result: Any) -> dict[str, Any]:
+    return _answer(_body(result))
+
+
+def _body(result: Any) -> bytes:
+    try:
+        return json.dumps(result, cls=DjangoJSONEncoder).encode()
+    except (TypeError, ValueError) as error:
+        raise UnstorableResponse(
+            f"What the work returned is not JSON ({error}), so it could not be returned again. "
+            f"Return an id, for example, or nothing."
+        ) from error
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    return Answer(200, {"Content-Type": "application/json"}, body).parameters(store_body=True)
+
+
+def _result(outcome: Outcome, identity: Identity, options: Options) -> Any:
+    tell_outcome(outcome, identity, options.mode)
+    if isinstance(outcome, Refused):
+        raise outcome.error
+    return outcome.result if isinstance(outcome, Done) else json.loads(outcome.answer.body)

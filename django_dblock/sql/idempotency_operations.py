@@ -1,0 +1,125 @@
+"""What a person sees of the requests that have not ended, and does with one.
+
+PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
+"""
+
+# The requests that have no answer yet, those first that nobody works on, the longest forgotten in
+# front; by the partial index on locked_until, so the finished ones cost nothing. Results of steps
+# may be private: only their names are shown.
+UNFINISHED = """
+SELECT
+    request.id,
+    CASE
+        WHEN request.locked_until > clock.now THEN 'leased'
+        WHEN request.locked_until IS NULL THEN 'free'
+        ELSE 'abandoned'
+    END,
+    request.scope,
+    request.key,
+    request.method,
+    request.path,
+    request.owner,
+    request.token,
+    extract(epoch FROM clock.now - request.created_at)::float8,
+    extract(epoch FROM request.locked_until - clock.now)::float8,
+    extract(epoch FROM request.expires_at - clock.now)::float8,
+    ARRAY(SELECT jsonb_object_keys(request.steps))
+FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_idempotencykey AS request
+WHERE request.completed_at IS NULL
+    AND (%(id)s::bigint IS NULL OR request.id = %(id)s::bigint)
+ORDER BY request.locked_until > clock.now NULLS FIRST, request.locked_until, request.id
+"""
+
+# What is to be resolved, and whether it may be.
+RESOLVABLE = """
+SELECT
+    scope,
+    key,
+    token,
+    owner,
+    method,
+    completed_at IS NOT NULL,
+    ceil(extract(epoch FROM locked_until - clock_timestamp()))::int
+FROM django_dblock_idempotencykey
+WHERE id = %(id)s
+"""
+
+# A person frees a request: the next repeat goes on after its last step. The token is passed, so
+# whoever had it can neither record, nor commit under a guard. Its retention counts from now. Should
+# somebody have taken it over since it was read, the token is another, or the lease runs, and no row
+# comes back.
+RETRY = """
+UPDATE django_dblock_idempotencykey
+SET token = token + 1,
+    locked_until = NULL,
+    expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
+WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+    AND (locked_until IS NULL OR locked_until <= clock_timestamp())
+RETURNING id
+"""
+
+# A person answers a request: likewise, and each repeat gets this answer.
+ANSWER = """
+UPDATE django_dblock_idempotencykey
+SET token = token + 1,
+    status_code = %(status_code)s,
+    headers = %(headers)s::jsonb,
+    body = decode(%(body)s, 'hex'),
+    body_kind = %(body_kind)s,
+    locked_until = NULL,
+    completed_at = clock_timestamp(),
+    expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
+WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+    AND (locked_until IS NULL OR locked_until <= clock_timestamp())
+RETURNING id
+"""
+
+
+# The statements of :func:`django_dblock.purge_idempotency_keys`.
+#
+# PostgreSQL manual: "SELECT, The Locking Clause", 11.4 "Indexes and ORDER BY", 24.1.2 "Recovering
+# Disk Space".
+#
+# The time comes as a parameter, read once per purge: an index can't be searched for
+# ``clock_timestamp()``, and keys that expire meanwhile are for the next purge. It travels as text,
+# because what comes of it in Python depends on USE_TZ.
+
+
+# What time it is, for the whole purge.
+CLOCK = "SELECT clock_timestamp()::text"
+
+# Remove one batch, the longest expired first. Never a live lease; a row without expires_at is not
+# in the range. What somebody has locked is passed over, and who locks first is asked again whether
+# the row is still what it was. The batch begins where the last one ended, at "after": else each
+# would walk over the index entries of all that the purge has removed so far, which stay until
+# vacuum, and while a transaction is open that is older than they are, point to rows that have to be
+# looked at. MATERIALIZED: a LIMIT with a locking clause must run once.
+# What a crash brings back is removed by the next purge, so the commit waits for no disk.
+PURGE = """
+WITH expired AS MATERIALIZED (
+    SELECT id
+    FROM django_dblock_idempotencykey
+    WHERE expires_at >= %(after)s::timestamptz AND expires_at <= %(now)s::timestamptz
+        AND (completed_at IS NOT NULL OR locked_until IS NULL
+            OR (%(abandoned)s AND locked_until <= %(now)s::timestamptz))
+    ORDER BY expires_at
+    LIMIT %(batch)s
+    FOR UPDATE SKIP LOCKED
+), removed AS (
+    DELETE FROM django_dblock_idempotencykey AS request
+    USING expired
+    WHERE request.id = expired.id
+    RETURNING request.expires_at
+)
+SELECT count(*), max(expires_at)::text, set_config('synchronous_commit', 'off', true)
+FROM removed
+"""
+
+# How many rows PURGE would remove now, were none of them locked.
+COUNT_EXPIRED = """
+SELECT count(*)
+FROM django_dblock_idempotencykey
+WHERE expires_at <= %(now)s::timestamptz
+    AND (completed_at IS NOT NULL OR locked_until IS NULL
+        OR (%(abandoned)s AND locked_until <= %(now)s::timestamptz))
+"""

@@ -1,0 +1,1 @@
+"""Versions on the web: forms, views, the admin, ETag and If-Match."""

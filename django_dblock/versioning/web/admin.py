@@ -1,0 +1,301 @@
+"""The admin: what it writes or deletes is what its user has seen."""
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import ValidationError
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponseRedirect, QueryDict
+from django.template.response import TemplateResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from django_dblock.exceptions import StaleObject, StaleObjects
+from django_dblock.versioning.model import VersionedModel, expect
+from django_dblock.versioning.web import signed_version
+from django_dblock.versioning.web.admin_forms import (
+    VERSIONS,
+    AdminForm,
+    hidden_versions,
+    lock_seen,
+    versioned_form,
+    versioned_formset,
+)
+from django_dblock.versioning.web.diff import conflict_picture
+from django_dblock.versioning.web.diff_display import Row, rows
+from django_dblock.versioning.web.forms import CHANGED, TOKEN, hides
+
+CHANGED_MANY = _(
+    "Somebody else has changed this meanwhile, so nothing was done to it: %(names)s. Look at it "
+    "again before you repeat your action."
+)
+
+if TYPE_CHECKING:
+
+    class _Base(admin.ModelAdmin[Any]):
+        form: Any
+
+else:
+    _Base = admin.ModelAdmin
+
+ROUNDS = 3
+"""How often a page is made again because yet another change came in between."""
+
+
+class VersionedAdmin(_Base):
+    """A ``ModelAdmin`` that overwrites or deletes nothing its user has not seen.
+
+    Guarantees: the change form, each row of ``list_editable`` and each row of an inline carries
+    the version it was shown with, and so do the pages that ask before they delete. What they
+    write or delete is compared in the statement itself (before deleting several rows, these are
+    locked and compared). In a conflict the whole request is rolled back, its log entries included,
+    and the page comes back, with the status 409, and a table of mine and theirs to decide on.
+
+    The model, its inlines' models, or both have a version; inlines need no class of their own. It
+    replaces no template, and of a project's own templates these are needed: a change form shows
+    its first fieldset and its errors, a formset the hidden fields that Django's show.
+
+    Does not guarantee: anything about rows that are deleted with the one that is shown, nor about
+    actions of your own: for these see :meth:`carry_versions` and :meth:`check_versions`.
+    """
+
+    def __init__(self, model: Any, admin_site: Any) -> None:
+        super().__init__(model, admin_site)
+        self._versioned = issubclass(model, VersionedModel)
+        if self._versioned and self.form is forms.ModelForm:
+            self.form = AdminForm
+
+    # The change form.
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """As Django's; it compares."""
+        form = super().get_form(request, *args, **kwargs)
+        return versioned_form(form, _failed(request))
+
+    def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
+        """As Django's; inlines without a form of their own get one that compares."""
+        inlines = super().get_inline_instances(request, obj)
+        for inline in inlines:
+            if inline.form is forms.ModelForm and issubclass(inline.model, VersionedModel):
+                inline.form = AdminForm
+        return inlines
+
+    def get_formsets_with_inlines(self, request: HttpRequest, obj: Any = None) -> Iterator[Any]:
+        """As Django's; the inlines compare."""
+        for formset, inline in super().get_formsets_with_inlines(request, obj):
+            yield versioned_formset(formset, _failed(request)), inline
+
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **options: Any
+    ) -> Any:
+        """As Django's; the first fieldset has the version's hidden field."""
+        shown = context["adminform"]
+        if TOKEN in shown.form.fields and self.has_change_permission(request, context["original"]):
+            (name, first), *others = shown.fieldsets or [(None, {"fields": ()})]
+            shown.fieldsets = [(name, {**first, "fields": [*first["fields"], TOKEN]}), *others]
+        return super().render_change_form(request, context, *args, **options)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+        """As Django's; or the form again, with the conflict."""
+        view = super().changeform_view
+        return _or_conflict(request, lambda: view(request, *args, **options))
+
+    # The list.
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """As Django's; it compares."""
+        if self._versioned:
+            kwargs.setdefault("form", AdminForm)
+        return super().get_changelist_form(request, **kwargs)
+
+    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """As Django's; its rows compare."""
+        return versioned_formset(
+            super().get_changelist_formset(request, **kwargs), _failed(request)
+        )
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        """As Django's; or the list again, with the conflicts in their rows."""
+        view = super().changelist_view
+        try:
+            return _or_conflict(request, lambda: view(request, extra_context))
+        except (StaleObject, StaleObjects) as error:
+            message, status = self._stale_message(error), HTTPStatus.CONFLICT
+        except ValidationError as error:
+            message, status = _unseen(error), HTTPStatus.BAD_REQUEST
+        self.message_user(request, message, messages.ERROR)
+        if not request.POST.get("post"):
+            return HttpResponseRedirect(request.get_full_path())
+        asking: Any = copy(request)
+        asking.POST = request.POST.copy()
+        del asking.POST["post"]
+        return _with_status(view(asking, extra_context), status)
+
+    # Actions.
+
+    def response_action(
+        self, request: HttpRequest, queryset: Any, *args: Any, **options: Any
+    ) -> Any:
+        """As Django's; a confirmed action is one transaction, and deletes what was shown."""
+        act = partial(super().response_action, request, queryset, *args, **options)
+        if not self._versioned:
+            return act()
+        deletes = "delete_selected" in request.POST.getlist("action")
+        if request.POST.get("post"):
+            with transaction.atomic(using=router.db_for_write(self.model)):
+                if deletes:
+                    selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
+                    self.check_versions(request, queryset.filter(pk__in=selected))
+                return act()
+        response = act()
+        if deletes and isinstance(response, TemplateResponse):
+            shown = (response.context_data or {})["queryset"]
+            _confirm(response, self.carry_versions(shown))
+        return response
+
+    def carry_versions(self, shown: Iterable[VersionedModel]) -> SafeString:
+        """Return a hidden input, for the page of an action that asks before it acts.
+
+        Args:
+            shown: the objects on that page.
+        """
+        return hidden_versions(self.model, shown)
+
+    def check_versions(self, request: HttpRequest, queryset: Any) -> None:
+        """Lock the rows of a queryset if they are as :meth:`carry_versions` has shown them.
+
+        For an action whose page posts ``post``, as Django's own does: that runs in a transaction,
+        and after an error here the page is shown again. One statement.
+
+        Raises:
+            StaleObjects: some were changed, or were not on the page.
+            ValidationError: the page did not send what it was given.
+        """
+        lock_seen(queryset.using(router.db_for_write(self.model)), request.POST.get(VERSIONS))
+
+    def _stale_message(self, error: StaleObject | StaleObjects) -> str:
+        pks = error.pks if isinstance(error, StaleObjects) else [error.pk]
+        names = [str(each) for each in self.model._base_manager.filter(pk__in=pks)]
+        return CHANGED_MANY % {"names": ", ".join(names or map(str, pks))}
+
+    # Deleting one.
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        """As Django's; an object that is to be deleted is bound to what its page has shown."""
+        obj = super().get_object(request, object_id, from_field)
+        if obj is not None and request.method == "POST" and hasattr(request, "_dblock_deletes"):
+            seen = signed_version.load(obj._meta.label, obj.pk, request.POST.get(TOKEN))
+            request._dblock_deletes = obj, seen
+            expect(obj, seen.version)
+        return obj
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        """As Django's; or its page again, with what was changed."""
+        view = super().delete_view
+        if not self._versioned or request.method != "POST":
+            return view(request, object_id, extra_context)
+        request._dblock_deletes = None, None  # type: ignore[attr-defined]
+        try:
+            return view(request, object_id, extra_context)
+        except StaleObject as error:
+            if error.instance is not request._dblock_deletes[0]:  # type: ignore[attr-defined]
+                raise
+            message, status = str(CHANGED), HTTPStatus.CONFLICT
+        except ValidationError as error:
+            message, status = _unseen(error), HTTPStatus.BAD_REQUEST
+        self.message_user(request, message, messages.ERROR)
+        asking: Any = copy(request)
+        asking.method, asking.POST = "GET", QueryDict()
+        return _with_status(view(asking, object_id, extra_context), status)
+
+    def render_delete_form(self, request: HttpRequest, context: dict[str, Any]) -> Any:
+        """As Django's; its form carries the version, and the values that the user may see."""
+        response = super().render_delete_form(request, context)
+        obj = context["object"]
+        if not self._versioned:
+            return response
+        fields = self._seen_fields(request, obj)
+        version = getattr(obj, obj._version_field.attname)
+        original = signed_version.encoded(
+            (each, each.value_from_object(obj)) for each in fields.values()
+        )
+        signed = signed_version.dump(obj._meta.label, obj.pk, version, original)
+        changed: list[Row] = []
+        _, seen = getattr(request, "_dblock_deletes", (None, None))
+        if seen:
+            now = StaleObject(
+                instance=obj, expected=seen.version, actual=version, using=obj._state.db
+            )
+            picture = conflict_picture(now, original=seen.original, fields=fields)
+            labels = dict.fromkeys(fields, "")
+            changed = [row for row in rows(picture, fields, labels, labels) if row.theirs_changed]
+        hidden = format_html('<input type="hidden" name="{}" value="{}">', TOKEN, signed)
+        _confirm(response, hidden, changed)
+        return response
+
+    def _seen_fields(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        if not self.has_view_or_change_permission(request, obj):
+            return {}
+        form = self.get_form(request, obj, change=True)
+        return {
+            field.name: field
+            for field in obj._meta.concrete_fields
+            if not field.primary_key
+            and field.name in form.base_fields
+            and not hides(form.base_fields[field.name])
+        }
+
+
+def _failed(request: HttpRequest) -> StaleObject | None:
+    return getattr(request, "_dblock_failed", None)
+
+
+def _or_conflict(request: HttpRequest, view: Callable[[], Any]) -> Any:
+    """Run a view; after a conflict of one of its forms run it again, to show and not to write."""
+    for _round in range(ROUNDS):
+        try:
+            response = view()
+        except StaleObject as error:
+            if "_version_in_form" not in error.instance.__dict__:
+                raise
+            request._dblock_failed = error  # type: ignore[attr-defined]
+        else:
+            return response if _failed(request) is None else _as_conflict(response)
+    raise _failed(request)  # type: ignore[misc]
+
+
+def _as_conflict(response: Any) -> Any:
+    """Mark a page of conflicts; let a list show the rows that were sent, in their order."""
+    if isinstance(response, TemplateResponse) and (shown := response.context_data):
+        changes = shown.get("cl")
+        if changes is not None:
+            changes.result_list = [form.instance for form in changes.formset.forms]
+    return _with_status(response, HTTPStatus.CONFLICT)
+
+
+def _with_status(response: Any, status: HTTPStatus) -> Any:
+    if isinstance(response, TemplateResponse):
+        response.status_code = status
+    return response
+
+
+def _unseen(error: ValidationError) -> str:
+    """Return what to say of a page that came back without its version; raise other errors."""
+    if getattr(error, "code", None) not in signed_version.CODES:
+        raise error
+    return str(error.message)
+
+
+def _confirm(response: Any, fields: SafeString, changed: Iterable[Row] = ()) -> None:
+    """Let a page that asks before it deletes have more fields in its form."""
+    page = response.resolve_template(response.template_name)
+    more = {"dblock_page": page, "dblock_fields": fields, "dblock_rows": changed}
+    response.context_data = {**(response.context_data or {}), **more}
+    response.template_name = "django_dblock/admin/confirm.html"

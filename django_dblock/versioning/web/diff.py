@@ -1,0 +1,175 @@
+"""What a person needs to decide a conflict: mine, theirs, and what both began with."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from django_dblock.exceptions import StaleObject
+from django_dblock.versioning.loaded_state import original
+
+
+class Unknown(Enum):
+    """A value nobody knows."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+"""Stands in a picture where a value is not known: not read, or computed by the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPicture:
+    """One field of a conflict.
+
+    Attributes:
+        name: the field's name.
+        label: its name for people.
+        original: its value when the row was read, or ``UNKNOWN``.
+        mine: the value that was not written.
+        theirs: the value in the row now, or ``UNKNOWN`` where the row is gone.
+    """
+
+    name: str
+    label: str
+    original: Any
+    mine: Any
+    theirs: Any
+
+    @property
+    def changed_by_me(self) -> bool:
+        """Whether mine differs from the original; where that is not known, from theirs."""
+        return bool(self.mine != (self.theirs if self.original is UNKNOWN else self.original))
+
+    @property
+    def changed_by_them(self) -> bool:
+        """Whether theirs differs from the original; where that is not known, from mine."""
+        return bool(self.theirs != (self.mine if self.original is UNKNOWN else self.original))
+
+    @property
+    def conflicting(self) -> bool:
+        """Whether both changed it, and not to the same value."""
+        return self.changed_by_me and self.changed_by_them and bool(self.mine != self.theirs)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The whole of a conflict, field by field.
+
+    Attributes:
+        fields: by name, in the model's order.
+        version: the version that ``theirs`` has; None where the row is gone.
+    """
+
+    fields: Mapping[str, FieldPicture]
+    version: int | None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the row is gone."""
+        return self.version is None
+
+    @property
+    def conflicting(self) -> list[FieldPicture]:
+        """The fields that both changed; with none, mine can be carried over to theirs."""
+        return [field for field in self.fields.values() if field.conflicting]
+
+
+def conflict_picture(
+    error: StaleObject,
+    *,
+    original: Mapping[str, Any] | None = None,
+    fields: Iterable[str] | None = None,
+) -> Picture:
+    """Return mine, theirs and the original of a conflict, for each field that was loaded.
+
+    One statement: it reads the row as it is now, which may be newer than ``error.actual``; the
+    picture's own ``version`` is the one to save against next.
+
+    Args:
+        error: the conflict.
+        original: the original by field name, where the instance is not the one that was read at
+            the start, as in a form that was posted; by default what the instance was read with.
+        fields: the names of the fields to show; by default all but the primary key and the version.
+    """
+    instance = error.instance
+    meta, version = instance._meta, instance._version_field
+    wanted = None if fields is None else set(fields)
+    known = _by_name(instance) if original is None else original
+    rows = instance.__class__._base_manager.using(error.using)
+    theirs = rows.filter(pk=error.pk).first()
+    shown = {
+        field.name: FieldPicture(
+            name=field.name,
+            label=str(field.verbose_name),
+            original=_value(field, known.get(field.name, UNKNOWN)),
+            mine=_value(field, instance.__dict__[field.attname]),
+            theirs=UNKNOWN if theirs is None else getattr(theirs, field.attname),
+        )
+        for field in meta.concrete_fields
+        if field.attname in instance.__dict__
+        and not (field is version or field.primary_key or field in meta.pk_fields)
+        and (wanted is None or field.name in wanted)
+    }
+    return Picture(shown, None if theirs is None else getattr(theirs, version.attname))
+
+
+def _by_name(instance: Any) -> dict[str, Any]:
+    known = original(instance)
+    return {
+        field.name: known[field.attname]
+        for field in instance._meta.concrete_fields
+        if field.attname in known
+    }
+
+
+def _value(field: Any, value: Any) -> Any:
+    """Return a value as the row would give it back, so that 1 and "1" are no difference."""
+    if value is UNKNOWN or hasattr(value, "resolve_expression"):
+        return UNKNOWN
+    try:
+        return field.to_python(value)
+    except Exception:  # noqa: BLE001 - shown to a person as it is
+        return value
+
+
+# The picture of a form's conflict: what a form has beside plain columns comes in here.
+
+
+def form_picture(
+    error: StaleObject,
+    fields: Mapping[str, Any],
+    original: Mapping[str, Any],
+    cleaned: Mapping[str, Any],
+) -> Picture:
+    """Return mine, theirs and the original for these model fields of a form.
+
+    One statement, and one more for each many-to-many field, whose values are lists of primary keys.
+
+    Args:
+        error: the conflict.
+        fields: the model's fields by name.
+        original: what the form showed, by field name; what is not in it is unknown.
+        cleaned: the form's cleaned data, for the many-to-many fields.
+    """
+    plain = conflict_picture(error, original=original, fields=fields)
+    shown = {}
+    for name, field in fields.items():
+        if not field.many_to_many:
+            shown[name] = plain.fields[name]
+            continue
+        gone = plain.deleted
+        shown[name] = FieldPicture(
+            name=name,
+            label=str(field.verbose_name),
+            original=original.get(name, UNKNOWN),
+            mine=keys(cleaned.get(name, ())),
+            theirs=UNKNOWN if gone else keys(field.value_from_object(error.instance)),
+        )
+    return Picture(shown, plain.version)
+
+
+def keys(objects: Iterable[Any]) -> list[str]:
+    """Return the primary keys of objects as text, in order: two equal sets are equal lists."""
+    return sorted(str(getattr(each, "pk", each)) for each in objects)

@@ -1,0 +1,112 @@
+"""Entity tags: a row's version as an ``ETag``, and what an ``If-Match`` says about a row.
+
+A tag is ``"7-0123456789abcdef"``: the version, and a digest of the model and the primary key that
+nobody can compute without the project's ``SECRET_KEY``. So the tag of one row is never taken for
+that of another, and shows no primary key. A variant of the representation comes after it.
+
+Tags come back changed. Django's GZipMiddleware, nginx and others make them weak (``W/"7-…"``),
+Apache's mod_deflate and mod_brotli put ``-gzip`` or ``-br`` inside the quotes, others ``;gzip``.
+RFC 9110 demands the strong comparison for ``If-Match``, which would refuse every one of them. Here
+a tag names the state of a row and not a sequence of bytes, so what is compared is the version and
+the digest; whether the tag is weak, and what follows the digest, is not looked at.
+
+Source: RFC 9110, 8.8.3 ETag, 13.1.1 If-Match.
+"""
+
+import re
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import router
+from django.utils.crypto import salted_hmac
+
+from django_dblock.versioning.field import MAX_VERSION
+from django_dblock.versioning.save import carried_version
+
+if TYPE_CHECKING:
+    from django_dblock.versioning.save import GuardedSave
+
+# One member of the list, and the commas around it. Empty members are allowed (RFC 9110, 5.6.1).
+_MEMBER = re.compile(r'[ \t,]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?=,|\Z)')
+_REST = re.compile(r"[ \t,]*\Z")
+_OURS = re.compile(r"(0|[1-9][0-9]{0,18})-([0-9a-f]{16})(?:[-;].*)?\Z")
+_VARIANT = re.compile(r"[A-Za-z0-9._~+-]*\Z")  # no comma: Django splits lists of tags there
+
+
+class MalformedTags(ValueError):
+    """A header that is no list of entity tags."""
+
+
+def etag(instance: "GuardedSave", variant: str = "") -> str:
+    """Return the strong entity tag of the version that the instance carries.
+
+    Guarantees: two states of a row have different tags, and so have two rows. Nothing is sent.
+
+    Does not guarantee that the representation is the same wherever the tag is. What else it is
+    made of (the language, the user, rows that hang on this one) is up to you: name it in
+    ``variant``, or bump the version with ``touch_version()`` when it changes. A tag is no secret
+    and no permission.
+
+    Args:
+        instance: as it was read or written.
+        variant: what tells two representations of one URL apart, such as ``json`` or ``html-de``;
+            letters, digits and ``. _ ~ + -``.
+
+    Raises:
+        MissingVersion: the instance carries no version.
+        StaleObject: it carries one that was rolled back.
+        ValueError: such a variant can't stand in a tag.
+
+    Source: RFC 9110, 8.8.3 ETag.
+    """
+    if not _VARIANT.match(variant):
+        raise ValueError(f"variant={variant!r} has other characters than A-Z a-z 0-9 . _ ~ + -")
+    return tag(carried(instance), digest(instance), variant)
+
+
+def tag(version: int, digest: str, variant: str = "") -> str:
+    """Return the tag of a version of the row that the digest stands for."""
+    return f'"{version}-{digest}-{variant}"' if variant else f'"{version}-{digest}"'
+
+
+def carried(instance: "GuardedSave") -> int:
+    """Return the version that the instance was read with, or was written with since."""
+    using = instance._state.db or router.db_for_write(type(instance), instance=instance)
+    return carried_version(instance, using)
+
+
+def digest(instance: "GuardedSave", secret: str | bytes | None = None) -> str:
+    """Return what stands for the row in its tags."""
+    model = instance._version_field.model._meta.label_lower
+    fields: Any = instance._meta.pk_fields
+    key = [str(field.to_python(getattr(instance, field.attname))) for field in fields]
+    # No text in PostgreSQL has a NUL, so no two keys are joined to the same.
+    value = "\0".join([model, *key])
+    return salted_hmac("django_dblock.etag", value, secret, algorithm="sha256").hexdigest()[:16]
+
+
+def named(header: str) -> set[tuple[int, str]]:
+    """Return the versions and digests in a list of tags; tags of another form are left out.
+
+    Raises:
+        MalformedTags: it is no such list.
+    """
+    found, at = set(), 0
+    while member := _MEMBER.match(header, at):
+        at = member.end()
+        if (ours := _OURS.match(member[1])) and (version := int(ours[1])) <= MAX_VERSION:
+            found.add((version, ours[2]))
+    if not at or not _REST.match(header, at):
+        raise MalformedTags(header)
+    return found
+
+
+def newest(instance: "GuardedSave", tags: AbstractSet[tuple[int, str]]) -> int | None:
+    """Return the highest version of this row among the tags.
+
+    Versions only grow, so whoever has seen that one knows that the others are past.
+    """
+    secrets = [None, *settings.SECRET_KEY_FALLBACKS]
+    mine = {digest(instance, secret) for secret in secrets}
+    return max((version for version, of in tags if of in mine), default=None)

@@ -1,0 +1,327 @@
+"""Forms that compare the row with what they showed."""
+
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
+from django.forms.formsets import DELETION_FIELD_NAME
+from django.forms.models import BaseModelForm, InlineForeignKeyField
+from django.utils.translation import gettext_lazy as _
+
+from django_dblock.exceptions import StaleObject
+from django_dblock.versioning.model import VersionedModel, expect
+from django_dblock.versioning.save import carried_version
+from django_dblock.versioning.web import signed_version
+from django_dblock.versioning.web.diff import Picture, form_picture, keys
+from django_dblock.versioning.web.diff_display import Row, rows
+
+if TYPE_CHECKING:
+    from django_dblock.versioning.web.signed_version import Seen
+
+    class _Base(forms.ModelForm[VersionedModel]):
+        data: Any
+
+    class _ModelForm(forms.ModelForm[VersionedModel]): ...
+
+else:
+    _Base, _ModelForm = object, forms.ModelForm
+
+TOKEN = "version_token"  # noqa: S105 - the field's name
+CHOICE = "version_choice_"
+THEIRS = "theirs"
+
+CHANGED = _(
+    "Somebody else has changed this since you opened it. Nothing was saved. Compare below, then "
+    "save again or leave it."
+)
+DELETED = _(
+    "Somebody else has deleted this since you opened it. Nothing was saved. What you entered "
+    "stands below, for you to copy."
+)
+
+
+class VersionTokenField(forms.CharField):
+    """The hidden input. It is never what a user changed, and says so."""
+
+    widget = forms.HiddenInput
+
+    def has_changed(self, initial: Any, data: Any) -> bool:  # noqa: ARG002 - Django's signature
+        """Return False."""
+        return False
+
+
+class VersionedFormMixin(_Base):
+    """Save a form only if nobody has written the row since the form was shown.
+
+    Put it before ``ModelForm`` among the bases. A form for a row that is there has one more hidden
+    field, ``version_token``: signed, bound to the model and the primary key, with the version and
+    the values that the form showed. A page that renders its fields by hand must render it too; a
+    form that comes back without it, or with another row's, is invalid.
+
+    Guarantees: when a valid form is saved, the UPDATE itself names the version that the user saw,
+    also with ``commit=False``, in formsets, and with ``cas_on_save = False``; a formset's DELETE
+    does so too. If the row has another version, or is gone, :class:`StaleObject` is raised and
+    nothing is written, many-to-many relations included. What counts as changed is what the user
+    changed: a row in a formset that they left alone is not written, whatever became of it.
+
+    Does not guarantee: anything about a row that is written past the form's instance. A file that
+    was uploaded has been stored by then, as with every save that fails. A formset's ``save()``
+    writes form by form: put it into ``transaction.atomic()`` to write all or nothing.
+
+    Attributes:
+        conflict: the :class:`Picture` after :meth:`add_conflict`; else None.
+    """
+
+    conflict: Picture | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        bases = cls.__mro__
+        if BaseModelForm in bases and bases.index(BaseModelForm) < bases.index(VersionedFormMixin):
+            raise TypeError(f"{cls.__name__}: VersionedFormMixin comes before ModelForm.")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        instance = self.instance
+        if not isinstance(instance, VersionedModel):
+            raise TypeError(
+                f"{type(self).__name__} compares versions, but {type(instance).__name__} has "
+                f"none: it is not a VersionedModel."
+            )
+        self._guarded = _guarded(self)
+        self._seen: Seen | None = None
+        self._refused: ValidationError | None = None
+        self._taken: list[str] = []
+        self._row = row_of(instance)
+        if instance._state.adding:
+            return
+        for name in self._guarded:
+            self.fields[name].show_hidden_initial = False  # the token has it
+        self.fields[TOKEN] = field = VersionTokenField(required=False)
+        if self.is_bound:
+            self._open()
+            return
+        version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
+        shown = self._shown(options.get("initial") or {})
+        # Read now, with the values that are shown; signed when it is rendered, if it is.
+        field.initial = lambda: signed_version.dump(*self._row, version, shown)
+
+    def _shown(self, replaced: Container[str]) -> dict[str, Any]:
+        """Return what the row has in the fields that the form shows."""
+        columns = [field for field in self._guarded.values() if not field.many_to_many]
+        found = signed_version.encoded(
+            (field, field.value_from_object(self.instance)) for field in columns
+        )
+        for name, field in self._guarded.items():
+            if field.many_to_many and name not in replaced:
+                found[name] = keys(self.initial.get(name, ()))
+        return found
+
+    def _open(self) -> None:
+        """Read the token, and let the form begin with what its user saw."""
+        posted = {
+            name: self.data.get(self.add_prefix(name))
+            for name in [TOKEN, *(CHOICE + name for name in self._guarded)]
+        }
+        try:
+            self._seen = signed_version.load(*self._row, posted[TOKEN])
+        except ValidationError as error:
+            self._refused = error
+            return
+        for name, field in self._guarded.items():
+            if isinstance(self.fields[name], forms.FileField):
+                continue  # what is not uploaded anew stays as it is
+            if posted[CHOICE + name] == THEIRS:
+                self._taken.append(name)
+            elif name in self._seen.original:
+                value = self._seen.original[name]
+                self.initial[name] = value if field.many_to_many else field.to_python(value)
+        self._disable_taken(disabled=True)
+
+    def _disable_taken(self, *, disabled: bool) -> None:
+        # Of a disabled field Django takes the row's value, whatever was sent; the UPDATE makes
+        # sure that it is the value which the user chose.
+        for name in self._taken:
+            self.fields[name].disabled = disabled
+
+    def full_clean(self) -> None:
+        """As Django's; a form without a valid token is invalid, and its instance bound by one."""
+        self._disable_taken(disabled=True)
+        super().full_clean()
+        if not self.is_bound:
+            return
+        # Kept by Django; what was taken is no change of the user's, though JSON fields think so.
+        changed = [name for name in self.changed_data if name not in self._taken]
+        self.__dict__["changed_data"] = changed
+        self._disable_taken(disabled=False)
+        for name in self._taken:
+            self._show(name, self.get_initial_for_field(self.fields[name], name))
+        if self._seen:
+            expect(self.instance, self._seen.version)
+        elif self._refused:
+            self.cleaned_data.pop(DELETION_FIELD_NAME, None)  # formsets delete invalid forms, too
+            self.add_error(None, self._refused)
+        else:
+            self._say_gone()
+
+    def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's signature
+        """As Django's, in one transaction with the many-to-many relations.
+
+        Raises:
+            StaleObject: the row was written, or deleted, since the form was shown.
+        """
+        relations = any(field.many_to_many for field in self._guarded.values())
+        using = router.db_for_write(type(self.instance), instance=self.instance)
+        if not (commit and relations) or connections[using].in_atomic_block:
+            return super().save(commit)
+        with transaction.atomic(using=using):
+            return super().save(commit)
+
+    save.alters_data = True  # type: ignore[attr-defined]
+
+    def add_conflict(self, error: StaleObject) -> None:
+        """Turn the form into one that shows the conflict which its ``save()`` ended with.
+
+        What the user entered stays in the inputs. Fields that only somebody else changed show what
+        is in the row. The token is that of the row as it is now, so sending the form again
+        overwrites what was just shown, and nothing newer. ``conflict`` is the picture,
+        ``conflict_rows`` the table to show, and the form has an error with the code ``"conflict"``.
+
+        One statement for the row, and one for each relation among the fields.
+
+        Args:
+            error: what ``save()`` of this form raised.
+        """
+        if error.instance is not self.instance:
+            raise ValueError(f"This form saves {self.instance!r}; the conflict is not its own.")
+        original = self._seen.original if self._seen else {}
+        self.conflict = picture = form_picture(error, self._editable(), original, self.cleaned_data)
+        data = self.data.copy()
+        if picture.deleted:
+            data.pop(self.add_prefix(TOKEN), None)
+        else:
+            theirs = {name: each.theirs for name, each in picture.fields.items()}
+            shown = encoded(self._guarded, theirs)
+            data[self.add_prefix(TOKEN)] = signed_version.dump(
+                *self._row, picture.version or 0, shown
+            )
+            for name, each in picture.fields.items():
+                if each.changed_by_them and not each.changed_by_me:
+                    self._show(name, each.theirs)
+        self.data = data
+        self.cleaned_data.pop(DELETION_FIELD_NAME, None)
+        self.add_error(None, ValidationError(self.conflict_error(), code="conflict"))
+
+    def conflict_message(self) -> str:
+        """Return what has happened, in a sentence for the user."""
+        return str(DELETED if self.conflict and self.conflict.deleted else CHANGED)
+
+    def conflict_error(self) -> str:
+        """Return the error that the form has after a conflict."""
+        return self.conflict_message()
+
+    @property
+    def conflict_rows(self) -> list[Row]:
+        """The conflict field by field, as people read it; empty without one."""
+        if self.conflict is None:
+            return []
+        labels = {name: self.fields[name].label for name in self.conflict.fields}
+        choices = {name: self.add_prefix(CHOICE + name) for name in self.conflict.fields}
+        return rows(self.conflict, self._guarded, labels, choices)
+
+    def _editable(self) -> dict[str, Any]:
+        """The guarded fields, but for the one that ties an inline's row to its parent."""
+        return {
+            name: field
+            for name, field in self._guarded.items()
+            if not isinstance(self.fields[name], InlineForeignKeyField)
+        }
+
+    def _show(self, name: str, value: Any) -> None:
+        """Let an input show a value instead of what was sent."""
+        field: Any = self.fields[name]
+        field.bound_data = lambda data, initial: value  # noqa: ARG005
+
+    def _say_gone(self) -> None:
+        """Say of a row in a formset that it was deleted; Django says that its id is no choice."""
+        key = self.instance._meta.pk.name
+        if self.data.get(self.add_prefix(TOKEN)) and self.has_error(key, "invalid_choice"):
+            del self.errors[key]
+            self.add_error(None, ValidationError(DELETED, code="deleted"))
+
+
+class VersionedModelForm(VersionedFormMixin, _ModelForm):
+    """``ModelForm`` with :class:`VersionedFormMixin`."""
+
+
+def row_of(instance: Any) -> tuple[str, Any]:
+    """Return what a token is bound to; a proxy's rows are those of its model."""
+    return instance._meta.concrete_model._meta.label, instance.pk
+
+
+def _guarded(form: Any) -> dict[str, Any]:
+    """Return the model's fields that the form shows and saves, by name."""
+    options, meta = form._meta, form.instance._meta
+    return {
+        field.name: field
+        for field in (*meta.concrete_fields, *meta.many_to_many)
+        if field.name in form.fields
+        and not field.primary_key
+        and not hides(form.fields[field.name])
+        and (options.fields is None or field.name in options.fields)
+        and field.name not in (options.exclude or ())
+    }
+
+
+def hides(field: forms.Field) -> bool:
+    """Whether a field can't be edited, or does not show its value: nothing of it is sent along."""
+    return field.disabled or (
+        isinstance(field.widget, forms.PasswordInput) and not field.widget.render_value
+    )
+
+
+def encoded(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a form's model fields for a token."""
+    columns = (
+        (fields[name], value) for name, value in values.items() if not fields[name].many_to_many
+    )
+    relations = {name: value for name, value in values.items() if fields[name].many_to_many}
+    return {**signed_version.encoded(columns), **relations}
+
+
+# The form of a page that asks whether a row is to be deleted.
+
+
+CHANGED = _(
+    "Somebody else has changed this since you opened it. Nothing was deleted. Look at it again "
+    "before you delete it."
+)
+
+
+class VersionedDeleteForm(forms.Form):
+    """One hidden field, with the version that the page showed; without it the form is invalid."""
+
+    version_token = VersionTokenField(required=False)
+
+    def __init__(self, *args: Any, instance: VersionedModel, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.instance = instance
+        self._row = row_of(instance)
+        version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
+        self.fields[TOKEN].initial = signed_version.dump(*self._row, version, {})
+
+    def clean(self) -> dict[str, Any]:
+        """Bind the instance to the version that was seen."""
+        try:
+            seen = signed_version.load(*self._row, self.data.get(self.add_prefix(TOKEN)))
+        except ValidationError:
+            self.show_now()
+            raise
+        expect(self.instance, seen.version)
+        return self.cleaned_data
+
+    def show_now(self) -> None:
+        """Carry the version that the row has now: the page that comes back shows that one."""
+        self.data = {**self.data, self.add_prefix(TOKEN): self.fields[TOKEN].initial}

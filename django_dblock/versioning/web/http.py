@@ -1,0 +1,262 @@
+"""ETag and If-Match for views: a write that the client has bound to the version it saw.
+
+``If-Match`` is not compared and then forgotten; the version in it goes into the UPDATE
+(:mod:`~django_dblock.versioning.web.preconditions`). Tags are in
+:mod:`~django_dblock.versioning.web.etag`.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from typing import Any, TypeVar, overload
+
+from asgiref.sync import iscoroutinefunction
+from django.db import OperationalError, connections
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.translation import gettext as _
+
+from django_dblock.core.problem import Problem, respond
+from django_dblock.exceptions import (
+    LockDeadlock,
+    MissingVersion,
+    StaleObject,
+    StaleObjects,
+)
+from django_dblock.versioning.model import VersionedModel
+from django_dblock.versioning.retry import is_conflict
+from django_dblock.versioning.web.etag import MalformedTags, etag
+from django_dblock.versioning.web.preconditions import IfMatch, PreconditionFailed
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that write nothing: RFC 9110, 9.2.1."""
+
+CONFLICTS = (StaleObject, StaleObjects, PreconditionFailed, LockDeadlock, OperationalError)
+"""What may be a conflict; :func:`conflict_problem` tells."""
+
+View = TypeVar("View", bound=Callable[..., Any])
+R = TypeVar("R", bound=HttpResponseBase)
+
+
+class ConditionalRequest(HttpRequest):
+    """For annotations only: the request that a view with ``@if_match`` gets."""
+
+    if_match: IfMatch
+
+
+def set_etag(response: R, instance: VersionedModel, variant: str = "") -> R:
+    """Put the tag of the version that the instance carries on a response, and return that.
+
+    With Django's ConditionalGetMiddleware a GET whose ``If-None-Match`` has this tag is answered
+    with 304. Arguments, guarantees and errors are those of :func:`etag`.
+    """
+    response.headers["ETag"] = etag(instance, variant)
+    return response
+
+
+@overload
+def if_match(view: View, /) -> View: ...
+
+
+@overload
+def if_match(*, required: bool = True, variant: str = "") -> Callable[[View], View]: ...
+
+
+def if_match(
+    view: View | None = None, /, *, required: bool = True, variant: str = ""
+) -> View | Callable[[View], View]:
+    """Let a view write only over the version that the client saw, by its ``If-Match`` header.
+
+    The view gets ``request.if_match``
+    (:class:`~django_dblock.versioning.web.preconditions.IfMatch`) and binds what it writes:
+    ``request.if_match.bind(product)`` before any form or serializer, or
+    ``product.save_cas(expected=request.if_match.expected(product))``. So the version is compared
+    by the UPDATE itself; nothing is sent for it.
+
+    Works on functions and, through ``method_decorator``, on methods and ``dispatch`` of class
+    views, sync and async. Safe methods pass untouched.
+
+    Guarantees: a conflict that the view raises is answered with 412 and, where the row is there,
+    its present tag; what the request wrote under ATOMIC_REQUESTS is rolled back. Without the
+    header the answer is 428, before the view runs; to a malformed one it is 400. The answer to a
+    write carries the new tag. A view that succeeds without having looked at a precondition that
+    the client sent is an error.
+
+    Does not guarantee: that what the view wrote before the conflict is undone without
+    ATOMIC_REQUESTS; put several writes in ``transaction.atomic()``. ``If-Unmodified-Since``, and
+    tags in the ``If-None-Match`` of a write, are not looked at.
+
+    Departs from RFC 9110, knowingly: weak tags, and tags with a suffix that a compressing proxy
+    has added, match, because a tag names the state of a row (13.1.1 wants the strong comparison);
+    a successful PUT is answered with an ETag even if the server has normalised what it was sent
+    (9.3.4). The tags of any variant match.
+
+    Args:
+        view: the view, where the decorator is used without arguments.
+        required: answer 428 where an unsafe method comes without ``If-Match`` and without
+            ``If-None-Match: *``. If False, ``bind()`` does nothing then.
+        variant: for the tags on the answers, as in :func:`etag`.
+
+    Raises:
+        RuntimeError: the view answered with success and never used ``request.if_match``, though
+            the client sent a precondition.
+
+    Source: RFC 9110, 13.1.1 If-Match, 13.1.2 If-None-Match, 15.5.13 (412); RFC 6585, 3 (428);
+    RFC 9457.
+    """
+    if view is not None:
+        return if_match()(view)
+
+    def decorate(view: View) -> View:
+        if _is_async(view):
+
+            @wraps(view)
+            async def conditional(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                if (refused := _begin(request, required=required)) is not None:
+                    return refused
+                try:
+                    response = await view(request, *args, **kwargs)
+                except CONFLICTS as error:
+                    return _refuse(request, error, variant)
+                return _finish(request, response, view, variant)
+
+        else:
+
+            @wraps(view)
+            def conditional(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                if (refused := _begin(request, required=required)) is not None:
+                    return refused
+                try:
+                    response = view(request, *args, **kwargs)
+                except CONFLICTS as error:
+                    refused = _refuse(request, error, variant)
+                    undo_request()
+                    return refused
+                return _finish(request, response, view, variant)
+
+        return conditional  # type: ignore[return-value]  # it has the view's own signature
+
+    return decorate
+
+
+def conflict_problem(error: BaseException, *, conditional: bool) -> Problem | None:
+    """Return what to tell the client about a conflict; None where it is none.
+
+    Args:
+        error: what was raised.
+        conditional: the request carried a precondition.
+    """
+    if isinstance(error, PreconditionFailed) and error.absent:
+        return Problem(412, "already_there", _("This exists already. Nothing was saved."))
+    if isinstance(error, StaleObject) and error.deleted:
+        detail = _("Somebody has deleted this in the meantime. Nothing was saved.")
+        return Problem(412 if conditional else 409, "deleted", detail)
+    if isinstance(error, StaleObject | StaleObjects | PreconditionFailed):
+        detail = _(
+            "Somebody has changed this since you opened it. Nothing was saved. Open it again to "
+            "see what it is now."
+        )
+        return Problem(412 if conditional else 409, "changed", detail)
+    if isinstance(error, Exception) and is_conflict(error):
+        detail = _("Somebody else was faster. Nothing was saved. Try again.")
+        return Problem(409, "conflict", detail, retry_after=1)
+    return None
+
+
+def missing_problem() -> Problem:
+    """Return what to tell a client that has to say which version it saw, and does not."""
+    detail = _("This request needs an If-Match header with the ETag of what you have read.")
+    return Problem(428, "precondition_required", detail)
+
+
+def malformed_problem() -> Problem:
+    """Return what to tell a client whose ``If-Match`` can't be read."""
+    detail = _("The If-Match header is not a list of entity tags, or contradicts If-None-Match.")
+    return Problem(400, "malformed_if_match", detail)
+
+
+def undo_request() -> None:
+    """Roll back what the request has written under ATOMIC_REQUESTS: its answer is a refusal.
+
+    A response that is returned, and not an error that is raised, would commit it.
+    """
+    connection: Any
+    for connection in connections.all(initialized_only=True):
+        own = [block for block in connection.atomic_blocks if not block._from_testcase]
+        if own and connection.settings_dict["ATOMIC_REQUESTS"]:
+            connection.set_rollback(True)
+
+
+def unused(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Whether a precondition that the client sent had no part in an answer of success."""
+    if response.status_code >= 400:  # noqa: PLR2004
+        return False
+    condition: IfMatch = request.if_match  # type: ignore[attr-defined]
+    return bool(condition) and not condition.used
+
+
+def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, variant: str) -> None:
+    """Put the tag on an answer of success that has none, if the instance still has a version."""
+    successful = 200 <= response.status_code < 300  # noqa: PLR2004
+    if instance is not None and instance.pk is not None and successful:
+        # Not known after a save that did not compare; rolled back, it never came to be.
+        with suppress(MissingVersion, StaleObject):
+            response.headers.setdefault("ETag", etag(instance, variant))
+
+
+def present_tag(
+    response: HttpResponseBase,
+    condition: IfMatch,
+    error: StaleObject | PreconditionFailed,
+    variant: str,
+) -> None:
+    """Put the tag that the row has now on the answer to a conflict, where it is known."""
+    tag = condition.current_tag(error, variant)
+    if tag is not None:
+        response.headers["ETag"] = tag
+
+
+def _begin(request: HttpRequest, *, required: bool) -> HttpResponse | None:
+    try:
+        condition = IfMatch("none") if request.method in SAFE else IfMatch.of(request)
+    except MalformedTags:
+        return respond(request, malformed_problem())
+    request.if_match = condition  # type: ignore[attr-defined]
+    if required and not condition and request.method not in SAFE:
+        return respond(request, missing_problem())
+    return None
+
+
+def _finish(request: HttpRequest, response: Any, view: Any, variant: str) -> Any:
+    if request.method in SAFE or not isinstance(response, HttpResponseBase):
+        return response
+    if unused(request, response):
+        name = getattr(view, "__qualname__", view)
+        raise RuntimeError(
+            f"The client sent a precondition (If-Match), and {name} answered "
+            f"{response.status_code} without having used it. Call request.if_match.bind(instance) "
+            f"before writing, or save_cas(expected=request.if_match.expected(instance)); if it "
+            f"writes nothing, request.if_match.waive()."
+        )
+    fresh_tag(response, request.if_match.row(), variant)  # type: ignore[attr-defined]
+    return response
+
+
+def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpResponse:
+    """Return the answer to a conflict; raise any other error again."""
+    condition: IfMatch = request.if_match  # type: ignore[attr-defined]
+    problem = conflict_problem(error, conditional=bool(condition))
+    if problem is None:
+        raise error
+    response = respond(request, problem)
+    if isinstance(error, StaleObject | PreconditionFailed):
+        present_tag(response, condition, error, variant)
+    return response
+
+
+def _is_async(view: Any) -> bool:
+    """Whether to await the view; ``dispatch`` of an async class view does not look like it."""
+    if iscoroutinefunction(view):
+        return True
+    owner = getattr(getattr(view, "func", None), "__self__", None)
+    return bool(getattr(owner, "view_is_async", False))

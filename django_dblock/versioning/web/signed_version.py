@@ -1,0 +1,105 @@
+"""What a page showed, signed: the version of a row, and the values that stood in the form's fields.
+
+It travels through the browser and back, so that the form that is posted can be compared with the
+row that it was made from. It can be read there, and is to hold only what the page shows anyway.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from django.core.exceptions import ValidationError
+from django.core.signing import BadSignature, Signer
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from django.db.models import Field
+
+SALT: Final = "django_dblock.versioning.web.signed_version"
+
+LONGEST: Final = 4000
+"""Characters of a value that are worth sending twice; of a longer one the original is unknown."""
+
+MISSING: Final = _(
+    "This page came back without the version that it showed, so nothing was saved. Load it again "
+    "and repeat your change."
+)
+UNREADABLE: Final = _(
+    "The version that this page sent back is not the one it was given, so nothing was saved. Load "
+    "the page again and repeat your change."
+)
+
+CODES: Final = frozenset({"version_missing", "version_unreadable"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody had before their eyes.
+
+    Attributes:
+        version: the version of the row.
+        original: values by field name, as :func:`encoded` made them.
+    """
+
+    version: int
+    original: Mapping[str, Any]
+
+
+def dump(label: str, pk: Any, version: int, original: Mapping[str, Any]) -> str:
+    """Sign a version and the values shown with it, for this row of this model and no other."""
+    return _signer(label, pk).sign_object([version, dict(original)], compress=True)
+
+
+def load(label: str, pk: Any, token: object) -> Seen:
+    """Return what :func:`dump` signed for this row; else a ``ValidationError`` that says why not.
+
+    Its ``code`` is ``"version_missing"`` or ``"version_unreadable"``.
+    """
+    if not token:
+        raise ValidationError(MISSING, code="version_missing")
+    try:
+        version, original = _signer(label, pk).unsign_object(str(token))
+    except (BadSignature, ValueError) as error:  # ValueError: not even text that can be encoded
+        raise ValidationError(UNREADABLE, code="version_unreadable") from error
+    return Seen(version, original)
+
+
+def dump_many(label: str, versions: Mapping[Any, int]) -> str:
+    """Sign the versions of many rows of one model, by primary key."""
+    return _signer(label, "*").sign_object({str(pk): each for pk, each in versions.items()})
+
+
+def load_many(label: str, token: object) -> dict[str, int]:
+    """Return what :func:`dump_many` signed: versions by the primary keys' text."""
+    if not token:
+        raise ValidationError(MISSING, code="version_missing")
+    try:
+        found: dict[str, int] = _signer(label, "*").unsign_object(str(token))
+    except (BadSignature, ValueError) as error:
+        raise ValidationError(UNREADABLE, code="version_unreadable") from error
+    return found
+
+
+def _signer(label: str, pk: Any) -> Signer:
+    # What a token is bound to stands in its salt: it costs no room, and can't be left unchecked.
+    return Signer(salt=f"{SALT}:{label}:{pk!r}")
+
+
+def encoded(values: Iterable[tuple["Field[Any, Any]", Any]]) -> dict[str, Any]:
+    """Return the values of columns by field name, for JSON; without those too long or not plain."""
+    found = {}
+    for field, value in values:
+        if hasattr(value, "resolve_expression"):
+            continue
+        plain = value
+        if not (value is None or isinstance(value, bool | int | str)):
+            plain = field.value_to_string(SimpleNamespace(**{field.attname: value}))  # type: ignore[arg-type]
+        try:
+            text = json.dumps(plain)
+        except TypeError:  # a JSONField with an encoder of its own
+            continue
+        if len(text) <= LONGEST:
+            found[field.name] = plain
+    return found

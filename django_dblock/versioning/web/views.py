@@ -1,0 +1,184 @@
+"""Views that answer a conflict with a page to decide it on."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.db import connections, models
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.translation import gettext as _
+
+from django_dblock.exceptions import StaleObject
+from django_dblock.versioning.web.forms import (
+    CHANGED,
+    DELETED,
+    TOKEN,
+    VersionedDeleteForm,
+    VersionedFormMixin,
+)
+
+TEMPLATE = "django_dblock/conflict.html"
+
+if TYPE_CHECKING:
+    from django import forms
+    from django.views.generic import DeleteView, UpdateView
+
+    _Update = UpdateView[models.Model, forms.ModelForm[models.Model]]
+    _Delete = DeleteView[models.Model, VersionedDeleteForm]
+else:
+    _Update = _Delete = object
+
+
+def form_conflict_response(
+    request: HttpRequest,
+    form: Any,
+    error: StaleObject,
+    *,
+    template_name: str = TEMPLATE,
+    context: Mapping[str, Any] | None = None,
+) -> TemplateResponse:
+    """Return the page for a form whose ``save()`` ended with a conflict; its status is 409.
+
+    The page shows mine, theirs and the original of each field, and the form to send again. Under
+    ``ATOMIC_REQUESTS`` what the view has written so far is rolled back.
+
+    Args:
+        request: what is answered.
+        form: the form, or the formset that one of whose forms it was.
+        error: what ``save()`` raised.
+        template_name: a page of your own; within its ``<form>`` it includes
+            ``django_dblock/conflict_fields.html``, which shows ``form``.
+        context: more for the template, beside ``form``, ``formset`` and ``title``.
+
+    Raises:
+        StaleObject: the error is about none of these forms, so there is nothing to show.
+    """
+    formset = form if hasattr(form, "forms") else None
+    among = [each for each in getattr(form, "forms", [form]) if each.instance is error.instance]
+    if not among:
+        raise error
+    among[0].add_conflict(error)
+    shown = {
+        "form": among[0],
+        "formset": formset,
+        "deleted": among[0].conflict.deleted,
+        "path": request.get_full_path(),
+        "title": _("Somebody else was faster"),
+        **(context or {}),
+    }
+    undo(error.using)
+    return TemplateResponse(request, template_name, shown, status=HTTPStatus.CONFLICT)
+
+
+def undo(using: str) -> None:
+    """Roll back under ATOMIC_REQUESTS, as if the error had left the view."""
+    connection = connections[using]
+    if connection.in_atomic_block and connection.settings_dict["ATOMIC_REQUESTS"]:
+        connection.set_rollback(True)
+
+
+class VersionedUpdateMixin(_Update):
+    """Let an ``UpdateView`` answer a conflict with a page that shows mine and theirs.
+
+    Put it before ``UpdateView``; the form is a :class:`VersionedFormMixin` (made if only ``fields``
+    are given). The answer's status is 409. Nothing is written by the form; under
+    ``ATOMIC_REQUESTS`` nothing by the view.
+
+    Does not guarantee: that a row which is gone before the view has read it can be told from one
+    that never was. A form with a version that is sent to it is answered with the page, too.
+
+    Attributes:
+        conflict_template_name: the page; see :func:`form_conflict_response`.
+    """
+
+    conflict_template_name: str = TEMPLATE
+
+    def get_form_class(self) -> Any:
+        """As Django's, and with a version."""
+        form: Any = super().get_form_class()
+        if issubclass(form, VersionedFormMixin):
+            return form
+        return type(form)(form.__name__, (VersionedFormMixin, form), {})
+
+    def get_form(self, form_class: Any = None) -> Any:
+        """As Django's; keep the form, to show it again."""
+        self._form = super().get_form(form_class)
+        return self._form
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """As Django's; or the conflict."""
+        try:
+            return super().post(request, *args, **kwargs)
+        except StaleObject as error:
+            return self.conflict_response(self._form, error)
+        except Http404:
+            if not any(name.split("-")[-1] == TOKEN for name in request.POST):
+                raise
+            return self.gone_response()
+
+    def conflict_response(self, form: Any, error: StaleObject) -> HttpResponse:
+        """Return the page for a conflict of this view's form; others are raised again."""
+        return form_conflict_response(
+            self.request,
+            form,
+            error,
+            template_name=self.conflict_template_name,
+            context={"view": self, "object": error.instance},
+        )
+
+    def gone_response(self) -> HttpResponse:
+        """Return the page for a row that was deleted before it could be read again."""
+        context = {
+            "view": self,
+            "deleted": True,
+            "title": _("Somebody else was faster"),
+            "message": DELETED,
+            "sent": self._sent(),
+        }
+        return TemplateResponse(
+            self.request, self.conflict_template_name, context, status=HTTPStatus.CONFLICT
+        )
+
+    def _sent(self) -> list[tuple[str, str]]:
+        self.object = None  # type: ignore[assignment]
+        form = self.get_form()
+        return [(str(each.label), str(each.data or "")) for each in form.visible_fields()]
+
+
+class VersionedDeleteMixin(_Delete):
+    """Let a ``DeleteView`` delete only what its page has shown.
+
+    Put it before ``DeleteView``; the page renders ``{{ form }}``, which is one hidden field, and
+    its errors. If the row was changed in between, nothing is deleted, and the page is shown again
+    with what is there now, an error in ``form``, and the status 409.
+
+    Does not guarantee: anything about other rows that are deleted with it.
+    """
+
+    form_class = VersionedDeleteForm
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        """As Django's, and the row."""
+        return {**super().get_form_kwargs(), "instance": self.object}
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """As Django's; or the conflict."""
+        try:
+            return super().post(request, *args, **kwargs)
+        except StaleObject as error:
+            if error.instance is not self.object:
+                raise
+            return self.conflict_response(error)
+
+    def conflict_response(self, error: StaleObject) -> HttpResponse:
+        """Return the page again, for what is there now."""
+        self.object = self.get_object()
+        form = self.get_form()
+        form.add_error(None, ValidationError(CHANGED, code="conflict"))
+        form.show_now()
+        response = self.render_to_response(self.get_context_data(form=form))
+        response.status_code = HTTPStatus.CONFLICT
+        undo(error.using)
+        return response
