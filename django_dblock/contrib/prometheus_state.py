@@ -10,6 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from django_dblock.core.connection import connection_for
+from django_dblock.fencing.store import alias_for as leases_alias
+from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import advisory_locks, fenced_leases, unfinished_requests
 
 logger = logging.getLogger("django_dblock.prometheus")
