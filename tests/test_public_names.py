@@ -1,6 +1,7 @@
 """What can be imported, from where, and what that touches."""
 
 import importlib
+import ast
 import os
 import subprocess
 import sys
@@ -26,11 +27,12 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_type_checkers_see_the_same_names():
     """The imports under TYPE_CHECKING and the table of lazy names are one list."""
-    source = Path(django_dblock.__file__).read_text()
+    tree = ast.parse(Path(django_dblock.__file__).read_text())
     typed = {
-        line.split(" as ")[1]
-        for line in source.splitlines()
-        if line.startswith("    from django_dblock.")
+        name.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("django_dblock.")
+        for name in node.names
     }
     assert typed == set(django_dblock._HOME)
 
