@@ -1,7 +1,7 @@
 """What can be imported, from where, and what that touches."""
 
-import importlib
 import ast
+import importlib
 import os
 import subprocess
 import sys
