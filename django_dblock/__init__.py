@@ -90,9 +90,9 @@ if TYPE_CHECKING:
     from django_dblock.versioning.retry import retry_on_conflict as retry_on_conflict
     from django_dblock.versioning.web.admin import VersionedAdmin as VersionedAdmin
     from django_dblock.versioning.web.diff import UNKNOWN as UNKNOWN
-    from django_dblock.versioning.web.diff import FieldPicture as FieldPicture
-    from django_dblock.versioning.web.diff import Picture as Picture
-    from django_dblock.versioning.web.diff import conflict_picture as conflict_picture
+    from django_dblock.versioning.web.diff import ConflictDiff as ConflictDiff
+    from django_dblock.versioning.web.diff import FieldDiff as FieldDiff
+    from django_dblock.versioning.web.diff import conflict_diff as conflict_diff
     from django_dblock.versioning.web.etag import etag as etag
     from django_dblock.versioning.web.forms import (
         VersionedDeleteForm as VersionedDeleteForm,
@@ -177,10 +177,10 @@ _HOME = {
     "set_etag": "versioning.web.http",
     "VersionedManager": "versioning.queryset",
     "VersionedModel": "versioning.model",
-    "FieldPicture": "versioning.web.diff",
-    "Picture": "versioning.web.diff",
+    "FieldDiff": "versioning.web.diff",
+    "ConflictDiff": "versioning.web.diff",
     "UNKNOWN": "versioning.web.diff",
-    "conflict_picture": "versioning.web.diff",
+    "conflict_diff": "versioning.web.diff",
     "PreconditionFailed": "versioning.web.preconditions",
     "VersionedQuerySet": "versioning.queryset",
     "retry_on_conflict": "versioning.retry",

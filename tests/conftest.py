@@ -108,7 +108,7 @@ collect_ignore += [
     "versioning/test_gzip.py",
     "versioning/test_http.py",
     "versioning/test_middleware.py",
-    "versioning/test_picture.py",
+    "versioning/test_diff.py",
     "versioning/test_rest_framework.py",
     "versioning/test_token.py",
     "versioning/test_views.py",

@@ -27,6 +27,6 @@ nothing (``delete_cas()`` does).
 The modules: ``model`` (what users subclass), ``field``, ``guarded`` (the seam to Django's save),
 ``attempt`` (one save), ``tables`` (a save in several), ``conflict`` (zero rows: what happened),
 ``fate`` (rolled back?), ``origin`` (what was read), ``queryset``, ``manager``, ``bulk``,
-``delete``, ``touch``, ``picture`` (mine, theirs, original), ``retry``, ``bypass``, ``checks``, and
+``delete``, ``touch``, ``web.diff`` (mine, theirs, original), ``retry``, ``bypass``, ``checks``, and
 for the browser ``token``, ``forms``, ``http``, ``admin``.
 """

@@ -10,10 +10,11 @@ from django.db import models
 from django.http import HttpRequest, HttpResponse
 
 from django_dblock import (
+    ConflictDiff,
     FencedLock,
     FencedModel,
     FencedQuerySet,
-    FieldPicture,
+    FieldDiff,
     HeldLock,
     HeldLocks,
     IdempotencyInProgress,
@@ -26,7 +27,6 @@ from django_dblock import (
     MissingVersion,
     NotReplicated,
     OpenTransaction,
-    Picture,
     StaleFence,
     StaleObject,
     StaleObjects,
@@ -37,7 +37,7 @@ from django_dblock import (
     advisory_locks,
     arun_once,
     bypass_versions,
-    conflict_picture,
+    conflict_diff,
     fenced_lock,
     force_release,
     idempotent,
@@ -149,10 +149,10 @@ def conflicts(item: Item) -> None:
     except StaleObject as error:
         assert_type(error.actual, int | None)
         assert_type(error.deleted, bool)
-        picture = conflict_picture(error, original={"name": "x"}, fields=["name"])
-        assert_type(picture, Picture)
-        assert_type(picture.version, int | None)
-        assert_type(picture.fields["name"], FieldPicture)
+        diff = conflict_diff(error, original={"name": "x"}, fields=["name"])
+        assert_type(diff, ConflictDiff)
+        assert_type(diff.version, int | None)
+        assert_type(diff.fields["name"], FieldDiff)
     except StaleObjects as error:
         assert_type(error.pks, list[Any])
     except MissingVersion as error:

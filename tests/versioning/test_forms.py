@@ -123,8 +123,8 @@ def test_what_was_changed_meanwhile_is_not_overwritten(product):
     }  # fmt: skip
     assert not form.is_valid()
     assert form.has_error("__all__", "conflict")
-    picture = form.conflict.fields
-    assert [(each.original, each.mine, each.theirs) for each in picture.values()] == [
+    diff = form.conflict.fields
+    assert [(each.original, each.mine, each.theirs) for each in diff.values()] == [
         ("lamp", "mine", "lamp"), (5, 5, 5), (3, 3, 9),
     ]  # fmt: skip
 

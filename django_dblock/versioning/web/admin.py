@@ -28,7 +28,7 @@ from django_dblock.versioning.web.admin_forms import (
     versioned_form,
     versioned_formset,
 )
-from django_dblock.versioning.web.diff import conflict_picture
+from django_dblock.versioning.web.diff import conflict_diff
 from django_dblock.versioning.web.diff_display import Row, rows
 from django_dblock.versioning.web.forms import CHANGED, TOKEN, hides
 
@@ -233,9 +233,9 @@ class VersionedAdmin(_Base):
             now = StaleObject(
                 instance=obj, expected=seen.version, actual=version, using=obj._state.db
             )
-            picture = conflict_picture(now, original=seen.original, fields=fields)
+            diff = conflict_diff(now, original=seen.original, fields=fields)
             labels = dict.fromkeys(fields, "")
-            changed = [row for row in rows(picture, fields, labels, labels) if row.theirs_changed]
+            changed = [row for row in rows(diff, fields, labels, labels) if row.theirs_changed]
         hidden = format_html('<input type="hidden" name="{}" value="{}">', TOKEN, signed)
         _confirm(response, hidden, changed)
         return response

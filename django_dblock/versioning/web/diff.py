@@ -16,11 +16,11 @@ class Unknown(Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
-"""Stands in a picture where a value is not known: not read, or computed by the database."""
+"""Stands in a diff where a value is not known: not read, or computed by the database."""
 
 
 @dataclass(frozen=True, slots=True)
-class FieldPicture:
+class FieldDiff:
     """One field of a conflict.
 
     Attributes:
@@ -54,7 +54,7 @@ class FieldPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ConflictDiff:
     """The whole of a conflict, field by field.
 
     Attributes:
@@ -62,7 +62,7 @@ class Picture:
         version: the version that ``theirs`` has; None where the row is gone.
     """
 
-    fields: Mapping[str, FieldPicture]
+    fields: Mapping[str, FieldDiff]
     version: int | None
 
     @property
@@ -71,21 +71,21 @@ class Picture:
         return self.version is None
 
     @property
-    def conflicting(self) -> list[FieldPicture]:
+    def conflicting(self) -> list[FieldDiff]:
         """The fields that both changed; with none, mine can be carried over to theirs."""
         return [field for field in self.fields.values() if field.conflicting]
 
 
-def conflict_picture(
+def conflict_diff(
     error: StaleObject,
     *,
     original: Mapping[str, Any] | None = None,
     fields: Iterable[str] | None = None,
-) -> Picture:
+) -> ConflictDiff:
     """Return mine, theirs and the original of a conflict, for each field that was loaded.
 
     One statement: it reads the row as it is now, which may be newer than ``error.actual``; the
-    picture's own ``version`` is the one to save against next.
+    diff's own ``version`` is the one to save against next.
 
     Args:
         error: the conflict.
@@ -100,7 +100,7 @@ def conflict_picture(
     rows = instance.__class__._base_manager.using(error.using)
     theirs = rows.filter(pk=error.pk).first()
     shown = {
-        field.name: FieldPicture(
+        field.name: FieldDiff(
             name=field.name,
             label=str(field.verbose_name),
             original=_value(field, known.get(field.name, UNKNOWN)),
@@ -112,7 +112,7 @@ def conflict_picture(
         and not (field is version or field.primary_key or field in meta.pk_fields)
         and (wanted is None or field.name in wanted)
     }
-    return Picture(shown, None if theirs is None else getattr(theirs, version.attname))
+    return ConflictDiff(shown, None if theirs is None else getattr(theirs, version.attname))
 
 
 def _by_name(instance: Any) -> dict[str, Any]:
@@ -134,15 +134,15 @@ def _value(field: Any, value: Any) -> Any:
         return value
 
 
-# The picture of a form's conflict: what a form has beside plain columns comes in here.
+# The diff of a form's conflict: what a form has beside plain columns comes in here.
 
 
-def form_picture(
+def form_diff(
     error: StaleObject,
     fields: Mapping[str, Any],
     original: Mapping[str, Any],
     cleaned: Mapping[str, Any],
-) -> Picture:
+) -> ConflictDiff:
     """Return mine, theirs and the original for these model fields of a form.
 
     One statement, and one more for each many-to-many field, whose values are lists of primary keys.
@@ -153,21 +153,21 @@ def form_picture(
         original: what the form showed, by field name; what is not in it is unknown.
         cleaned: the form's cleaned data, for the many-to-many fields.
     """
-    plain = conflict_picture(error, original=original, fields=fields)
+    plain = conflict_diff(error, original=original, fields=fields)
     shown = {}
     for name, field in fields.items():
         if not field.many_to_many:
             shown[name] = plain.fields[name]
             continue
         gone = plain.deleted
-        shown[name] = FieldPicture(
+        shown[name] = FieldDiff(
             name=name,
             label=str(field.verbose_name),
             original=original.get(name, UNKNOWN),
             mine=keys(cleaned.get(name, ())),
             theirs=UNKNOWN if gone else keys(field.value_from_object(error.instance)),
         )
-    return Picture(shown, plain.version)
+    return ConflictDiff(shown, plain.version)
 
 
 def keys(objects: Iterable[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from django.utils.text import capfirst
 from django.utils.timezone import template_localtime  # type: ignore[attr-defined]
 from django.utils.translation import gettext as _
 
-from django_dblock.versioning.web.diff import UNKNOWN, FieldPicture, Picture
+from django_dblock.versioning.web.diff import UNKNOWN, ConflictDiff, FieldDiff
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ class Row:
 
 
 def rows(
-    picture: Picture,
+    diff: ConflictDiff,
     fields: Mapping[str, Any],
     labels: Mapping[str, Any],
     choices: Mapping[str, str],
 ) -> list[Row]:
-    """Return a row for each field of a picture; one statement for each that is a relation.
+    """Return a row for each field of a diff; one statement for each that is a relation.
 
     Args:
-        picture: the conflict.
+        diff: the conflict.
         fields: the model's fields by name.
         labels: what the form calls them; of an empty one the model's name is taken.
         choices: the names of the inputs to choose with.
     """
     found = []
-    for name, each in picture.fields.items():
+    for name, each in diff.fields.items():
         original, mine, theirs = _shown(fields[name], each)
         found.append(
             Row(
@@ -70,8 +70,8 @@ def rows(
                 mine=mine,
                 theirs=theirs,
                 mine_changed=each.changed_by_me,
-                theirs_changed=each.changed_by_them and not picture.deleted,
-                conflicting=each.conflicting and not picture.deleted,
+                theirs_changed=each.changed_by_them and not diff.deleted,
+                conflicting=each.conflicting and not diff.deleted,
                 upload=isinstance(fields[name], models.FileField),
                 choice=choices[name],
             )
@@ -79,7 +79,7 @@ def rows(
     return found
 
 
-def _shown(field: Any, each: FieldPicture) -> list[str]:
+def _shown(field: Any, each: FieldDiff) -> list[str]:
     values = [each.original, each.mine, each.theirs]
     if field.is_relation:
         names = _names(field, values)

@@ -14,7 +14,7 @@ from django_dblock.exceptions import StaleObject
 from django_dblock.versioning.model import VersionedModel, expect
 from django_dblock.versioning.save import carried_version
 from django_dblock.versioning.web import signed_version
-from django_dblock.versioning.web.diff import Picture, form_picture, keys
+from django_dblock.versioning.web.diff import ConflictDiff, form_diff, keys
 from django_dblock.versioning.web.diff_display import Row, rows
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class VersionedFormMixin(_Base):
     writes form by form: put it into ``transaction.atomic()`` to write all or nothing.
 
     Attributes:
-        conflict: the :class:`Picture` after :meth:`add_conflict`; else None.
+        conflict: the :class:`ConflictDiff` after :meth:`add_conflict`; else None.
     """
 
-    conflict: Picture | None = None
+    conflict: ConflictDiff | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -186,7 +186,7 @@ class VersionedFormMixin(_Base):
 
         What the user entered stays in the inputs. Fields that only somebody else changed show what
         is in the row. The token is that of the row as it is now, so sending the form again
-        overwrites what was just shown, and nothing newer. ``conflict`` is the picture,
+        overwrites what was just shown, and nothing newer. ``conflict`` is the diff,
         ``conflict_rows`` the table to show, and the form has an error with the code ``"conflict"``.
 
         One statement for the row, and one for each relation among the fields.
@@ -197,17 +197,15 @@ class VersionedFormMixin(_Base):
         if error.instance is not self.instance:
             raise ValueError(f"This form saves {self.instance!r}; the conflict is not its own.")
         original = self._seen.original if self._seen else {}
-        self.conflict = picture = form_picture(error, self._editable(), original, self.cleaned_data)
+        self.conflict = diff = form_diff(error, self._editable(), original, self.cleaned_data)
         data = self.data.copy()
-        if picture.deleted:
+        if diff.deleted:
             data.pop(self.add_prefix(TOKEN), None)
         else:
-            theirs = {name: each.theirs for name, each in picture.fields.items()}
+            theirs = {name: each.theirs for name, each in diff.fields.items()}
             shown = encoded(self._guarded, theirs)
-            data[self.add_prefix(TOKEN)] = signed_version.dump(
-                *self._row, picture.version or 0, shown
-            )
-            for name, each in picture.fields.items():
+            data[self.add_prefix(TOKEN)] = signed_version.dump(*self._row, diff.version or 0, shown)
+            for name, each in diff.fields.items():
                 if each.changed_by_them and not each.changed_by_me:
                     self._show(name, each.theirs)
         self.data = data

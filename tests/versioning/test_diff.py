@@ -1,9 +1,9 @@
-"""The picture of a conflict: mine, theirs and the original of each field."""
+"""The diff of a conflict: mine, theirs and the original of each field."""
 
 import pytest
 from django.db.models import F
 
-from django_dblock import UNKNOWN, StaleObject, conflict_picture
+from django_dblock import UNKNOWN, StaleObject, conflict_diff
 from tests.app import models as app
 from tests.app.models import Gadget, Product
 from tests.versioning.conftest import overtake
@@ -17,10 +17,8 @@ def conflict(instance, **options):
     return caught.value
 
 
-def values(picture):
-    return {
-        name: (field.original, field.mine, field.theirs) for name, field in picture.fields.items()
-    }
+def values(diff):
+    return {name: (field.original, field.mine, field.theirs) for name, field in diff.fields.items()}
 
 
 def test_each_field_with_its_three_values(product, statements):
@@ -28,60 +26,60 @@ def test_each_field_with_its_three_values(product, statements):
     product.name, product.price = "mine", 5
     error = conflict(product)
     with statements() as sent:
-        picture = conflict_picture(error)
+        diff = conflict_diff(error)
     assert len(sent) == 1
-    assert values(picture) == {
+    assert values(diff) == {
         "name": ("original", "mine", "theirs"),
         "price": (0, 5, 0),
         "stock": (10, 10, 11),
     }
-    assert (picture.version, picture.deleted) == (2, False)
-    assert [field.name for field in picture.conflicting] == ["name"]
+    assert (diff.version, diff.deleted) == (2, False)
+    assert [field.name for field in diff.conflicting] == ["name"]
     facts = {
         name: (field.changed_by_me, field.changed_by_them, field.conflicting)
-        for name, field in picture.fields.items()
+        for name, field in diff.fields.items()
     }
     assert facts == {
         "name": (True, True, True),
         "price": (True, False, False),
         "stock": (False, True, False),
     }
-    assert picture.fields["name"].label == "name"
+    assert diff.fields["name"].label == "name"
 
 
 def test_both_to_the_same_value_is_no_conflict(product):
     overtake(product, name="same")
     product.name = "same"
-    assert conflict_picture(conflict(product)).conflicting == []
+    assert conflict_diff(conflict(product)).conflicting == []
 
 
-def test_the_picture_saves_against_the_row_as_it_is_now(product):
+def test_the_diff_saves_against_the_row_as_it_is_now(product):
     overtake(product)
     error = conflict(product)
     overtake(product, name="even newer")
-    picture = conflict_picture(error)
-    assert (error.actual, picture.version) == (2, 3)
-    product.save_cas(expected=picture.version)
+    diff = conflict_diff(error)
+    assert (error.actual, diff.version) == (2, 3)
+    product.save_cas(expected=diff.version)
 
 
 def test_a_row_that_is_gone(product):
     Product.objects.all().delete()
-    picture = conflict_picture(conflict(product))
-    assert picture.deleted
-    assert picture.fields["name"].theirs is UNKNOWN
+    diff = conflict_diff(conflict(product))
+    assert diff.deleted
+    assert diff.fields["name"].theirs is UNKNOWN
 
 
 def test_an_object_without_a_key_has_no_row_there(product):
     overtake(product)
     error = conflict(product)
     error.pk = None
-    assert conflict_picture(error).deleted
+    assert conflict_diff(error).deleted
 
 
 def test_only_the_fields_asked_for(product):
     overtake(product)
-    picture = conflict_picture(conflict(product), fields=["stock"])
-    assert list(picture.fields) == ["stock"]
+    diff = conflict_diff(conflict(product), fields=["stock"])
+    assert list(diff.fields) == ["stock"]
 
 
 def test_the_original_of_a_form_is_the_callers(product):
@@ -90,16 +88,16 @@ def test_the_original_of_a_form_is_the_callers(product):
     posted = Product.objects.get(pk=product.pk)
     posted.name = "mine"
     error = conflict(posted, expected=1)
-    picture = conflict_picture(error, original={"name": "original", "stock": "10"})
-    assert values(picture)["name"] == ("original", "mine", "theirs")
-    assert values(picture)["stock"] == (10, 11, 11), "as the row would give it back"
-    assert values(picture)["price"][0] is UNKNOWN
-    assert not picture.fields["price"].changed_by_me
-    assert not picture.fields["price"].changed_by_them
+    diff = conflict_diff(error, original={"name": "original", "stock": "10"})
+    assert values(diff)["name"] == ("original", "mine", "theirs")
+    assert values(diff)["stock"] == (10, 11, 11), "as the row would give it back"
+    assert values(diff)["price"][0] is UNKNOWN
+    assert not diff.fields["price"].changed_by_me
+    assert not diff.fields["price"].changed_by_them
     posted.name, posted.price = "mine", "5"
-    picture = conflict_picture(error, original={})
-    assert picture.fields["price"].changed_by_me
-    assert picture.fields["price"].conflicting, "nobody knows, so a person looks"
+    diff = conflict_diff(error, original={})
+    assert diff.fields["price"].changed_by_me
+    assert diff.fields["price"].conflicting, "nobody knows, so a person looks"
 
 
 def test_after_a_save_the_original_is_what_was_written(product):
@@ -107,14 +105,14 @@ def test_after_a_save_the_original_is_what_was_written(product):
     product.save()
     product.name = "second"
     overtake(product, stock=0)
-    assert values(conflict_picture(conflict(product)))["name"] == ("first", "second", "first")
+    assert values(conflict_diff(conflict(product)))["name"] == ("first", "second", "first")
 
 
 def test_an_object_that_was_made_and_saved_here_has_an_original():
     product = Product.objects.create(name="first")
     product.name = "mine"
     overtake(product, name="theirs")
-    assert values(conflict_picture(conflict(product)))["name"] == ("first", "mine", "theirs")
+    assert values(conflict_diff(conflict(product)))["name"] == ("first", "mine", "theirs")
 
 
 def test_after_bulk_create_bulk_save_and_refresh():
@@ -132,7 +130,7 @@ def test_a_save_that_was_refused_does_not_change_the_original(product):
     overtake(product)
     product.name = "mine"
     conflict(product)
-    assert values(conflict_picture(conflict(product)))["name"][0] == "original"
+    assert values(conflict_diff(conflict(product)))["name"][0] == "original"
 
 
 def test_deferred_fields_are_not_shown_and_not_loaded(product, statements):
@@ -140,15 +138,15 @@ def test_deferred_fields_are_not_shown_and_not_loaded(product, statements):
     overtake(product)
     error = conflict(partly)
     with statements() as sent:
-        picture = conflict_picture(error)
+        diff = conflict_diff(error)
     assert len(sent) == 1
-    assert list(picture.fields) == ["name"]
+    assert list(diff.fields) == ["name"]
 
 
 def test_expressions_are_unknown(product):
     overtake(product)
     product.stock = F("stock") + 1
-    assert values(conflict_picture(conflict(product)))["stock"] == (10, UNKNOWN, 10)
+    assert values(conflict_diff(conflict(product)))["stock"] == (10, UNKNOWN, 10)
     product.refresh_from_db()
     product.stock = F("stock") + 1
     product.save()
@@ -159,21 +157,21 @@ def test_a_value_that_can_not_be_read_is_shown_as_it_is(product):
     overtake(product)
     error = conflict(product)
     product.stock = "many"
-    assert conflict_picture(error).fields["stock"].mine == "many"
+    assert conflict_diff(error).fields["stock"].mine == "many"
 
 
 def test_keys_versions_and_parents(product):
     gadget = Gadget.objects.create(name="a", watts=1)
     gadget.watts = 2
     overtake(gadget, watts=3)
-    picture = conflict_picture(conflict(gadget))
-    assert values(picture)["watts"] == (1, 2, 3)
-    assert "product_ptr" not in picture.fields
-    assert "id" not in picture.fields
+    diff = conflict_diff(conflict(gadget))
+    assert values(diff)["watts"] == (1, 2, 3)
+    assert "product_ptr" not in diff.fields
+    assert "id" not in diff.fields
     place = app.Place.objects.create(row="A", number=1)
     overtake(place, guest="theirs")
-    assert list(conflict_picture(conflict(place)).fields) == ["guest"]
+    assert list(conflict_diff(conflict(place)).fields) == ["guest"]
     line = app.InvoiceLine.objects.create(invoice=app.Invoice.objects.create(), product=product)
     line.product = None
     overtake(line, quantity=2)
-    assert values(conflict_picture(conflict(line)))["product"] == (product.pk, None, product.pk)
+    assert values(conflict_diff(conflict(line)))["product"] == (product.pk, None, product.pk)
