@@ -42,13 +42,13 @@ class Spans:
     def _acquired(self, **told: Any) -> None:
         self._waited(told, None)
         span = get_current_span()
-        if told["kind"] == "fenced" and span.get_span_context().is_valid:
+        if "token" in told and span.get_span_context().is_valid:
             if len(self._taken_in) >= _MOST_LEASES:
                 self._taken_in.pop(list(self._taken_in)[0], None)  # noqa: RUF015 - other threads
             self._taken_in[_grant(told)] = span
 
     def _released(self, **told: Any) -> None:
-        if told["kind"] == "fenced":
+        if "token" in told:
             self._taken_in.pop(_grant(told), None)
 
     def _timeout(self, **told: Any) -> None:

@@ -65,7 +65,7 @@ def _held(*, signal: Signal, held: float, **told: Any) -> None:  # noqa: ARG001 
 
 def _warn(message: str, seconds: float, told: dict[str, Any], **more: float) -> None:
     name, using, kind = told["name"], told["using"], told["kind"]
-    _LOGGERS[kind].warning(
+    _LOGGERS.get(kind, _LOGGERS["fenced"]).warning(
         f"Slow lock: {message}",
         seconds,
         name,

@@ -11,7 +11,8 @@ passed over when its ticket expires.
 
 import random
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
@@ -27,6 +28,10 @@ _PATIENCE = 6.0
 that it shows one."""
 
 
+Acquire: TypeAlias = Callable[[Place, Wish, int | None], Grant | Refusal | None]
+"""Take the lease if it is free: as :func:`django_dblock.fencing.store.acquire`."""
+
+
 class Success(NamedTuple):
     """The lease, asked for at ``before`` on our clock, after ``waited`` seconds."""
 
@@ -38,13 +43,30 @@ class Success(NamedTuple):
 class Attempt:
     """One wait. The caller sleeps: ``while not (success := attempt.once()): sleep(delay)``.
 
+    Args:
+        place: the lease to acquire.
+        wish: the terms of the lease.
+        timeout: seconds until LockTimeout; None waits indefinitely.
+        acquire: sends the statement that takes the lease; by default `store.acquire`.
+        queue_slot: the slot that this waiter's ticket carries.
+
     Attributes:
         place: what is waited for.
         delay: seconds to sleep before the next try.
     """
 
-    def __init__(self, place: Place, wish: Wish, timeout: float | None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        wish: Wish,
+        timeout: float | None,
+        *,
+        acquire: Acquire | None = None,
+        queue_slot: int = 0,
+    ) -> None:
         self.place = place
+        self._acquire = acquire or store.acquire
+        self._queue_slot = queue_slot
         self._wish = wish
         self._timeout = timeout
         self._started = time.monotonic()
@@ -60,7 +82,7 @@ class Attempt:
             LockTimeout: the time is up.
         """
         before = now()
-        answer = store.acquire(self.place, self._wish, self._ticket)
+        answer = self._acquire(self.place, self._wish, self._ticket)
         waited = time.monotonic() - self._started
         if isinstance(answer, Grant):
             self._ticket = None  # it went with the grant
@@ -97,7 +119,7 @@ class Attempt:
             return
         parameters = {
             "name": self.place.name,
-            "slot": self.place.slot,
+            "slot": self._queue_slot,
             "owner": store.owner(),
             "patience": _PATIENCE,
             "ticket": self._ticket,

@@ -94,7 +94,11 @@ class Lease:
             let that refuse a smaller one than it has seen.
         metadata: what was given, as it stands in the table.
         waited: seconds spent waiting for it.
+        fences_rows: whether the token may be written into rows: ``save_fenced(lease)`` needs
+            tokens that all compare with each other.
     """
+
+    fences_rows = True
 
     def __init__(  # noqa: PLR0913 - made in one place, by fenced_lock
         self,
@@ -166,19 +170,22 @@ class Lease:
         """
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
-        wanted = self.trust.ttl if ttl is None else float(ttl)
+        for trust in self.trusts:
+            self._renew(trust, trust.ttl if ttl is None else float(ttl))
+        self.check()
+
+    def _renew(self, trust: Trust, ttl: float) -> None:
         while True:
             self.check()
             before = now()
-            renewal = store.renew(self._place, self.token, wanted)
+            renewal = store.renew(trust.place, trust.token, ttl)
             if renewal.expires_at is not None:
                 break
             if not renewal.ours:
-                self.trust.lose(GONE)
+                trust.lose(GONE)
             time.sleep(_PAUSE)  # somebody, the heartbeat perhaps, has the row for a moment
-        self.trust.ttl = wanted
-        self.trust.extend(before, wanted, renewal.expires_at)
-        self.check()
+        trust.ttl = ttl
+        trust.extend(before, ttl, renewal.expires_at)
 
     async def arenew(self, ttl: float | None = None) -> None:
         """Do what :meth:`renew` does, from a coroutine."""
@@ -200,9 +207,8 @@ class Lease:
             return False
         store.refuse_transaction(self._place, connections[self.using], "released")
         lost = self.lost
-        heartbeat.forget(self.trust)  # first, or it would look at what has ended again and again
-        self.trust.end()
-        had = store.release(self._place, self.token, hold_at_least=self._hold_at_least)
+        self._stop_renewing()  # first, or it would look at what has ended again and again
+        had = self._release_row()
         self._given_back = True
         if not had:
             self.trust.lose(GONE)
@@ -243,6 +249,19 @@ class Lease:
             max(self.trust.ttl, _SHORTEST_IDLE) if idle_timeout is None else idle_timeout,
         )
 
+    @property
+    def trusts(self) -> tuple[Trust, ...]:
+        """What this process believes of each row that the lease consists of: one, mostly."""
+        return (self.trust,)
+
+    def _stop_renewing(self) -> None:
+        for trust in self.trusts:
+            heartbeat.forget(trust)
+            trust.end()
+
+    def _release_row(self) -> bool:
+        return store.release(self._place, self.token, hold_at_least=self._hold_at_least)
+
     def loss(self) -> LockLost:
         """Return the error that says why the lease can't be used."""
         reason = self.trust.reason or "it was released"
@@ -253,8 +272,7 @@ class Lease:
         try:
             self.release()
         except Error:
-            heartbeat.forget(self.trust)
-            self.trust.end()  # a transaction is still open, say: then nothing has been sent
+            self._stop_renewing()  # a transaction is still open, say: then nothing has been sent
             if not failed:
                 raise
             logger.warning(
@@ -288,10 +306,15 @@ class Lease:
 
     @property
     def _logged(self) -> dict[str, Any]:
-        return {"kind": "fenced", "lock": self.name, "using": self.using, "token": self.token}
+        return {"kind": self._place.kind, "lock": self.name, "using": self.using, "token": self.token}
 
     def _send(self, signal: Signal, **more: object) -> None:
         if signal.receivers:
             signal.send_robust(
-                Lease, kind="fenced", shared=False, **self._place.facts, token=self.token, **more
+                Lease,
+                kind=self._place.kind,
+                shared=False,
+                **self._place.facts,
+                token=self.token,
+                **more,
             )

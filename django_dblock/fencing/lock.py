@@ -20,7 +20,7 @@ from django_dblock.core.application_name import named
 from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import DblockError, LockTimeout
 from django_dblock.fencing import async_lock, store
-from django_dblock.fencing.acquire import Attempt
+from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
 from django_dblock.fencing.lease_name import lease_name
@@ -170,7 +170,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 f"{name} is a generator function: the lock would be gone before its first line "
                 f"runs. Use 'with' inside it."
             )
-        guard = Guard("fenced_lock", outside=True, using=self._using)
+        guard = Guard(type(self).__name__, outside=True, using=self._using)
         if iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -219,18 +219,12 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             raise
         if success is None:
             return None
-        lease = Lease(
-            attempt.place,
-            success,
-            ttl=self._wish.ttl,
-            hold_at_least=self._hold_at_least,
-            metadata=self._metadata,
-            on_lost=self._on_lost,
-        )
+        lease = self._lease(attempt.place, success)
         # A lease taken in TestCase's transaction is seen by no other connection, so none renews it.
         renews = self._heartbeat and not connections[lease.using].in_atomic_block
         try:
-            heartbeat.watch(lease.trust, renews=renews)
+            for trust in lease.trusts:
+                heartbeat.watch(trust, renews=renews)
         except BaseException:  # no thread can be started
             lease.leave(failed=True)
             raise
@@ -239,6 +233,16 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             signals.lock_acquired, attempt.place, waited=waited, took=waited, token=lease.token
         )
         return lease
+
+    def _lease(self, place: Place, success: Success) -> Lease:
+        return Lease(
+            place,
+            success,
+            ttl=self._wish.ttl,
+            hold_at_least=self._hold_at_least,
+            metadata=self._metadata,
+            on_lost=self._on_lost,
+        )
 
     def _push(self, lease: Lease) -> None:
         _entered.set((*_entered.get(), (self, lease)))
@@ -250,13 +254,14 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
                 _entered.set(entered[:place] + entered[place + 1 :])
                 return entered[place][1]
         raise RuntimeError(
-            "A block of fenced_lock() was left that was not entered in this thread or task. The "
+            f"A block of {type(self).__name__}() was left that was not entered in this thread or "
+            "task. The "
             "lock ends when its ttl is over."
         )
 
     def _send(self, signal: Signal, place: Place, **more: object) -> None:
         if signal.receivers:
-            signal.send_robust(fenced_lock, kind="fenced", shared=False, **place.facts, **more)
+            signal.send_robust(type(self), kind=place.kind, shared=False, **place.facts, **more)
 
 
 def _storable(metadata: dict[str, Any]) -> str:

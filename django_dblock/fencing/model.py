@@ -36,7 +36,16 @@ def fenced_write(
     """Run the write in a transaction, guarded where that can be; tell of a refusal.
 
     In an open transaction it is a savepoint, so that a refusal leaves that one usable.
+
+    Raises:
+        TypeError: the lease is one of several that are held at once, so tokens don't compare.
     """
+    if not lock.fences_rows:
+        raise TypeError(
+            f"save_fenced() and fenced() compare tokens, and {type(lock).__name__} {lock.name} is "
+            f"one of several that may be held at once, each with tokens of its own. Write inside "
+            f"'with lease.guard():' instead."
+        )
     try:
         lock.check()
         with transaction.atomic(using=using):

@@ -31,12 +31,17 @@ _SERIALIZATION_FAILURE = "40001"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which lease: the key, its name in the table, and the alias of the table."""
+    """Which lease: the key, its name in the table, and the alias of the table.
+
+    Attributes:
+        kind: what the lease is for, in signals, logs and metrics: ``fenced``, ``semaphore`` ….
+    """
 
     key: NamedKey
     name: str
     using: str
     slot: int = 0
+    kind: str = "fenced"
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class TestPolling:
         assert caught.value.timeout == 0.05
 
     def test_without_an_answer_the_time_is_up_too(self, monkeypatch):
-        monkeypatch.setattr(waiting.table, "acquire", lambda *_: None)
+        monkeypatch.setattr(waiting.store, "acquire", lambda *_: None)
         with pytest.raises(LockTimeout, match="somebody who was faster"):
             fenced_lock(NAME, ttl=30, timeout=0.02).__enter__()
 
