@@ -306,7 +306,12 @@ class Lease:
 
     @property
     def _logged(self) -> dict[str, Any]:
-        return {"kind": self._place.kind, "lock": self.name, "using": self.using, "token": self.token}
+        return {
+            "kind": self._place.kind,
+            "lock": self.name,
+            "using": self.using,
+            "token": self.token,
+        }
 
     def _send(self, signal: Signal, **more: object) -> None:
         if signal.receivers:
