@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
+    from django_dblock.core.namespace import namespace as namespace
     from django_dblock.exceptions import DamagedAnswer as DamagedAnswer
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned
@@ -126,6 +127,7 @@ _HOME = {
     "advisory_lock": "advisory.lock",
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
+    "namespace": "core.namespace",
     "DamagedAnswer": "exceptions",
     "DblockError": "exceptions",
     "IdempotencyAbandoned": "exceptions",

@@ -4,8 +4,12 @@ Each is read once and kept until Django says that a setting changed, so that ``o
 works and a lock does not pay for the look-ups.
 """
 
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from django.conf import settings
@@ -22,6 +26,12 @@ MAX_TIMEOUT = 2_147_483.647
 MAX_RETENTION = 100 * 366 * 86_400.0
 """The longest time that a row is kept, in seconds: a hundred years."""
 
+MAX_NAMESPACE = 100
+"""The longest namespace, in characters: it stands in the text of leases and of request rows."""
+
+namespaces: ContextVar[tuple[str, ...]] = ContextVar("django_dblock_namespaces", default=())
+"""The namespaces that were entered with ``namespace()``, the innermost last."""
+
 NEVER_KEPT = frozenset({"set-cookie", "date"})
 """Headers that belong to one answer, and one client; in lower case."""
 
@@ -31,6 +41,29 @@ def _read(name: str, default: Any, expected: str, valid: Any) -> Any:
     if not valid(value):
         raise ImproperlyConfigured(f"{name} must be {expected}, not {value!r}.")
     return value
+
+
+def check_namespace(name: object) -> None:
+    """Refuse what can't be a namespace.
+
+    Raises:
+        TypeError: the name is not a str.
+        ValueError: the name is too long for the tables, or contains NUL or a lone surrogate, which
+            no text of PostgreSQL's can.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"A namespace must be a string, not {name!r}.")
+    if len(name) > MAX_NAMESPACE:
+        raise ValueError(f"A namespace has at most {MAX_NAMESPACE} characters, not {len(name)}.")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"A namespace must not contain NUL or a lone surrogate: {name!r}.")
+
+
+def _is_dotted_path(value: str) -> bool:
+    words = value.split(".")
+    if len(words) == 1 or not all(map(str.isidentifier, words)):
+        return False
+    return words[0] in sys.modules or find_spec(words[0]) is not None
 
 
 def is_seconds(value: object) -> bool:
@@ -67,11 +100,67 @@ class Conf:
         )
         return value
 
-    @cached_property
+    @property
     def namespace(self) -> str:
-        """``DBLOCK_NAMESPACE``: salts every key; two projects in one database never meet."""
-        value: str = _read("DBLOCK_NAMESPACE", "", "a string", lambda value: isinstance(value, str))
-        return value
+        """The namespace of this moment: of ``namespace()``, else of ``DBLOCK_NAMESPACE``.
+
+        Ask once for each lock, lease or request, and keep the value with it.
+
+        Raises:
+            ImproperlyConfigured: the setting is wrong, or its callable returned something else than
+                a namespace. What the callable raises is passed on.
+        """
+        if entered := namespaces.get():
+            return entered[-1]
+        source = self.namespace_source
+        if isinstance(source, str):
+            return source
+        name = source()
+        try:
+            check_namespace(name)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"The callable of DBLOCK_NAMESPACE: {error}") from error
+        return name
+
+    @property
+    def has_namespaces(self) -> bool:
+        """Whether anything separates keys: a setting other than "", or a ``namespace()`` block."""
+        return bool(namespaces.get()) or self.namespace_source != ""
+
+    @cached_property
+    def namespace_source(self) -> str | Callable[[], str]:
+        """``DBLOCK_NAMESPACE``: a namespace, or a callable that returns the current one; "".
+
+        A string with dots whose first word can be imported is the dotted path of a callable, as
+        "shop.tenants.current"; any other string is the namespace itself.
+        """
+        value = getattr(settings, "DBLOCK_NAMESPACE", "")
+        if callable(value):
+            return value  # type: ignore[no-any-return] # its result is checked at each call
+        try:
+            check_namespace(value)
+        except TypeError:
+            raise ImproperlyConfigured(
+                f"DBLOCK_NAMESPACE must be a string or a callable, not {value!r}."
+            ) from None
+        except ValueError as error:
+            raise ImproperlyConfigured(f"DBLOCK_NAMESPACE: {error}") from error
+        if not _is_dotted_path(value):
+            return str(value)
+        try:
+            found = import_string(value)
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"DBLOCK_NAMESPACE: {error}. {value!r} reads as the dotted path of a callable, "
+                f"because {value.partition('.')[0]!r} can be imported. A namespace that is meant "
+                f"literally must not begin with the name of a package."
+            ) from error
+        if not callable(found):
+            raise ImproperlyConfigured(
+                f"DBLOCK_NAMESPACE must be a string or a callable, and {value!r} is neither: it is "
+                f"{found!r}."
+            )
+        return found  # type: ignore[no-any-return]
 
     @cached_property
     def labels(self) -> LabelMode:

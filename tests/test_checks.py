@@ -34,6 +34,16 @@ def test_they_are_registered():
     assert check_server.tags == (checks.Tags.database,), "it asks the server: only with --database"
 
 
+def test_w005_tenants_that_nothing_separates(monkeypatch, settings):
+    monkeypatch.setattr("django_dblock.checks.settings.TENANT_PACKAGES", {"tests"})
+    settings.DBLOCK_NAMESPACE = "shop"
+    [warning] = check_settings()
+    assert warning.id == "dblock.W005"
+    assert "'tests.app' is installed" in warning.msg
+    settings.DBLOCK_NAMESPACE = lambda: 1 / 0  # only called where a key is made
+    assert check_settings() == []
+
+
 def test_e001_another_engine(settings):
     settings.DBLOCK_DATABASE = "sqlite"
     [error] = check_settings()

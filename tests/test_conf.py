@@ -31,7 +31,7 @@ def test_defaults():
     [
         ("advisory_timeout", [0, 0.5, None, MAX_TIMEOUT], [-1, "1", True, float("nan"), 10**10]),
         ("database", [None, "other"], ["nowhere", 1, ["default"], {}]),
-        ("namespace", ["", "shop"], [None, b"shop"]),
+        ("namespace", ["", "shop", "acme.example.com"], [None, b"shop"]),
         ("labels", ["full", "first", "off"], [None, True, "all"]),
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),
         ("max_keys", [1, 10**6], [0, True, 1.5, None]),

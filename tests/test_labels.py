@@ -141,8 +141,17 @@ def test_a_label_is_always_read_back_to_its_lock(key):
 
 @given(keys, st.text(max_size=5))
 def test_a_label_is_read_with_the_projects_namespace(key, namespace):
-    shown = label(key, number(key, namespace), "full")
+    shown = labels.label(named(key), number(key, namespace), "full", namespace)
     assert number(key, namespace) in read(compose("", [shown]), [number(key, namespace)], namespace)
+
+
+def test_cut_label_of_another_namespace_names_nothing():
+    key = ("inventory", "ü")
+    there = number(key, "acme")
+    shown = labels.label(named(key), there, "full", "acme")
+    assert read(compose("", [shown]), [there], "acme") == {there: shown}
+    assert read(compose("", [shown]), [there], "globex") == {}
+    assert read(compose("", [shown]), [there], "") == {}
 
 
 def test_another_namespaces_label_names_nothing():

@@ -34,14 +34,16 @@ class Request:
     ids: tuple[int, ...]
     shared: bool
     connection: BaseDatabaseWrapper
+    namespace: str
 
     @classmethod
     def of(
         cls, keys: tuple[NamedKey, ...], *, shared: bool, connection: BaseDatabaseWrapper
     ) -> Self:
-        """Number the keys with the project's namespace."""
+        """Number the keys within the namespace of this moment."""
         namespace = conf.namespace
-        return cls(keys, tuple(key_id(key.data, namespace) for key in keys), shared, connection)
+        ids = tuple(key_id(key.data, namespace) for key in keys)
+        return cls(keys, ids, shared, connection, namespace)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _parameters(request: Request) -> dict[str, Parameter]:
     application_name = _reported_application_name(request.connection)
     if (mode := conf.labels) != "off":
         shown = [
-            labels.label(key, number, mode)
+            labels.label(key, number, mode, request.namespace)
             for key, number in zip(request.keys, request.ids, strict=True)
         ]
         application_name = labels.compose(application_name or "", shown)

@@ -1,7 +1,7 @@
 """System checks: what would make the locks useless, said before the first one is taken.
 
-``dblock.E001``, ``E002`` and ``W001`` read the settings. ``E003``, ``E004`` and ``W002`` to
-``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
+``dblock.E001``, ``E002``, ``W001`` and ``W005`` read the settings. ``E003``, ``E004`` and ``W002``
+to ``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
 --database ALIAS``.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
@@ -19,10 +20,21 @@ from psycopg import IsolationLevel
 from django_dblock.conf import Conf, conf
 from django_dblock.sql import doctor as sql
 
+TENANT_PACKAGES = frozenset(
+    {
+        "django_multitenant",
+        "django_pgschemas",
+        "django_tenants",
+        "tenant_schemas",
+        "tenant_users",
+    }
+)
+"""The top packages of apps that put several tenants into one database."""
+
 
 @checks.register()
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
-    """Find settings with a wrong value (E002), a wrong engine (E001) and isolation level (W001)."""
+    """Find a wrong value (E002), engine (E001) or isolation (W001), and W005."""
     wrong = [
         checks.Error(str(error), id="dblock.E002", hint="See the settings page of the docs.")
         for error in _wrong_settings()
@@ -39,12 +51,28 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
                 hint="Set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
             )
         ]
+    return [*_configured_isolation(connection), *_inseparable_tenants()]
+
+
+def _configured_isolation(connection: BaseDatabaseWrapper) -> Iterator[checks.CheckMessage]:
     level = connection.settings_dict["OPTIONS"].get("isolation_level")
     try:
         name = None if level is None else IsolationLevel(level).name  # Django takes the number, too
     except ValueError:
-        return []  # Django says it when it connects
-    return list(_snapshot_isolation("dblock.W001", connection, name))
+        return  # Django says it when it connects
+    yield from _snapshot_isolation("dblock.W001", connection, name)
+
+
+def _inseparable_tenants() -> Iterator[checks.CheckMessage]:
+    installed = [app for app in settings.INSTALLED_APPS if app.partition(".")[0] in TENANT_PACKAGES]
+    if installed and not callable(conf.namespace_source):
+        yield checks.Warning(
+            f"{installed[0]!r} is installed, and the keys of all tenants are the same: "
+            f"DBLOCK_NAMESPACE is {conf.namespace_source!r} for each of them.",
+            id="dblock.W005",
+            hint="Set DBLOCK_NAMESPACE to a callable, or its dotted path, that returns the name of "
+            "the current tenant.",
+        )
 
 
 @checks.register(checks.Tags.database)

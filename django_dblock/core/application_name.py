@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import product
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from django_dblock.conf import LabelMode
 from django_dblock.keys import (
@@ -75,7 +76,7 @@ def names(keys: Sequence[NamedKey]) -> str:
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"  # noqa: PLR2004
 
 
-def label(key: NamedKey, number: int, mode: LabelMode) -> str:
+def label(key: NamedKey, number: int, mode: LabelMode, namespace: str = "") -> str:
     """Return what other sessions may read of the key; empty where ``DBLOCK_LABELS`` is off."""
     if mode == "off":
         return ""
@@ -90,7 +91,13 @@ def label(key: NamedKey, number: int, mode: LabelMode) -> str:
         and text == ":".join(map(str, key.parts))  # nothing was escaped
     ):
         return text
-    return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{number & 0xFFFF:04x}"
+    return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{_tag(number, namespace)}"
+
+
+def _tag(number: int, namespace: str) -> str:
+    """Return four hex digits that tell locks apart; read in another namespace, they match none."""
+    # crc32 of no bytes is 0, so without a namespace these are the last digits of the number
+    return f"{(number ^ crc32(namespace.encode('utf-8', 'surrogatepass'))) & 0xFFFF:04x}"
 
 
 def compose(application_name: str, labels: Sequence[str]) -> str:
@@ -123,7 +130,7 @@ def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[
         readings = _readings(text, namespace)
         tag = text.rpartition("~")[2]
         for number in wanted:
-            if number in readings or (tag != text and tag == f"{number & 0xFFFF:04x}"):
+            if number in readings or (tag != text and tag == _tag(number, namespace)):
                 found.setdefault(number, text)
     return found
 

@@ -36,7 +36,10 @@ MODELS = (Path(__file__).parent / "store_models.py").read_text()
 Connect = Callable[[], psycopg.Connection[Any]]
 
 SETTINGS = [
-    name for name, value in vars(Conf).items() if isinstance(value, property | cached_property)
+    name
+    for name, value in vars(Conf).items()
+    if isinstance(value, property | cached_property)
+    and name not in ("has_namespaces", "namespace_source")  # both read DBLOCK_NAMESPACE
 ]
 COMPARED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
