@@ -1,0 +1,1 @@
+"""A model for the programs of this folder."""
