@@ -12,7 +12,7 @@ class Kept(Transport):
         super().__init__(*arguments, **options)
         self.events: list[Any] = []
 
-    def queue(self, event_type: str, data: Any, flush: bool = False) -> None:  # noqa: FBT001, FBT002 - theirs
+    def queue(self, event_type: str, data: Any, flush: bool = False) -> None:
         if event_type == "span":
             self.events.append(data)
 

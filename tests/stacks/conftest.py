@@ -16,6 +16,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PROGRAMS = HERE / "programs"
 
+if os.environ.get("DJANGO_SETTINGS_MODULE") != "tests.stacks.settings":
+    collect_ignore_glob = ["test_*.py"]
+
 RunProgram = Callable[..., dict[str, Any]]
 
 
@@ -60,6 +63,7 @@ def run_program() -> RunProgram:
                 env={
                     **os.environ,
                     "DATABASE_URL": url,
+                    "DJANGO_SETTINGS_MODULE": "",
                     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "example_project")]),
                     **environment,
                 },
@@ -67,7 +71,7 @@ def run_program() -> RunProgram:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=200,
+                timeout=120,
             )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.strip().splitlines()[-1])

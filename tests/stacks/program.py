@@ -17,7 +17,11 @@ def setup(
     from django.conf import settings
     from django.core.management import call_command
 
-    database = {**environ.Env().db_url("DATABASE_URL"), "ENGINE": engine, **more.pop("DATABASE", {})}
+    database = {
+        **environ.Env().db_url("DATABASE_URL"),
+        "ENGINE": engine,
+        **more.pop("DATABASE", {}),
+    }
     settings.configure(
         **{
             "DATABASES": {"default": database},
@@ -52,7 +56,8 @@ def outlive(lease: Any, ttl: float) -> None:
         with connections[lease.using].cursor() as cursor:
             cursor.execute(
                 "SELECT extract(epoch FROM clock_timestamp() - acquired_at)"
-                " FROM django_dblock_fencedlock WHERE token = %s AND expires_at > clock_timestamp()",
+                " FROM django_dblock_fencedlock"
+                " WHERE token = %s AND expires_at > clock_timestamp()",
                 [lease.token],
             )
             [seconds] = cursor.fetchone()

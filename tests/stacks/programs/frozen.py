@@ -44,9 +44,9 @@ other = threading.Thread(target=held_elsewhere, args=[ready, done])
 other.start()
 ready.wait()
 with frozen():
-    import datetime
+    import datetime as dt
 
-    today = datetime.datetime.now(tz=datetime.UTC).year
+    today = dt.datetime.now(tz=dt.UTC).year
     try:
         with fenced_lock("busy", ttl=30, timeout=0.2):
             lease_wait = "entered"

@@ -30,9 +30,7 @@ from tests.stacks.tenants.models import Client  # noqa: E402
 TTL = 0.9
 
 call_command("migrate_schemas", verbosity=0)
-acme, globex = (
-    Client.objects.create(schema_name=name, name=name) for name in ("acme", "globex")
-)
+acme, globex = (Client.objects.create(schema_name=name, name=name) for name in ("acme", "globex"))
 
 results = {}
 for mode in ("atomic", "lease"):
@@ -44,9 +42,7 @@ for mode in ("atomic", "lease"):
                 ran.append(1)  # noqa: B023 - called before the next turn
                 return tenant.schema_name  # noqa: B023
 
-            results.setdefault(mode, []).append(
-                [run_once("pay", work=work, mode=mode), len(ran)]
-            )
+            results.setdefault(mode, []).append([run_once("pay", work=work, mode=mode), len(ran)])
 
 leases = {}
 with tenant_context(acme), fenced_lock("sync", ttl=TTL) as first:
