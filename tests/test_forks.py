@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 
-from django_dblock.core import connection as forks
+from django_dblock.core.connection import after_fork_in_child
 
 
 def test_a_child_does_it_first():
     done = (
-        "import os; from django_dblock import forks\n"
-        "forks.in_child(lambda: os._exit(7))\n"
+        "import os; from django_dblock.core.connection import after_fork_in_child\n"
+        "after_fork_in_child(lambda: os._exit(7))\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(os.fork(), 0)[1]))"
     )
     found = subprocess.run([sys.executable, "-c", done], capture_output=True, text=True, check=True)
@@ -19,7 +19,7 @@ def test_a_child_does_it_first():
 
 def test_where_there_is_no_fork_nothing_is_asked(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork")
-    forks.after_fork_in_child(print)
+    after_fork_in_child(print)
 
 
 def test_everything_can_be_imported_there():

@@ -8,8 +8,7 @@ from datetime import timedelta
 import pytest
 from django.core.management import CommandError
 
-from django_dblock.cli import console as person
-from django_dblock.cli import terminate
+from django_dblock.cli import console, terminate
 from django_dblock.exceptions import TerminationRefused
 from tests.fencing.test_release_command import says  # noqa: F401 - a fixture
 from tests.helpers import observe
@@ -30,7 +29,7 @@ def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):  # noqa:
     assert told.startswith(f"Backend {pid} is told to end: its transaction is rolled back")
     observe.until(lambda: is_gone(observer, pid), "it is gone")
     [record] = caplog.records
-    assert (record.pid, record.by, record.using) == (pid, person.operator_name(), "default")
+    assert (record.pid, record.by, record.using) == (pid, console.operator_name(), "default")
 
 
 def test_two_statements_beside_the_block(holding, statements):  # noqa: F811
@@ -63,7 +62,8 @@ def test_where_nobody_can_answer_it_is_refused(holding, monkeypatch):  # noqa: F
 
 def test_one_that_let_go_while_it_was_asked_is_not_touched(holding, monkeypatch):  # noqa: F811
     monkeypatch.setattr(
-        person, "ask", lambda question: holding.execute("SELECT pg_advisory_unlock(1)")
+        "django_dblock.cli.terminate.confirm",
+        lambda question: holding.execute("SELECT pg_advisory_unlock(1)"),
     )
     with pytest.raises(CommandError, match="has ended meanwhile, or has no lock any more"):
         run("terminate", str(pid_of(holding)))

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError
 
 from django_dblock import FencedLock, LockLost, fenced_lock
-from django_dblock.cli import console as person
+from django_dblock.cli import console
 from tests.fencing.helpers import NAME, row
 from tests.test_commands import run
 
@@ -41,7 +41,7 @@ def test_the_holder_is_shown_and_fenced_off(caplog):
     [record] = caplog.records[:1]
     assert record.name == "django_dblock.audit"
     assert (record.lock, record.slot, record.using) == (NAME, 0, "default")
-    assert (record.token, record.by) == (lock.token, person.operator_name())
+    assert (record.token, record.by) == (lock.token, console.operator_name())
     assert f"token {lock.token} of {record.owner} is fenced off" in record.getMessage()
 
 
@@ -80,7 +80,8 @@ def test_a_holder_who_came_meanwhile_is_not_touched(monkeypatch):
     """The operator said yes to the one that was shown, not to the next."""
     with fenced_lock(NAME, ttl=60) as lock:
         monkeypatch.setattr(
-            person, "ask", lambda question: FencedLock.objects.update(token=lock.token + 1)
+            "django_dblock.cli.release.confirm",
+            lambda question: FencedLock.objects.update(token=lock.token + 1),
         )
         with pytest.raises(CommandError, match="has ended meanwhile, and was not touched"):
             run("release", NAME)
@@ -134,18 +135,18 @@ class TestWho:
 
         monkeypatch.setenv("LOGNAME", "somebody else")
         monkeypatch.delenv("SUDO_USER", raising=False)
-        assert person.operator_name() == pwd.getpwuid(os.getuid()).pw_name
+        assert console.operator_name() == pwd.getpwuid(os.getuid()).pw_name
 
     def test_behind_sudo(self, monkeypatch):
         monkeypatch.setenv("SUDO_USER", "alice")
         monkeypatch.setattr("os.getuid", lambda: 0)
-        assert person.operator_name() == "root (sudo: alice)"
+        assert console.operator_name() == "root (sudo: alice)"
 
     def test_a_number_without_a_name(self, monkeypatch):
         monkeypatch.setattr("os.getuid", lambda: 987654)
-        assert person.operator_name() == "uid 987654"
+        assert console.operator_name() == "uid 987654"
 
     def test_without_posix(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pwd", None)
         monkeypatch.setattr("getpass.getuser", lambda: "bob")
-        assert person.operator_name() == "bob"
+        assert console.operator_name() == "bob"

@@ -11,15 +11,10 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from django_dblock import IdempotencyKey, advisory_lock, fenced_lock
-from django_dblock.cli import console as person
+from django_dblock.cli import console
 from django_dblock.sql import (
     fencing,
-)
-from django_dblock.sql import (
-    idempotency_operations as idempotency_operate,
-)
-from django_dblock.sql import (
-    idempotency_operations as idempotency_purge,
+    idempotency_operations,
 )
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
 from tests.test_commands import run
@@ -101,7 +96,7 @@ class TestList:
         assert run("list", "--kind", "idempotency").replace("\n", "").isprintable()
 
     def test_without_the_table_the_rest_still_shows(self, monkeypatch):
-        monkeypatch.setattr(idempotency_operate, "UNFINISHED", "SELECT * FROM no_such_table")
+        monkeypatch.setattr(idempotency_operations, "UNFINISHED", "SELECT * FROM no_such_table")
         with advisory_lock("a"):
             assert len(run("list").splitlines()) == 2
         with pytest.raises(CommandError, match=r"'idempotency' is not in this database"):
@@ -139,7 +134,7 @@ class TestRelease:
         [record] = caplog.records
         assert record.name == "django_dblock.audit"
         assert (record.by, record.request_id, record.using) == (
-            person.operator_name(),
+            console.operator_name(),
             row.pk,
             "default",
         )
@@ -202,7 +197,10 @@ class TestRelease:
 
     def test_one_that_was_taken_over_while_the_operator_thought(self, monkeypatch, caplog):
         row = abandoned()
-        monkeypatch.setattr(person, "ask", lambda question: IdempotencyKey.objects.update(token=4))
+        monkeypatch.setattr(
+            "django_dblock.cli.release.confirm",
+            lambda question: IdempotencyKey.objects.update(token=4),
+        )
         with pytest.raises(CommandError, match="taken over meanwhile"):
             run("release", "--request", str(row.pk), "--retry")
         assert IdempotencyKey.objects.get().token == 4
@@ -210,7 +208,10 @@ class TestRelease:
 
     def test_one_that_is_gone_meanwhile(self, monkeypatch):
         row = abandoned()
-        monkeypatch.setattr(person, "ask", lambda question: IdempotencyKey.objects.all().delete())
+        monkeypatch.setattr(
+            "django_dblock.cli.release.confirm",
+            lambda question: IdempotencyKey.objects.all().delete(),
+        )
         with pytest.raises(CommandError, match="is gone meanwhile"):
             run("release", "--request", str(row.pk), "--retry")
 
@@ -337,7 +338,7 @@ class TestPurge:
         ("kind", "module", "statement"),
         [
             ("fenced", fencing, "COUNT_IDLE"),
-            ("idempotency", idempotency_purge, "COUNT"),
+            ("idempotency", idempotency_operations, "COUNT_EXPIRED"),
         ],
     )
     def test_without_one_table_the_other_is_purged(self, kind, module, statement, monkeypatch):
