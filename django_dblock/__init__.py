@@ -37,6 +37,10 @@ if TYPE_CHECKING:
         terminate_backend as terminate_backend,
     )
     from django_dblock.core.namespace import namespace as namespace
+    from django_dblock.coordination.semaphore import HeldPermit as HeldPermit
+    from django_dblock.coordination.semaphore import Permit as Permit
+    from django_dblock.coordination.semaphore import advisory_semaphore as advisory_semaphore
+    from django_dblock.coordination.semaphore import fenced_semaphore as fenced_semaphore
     from django_dblock.exceptions import DamagedAnswer as DamagedAnswer
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned
@@ -128,6 +132,10 @@ _HOME = {
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
     "namespace": "core.namespace",
+    "HeldPermit": "coordination.semaphore",
+    "Permit": "coordination.semaphore",
+    "advisory_semaphore": "coordination.semaphore",
+    "fenced_semaphore": "coordination.semaphore",
     "DamagedAnswer": "exceptions",
     "DblockError": "exceptions",
     "IdempotencyAbandoned": "exceptions",

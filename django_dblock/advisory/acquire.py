@@ -1,5 +1,6 @@
 """Ask the server for locks: try first, then wait in its queue. See the protocol in ``advisory``."""
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -86,6 +87,36 @@ def try_lock_and(
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
     return _is_locked(request, answer), answers
+
+
+def try_any(request: Request) -> int | None:
+    """Take the first of the locks that is free, in the order given; one statement, no waiting.
+
+    Returns:
+        The place of the lock in the request, or None if somebody else holds each of them.
+
+    Raises:
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as :func:`lock`.
+    """
+    each = [
+        Request((key,), (number,), shared=request.shared, connection=request.connection)
+        for key, number in zip(request.keys, request.ids, strict=True)
+    ]
+    shown = list(map(_parameters, each))
+    parameters: dict[str, Parameter] = {
+        "ids": list(request.ids),
+        "levels": shown[0]["levels"],
+        "application_names": json.dumps([one["application_name"] for one in shown]),
+    }
+    try:
+        [[answer]] = send(request.connection, sql.TRY_ANY, parameters=parameters)
+    except Error as error:
+        _mark_for_rollback(request.connection, error)
+        _raise_for(error, request, None, 0.0)
+    if answer == "busy":
+        return None
+    _is_locked(request, answer)
+    return int(str(answer).split()[0]) - 1
 
 
 def lock(request: Request, *, timeout: float | None, joined: bool) -> float:

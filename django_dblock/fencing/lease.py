@@ -244,9 +244,11 @@ class Lease:
         if idle_timeout is not None and not is_ttl(idle_timeout):
             raise ValueError(f"idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
         self.check()
+        return self._guarded(self.trust, idle_timeout)
+
+    def _guarded(self, trust: Trust, idle_timeout: float | None) -> AbstractContextManager[None]:
         return guarded(
-            self.trust,
-            max(self.trust.ttl, _SHORTEST_IDLE) if idle_timeout is None else idle_timeout,
+            trust, max(trust.ttl, _SHORTEST_IDLE) if idle_timeout is None else idle_timeout
         )
 
     @property

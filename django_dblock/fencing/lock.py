@@ -16,7 +16,7 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
-from django_dblock.core.application_name import named
+from django_dblock.core.application_name import NamedKey, named
 from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import DblockError, LockTimeout
 from django_dblock.fencing import async_lock, store
@@ -198,14 +198,18 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         )
         return found
 
-    def _attempt(self) -> Attempt:
+    def _entered_key(self) -> NamedKey:
         if self._key is None:
             raise TypeError(
                 "A callable in the key is for the decorator, where it is called with the call's "
                 "arguments. In a with statement, pass its value."
             )
+        return self._key
+
+    def _attempt(self) -> Attempt:
+        key = self._entered_key()
         using = store.alias_for(self._using)
-        place = Place(self._key, lease_name(self._key, conf.namespace), using)
+        place = Place(key, lease_name(key, conf.namespace), using)
         return Attempt(place, self._wish, self._timeout)
 
     def _once(self, attempt: Attempt) -> Lease | None:

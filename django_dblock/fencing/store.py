@@ -117,10 +117,10 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
         "ticket": ticket,
     }
     try:
-        rows, replicated = _durable(place, "taken", sql.ACQUIRE, parameters)
+        rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
     except Error as error:
-        if getattr(error.__cause__, "sqlstate", None) == _SERIALIZATION_FAILURE:
-            return None  # above READ COMMITTED, this is how losing a race looks
+        if is_lost_race(error):
+            return None
         raise
     if not rows:
         return None
@@ -142,7 +142,7 @@ def renew(place: Place, token: int, ttl: float) -> Renewal:
         OpenTransaction, StandbyDatabase, NotReplicated: see there.
     """
     parameters = renewal_parameters([(place, token, ttl)])
-    rows, replicated = _durable(place, "renewed", sql.RENEW, parameters)
+    rows, replicated = durable(place, "renewed", sql.RENEW, parameters)
     if not replicated:
         raise NotReplicated(**place.facts)
     [(_, _, _, expires_at, ours)] = rows
@@ -174,14 +174,27 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
         "token": token,
         "hold_at_least": hold_at_least,
     }
+    return bool(run_again(place, "released", sql.RELEASE, parameters))
+
+
+def is_lost_race(error: Error) -> bool:
+    """Whether another session was faster, as the server says it above READ COMMITTED."""
+    return getattr(error.__cause__, "sqlstate", None) == _SERIALIZATION_FAILURE
+
+
+def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
+    """Do what :func:`run` does; once more, on a new connection, if the server dropped this one.
+
+    For statements of which a second run changes nothing.
+    """
     try:
-        return bool(run(place, "released", sql.RELEASE, parameters))
+        return run(place, act, statement, parameters)
     except Error:
         connection = connections[place.using]
         if connection.in_atomic_block or not _is_dropped(connection):
             raise
         connection.close()
-    return bool(run(place, "released", sql.RELEASE, parameters))
+    return run(place, act, statement, parameters)
 
 
 def _is_dropped(connection: BaseDatabaseWrapper) -> bool:
@@ -243,10 +256,10 @@ def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
         return bool(cursor.fetchone() == (True,))
 
 
-def _durable(
+def durable(
     place: Place, act: str, statement: str, parameters: dict[str, Any]
 ) -> tuple[list[Any], bool]:
-    """Run it; return its rows, and whether its commit is as durable as was asked for."""
+    """Run a statement that commits by itself; return its rows, and whether it was replicated."""
     connection = connections[place.using]
     connection.ensure_connection()
     with unreplicated(connection.connection) as warnings:

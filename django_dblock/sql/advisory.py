@@ -83,6 +83,27 @@ END
 FROM (SELECT DISTINCT id FROM unnest(%(ids)s::bigint[]) AS id ORDER BY id OFFSET 0) AS wanted
 """
 
+# The first lock of several that is free, without waiting; it returns the lock's place. LIMIT 1 ends
+# the scan at the first success, so no second lock is taken; rows of unnest() come in their order
+# (tests/coordination/test_advisory_semaphore.py pins both).
+TRY_ANY = """
+SELECT CASE
+    WHEN pg_is_in_recovery() THEN 'standby'
+    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
+    WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
+        THEN current_setting('transaction_isolation')
+    ELSE coalesce((
+        SELECT concat(
+            wanted.place, ' ', left(set_config('application_name',
+                %(application_names)s::json ->> (wanted.place - 1)::int, true), 0), 'locked'
+        )
+        FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)
+        WHERE pg_try_advisory_xact_lock(wanted.id)
+        LIMIT 1
+    ), 'busy')
+END
+"""
+
 # The same, word for word, of PostgreSQL's shared locks.
 TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")

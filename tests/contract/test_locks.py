@@ -17,7 +17,9 @@ from django_dblock import (
     OpenTransaction,
     advisory_lock,
     advisory_locks,
+    advisory_semaphore,
     fenced_lock,
+    fenced_semaphore,
     signals,
 )
 from tests.app.models import Counter
@@ -60,10 +62,18 @@ def lease(key: str, timeout: float | None) -> AbstractContextManager[Any]:
     return fenced_lock(key, ttl=3, timeout=timeout)  # of a dead holder, too
 
 
+def permit(key: str, timeout: float | None) -> AbstractContextManager[Any]:
+    return fenced_semaphore(key, permits=1, ttl=3, timeout=timeout)
+
+
+def advisory_permit(key: str, timeout: float | None) -> AbstractContextManager[Any]:
+    return advisory_semaphore(key, permits=1, timeout=timeout)
+
+
 def until_polled(observer: Any) -> None:
     """A waiter's latest statement is the same as the holder's: the one that asks for the lease."""
     asked = (
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%WITH free AS%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%django_dblock_fencedlock%'"
         " AND pid <> pg_backend_pid() AND datname = current_database()"
     )
     observe.until(lambda: observer.execute(asked).fetchone() >= (2,), "somebody waits")
@@ -75,6 +85,15 @@ KINDS = [
     Kind(
         "fenced_lock",
         lease,
+        refusal=OpenTransaction,
+        until_waits=until_polled,
+        released=("lost", False),
+        waits_for_nobody=False,
+    ),
+    Kind("advisory_semaphore", advisory_permit),
+    Kind(
+        "fenced_semaphore",
+        permit,
         refusal=OpenTransaction,
         until_waits=until_polled,
         released=("lost", False),

@@ -1,0 +1,462 @@
+"""Semaphores: at most N holders at a time."""
+
+import functools
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import EllipsisType, TracebackType
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar
+
+from asgiref.sync import iscoroutinefunction
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import Atomic
+from django.dispatch import Signal
+
+from django_dblock import signals
+from django_dblock.advisory.acquire import Request, lock, try_any
+from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.coordination import slots
+from django_dblock.coordination.slots import SlotGrant
+from django_dblock.core.application_name import NamedKey, name, named
+from django_dblock.core.connection import connection_for, in_transaction
+from django_dblock.core.decorators import Guard, mark
+from django_dblock.exceptions import DblockError, LockTimeout
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Attempt, Success
+from django_dblock.fencing.deadline import Trust
+from django_dblock.fencing.lease import Lease
+from django_dblock.fencing.lock import fenced_lock
+from django_dblock.fencing.store import Grant, Place
+from django_dblock.keys import KeyPart, is_argument
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MOST_ADVISORY = 200
+
+_NO_ASYNC = (
+    "advisory_semaphore() can't be held by async code: its permit ends with its transaction, and "
+    "Django's transactions can't span an await. Move the limited part into a sync function and "
+    "call it with asgiref.sync.sync_to_async, or use fenced_semaphore()."
+)
+
+
+class Permit(Lease):
+    """One grant of a :class:`fenced_semaphore`: a lease on one slot, or on several.
+
+    Guaranteed, and not, as for a :class:`~django_dblock.Lease`. With several units, the permit is
+    lost as soon as one of its slots is lost, and :meth:`guard` checks each slot.
+
+    Attributes:
+        slot: the number of the first slot, from 0 to permits - 1.
+        slots: the numbers of all slots.
+    """
+
+    fences_rows = False
+
+    def __init__(  # noqa: PLR0913 - as Lease
+        self,
+        place: Place,
+        success: Success,
+        *,
+        ttl: float,
+        hold_at_least: float,
+        metadata: dict[str, Any],
+        on_lost: Callable[[Lease], object] | None,
+    ) -> None:
+        grant = success.grant
+        assert isinstance(grant, SlotGrant)  # noqa: S101 - the semaphore asks for nothing else
+        first, *others = grant.slots
+        self.slot = first.slot
+        self.slots = tuple(slot.slot for slot in grant.slots)
+        super().__init__(
+            replace(place, slot=first.slot),
+            success,
+            ttl=ttl,
+            hold_at_least=hold_at_least,
+            metadata=metadata,
+            on_lost=on_lost,
+        )
+        self._others = tuple(
+            Trust(
+                replace(place, slot=slot.slot),
+                Grant(slot.token, slot.expires_at),
+                ttl=ttl,
+                before=success.before,
+                when_lost=self.trust.lose,
+            )
+            for slot in others
+        )
+
+    @property
+    def trusts(self) -> tuple[Trust, ...]:
+        """What this process believes of each slot."""
+        return (self.trust, *self._others)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which every slot can be trusted without another renewal."""
+        return min(trust.remaining for trust in self.trusts)
+
+    @property
+    def lost(self) -> bool:
+        """Whether one of the slots was lost before the permit was released."""
+        for trust in self._others:
+            if trust.reason is not None:
+                self.trust.lose(trust.reason)
+        return super().lost
+
+    def guard(self, *, idle_timeout: float | None = None) -> AbstractContextManager[None]:
+        """Open a transaction that commits only if every slot of the permit is still held.
+
+        As :meth:`django_dblock.Lease.guard`: one statement for each slot. At most ``permits`` units
+        ever commit under their guards at a time.
+        """
+        if not self._others:
+            return super().guard(idle_timeout=idle_timeout)
+        return self._guard_all(idle_timeout)
+
+    @contextmanager
+    def _guard_all(self, idle_timeout: float | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super().guard(idle_timeout=idle_timeout))
+            for trust in self._others:
+                stack.enter_context(self._guarded(trust, idle_timeout))
+            yield
+
+    def _release_row(self) -> bool:
+        if not self._others:
+            return super()._release_row()
+        leases = [slots.identity(trust) for trust in self.trusts]
+        ours = slots.give_back(self._place, leases, hold_at_least=self._hold_at_least)
+        return len(ours) == len(leases)
+
+
+class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-case nouns
+    """Let at most ``permits`` holders in at a time, across all processes, for long work.
+
+    Entering takes a *permit*: a lease on one of the slots 0 … permits - 1, with an expiry and a
+    fencing token of its own. A heartbeat renews it until the block is left. If this process dies
+    or freezes, its permit expires after ``ttl`` and the slot is free again. A permit is a row, not
+    a count, so a crash or a double release can't make the limit drift.
+
+    Guaranteed: at most ``permits`` unexpired permits exist at any time; and at most ``permits``
+    units commit under ``permit.guard()`` at a time, even if holders were frozen: the guard is
+    checked inside the transaction that commits.
+
+    Not guaranteed: that unguarded work stops when its permit is lost, see
+    :class:`~django_dblock.fenced_lock`. ``permits`` belongs to the call: while two releases run
+    with different limits, at most the larger limit is held. After a limit was lowered, permits on
+    higher slots run to their end and are not granted again.
+
+    ``async with`` and async functions work too. As a decorator, a callable among the key's parts is
+    called with the call's arguments.
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`. It is independent of a
+            ``fenced_lock`` on the same key.
+        permits: the limit, 1 to 10,000.
+        ttl: seconds after which an unrenewed permit expires.
+        units: how many permits this holder needs: all of them or none, in one statement.
+        timeout: seconds to wait; 0 (the default) does not wait, None waits indefinitely.
+        heartbeat: whether the permit is renewed every third of the ttl.
+        hold_at_least: seconds from the grant for which the slot stays taken after a release.
+        lock_delay: seconds for which a slot stays taken after its permit *expired* unreleased.
+        on_lost: called once with the permit when it is lost; see ``fenced_lock``.
+        using: the database alias of the lock table, as in ``fenced_lock``.
+        fair: wait in a queue, first come, first served among those who also wait so: with k slots
+            free, the first waiters whose units fit into k may take them.
+        metadata: a JSON object to show to operators.
+
+    Raises:
+        LockTimeout: too few permits became free in time.
+        OpenTransaction: a transaction is open, so others would not see the permit.
+        LockLost: on leaving, if the block raised nothing: the permit ended before the block did.
+        NotReplicated, StandbyDatabase, UnsupportedDatabase: a permit there would protect nothing.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+
+    Source: E. W. Dijkstra, "Cooperating sequential processes", 1965; the leases are those of
+    :class:`~django_dblock.fenced_lock`.
+    """
+
+    def __init__(  # noqa: PLR0913 - as fenced_lock
+        self,
+        *key: KeyPart | Callable[..., KeyPart],
+        permits: int,
+        ttl: float,
+        units: int = 1,
+        timeout: float | None = 0,
+        heartbeat: bool = True,
+        hold_at_least: float = 0,
+        lock_delay: float = 0,
+        on_lost: Callable[[Any], object] | None = None,
+        using: str | None = None,
+        fair: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            *key,
+            ttl=ttl,
+            timeout=timeout,
+            heartbeat=heartbeat,
+            hold_at_least=hold_at_least,
+            lock_delay=lock_delay,
+            on_lost=on_lost,
+            using=using,
+            fair=fair,
+            metadata=metadata,
+        )
+        _check_count("permits", permits, slots.LONGEST)
+        _check_count("units", units, permits)
+        self._permits = permits
+        self._units = units
+
+    def __enter__(self) -> Permit:
+        return _as_permit(super().__enter__())
+
+    async def __aenter__(self) -> Permit:
+        return _as_permit(await super().__aenter__())
+
+    def _attempt(self) -> Attempt:
+        place = slots.place_of(
+            self._entered_key(), "semaphore", conf.namespace, store.alias_for(self._using)
+        )
+        acquire = functools.partial(
+            slots.acquire_slots, permits=self._permits, units=self._units, at_least=self._units
+        )
+        return Attempt(
+            place, self._wish, self._timeout, acquire=acquire, queue_slot=1 - self._units
+        )
+
+    def _lease(self, place: Place, success: Success) -> Permit:
+        return Permit(
+            place,
+            success,
+            ttl=self._wish.ttl,
+            hold_at_least=self._hold_at_least,
+            metadata=self._metadata,
+            on_lost=self._on_lost,
+        )
+
+
+def _as_permit(lease: Lease) -> Permit:
+    assert isinstance(lease, Permit)  # noqa: S101 - made by _lease() above
+    return lease
+
+
+def _check_count(argument: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int, not {type(value).__name__}.")
+    if not 1 <= value <= most:
+        raise ValueError(f"{argument}={value} is not a number from 1 to {most}.")
+
+
+class HeldPermit:
+    """What a block of :class:`advisory_semaphore` holds.
+
+    Attributes:
+        key: the key's parts, as given.
+        slot: the number of the permit, from 0 to permits - 1.
+        using: the database alias.
+        waited: seconds spent waiting; 0.0 if a permit was free.
+    """
+
+    def __init__(self, key: tuple[Any, ...], slot: int, using: str, waited: float) -> None:
+        self.key = key
+        self.slot = slot
+        self.using = using
+        self.waited = waited
+
+    def __repr__(self) -> str:
+        return f"<HeldPermit {self.key!r} slot={self.slot}>"
+
+
+class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
+    """Let at most ``permits`` transactions into the block at a time, per key.
+
+    The transaction-scoped sibling of :class:`fenced_semaphore`, as ``advisory_lock`` is that of
+    ``fenced_lock``: permit *n* is the advisory lock on ``(*key, "permit", n)``. In autocommit,
+    entering opens ``transaction.atomic``, and its COMMIT or ROLLBACK frees the permit. Inside an
+    open transaction it joins that one, and the permit is free when the *outer* transaction ends.
+
+    Guaranteed: at most ``permits`` transactions are in the block at a time, and they *commit*
+    while they hold their permits. A permit is freed when its process or connection dies.
+
+    Not guaranteed: any order among waiters. If all permits are taken, a waiter stands in the
+    server's queue for *one* of them, chosen at random, so a later waiter may be served first, and
+    a waiter may wait although another permit has become free. A transaction that enters twice may
+    hold one permit or two.
+
+    Args:
+        key: the parts of the key, see :mod:`django_dblock.keys`.
+        permits: the limit, 1 to 200.
+        timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait, None
+            waits as long as the server's ``lock_timeout`` lets it.
+        using: the database alias, as in ``advisory_lock``.
+
+    Raises:
+        LockTimeout: every permit was still taken. The transaction is usable.
+        LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as
+            ``advisory_lock``.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+
+    Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
+    """
+
+    def __init__(
+        self,
+        *key: KeyPart | Callable[..., KeyPart],
+        permits: int,
+        timeout: float | EllipsisType | None = ...,
+        using: str | None = None,
+    ) -> None:
+        _check_count("permits", permits, _MOST_ADVISORY)
+        if not (timeout is None or timeout is ... or is_seconds(timeout)):
+            raise ValueError(
+                f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
+                f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
+            )
+        # Encoded here, so that a wrong part fails where it is written.
+        known = named(tuple("" if is_argument(part) else part for part in key))
+        self._template = key
+        self._key = None if any(map(is_argument, key)) else known
+        self._permits = permits
+        self._timeout = timeout
+        self._using = using
+
+    def __enter__(self) -> HeldPermit:
+        key = self._entered_key()
+        timeout = (
+            conf.advisory_timeout if isinstance(self._timeout, EllipsisType) else self._timeout
+        )
+        connection = connection_for(self._using)
+        atomic = None
+        if not in_transaction(connection):
+            atomic = transaction.atomic(using=connection.alias)
+            atomic.__enter__()
+        started = time.monotonic()
+        try:
+            held = self._take(key, connection, timeout, started)
+            entry = _Entry(held, atomic, time.monotonic())
+            self._send(signals.lock_acquired, held, waited=held.waited, took=entry.since - started)
+            _entries(connection).append(entry)
+        except BaseException as error:  # nobody else will leave what was entered here
+            if atomic is not None:
+                atomic.__exit__(type(error), error, error.__traceback__)
+            failed = HeldPermit(key.parts, -1, connection.alias, time.monotonic() - started)
+            if isinstance(error, LockTimeout):
+                self._send(signals.lock_timeout, failed, waited=error.waited)
+            elif isinstance(error, DblockError):
+                self._send(signals.lock_refused, failed, error=error)
+            raise
+        return held
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        connection = connection_for(self._using)
+        entry = _entries(connection).pop()
+        if entry.atomic is None:
+            return  # the transaction that was joined ends the permit
+        commits = kind is None and not connection.needs_rollback
+        committed = None  # stays so if leaving raises: COMMIT may have happened, or not
+        try:
+            entry.atomic.__exit__(kind, error, traceback)
+            committed = commits
+        finally:
+            held = time.monotonic() - entry.since
+            self._send(signals.lock_released, entry.held, held=held, committed=committed)
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(_NO_ASYNC)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never reached: entering raises."""
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Run each call of the function inside the block."""
+        if isinstance(function, type):
+            raise TypeError(f"{function.__qualname__} is a class: decorate one of its methods.")
+        if iscoroutinefunction(function):
+            raise TypeError(_NO_ASYNC)
+
+        @functools.wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._for_call(args, kwargs):
+                return function(*args, **kwargs)
+
+        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
+        return locked
+
+    def _entered_key(self) -> NamedKey:
+        if self._key is None:
+            raise TypeError(
+                "A callable in the key is for the decorator, where it is called with the call's "
+                "arguments. In a with statement, pass its value."
+            )
+        return self._key
+
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
+        if self._key is not None:
+            return self
+        key = (part(*args, **kwargs) if is_argument(part) else part for part in self._template)
+        return type(self)(*key, permits=self._permits, timeout=self._timeout, using=self._using)
+
+    def _take(
+        self,
+        key: NamedKey,
+        connection: BaseDatabaseWrapper,
+        timeout: float | None,
+        started: float,
+    ) -> HeldPermit:
+        order = random.sample(range(self._permits), self._permits)
+        permits = tuple(named((*key.parts, "permit", slot)) for slot in order)
+        request = Request.of(permits, shared=False, connection=connection)
+        found = try_any(request)
+        if found is not None:
+            return HeldPermit(key.parts, order[found], connection.alias, 0.0)
+        facts: dict[str, Any] = {"keys": (key.parts,), "name": name(key), "using": connection.alias}
+        holders = f"{self._permits} transactions, which is its limit"
+        waited = time.monotonic() - started
+        if timeout is None or timeout > waited:
+            left = None if timeout is None else timeout - waited
+            one = Request.of(permits[:1], shared=False, connection=connection)
+            try:
+                lock(one, timeout=left, joined=True)
+            except LockTimeout as error:
+                waited = time.monotonic() - started
+                raise LockTimeout(
+                    **facts, timeout=timeout, waited=waited, holder=holders
+                ) from error
+            return HeldPermit(key.parts, order[0], connection.alias, time.monotonic() - started)
+        raise LockTimeout(**facts, timeout=timeout, waited=waited, holder=holders)
+
+    def _send(self, signal: Signal, permit: HeldPermit, **more: object) -> None:
+        if signal.receivers:
+            signal.send_robust(
+                type(self),
+                kind="advisory_semaphore",
+                shared=False,
+                keys=(permit.key,),
+                name=name(named(permit.key)),
+                using=permit.using,
+                **more,
+            )
+
+
+@dataclass(slots=True)
+class _Entry:
+    held: HeldPermit
+    atomic: Atomic | None
+    since: float
+
+
+def _entries(connection: BaseDatabaseWrapper) -> list[_Entry]:
+    entries: list[_Entry] = connection.__dict__.setdefault("_dblock_permits", [])
+    return entries

@@ -1,0 +1,164 @@
+"""Leases on one of several slots: how they are named, acquired and released."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from django.db import DatabaseError, connections
+
+from django_dblock.core.application_name import NamedKey
+from django_dblock.exceptions import NotReplicated, UnsupportedDatabase
+from django_dblock.fencing import store
+from django_dblock.fencing.deadline import Trust
+from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.store import Grant, Place, Refusal, Wish
+from django_dblock.sql import coordination as sql
+
+Kind: TypeAlias = Literal["semaphore", "rwlock", "leader", "partition", "worker"]
+
+LONGEST = 10_000
+"""The most permits of a semaphore, and the most partitions: each is a row."""
+
+
+class Slot(NamedTuple):
+    """One slot that was granted."""
+
+    slot: int
+    token: int
+    expires_at: datetime
+
+
+class SlotGrant(Grant):
+    """A grant of one or more slots; as a :class:`Grant`, it is that of the first."""
+
+    slots: tuple[Slot, ...]
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot]) -> "SlotGrant":
+        """Return the grant of these slots."""
+        found = cls(slots[0].token, slots[0].expires_at)
+        found.slots = tuple(slots)
+        return found
+
+
+def place_of(key: NamedKey, kind: Kind, namespace: str, using: str, slot: int = 0) -> Place:
+    """Return where the leases of a key stand, for this kind of use."""
+    return Place(key, f"{lease_name(key, namespace)}~{kind}", using, slot, kind)
+
+
+def acquire_slots(  # noqa: PLR0913 - the terms of one statement
+    place: Place,
+    wish: Wish,
+    ticket: int | None,
+    *,
+    permits: int,
+    units: int,
+    at_least: int,
+) -> SlotGrant | Refusal | None:
+    """Take ``units`` free slots below ``permits``, or none if fewer than ``at_least`` are free.
+
+    Returns None if rows were made just now, or if every free slot was locked by somebody else: try
+    again.
+
+    Raises:
+        OpenTransaction: the caller has a transaction open.
+        StandbyDatabase: the server is a standby.
+        UnsupportedDatabase: the server is CockroachDB.
+        NotReplicated: no synchronous standby confirmed the grant; it was given back.
+    """
+    parameters = {
+        **terms(place, wish, ticket),
+        "permits": permits,
+        "units": units,
+        "at_least": at_least,
+        "in_turn": wish.in_turn,
+    }
+    return granted(place, sql.ACQUIRE_SLOTS, parameters, "held")
+
+
+def terms(place: Place, wish: Wish, ticket: int | None) -> dict[str, Any]:
+    """Return the parameters that every statement that grants a lease takes."""
+    return {
+        "name": place.name,
+        "owner": store.owner(),
+        "ttl": wish.ttl,
+        "lock_delay": wish.lock_delay,
+        "metadata": wish.metadata,
+        "ticket": ticket,
+    }
+
+
+def granted(
+    place: Place, statement: str, parameters: dict[str, Any], noun: str
+) -> SlotGrant | Refusal | None:
+    """Run a statement that grants leases; return what it answers.
+
+    Raises:
+        OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: as
+            :func:`acquire_slots`.
+    """
+    try:
+        rows, replicated = store.durable(place, "taken", statement, parameters)
+    except DatabaseError as error:
+        if store.is_lost_race(error):
+            return None
+        raise
+    return answer(place, rows, noun, replicated=replicated)
+
+
+def answer(
+    place: Place, rows: list[Any], noun: str, *, replicated: bool
+) -> SlotGrant | Refusal | None:
+    """Return what the rows of a statement that grants leases mean.
+
+    Raises:
+        UnsupportedDatabase: the server is CockroachDB.
+        NotReplicated: no synchronous standby confirmed the grant; it was given back.
+    """
+    slots = [Slot(*row[1:4]) for row in rows if row[0] == "acquired"]
+    if slots:
+        if not replicated:
+            give_back(place, [(place.name, slot.slot, slot.token) for slot in slots])
+            raise NotReplicated(**place.facts)
+        return SlotGrant.of(slots)
+    if not rows or rows[0][0] == "made":
+        return None
+    outcome, _, token, _, remaining, owner, count, _ = rows[0]
+    if outcome == "cockroach":
+        raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
+    others = f" and {count - 1} more {noun}" if count > 1 else ""
+    return Refusal(remaining, token, f"{owner}{others}")
+
+
+def give_back(
+    place: Place, leases: Sequence[tuple[str, int, int]], *, hold_at_least: float = 0
+) -> set[tuple[str, int]]:
+    """Release leases in one statement; return (name, slot) of those that were still ours.
+
+    Args:
+        place: one of them, for errors.
+        leases: name, slot and token of each.
+        hold_at_least: seconds since the grant for which a slot stays taken.
+
+    Raises:
+        OpenTransaction: the caller has a transaction open.
+        StandbyDatabase: the server is a standby.
+    """
+    parameters = {
+        "names": [name for name, _, _ in leases],
+        "slots": [slot for _, slot, _ in leases],
+        "tokens": [token for _, _, token in leases],
+        "hold_at_least": hold_at_least,
+    }
+    rows = store.run_again(place, "released", sql.RELEASE_SLOTS, parameters)
+    return {(name, slot) for name, slot, _ in rows}
+
+
+def identity(trust: Trust) -> tuple[str, int, int]:
+    """Return name, slot and token: what a grant is known by in the table."""
+    return trust.place.name, trust.place.slot, trust.token
+
+
+def renews(using: str) -> bool:
+    """Whether other connections see a lease that is taken now: not in TestCase's transaction."""
+    return not connections[using].in_atomic_block

@@ -1,0 +1,382 @@
+"""The statements of semaphores, read-write locks, leadership, partitions and latches.
+
+All but the latch work on the rows of the lease protocol (:mod:`django_dblock.fencing`): a row is
+(name, slot), a grant is (name, slot, token). Renewals, guards and forced releases are the
+statements in :mod:`django_dblock.sql.fencing`. These statements only differ in which slots a caller
+may take.
+
+PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Level", "SELECT, The
+Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
+"""
+
+# Take `units` free slots of 0 … permits-1, or none if fewer than `at_least` are free. Slots that
+# another statement has locked are skipped, so seekers never wait for each other. A slot is free
+# under the same condition as a lease: it has expired, its lock_delay too, and no transaction that
+# it guards is still open (an open guard holds the row FOR KEY SHARE, so SKIP LOCKED passes it by).
+# If too few rows exist, the statement makes rows for free slots and says so: try again at once.
+# The rows are made free, not granted, because an INSERT that loses a race could not be undone
+# within the statement, and then some of the units would be held.
+# In turn: tickets carry their units as slot = 1 - units. A caller may take its units only if the
+# free slots suffice for all live tickets before its own and for itself.
+ACQUIRE_SLOTS = """
+WITH free AS MATERIALIZED (
+    SELECT id
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+        AND expires_at + lock_delay <= clock_timestamp()
+        AND version() NOT LIKE '%%Cockroach%%'
+    ORDER BY slot
+    LIMIT %(units)s
+    FOR UPDATE SKIP LOCKED
+), granted AS MATERIALIZED (
+    SELECT id
+    FROM free
+    WHERE (SELECT count(*) FROM free) >= %(at_least)s
+        AND (NOT %(in_turn)s OR %(units)s + (
+            SELECT coalesce(sum(1 - ticket.slot), 0)
+            FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
+                AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
+        ) <= %(permits)s - (
+            SELECT count(*)
+            FROM django_dblock_fencedlock
+            WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+                AND expires_at + lock_delay > clock_timestamp()
+        ))
+), taken AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET token = GREATEST(
+            lease.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+        ),
+        owner = %(owner)s,
+        acquired_at = clock_timestamp(),
+        renewed_at = clock_timestamp(),
+        expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
+        lock_delay = %(lock_delay)s * interval '1 second',
+        grants = lease.grants + 1,
+        metadata = %(metadata)s::jsonb
+    FROM granted
+    WHERE lease.id = granted.id
+    RETURNING lease.slot, lease.token, lease.expires_at
+), made AS (
+    INSERT INTO django_dblock_fencedlock (
+        name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
+    )
+    SELECT
+        %(name)s, missing.slot, 0, '', clock_timestamp(), clock_timestamp(), clock_timestamp(),
+        interval '0', 0, '{}'
+    FROM generate_series(0, %(permits)s - 1) AS missing (slot)
+    WHERE (SELECT count(*) FROM free) < %(units)s
+        AND NOT EXISTS (
+            SELECT FROM django_dblock_fencedlock AS lease
+            WHERE lease.name = %(name)s AND lease.slot = missing.slot
+        )
+        AND version() NOT LIKE '%%Cockroach%%'
+    ORDER BY missing.slot
+    LIMIT GREATEST(%(units)s, 8)
+    ON CONFLICT (name, slot) DO NOTHING
+    RETURNING slot
+), left_queue AS (
+    DELETE FROM django_dblock_fencedticket
+    WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
+)
+SELECT
+    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+FROM taken
+UNION ALL
+SELECT 'made', NULL, NULL, NULL, NULL, NULL, NULL, NULL
+WHERE EXISTS (SELECT FROM made) AND NOT EXISTS (SELECT FROM taken)
+UNION ALL (
+    SELECT
+        'held', slot, token, expires_at,
+        extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8,
+        owner, count(*) OVER (), NULL
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+        AND expires_at + lock_delay > clock_timestamp()
+        AND NOT EXISTS (SELECT FROM taken) AND NOT EXISTS (SELECT FROM made)
+    ORDER BY expires_at + lock_delay
+    LIMIT 1
+)
+UNION ALL
+SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
+"""
+
+# Give several slots back, as sql.fencing.RELEASE does for one.
+RELEASE_SLOTS = """
+WITH wanted AS MATERIALIZED (
+    SELECT *
+    FROM unnest(%(names)s::text[], %(slots)s::int[], %(tokens)s::bigint[])
+        AS wanted (name, slot, token)
+)
+UPDATE django_dblock_fencedlock AS lease
+SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
+    lock_delay = GREATEST(
+        lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+        interval '0'
+    )
+FROM wanted
+WHERE lease.name = wanted.name AND lease.slot = wanted.slot AND lease.token = wanted.token
+RETURNING lease.name, lease.slot, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+"""
+
+# The read-write lock. Slot 0 is the gate: the writer's lease. Slots 1, 2, … are the readers'.
+# Three statements in one message, each with a snapshot of its own. The order matters: a statement
+# that waits for the gate and then counts readers would count in the snapshot from before its wait.
+# FOR NO KEY UPDATE makes grants follow each other, and does not wait for open guards (KEY SHARE).
+MAKE_GATE = """
+INSERT INTO django_dblock_fencedlock (
+    name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
+)
+SELECT
+    %(name)s, 0, 0, '', clock_timestamp(), clock_timestamp(), clock_timestamp(), interval '0', 0,
+    '{}'
+WHERE NOT EXISTS (SELECT FROM django_dblock_fencedlock WHERE name = %(name)s AND slot = 0)
+    AND version() NOT LIKE '%%Cockroach%%'
+ON CONFLICT (name, slot) DO NOTHING
+"""
+LOCK_GATE = """
+SELECT set_config('idle_in_transaction_session_timeout', '10000', true)
+FROM django_dblock_fencedlock
+WHERE name = %(name)s AND slot = 0
+FOR NO KEY UPDATE
+"""
+
+# A reader needs the gate free: no writer, no open guard of an ended writer (SKIP LOCKED passes such
+# a gate by), and no writer's ticket (slot 0) before the reader's own. The token is greater than the
+# last writer's.
+ACQUIRE_READ = """
+WITH gate AS MATERIALIZED (
+    SELECT id, token
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot = 0
+        AND expires_at + lock_delay <= clock_timestamp()
+        AND NOT EXISTS (
+            SELECT FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = %(name)s AND ticket.slot = 0
+                AND ticket.expires_at > clock_timestamp()
+                AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
+        )
+    FOR UPDATE SKIP LOCKED
+), {reader}, left_queue AS (
+    DELETE FROM django_dblock_fencedticket
+    WHERE id = %(ticket)s AND EXISTS (SELECT FROM had)
+)
+SELECT
+    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+FROM had
+UNION ALL
+SELECT
+    'held', slot, token, expires_at,
+    extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8, owner, 1, NULL
+FROM django_dblock_fencedlock
+WHERE name = %(name)s AND slot = 0 AND expires_at + lock_delay > clock_timestamp()
+    AND NOT EXISTS (SELECT FROM had)
+UNION ALL
+SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
+"""
+
+# The reader's row: the lowest free one, or one more. Only who has the gate's row makes rows, so no
+# two make the same.
+_READER = """
+free AS MATERIALIZED (
+    SELECT id
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
+        AND EXISTS (SELECT FROM gate)
+    ORDER BY slot
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET token = GREATEST(
+            lease.token + 1, (SELECT token + 1 FROM gate),
+            floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+        ),
+        owner = %(owner)s,
+        acquired_at = clock_timestamp(),
+        renewed_at = clock_timestamp(),
+        expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
+        lock_delay = %(lock_delay)s * interval '1 second',
+        grants = lease.grants + 1,
+        metadata = %(metadata)s::jsonb
+    FROM free
+    WHERE lease.id = free.id
+    RETURNING lease.slot, lease.token, lease.expires_at
+), made AS (
+    INSERT INTO django_dblock_fencedlock (
+        name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
+    )
+    SELECT
+        %(name)s, (SELECT max(slot) + 1 FROM django_dblock_fencedlock WHERE name = %(name)s),
+        GREATEST(gate.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+        %(owner)s, clock_timestamp(), clock_timestamp(),
+        clock_timestamp() + %(ttl)s * interval '1 second',
+        %(lock_delay)s * interval '1 second', 1, %(metadata)s::jsonb
+    FROM gate
+    WHERE NOT EXISTS (SELECT FROM free)
+    RETURNING slot, token, expires_at
+), had AS (
+    SELECT slot, token, expires_at FROM taken UNION ALL SELECT slot, token, expires_at FROM made
+)
+"""
+ACQUIRE_READ = ACQUIRE_READ.replace("{reader}", _READER.strip())
+
+# A writer needs the gate free and every reader's row lockable: none held, and none guarded. Its
+# token is greater than every token that a row of this lock carries. Tickets: the writer's turn
+# comes when nobody alive, reader or writer, stands before it.
+ACQUIRE_WRITE = """
+WITH gate AS MATERIALIZED (
+    SELECT id
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot = 0
+        AND expires_at + lock_delay <= clock_timestamp()
+        AND NOT EXISTS (
+            SELECT FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = %(name)s
+                AND ticket.expires_at > clock_timestamp()
+                AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
+        )
+    FOR UPDATE SKIP LOCKED
+), readers AS MATERIALIZED (
+    SELECT id, token
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
+        AND EXISTS (SELECT FROM gate)
+    FOR UPDATE SKIP LOCKED
+), granted AS MATERIALIZED (
+    SELECT id, (SELECT coalesce(max(token), 0) FROM readers) AS newest
+    FROM gate
+    WHERE (SELECT count(*) FROM readers) = (
+        SELECT count(*) FROM django_dblock_fencedlock WHERE name = %(name)s AND slot > 0
+    )
+), taken AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET token = GREATEST(
+            lease.token + 1, granted.newest + 1,
+            floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+        ),
+        owner = %(owner)s,
+        acquired_at = clock_timestamp(),
+        renewed_at = clock_timestamp(),
+        expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
+        lock_delay = %(lock_delay)s * interval '1 second',
+        grants = lease.grants + 1,
+        metadata = %(metadata)s::jsonb
+    FROM granted
+    WHERE lease.id = granted.id
+    RETURNING lease.slot, lease.token, lease.expires_at
+), left_queue AS (
+    DELETE FROM django_dblock_fencedticket
+    WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
+)
+SELECT
+    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+FROM taken
+UNION ALL (
+    SELECT
+        'held', slot, token, expires_at,
+        extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8,
+        owner, count(*) OVER (), NULL
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND expires_at + lock_delay > clock_timestamp()
+        AND NOT EXISTS (SELECT FROM taken)
+    ORDER BY expires_at + lock_delay DESC
+    LIMIT 1
+)
+UNION ALL
+SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
+"""
+
+# From write to read without a gap: in one transaction, and only while the write lease is held.
+DOWNGRADE = """
+WITH gate AS MATERIALIZED (
+    SELECT id, token
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot = 0 AND token = %(token)s AND expires_at > clock_timestamp()
+    FOR NO KEY UPDATE
+), {reader}, closed AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET expires_at = clock_timestamp(), lock_delay = interval '0'
+    FROM gate
+    WHERE lease.id = gate.id
+)
+SELECT
+    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+FROM had
+""".replace("{reader}", _READER.strip())
+
+# Who has the lease, by the server's clock; no row: nobody.
+HOLDER = """
+SELECT
+    token, owner, acquired_at, expires_at,
+    extract(epoch FROM expires_at - clock_timestamp())::float8, metadata::text
+FROM django_dblock_fencedlock
+WHERE name = %(name)s AND slot = 0 AND expires_at > clock_timestamp()
+"""
+
+# The workers that are alive: their slots in ascending order, and the numbers of partitions that
+# they count on.
+WORKERS = """
+SELECT slot, (metadata ->> 'count')::int
+FROM django_dblock_fencedlock
+WHERE name = %(name)s AND expires_at > clock_timestamp()
+ORDER BY slot
+"""
+
+# The clock that cuts periods.
+CLOCK = "SELECT clock_timestamp()"
+
+# Which of these keys of run_once() have a finished run.
+FINISHED = """
+SELECT key
+FROM django_dblock_idempotencykey
+WHERE scope = %(scope)s AND key = ANY(%(keys)s) AND completed_at IS NOT NULL
+    AND (expires_at IS NULL OR expires_at > clock_timestamp())
+"""
+
+# A latch has a row for each part that is done. The row is written in the part's own transaction,
+# so it counts from that transaction's COMMIT; two parts write two rows, so they never wait for each
+# other.
+COUNT_DOWN = """
+INSERT INTO django_dblock_latchpart (latch, part, done_at)
+VALUES (%(latch)s, %(part)s, clock_timestamp())
+ON CONFLICT (latch, part) DO NOTHING
+RETURNING 1
+"""
+PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s ORDER BY part"
+COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s"
+RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s"
+
+# All rows of latches whose latest part is older: a latch is never purged in part, because then it
+# would close again.
+PURGE_LATCHES = """
+DELETE FROM django_dblock_latchpart
+WHERE latch IN (
+    SELECT latch
+    FROM django_dblock_latchpart
+    GROUP BY latch
+    HAVING max(done_at) < clock_timestamp() - %(idle)s * interval '1 second'
+    LIMIT %(batch)s
+)
+"""
+COUNT_IDLE_PARTS = """
+SELECT count(*)
+FROM (
+    SELECT max(done_at) OVER (PARTITION BY latch) AS latest FROM django_dblock_latchpart
+) AS parts
+WHERE latest < clock_timestamp() - %(idle)s * interval '1 second'
+"""

@@ -1,0 +1,331 @@
+"""fenced_semaphore: at most N at a time, by rows that nothing can make drift."""
+
+import time
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockLost,
+    LockTimeout,
+    OpenTransaction,
+    fenced_lock,
+    fenced_semaphore,
+    signals,
+)
+from tests.app.fenced import Account
+from tests.app.models import Counter
+from tests.coordination.rows import expire, held
+from tests.helpers import observe
+from tests.helpers.processes import process, race
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "api~semaphore"
+
+
+def semaphore(permits=2, **more):
+    return fenced_semaphore("api", permits=permits, ttl=more.pop("ttl", 30), **more)
+
+
+def test_as_many_as_permits_get_in():
+    with semaphore() as first, semaphore() as second:
+        assert {first.slot, second.slot} == {0, 1}
+        assert held(NAME) == [0, 1]
+        with pytest.raises(LockTimeout, match=r"and 1 more held"), semaphore():
+            pass
+    assert held(NAME) == []
+    with semaphore() as third:
+        assert third.slot == 0
+
+
+def test_it_is_independent_of_a_lock_on_the_same_key():
+    with fenced_lock("api", ttl=30), semaphore(1):
+        with pytest.raises(LockTimeout), fenced_lock("api", ttl=30):
+            pass
+
+
+def test_statements_of_a_permit(statements):
+    with statements() as sent, semaphore():
+        pass
+    assert len(sent) == 3  # the first time ever: rows are made in between
+    with statements() as sent, semaphore():
+        pass
+    assert len(sent) == 2
+    with semaphore(1), statements() as sent:
+        with pytest.raises(LockTimeout), semaphore(1):
+            pass
+    assert len(sent) == 1
+
+
+def test_tokens_of_a_slot_grow():
+    tokens = []
+    for _ in range(3):
+        with semaphore(1) as permit:
+            tokens.append(permit.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_dead_holder_frees_its_permit_when_its_ttl_ends(observer):
+    with process(hold, 30) as holder:
+        assert holder.receive() == 0
+        holder.kill()
+        with pytest.raises(LockTimeout), semaphore(1):
+            pass
+        expire(observer, NAME)
+        with semaphore(1) as permit:
+            assert permit.slot == 0
+
+
+def test_a_double_release_frees_nobody_elses_permit(observer):
+    with semaphore(1) as permit:
+        stale = permit._place, permit.token
+        assert permit.release()
+        with semaphore(1):
+            from django_dblock.fencing import store
+
+            assert not store.release(stale[0], stale[1], hold_at_least=0)
+            assert not permit.release()
+            assert held(NAME) == [0]
+
+
+def test_a_stale_permit_commits_nothing(observer):
+    with pytest.raises(LockLost), semaphore(1) as permit:
+        expire(observer, NAME)
+        with semaphore(1):
+            with permit.guard():
+                Counter.objects.create(name="stale")
+    assert not Counter.objects.exists()
+
+
+def test_a_guard_keeps_the_slot_after_its_expiry(observer):
+    with pytest.raises(LockLost), semaphore(1) as permit:
+        with permit.guard():
+            expire(observer, NAME)
+            assert race(1, try_once) == ["refused"]
+        assert race(1, try_once) == ["held"]
+    # the exit finds that somebody else had it
+
+
+def test_a_lowered_limit_lets_the_higher_slots_run_out():
+    with semaphore(3), semaphore(3), semaphore(3) as last:
+        assert last.slot == 2
+        with pytest.raises(LockTimeout), semaphore(2):
+            pass
+    with semaphore(2) as one, semaphore(2) as two:
+        assert {one.slot, two.slot} == {0, 1}
+        with pytest.raises(LockTimeout), semaphore(2):
+            pass
+
+
+class TestUnits:
+    def test_all_or_none(self, statements):
+        with semaphore(5, units=3) as permit:
+            assert permit.slots == (0, 1, 2)
+            with pytest.raises(LockTimeout), semaphore(5, units=3):
+                pass
+            assert held(NAME) == [0, 1, 2]
+            with semaphore(5, units=2) as other:
+                assert other.slots == (3, 4)
+        assert held(NAME) == []
+
+    def test_taken_and_released_in_one_statement_each(self, statements):
+        with semaphore(5, units=3):
+            pass
+        with statements() as sent, semaphore(5, units=3):
+            pass
+        assert len(sent) == 2
+
+    def test_one_lost_slot_loses_the_permit(self, observer):
+        with pytest.raises(LockLost), semaphore(3, units=3) as permit:
+            expire(observer, NAME, slot=2)
+            with semaphore(3):
+                with permit.guard():
+                    Counter.objects.create(name="stale")
+        assert permit.lost
+        assert permit.remaining == 0
+        assert not Counter.objects.exists()
+
+    def test_renewed_together(self):
+        with semaphore(3, units=2, heartbeat=False) as permit:
+            before = permit.expires_at
+            permit.renew(60)
+            assert permit.expires_at > before
+            assert permit.remaining > 50
+            with permit.guard():
+                Counter.objects.create(name="fresh")
+        assert Counter.objects.get().name == "fresh"
+
+    def test_a_slot_that_ran_out_unseen_is_a_loss(self):
+        with pytest.raises(LockLost), semaphore(2, units=2, heartbeat=False) as permit:
+            permit._others[0]._deadline = 0
+            assert permit.lost
+
+
+class TestFair:
+    def test_the_first_waiters_whose_units_fit(self, observer):
+        """A waiter for both permits isn't overtaken for ever by those who want one."""
+        with semaphore(2):
+            with process(wait_fair, 2) as first:
+                assert first.receive() == "waits"
+                observe.until(lambda: _tickets(observer) == 1, "it queues")
+                with pytest.raises(LockTimeout), semaphore(2, fair=True):
+                    pass
+                with semaphore(2):  # who doesn't queue may take what is free
+                    pass
+                first.send("go on")
+        assert _tickets(observer) in (0, 1)
+
+    def test_with_two_free_the_first_two_tickets_may_take_one(self, observer):
+        observer.execute(
+            "INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)"
+            " SELECT %s, 0, 'dead', clock_timestamp() + interval '1 min'",
+            [NAME],
+        )
+        with semaphore(2, fair=True) as permit:  # two free, one ticket before us
+            assert permit.slot == 0
+            with pytest.raises(LockTimeout), semaphore(2, fair=True):
+                pass
+
+
+def test_save_fenced_says_what_to_use_instead():
+    account = Account.objects.create(name="a")
+    with semaphore(1) as permit:
+        with pytest.raises(TypeError, match="guard"):
+            account.save_fenced(permit)
+
+
+def test_metadata_and_signals():
+    heard = []
+
+    def hear(signal, sender, **data):
+        heard.append((sender, data["kind"], data["name"]))
+
+    signals.lock_acquired.connect(hear)
+    try:
+        with semaphore(1, metadata={"job": 7}):
+            assert FencedLock.objects.get(slot=0).metadata == {"job": 7}
+    finally:
+        signals.lock_acquired.disconnect(hear)
+    assert heard == [(fenced_semaphore, "semaphore", "api")]
+
+
+def test_as_decorator():
+    @fenced_semaphore("tenant", lambda tenant: tenant, permits=1, ttl=30)
+    def call(tenant):
+        return held(f"tenant:{tenant}~semaphore")
+
+    assert call("a") == [0]
+    assert call("b") == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"permits": 0}, ValueError),
+        ({"permits": 10_001}, ValueError),
+        ({"permits": True}, TypeError),
+        ({"permits": 2.0}, TypeError),
+        ({"permits": 2, "units": 3}, ValueError),
+        ({"permits": 2, "units": 0}, ValueError),
+        ({"permits": 2, "ttl": 0}, ValueError),
+    ],
+)
+def test_bad_arguments_before_any_sql(arguments, error, statements):
+    with statements() as sent, pytest.raises(error):
+        fenced_semaphore("api", **{"ttl": 30, **arguments})
+    assert len(sent) == 0
+
+
+def test_a_callable_needs_the_decorator():
+    with pytest.raises(TypeError, match="decorator"):
+        fenced_semaphore(lambda: 1, permits=1, ttl=30).__enter__()
+
+
+def test_not_in_an_open_transaction():
+    with transaction.atomic(), pytest.raises(OpenTransaction), semaphore():
+        pass
+    assert not connection.in_atomic_block
+
+
+def test_async():
+    async def enter():
+        async with semaphore(1) as permit:
+            return permit.slot
+
+    assert async_to_sync(enter)() == 0
+
+
+@pytest.mark.processes
+def test_never_more_than_permits_at_a_time():
+    """Each holder notes how many others it meets: by counting rows of what it wrote itself."""
+    assert max(max(met) for met in race(5, meet, 3)) <= 3
+
+
+@pytest.mark.processes
+def test_twin_a_counter_leaks():
+    """The negative twin: a counter, as Redis recipes have it, drifts when a holder dies."""
+    Counter.objects.create(name="permits", value=0)
+    with process(hold_counted) as holder:
+        assert holder.receive() == "held"
+        holder.kill()
+    assert Counter.objects.get(name="permits").value == 1  # for ever
+
+
+def hold(channel, ttl):
+    with semaphore(1, ttl=ttl) as permit:
+        channel.send(permit.slot)
+        channel.receive()
+
+
+def hold_counted(channel):
+    Counter.objects.filter(name="permits").update(value=1)
+    try:
+        channel.send("held")
+        channel.receive()
+    finally:
+        Counter.objects.filter(name="permits").update(value=0)
+
+
+def try_once(_number):
+    try:
+        with semaphore(1):
+            return "held"
+    except LockTimeout:
+        return "refused"
+
+
+def wait_fair(channel, units):
+    channel.send("waits")
+    try:
+        with semaphore(2, units=units, fair=True, timeout=1):
+            return "held"
+    except LockTimeout:
+        return "refused"
+
+
+def meet(number, permits):
+    met = []
+    for turn in range(20):
+        with fenced_semaphore("api", permits=permits, ttl=30, timeout=None) as permit:
+            with permit.guard():
+                Counter.objects.create(name=f"{number}:{turn}")
+            met.append(Counter.objects.count())
+            with permit.guard():
+                Counter.objects.filter(name=f"{number}:{turn}").delete()
+    return met
+
+
+def _tickets(observer):
+    return observer.execute("SELECT count(*) FROM django_dblock_fencedticket").fetchone()[0]
+
+
+def test_waiting_ends_in_time():
+    with semaphore(1):
+        started = time.monotonic()
+        with pytest.raises(LockTimeout) as caught, semaphore(1, timeout=0.05):
+            pass
+    assert caught.value.waited >= 0.05
+    assert time.monotonic() - started < 30
