@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
-    from django_dblock.core.namespace import namespace as namespace
     from django_dblock.coordination.semaphore import HeldPermit as HeldPermit
     from django_dblock.coordination.semaphore import Permit as Permit
     from django_dblock.coordination.semaphore import advisory_semaphore as advisory_semaphore
     from django_dblock.coordination.semaphore import fenced_semaphore as fenced_semaphore
+    from django_dblock.core.namespace import namespace as namespace
     from django_dblock.exceptions import DamagedAnswer as DamagedAnswer
     from django_dblock.exceptions import DblockError as DblockError
     from django_dblock.exceptions import IdempotencyAbandoned as IdempotencyAbandoned

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
 
 import psycopg
@@ -99,7 +99,7 @@ def try_any(request: Request) -> int | None:
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as :func:`lock`.
     """
     each = [
-        Request((key,), (number,), shared=request.shared, connection=request.connection)
+        replace(request, keys=(key,), ids=(number,))
         for key, number in zip(request.keys, request.ids, strict=True)
     ]
     shown = list(map(_parameters, each))
