@@ -18,7 +18,7 @@ from django_dblock.checks.decorator_chain import Layer, calls, free, home, ways
 from django_dblock.conf import conf
 from django_dblock.core.decorators import Guard, guards_of
 from django_dblock.idempotency.decorator import MARK, decorated, idempotent
-from django_dblock.idempotency.request import Wanted
+from django_dblock.idempotency.request import ViewConfig
 
 _STREAMS = frozenset({"StreamingHttpResponse", "FileResponse"})
 
@@ -126,8 +126,8 @@ def check_views(**_: Any) -> list[checks.CheckMessage]:
             hint=f"Say whose key it is: @idempotent(scope=lambda request: …); or add {_MIDDLEWARE} "
             f"to MIDDLEWARE.",
         )
-        for name, wanted in found.items()
-        if wanted.scope is None
+        for name, config in found.items()
+        if config.scope is None
     ]
 
 
@@ -147,8 +147,8 @@ def _protects(layer: Layer, method: str) -> bool:
     """Whether it is ``@idempotent``, and for this method of a class."""
     if home(layer.function) != idempotent.__module__:
         return False
-    wanted: Wanted = getattr(layer.function, MARK)
-    return method not in View.http_method_names or method.upper() in wanted.methods
+    config: ViewConfig = getattr(layer.function, MARK)
+    return method not in View.http_method_names or method.upper() in config.methods
 
 
 def _below(around: Layer, way: list[Layer]) -> Iterator[tuple[str, bool]]:
@@ -192,14 +192,14 @@ def _unasked(place: str, below: dict[str, bool]) -> checks.CheckMessage:
     )
 
 
-def _methods() -> Iterator[tuple[str, Wanted]]:
+def _methods() -> Iterator[tuple[str, ViewConfig]]:
     """Find what ``method_decorator`` has decorated: it stands in the classes of the URLconf."""
     for view in _idempotent_views():
         cls: Any = getattr(view, "view_class", None) or getattr(view, "cls", None)
         for name in dir(cls) if cls is not None else ():
-            wanted = getattr(getattr_static(cls, name, None), MARK, None)
-            if wanted is not None:
-                yield f"{cls.__module__}.{cls.__qualname__}.{name}", wanted
+            config = getattr(getattr_static(cls, name, None), MARK, None)
+            if config is not None:
+                yield f"{cls.__module__}.{cls.__qualname__}.{name}", config
 
 
 def _idempotent_views() -> Iterator[Any]:

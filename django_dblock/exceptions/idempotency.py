@@ -26,23 +26,58 @@ class IdempotencyError(DblockError):
 
 
 class IdempotencyKeyMissing(IdempotencyError):
-    """The request needs an ``Idempotency-Key`` header and has none. Nothing was run.
+    """The request has no idempotency key, and the view requires one. Nothing was run.
 
-    Answered with 400. The client sends a new key with each new request, and the same with each
-    retry (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
+    Answered with 400, which names the header. The client sends a new key with each new request, and
+    the same key with each retry (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
+
+    Attributes:
+        header: the name of the header in which the key is expected; None if it is not a header.
     """
 
     code = "key_missing"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: str = "",
+        key: str = "",
+        using: str = "",
+        header: str | None = "Idempotency-Key",
+    ) -> None:
+        super().__init__(message, scope=scope, key=key, using=using)
+        self.header = header
+
 
 class IdempotencyKeyInvalid(IdempotencyError):
-    """The ``Idempotency-Key`` header is not one key. Nothing was run.
+    """The idempotency key that the request carries is not one key. Nothing was run.
 
-    Answered with 400. The client sends 1 to 255 printable ASCII characters, bare or in quotes
-    (RFC 8941, 3.3.3).
+    Answered with 400, which says what is wrong. The client sends 1 to 255 printable ASCII
+    characters, bare or in double quotes (RFC 8941, 3.3.3).
+
+    Attributes:
+        header: the name of the header that carried the key; None if it was not a header.
+        reason: what is wrong: ``"empty"``, ``"too_long"`` (over 255 characters), ``"unterminated"``
+            (no closing quote), ``"unquoted"`` (the view takes quoted keys only) or
+            ``"not_one_key"`` (anything else: spaces, control characters, several values).
     """
 
     code = "key_invalid"
+
+    def __init__(  # noqa: PLR0913 - all but the first by name
+        self,
+        message: str,
+        *,
+        scope: str = "",
+        key: str = "",
+        using: str = "",
+        header: str | None = "Idempotency-Key",
+        reason: str = "not_one_key",
+    ) -> None:
+        super().__init__(message, scope=scope, key=key, using=using)
+        self.header = header
+        self.reason = reason
 
 
 class IdempotencyKeyReused(IdempotencyError):

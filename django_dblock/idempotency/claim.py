@@ -46,6 +46,11 @@ class Lease:
         self._kept = kept
         self._until = since + options.lease_seconds
 
+    @property
+    def remaining(self) -> float:
+        """The seconds for which the claim is surely ours, by this process' own clock."""
+        return max(0.0, self._until - time.monotonic())
+
     def check(self) -> None:
         """Raise if the run is over, by what we know without asking."""
         if self.completed:

@@ -19,13 +19,20 @@ from django_dblock.idempotency import (
 )
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
+from django_dblock.idempotency.identity import HEADER
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.outcome import Finished, tell_outcome
-from django_dblock.idempotency.request import Wanted, answer, django_request, refuse
+from django_dblock.idempotency.request import (
+    Adapter,
+    ViewConfig,
+    checked_header,
+    refused,
+    response_of,
+)
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-decorated: dict[str, Wanted] = {}
+decorated: dict[str, ViewConfig] = {}
 """Every decorated view by its name, for the system checks; but for what has only the mark."""
 
 MARK = "_dblock_idempotent"
@@ -46,8 +53,10 @@ def idempotent(view: View, /) -> View: ...
 def idempotent(
     *,
     scope: Callable[[Any], Any] | None = None,
-    key: Callable[[Any], str | None] | None = None,
+    key: Callable[[Any], Any] | None = None,
+    header: str | None = HEADER,
     fingerprint: Callable[[Any], Any] | None = None,
+    keep: Callable[[Any], Any] | None = None,
     ttl: Duration | None = None,
     required: bool = True,
     strict: bool = False,
@@ -67,8 +76,10 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     /,
     *,
     scope: Callable[[Any], Any] | None = None,
-    key: Callable[[Any], str | None] | None = None,
+    key: Callable[[Any], Any] | None = None,
+    header: str | None = HEADER,
     fingerprint: Callable[[Any], Any] | None = None,
+    keep: Callable[[Any], Any] | None = None,
     ttl: Duration | None = None,
     required: bool = True,
     strict: bool = False,
@@ -107,10 +118,16 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     Args:
         view: the view, where the decorator is used without arguments.
         scope: called with the request: whose key it is. By default the logged-in user.
-        key: called with the request where the header is missing, as forms can't send one; returns
-            the key as text, or None.
+        key: called with the request: returns the key as text, or None to ask the header. It goes
+            before the header, so that nobody gets an event that you have authenticated run again by
+            adding a header to it.
+        header: the name of the header that carries the key; None if only ``key=`` tells it.
         fingerprint: called with the request: what to compare in place of the body.
-        ttl: how long the answer is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
+        keep: called with a response that would be stored, rendered, inside the transaction. Where
+            it returns something false, the effects are rolled back and the key is free, as after a
+            server error: for protocols that answer 200 to everything, such as GraphQL.
+        ttl: how long the response is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL``
+            (24 h).
         required: answer 400 where the key is missing; False runs such a request unprotected.
         strict: take the quoted form of the header only, ``"abc"``.
         wait: seconds to wait for the same request that is running; 0 answers 409 at once.
@@ -118,166 +135,188 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         lease: in lease mode, how long a run may be silent before it counts as dead; a timedelta or
             seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60). Each step renews it.
         on_abandoned: what the retry of a dead run does: ``"takeover"`` goes on after its last step;
-            ``"refuse"`` answers 409 until a person has looked.
+            ``"refuse"`` answers 409 until an operator has looked.
         methods: those that are protected; others pass.
-        store_5xx: keep server errors, too: then a retry gets the error again.
-        store_body: keep the body; else replays answer 204 in place of 2xx.
+        store_5xx: store server errors as well, but for those with ``Retry-After``: then a retry
+            gets the error again.
+        store_body: store the body; else replays answer 204 in place of 2xx.
         using: the database alias, ``DBLOCK_DATABASE`` by default, else where the router writes
             :class:`~django_dblock.IdempotencyKey`.
 
+    In async views ``scope``, ``key``, ``fingerprint`` and ``keep`` may be coroutine functions;
+    plain ones are called in a thread.
+
     Raises:
-        TypeError, ValueError: it can't be decorated so; when it is decorated.
-        ImproperlyConfigured: the client is anonymous, and there is no ``scope=``; or it stands
-            where a replay would come before authorisation; or, in lease mode, a transaction is
-            open.
+        TypeError: the view or an option can't be used like this, told when it is decorated: it is
+            a class, a generator, async in atomic mode, has a durable ``atomic()`` block in atomic
+            mode, or is no view at all.
+        ValueError: an option has a value that makes no sense, told when it is decorated.
+        ImproperlyConfigured: the client is anonymous, and there is no ``scope=``; or the decorator
+            stands where a replay would come before authorisation; or, in lease mode, a transaction
+            is open.
         TransactionManagementError: the view answers with success, and what it has written can't be
             committed; everything is rolled back. Or it has ended the transaction past Django: what
-            its own COMMIT has committed stays, and its answer is not kept.
-        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django answers
-            400. Not of uploads.
-        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
+            its own COMMIT has committed stays, and its response is not stored.
+        RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django
+            answers 400.
+        UnsafeIsolation: the transaction's isolation level is above READ COMMITTED.
+        StandbyDatabase: the alias leads to a standby.
+        UnsupportedDatabase: the alias is no PostgreSQL with real advisory locks.
+        LockTableFull: the server has no room for another lock.
 
-    The errors under :class:`~django_dblock.IdempotencyError` are answers, and not raised.
+    The errors under :class:`~django_dblock.IdempotencyError` are answered with a response, and not
+    raised.
 
     Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 8941, 3.3.3 "Strings"; RFC 9457.
     """
+    functions = {"scope": scope, "key": key, "fingerprint": fingerprint, "keep": keep}
+    for option, call in functions.items():
+        if call is not None and not callable(call):
+            raise TypeError(f"{option}={call!r} is no function; it is called with the request.")
+    if checked_header(header) is None and key is None:
+        raise ValueError("header=None needs key=: else no request would have a key.")
     options = Options(mode, ttl, wait, lease, on_abandoned, store_body, using)
 
     def decorate(view: View) -> View:
-        name = view_introspection.checked(view, mode)
-        wanted = Wanted(
-            options,
-            name,
-            key,
-            scope,
-            fingerprint,
-            required,
-            strict,
-            frozenset(method.upper() for method in methods),
-            store_5xx,
+        name = view_introspection.checked(view, mode, functions)
+        config = ViewConfig(
+            options=options,
+            name=name,
+            key=key,
+            header=header,
+            scope=scope,
+            fingerprint=fingerprint,
+            keep=keep,
+            required=required,
+            strict=strict,
+            methods=frozenset(method.upper() for method in methods),
+            store_5xx=store_5xx,
         )
         if not view_introspection.is_trial(view):
-            decorated[name] = wanted
+            decorated[name] = config
+        adapter_in = view_introspection.adapter_in
 
         if view_introspection.is_async(view):
 
             @wraps(view)
             async def protected(*args: Any, **kwargs: Any) -> Any:
-                return await _arun(
-                    wanted, view, view_introspection.request_of(args, view), args, kwargs
-                )
+                adapter = adapter_in(args, view, asynchronous=True)
+                return await _arun(config, view, adapter, args, kwargs)
 
         else:
 
             @wraps(view)
             def protected(*args: Any, **kwargs: Any) -> Any:
-                return _run(wanted, view, view_introspection.request_of(args, view), args, kwargs)
+                adapter = adapter_in(args, view, asynchronous=False)
+                return _run(config, view, adapter, args, kwargs)
 
         mark(protected, view, Guard("idempotent", outside=mode == "lease", using=using))
         if mode == "lease":  # as far as a function can say so for itself
             alias = using or conf.database or DEFAULT_DB_ALIAS
             transaction.non_atomic_requests(using=alias)(protected)
-        setattr(protected, MARK, wanted)
+        setattr(protected, MARK, config)
         return protected  # type: ignore[return-value]  # it has the view's own signature
 
     return decorate if view is None else decorate(view)
 
 
-def _run(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any) -> Any:
-    plain = django_request(request)
-    if _is_protected(plain):  # a view that calls another: one request, one run
-        return view(*args, **kwargs)
+def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any) -> Any:
+    request = adapter.http
 
-    def work(handle: Handle) -> Any:
-        with _carried(plain, handle):
+    def run_with(handle: Handle) -> Any:
+        with _carried(request, handle):
             return view(*args, **kwargs)
 
-    def judged(handle: Handle) -> Finished:
+    def work(handle: Handle) -> Finished:
         try:
-            response = work(handle)
+            response = run_with(handle)
         except IdempotencyLeaseLost:
             raise
         except Exception as error:
-            if (finished := wanted.failed(request, error)) is None:
+            if (finished := config.failed(adapter, error)) is None:
+                view_introspection.explain_durable(error)
                 raise
             return finished
-        return wanted.finished(request, response)
+        return config.finished(adapter, response)
 
-    if request.method not in wanted.methods:
-        return work(Handle(using=wanted.options.using))
+    if (handle := _bystander(config, request)) is not None:
+        return run_with(handle)
     try:
-        found = wanted.key_of(request)
+        identified = config.identify(adapter)
     except IdempotencyError as error:
-        return refuse(request, error)
-    if found is None:
-        return work(Handle(using=wanted.options.using))
-    return _once(wanted, request, found, judged)
-
-
-def _once(wanted: Wanted, request: Any, key: str, judged: Callable[[Handle], Finished]) -> Any:
-    whose = wanted.scope_of(request) or wanted.scope_of_user(getattr(request, "user", None))
-    identity, asked, options = wanted.identity(key, whose), wanted.asked(request), wanted.options
+        return refused(adapter, error)
+    if identified is None:
+        return run_with(Handle(using=config.options.using))
+    identity, asked = identified
+    options = config.options
     if options.mode == "atomic":
-        outcome = atomic.run(identity, asked, options, lambda: judged(Handle(identity)))
+        outcome = atomic.run(identity, asked, options, lambda: work(Handle(identity)))
     else:
         outcome = lease_mode.run(
             identity,
             asked,
             options,
-            lambda lease: judged(Handle(identity, lease)),
-            lambda response: wanted.kept(request, response),
+            lambda lease: work(Handle(identity, lease)),
+            lambda response: config.kept(adapter, response),
         )
     tell_outcome(outcome, identity, options.mode)
-    return answer(request, outcome)
+    return response_of(adapter, outcome)
 
 
-async def _arun(wanted: Wanted, view: Any, request: Any, args: Any, kwargs: Any) -> Any:
-    plain = django_request(request)
-    if _is_protected(plain):
-        return await view(*args, **kwargs)
+async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any) -> Any:
+    request = adapter.http
 
-    async def work(handle: Handle) -> Any:
-        with _carried(plain, handle):
+    async def run_with(handle: Handle) -> Any:
+        with _carried(request, handle):
             return await view(*args, **kwargs)
 
-    async def judged(lease: Lease) -> Finished:
+    async def work(lease: Lease) -> Finished:
         try:
-            response = await work(Handle(identity, lease))
+            response = await run_with(Handle(lease.identity, lease))
         except IdempotencyLeaseLost:
             raise
         except Exception as error:
-            if (finished := await sync_to_async(wanted.failed)(request, error)) is None:
+            if (finished := await sync_to_async(config.failed)(adapter, error)) is None:
                 raise
             return finished
-        return await sync_to_async(wanted.finished)(request, response)
+        return await sync_to_async(config.finished)(adapter, response)
 
-    if request.method not in wanted.methods:
-        return await work(Handle(using=wanted.options.using))
+    if (handle := _bystander(config, request)) is not None:
+        return await run_with(handle)
     try:
-        found = wanted.key_of(request)
+        identified = await sync_to_async(config.identify)(adapter)
     except IdempotencyError as error:
-        return refuse(request, error)
-    if found is None:
-        return await work(Handle(using=wanted.options.using))
-    whose = await _ascope(wanted, request)
-    identity, options = wanted.identity(found, whose), wanted.options
-    asked = await sync_to_async(wanted.asked)(request)
+        return await sync_to_async(refused)(adapter, error)
+    if identified is None:
+        return await run_with(Handle(using=config.options.using))
+    identity, asked = identified
     outcome = await lease_mode.arun(
-        identity, asked, options, judged, lambda response: wanted.kept(request, response)
+        identity,
+        asked,
+        config.options,
+        work,
+        lambda response: config.kept(adapter, response),
+        shield=True,
     )
-    await sync_to_async(tell_outcome)(outcome, identity, options.mode)
-    return answer(request, outcome)
+
+    def told() -> Any:
+        tell_outcome(outcome, identity, config.options.mode)
+        return response_of(adapter, outcome)
+
+    return await sync_to_async(told)()
 
 
-def _is_protected(request: Any) -> bool:
-    """Whether a view around this one protects the request; one that does not leaves it to this."""
-    handle: Handle | None = getattr(request, "idempotency", None)
-    return handle is not None and handle.protected
+def _bystander(config: ViewConfig, request: Any) -> Handle | None:
+    """Return the handle of a request that is not protected here; None of one that is."""
+    outer: Handle | None = getattr(request, "idempotency", None)
+    if outer is not None and outer.protected:  # by a view around this one: one request, one run
+        return outer
+    return None if request.method in config.methods else Handle(using=config.options.using)
 
 
 @contextmanager
 def _carried(request: Any, handle: Handle) -> Iterator[None]:
-    """Let the view find the handle, and a view around it its own again."""
+    """Let the view find the handle on its request, and then a view around it its own again."""
     outer = getattr(request, "idempotency", None)
     request.idempotency = handle
     try:
@@ -287,11 +326,3 @@ def _carried(request: Any, handle: Handle) -> Iterator[None]:
             del request.idempotency
         else:
             request.idempotency = outer
-
-
-async def _ascope(wanted: Wanted, request: Any) -> str:
-    if wanted.scope is None:
-        user = await request.auser() if hasattr(request, "auser") else None
-        return wanted.scope_of_user(user)
-    value = wanted.scope(request)
-    return wanted.named_scope(await value if hasattr(value, "__await__") else value)

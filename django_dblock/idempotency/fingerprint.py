@@ -8,7 +8,7 @@ Django knows; and then
   field, name, media type, size and the SHA-256 of its content. Not the raw body: its boundary
   differs between retries, and a file may be larger than what Django reads into memory;
 - of any other: the bytes as they came; in JSON, what a framework has made of them, where it has
-  read them as a stream or they are larger than what Django reads into memory;
+  read them as a stream;
 - what ``fingerprint=`` returned, instead of either.
 
 Of a form, in either encoding, the field ``csrfmiddlewaretoken`` is left out: it is masked anew with
@@ -21,18 +21,16 @@ Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerpr
 import json
 from collections.abc import Iterable
 from hashlib import sha256
-from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
 from django.core.files import File
-from django.core.files.uploadhandler import load_handler
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
-from django.http.multipartparser import MultiPartParser
 from django.http.request import RawPostDataException
+
+from django_dblock.idempotency import request_body
 
 VERSION = 1
 
@@ -48,15 +46,16 @@ def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
         parsed: what a framework has made of the body, where that is not to be had as bytes.
 
     Raises:
-        RequestDataTooBig: the body is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``, and there is
-            nothing parsed.
-        RawPostDataException: somebody has read it as a stream, likewise.
+        RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
+        RawPostDataException: somebody has read the body as a stream, and nothing is parsed.
     """
     if request.content_type == "multipart/form-data":
         return _hash([*_place(request), *_form(request)])
+    if _is_streamed(request):
+        return _hash(_place(request), *request_body.chunks(request))
     try:
         body = request.body
-    except (RawPostDataException, RequestDataTooBig):
+    except RawPostDataException:
         if parsed is None:
             raise
         return _hash([*_place(request), _text(_without_token(request, parsed))])
@@ -86,7 +85,7 @@ def _place(request: HttpRequest) -> list[bytes]:
 
 
 def _form(request: HttpRequest) -> Iterable[bytes]:
-    fields, files = _parsed(request)
+    fields, files = request_body.form(request)
     for name in sorted(fields):
         if name == _CSRF:
             continue
@@ -95,16 +94,17 @@ def _form(request: HttpRequest) -> Iterable[bytes]:
     for name in sorted(files):
         for file in files.getlist(name):
             described = (name, file.name or "", file.content_type or "", str(file.size))
-            yield from (b"file", *map(_utf8, described), _content(file))
+            yield from (b"file", *map(_utf8, described), request_body.digest(file))
 
 
-def _content(file: Any) -> bytes:
-    """Hash a file as a stream, and leave it as it was."""
-    digest = sha256()
-    for chunk in file.chunks():
-        digest.update(chunk)
-    file.seek(0)
-    return digest.digest()
+def _is_streamed(request: HttpRequest) -> bool:
+    """Whether to hash the body in chunks: Django's ``request.body`` would refuse it as too large.
+
+    A form is read by ``request.POST``, which has the same limit: there the refusal is the answer.
+    """
+    if request.content_type == _URLENCODED or not request_body.is_unread(request):
+        return False
+    return request_body.is_too_large(request)
 
 
 def _is_token(pair: bytes) -> bool:
@@ -117,17 +117,6 @@ def _without_token(request: HttpRequest, parsed: Any) -> Any:
     if request.content_type != _URLENCODED or not isinstance(parsed[0], dict):
         return parsed
     return [{name: values for name, values in parsed[0].items() if name != _CSRF}]
-
-
-def _parsed(request: HttpRequest) -> tuple[Any, Any]:
-    """Return the fields and files; Django parses those of POST only."""
-    read: Any = request
-    if request.method == "POST" or (read._read_started and not hasattr(read, "_body")):  # noqa: SLF001
-        return request.POST, request.FILES  # the latter: a framework has put them there
-    handlers = [load_handler(name, request) for name in settings.FILE_UPLOAD_HANDLERS]
-    return MultiPartParser(
-        request.META, BytesIO(request.body), handlers, request.encoding or settings.DEFAULT_CHARSET
-    ).parse()
 
 
 def _text(value: Any) -> bytes:
@@ -143,7 +132,7 @@ class _Encoder(DjangoJSONEncoder):
 
     def default(self, o: Any) -> Any:
         if isinstance(o, File):
-            return [o.name, getattr(o, "content_type", None), o.size, _content(o).hex()]
+            return [o.name, getattr(o, "content_type", None), o.size, request_body.digest(o).hex()]
         return super().default(o)
 
 
@@ -151,9 +140,14 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _hash(parts: Iterable[bytes]) -> bytes:
+def _hash(parts: Iterable[bytes], length: int | None = None, chunks: Iterable[bytes] = ()) -> bytes:
+    """Return the digest of the parts, and of a last one that comes in chunks of that length."""
     digest = sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
+    if length is not None:
+        digest.update(length.to_bytes(8, "big"))
+        for chunk in chunks:
+            digest.update(chunk)
     return digest.digest()

@@ -142,36 +142,54 @@ _QUOTED = re.compile(
 _BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # printable ASCII, but for space " , ; \
 
 
+_UNTERMINATED = re.compile(r'"(?:[^"\\]|\\.)*\\?', re.DOTALL)
+
+
+class InvalidKey(ValueError):
+    """The text of a header is not one key; the message says why and does not repeat the text.
+
+    Attributes:
+        reason: as in :class:`~django_dblock.IdempotencyKeyInvalid`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def parse(value: str, *, strict: bool) -> str:
     """Return the key that a header's value names.
 
     Args:
-        value: the header's, as it came.
+        value: the header's value, as it came.
         strict: take the quoted form only.
 
     Raises:
-        ValueError: it is not one key; its text says why, and does not repeat it.
+        InvalidKey: the value is not one key.
     """
     text = value.strip(" \t")
     if not text:
-        raise ValueError("it is empty")
+        raise InvalidKey("empty", "it is empty")
     if len(text) > 8 * MAX_LENGTH:  # before anything looks at it
-        raise ValueError(f"it is longer than {MAX_LENGTH} characters")
+        raise InvalidKey("too_long", f"it is longer than {MAX_LENGTH} characters")
     if match := _QUOTED.fullmatch(text):
         key = re.sub(r"\\(.)", r"\1", match[1])
+    elif _UNTERMINATED.fullmatch(text):
+        raise InvalidKey("unterminated", "it has an opening quote and no closing quote")
     elif strict:
-        raise ValueError(
-            'it is not one quoted string, as in "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        raise InvalidKey(
+            "unquoted", 'it is not one quoted string, as in "8e03978e-40d5-43dd-bc93-6894a57f9324"'
         )
     elif _BARE.fullmatch(text):
         key = text
     else:
-        raise ValueError(
+        raise InvalidKey(
+            "not_one_key",
             "it is not one key: printable ASCII without spaces, commas and semicolons, or a quoted "
-            "string"
+            "string",
         )
     if not key:
-        raise ValueError("it is empty")
+        raise InvalidKey("empty", "it is empty")
     if len(key) > MAX_LENGTH:
-        raise ValueError(f"it is longer than {MAX_LENGTH} characters")
+        raise InvalidKey("too_long", f"it is longer than {MAX_LENGTH} characters")
     return key

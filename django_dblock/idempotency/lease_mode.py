@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -36,6 +37,8 @@ Kept = Callable[[Any], dict[str, Any]]
 
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 """No transaction is open; the latter of a connection that is lost."""
+
+_UNSET: Any = object()
 
 _SHORTEST, _LONGEST = 0.02, 0.5
 """Seconds between two looks."""
@@ -165,15 +168,54 @@ def run(
     return this.finish(begun, finished)
 
 
-async def arun(
+async def arun(  # noqa: PLR0913 - the last by name
     identity: Identity,
     asked: Asked,
     options: Options,
-    work: Callable[[Lease], Awaitable[Finished]],
+    work: Callable[[Lease], Coroutine[Any, Any, Finished]],
     kept: Kept,
+    *,
+    shield: bool = False,
 ) -> Outcome:
-    """Do the same with async work."""
+    """Do the same with async work.
+
+    Where the work ends in a cancellation, its claim is not given up and stays until its lease ends:
+    threads that the work has started can't be cancelled and may still be writing.
+
+    Args:
+        identity: the request.
+        asked: what is asked for.
+        options: how.
+        work: what to run.
+        kept: what is kept of a response that the work completes with.
+        shield: whether a cancellation waits for the work, until the lease has run out. Django
+            cancels a view whose client has gone, and the client will repeat its request.
+    """
     this = Run(identity, asked, options, kept)
+    begun = await _abegin(this)
+    if not isinstance(begun, Lease):
+        return begun
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        if shield:
+            finished, cancelled = await _shielded(work(begun), begun)
+        else:
+            finished = await work(begun)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        if error is begun.lost:
+            return await sync_to_async(this.after_loss)()
+        await to_its_end(sync_to_async(this.try_to_give_up)(begun))
+        raise
+    outcome, later = await to_its_end(sync_to_async(this.finish)(begun, finished))
+    if (cancelled := cancelled or later) is not None:
+        raise cancelled
+    return outcome
+
+
+async def _abegin(this: Run) -> Lease | Outcome:
+    """Claim the request, waiting as long as the options allow; give it back if cancelled."""
     begin, give_up = sync_to_async(this.begin), sync_to_async(this.try_to_give_up)
     while True:
         begun, cancelled = await to_its_end(begin())
@@ -182,21 +224,34 @@ async def arun(
                 await to_its_end(give_up(begun))
             raise cancelled
         if (delay := this.delay(begun)) is None:
-            break
+            return begun
         await asyncio.sleep(delay)
-    if not isinstance(begun, Lease):
-        return begun
-    try:
-        finished = await work(begun)
-    except BaseException as error:
-        if error is begun.lost:
-            return await sync_to_async(this.after_loss)()
-        await to_its_end(give_up(begun))
-        raise
-    outcome, cancelled = await to_its_end(sync_to_async(this.finish)(begun, finished))
-    if cancelled is not None:
-        raise cancelled
-    return outcome
+
+
+async def _shielded(
+    work: Coroutine[Any, Any, Finished], lease: Lease
+) -> tuple[Finished, asyncio.CancelledError | None]:
+    """Await the work in a task of its own; return its result, and our own cancellation if any.
+
+    The work is cancelled only if we are, and the lease has run out.
+    """
+    context = copy_context()
+    task = asyncio.get_running_loop().create_task(work, context=context)
+    cancelled: asyncio.CancelledError | None = None
+    stopped = False
+    while not task.done():
+        if cancelled is not None and not stopped and lease.remaining == 0:
+            stopped = task.cancel()
+        patience = None if cancelled is None or stopped else lease.remaining
+        try:
+            await asyncio.wait({task}, timeout=patience)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    # What the work has set is there for the middleware, as if it had run in this task.
+    for variable in context:
+        if variable.get(_UNSET) is not context[variable]:
+            variable.set(context[variable])
+    return task.result(), cancelled
 
 
 def _refuse_transaction(connection: Any) -> None:

@@ -1,29 +1,27 @@
-"""From a request to its identity, and from an outcome to its answer: HTTP's half of the work."""
+"""HTTP's half of ``@idempotent``: who asks for what, and which response becomes of an outcome."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.utils.encoding import escape_uri_path
 
-from django_dblock.core.problem import respond
+from django_dblock.core.problem import Problem, respond
 from django_dblock.exceptions import (
     IdempotencyError,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
     UnstorableResponse,
 )
-from django_dblock.idempotency import (
-    fingerprint,
-    responses,
-    rest_framework,
-    store,
-)
+from django_dblock.idempotency import fingerprint, responses, rest_framework, store
 from django_dblock.idempotency.identity import (
-    HEADER,
     Asked,
     Identity,
+    InvalidKey,
     parse,
     scope_from_user,
     scope_from_value,
@@ -31,151 +29,260 @@ from django_dblock.idempotency.identity import (
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Replayed
 from django_dblock.idempotency.responses import idempotency_problem
+from django_dblock.idempotency.stored_response import Answer
+
+# RFC 9110, 5.1, without the underscore: servers drop it, as WSGI takes it for a hyphen.
+_HEADER = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")
+
+
+class DjangoRequest:
+    """Django's own request, as :class:`ViewConfig` needs it.
+
+    :class:`~django_dblock.idempotency.rest_framework.FrameworkRequest` is the other adapter.
+
+    Attributes:
+        request: what the view gets.
+        http: the same.
+    """
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.request = self.http = request
+
+    def user(self) -> Any:
+        """Return the user that a middleware has found; None where none has looked."""
+        return getattr(self.request, "user", None)
+
+    def parsed_body(self) -> Any:
+        """Return None: nobody but the view parses a body here."""
+        return None
+
+    def finalised(self, response: Any) -> Any:
+        """Return the response: a plain view has no hook that comes after it."""
+        return response
+
+    def response_to(self, error: Exception) -> Any:  # noqa: ARG002 - the other adapter's
+        """Return None: Django turns errors into responses outside of the view."""
+        return None
+
+    def replay(self, stored: Answer) -> HttpResponse:
+        """Return the stored response."""
+        return responses.replay(stored)
+
+    def refusal(self, problem: Problem) -> HttpResponse:
+        """Return the response to a request that was not run."""
+        return respond(self.http, problem)
+
+
+class AsyncDjangoRequest(DjangoRequest):
+    """The same for an async view, which asks for its user by ``await request.auser()``."""
+
+    def user(self) -> Any:
+        """Return the user, loaded so that the view's own ``auser()`` finds it loaded."""
+        auser = getattr(self.request, "auser", None)
+        return super().user() if auser is None else async_to_sync(auser)()
+
+
+Adapter = DjangoRequest | rest_framework.FrameworkRequest
+
+
+def adapter_of(candidate: Any, *, asynchronous: bool) -> Adapter | None:
+    """Return the adapter of a request; None if this is no request."""
+    if isinstance(candidate, HttpRequest):
+        return AsyncDjangoRequest(candidate) if asynchronous else DjangoRequest(candidate)
+    if rest_framework.is_request(candidate):
+        return rest_framework.FrameworkRequest(candidate)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a decorated view asks for, about HTTP; see :func:`django_dblock.idempotent`."""
+class ViewConfig:
+    """What a decorated view asks for, about HTTP; see :func:`django_dblock.idempotent`.
+
+    All methods are for a thread: what an async view gives as an option is awaited in its loop.
+    """
 
     options: Options
     name: str
-    key: Callable[[Any], str | None] | None
+    key: Callable[[Any], Any] | None
+    header: str | None
     scope: Callable[[Any], Any] | None
     fingerprint: Callable[[Any], Any] | None
+    keep: Callable[[Any], Any] | None
     required: bool
     strict: bool
     methods: frozenset[str]
     store_5xx: bool
 
-    def key_of(self, request: Any) -> str | None:
-        """Return the client's key; None where it sent none, and needs none.
+    def identify(self, adapter: Adapter) -> tuple[Identity, Asked] | None:
+        """Return whose request it is and what it asks for; None if it has no key and needs none.
 
         Raises:
-            IdempotencyKeyMissing, IdempotencyKeyInvalid: see there.
+            IdempotencyKeyMissing: the request has no key, and the view requires one.
+            IdempotencyKeyInvalid: the key is not one key.
+            ImproperlyConfigured: nobody can be told to own the key: the client is anonymous and
+                there is no ``scope=``, or ``scope=`` names nobody.
         """
-        value = request.META.get("HTTP_IDEMPOTENCY_KEY")
-        strict = self.strict
-        if value is None and self.key is not None:
-            value, strict = self.key(request), False
-        if value is None:
-            if self.required:
-                raise IdempotencyKeyMissing(
-                    f"{self.name} needs an {HEADER} header. Send a new key, a UUID for example, "
-                    f"with each new request, and the same with each retry."
-                )
+        key = self._key(adapter)
+        if key is None:
             return None
-        try:
-            return parse(str(value), strict=strict)
-        except ValueError as error:
-            raise IdempotencyKeyInvalid(f"The {HEADER} header is not valid: {error}.") from error
+        identity = Identity(self._scope(adapter), key, store.alias_for(self.options.using))
+        return identity, self._asked(adapter)
 
-    def identity(self, key: str, whose: str) -> Identity:
-        """Return the identity of the request."""
-        return Identity(whose, key, store.alias_for(self.options.using))
-
-    def scope_of(self, request: Any) -> str | None:
-        """Return whose request it is, if the view's ``scope=`` says; else None."""
-        return None if self.scope is None else self.named_scope(self.scope(request))
-
-    def named_scope(self, value: Any) -> str:
-        """Return the scope that ``scope=`` returned."""
-        return scope_from_value(value, self.name)
-
-    def scope_of_user(self, user: Any) -> str:
-        """Return the scope of a logged-in client."""
-        return scope_from_user(user, self.name)
-
-    def asked(self, request: Any) -> Asked:
-        """Return what is asked for."""
-        framework = rest_framework.is_request(request)
-        plain: HttpRequest = request._request if framework else request  # noqa: SLF001 - its way
-        if self.fingerprint is not None:
-            found = fingerprint.of_value(plain, self.fingerprint(request))
-        else:
-            found = fingerprint.of_request(
-                plain, rest_framework.parsed(request) if framework else None
-            )
-        path = escape_uri_path(plain.path)
-        return Asked(found, fingerprint.VERSION, str(plain.method)[:16], path)
-
-    def finished(self, request: Any, response: Any) -> Finished:
-        """Return what becomes of the view's response."""
-        try:
-            if rest_framework.is_request(request):
-                response = rest_framework.rendered(request, response)
-            return self._decided(response)
-        except UnstorableResponse as error:
-            return self.unstorable(request, error)
-
-    def kept(self, request: Any, response: Any) -> dict[str, Any]:
-        """Return what is kept of a response that a view completes with by itself.
-
-        Raises:
-            UnstorableResponse: see there.
-        """
-        if rest_framework.is_request(request):
-            response = rest_framework.rendered(request, response)
-        return responses.kept(response, store_body=self.options.store_body)
-
-    def failed(self, request: Any, error: Exception) -> Finished | None:
-        """Return what becomes of a view's error; None where it goes on as it is."""
-        try:
-            return self._failed(request, error)
-        except UnstorableResponse as unstorable:
-            return self.unstorable(request, unstorable)
-
-    def _failed(self, request: Any, error: Exception) -> Finished | None:
-        if isinstance(error, UnstorableResponse):
-            raise error
-        if rest_framework.is_request(request):
-            response = rest_framework.answered(request, error)
-            if response is not None:
-                return self._decided(response, undo=True, stack=True)
-        if self.store_5xx:
-            from django.core.handlers.exception import response_for_exception
-
-            response = response_for_exception(django_request(request), error)
-            if response.status_code >= 500:  # noqa: PLR2004
-                return self._decided(response, undo=True)
-        return None
-
-    def _decided(self, response: Any, *, undo: bool = False, stack: bool = False) -> Finished:
-        return responses.finished(
-            response,
-            store_body=self.options.store_body,
-            store_5xx=self.store_5xx,
-            undo=undo,
-            stack=stack,
+    def _key(self, adapter: Adapter) -> str | None:
+        # What the project names comes first: a client may send any header beside a signed event.
+        if self.key is not None:
+            value = _awaited(self.key(adapter.request))
+            if value is not None:
+                return self._parsed(str(value), None, strict=False)
+        if self.header is not None:
+            value = adapter.http.META.get(_meta_name(self.header))
+            if value is not None:
+                return self._parsed(value, self.header, strict=self.strict)
+        if not self.required:
+            return None
+        places = [] if self.key is None else ["key= returned None"]
+        if self.header is not None:
+            places.append(f"there is no {self.header} header")
+        raise IdempotencyKeyMissing(
+            f"{self.name} needs an idempotency key: {' and '.join(places)}. A client sends a new "
+            f"key, a UUID for example, with each new request, and the same key with each retry.",
+            header=self.header,
         )
 
-    def unstorable(self, request: Any, error: UnstorableResponse) -> Finished:
-        """Tell the log, and the client that nothing was done."""
+    def _parsed(self, value: str, header: str | None, *, strict: bool) -> str:
+        try:
+            return parse(value, strict=strict)
+        except InvalidKey as error:
+            source = "what key= returned" if header is None else f"the {header} header"
+            raise IdempotencyKeyInvalid(
+                f"{self.name}: {source} is no idempotency key: {error}.",
+                header=header,
+                reason=error.reason,
+            ) from error
+
+    def _scope(self, adapter: Adapter) -> str:
+        if self.scope is None:
+            return scope_from_user(adapter.user(), self.name)
+        return scope_from_value(_awaited(self.scope(adapter.request)), self.name)
+
+    def _asked(self, adapter: Adapter) -> Asked:
+        request = adapter.http
+        if self.fingerprint is not None:
+            value = _awaited(self.fingerprint(adapter.request))
+            found = fingerprint.of_value(request, value)
+        else:
+            found = fingerprint.of_request(request, adapter.parsed_body())
+        path = escape_uri_path(request.path)
+        return Asked(found, fingerprint.VERSION, str(request.method)[:16], path)
+
+    def finished(self, adapter: Adapter, response: Any, *, undo: bool = False) -> Finished:
+        """Return what becomes of a response, and of what the view has written.
+
+        Args:
+            adapter: the request's.
+            response: the view's.
+            undo: the view has ended by an error, which became this response.
+        """
+        try:
+            return self._finished(adapter, response, undo=undo)
+        except UnstorableResponse as error:
+            return self._unstorable(adapter, error)
+
+    def _finished(self, adapter: Adapter, response: Any, *, undo: bool) -> Finished:
+        if self._may_be_stored(response):  # a finaliser or a callback may put another in its place
+            response = responses.rendered(adapter.finalised(response))
+        if not self._may_be_stored(response) or not self._is_wanted(response):
+            return responses.not_stored(response)
+        return responses.stored(response, store_body=self.options.store_body, undo=undo)
+
+    def _may_be_stored(self, response: Any) -> bool:
+        return responses.may_be_stored(response, store_5xx=self.store_5xx)
+
+    def _is_wanted(self, response: Any) -> bool:
+        if self.keep is None or not isinstance(response, HttpResponse):
+            return (
+                True  # what is a stream, or no response, is refused below, and can't be looked at
+            )
+        return bool(_awaited(self.keep(response)))
+
+    def failed(self, adapter: Adapter, error: Exception) -> Finished | None:
+        """Return what becomes of a view's error; None where the error goes on."""
+        if isinstance(error, UnstorableResponse):
+            return self._unstorable(adapter, error)
+        response = adapter.response_to(error)
+        if response is None and self.store_5xx:
+            from django.core.handlers.exception import response_for_exception
+
+            response = response_for_exception(adapter.http, error)
+            if response.status_code < 500:  # noqa: PLR2004 - Http404 and the like
+                return None
+        if response is None:
+            return None
+        return self.finished(adapter, response, undo=True)
+
+    def kept(self, adapter: Adapter, response: Any) -> dict[str, Any]:
+        """Return what is stored of a response that a view completes with by itself.
+
+        ``keep=`` is not asked: the view has decided.
+
+        Raises:
+            UnstorableResponse: the response can't be stored.
+        """
+        return responses.kept(adapter.finalised(response), store_body=self.options.store_body)
+
+    def _unstorable(self, adapter: Adapter, error: UnstorableResponse) -> Finished:
+        """Tell the log why, and the client that nothing was done."""
+        request = adapter.http
         responses.logger.error(
             "%s %s: %s Everything was rolled back.",
             request.method,
             escape_uri_path(request.path),
             error,
-            extra={"status_code": 500, "request": django_request(request), "error": error},
+            extra={"status_code": 500, "request": request, "error": error},
         )
-        response = respond(django_request(request), idempotency_problem(error))
-        return Finished(response, None, keep_effects=False, failed=True)
+        return responses.not_stored(refused(adapter, error))
 
 
-def django_request(request: Any) -> HttpRequest:
-    """Return Django's own request."""
-    found: HttpRequest = request._request if rest_framework.is_request(request) else request  # noqa: SLF001
-    return found
+def checked_header(name: Any) -> str | None:
+    """Return the ``header=`` of a view.
+
+    Raises:
+        ValueError: the name is not that of a header.
+    """
+    if name is None:
+        return None
+    if not isinstance(name, str) or not _HEADER.fullmatch(name):
+        raise ValueError(
+            f"header={name!r} is not the name of a header: letters, digits and hyphens, as in "
+            f"'Idempotency-Key'; or None, where only key= tells the key."
+        )
+    return name
 
 
-def answer(request: Any, outcome: Outcome) -> Any:
+def response_of(adapter: Adapter, outcome: Outcome) -> Any:
     """Return the response to an outcome."""
     if isinstance(outcome, Done):
         return outcome.result
     if isinstance(outcome, Replayed):
-        return responses.replay(outcome.answer)
-    return refuse(request, outcome.error)
+        return adapter.replay(outcome.answer)
+    return refused(adapter, outcome.error)
 
 
-def refuse(request: Any, error: IdempotencyError) -> HttpResponse:
-    """Return the response to a request that was not run."""
-    return respond(django_request(request), idempotency_problem(error))
+def refused(adapter: Adapter, error: IdempotencyError) -> Any:
+    """Return the response to a request that was not run, or whose effects were undone."""
+    return adapter.refusal(idempotency_problem(error))
+
+
+def _awaited(value: Any) -> Any:
+    """Return the result of an option, which an async view may give as a coroutine function."""
+    return async_to_sync(_await)(value) if isawaitable(value) else value
+
+
+async def _await(value: Any) -> Any:
+    return await value
+
+
+def _meta_name(header: str) -> str:
+    """Return the key of a header in ``request.META``."""
+    name = header.upper().replace("-", "_")
+    return name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"

@@ -1,32 +1,47 @@
-"""Which answers are kept, what of them, and how they are given again.
+"""Which responses are stored, what of them, and how they are given again.
 
-===================================  ===========  ===============================
-the view                             its effects  its answer
-===================================  ===========  ===============================
-returns 2xx, 3xx, 4xx                committed    kept
-returns 408, 425                     rolled back  not kept
-returns 5xx                          rolled back  not kept; kept with ``store_5xx``
-raises a 4xx of DRF's, but for       rolled back  kept, as DRF renders it
-... 401, 403, 408, 425, 429          rolled back  not kept
-raises Django's ``Http404``          rolled back  not kept
-... or ``PermissionDenied``          rolled back  not kept
-raises anything else                 rolled back  not kept; kept with ``store_5xx``
-returns what can't be kept           rolled back  not kept; 500 is answered
-===================================  ===========  ===============================
+=========================================  ============  ====================================
+the view                                   its effects   its response
+=========================================  ============  ====================================
+returns 2xx, 3xx, 4xx                      committed     stored
+returns 401, 403: who may come in          rolled back   not stored
+returns 408, 423, 425, 429, or an error    rolled back   not stored; ``Retry-After`` is sent
+with ``Retry-After``: "come back later"
+returns another 5xx                        rolled back   not stored; stored with ``store_5xx``
+returns what ``keep=`` refuses             rolled back   not stored
+returns what can't be stored               rolled back   not stored; the client gets 500
+raises a 4xx of REST framework             rolled back   stored, but for those named above
+raises Django's ``Http404`` or             rolled back   not stored
+``PermissionDenied``
+raises anything else                       rolled back   not stored; stored with ``store_5xx``
+=========================================  ============  ====================================
 
-"Committed" and "rolled back" are of atomic mode; in lease mode the view's own transactions decide.
+"Committed" and "rolled back" are said of atomic mode. In lease mode the view's own transactions
+decide, and "not stored" gives the claim back, so that the next retry runs the view again.
+
+Sources: RFC 9110, 8 "Representation Data and Metadata", 10.2.3 "Retry-After", 15.5 and 15.6;
+RFC 6585, 4 (429); RFC 4918, 11.3 (423); RFC 8470, 5.2 (425).
 """
 
 import logging
+from functools import lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.module_loading import import_string
+from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
 from django_dblock.core.problem import Problem
-from django_dblock.exceptions import IdempotencyError, UnstorableResponse
+from django_dblock.exceptions import (
+    IdempotencyError,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    UnstorableResponse,
+)
 from django_dblock.idempotency.outcome import Finished
 from django_dblock.idempotency.stored_response import Answer
 
@@ -34,47 +49,57 @@ logger = logging.getLogger("django_dblock.idempotency")
 
 REPLAYED = "Idempotent-Replayed"
 
-_KEPT = (
+_REPRESENTATION = (
     "Content-Type",
+    "Content-Encoding",
     "Content-Language",
-    "Content-Encoding",  # without it the body means nothing
-    "Location",
-    "Content-Location",
+    "Content-Disposition",  # RFC 6266
+    "Content-Digest",  # RFC 9530
+    "Repr-Digest",
     "ETag",
-    "Link",
+    "Last-Modified",
 )
-_TRANSIENT = frozenset({408, 425})
-"""They say "the same again later": a stored one would say it for ever."""
+"""Headers that describe the body (RFC 9110, 8): without the body they say nothing."""
 
-_OF_THE_STACK = frozenset({401, 403, 429})
-"""They are about the client and the hour, not about the request."""
+_DESCRIBING = frozenset(name.lower() for name in _REPRESENTATION)
+
+_KEPT = (*_REPRESENTATION, "Content-Location", "Location", "Link", "Retry-After")
+
+_COME_BACK_LATER = frozenset({408, 423, 425, 429})
+"""Statuses that are about the moment: a stored one would say the same until the key expires."""
+
+_ABOUT_THE_CLIENT = frozenset({401, 403})
+"""Statuses that are about who asks. Authentication that stands below the decorator may have given
+them, and whoever repeats the request with the right credentials must not get them again."""
 
 
-def finished(
-    response: Any, *, store_body: bool, store_5xx: bool, undo: bool = False, stack: bool = False
-) -> Finished:
-    """Decide what becomes of a response, and of what the view has written.
+def may_be_stored(response: Any, *, store_5xx: bool) -> bool:
+    """Return whether a response is about the request, not about the moment or the client."""
+    status = getattr(response, "status_code", 0)
+    if status in _COME_BACK_LATER or status in _ABOUT_THE_CLIENT:
+        return False
+    if status >= 400 and "Retry-After" in response.headers:  # noqa: PLR2004 - of 2xx and 3xx it is no refusal
+        return False
+    return bool(status < 500 or store_5xx)  # noqa: PLR2004
+
+
+def not_stored(response: Any) -> Finished:
+    """Return the end of a run whose effects are undone and whose key is free again."""
+    return Finished(response, None, keep_effects=False, failed=True)
+
+
+def stored(response: Any, *, store_body: bool, undo: bool) -> Finished:
+    """Return the end of a run whose response is stored.
 
     Args:
-        response: the view's.
-        store_body: keep the body, too.
-        store_5xx: keep server errors, too.
+        response: the view's, rendered.
+        store_body: store the body as well.
         undo: the view has ended by an error, which became this response.
-        stack: it may have been answered before the view, by authentication or throttling.
 
     Raises:
-        UnstorableResponse: it would have to be kept, and can't be.
+        UnstorableResponse: the response can't be stored.
     """
-
-    def may_end_better(status: int) -> bool:
-        transient = status in _TRANSIENT or (stack and status in _OF_THE_STACK)
-        return transient or (status >= 500 and not store_5xx)  # noqa: PLR2004
-
-    if not may_end_better(getattr(response, "status_code", 0)):
-        response = rendered(response)  # a callback may put another in its place
     status = getattr(response, "status_code", 0)
-    if may_end_better(status):
-        return Finished(response, None, keep_effects=False, failed=True)
     answer = kept(response, store_body=store_body)
     keep_effects = not (undo or status >= 500)  # noqa: PLR2004
     return Finished(response, answer, keep_effects, failed=status >= 400)  # noqa: PLR2004
@@ -109,8 +134,29 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
         )
     names = (*_KEPT, *conf.idempotency_headers)
     headers = {name: response.headers[name] for name in names if name in response.headers}
+    if (language := _language_of_the_middleware()) is not None:
+        headers.setdefault("Content-Language", language)
     answer = Answer(response.status_code, headers, response.content)
     return answer.parameters(store_body=store_body)
+
+
+def _language_of_the_middleware() -> str | None:
+    """Return the language that Django's LocaleMiddleware will name on this response.
+
+    It does so after us. A client that repeats the request in another language would be told that
+    the stored text was in its own.
+    """
+    if settings.USE_I18N and _has_locale_middleware(tuple(settings.MIDDLEWARE)):
+        return get_language()
+    return None
+
+
+@lru_cache
+def _has_locale_middleware(middleware: tuple[str, ...]) -> bool:
+    from django.middleware.locale import LocaleMiddleware  # it pulls in the URL resolver
+
+    found = map(import_string, middleware)
+    return any(isinstance(each, type) and issubclass(each, LocaleMiddleware) for each in found)
 
 
 def replay(answer: Answer) -> HttpResponse:
@@ -123,7 +169,7 @@ def replay(answer: Answer) -> HttpResponse:
     response = HttpResponse(answer.body, status=answer.status_code)
     del response.headers["Content-Type"]  # Django's default is not the first answer's
     for name, value in answer.headers.items():
-        described = name.lower() in ("content-type", "content-encoding", "etag")
+        described = name.lower() in _DESCRIBING
         if name.lower() in allowed and not (answer.dropped and described):
             response.headers[name] = value
     if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
@@ -137,47 +183,63 @@ def replay(answer: Answer) -> HttpResponse:
 
 
 _PROBLEMS = {
-    "key_missing": (
-        400,
-        _("This request needs an Idempotency-Key header: a new key for each new request."),
-    ),
-    "key_invalid": (
-        400,
-        _(
-            "The Idempotency-Key header is not one key: 1 to 255 printable ASCII characters, as "
-            "they are or in double quotes."
-        ),
-    ),
+    "key_missing": (400, _("%(source)s is missing. Send a new key with each new request.")),
+    "key_invalid": (400, _("%(source)s is not one key.")),  # each reason has a text of its own
     "key_reused": (
         422,
-        _("This Idempotency-Key was used for another request. Take a new one."),
+        _("This idempotency key was used for another request. Use a new key."),
     ),
     "in_progress": (
         409,
-        _("The same request is being worked on just now. Ask again in a moment."),
+        _("The same request is being processed now. Try again in a moment."),
     ),
     "lease_lost": (
         409,
-        _("This request took too long, and is being worked on again. Ask again in a moment."),
+        _("This request took too long and is being processed again. Try again in a moment."),
     ),
     "abandoned": (
         409,
         _(
-            "This request was begun, and it is not known how it ended. Somebody has to look. "
+            "This request was started, and its outcome is unknown. An operator has to look at it. "
             "Don't send it with another key."
         ),
     ),
     "too_many_keys": (
         429,
-        _("There are too many requests with an Idempotency-Key. Try again later."),
+        _("There are too many requests with an idempotency key. Try again later."),
     ),
-    "damaged": (500, _("The answer that was kept can't be given. Somebody has to look.")),
-    "unstorable": (500, _("The answer could not be kept, so nothing was done.")),
+    "damaged": (500, _("The stored response can't be read. An operator has to look at it.")),
+    "unstorable": (500, _("The response could not be kept, so nothing was done.")),
+}
+
+_REASONS = {
+    "empty": _("%(source)s is empty."),
+    "too_long": _("%(source)s is longer than 255 characters."),
+    "unterminated": _("%(source)s has an opening quote and no closing quote."),
+    "unquoted": _("%(source)s must be one string in double quotes."),
+    "not_one_key": _(
+        "%(source)s is not one key: 1 to 255 printable ASCII characters without spaces, commas and "
+        "semicolons, or one string in double quotes."
+    ),
 }
 
 
 def idempotency_problem(error: IdempotencyError) -> Problem:
     """Return what to tell a client."""
     status, detail = _PROBLEMS[error.code]
+    if isinstance(error, IdempotencyKeyInvalid):
+        detail = _REASONS[error.reason]
+    text = str(detail)
+    if isinstance(error, IdempotencyKeyMissing | IdempotencyKeyInvalid):
+        text %= {"source": _source(error.header)}
+    elif isinstance(error, UnstorableResponse) and settings.DEBUG:
+        text = f"{text} {error}"  # which may show what the view has returned
     retry_after = getattr(error, "retry_after", 1 if error.code == "lease_lost" else None)
-    return Problem(status, error.code, str(detail), retry_after=retry_after)
+    return Problem(status, error.code, text, retry_after=retry_after)
+
+
+def _source(header: str | None) -> str:
+    """Return the subject of a sentence about a key."""
+    if header is None:
+        return gettext("The idempotency key of this request")
+    return gettext("The %(header)s header") % {"header": header}

@@ -1,84 +1,164 @@
-"""Django REST framework: a response is rendered, and an error answered, inside the transaction.
+"""Requests of Django REST framework: the adapter that speaks its language to ``@idempotent``.
 
-Nothing here imports the framework unless the request is one of its own.
+Nothing here imports the framework unless a request is one of its own.
 """
 
+import json
 import sys
 from typing import Any
 
-from django.conf import settings
+from django.http import HttpRequest, HttpResponse
 from django.utils.datastructures import MultiValueDict
+
+from django_dblock.core.problem import Problem, respond
+from django_dblock.idempotency import responses
+from django_dblock.idempotency.stored_response import Answer
 
 
 def is_request(request: Any) -> bool:
-    """Whether it is the framework's wrapper around Django's request."""
+    """Return whether this is the framework's wrapper around Django's request."""
     module = sys.modules.get("rest_framework.request")
     return module is not None and isinstance(request, module.Request)
 
 
 def is_view(cls: type) -> bool:
-    """Whether it is a class of views of the framework."""
+    """Return whether this is a class of views of the framework."""
     module = sys.modules.get("rest_framework.views")
     return module is not None and issubclass(cls, module.APIView)
 
 
-def parsed(request: Any) -> Any:
-    """Return what the framework has made of a body that is not to be had as bytes; else None.
+class FrameworkRequest:
+    """A request that REST framework, or a package on top of it such as adrf, has wrapped.
 
-    That is one which it has read already, or which is larger than what Django reads into memory.
-    In a list, so that ``null`` is something; a form with all values of its fields.
-
-    Raises:
-        rest_framework.exceptions.APIException: what the framework says to such a body.
+    Attributes:
+        request: what the view gets.
+        http: Django's own request.
     """
-    from rest_framework.request import Empty
 
-    plain = request._request  # noqa: SLF001 - its way
-    if plain.content_type == "multipart/form-data":
-        parse = plain.method != "POST"  # else nobody does, and hands it to Django's request
-    else:
-        parse = _is_too_large(plain)
-    if parse:
-        _ = request.data
-        _hand_over(request, plain)
-    data = request._full_data  # noqa: SLF001 - request.data would read the body
-    if data is Empty:
-        return None
-    return [dict(data.lists()) if isinstance(data, MultiValueDict) else data]
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.http: HttpRequest = request._request  # noqa: SLF001 - the framework's own way
+
+    def user(self) -> Any:
+        """Return the user that the view's authentication classes have found.
+
+        ``auser()`` would be that of Django's session, which says nothing about a token.
+        """
+        return self.request.user
+
+    def parsed_body(self) -> Any:
+        """Return what the framework has made of a body that it has read already; else None.
+
+        In a list, so that a ``null`` is something; a form with all values of its fields.
+        """
+        from rest_framework.request import Empty
+
+        data = self.request._full_data  # noqa: SLF001 - request.data would read the body
+        if data is Empty:
+            return None
+        files = self.request._files  # noqa: SLF001
+        if files and not hasattr(self.http, "_files"):
+            # The framework does so for forms only, and nobody would close a raw upload of which
+            # the view, on a replay, is not run.
+            plain: Any = self.http
+            plain._post = self.request.POST  # noqa: SLF001 - what it sets together
+            plain._files = MultiValueDict({name: [files[name]] for name in files})  # noqa: SLF001
+        return [dict(data.lists()) if isinstance(data, MultiValueDict) else data]
+
+    def finalised(self, response: Any) -> Any:
+        """Let the view finalise the response, as ``dispatch()`` would, and only once."""
+        context = self.request.parser_context
+        return self._finaliser(self.request, response, *context["args"], **context["kwargs"])
+
+    def response_to(self, error: Exception) -> Any:
+        """Return the response that the view gives to a client's error; None to any other error.
+
+        ``Http404`` and ``PermissionDenied`` are Django's own errors: for these, too, it is None.
+        """
+        from rest_framework.exceptions import APIException
+
+        if not isinstance(error, APIException) or error.status_code >= 500:  # noqa: PLR2004
+            return None
+        return self._view.handle_exception(error)
+
+    def replay(self, stored: Answer) -> Any:
+        """Return the stored response."""
+        response = responses.replay(stored)
+        return self._own(response, _data(response))
+
+    def refusal(self, problem: Problem) -> Any:
+        """Return the response to a request that was not run."""
+        return self._own(respond(self.http, problem), problem.members())
+
+    def _own(self, plain: HttpResponse, data: Any) -> Any:
+        """Return a response as one of the framework's, rendered and finalised.
+
+        The view may have wrapped the data of the first response when it was finalised. So its
+        finaliser may add headers here, and the body stays as it is: it is what the data is of.
+        """
+        from rest_framework.response import Response
+
+        response = Response(data, status=plain.status_code)
+        response.content = plain.content
+        del response.headers["Content-Type"]
+        for name, value in plain.headers.items():
+            response.headers[name] = value
+        self.finalised(response)
+        response.data = data
+        self._finaliser.done.append((response, response))  # also if the view has made another of it
+        return response
+
+    @property
+    def _view(self) -> Any:
+        return self.request.parser_context["view"]
+
+    @property
+    def _finaliser(self) -> "_FinaliseOnce":
+        """Put the guard before the view's finaliser; an instance of a view serves one request."""
+        view = self._view
+        if not isinstance(view.finalize_response, _FinaliseOnce):
+            view.finalize_response = _FinaliseOnce(view.finalize_response)
+        guard: _FinaliseOnce = view.finalize_response
+        return guard
 
 
-def _is_too_large(plain: Any) -> bool:
-    """Whether Django would refuse to read the body at once, as the framework's parsers do not."""
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    length = int(plain.META.get("CONTENT_LENGTH") or 0)
-    return limit is not None and length > limit and not hasattr(plain, "_body")
+class _FinaliseOnce:
+    """A view's ``finalize_response()`` that finalises no response a second time.
 
+    ``@idempotent`` has to store what the client gets, so the view finalises its response while the
+    transaction is open. ``dispatch()`` comes later and would do so again.
 
-def _hand_over(request: Any, plain: Any) -> None:
-    """Let Django close the files at the end of the request, as the framework does for forms."""
-    files = request._files  # noqa: SLF001 - its way
-    if files and not hasattr(plain, "_files"):
-        plain._post = request.POST  # noqa: SLF001 - what it sets together
-        plain._files = MultiValueDict({name: [files[name]] for name in files})  # noqa: SLF001
-
-
-def rendered(request: Any, response: Any) -> Any:
-    """Let the view finish the response as it would after the method, and render it."""
-    context = request.parser_context
-    view = context["view"]
-    response = view.finalize_response(request, response, *context["args"], **context["kwargs"])
-    render = getattr(response, "render", None)
-    return render() if callable(render) else response
-
-
-def answered(request: Any, error: Exception) -> Any:
-    """Return the response that the view makes of a client's error; None for any other error.
-
-    Not for what Django itself has a name for: ``Http404``, ``PermissionDenied``.
+    Attributes:
+        done: the responses that were finalised, each with its result.
     """
-    from rest_framework.exceptions import APIException
 
-    if not isinstance(error, APIException) or error.status_code >= 500:  # noqa: PLR2004
+    def __init__(self, finalise: Any) -> None:
+        self._finalise = finalise
+        self.done: list[tuple[Any, Any]] = []
+
+    def __call__(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        for given, result in reversed(self.done):
+            if response is given or response is result:
+                return result
+        result = self._finalise(request, response, *args, **kwargs)
+        self.done.append((response, result))
+        return result
+
+
+def _data(response: HttpResponse) -> Any:
+    """Return what the body of a stored response says, for ``response.data``."""
+    body = response.content
+    if not body:
         return None
-    response = request.parser_context["view"].handle_exception(error)
-    return rendered(request, response)
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json" or media_type.endswith("+json"):
+        try:
+            return json.loads(body)
+        except ValueError:  # the view's own affair: it was sent so before
+            pass
+    elif not media_type.startswith("text/"):
+        return body
+    try:
+        return body.decode(response.charset)
+    except (LookupError, UnicodeDecodeError):
+        return body

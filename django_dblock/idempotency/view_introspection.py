@@ -2,44 +2,149 @@
 
 import inspect
 import sys
+from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest
+from django.db.transaction import Atomic
 from django.utils.decorators import method_decorator
 
 from django_dblock.idempotency import rest_framework
+from django_dblock.idempotency.request import Adapter, adapter_of
 
 
-def request_of(args: tuple[Any, ...], view: Any) -> Any:
-    """Return the request: the first argument of a function, the second of a method."""
+def adapter_in(args: tuple[Any, ...], view: Any, *, asynchronous: bool) -> Adapter:
+    """Return the adapter of the request: a function's first argument, a method's second.
+
+    Raises:
+        TypeError: the view was called without a request.
+        ImproperlyConfigured: the decorator stands around what decides who may come in, and only
+            the call shows it.
+    """
     for place, candidate in enumerate(args[:2]):
-        if isinstance(candidate, HttpRequest) or rest_framework.is_request(candidate):
+        adapter = adapter_of(candidate, asynchronous=asynchronous)
+        if adapter is not None:
             owner = args[0] if place else _owner(view)
-            if owner is not None and getattr(view, "__name__", "") == "dispatch":
-                _refuse_outer(type(owner), _inside(type(owner), view), view)
-            return candidate
+            if owner is not None:
+                _refuse_owner(owner, view)
+            return adapter
     raise TypeError(f"{name_of(view)} was called without a request as its first argument.")
 
 
-def checked(view: Any, mode: str) -> str:
-    """Refuse what can't be decorated; return its name."""
+def _refuse_owner(owner: Any, view: Any) -> None:
+    """Refuse a method that decides who may come in, of the object that it was called on."""
+    if getattr(view, "__name__", "") == "dispatch":
+        _refuse_outer(type(owner), _inside(type(owner), view), view)
+    _refuse_operation(owner, view)
+
+
+def checked(view: Any, mode: str, options: dict[str, Any]) -> str:
+    """Refuse what can't be decorated; return its name.
+
+    Args:
+        view: what is decorated.
+        mode: ``mode=``.
+        options: the options that are functions, by their name.
+
+    Raises:
+        TypeError: the view can't be protected like this, at no request.
+        ImproperlyConfigured: the decorator stands around what decides who may come in.
+    """
+    if isinstance(view, staticmethod | classmethod | property) or not callable(view):
+        raise TypeError(
+            f"@idempotent was given {view!r}, which is no view. It decorates a view, and takes its "
+            f"options by name: @idempotent(scope=…)."
+        )
     name = name_of(view)
     if isinstance(view, type):
         raise TypeError(
             f"{name} is a class: decorate the method that needs it, post() for example, or use "
             f"method_decorator(idempotent, name='post')."
         )
-    if mode == "atomic" and is_async(view):
+    function = inspect.unwrap(view)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{name} is a generator, so it runs after the decorator has ended. A view returns its "
+            f"response."
+        )
+    if mode == "atomic":
+        _refuse_in_atomic_mode(view, name)
+    if not is_async(view) and not is_trial(view):
+        for option, call in options.items():
+            if iscoroutinefunction(call):
+                raise TypeError(f"{option}= is async, and {name} is not: use a plain function.")
+    outer = getattr(view, "cls", None) or getattr(view, "view_class", None)
+    if outer is not None:
+        _refuse_outer(outer, outer.__mro__, view)
+    owner = _owner(view)
+    if owner is not None:
+        _refuse_operation(owner, view)
+    return name
+
+
+def _refuse_in_atomic_mode(view: Any, name: str) -> None:
+    """Refuse what can't run inside a transaction."""
+    if is_async(view):
         raise TypeError(
             f"{name} is async, and Django's transactions can't span an await: use "
             f"@idempotent(mode='lease')."
         )
-    outer = getattr(view, "cls", None) or getattr(view, "view_class", None)
-    if outer is not None:
-        _refuse_outer(outer, outer.__mro__, view)
-    return name
+    if any(map(_is_durable, _layers(view))):
+        raise TypeError(f"{name} uses atomic(durable=True). {_DURABLE}")
+
+
+_DURABLE = (
+    "In atomic mode the view runs inside a transaction of @idempotent, which commits its effects "
+    "together with its response, so a block inside can't be durable. Take durable=True off, or use "
+    "@idempotent(mode='lease')."
+)
+
+
+def explain_durable(error: Exception) -> None:
+    """Add a note to Django's error about a durable block that could not be seen at decoration."""
+    if isinstance(error, RuntimeError) and "durable atomic block" in str(error):
+        error.add_note(_DURABLE)
+
+
+def _layers(view: Any) -> Iterator[Any]:
+    """Return the view and each function that it wraps."""
+    while view is not None:
+        yield view
+        view = getattr(view, "__wrapped__", None)
+
+
+def _is_durable(function: Any) -> bool:
+    """Return whether a function is ``@atomic(durable=True)``, or has such a block in its code."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return False
+    if "self" in code.co_freevars:  # contextlib's wrapper, of which Atomic is a ContextDecorator
+        cell = function.__closure__[code.co_freevars.index("self")]
+        manager: Any = cell.cell_contents
+        if isinstance(manager, Atomic):
+            return bool(vars(manager)["durable"])  # not in the stubs
+    # The names of a call's keyword arguments are a constant of their own.
+    keywords = any(isinstance(each, tuple) and "durable" in each for each in code.co_consts)
+    return keywords and "atomic" in code.co_names and True in code.co_consts
+
+
+def _refuse_operation(owner: Any, view: Any) -> None:
+    """Refuse to stand around an operation of django-ninja that authenticates.
+
+    ``decorate_view()`` puts decorators there. The operations of an API get its authentication when
+    the URLs are made, so it may be seen only at a request.
+    """
+    module = sys.modules.get("ninja.operation")
+    if module is None or not isinstance(owner, module.Operation) or not owner.auth_callbacks:
+        return
+    raise ImproperlyConfigured(
+        f"@idempotent on {name_of(view)} stands around the authentication of django-ninja, so a "
+        f"stored response would be given to anybody. Don't use decorate_view() for it: put "
+        f"@idempotent directly on the function, below @api.post(), and let the function return a "
+        f"response, api.create_response(request, …)."
+    )
 
 
 def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:

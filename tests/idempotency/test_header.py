@@ -54,7 +54,7 @@ def test_one_key(value, key):
         ('"a";v=1, "b"', "not one key"),
         ("a b", "not one key"),
         ("a;v=1", "not one key"),
-        ('"abc', "not one key"),
+        ('"abc', "no closing quote"),
         ('abc"', "not one key"),
         (r'"a\b"', "not one key"),
         ('"abc";', "not one key"),

@@ -40,7 +40,7 @@ def code(response):
     return response.json()["code"]
 
 
-@pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "401", "403", "404", "422"])
+@pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "404", "409", "422"])
 def test_a_returned_answer_is_kept_with_its_effects_and_given_again(how):
     first, again = send(f"table/{how}"), send(f"table/{how}")
     assert first.status_code == int(how)
@@ -53,7 +53,18 @@ def test_a_returned_answer_is_kept_with_its_effects_and_given_again(how):
 
 @pytest.mark.parametrize(
     ("how", "status"),
-    [("408", 408), ("425", 425), ("500", 500), ("503", 503), ("http404", 404), ("crash", 500)],
+    [
+        ("401", 401),
+        ("403", 403),
+        ("408", 408),
+        ("423", 423),
+        ("425", 425),
+        ("429", 429),
+        ("500", 500),
+        ("503", 503),
+        ("http404", 404),
+        ("crash", 500),
+    ],
 )
 def test_what_may_end_better_and_what_is_raised_leaves_nothing(how, status):
     for _ in range(2):

@@ -149,7 +149,7 @@ def test_a_throttled_request_is_not_recorded(ask, monkeypatch):
 # A new key
 
 
-@pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "401", "403", "404", "422"])
+@pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "404", "409", "422"])
 def test_what_the_view_returns_is_kept_with_its_effects(ask, how):
     first = ask(views.default, how)
     assert first.status_code == int(how)
@@ -158,7 +158,7 @@ def test_what_the_view_returns_is_kept_with_its_effects(ask, how):
     assert (effects(), rows()) == (1, 1)
 
 
-@pytest.mark.parametrize("how", ["408", "425", "500", "503"])
+@pytest.mark.parametrize("how", ["401", "403", "408", "423", "425", "429", "500", "503"])
 def test_what_passes_rolls_back_and_frees_the_key(ask, how):
     for _ in range(2):
         again = ask(views.default, how)

@@ -1,0 +1,136 @@
+"""Misuse is told when a view is decorated, not when a client comes."""
+
+import logging
+
+import pytest
+from django.db import transaction
+from django.http import HttpResponse, JsonResponse
+from django.test import RequestFactory
+
+from django_dblock import idempotent
+from tests.app.idempotent_views import client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.mark.parametrize("argument", ["x", 5, b"key", {"scope": 1}, object()])
+def test_argument_that_is_no_view_is_told_at_once(argument):
+    with pytest.raises(TypeError, match="by name"):
+        idempotent(argument)
+
+
+def test_class_is_told_at_once():
+    with pytest.raises(TypeError, match="method"):
+
+        @idempotent
+        class View: ...
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod, property])
+def test_descriptor_is_told_at_once(kind):
+    with pytest.raises(TypeError):
+        idempotent(kind(lambda request: None))
+
+
+@pytest.mark.parametrize("option", ["scope", "key", "fingerprint", "keep"])
+def test_option_that_is_no_function_is_told_at_once(option):
+    with pytest.raises(TypeError, match=f"{option}="):
+        idempotent(**{option: "x"})
+
+
+def test_generator_is_told_at_once():
+    with pytest.raises(TypeError, match="generator"):
+
+        @idempotent
+        def view(request):
+            yield b"x"
+
+
+def test_async_generator_is_told_at_once():
+    with pytest.raises(TypeError, match="generator"):
+
+        @idempotent(mode="lease")
+        async def view(request):
+            yield b"x"
+
+
+class TestDurable:
+    """A durable block is committed at its end; in atomic mode the decorator commits."""
+
+    def test_decorator_below_is_told_at_once(self):
+        with pytest.raises(TypeError, match="durable"):
+
+            @idempotent
+            @transaction.atomic(durable=True)
+            def view(request): ...
+
+    def test_decorator_further_below_is_told_at_once(self):
+        with pytest.raises(TypeError, match="durable"):
+
+            @idempotent
+            @transaction.atomic
+            @transaction.atomic(durable=True)
+            def view(request): ...
+
+    def test_block_inside_is_told_at_once(self):
+        with pytest.raises(TypeError, match="durable"):
+
+            @idempotent
+            def view(request):
+                with transaction.atomic(durable=True):
+                    return HttpResponse()
+
+    def test_block_in_a_helper_is_explained(self):
+        def helper():
+            with transaction.atomic(durable=True):
+                return HttpResponse()
+
+        @idempotent(scope=client)
+        def view(request):
+            return helper()
+
+        with pytest.raises(RuntimeError) as raised:
+            view(RequestFactory().post("/x/", headers={"Idempotency-Key": "k"}))
+        assert "mode='lease'" in "".join(raised.value.__notes__)
+
+    def test_other_runtime_errors_get_no_note(self):
+        @idempotent(scope=client)
+        def view(request):
+            raise RuntimeError("durable")
+
+        with pytest.raises(RuntimeError) as raised:
+            view(RequestFactory().post("/x/", headers={"Idempotency-Key": "k"}))
+        assert not hasattr(raised.value, "__notes__")
+
+    def test_lease_mode_allows_it(self):
+        @idempotent(scope=client, mode="lease")
+        @transaction.atomic(durable=True)
+        def view(request):
+            return HttpResponse(b"done")
+
+        request = RequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
+        assert view(request).content == b"done"
+
+    def test_ordinary_block_is_allowed(self):
+        @idempotent(scope=client)
+        def view(request):
+            with transaction.atomic(savepoint=True, using="default"):
+                return HttpResponse(b"done")
+
+        request = RequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
+        assert view(request).content == b"done"
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_debug_shows_why_a_response_can_not_be_kept(settings, debug, caplog):
+    settings.DEBUG = debug
+    caplog.set_level(logging.CRITICAL)
+
+    @idempotent(scope=client)
+    def view(request):
+        return JsonResponse({"secret": "x" * 1024 * 1024})
+
+    response = view(RequestFactory().post("/x/", headers={"Idempotency-Key": "k"}))
+    assert response.status_code == 500
+    assert (b"DBLOCK_IDEMPOTENCY_MAX_BODY" in response.content) is debug
+    assert b"could not be kept" in response.content

@@ -1,0 +1,169 @@
+"""Uploads: what the decorator reads of a body, the view can read once more, in its own way."""
+
+import io
+from hashlib import sha256
+
+import pytest
+from django.core.exceptions import RequestDataTooBig
+from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.http import HttpResponse, JsonResponse
+from django.http.multipartparser import MultiPartParser
+from django.test import RequestFactory
+from django.test.client import encode_multipart
+
+from django_dblock import idempotent
+from tests.app.idempotent_views import client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SIZES = pytest.mark.parametrize("size", [10, 3_000_000], ids=["small", "3 MB"])
+
+
+def once(view):
+    return idempotent(scope=client, methods=("POST", "PUT", "PATCH"))(view)
+
+
+def multipart(content, *, method="POST", boundary="x", **fields):
+    file = SimpleUploadedFile("a.bin", content, content_type="image/png")
+    body = encode_multipart(boundary, {**fields, "file": file})
+    return sent(body, method, f"multipart/form-data; boundary={boundary}")
+
+
+def sent(body, method="POST", kind="application/octet-stream"):
+    return RequestFactory().generic(
+        method, "/x/", body, content_type=kind, headers={"Idempotency-Key": "k"}
+    )
+
+
+def replayed(response):
+    return response.headers.get("Idempotent-Replayed") == "true"
+
+
+def digest(file):
+    return sha256(file.read()).hexdigest()
+
+
+@once
+def parses(request):
+    """A plain view that parses a PATCH or PUT, as Django's documentation shows."""
+    parser = MultiPartParser(request.META, request, request.upload_handlers)
+    fields, files = parser.parse()
+    answer = {"a": fields.get("a"), "sha256": digest(files["file"])}
+    files["file"].close()
+    return JsonResponse(answer)
+
+
+@once
+def takes_files(request):
+    with request.FILES["file"] as file:
+        return JsonResponse({"a": request.POST.get("a"), "sha256": digest(file)})
+
+
+@once
+def sets_handlers(request):
+    request.upload_handlers.insert(0, TemporaryFileUploadHandler(request))
+    request.upload_handlers = [TemporaryFileUploadHandler(request)]
+    with request.FILES["file"] as file:
+        assert isinstance(file, TemporaryUploadedFile)
+        return JsonResponse({"sha256": digest(file)})
+
+
+@once
+def streams(request):
+    """A view that never has the whole body in memory."""
+    found = sha256()
+    while chunk := request.read(65_536):
+        found.update(chunk)
+    return HttpResponse(found.hexdigest())
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("view", "method"),
+    [
+        (parses, "PATCH"),
+        (parses, "PUT"),
+        (takes_files, "POST"),
+        (sets_handlers, "POST"),
+    ],
+)
+def test_multipart(view, method, size):
+    one, two = b"x" * size, b"x" * (size - 1) + b"y"
+    first = view(multipart(one, method=method, a="1"))
+    assert first.status_code == 200, first.content
+    assert sha256(one).hexdigest().encode() in first.content
+    again = view(multipart(one, method=method, boundary="other", a="1"))
+    assert (again.content, replayed(again)) == (first.content, True)
+    assert view(multipart(two, method=method, a="1")).status_code == 422
+    assert view(multipart(one, method=method, a="2")).status_code == 422
+
+
+@SIZES
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
+def test_body_that_the_view_reads_as_a_stream(method, size):
+    one, two = b"x" * size, b"x" * (size - 1) + b"y"
+    first = streams(sent(one, method))
+    assert first.content == sha256(one).hexdigest().encode()
+    assert replayed(streams(sent(one, method)))
+    assert streams(sent(two, method)).status_code == 422
+
+
+def test_multipart_that_the_view_reads_as_a_stream():
+    request = multipart(b"x" * 3_000_000)
+    body = request.environ["wsgi.input"].read()
+    request.environ["wsgi.input"] = None
+    first = streams(sent(body, kind="multipart/form-data; boundary=x"))
+    assert first.content == sha256(body).hexdigest().encode()
+
+
+def test_body_over_the_limit_is_still_no_bytes():
+    """As without the decorator: Django reads no more than that into memory."""
+
+    @once
+    def view(request):
+        return HttpResponse(request.body)
+
+    with pytest.raises(RequestDataTooBig):
+        view(sent(b"x" * 3_000_000))
+    with pytest.raises(RequestDataTooBig):
+        view(sent(b"a=" + b"x" * 3_000_000, kind="application/x-www-form-urlencoded"))
+
+
+@pytest.mark.parametrize("read", ["POST", "body"])
+def test_form_that_was_read_before(read):
+    """As by the CSRF check, or a middleware that logs."""
+    found = []
+    for boundary in ("one", "two"):
+        request = multipart(b"x", boundary=boundary, a="1")
+        getattr(request, read)
+        found.append(takes_files(request))
+    assert [replayed(response) for response in found] == [False, True]
+
+
+def test_the_same_form_read_before_and_not():
+    request = multipart(b"x", a="1")
+    assert request.POST["a"] == "1"
+    takes_files(request)
+    assert replayed(takes_files(multipart(b"x", a="1")))
+
+
+def test_stream_that_can_seek_is_not_copied():
+    """As ASGI's: Django has put it in a file already."""
+    request = sent(b"x" * 3_000_000)
+    stream = request._stream = io.BytesIO(b"x" * 3_000_000)
+    assert streams(request).status_code == 200
+    assert request._stream is stream
+
+
+def test_form_without_fields_and_files():
+    for again in (False, True):
+        request = sent(encode_multipart("x", {}), kind="multipart/form-data; boundary=x")
+        response = once_reads_nothing(request)
+        assert replayed(response) is again
+
+
+@once
+def once_reads_nothing(request):
+    assert not request.POST
+    return HttpResponse()
