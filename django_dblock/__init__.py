@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
+    from django_dblock.coordination.once_per import AsyncOncePer as AsyncOncePer
+    from django_dblock.coordination.once_per import OncePer as OncePer
+    from django_dblock.coordination.once_per import Period as Period
+    from django_dblock.coordination.once_per import PeriodRun as PeriodRun
+    from django_dblock.coordination.once_per import missed as missed
+    from django_dblock.coordination.once_per import once_per as once_per
     from django_dblock.coordination.semaphore import HeldPermit as HeldPermit
     from django_dblock.coordination.semaphore import Permit as Permit
     from django_dblock.coordination.semaphore import advisory_semaphore as advisory_semaphore
@@ -132,6 +138,12 @@ _HOME = {
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
     "namespace": "core.namespace",
+    "AsyncOncePer": "coordination.once_per",
+    "OncePer": "coordination.once_per",
+    "Period": "coordination.once_per",
+    "PeriodRun": "coordination.once_per",
+    "missed": "coordination.once_per",
+    "once_per": "coordination.once_per",
     "HeldPermit": "coordination.semaphore",
     "Permit": "coordination.semaphore",
     "advisory_semaphore": "coordination.semaphore",

@@ -132,12 +132,17 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     return await sync_to_async(_result)(outcome, identity, options)
 
 
-def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:
+def identity_of(key: tuple[Any, ...], using: str | None) -> Identity:
+    """Return under which scope and key the run of a key stands in the table."""
     found = named(key)
     text = ":".join(found.texts)
     # The text for people, the digest for the rest: texts of different keys can be the same.
     shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
-    identity = Identity(SCOPE, shown, store.alias_for(options.using))
+    return Identity(SCOPE, shown, store.alias_for(using))
+
+
+def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:
+    identity = identity_of(key, options.using)
     return identity, Asked(fingerprint.of_work(asked), fingerprint.VERSION)
 
 

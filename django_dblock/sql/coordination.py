@@ -338,7 +338,7 @@ ORDER BY slot
 """
 
 # The clock that cuts periods.
-CLOCK = "SELECT clock_timestamp()"
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 # Which of these keys of run_once() have a finished run.
 FINISHED = """

@@ -1,0 +1,486 @@
+"""``once_per``: a job that runs once in each period, however many processes start it."""
+
+import functools
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from zoneinfo import ZoneInfo
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.db import connections
+from django.utils import timezone
+
+from django_dblock.conf import is_seconds
+from django_dblock.exceptions import IdempotencyInProgress
+from django_dblock.idempotency import store
+from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
+from django_dblock.idempotency.run_once import arun_once, identity_of, run_once
+from django_dblock.keys import KeyPart, encode
+from django_dblock.sql import coordination as sql
+
+logger = logging.getLogger("django_dblock.coordination")
+
+R = TypeVar("R")
+
+Per: TypeAlias = str | Callable[[datetime], KeyPart]
+"""``"day"``, ``"hour"``, ``"week"``, ``"month"``, ``"15 min"``, ``"6 hours"``, or a function from
+the database's time to the name of its period."""
+
+KEEP: Final = timedelta(days=30)
+"""How long a finished run is remembered after its period, by default."""
+
+_STEPS = re.compile(r"([1-9][0-9]*) (min|hours)")
+_DAY = 24 * 60
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One period of a calendar, in one time zone. Periods are equal if their labels are.
+
+    The label is that of the wall clock, so an hour that comes twice, when daylight saving time
+    ends, is one period, and an hour that doesn't exist, when it begins, is none.
+
+    Attributes:
+        label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
+            ``per``, what that returned, as text.
+        start: its first instant, in UTC; None with a function as ``per``.
+        end: the instant after its last one, in UTC; None with a function as ``per``.
+        day: the day of the calendar, in its time zone, on which it begins; None with a function
+            as ``per``.
+    """
+
+    label: str
+    # In UTC, because Python compares moments of one time zone by their wall clocks.
+    start: datetime | None = None
+    end: datetime | None = None
+    day: date | None = None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodRun:
+    """What a call of a :class:`OncePer` job came to.
+
+    Attributes:
+        period: the period of the call.
+        state: ``ran``: this call ran the job; ``done``: the job had a finished run before;
+            ``running``: another process is running it now.
+        result: what the finished run returned, as JSON brings it back; None while it is running.
+    """
+
+    period: Period
+    state: Literal["ran", "done", "running"]
+    result: Any
+
+
+class _Calendar:
+    """How time is cut into periods."""
+
+    def __init__(self, per: Per, tz: str | tzinfo | None) -> None:
+        self.per = per
+        self.tz = ZoneInfo(tz) if isinstance(tz, str) else tz
+        self._minutes = 0
+        if isinstance(per, str):
+            self.name = per
+            self._minutes = _minutes(per)
+        elif callable(per):
+            self.name = "custom"
+        else:
+            raise TypeError(f"The period must be a str or a callable, not {type(per).__name__}.")
+
+    def period_of(self, moment: datetime) -> Period:
+        """Return the period in which the moment lies."""
+        if not isinstance(self.per, str):
+            return Period(_text(self.per(moment)))
+        zone = self._zone()
+        return self._period(self._start(moment.astimezone(zone).replace(tzinfo=None)), zone)
+
+    def periods(self, since: datetime, until: datetime) -> Iterator[Period]:
+        """Yield each period that starts at ``since`` or later and has ended at ``until``."""
+        zone = self._zone()
+        wall = self._start(since.astimezone(zone).replace(tzinfo=None))
+        while True:
+            period = self._period(wall, zone)
+            assert period.start is not None  # noqa: S101 - only a function's has none
+            assert period.end is not None  # noqa: S101
+            if period.end > until:
+                return
+            # A period inside a gap of the wall clock has no instant: it ends before it starts.
+            if period.start < period.end and period.start >= since:
+                yield period
+            wall = self._next(wall)
+
+    def _zone(self) -> tzinfo:
+        return timezone.get_default_timezone() if self.tz is None else self.tz
+
+    def _start(self, wall: datetime) -> datetime:
+        day = wall.replace(hour=0, minute=0, second=0, microsecond=0)
+        if self.per == "week":
+            return day - timedelta(days=day.weekday())
+        if self.per == "month":
+            return day.replace(day=1)
+        if self.per == "day":
+            return day
+        passed = (wall.hour * 60 + wall.minute) // self._minutes * self._minutes
+        return day + timedelta(minutes=passed)
+
+    def _next(self, wall: datetime) -> datetime:
+        if self.per == "month":
+            return (wall + timedelta(days=31)).replace(day=1)
+        if self.per == "week":
+            return wall + timedelta(days=7)
+        return wall + timedelta(minutes=self._minutes)
+
+    def _period(self, wall: datetime, zone: tzinfo) -> Period:
+        start = wall.replace(tzinfo=zone, fold=0)
+        # fold=1: the second time, if the wall clock shows the last moment twice.
+        last = (self._next(wall) - _MICROSECOND).replace(tzinfo=zone, fold=1)
+        end = last.astimezone(UTC) + _MICROSECOND
+        return Period(self._label(wall), start.astimezone(UTC), end, wall.date())
+
+    def _label(self, wall: datetime) -> str:
+        if self.per == "week":
+            return f"{wall:%G-W%V}"
+        if self.per == "month":
+            return f"{wall:%Y-%m}"
+        return f"{wall:%Y-%m-%d}" if self.per == "day" else f"{wall:%Y-%m-%dT%H:%M}"
+
+
+def _minutes(per: str) -> int:
+    """Return the length of a period in minutes of the wall clock; 0 for weeks and months."""
+    known = {"day": _DAY, "hour": 60, "week": 0, "month": 0}
+    if per in known:
+        return known[per]
+    steps = _STEPS.fullmatch(per)
+    minutes = int(steps[1]) * (60 if steps[2] == "hours" else 1) if steps else 0
+    if not minutes or _DAY % minutes:
+        raise ValueError(
+            f"{per!r} is not a period: use 'day', 'hour', 'week', 'month', '15 min' or '6 hours' "
+            f"(a number that divides the day), or a callable of the database's time."
+        )
+    return minutes
+
+
+def _text(part: Any) -> str:
+    encode((part,))  # a TypeError that names the part, if it can't be one of a key
+    return str(part)
+
+
+class _Job(Generic[R]):
+    """A function, its key and its calendar."""
+
+    def __init__(self, job: "once_per", function: Callable[..., Any]) -> None:
+        functools.update_wrapper(cast("Any", self), function)
+        self._job = job
+        self._function = function
+
+    @property
+    def key(self) -> tuple[KeyPart, ...]:
+        """The parts of the job's key, without its period."""
+        return self._job.key
+
+    def period(self) -> Period:
+        """Return the period that the database's clock is in now; one statement."""
+        return self._job.calendar.period_of(self._job.now())
+
+    def missed(self, since: datetime | date) -> list[Period]:
+        """Return the periods since then that are over and have no finished run.
+
+        As :func:`missed`, for this job.
+        """
+        job = self._job
+        if not isinstance(job.calendar.per, str):
+            raise TypeError(
+                "missed() can't list the periods of a callable: it doesn't know them all."
+            )
+        return _missed(job, since)
+
+
+class OncePer(_Job[R]):
+    """A function under :class:`once_per`: call it without arguments, as often as you like."""
+
+    def __call__(self) -> R | None:
+        """Run the job for the current period, unless it has a finished run.
+
+        Returns:
+            What the period's finished run returned, as JSON brings it back; None if another
+            process is running it now.
+        """
+        result: R | None = self.run().result
+        return result
+
+    def run(self) -> PeriodRun:
+        """Do what a call does, and say what it came to."""
+        now = self._job.now()
+        return self._run(self._job.calendar.period_of(now), now)
+
+    def run_for(self, period: Period | datetime | date) -> R | None:
+        """Run the job for a period that was missed, unless it has a finished run.
+
+        Args:
+            period: one of :meth:`missed`, or a moment or a day in it.
+        """
+        found = self._job.period_for(period)
+        result: R | None = self._run(found, self._job.now()).result
+        return result
+
+    def _run(self, period: Period, now: datetime) -> PeriodRun:
+        ran = False
+
+        def work(*handle: Any) -> Any:
+            nonlocal ran
+            ran = True
+            return self._function(period, *handle)
+
+        job = self._job
+        try:
+            result = run_once(
+                *job.key_for(period), work=work, mode=job.mode, **job.options(period, now)
+            )
+        except IdempotencyInProgress:
+            return job.is_running(period)
+        return PeriodRun(period, "ran" if ran else "done", result)
+
+
+class AsyncOncePer(_Job[R]):
+    """A coroutine function under :class:`once_per`; as :class:`OncePer`, but awaited."""
+
+    async def __call__(self) -> R | None:
+        """Run the job for the current period, unless it has a finished run."""
+        result: R | None = (await self.run()).result
+        return result
+
+    async def run(self) -> PeriodRun:
+        """Do what a call does, and say what it came to."""
+        now = await sync_to_async(self._job.now)()
+        return await self._run(self._job.calendar.period_of(now), now)
+
+    async def run_for(self, period: Period | datetime | date) -> R | None:
+        """Run the job for a period that was missed, unless it has a finished run."""
+        now = await sync_to_async(self._job.now)()
+        result: R | None = (await self._run(self._job.period_for(period), now)).result
+        return result
+
+    async def _run(self, period: Period, now: datetime) -> PeriodRun:
+        ran = False
+
+        async def work(handle: Any) -> Any:
+            nonlocal ran
+            ran = True
+            return await self._function(period, handle)
+
+        job = self._job
+        try:
+            result = await arun_once(*job.key_for(period), work=work, **job.options(period, now))
+        except IdempotencyInProgress:
+            return job.is_running(period)
+        return PeriodRun(period, "ran" if ran else "done", result)
+
+
+class once_per:  # noqa: N801 - a decorator
+    """Run a function once in each period, however many processes call it.
+
+    For the nightly job that a scheduler starts on each of ten machines::
+
+        @once_per("day", key="settlement", tz="Europe/Vienna")
+        def settle(period): ...
+
+    The period is a part of the key of :func:`~django_dblock.run_once`; the *database's* clock
+    decides which period it is. A call returns what the period's finished run returned. If another
+    process is running the job now, the call returns None, after ``wait`` seconds.
+
+    Guaranteed in atomic mode: what the function writes in the database of ``using`` commits
+    together with the record that the period is done, or not at all. So a run that fails or dies
+    leaves the period due, and the next call runs it; and a period has at most one committed run. A
+    day of 23 or 25 hours is one period; an hour that comes twice is one period.
+
+    Not guaranteed: that anybody calls the function. A period without a call, or only with failed
+    ones, is in :func:`missed`. Nothing about effects outside the database; for those use
+    ``mode="lease"`` with steps, see :func:`~django_dblock.run_once`. After ``keep``, a period is
+    forgotten, and ``run_for`` would run it again.
+
+    Args:
+        per: ``"day"``, ``"hour"``, ``"week"`` (from Monday), ``"month"``, ``"15 min"``,
+            ``"6 hours"`` (numbers that divide the day, counted from midnight of the wall clock);
+            or a callable that gets the database's time (aware, UTC) and returns the period's name.
+        key: the job's name, or a tuple of parts. It must not change with the function's name.
+        tz: the time zone that cuts the periods, a name or a tzinfo; Django's ``TIME_ZONE``. For
+            periods below an hour use ``"UTC"``, unless an hour that comes twice may do its work
+            once.
+        mode: ``"atomic"``: one transaction, called with the period. ``"lease"``: for work that
+            calls the outside world, called with the period and the
+            :class:`~django_dblock.idempotency.context.Handle`. A coroutine function needs
+            ``"lease"``.
+        keep: how long a period is remembered after its end, a timedelta or days.
+        wait: seconds to wait for a run of the same period in another process. If that run fails,
+            this call runs the job.
+        lease: as of ``run_once``.
+        on_abandoned: as of ``run_once``.
+        using: the database alias.
+
+    Raises:
+        ValueError, TypeError: an argument can't be one; before any SQL.
+        Everything that :func:`~django_dblock.run_once` raises, but for IdempotencyInProgress.
+
+    Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; ShedLock and Solid Queue's
+    recurring tasks answer the same need.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but the first by name
+        self,
+        per: Per,
+        *,
+        key: KeyPart | tuple[KeyPart, ...],
+        tz: str | tzinfo | None = None,
+        mode: Mode = "atomic",
+        keep: timedelta | float = KEEP,
+        wait: float = 0,
+        lease: Duration | None = None,
+        on_abandoned: OnAbandoned = "takeover",
+        using: str | None = None,
+    ) -> None:
+        self.calendar = _Calendar(per, tz)
+        self.key: tuple[KeyPart, ...] = key if isinstance(key, tuple) else (key,)
+        encode(self.key)
+        self.keep = keep if isinstance(keep, timedelta) else timedelta(days=keep)
+        if self.keep <= timedelta(0):
+            raise ValueError(f"keep={keep!r} is not a time above 0.")
+        if not is_seconds(wait):
+            raise ValueError(f"wait={wait!r} is not a number of seconds from 0.")
+        self.mode: Mode = mode
+        self._wait = wait
+        self._lease = lease
+        self._on_abandoned = on_abandoned
+        self._using = using
+
+    @overload  # a coroutine function is a function, too: the first that fits counts
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[..., Awaitable[R]]
+    ) -> AsyncOncePer[R]: ...
+
+    @overload
+    def __call__(self, function: Callable[..., R]) -> OncePer[R]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Turn the function into a job that runs once in each period."""
+        if not iscoroutinefunction(function):
+            return OncePer(self, function)
+        if self.mode != "lease":
+            raise TypeError(
+                "An async job needs mode='lease': Django's transactions can't span an await."
+            )
+        return AsyncOncePer(self, function)
+
+    @property
+    def using(self) -> str:
+        """The database alias."""
+        return store.alias_for(self._using)
+
+    def now(self) -> datetime:
+        """Return the database's time; one statement."""
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(sql.CLOCK)
+            [seconds] = cursor.fetchone()
+        return datetime.fromtimestamp(float(seconds), UTC)
+
+    def key_for(self, period: Period) -> tuple[KeyPart, ...]:
+        """Return the key of ``run_once`` for one period."""
+        return ("once_per", *self.key, self.calendar.name, period.label)
+
+    def period_for(self, period: Period | datetime | date) -> Period:
+        """Return the period of a moment or day; a period as it is."""
+        if isinstance(period, Period):
+            return period
+        return self.calendar.period_of(_moment(period, self.calendar))
+
+    def options(self, period: Period, now: datetime) -> dict[str, Any]:
+        """Return the options of ``run_once``; the record outlives its period."""
+        left = timedelta(0) if period.end is None else max(period.end - now, timedelta(0))
+        return {
+            "ttl": left + self.keep,
+            "wait": self._wait,
+            "lease": self._lease,
+            "on_abandoned": self._on_abandoned,
+            "using": self._using,
+        }
+
+    def is_running(self, period: Period) -> PeriodRun:
+        """Return that another process is running the job now."""
+        logger.info("%s for %s is running in another process", self.name, period.label)
+        return PeriodRun(period, "running", None)
+
+    @property
+    def name(self) -> str:
+        """The job's name for people."""
+        return ":".join(map(str, self.key))
+
+
+def missed(  # noqa: PLR0913 - all but the first two by name
+    key: KeyPart | tuple[KeyPart, ...],
+    *,
+    per: str,
+    since: datetime | date,
+    tz: str | tzinfo | None = None,
+    keep: timedelta | float = KEEP,
+    using: str | None = None,
+) -> list[Period]:
+    """Return the periods since then that are over and have no finished run, the oldest first.
+
+    Two statements. Catch up with ``settle.run_for(period)`` for each.
+
+    Args:
+        key: the job's key, as in :class:`once_per`.
+        per: the job's period.
+        since: an aware datetime, or a day. It can't be longer ago than ``keep``, because older
+            runs are forgotten, and would look missed.
+        tz: the job's time zone.
+        keep: the job's ``keep``.
+        using: the database alias.
+
+    Raises:
+        ValueError: ``since`` is longer ago than ``keep``, or an argument can't be one.
+    """
+    if not isinstance(per, str):
+        raise TypeError("missed() can't list the periods of a callable: it doesn't know them all.")
+    return _missed(once_per(per, key=key, tz=tz, keep=keep, using=using), since)
+
+
+def _missed(job: once_per, since: datetime | date) -> list[Period]:
+    calendar = job.calendar
+    first = _moment(since, calendar)
+    now = job.now()
+    if first < now - job.keep:
+        raise ValueError(
+            f"since={since} is longer ago than keep={job.keep}: runs of that time are forgotten, "
+            f"and would look missed."
+        )
+    periods = list(calendar.periods(first, now))
+    keys = {identity_of(job.key_for(period), job.using).key: period for period in periods}
+    if not keys:
+        return []
+    scope = identity_of(job.key_for(periods[0]), job.using).scope
+    with connections[job.using].cursor() as cursor:
+        cursor.execute(sql.FINISHED, {"scope": scope, "keys": list(keys)})
+        finished = {key for (key,) in cursor.fetchall()}
+    return [period for key, period in keys.items() if key not in finished]
+
+
+def _moment(when: datetime | date, calendar: _Calendar) -> datetime:
+    """Return an aware moment; of a day, its first instant in the calendar's time zone."""
+    if isinstance(when, datetime):
+        if timezone.is_naive(when):
+            raise ValueError(f"{when!r} has no time zone, so it names no moment.")
+        return when
+    day = _Calendar("day", calendar.tz)
+    noon = datetime(when.year, when.month, when.day, 12, tzinfo=timezone.get_default_timezone())
+    if calendar.tz is not None:
+        noon = noon.replace(tzinfo=calendar.tz)
+    start = day.period_of(noon).start
+    assert start is not None  # noqa: S101 - only a function's period has none
+    return start

@@ -1,0 +1,405 @@
+"""once_per: one run in each period, by the database's clock, through failures and deaths."""
+
+import signal
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.cache import caches
+from django.db import transaction
+
+from django_dblock import IdempotencyKey, OncePer, Period, missed, once_per
+from django_dblock.coordination.once_per import _Calendar
+from tests.app.models import Counter
+from tests.helpers.processes import process, race
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+VIENNA = ZoneInfo("Europe/Vienna")
+
+
+def at(text):
+    return datetime.fromisoformat(text)
+
+
+class TestPeriods:
+    """Fixed dates: the label, and the instants of start and end in UTC."""
+
+    @pytest.mark.parametrize(
+        ("per", "tz", "moment", "label", "start", "end"),
+        [
+            ("day", "UTC", "2026-03-01T00:00Z", "2026-03-01", "2026-03-01T00Z", "2026-03-02T00Z"),
+            # the day's last moment in Vienna, in winter
+            (
+                "day",
+                "Europe/Vienna",
+                "2026-01-14T22:59:59Z",
+                "2026-01-14",
+                "2026-01-13T23Z",
+                "2026-01-14T23Z",
+            ),
+            # a day of 23 hours
+            (
+                "day",
+                "Europe/Vienna",
+                "2026-03-29T12:00Z",
+                "2026-03-29",
+                "2026-03-28T23Z",
+                "2026-03-29T22Z",
+            ),
+            # a day of 25 hours
+            (
+                "day",
+                "Europe/Vienna",
+                "2026-10-25T12:00Z",
+                "2026-10-25",
+                "2026-10-24T22Z",
+                "2026-10-25T23Z",
+            ),
+            # an hour that comes twice is one period of two hours
+            (
+                "hour",
+                "Europe/Vienna",
+                "2026-10-25T00:30Z",
+                "2026-10-25T02:00",
+                "2026-10-25T00Z",
+                "2026-10-25T02Z",
+            ),
+            (
+                "hour",
+                "Europe/Vienna",
+                "2026-10-25T01:30Z",
+                "2026-10-25T02:00",
+                "2026-10-25T00Z",
+                "2026-10-25T02Z",
+            ),
+            (
+                "15 min",
+                "Europe/Vienna",
+                "2026-10-25T01:20Z",
+                "2026-10-25T02:15",
+                "2026-10-25T00:15Z",
+                "2026-10-25T01:30Z",
+            ),
+            # the hour before it has one hour
+            (
+                "hour",
+                "Europe/Vienna",
+                "2026-10-24T23:10Z",
+                "2026-10-25T01:00",
+                "2026-10-24T23Z",
+                "2026-10-25T00Z",
+            ),
+            # midnight doesn't exist: the day begins at one
+            (
+                "day",
+                "Africa/Cairo",
+                "2026-04-24T10:00Z",
+                "2026-04-24",
+                "2026-04-23T22Z",
+                "2026-04-24T21Z",
+            ),
+            (
+                "week",
+                "Europe/Vienna",
+                "2027-01-03T10:00Z",
+                "2026-W53",
+                "2026-12-27T23Z",
+                "2027-01-03T23Z",
+            ),
+            ("month", "UTC", "2026-02-28T10:00Z", "2026-02", "2026-02-01T00Z", "2026-03-01T00Z"),
+            ("month", "UTC", "2026-12-31T23:59Z", "2026-12", "2026-12-01T00Z", "2027-01-01T00Z"),
+            (
+                "6 hours",
+                "UTC",
+                "2026-02-28T17:59Z",
+                "2026-02-28T12:00",
+                "2026-02-28T12Z",
+                "2026-02-28T18Z",
+            ),
+        ],
+    )
+    def test_golden(self, per, tz, moment, label, start, end):
+        period = _Calendar(per, tz).period_of(at(moment))
+        assert str(period) == label
+        assert (period.start, period.end) == (at(start), at(end))
+
+    @pytest.mark.parametrize(
+        ("per", "tz", "since", "until", "labels"),
+        [
+            (
+                "hour",
+                "Europe/Vienna",
+                "2026-03-28T23:00Z",
+                "2026-03-29T03:00Z",
+                ["2026-03-29T00:00", "2026-03-29T01:00", "2026-03-29T03:00", "2026-03-29T04:00"],
+            ),
+            (
+                "hour",
+                "Europe/Vienna",
+                "2026-10-24T22:00Z",
+                "2026-10-25T03:00Z",
+                ["2026-10-25T00:00", "2026-10-25T01:00", "2026-10-25T02:00", "2026-10-25T03:00"],
+            ),
+            # a day that Samoa never had
+            (
+                "day",
+                "Pacific/Apia",
+                "2011-12-28T10:00Z",
+                "2011-12-31T10:00Z",
+                ["2011-12-28", "2011-12-29", "2011-12-31"],
+            ),
+            ("month", "UTC", "2026-01-01T00:00Z", "2026-03-15T00:00Z", ["2026-01", "2026-02"]),
+            ("week", "UTC", "2026-01-05T00:00Z", "2026-01-20T00:00Z", ["2026-W02", "2026-W03"]),
+            ("day", "UTC", "2026-01-05T00:01Z", "2026-01-07T23:00Z", ["2026-01-06"]),
+        ],
+    )
+    def test_each_period_that_exists_once(self, per, tz, since, until, labels):
+        found = list(_Calendar(per, tz).periods(at(since), at(until)))
+        assert [period.label for period in found] == labels
+
+    def test_every_moment_of_a_year_lies_in_the_period_of_its_label(self):
+        for per in ("day", "hour", "15 min", "week", "month", "6 hours"):
+            calendar = _Calendar(per, VIENNA)
+            moment = datetime(2026, 1, 1, tzinfo=UTC)
+            while moment.year == 2026:
+                period = calendar.period_of(moment)
+                assert period.start <= moment < period.end
+                moment += timedelta(minutes=437)
+
+    def test_djangos_time_zone_is_the_default(self, settings):
+        settings.TIME_ZONE = "Asia/Tokyo"
+        assert _Calendar("day", None).period_of(at("2026-01-01T16:00Z")).label == "2026-01-02"
+
+    @pytest.mark.parametrize("per", ["7 min", "0 min", "daily", "1 min ", "25 hours", ""])
+    def test_what_is_no_period(self, per):
+        with pytest.raises(ValueError, match="is not a period"):
+            once_per(per, key="a")
+
+    def test_arguments_before_any_sql(self, statements):
+        with statements() as sent:
+            with pytest.raises(TypeError, match="callable"):
+                once_per(7, key="a")
+            with pytest.raises(ValueError, match="keep"):
+                once_per("day", key="a", keep=0)
+            with pytest.raises(ValueError, match="wait"):
+                once_per("day", key="a", wait=-1)
+            with pytest.raises(TypeError):
+                once_per("day", key=1.5)
+            with pytest.raises(TypeError, match="lease"):
+                once_per("day", key="a")(coroutine)
+        assert len(sent) == 0
+
+
+async def coroutine(period, handle):
+    return await handle_step(period)
+
+
+async def handle_step(period):
+    return f"async {period}"
+
+
+def count(period):
+    Counter.objects.create(name=f"run {period.label} {Counter.objects.count()}")
+    return {"label": period.label}
+
+
+def job(**more):
+    return once_per("day", **{"key": "settlement", "tz": "UTC", **more})(count)
+
+
+class TestRuns:
+    def test_once_in_a_period_and_again_in_the_next(self, monkeypatch):
+        settle = job()
+        times = iter(map(at, ["2026-01-01T10:00Z", "2026-01-01T23:59:59Z", "2026-01-02T00:00Z"]))
+        monkeypatch.setattr(once_per, "now", lambda self: next(times))
+        assert settle() == {"label": "2026-01-01"}
+        assert settle() == {"label": "2026-01-01"}
+        assert Counter.objects.count() == 1
+        assert settle.run().state == "ran"
+        assert Counter.objects.count() == 2
+
+    def test_it_knows_its_function(self):
+        settle = job()
+        assert isinstance(settle, OncePer)
+        assert settle.__name__ == "count"
+        assert settle.key == ("settlement",)
+        assert settle.period().label == f"{datetime.now(UTC):%Y-%m-%d}"
+
+    def test_ran_and_done(self):
+        settle = job()
+        first, second = settle.run(), settle.run()
+        assert (first.state, second.state) == ("ran", "done")
+        assert first.result == second.result
+
+    def test_the_clock_is_the_databases(self, statements):
+        with statements() as sent:
+            job()()
+        assert "clock_timestamp" in sent.captured_queries[0]["sql"]
+        with statements() as sent:
+            job()()
+        assert len(sent) == 4  # the clock, BEGIN, the claim that finds the result, COMMIT
+
+    def test_a_run_that_fails_leaves_the_period_due(self):
+        @once_per("day", key="settlement")
+        def settle(period):
+            Counter.objects.create(name="half")
+            if fails:
+                raise ZeroDivisionError
+            return "done"
+
+        fails = True
+        with pytest.raises(ZeroDivisionError):
+            settle()
+        assert not Counter.objects.exists()
+        fails = False
+        assert settle() == "done"
+
+    def test_twin_set_nx_records_a_run_that_rolled_back(self):
+        """The negative twin: a cache key with SET NX says done, and nothing was done."""
+
+        def settle():
+            if not caches["default"].add("settlement:2026-01-01", 1, 86_400):
+                return "done"
+            with transaction.atomic():
+                Counter.objects.create(name="half")
+                raise ZeroDivisionError
+
+        caches["default"].clear()
+        with pytest.raises(ZeroDivisionError):
+            settle()
+        assert settle() == "done"
+        assert not Counter.objects.exists()
+        caches["default"].clear()
+
+    def test_a_callable_names_its_own_periods(self):
+        @once_per(lambda now: f"shift-{now:%Y}", key="a", keep=timedelta(hours=1))
+        def shift(period):
+            return period.label
+
+        assert shift() == f"shift-{datetime.now(UTC):%Y}"
+        assert shift.period() == Period(f"shift-{datetime.now(UTC):%Y}")
+        with pytest.raises(TypeError, match="callable"):
+            shift.missed(since=date(2026, 1, 1))
+        with pytest.raises(TypeError):
+            once_per(lambda now: 1.5, key="a")(count)()
+
+    def test_the_record_outlives_its_period(self):
+        once_per("month", key="a", keep=timedelta(seconds=1))(count)()
+        row = IdempotencyKey.objects.get()
+        end = _Calendar("month", None).period_of(row.created_at).end
+        assert row.expires_at >= end
+
+    def test_lease_mode_gets_a_handle(self):
+        @once_per("day", key="a", mode="lease")
+        def call(period, run):
+            with run.step("pay") as step:
+                step.result = f"paid {period}"
+            return step.result
+
+        assert call() == call() == f"paid {call.period()}"
+
+    def test_async(self):
+        @once_per("day", key="a", mode="lease")
+        async def call(period, run):
+            return f"async {period}"
+
+        assert async_to_sync(call)() == f"async {call.period()}"
+        assert async_to_sync(call.run)().state == "done"
+        assert async_to_sync(call.run_for)(date(2026, 1, 1)) == "async 2026-01-01"
+
+
+class TestMissed:
+    def test_periods_without_a_finished_run(self, monkeypatch):
+        monkeypatch.setattr(once_per, "now", lambda self: at("2026-01-05T10:00Z"))
+        settle = job(keep=30)
+        settle.run_for(date(2026, 1, 2))
+        settle.run_for(at("2026-01-04T12:00Z"))
+        found = missed("settlement", per="day", since=date(2026, 1, 1), tz="UTC")
+        assert [period.label for period in found] == ["2026-01-01", "2026-01-03"]
+        for period in found:
+            assert settle.run_for(period) == {"label": period.label}
+        assert settle.missed(since=date(2026, 1, 1)) == []
+        assert Counter.objects.count() == 4
+
+    def test_two_statements(self, statements):
+        with statements() as sent:
+            missed("settlement", per="day", since=datetime.now(UTC) - timedelta(days=3))
+        assert len(sent) == 2
+        with statements() as sent:
+            assert missed("settlement", per="day", since=datetime.now(UTC)) == []
+        assert len(sent) == 1
+
+    def test_what_was_forgotten_is_not_called_missed(self):
+        with pytest.raises(ValueError, match="longer ago than keep"):
+            job(keep=3).missed(since=datetime.now(UTC) - timedelta(days=4))
+
+    def test_a_naive_moment_is_no_moment(self):
+        with pytest.raises(ValueError, match="no time zone"):
+            missed("settlement", per="day", since=datetime(2026, 1, 1))
+
+    def test_a_callables_periods_are_unknown(self):
+        with pytest.raises(TypeError, match="callable"):
+            missed("settlement", per=str, since=date(2026, 1, 1))
+
+    def test_a_day_begins_in_djangos_time_zone(self):
+        today = datetime.now(UTC).date() - timedelta(days=2)
+        assert missed("a", per="day", since=today)
+
+
+def settle_slowly(channel):
+    @once_per("day", key="settlement")
+    def settle(period):
+        Counter.objects.create(name="slowly")
+        channel.send("runs")
+        channel.receive()
+        return "slowly"
+
+    return settle()
+
+
+def settle_at_once(_number=0, wait=0):
+    def settle(period):
+        Counter.objects.create(name=f"at once {_number}")
+        return "at once"
+
+    return once_per("day", key="settlement", wait=wait)(settle)()
+
+
+def settle_async():
+    @once_per("day", key="settlement", mode="lease")
+    async def settle(period, run):
+        return "async"
+
+    return async_to_sync(settle.run)()
+
+
+@pytest.mark.processes
+class TestProcesses:
+    def test_while_another_runs_it_a_call_returns_none(self):
+        with process(settle_slowly) as other:
+            assert other.receive() == "runs"
+            assert settle_at_once() is None
+            other.send("go on")
+            assert other.receive() == "slowly"
+        assert settle_at_once() == "slowly"
+
+    def test_an_async_call_too(self):
+        with process(settle_slowly) as other:
+            assert other.receive() == "runs"
+            assert settle_async().state == "running"
+            other.send("go on")
+            other.receive()
+
+    def test_who_waits_takes_over_from_the_dead(self):
+        with process(settle_slowly) as other:
+            assert other.receive() == "runs"
+            other.signal(signal.SIGKILL)
+            assert settle_at_once(wait=60) == "at once"
+        assert Counter.objects.count() == 1
+
+    def test_ten_pods_one_run(self):
+        results = race(5, settle_at_once, 60)
+        assert results == ["at once"] * 5
+        assert Counter.objects.count() == 1
