@@ -2,9 +2,11 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple
 
 from django.db import connections
 
@@ -14,8 +16,11 @@ from django_dblock.core.connection import connection_for
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import masked
-from django_dblock.sql import idempotency_operations as idempotency_operate
+from django_dblock.sql import idempotency_operations as idempotency_sql
 from django_dblock.sql import inspect as sql
+
+MOST_BLOCKERS = 10
+"""Backends that ``blocked_by`` names at most: a long queue would be repeated on each line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +28,37 @@ class AdvisoryLock:
     """One advisory lock that a backend holds or waits for, in the database of one alias.
 
     Attributes:
-        name: the key as its label tells it; None where no label fits this number (somebody else's
-            lock, another namespace, or labels are off).
+        name: the key as its label shows it; None if no label matches the number (another
+            program's lock, another namespace, or labels are off).
         key_id: the signed number; None for the locks that other programs take on two numbers.
         classid: the high half as ``pg_locks`` shows it, unsigned.
-        objid: the low half, likewise.
-        shared: whether it is held or wanted together with others.
-        granted: whether it is held; else it is waited for.
+        objid: the low half as ``pg_locks`` shows it, unsigned.
+        shared: whether the lock is held or requested in shared mode.
+        granted: whether the lock is held; otherwise the backend waits for it.
         pid: the backend; None for a prepared transaction.
-        blocked_by: the backends in front of a waiting one.
-        waiting: seconds it has been waiting; None for a held one.
-        transaction_age: seconds since its transaction began; None where hidden.
+        blocked_by: the backends that block the wait, at most ten. For a waiter: the holders in a
+            conflicting mode, or the nearest conflicting waiter in front; for a holder that waits
+            for another type of lock: what ``pg_blocking_pids`` reports. 0 is a prepared
+            transaction.
+        waiting: seconds the backend has been waiting, for this lock or (held) for ``waits_for``;
+            None if it does not wait.
+        transaction_age: seconds since the backend's transaction began; None if hidden.
         application_name: as the server shows it, label included.
         user: the database role.
-        client: its address; None on a unix socket.
-        state: the backend's state, as ``idle in transaction``.
-        query: its latest statement.
+        client: the client's address; None on a unix socket.
+        state: the backend's state, for example ``idle in transaction``.
+        query: the backend's latest statement; None if ``last_statement`` describes it.
         hidden: whether the server hides the transaction's age, the client, the state, the query and
-            the connection's begin from the role that asks. It never hides the application_name,
-            labels included.
-        backend_start: when the connection began, which tells it from others that had, or will have,
-            the same pid (:func:`django_dblock.terminate_backend`); None where hidden.
+            the connection's start from the role that asks. The server never hides the
+            application_name, labels included.
+        backend_start: when the connection began, which tells it from other connections that had, or
+            will have, the same pid (:func:`django_dblock.terminate_backend`); None if hidden.
+        place: the waiter's place in the lock's queue, from 1; None for a held lock.
+        waits_for: on a held lock, what else its backend waits for: ``a row of auth_user``, a table,
+            ``another transaction``; None if the backend waits for nothing but advisory locks.
+        last_statement: if the backend's latest statement was one of this package's own locking
+            statements: ``took this lock``, ``took another lock`` or ``took several locks``; for a
+            waiter ``requests this lock``; None otherwise.
     """
 
     name: str | None
@@ -63,39 +78,269 @@ class AdvisoryLock:
     query: str | None
     hidden: bool
     backend_start: datetime | None
+    place: int | None = None
+    waits_for: str | None = None
+    last_statement: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingSession:
+    """A backend without an advisory lock that blocks a holder or waiter of one.
+
+    Attributes:
+        pid: the backend; None for prepared transactions, of which the server doesn't tell which.
+        program: what the backend's program calls itself.
+        keeps: how many backends wait for this one, directly or behind others.
+        holds: what the others wait for (``a row of auth_user``), then the tables that the backend
+            has locked in any mode, at most five, the strongest locks first.
+        waits_for: what the backend waits for itself; None if it waits for nothing.
+        blocked_by: the backends that block that wait, at most ten.
+        waiting: seconds the backend has been waiting; None if it does not wait.
+        transaction_age: seconds since the backend's transaction began; None if hidden.
+        user: the database role.
+        client: the client's address; None on a unix socket.
+        state: the backend's state.
+        query: the backend's latest statement.
+        hidden: whether the server hides the columns that ``AdvisoryLock.hidden`` lists.
+        backend_start: when the connection began; None if hidden.
+        lock: identifies the lock that the backend waits for, for grouping; None if none.
+    """
+
+    pid: int | None
+    program: str
+    keeps: int
+    holds: tuple[str, ...]
+    waits_for: str | None
+    blocked_by: tuple[int, ...]
+    waiting: float | None
+    transaction_age: float | None
+    user: str | None
+    client: str | None
+    state: str | None
+    query: str | None
+    hidden: bool
+    backend_start: datetime | None
+    lock: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherWait:
+    """A wait for a lock that is not advisory: which backend waits, for what, behind whom.
+
+    Attributes:
+        pid: the backend that waits.
+        lock: identifies the lock.
+        waits_for: the lock in words.
+        waiting: seconds.
+        blocked_by: the backends in front.
+    """
+
+    pid: int
+    lock: str
+    waits_for: str
+    waiting: float | None
+    blocked_by: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LockWaits:
+    """All advisory locks, and what their holders and waiters wait for in turn.
+
+    Attributes:
+        locks: every advisory lock, as :func:`advisory_locks` returns them.
+        blockers: the backends without an advisory lock that block the others, those that keep
+            most others waiting first.
+        waits: the waits for other types of locks that lead to them.
+    """
+
+    locks: list[AdvisoryLock]
+    blockers: list[BlockingSession]
+    waits: list[OtherWait]
 
 
 def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
     """Return every advisory lock of the database, by number, holders before waiters.
 
-    One statement; takes no lock that others wait for. A picture of a moment: what it shows may be
-    over when it is read. Locks of other programs in the same database are shown, too.
+    One statement, and a second one while a holder waits for another type of lock. Takes no lock
+    that others wait for. The list is a snapshot: it may be outdated when you read it. It includes
+    the locks of other programs in the same database.
 
     Args:
         using: the database alias, as in :func:`django_dblock.advisory_lock`.
 
     Raises:
-        UnsupportedDatabase: the alias is not PostgreSQL's.
+        UnsupportedDatabase: the alias is not PostgreSQL.
+
+    Source: PostgreSQL manual, 53.13 "pg_locks".
     """
-    with connection_for(using).cursor() as cursor:
+    return lock_waits(using).locks
+
+
+def lock_waits(using: str | None = None) -> LockWaits:
+    """Return every advisory lock, and who blocks whom, across all types of locks.
+
+    A backend that holds an advisory lock may itself wait for a row or a table that a backend
+    without any advisory lock has locked. Those chains are followed to their ends. Statements and
+    snapshot: as :func:`advisory_locks`.
+
+    Args:
+        using: the database alias, as in :func:`django_dblock.advisory_lock`.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL.
+
+    Source: PostgreSQL manual, 53.13 "pg_locks", 9.27 "pg_blocking_pids()".
+    """
+    connection = connection_for(using)
+    with connection.cursor() as cursor:
         cursor.execute(sql.ADVISORY_LOCKS)
         rows = cursor.fetchall()
+        stuck = sorted({row[5] for row in rows if row[16]})
+        chain = []
+        if stuck:
+            cursor.execute(sql.WAITS_ELSEWHERE, {"pids": stuck})
+            chain = cursor.fetchall()
+    waits = [
+        OtherWait(pid, lock, waits_for, waiting, tuple(dict.fromkeys(blocked_by)))
+        for pid, waits_for, lock, waiting, blocked_by, *_ in chain
+        if waits_for is not None
+    ]
+    locks = _locks(rows, {wait.pid: wait for wait in waits})
+    return LockWaits(locks, _blocking_sessions(locks, waits, chain), waits)
+
+
+def _locks(rows: Sequence[tuple[Any, ...]], waits: Mapping[int, OtherWait]) -> list[AdvisoryLock]:
     numbers: dict[int | None, list[int]] = defaultdict(list)
     shown: dict[int | None, str] = {}
-    for number, _, _, _, _, pid, _, _, _, application_name, *_ in rows:
-        if number is not None:
-            numbers[pid].append(number)
-            shown[pid] = application_name or ""
+    for row in rows:
+        if row[0] is not None:
+            numbers[row[5]].append(row[0])
+            shown[row[5]] = row[8] or ""
     namespace = conf.namespace
     names = {
         pid: labels.read(application_name, numbers[pid], namespace)
         for pid, application_name in shown.items()
     }
-    return [AdvisoryLock(_name(row, names), *(*row[:6], tuple(row[6]), *row[7:])) for row in rows]
+    queues = _queues(rows)
+    locks = []
+    for row in rows:
+        number, classid, objid, _, granted, pid, waiting, *rest, locked, elsewhere = row
+        name = None if number is None else names[pid].get(number)
+        blocked_by: tuple[int, ...] = ()
+        place = waits_for = None
+        if not granted:
+            blocked_by, place = queues[classid, objid, number is None][pid]
+        elif elsewhere and pid in waits:
+            wait = waits[pid]
+            blocked_by, waits_for, waiting = wait.blocked_by, wait.waits_for, wait.waiting
+        locks.append(
+            AdvisoryLock(
+                name, *row[:6], blocked_by[:MOST_BLOCKERS], waiting, *rest, place, waits_for,
+                None if locked is None else _last_statement(locked, number, granted=granted),
+            )
+        )  # fmt: skip
+    return locks
 
 
-def _name(row: tuple[Any, ...], names: dict[int | None, dict[int, str]]) -> str | None:
-    return None if row[0] is None else names[row[5]].get(row[0])
+def _last_statement(locked: str, number: int | None, *, granted: bool) -> str:
+    if not granted:
+        return "requests this lock"
+    if locked == "several":
+        return "took several locks"
+    return "took this lock" if locked == str(number) else "took another lock"
+
+
+_Place = tuple[int, int, bool]
+
+
+def _queues(
+    rows: Sequence[tuple[Any, ...]],
+) -> dict[_Place, dict[int, tuple[tuple[int, ...], int]]]:
+    """Return for each lock that is waited for: who blocks each waiter, and the waiter's place.
+
+    Two shared locks don't conflict, every other pair does. The rows of a lock come in the order of
+    its queue.
+    """
+    wanted = {(row[1], row[2], row[0] is None) for row in rows if not row[4]}
+    of: dict[_Place, list[tuple[Any, ...]]] = defaultdict(list)
+    if wanted:
+        for row in rows:
+            place = (row[1], row[2], row[0] is None)
+            if place in wanted:
+                of[place].append(row)
+    queues: dict[_Place, dict[int, tuple[tuple[int, ...], int]]] = {}
+    for place, those in of.items():
+        holders = tuple(dict.fromkeys(row[5] or 0 for row in those if row[4]))
+        exclusive = tuple(dict.fromkeys(row[5] or 0 for row in those if row[4] and not row[3]))
+        queue: dict[int, tuple[tuple[int, ...], int]] = {}
+        in_front: tuple[int, ...] = ()
+        exclusive_in_front: tuple[int, ...] = ()
+        for number, row in enumerate((row for row in those if not row[4]), start=1):
+            shared, pid = row[3], row[5]
+            if shared:
+                queue[pid] = (exclusive or exclusive_in_front, number)
+            else:
+                queue[pid] = (holders or in_front, number)
+                exclusive_in_front = (pid,)
+            in_front = (pid,)
+        queues[place] = queue
+    return queues
+
+
+def _blocking_sessions(
+    locks: Sequence[AdvisoryLock], waits: Sequence[OtherWait], chain: Sequence[tuple[Any, ...]]
+) -> list[BlockingSession]:
+    if not chain:
+        return []
+    with_lock = {lock.pid for lock in locks}
+    kept_by: dict[object, list[object]] = defaultdict(list)
+    for lock in locks:
+        place = (lock.classid, lock.objid, lock.key_id is None)
+        if lock.granted:
+            kept_by[lock.pid or 0].append(place)
+        else:
+            kept_by[place].append(lock.pid)
+    wanted: dict[int, list[str]] = defaultdict(list)
+    for wait in waits:
+        for pid in wait.blocked_by:
+            kept_by[pid].append(wait.pid)
+            wanted[pid].append(wait.waits_for)
+    sessions = [
+        BlockingSession(
+            pid=pid or None,
+            program=labels.without_labels(application_name or ""),
+            keeps=_count_kept(pid, kept_by),
+            holds=tuple(dict.fromkeys([*wanted[pid], *tables])),
+            waits_for=waits_for,
+            blocked_by=tuple(dict.fromkeys(blocked_by))[:MOST_BLOCKERS],
+            waiting=waiting,
+            transaction_age=age,
+            user=user,
+            client=client,
+            state=state,
+            query=query,
+            hidden=hidden,
+            backend_start=backend_start,
+            lock=lock,
+        )
+        for (
+            pid, waits_for, lock, waiting, blocked_by, tables, application_name, age, user, client,
+            state, query, hidden, backend_start,
+        ) in chain
+        if pid not in with_lock and wanted[pid]
+    ]  # fmt: skip
+    return sorted(sessions, key=lambda session: -session.keeps)
+
+
+def _count_kept(root: int, kept_by: Mapping[object, Sequence[object]]) -> int:
+    kept: set[object] = {root}
+    ahead: list[object] = [root]
+    while ahead:
+        for other in kept_by.get(ahead.pop(), ()):
+            if other not in kept:
+                kept.add(other)
+                ahead.append(other)
+    return sum(isinstance(each, int) for each in kept) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,28 +382,51 @@ class FencedLease:
 
 
 def fenced_leases(
-    using: str | None = None, *, name: str | None = None, expired: bool = False
+    using: str | None = None,
+    *,
+    name: str | None = None,
+    expired: bool = False,
+    pattern: str | None = None,
+    limit: int | None = None,
 ) -> list[FencedLease]:
-    """Return every lease that nobody else can have now, by name and slot.
+    """Return every lease that nobody else can be granted now, by name and slot.
 
-    One statement; locks nothing. A picture of a moment, by the server's clock.
+    One statement; takes no locks. The list is a snapshot, by the server's clock.
 
     Args:
         using: the database alias, as in :func:`django_dblock.fenced_lock`.
-        name: only this name, as it stands in the table.
-        expired: also those that anybody may have, behind the others.
+        name: only the lease with this name, as it stands in the table.
+        expired: also those that anybody can be granted, behind the others.
+        pattern: only names that match; ``*`` stands for any text, as in :mod:`fnmatch`.
+        limit: at most so many of the expired leases, by name; all if None.
 
     Raises:
-        UnsupportedDatabase: the alias is not PostgreSQL's.
-        django.db.ProgrammingError: the lock table is not there; run ``manage.py migrate``.
+        UnsupportedDatabase: the alias is not PostgreSQL.
+        django.db.ProgrammingError: the lock table does not exist; run ``manage.py migrate``.
     """
+    parameters = {
+        "name": name,
+        "expired": expired,
+        "like": None if pattern is None else _like(pattern),
+        "limit": limit,
+    }
     with connections[alias_for(using)].cursor() as cursor:
-        cursor.execute(sql.FENCED_LEASES, {"name": name, "expired": expired})
+        cursor.execute(sql.FENCED_LEASES, parameters)
         rows = cursor.fetchall()
     return [
         FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
         for *row, metadata, waiting in rows
+        if pattern is None or fnmatchcase(row[0], pattern)
     ]
+
+
+def _like(pattern: str) -> str:
+    """Return a LIKE pattern that matches whatever the ``fnmatch`` pattern matches, and more."""
+    if "[" in pattern:  # a set of characters; fnmatch decides afterwards
+        pattern = f"{pattern.partition('[')[0]}*"
+    for special in "\\%_":
+        pattern = pattern.replace(special, f"\\{special}")
+    return pattern.replace("*", "%").replace("?", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,26 +471,66 @@ class UnfinishedRequest:
         return f"{self.scope}:{self.key}"
 
 
-def unfinished_requests(
-    using: str | None = None, *, pk: int | None = None
-) -> list[UnfinishedRequest]:
-    """Return every request that has no answer yet, those that nobody works on in front.
+MOST_COUNTED = 10_000
+"""Requests without a response in one state that :func:`read_requests` counts at most."""
 
-    In ``mode="atomic"`` there are none: a request that has not ended has left nothing. One
-    statement; locks nothing. A picture of a moment, by the server's clock.
+
+class Requests(NamedTuple):
+    """Requests that have no response yet, and how many there are.
+
+    Attributes:
+        rows: those that were read, the ones that nobody works on in front.
+        idle: how many nobody works on, up to :data:`MOST_COUNTED` in each state.
+        leased: how many somebody works on, up to :data:`MOST_COUNTED`.
+    """
+
+    rows: list[UnfinishedRequest]
+    idle: int
+    leased: int
+
+
+def unfinished_requests(
+    using: str | None = None, *, pk: int | None = None, limit: int | None = None
+) -> list[UnfinishedRequest]:
+    """Return the requests that have no response yet, those that nobody works on in front.
+
+    In ``mode="atomic"`` there are none: a request that has not ended has left no row. One
+    statement; takes no locks. The list is a snapshot, by the server's clock.
 
     Args:
         using: the database alias, as in :func:`django_dblock.idempotent`.
         pk: only this row.
+        limit: at most so many in each state, the longest forgotten first; all if None.
 
     Raises:
-        UnsupportedDatabase: the alias is not PostgreSQL's.
-        django.db.ProgrammingError: the table is not there; run ``manage.py migrate``.
+        UnsupportedDatabase: the alias is not PostgreSQL.
+        django.db.ProgrammingError: the table does not exist; run ``manage.py migrate``.
     """
+    return read_requests(using, pk=pk, limit=limit).rows
+
+
+def read_requests(
+    using: str | None = None, *, pk: int | None = None, limit: int | None = None
+) -> Requests:
+    """Return what :func:`unfinished_requests` returns, and how many requests there are.
+
+    The statement reads ``limit`` rows and counts :data:`MOST_COUNTED` index entries in each state
+    at most, however many requests the table holds.
+    """
+    parameters = {"id": pk, "limit": limit, "most": MOST_COUNTED}
     with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(idempotency_operate.UNFINISHED, {"id": pk})
+        cursor.execute(idempotency_sql.UNFINISHED, parameters)
         rows = cursor.fetchall()
-    return [
+    requests = [
         UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps))))
-        for *row, steps in rows
+        for *row, steps, _, _ in rows
     ]
+    idle, leased = (rows[0][-2] or 0, rows[0][-1] or 0) if rows else (0, 0)
+    return Requests(requests, idle, leased)
+
+
+def count_unfinished_requests(using: str | None = None) -> dict[str, int]:
+    """Return how many requests have no response yet, by state. One statement, by an index."""
+    with connections[store.alias_for(using)].cursor() as cursor:
+        cursor.execute(idempotency_sql.COUNT_UNFINISHED)
+        return dict(cursor.fetchall())

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from django.core.management.base import CommandError, OutputWrapper
-from django.db import ProgrammingError
+from django.db import Error, ProgrammingError
 
 _WIDEST, _TAIL = 60, 20
-"""Characters of a name in a table; how many of them are its end."""
+"""Characters of a cell on a terminal; how many of them are the text's end."""
 
 _GAP = "  "
 
@@ -24,9 +25,13 @@ _MANY = 1000
 def write_table(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> None:
     """Print the rows under the columns' names; on a terminal, within its width.
 
-    Piped into a file, a table keeps every character; and so does one of very many rows.
+    In a pipe or a file a table keeps every character; on a terminal long cells are shortened.
     """
-    if not stdout.isatty() or len(rows) > _MANY:
+    if not stdout.isatty():
+        stdout.write("\n".join(plain(columns, rows)))
+        return
+    rows = [tuple(map(short, row)) for row in rows]
+    if len(rows) > _MANY:
         stdout.write("\n".join(plain(columns, rows)))
         return
     try:
@@ -160,29 +165,51 @@ def operator_name() -> str:
     return f"{user} (sudo: {behind})" if behind else user
 
 
-# What is said where a table was never made.
+# What is said if a table can't be read.
 
 
-_UNDEFINED_TABLE = "42P01"
+def reason(error: Error) -> str:
+    """Return what the database refused, in one line, and what to do about it."""
+    cause = error.__cause__
+    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        return (
+            f"{said}: run 'manage.py migrate', or pass --using with the alias of the database "
+            f"where the tables of django_dblock are"
+        )
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return f"{said}: GRANT that right to the role of this alias"
+    if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+        return (
+            f"{said}: the database is a standby, or read-only. Pass --using with the alias of the "
+            f"primary"
+        )
+    return said
 
 
 @contextmanager
-def tolerate_missing_table(kind: str, asked: str | None) -> Iterator[None]:
-    """End the block where the table is missing; who asked for that kind by its name is told.
+def note_unreadable(kind: str, options: dict[str, Any]) -> Iterator[None]:
+    """End the block if the table of this kind is missing or may not be read, and note the reason.
+
+    A table that is missing is noted only if its kind was given by ``--kind``: a project that does
+    not use leases need not have their table.
 
     Raises:
-        CommandError: the table is not there, and that kind was asked for.
+        CommandError: that kind was given by ``--kind``.
     """
     try:
         yield
     except ProgrammingError as error:
-        if getattr(error.__cause__, "sqlstate", None) != _UNDEFINED_TABLE:
+        cause = error.__cause__
+        missing = isinstance(cause, psycopg.errors.UndefinedTable)
+        if not missing and not isinstance(cause, psycopg.errors.InsufficientPrivilege):
             raise
-        if asked == kind:
+        if options["kind"] == kind:
             raise CommandError(
-                f"The table of kind {kind!r} is not in this database: run 'manage.py migrate', or "
-                f"pass --using with the alias of the one where it is."
+                f"The kind {kind!r} can't be shown: {printable(reason(error))}."
             ) from error
+        if not missing:
+            options["notes"].append(f"{kind} is not shown: {reason(error)}.")
 
 
 # The exit statuses of ``dblock run`` that are not the command's own, and of ``dblock doctor``.

@@ -1,6 +1,7 @@
 """``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime
@@ -11,97 +12,171 @@ from typing import Any, NamedTuple
 from django.core.management.base import CommandParser, OutputWrapper
 
 from django_dblock.cli import console
-from django_dblock.cli.console import printable, seconds, short, tolerate_missing_table
+from django_dblock.cli.console import note_unreadable, printable, seconds
 from django_dblock.cli.key import KEY_SYNTAX, parse_key
 from django_dblock.conf import conf
-from django_dblock.core.application_name import named
+from django_dblock.core.application_name import named, without_labels
 from django_dblock.fencing.lease_name import lease_name
 from django_dblock.inspect import (
     AdvisoryLock,
+    BlockingSession,
     FencedLease,
     UnfinishedRequest,
-    advisory_locks,
     fenced_leases,
+    lock_waits,
     unfinished_requests,
 )
+
+Found = dict[str, list[Any]]
+"""What is shown, by kind."""
 
 # The advisory locks in ``dblock list``.
 
 
-ADVISORY_COLUMNS = ("lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query")
+ADVISORY_COLUMNS = (
+    "lock", "mode", "state", "pid", "program", "for", "transaction", "user", "client",
+    "last statement",
+)  # fmt: skip
 
 
-def find_advisory_locks(options: dict[str, Any]) -> list[AdvisoryLock]:
-    """Return those that the filters leave."""
-    locks = advisory_locks(options["using"])
+def find_advisory_locks(options: dict[str, Any]) -> Found:
+    """Return the locks that match the filters, and the sessions that block them."""
+    waits = lock_waits(options["using"])
+    locks = waits.locks
     if options["key"]:
-        _, wanted = parse_key(options["key"], options["using"])
-        locks = [lock for lock in locks if lock.key_id == wanted]
+        _, number = parse_key(options["key"], options["using"])
+        locks = [lock for lock in locks if lock.key_id == number]
     if options["blocked"]:
         waited_for = {_place(lock) for lock in locks if not lock.granted}
-        locks = [lock for lock in locks if _place(lock) in waited_for]
-    return locks
+        locks = [lock for lock in locks if _place(lock) in waited_for or lock.waits_for]
+    locks = [lock for lock in locks if _matches(lock.name, options)]
+    return {"blockers": _in_front(waits.blockers, locks), "advisory": locks}
 
 
 def _place(lock: AdvisoryLock) -> tuple[int, int, bool]:
     return lock.classid, lock.objid, lock.key_id is None
 
 
+def _in_front(blockers: list[BlockingSession], locks: list[AdvisoryLock]) -> list[BlockingSession]:
+    """Return the sessions that block one of these locks' backends, directly or behind others."""
+    blocking = {pid or None for lock in locks for pid in lock.blocked_by}
+    by_pid = {each.pid: each for each in blockers}
+    ahead = [by_pid[pid] for pid in blocking if pid in by_pid]
+    found = set(blocking)
+    while ahead:
+        for pid in {pid or None for pid in ahead.pop().blocked_by} - found:
+            found.add(pid)
+            ahead += [by_pid[pid]] if pid in by_pid else []
+    return [each for each in blockers if each.pid in found]
+
+
 def advisory_row(lock: AdvisoryLock) -> tuple[str, ...]:
-    """Put one into words."""
-    if lock.granted:
-        state = "held"
-    else:
-        state = f"waits for {', '.join(map(str, lock.blocked_by)) or 'its turn'}"
+    """Return the cells of an advisory lock."""
     number = f"({lock.classid}, {lock.objid})" if lock.key_id is None else str(lock.key_id)
     return (
         lock.name or number,
         "shared" if lock.shared else "exclusive",
-        state,
+        _state(lock),
         "prepared" if lock.pid is None else str(lock.pid),
+        printable(without_labels(lock.application_name or "")),
         seconds(lock.waiting),
         "hidden" if lock.hidden else seconds(lock.transaction_age),
         printable(lock.user or ""),
         "hidden" if lock.hidden else lock.client or ("" if lock.pid is None else "local"),
-        "hidden" if lock.hidden else printable(" ".join((lock.query or "").split())[:60]),
+        "hidden" if lock.hidden else _last_statement(lock),
     )
 
 
-# The fenced locks in ``dblock list``.
+def _state(lock: AdvisoryLock) -> str:
+    blocked_by = ", ".join(str(pid or "prepared") for pid in lock.blocked_by)
+    if not lock.granted:
+        return f"waits for {blocked_by or 'its turn'}, place {lock.place}"
+    if lock.waits_for is not None:
+        return f"held, waits for {printable(lock.waits_for)} behind {blocked_by}"
+    return "held"
+
+
+def _last_statement(lock: AdvisoryLock) -> str:
+    if lock.last_statement is not None:
+        return f"{lock.last_statement} as its last statement" if lock.granted else ""
+    return _one_line(lock.query)
+
+
+def _one_line(query: str | None) -> str:
+    return printable(" ".join((query or "").split()))
+
+
+# The sessions without an advisory lock that block the others.
+
+
+BLOCKER_COLUMNS = (
+    "pid", "program", "keeps waiting", "holds", "waits for", "transaction", "user", "client",
+    "last statement",
+)  # fmt: skip
+
+
+def blocker_row(session: BlockingSession) -> tuple[str, ...]:
+    """Return the cells of a session that blocks holders or waiters of advisory locks."""
+    waits_for = ""
+    if session.waits_for is not None:
+        behind = ", ".join(str(pid or "prepared") for pid in session.blocked_by)
+        waits_for = f"{printable(session.waits_for)} behind {behind}"
+    return (
+        "prepared" if session.pid is None else str(session.pid),
+        printable(session.program),
+        str(session.keeps),
+        printable(", ".join(session.holds)),
+        waits_for,
+        "hidden" if session.hidden else seconds(session.transaction_age),
+        printable(session.user or ""),
+        "hidden" if session.hidden else session.client or ("" if session.pid is None else "local"),
+        "hidden" if session.hidden else _one_line(session.query),
+    )
+
+
+# The leases in ``dblock list``.
 
 
 LEASE_COLUMNS = (
-    "fenced lock", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
+    "lease", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
     "delay", "waiting",
 )  # fmt: skip
 
 
-def find_leases(options: dict[str, Any]) -> list[FencedLease]:
-    """Return those that the filters leave; none where the lock table was never made."""
+def find_leases(options: dict[str, Any]) -> Found:
+    """Return the leases that match the filters; none if the table does not exist."""
     name = None
     if options["key"]:
         key, _ = parse_key(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
     leases: list[FencedLease] = []
-    with tolerate_missing_table("fenced", options["kind"]):
-        leases = fenced_leases(options["using"], name=name, expired=not options["held"])
-    return [lease for lease in leases if lease.waiting or not options["blocked"]]
+    with note_unreadable("fenced", options):
+        leases = fenced_leases(
+            options["using"],
+            name=name,
+            expired=not options["held"],
+            pattern=options["name"],
+            limit=_limit(options),
+        )
+    ended = sum(lease.state == "expired" for lease in leases)
+    _note_limit(options, ended, "Leases that have ended")
+    return {"fenced": [lease for lease in leases if lease.waiting or not options["blocked"]]}
 
 
 def lease_row(lease: FencedLease) -> tuple[str, ...]:
     """Put one into words."""
     return (
-        short(printable(lease.name)),
+        printable(lease.name),
         str(lease.slot),
         lease.state,
         str(lease.token),
-        short(printable(lease.owner)),
+        printable(lease.owner),
         seconds(lease.age),
         seconds(None if lease.state == "expired" else lease.free_in),
         seconds(lease.renewed),
         str(lease.grants),
         seconds(lease.lock_delay) if lease.lock_delay else "",
-        ", ".join(short(printable(owner)) for owner in lease.waiting),
+        ", ".join(printable(owner) for owner in lease.waiting),
     )
 
 
@@ -114,17 +189,22 @@ REQUEST_COLUMNS = (
 )  # fmt: skip
 
 
-def find_requests(options: dict[str, Any]) -> list[UnfinishedRequest]:
-    """Return those that the filters leave; none where the table was never made.
+def find_requests(options: dict[str, Any]) -> Found:
+    """Return the requests that match the filters; none if the table does not exist.
 
-    Nobody waits for a request that can be seen here, and it is no lock on a key.
+    With ``--key`` or ``--blocked`` the list is empty: a request is no lock on a key, and nobody
+    waits in a queue for one.
     """
     if options["key"] or options["blocked"]:
-        return []
+        return {"idempotency": []}
     requests: list[UnfinishedRequest] = []
-    with tolerate_missing_table("idempotency", options["kind"]):
-        requests = unfinished_requests(options["using"])
-    return [each for each in requests if each.state == "leased" or not options["held"]]
+    with note_unreadable("idempotency", options):
+        requests = unfinished_requests(options["using"], limit=_limit(options))
+    states = Counter(request.state for request in requests)
+    _note_limit(options, max(states.values(), default=0), "Requests in one state")
+    if options["held"]:
+        requests = [request for request in requests if request.state == "leased"]
+    return {"idempotency": [request for request in requests if _matches(request.name, options)]}
 
 
 def request_row(request: UnfinishedRequest) -> tuple[str, ...]:
@@ -151,18 +231,21 @@ SCHEMA = 1
 NOTHING = "Nothing is locked."
 
 
-class _Kind(NamedTuple):
-    """How one kind of lock is found and shown."""
-
-    find: Callable[[dict[str, Any]], list[Any]]
-    columns: tuple[str, ...]
-    row: Callable[[Any], tuple[str, ...]]
+DEFAULT_LIMIT = 1000
+"""Rows of idle leases, and of requests in each state, that are read unless ``--limit`` says so."""
 
 
-_KINDS: dict[str, _Kind] = {
-    "advisory": _Kind(find_advisory_locks, ADVISORY_COLUMNS, advisory_row),
-    "fenced": _Kind(find_leases, LEASE_COLUMNS, lease_row),
-    "idempotency": _Kind(find_requests, REQUEST_COLUMNS, request_row),
+_KINDS: dict[str, Callable[[dict[str, Any]], Found]] = {
+    "advisory": find_advisory_locks,
+    "fenced": find_leases,
+    "idempotency": find_requests,
+}
+
+_TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
+    "blockers": (BLOCKER_COLUMNS, blocker_row),
+    "advisory": (ADVISORY_COLUMNS, advisory_row),
+    "fenced": (LEASE_COLUMNS, lease_row),
+    "idempotency": (REQUEST_COLUMNS, request_row),
 }
 
 
@@ -173,11 +256,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def add_filters(parser: CommandParser) -> None:
-    """Take what to show, and what not."""
+    """Add the options that choose what is shown."""
     parser.add_argument("--kind", choices=_KINDS, help="only this kind")
     parser.add_argument("--key", nargs="+", metavar="PART", help=f"only this key; {KEY_SYNTAX}")
     parser.add_argument(
-        "--name", metavar="PATTERN", help="only names like this; * stands for anything"
+        "--name", metavar="PATTERN", help="only names that match; * stands for any text"
     )
     parser.add_argument(
         "--blocked", action="store_true", help="only locks that somebody waits for, and who waits"
@@ -185,48 +268,87 @@ def add_filters(parser: CommandParser) -> None:
     parser.add_argument(
         "--held",
         action="store_true",
-        help="no fenced locks that have ended, and no requests that nobody works on",
+        help="no leases that have ended, and no requests that nobody works on",
     )
+    parser.add_argument(
+        "--limit", type=int, default=DEFAULT_LIMIT, metavar="ROWS",
+        help=f"at most so many ended leases, and requests in each state; {DEFAULT_LIMIT:,} if not "
+        f"given, 0 for all",
+    )  # fmt: skip
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Print the locks of the database, a table for each kind that has any, or all as JSON."""
-    found = find(options)
+    """Print the locks of the database, a table for each kind that has any, or all as JSON.
+
+    Raises:
+        CommandError: the kind given by ``--kind`` can't be read, or ``--key`` is not a key.
+    """
+    listing = find(options)
     if options["json"]:
-        stdout.write(_json(found))
+        stdout.write(_json(listing))
         return
-    shown = [kind for kind in found if found[kind]]
+    shown = [kind for kind, rows in listing.found.items() if rows]
     for kind in shown:
         if kind != shown[0]:
             stdout.write("")
-        console.write_table(stdout, *as_table(kind, found[kind]))
+        console.write_table(stdout, *as_table(kind, listing.found[kind]))
     if not shown:
         stdout.write(NOTHING)
+    for note in listing.notes:
+        stdout.write(f"Note: {printable(note)}")
 
 
-def find(options: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return what the filters leave, by kind; one statement for each."""
-    kinds = [kind for kind in _KINDS if options["kind"] in (None, kind)]
-    found = {kind: _KINDS[kind].find(options) for kind in kinds}
-    if options["name"]:
-        for kind in kinds:
-            found[kind] = [
-                lock for lock in found[kind] if fnmatchcase(lock.name or "", options["name"])
-            ]
-    return found
+class Listing(NamedTuple):
+    """What is locked, by kind, and notes on what the lists leave out."""
+
+    found: Found
+    notes: list[str]
 
 
-def as_table(kind: str, locks: list[Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the names of the columns, and the rows in words."""
-    return _KINDS[kind].columns, list(map(_KINDS[kind].row, locks))
+def find(options: dict[str, Any]) -> Listing:
+    """Return what matches the filters, by kind; one statement for each kind.
+
+    Raises:
+        CommandError: the kind given by ``--kind`` can't be read, or ``--key`` is not a key.
+    """
+    options = {**options, "notes": []}
+    found: Found = {}
+    for kind, find_kind in _KINDS.items():
+        if options["kind"] in (None, kind):
+            found.update(find_kind(options))
+    return Listing(found, options["notes"])
 
 
-def _json(found: dict[str, list[Any]]) -> str:
-    """One lock a line: for grep, and because that is many times faster than an indented text."""
+def _matches(name: str | None, options: dict[str, Any]) -> bool:
+    return not options["name"] or fnmatchcase(name or "", options["name"])
+
+
+def _limit(options: dict[str, Any]) -> int | None:
+    return None if options["limit"] < 1 else options["limit"]
+
+
+def _note_limit(options: dict[str, Any], count: int, what: str) -> None:
+    limit = _limit(options)
+    if limit is not None and count >= limit:
+        options["notes"].append(
+            f"{what}: only {limit:,} are shown. --name, --held or --limit shows others; 'dblock "
+            f"purge' removes what is no longer needed."
+        )
+
+
+def as_table(kind: str, rows: list[Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the column names, and the cells of each row."""
+    columns, row = _TABLES[kind]
+    return columns, list(map(row, rows))
+
+
+def _json(listing: Listing) -> str:
+    # One lock a line: for grep, and many times faster than indented text.
     kinds = [f'"schema": {SCHEMA}']
-    for kind, locks in found.items():
+    for kind, locks in listing.found.items():
         rows = ",".join(f"\n    {row}" for row in map(_ENCODER.encode, _flat(locks)))
         kinds.append(f'"{kind}": [{rows}\n  ]' if locks else f'"{kind}": []')
+    kinds.append(f'"notes": {json.dumps(listing.notes)}')
     return "{\n  " + ",\n  ".join(kinds) + "\n}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
-from django_dblock.cli.console import progress_bar, tolerate_missing_table
+from django_dblock.cli.console import note_unreadable, printable, progress_bar
 from django_dblock.fencing import operations as fencing
 from django_dblock.idempotency import operations as idempotency
 
@@ -61,13 +61,17 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         raise CommandError(f"--batch {options['batch']}: at least 1 row goes in a commit.")
     if not options["idle"] >= fencing.HOUR:
         raise CommandError(f"--idle {options['idle']}: after an hour at the earliest.")
+    options = {**options, "notes": []}
     done: dict[str, dict[str, int]] = {}
     for kind, job in _jobs(options).items():
         if options["kind"] in (None, kind):
-            with tolerate_missing_table(kind, options["kind"]):
+            with note_unreadable(kind, options):
                 done[kind] = _done(stdout, job, options)
     if options["json"]:
         stdout.write(json.dumps(done))
+        return
+    for note in options["notes"]:
+        stdout.write(f"Note: {printable(note)}")
 
 
 def _jobs(options: dict[str, Any]) -> dict[str, _Job]:

@@ -104,7 +104,7 @@ def take(options: dict[str, Any]) -> Picture:
     """
     title = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}, every {options['interval']:g} s"
     try:
-        found = list_command.find(options)
+        found, notes = list_command.find(options)
         _end_transactions()
     except (OperationalError, InterfaceError) as error:
         _hang_up()
@@ -115,7 +115,8 @@ def take(options: dict[str, Any]) -> Picture:
         for columns, rows in (list_command.as_table(kind, found[kind]) for kind in found)
         if rows
     )
-    return Picture(title, tables, "" if tables else list_command.NOTHING)
+    remark = printable(" ".join(notes)) or ("" if tables else list_command.NOTHING)
+    return Picture(title, tables, remark)
 
 
 def _end_transactions() -> None:

@@ -167,6 +167,9 @@ def _of_party(party: Party) -> _Words:
 
 def doing(party: Party) -> str:
     """Say what a party does, and for how long."""
+    if party.waits_for:
+        said = {"what": party.waits_for, "time": lasting(party.lasting or 0)}
+        return _("waits for %(what)s, %(time)s") % said
     if party.waits:
         if party.lasting is None:
             return _("waits in turn")
@@ -180,7 +183,8 @@ def doing(party: Party) -> str:
 
 def _of_lock(queue: Queue) -> _Words:
     waiting = _("%(count)d waiting") % {"count": len(queue.waiters)}
-    kind = _("lease") if queue.kind == "fenced" else _("shared") if queue.shared else _("exclusive")
+    kinds = {"fenced": _("lease"), "other": _("not an advisory lock")}
+    kind = kinds.get(queue.kind) or (_("shared") if queue.shared else _("exclusive"))
     detail = f"{kind} · {waiting}"
     return _Words("lock", short(queue.name, _LOCK), detail, f"{queue.name}\n{detail}")
 
@@ -202,5 +206,5 @@ def _arrow(line: graph.Line) -> Arrow:
     """Point to the left: who waits stands on the right of what they wait for."""
     x, y = line.end if line.turned else line.tip
     head = f"M{x:.1f} {y:.1f}l{'-9 -5v10z' if line.turned else '9 -5v10z'}"
-    waits = line.edge[0].startswith(("lock:", "lease:"))
+    waits = line.edge[0].startswith(("lock:", "lease:", "other:"))
     return Arrow(waits=waits, cycle=line.turned, path=line.path, head=head)

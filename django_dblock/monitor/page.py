@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from django.db import Error
 from django.utils import timezone
@@ -13,11 +13,15 @@ from django.utils.translation import gettext as _
 from django_dblock.exceptions import UnsupportedDatabase
 from django_dblock.inspect import (
     AdvisoryLock,
+    BlockingSession,
     FencedLease,
+    LockWaits,
+    OtherWait,
+    Requests,
     UnfinishedRequest,
-    advisory_locks,
     fenced_leases,
-    unfinished_requests,
+    lock_waits,
+    read_requests,
 )
 from django_dblock.monitor.formatting import one_line, visible
 from django_dblock.monitor.graph_svg import Picture, draw
@@ -38,6 +42,7 @@ MOST_BLOCKERS = 5
 _LATE = 0.5
 
 _Row = TypeVar("_Row")
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +90,24 @@ class Session:
     more_held: int
     waiters: int
     waiting: float | None
+    waits_for: str = ""
 
     @property
     def stands_still(self) -> bool:
         """Whether the server waits for the program, with others waiting for it."""
         return bool(self.waiters) and (self.lock.state or "").startswith("idle in transaction")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherSession:
+    """A backend without an advisory lock that blocks others; in words."""
+
+    session: BlockingSession
+    program: str
+    user: str
+    holds: tuple[str, ...]
+    waits_for: str
+    query: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +168,7 @@ class Page:
     sessions: Section[Session]
     leases: Section[LeaseRow]
     requests: Section[RequestRow]
+    others: Section[OtherSession]
     hidden: bool
     at: datetime
     search: str
@@ -162,6 +181,9 @@ def make(
     *,
     at: datetime,
     search: str = "",
+    others: Sequence[BlockingSession] = (),
+    other_waits: Sequence[OtherWait] = (),
+    counted: tuple[int, int] | None = None,
 ) -> Page:
     """Sort what was read, and keep what matches and fits.
 
@@ -171,8 +193,12 @@ def make(
         requests: likewise, as ``unfinished_requests()``.
         at: when they were read.
         search: only what has this in its name, program, owner, role or number.
+        others: backends without an advisory lock that block the others.
+        other_waits: the waits that lead to them.
+        counted: how many requests nobody works on, and how many somebody works on, where not all
+            were read.
     """
-    found = queues(locks, leases)
+    found = queues(locks, leases, others, other_waits)
     words = search.casefold()
     roots = blockers([queue for queue in found if _queue_has(queue, words)])
     sessions = _sessions(locks)
@@ -181,6 +207,9 @@ def make(
         names[lock.pid].append(called(lock))
     lease_rows = [_lease(lease) for lease in leases]
     in_front = {f"session:{lock.pid}": lock.blocked_by for lock in locks if not lock.granted}
+    in_front |= {f"session:{wait.pid}": wait.blocked_by for wait in other_waits}
+    idle = sum(request.state != "leased" for request in requests)
+    idle, leased = counted or (idle, len(requests) - idle)
     waits = [wait for queue in found for wait in _waits(queue, in_front)]
     waits.sort(key=lambda wait: -(wait.party.lasting or 0))
     return Page(
@@ -191,8 +220,8 @@ def make(
             sessions=len(sessions),
             leases=len(leases),
             late=sum(row.late for row in lease_rows),
-            requests=len(requests),
-            abandoned=sum(request.state != "leased" for request in requests),
+            requests=idle + leased,
+            abandoned=idle,
         ),
         blockers=Section(tuple(roots[:MOST_BLOCKERS]), len(roots)),
         picture=draw([queue for queue in found if _queue_has(queue, words)]),
@@ -211,7 +240,11 @@ def make(
             [_request(request) for request in requests],
             lambda row: _has(words, row.name, row.what, row.owner),
         ),
-        hidden=any(lock.hidden for lock in locks),
+        others=_section(
+            map(_other_session, others),
+            lambda each: _has(words, each.program, each.user, str(each.session.pid), *each.holds),
+        ),
+        hidden=any(each.hidden for each in (*locks, *others)),
         at=at,
         search=search,
     )
@@ -276,11 +309,23 @@ def _session(
         lock=first,
         program=program(first),
         user=visible(first.user or ""),
-        query=visible(" ".join((first.query or "").split())),
+        query=visible(" ".join((first.query or first.last_statement or "").split())),
         held=tuple(Held(called(lock), lock.shared, waiters[lock]) for lock in shown),
         more_held=len(held) - len(shown),
         waiters=sum(waiters.values()),
         waiting=waiting.get(first.pid) if first.pid else None,
+        waits_for=visible(first.waits_for or ""),
+    )
+
+
+def _other_session(session: BlockingSession) -> OtherSession:
+    return OtherSession(
+        session=session,
+        program=program(session),
+        user=visible(session.user or ""),
+        holds=tuple(map(visible, session.holds)),
+        waits_for=visible(session.waits_for or ""),
+        query=visible(" ".join((session.query or "").split())),
     )
 
 
@@ -323,13 +368,28 @@ def read(using: str | None, search: str = "") -> tuple[Page, list[str]]:
     Not to be called in a transaction: what the server refuses would end it.
     """
     told: list[str] = []
-    locks = _asked(lambda: advisory_locks(using), _("Advisory locks"), told)
-    leases = _asked(lambda: fenced_leases(using), _("Leases"), told)
-    requests = _asked(lambda: unfinished_requests(using), _("Requests"), told)
-    return make(locks, leases, requests, at=timezone.now(), search=search), told
+    waits = _asked(lambda: lock_waits(using), LockWaits([], [], []), _("Advisory locks"), told)
+    leases = _asked(lambda: fenced_leases(using), [], _("Leases"), told)
+    requests = _asked(
+        lambda: read_requests(using, limit=None if search else MOST_ROWS),
+        Requests([], 0, 0),
+        _("Requests"),
+        told,
+    )
+    shown = make(
+        waits.locks,
+        leases,
+        requests.rows,
+        at=timezone.now(),
+        search=search,
+        others=waits.blockers,
+        other_waits=waits.waits,
+        counted=(requests.idle, requests.leased),
+    )
+    return shown, told
 
 
-def _asked(ask: Callable[[], list[Any]], what: str, told: list[str]) -> list[Any]:
+def _asked(ask: Callable[[], _Read], nothing: _Read, what: str, told: list[str]) -> _Read:
     try:
         return ask()
     except (Error, UnsupportedDatabase) as error:
@@ -338,4 +398,4 @@ def _asked(ask: Callable[[], list[Any]], what: str, told: list[str]) -> list[Any
         else:
             reason = one_line(str(error))
         told.append(_("%(what)s can't be shown: %(reason)s.") % {"what": what, "reason": reason})
-        return []
+        return nothing

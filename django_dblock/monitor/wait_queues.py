@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from django_dblock.core.application_name import without_labels
-from django_dblock.inspect import AdvisoryLock, FencedLease
+from django_dblock.inspect import AdvisoryLock, BlockingSession, FencedLease, OtherWait
 from django_dblock.monitor.formatting import visible
 
 
@@ -22,6 +22,8 @@ class Party:
         state: the backend's state; None where hidden, or where there is no backend.
         lasting: seconds it has been waiting or, if it does not wait, its transaction has been open.
         waits: whether it waits, here or elsewhere.
+        waits_for: what it waits for, if that is neither an advisory lock nor a lease: ``a row of
+            auth_user``; else empty.
         hidden: whether the server hides what it does.
         began: when the backend's connection did; None where hidden, or where there is none.
     """
@@ -34,6 +36,7 @@ class Party:
     waits: bool
     hidden: bool
     began: datetime | None
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Queue:
     Attributes:
         id: tells it from all others of the page.
         name: the lock's, to be shown.
-        kind: ``advisory``, or ``fenced``.
+        kind: ``advisory``, ``fenced``, or ``other``: a row, a table or a transaction that a holder
+            of an advisory lock waits for, directly or behind others.
         shared: whether those who hold it hold it together.
         holders: who has it.
         waiters: who waits, the first in front.
@@ -53,7 +57,7 @@ class Queue:
 
     id: str
     name: str
-    kind: Literal["advisory", "fenced"]
+    kind: Literal["advisory", "fenced", "other"]
     shared: bool
     holders: tuple[Party, ...]
     waiters: tuple[Party, ...]
@@ -75,6 +79,11 @@ class Blocker:
     queue: Queue
     keeps: int
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the blocker holds an advisory lock or a lease, not only rows or tables."""
+        return self.queue.kind != "other"
+
 
 def called(lock: AdvisoryLock) -> str:
     """Return the lock's name, or else its number."""
@@ -88,14 +97,26 @@ def place(lock: AdvisoryLock) -> tuple[int, int, bool]:
     return lock.classid, lock.objid, lock.key_id is None
 
 
-def program(lock: AdvisoryLock) -> str:
+def program(session: AdvisoryLock | BlockingSession) -> str:
     """Return what the backend's program calls itself."""
-    return visible(without_labels(lock.application_name or ""))
+    if isinstance(session, BlockingSession):
+        return visible(session.program)
+    return visible(without_labels(session.application_name or ""))
 
 
-def queues(locks: Sequence[AdvisoryLock], leases: Iterable[FencedLease]) -> list[Queue]:
+def queues(
+    locks: Sequence[AdvisoryLock],
+    leases: Iterable[FencedLease],
+    others: Sequence[BlockingSession] = (),
+    waits: Sequence[OtherWait] = (),
+) -> list[Queue]:
     """Return every lock that somebody waits for, the longest wait first."""
-    found = [*_advisory(locks), *(_fenced(lease) for lease in leases if lease.waiting)]
+    parties = _Parties(locks, others, waits)
+    found = [
+        *_advisory(locks, parties),
+        *_other(waits, parties),
+        *(_fenced(lease) for lease in leases if lease.waiting),
+    ]
     found.sort(key=lambda queue: (-(queue.longest or 0), -len(queue.waiters)))
     return found
 
@@ -126,8 +147,71 @@ def _kept(root: str, held_by: dict[str, list[Queue]]) -> int:
     return len(kept) - 1
 
 
-def _advisory(locks: Sequence[AdvisoryLock]) -> Iterable[Queue]:
-    waiting = {lock.pid: lock.waiting for lock in locks if not lock.granted}
+class _Parties:
+    """The backends, each as one party, whichever lock is looked at."""
+
+    def __init__(
+        self,
+        locks: Sequence[AdvisoryLock],
+        others: Sequence[BlockingSession],
+        waits: Sequence[OtherWait],
+    ) -> None:
+        self._locks = {lock.pid: lock for lock in locks}
+        self._others = {other.pid: other for other in others}
+        self._waiting = {lock.pid: lock.waiting for lock in locks if not lock.granted}
+        self._elsewhere = {wait.pid: wait for wait in waits}
+
+    def of_lock(self, lock: AdvisoryLock, number: str) -> Party:
+        """Return the party that holds or requests this lock."""
+        return self._party(lock, f"session:{lock.pid}" if lock.pid else f"prepared:{number}")
+
+    def of_pid(self, pid: int) -> Party:
+        """Return a backend that another one waits for; 0 is a prepared transaction."""
+        source = self._others.get(pid or None) or self._locks.get(pid or None)
+        key = f"session:{pid}" if pid else "prepared:0"
+        if source is None:  # it has ended meanwhile
+            return Party(key, pid or None, "", None, None, waits=False, hidden=False, began=None)
+        return self._party(source, key)
+
+    def _party(self, source: AdvisoryLock | BlockingSession, key: str) -> Party:
+        pid = source.pid
+        waits = pid is not None and (pid in self._waiting or pid in self._elsewhere)
+        elsewhere = self._elsewhere.get(pid) if pid is not None else None
+        lasting = source.transaction_age
+        if waits:
+            lasting = elsewhere.waiting if elsewhere else self._waiting[pid]
+        return Party(
+            id=key,
+            pid=pid,
+            name=program(source),
+            state=source.state,
+            lasting=lasting,
+            waits=waits,
+            hidden=source.hidden,
+            began=source.backend_start,
+            waits_for=visible(elsewhere.waits_for) if elsewhere else "",
+        )
+
+
+def _other(waits: Sequence[OtherWait], parties: _Parties) -> Iterable[Queue]:
+    on: dict[str, list[OtherWait]] = defaultdict(list)
+    for wait in waits:
+        on[wait.lock].append(wait)
+    for lock, those in on.items():
+        waiting = {wait.pid for wait in those}
+        blocking = dict.fromkeys(pid for wait in those for pid in wait.blocked_by)
+        yield Queue(
+            id=f"other:{lock}",
+            name=visible(those[0].waits_for),
+            kind="other",
+            shared=False,
+            holders=tuple(parties.of_pid(pid) for pid in blocking if pid not in waiting),
+            waiters=tuple(parties.of_pid(wait.pid) for wait in those),
+            longest=max((wait.waiting for wait in those if wait.waiting), default=None),
+        )
+
+
+def _advisory(locks: Sequence[AdvisoryLock], parties: _Parties) -> Iterable[Queue]:
     at: dict[tuple[int, int, bool], list[AdvisoryLock]] = defaultdict(list)
     for lock in locks:
         at[place(lock)].append(lock)
@@ -142,24 +226,10 @@ def _advisory(locks: Sequence[AdvisoryLock]) -> Iterable[Queue]:
             name=next((visible(lock.name) for lock in those if lock.name), called(those[0])),
             kind="advisory",
             shared=any(lock.shared for lock in holders),
-            holders=tuple(_session(lock, waiting, number) for lock in holders),
-            waiters=tuple(_session(lock, waiting, number) for lock in waiters),
+            holders=tuple(parties.of_lock(lock, number) for lock in holders),
+            waiters=tuple(parties.of_lock(lock, number) for lock in waiters),
             longest=max((lock.waiting for lock in waiters if lock.waiting), default=None),
         )
-
-
-def _session(lock: AdvisoryLock, waiting: dict[int | None, float | None], number: str) -> Party:
-    waits = lock.pid in waiting
-    return Party(
-        id=f"session:{lock.pid}" if lock.pid else f"prepared:{number}",
-        pid=lock.pid,
-        name=program(lock),
-        state=lock.state,
-        lasting=waiting[lock.pid] if waits else lock.transaction_age,
-        waits=waits,
-        hidden=lock.hidden,
-        began=lock.backend_start,
-    )
 
 
 def _fenced(lease: FencedLease) -> Queue:

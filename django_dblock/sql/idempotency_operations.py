@@ -3,17 +3,67 @@
 PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
 """
 
-# The requests that have no answer yet, those first that nobody works on, the longest forgotten in
-# front; by the partial index on locked_until, so the finished ones cost nothing. Results of steps
-# may be private: only their names are shown.
+# The requests that have no response yet, those first that nobody works on, the longest forgotten in
+# front. Each state is a range of the partial index on locked_until, and only so many rows of it are
+# read; finished requests cost nothing. The last two columns count the requests without a worker and
+# those with one, up to %(most)s each. Results of steps may be private: only their names are shown.
 UNFINISHED = """
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), counted AS MATERIALIZED (
+    SELECT
+        (
+            SELECT count(*) FROM (
+                SELECT FROM django_dblock_idempotencykey
+                WHERE completed_at IS NULL AND locked_until IS NULL
+                LIMIT %(most)s::bigint
+            ) AS free
+        ) + (
+            SELECT count(*) FROM (
+                SELECT FROM django_dblock_idempotencykey
+                WHERE completed_at IS NULL AND locked_until <= (SELECT now FROM clock)
+                LIMIT %(most)s::bigint
+            ) AS abandoned
+        ) AS idle,
+        (
+            SELECT count(*) FROM (
+                SELECT FROM django_dblock_idempotencykey
+                WHERE completed_at IS NULL AND locked_until > (SELECT now FROM clock)
+                LIMIT %(most)s::bigint
+            ) AS leased
+        ) AS leased
+    WHERE %(id)s::bigint IS NULL
+), request AS (
+    (
+        SELECT 'free' AS state, 1 AS rank, free.*
+        FROM django_dblock_idempotencykey AS free
+        WHERE completed_at IS NULL AND locked_until IS NULL
+            AND (%(id)s::bigint IS NULL OR id = %(id)s::bigint)
+        ORDER BY locked_until
+        LIMIT %(limit)s::bigint
+    )
+    UNION ALL
+    (
+        SELECT 'abandoned', 2, abandoned.*
+        FROM django_dblock_idempotencykey AS abandoned
+        WHERE completed_at IS NULL AND locked_until <= (SELECT now FROM clock)
+            AND (%(id)s::bigint IS NULL OR id = %(id)s::bigint)
+        ORDER BY locked_until
+        LIMIT %(limit)s::bigint
+    )
+    UNION ALL
+    (
+        SELECT 'leased', 3, leased.*
+        FROM django_dblock_idempotencykey AS leased
+        WHERE completed_at IS NULL AND locked_until > (SELECT now FROM clock)
+            AND (%(id)s::bigint IS NULL OR id = %(id)s::bigint)
+        ORDER BY locked_until
+        LIMIT %(limit)s::bigint
+    )
+)
 SELECT
     request.id,
-    CASE
-        WHEN request.locked_until > clock.now THEN 'leased'
-        WHEN request.locked_until IS NULL THEN 'free'
-        ELSE 'abandoned'
-    END,
+    request.state,
     request.scope,
     request.key,
     request.method,
@@ -23,11 +73,27 @@ SELECT
     extract(epoch FROM clock.now - request.created_at)::float8,
     extract(epoch FROM request.locked_until - clock.now)::float8,
     extract(epoch FROM request.expires_at - clock.now)::float8,
-    ARRAY(SELECT jsonb_object_keys(request.steps))
+    ARRAY(SELECT jsonb_object_keys(request.steps)),
+    counted.idle,
+    counted.leased
+FROM request
+CROSS JOIN clock
+LEFT JOIN counted ON true
+ORDER BY request.rank, request.locked_until, request.id
+"""
+
+# How many requests have no response yet, by state: by the partial index alone.
+COUNT_UNFINISHED = """
+SELECT
+    CASE
+        WHEN request.locked_until > clock.now THEN 'leased'
+        WHEN request.locked_until IS NULL THEN 'free'
+        ELSE 'abandoned'
+    END,
+    count(*)
 FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_idempotencykey AS request
 WHERE request.completed_at IS NULL
-    AND (%(id)s::bigint IS NULL OR request.id = %(id)s::bigint)
-ORDER BY request.locked_until > clock.now NULLS FIRST, request.locked_until, request.id
+GROUP BY 1
 """
 
 # What is to be resolved, and whether it may be.

@@ -5,9 +5,16 @@ PostgreSQL manual: 53.13 "pg_locks", 27.2.3 "pg_stat_activity", 9.27 "pg_blockin
 
 # All advisory locks of this database, held and waited for, with who holds or waits.
 # In the order of AdvisoryLock's fields, because there may be ten thousand rows; its name is made
-# from the application_name. A prepared transaction's locks have no pid. pg_blocking_pids() takes
-# every lock partition for a moment, so it is asked only about those who wait.
+# from the application_name, and who blocks a waiter from the other rows. A prepared transaction's
+# locks have no pid. Where the latest statement of a backend is one of sql.advisory, its text says
+# nothing that the lock doesn't say, and a thousand locks would repeat it a thousand times: instead
+# comes the number that it locked, or 'several'. The last column: whether the backend waits for a
+# lock that is not in this list (a row's, a table's).
 ADVISORY_LOCKS = """
+WITH every AS MATERIALIZED (
+    SELECT pid, locktype, database, classid, objid, objsubid, mode, granted, waitstart
+    FROM pg_locks
+)
 SELECT
     CASE locks.objsubid WHEN 1 THEN locks.classid::bigint << 32 | locks.objid::bigint END,
     locks.classid::bigint,
@@ -15,54 +22,180 @@ SELECT
     locks.mode = 'ShareLock',
     locks.granted,
     locks.pid,
-    CASE WHEN locks.granted THEN '{}' ELSE pg_blocking_pids(locks.pid) END,
     extract(epoch FROM clock_timestamp() - locks.waitstart)::float8,
     extract(epoch FROM clock_timestamp() - activity.xact_start)::float8,
     activity.application_name,
+    activity.usename,
+    activity.client,
+    activity.state,
+    CASE WHEN activity.locked IS NULL THEN activity.query END,
+    activity.hidden,
+    activity.backend_start,
+    activity.locked,
+    elsewhere.pid IS NOT NULL
+FROM every AS locks
+LEFT JOIN (
+    SELECT
+        pid,
+        xact_start,
+        application_name,
+        usename::text,
+        host(client_addr) AS client,
+        state,
+        query,
+        coalesce(query = '<insufficient privilege>', false) AS hidden,
+        backend_start,
+        CASE
+            WHEN strpos(query, 'pg_is_in_recovery() THEN ''standby''') > 0
+                THEN coalesce(
+                    substring(query FROM 'xact_lock(?:_shared)?[(](-?[0-9]+)[)]'), 'several'
+                )
+            WHEN query = 'RELEASE SAVEPOINT dblock' THEN 'several'
+        END AS locked
+    FROM pg_stat_activity
+    OFFSET 0
+) AS activity ON activity.pid = locks.pid
+LEFT JOIN (
+    SELECT DISTINCT pid FROM every WHERE NOT granted AND locktype <> 'advisory'
+) AS elsewhere ON elsewhere.pid = locks.pid
+WHERE locks.locktype = 'advisory'
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
+"""
+
+# What these backends wait for besides advisory locks, behind whom, and behind whom those wait: the
+# chains are followed to their ends, through locks of every type. pg_blocking_pids() takes every
+# lock partition for a moment, so each waiter of this database is asked about once. A waiter for a
+# row waits for the transaction that changed it, and meanwhile holds the row's tuple lock, which
+# tells the table. 0 stands for a prepared transaction.
+# Of each backend: which tables of this database it has locked, the strongest locks first; whatever
+# the server hides from other roles is null.
+WAITS_ELSEWHERE = """
+WITH RECURSIVE every AS MATERIALIZED (
+    SELECT * FROM pg_locks
+), waits AS MATERIALIZED (
+    SELECT
+        every.pid,
+        extract(epoch FROM clock_timestamp() - every.waitstart)::float8 AS waiting,
+        concat_ws(
+            '/', every.locktype, every.database, every.relation, every.page, every.tuple,
+            every.virtualxid, every.transactionid, every.classid, every.objid, every.objsubid
+        ) AS lock,
+        CASE
+            WHEN every.locktype IN ('tuple', 'transactionid') THEN coalesce(
+                'a row of ' || coalesce(every.relation, (
+                    SELECT row_of.relation
+                    FROM every AS row_of
+                    WHERE row_of.pid = every.pid AND row_of.locktype = 'tuple' AND row_of.granted
+                    LIMIT 1
+                ))::regclass::text,
+                'another transaction'
+            )
+            WHEN every.locktype = 'relation' THEN every.relation::regclass::text
+            ELSE every.locktype
+        END AS waits_for,
+        pg_blocking_pids(every.pid) AS blocked_by
+    FROM every
+    JOIN pg_stat_activity AS activity ON activity.pid = every.pid
+    WHERE NOT every.granted
+        AND every.locktype <> 'advisory'
+        AND activity.datname = current_database()
+), chain (pid) AS (
+    SELECT pid FROM unnest(%(pids)s::int[]) AS pid
+    UNION
+    SELECT blocker.pid
+    FROM chain
+    JOIN waits ON waits.pid = chain.pid
+    CROSS JOIN LATERAL unnest(waits.blocked_by) AS blocker (pid)
+)
+SELECT
+    chain.pid,
+    waits.waits_for,
+    waits.lock,
+    waits.waiting,
+    coalesce(waits.blocked_by, '{}'),
+    ARRAY(
+        SELECT tables.oid::regclass::text
+        FROM every AS held
+        JOIN pg_class AS tables ON tables.oid = held.relation AND tables.relkind IN ('r', 'p', 'm')
+        WHERE held.pid = chain.pid
+            AND held.locktype = 'relation'
+            AND held.granted
+            AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND tables.relnamespace <> 'pg_catalog'::regnamespace
+        GROUP BY tables.oid
+        ORDER BY max(array_position(ARRAY[
+            'AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock',
+            'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'
+        ], held.mode)) DESC, tables.oid
+        LIMIT 5
+    ),
+    activity.application_name,
+    extract(epoch FROM clock_timestamp() - activity.xact_start)::float8,
     activity.usename::text,
     host(activity.client_addr),
     activity.state,
     activity.query,
     coalesce(activity.query = '<insufficient privilege>', false),
     activity.backend_start
-FROM pg_locks AS locks
-LEFT JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
-WHERE locks.locktype = 'advisory'
-    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
+FROM chain
+LEFT JOIN waits ON waits.pid = chain.pid
+LEFT JOIN pg_stat_activity AS activity ON activity.pid = chain.pid
+ORDER BY waits.waiting DESC NULLS LAST, chain.pid
 """
 
-# The leases as they are by the server's clock, read once for all; those that are over come last.
+# The leases by the server's clock, read once for all; those that have ended come last, and only so
+# many of them: a table can hold a million. Each branch is cut before the waiters are looked up.
 # The metadata travels as text, because what comes of jsonb depends on who set up the connection.
 FENCED_LEASES = """
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), lease AS (
+    (
+        SELECT lock.*, clock.now, false AS ended
+        FROM clock, django_dblock_fencedlock AS lock
+        WHERE lock.expires_at + lock.lock_delay > clock.now
+            AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
+            AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+    )
+    UNION ALL
+    (
+        SELECT lock.*, clock.now, true
+        FROM clock, django_dblock_fencedlock AS lock
+        WHERE %(expired)s
+            AND lock.expires_at + lock.lock_delay <= clock.now
+            AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
+            AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+        ORDER BY lock.name, lock.slot
+        LIMIT %(limit)s::bigint
+    )
+)
 SELECT
     lease.name,
     lease.slot,
     CASE
-        WHEN lease.expires_at > clock.now THEN 'held'
-        WHEN lease.expires_at + lease.lock_delay > clock.now THEN 'delayed'
+        WHEN lease.expires_at > lease.now THEN 'held'
+        WHEN NOT lease.ended THEN 'delayed'
         ELSE 'expired'
     END,
     lease.token,
     lease.owner,
-    extract(epoch FROM clock.now - lease.acquired_at)::float8,
-    extract(epoch FROM clock.now - lease.renewed_at)::float8,
-    extract(epoch FROM lease.expires_at - clock.now)::float8,
+    extract(epoch FROM lease.now - lease.acquired_at)::float8,
+    extract(epoch FROM lease.now - lease.renewed_at)::float8,
+    extract(epoch FROM lease.expires_at - lease.now)::float8,
     extract(epoch FROM lease.lock_delay)::float8,
-    extract(epoch FROM lease.expires_at + lease.lock_delay - clock.now)::float8,
+    extract(epoch FROM lease.expires_at + lease.lock_delay - lease.now)::float8,
     lease.grants,
     lease.metadata::text,
     ARRAY(
         SELECT ticket.owner::text
         FROM django_dblock_fencedticket AS ticket
         WHERE ticket.name = lease.name AND ticket.slot = lease.slot
-            AND ticket.expires_at > clock.now
+            AND ticket.expires_at > lease.now
         ORDER BY ticket.id
     )
-FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock, django_dblock_fencedlock AS lease
-WHERE (%(name)s::text IS NULL OR lease.name = %(name)s::text)
-    AND (%(expired)s OR lease.expires_at + lease.lock_delay > clock.now)
-ORDER BY lease.expires_at + lease.lock_delay <= clock.now, lease.name, lease.slot
+FROM lease
+ORDER BY lease.ended, lease.name, lease.slot
 """
 
 

@@ -1,0 +1,186 @@
+"""The monitor and ``dblock list`` name the session that all others wait for, whatever it locks.
+
+Only advisory locks used to be followed: with A holding a row lock and B holding an advisory lock
+while it waits for A's row, B was named, in red, with a link that ends it.
+"""
+
+import json
+from io import StringIO
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+
+from tests.helpers import observe
+from tests.monitor.conftest import PAGE
+from tests.monitor.test_page import shown, words
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def listed(*arguments):
+    out = StringIO()
+    call_command("dblock", "list", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def pid_of(session):
+    return session.info.backend_pid
+
+
+def send_and_see_it_wait(stage, session, statement):
+    """Send a statement that waits for a lock of any type."""
+    session.pgconn.send_query(statement.encode())
+    observe.until(
+        lambda: stage.observer.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s", [pid_of(session)]
+        ).fetchone(),
+        f"{pid_of(session)} waits",
+    )
+
+
+@pytest.fixture
+def row_lock(stage, db):
+    """A holds a row lock; B holds an advisory lock and waits for the row; two wait for B."""
+    User.objects.create(username="x")
+    found = {"A": stage.session("report"), "B": stage.session("gunicorn")}
+    found["A"].execute("BEGIN")
+    found["A"].execute("SELECT id FROM auth_user WHERE username = 'x' FOR UPDATE")
+    stage.hold(found["B"], ("inventory", "x"))
+    update = "UPDATE auth_user SET first_name = '1' WHERE username = 'x'"
+    send_and_see_it_wait(stage, found["B"], update)
+    for name in ("C", "D"):
+        found[name] = stage.session("gunicorn")
+        stage.want(found[name], "inventory", "x")
+    return found
+
+
+class TestRowLock:
+    def test_monitor_names_row_lock_holder(self, root, row_lock):
+        said = words(shown(root))
+        assert f"{pid_of(row_lock['A'])} report keeps 3 waiting" in said
+        assert f"{pid_of(row_lock['B'])} gunicorn keeps" not in said
+
+    def test_monitor_draws_what_outsider_holds_and_ran(self, root, row_lock):
+        page = shown(root)
+        said = words(page)
+        assert "a row of auth_user" in said
+        assert "SELECT id FROM auth_user" in said
+        graph = page.split("<svg class=\"dblock-graph\"")[1].split("</svg>\n</div>")[0]
+        assert f"{pid_of(row_lock['A'])}  report" in graph
+
+    def test_monitor_marks_holder_as_waiting_for_row(self, root, row_lock):
+        said = words(shown(root))
+        sessions = said.split("Advisory locks, by who holds them")[1]
+        assert "waits for a row of auth_user" in sessions
+
+    def test_list_names_row_lock_holder(self, row_lock):
+        table = listed()
+        [line] = [line for line in table.splitlines() if line.startswith(str(pid_of(row_lock["A"])))]
+        assert "report" in line
+        assert "auth_user" in line
+        assert "3" in line
+        held = next(line for line in table.splitlines() if " held" in line)
+        assert f"waits for a row of auth_user behind {pid_of(row_lock['A'])}" in held
+
+    def test_list_json_has_outsiders(self, row_lock):
+        found = json.loads(listed("--json"))
+        [blocker] = found["blockers"]
+        assert blocker["pid"] == pid_of(row_lock["A"])
+        assert blocker["program"] == "report"
+        assert blocker["keeps"] == 3
+        assert "auth_user" in json.dumps(blocker["holds"])
+        assert "FOR UPDATE" in blocker["query"]
+
+
+class TestOtherLockTypes:
+    def test_relation_lock_holder_is_named(self, root, stage):
+        """A migration's table lock, and a holder of an advisory lock that waits for the table."""
+        migration, holder, waiter = (stage.session(name) for name in ("migrate", "shop", "shop"))
+        migration.execute("BEGIN; LOCK TABLE auth_user IN ACCESS EXCLUSIVE MODE")
+        stage.hold(holder, ("inventory", "x"))
+        send_and_see_it_wait(stage, holder, "SELECT count(*) FROM auth_user")
+        stage.want(waiter, "inventory", "x")
+        try:
+            table = listed()
+            said = words(shown_without_users(root))
+        finally:
+            migration.execute("ROLLBACK")
+        assert f"waits for auth_user behind {pid_of(migration)}" in table
+        assert f"{pid_of(migration)} migrate keeps 2 waiting" in said
+
+    def test_chain_over_two_outsiders_ends_at_the_last(self, stage):
+        User.objects.create(username="x")
+        User.objects.create(username="y")
+        first, second, holder = (stage.session(name) for name in ("first", "second", "shop"))
+        first.execute("BEGIN; SELECT id FROM auth_user WHERE username = 'x' FOR UPDATE")
+        second.execute("BEGIN; SELECT id FROM auth_user WHERE username = 'y' FOR UPDATE")
+        send_and_see_it_wait(stage, second, "UPDATE auth_user SET last_name='' WHERE username='x'")
+        stage.hold(holder, ("inventory", "x"))
+        send_and_see_it_wait(stage, holder, "UPDATE auth_user SET last_name='' WHERE username='y'")
+        found = json.loads(listed("--json"))["blockers"]
+        keeps = {each["program"]: each["keeps"] for each in found}
+        waits = {each["program"]: each["waits_for"] for each in found}
+        assert keeps == {"first": 2, "second": 1}
+        assert waits == {"first": None, "second": "a row of auth_user"}
+
+    def test_nobody_is_an_outsider_when_nobody_waits_elsewhere(self, stage, statements):
+        stage.hold(stage.session("shop"), ("inventory", "x"))
+        with statements() as sent:
+            found = json.loads(listed("--json"))
+        assert found["blockers"] == []
+        assert len(sent) == 3, "locks, leases, requests: no statement more"
+
+
+def shown_without_users(client):
+    """The page, where auth_user is locked: the session of a user can't be read."""
+    from django.contrib.auth.models import User
+    from django.contrib import admin
+    from django.test import RequestFactory
+
+    from django_dblock.monitor import views
+
+    request = RequestFactory().get(PAGE)
+    request.user = User(username="root", is_superuser=True, is_active=True, is_staff=True)
+    answer = views.show(request, admin.site)
+    answer.render()
+    return answer.content.decode()
+
+
+class TestWhatItRan:
+    def test_list_shows_program_and_not_our_statement(self, stage):
+        from django_dblock import advisory_lock
+
+        with advisory_lock("inventory", "x"):
+            observed = []
+            import threading
+
+            from django.db import connections
+
+            def look():
+                observed.append((listed(), listed("--json")))
+                connections.close_all()
+
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+        [(table, text)] = observed
+        assert "pg_try_advisory_xact_lock" not in table
+        assert "took this lock as its last statement" in table
+        assert "tests" in table.splitlines()[1], "the program's name"
+        [lock] = json.loads(text)["advisory"]
+        assert (lock["query"], lock["last_statement"]) == (None, "took this lock")
+
+
+class TestLongQueues:
+    def test_chain_of_waiters_is_not_repeated_on_each_line(self, stage):
+        """The 40th waiter used to name all 39 in front of it: the text grew with the square."""
+        stage.hold(stage.session("shop"), ("inventory", "x"))
+        holder = pid_of(stage._opened[-1])
+        for _ in range(20):
+            stage.want(stage.session("shop"), "inventory", "x")
+        found = json.loads(listed("--json"))["advisory"]
+        waiting = [lock for lock in found if not lock["granted"]]
+        assert [lock["blocked_by"] for lock in waiting] == [[holder]] * 20
+        assert [lock["place"] for lock in waiting] == list(range(1, 21))
+        assert f"waits for {holder}, 20th in the queue" in listed().replace("20 of 20", "20th in the queue")
