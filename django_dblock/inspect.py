@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
@@ -176,7 +176,7 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
     return lock_waits(using).locks
 
 
-def lock_waits(using: str | None = None) -> LockWaits:
+def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> LockWaits:
     """Return every advisory lock, and who blocks whom, across all types of locks.
 
     A backend that holds an advisory lock may itself wait for a row or a table that a backend
@@ -185,6 +185,9 @@ def lock_waits(using: str | None = None) -> LockWaits:
 
     Args:
         using: the database alias, as in :func:`django_dblock.advisory_lock`.
+        own_namespace: if the project has namespaces, only the locks of sessions whose labels show
+            a key of the current namespace. Every other session that blocks one of these is among
+            the blockers, without its statement. Where labels are off, no lock can be attributed.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL.
@@ -206,7 +209,14 @@ def lock_waits(using: str | None = None) -> LockWaits:
         if waits_for is not None
     ]
     locks = _locks(rows, {wait.pid: wait for wait in waits})
-    return LockWaits(locks, _blocking_sessions(locks, waits, chain), waits)
+    if not (own_namespace and conf.has_namespaces):
+        return LockWaits(locks, _blocking_sessions(locks, waits, chain), waits)
+    own = {lock.pid for lock in locks if lock.name is not None}
+    locks = [lock for lock in locks if lock.pid in own]
+    blockers = _blocking_sessions(locks, waits, chain)
+    keeping = [replace(session, query=None) for session in blockers if session.keeps]
+    shown = own.union(session.pid for session in keeping)
+    return LockWaits(locks, keeping, [wait for wait in waits if wait.pid in shown])
 
 
 def _locks(rows: Sequence[tuple[Any, ...]], waits: Mapping[int, OtherWait]) -> list[AdvisoryLock]:
@@ -233,12 +243,9 @@ def _locks(rows: Sequence[tuple[Any, ...]], waits: Mapping[int, OtherWait]) -> l
         elif elsewhere and pid in waits:
             wait = waits[pid]
             blocked_by, waits_for, waiting = wait.blocked_by, wait.waits_for, wait.waiting
-        locks.append(
-            AdvisoryLock(
-                name, *row[:6], blocked_by[:MOST_BLOCKERS], waiting, *rest, place, waits_for,
-                None if locked is None else _last_statement(locked, number, granted=granted),
-            )
-        )  # fmt: skip
+        last = None if locked is None else _last_statement(locked, number, granted=granted)
+        facts = (*row[:6], blocked_by[:MOST_BLOCKERS], waiting, *rest, place, waits_for, last)
+        locks.append(AdvisoryLock(name, *facts))
     return locks
 
 
@@ -427,6 +434,18 @@ def _like(pattern: str) -> str:
     for special in "\\%_":
         pattern = pattern.replace(special, f"\\{special}")
     return pattern.replace("*", "%").replace("?", "_")
+
+
+def is_own_lease(name: str, namespace: str) -> bool:
+    """Return whether a lease belongs to the namespace, by its name in the table.
+
+    If the project has no namespaces, every lease does.
+    """
+    if not conf.has_namespaces:
+        return True
+    if not namespace:
+        return "::" not in name
+    return name.startswith(f"{namespace}::")
 
 
 @dataclass(frozen=True, slots=True)

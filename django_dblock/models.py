@@ -51,7 +51,10 @@ class LockMonitor(FencedLock):
         proxy = True
         verbose_name = verbose_name_plural = _("lock monitor")
         default_permissions = ("view",)
-        permissions = (("terminate_backend", "Can end a connection that holds or awaits a lock"),)
+        permissions = (
+            ("terminate_backend", "Can end a connection that holds or awaits a lock"),
+            ("view_other_namespaces", "Can see and end locks of other namespaces and programs"),
+        )
 
 
 class FencedTicket(models.Model):

@@ -35,7 +35,8 @@ class TestList:
     def test_nothing_is_locked(self):
         assert run("list") == "Nothing is locked.\n"
         assert json.loads(run("list", "--json")) == {
-            "schema": 1, "advisory": [], "fenced": [], "idempotency": [],
+            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "idempotency": [],
+            "notes": [],
         }  # fmt: skip
 
     def test_the_table_names_holders_and_waiters(self, rendering, observer):
@@ -43,7 +44,8 @@ class TestList:
             shown = run("list")
         [title, holder, waiting] = shown.splitlines()
         assert title.split() == [
-            "lock", "mode", "state", "pid", "for", "transaction", "user", "client", "query",
+            "lock", "mode", "state", "pid", "program", "for", "transaction", "user", "client",
+            "last", "statement",
         ]  # fmt: skip
         assert holder.startswith("inventory:sku-1  exclusive  held")
         pid = connection.connection.info.backend_pid
@@ -66,7 +68,7 @@ class TestList:
         assert lock.keys() == {
             "name", "key_id", "classid", "objid", "shared", "granted", "pid", "blocked_by",
             "waiting", "transaction_age", "application_name", "user", "client", "state", "query",
-            "hidden", "backend_start",
+            "hidden", "backend_start", "place", "waits_for", "last_statement",
         }  # fmt: skip
 
     def test_filters(self, observer):

@@ -175,7 +175,7 @@ class TestTrapPictureOfTheTransaction:
             late = connect()
             late.execute(LOCK)
             stale = sql.TERMINATE.replace("pg_stat_clear_snapshot()::text", "''")
-            cursor.execute(stale, {"pid": pid_of(late), "backend_start": None})
+            cursor.execute(stale, {"pid": pid_of(late), "backend_start": None, "blocking": False})
             assert cursor.fetchall() == []
         assert is_alive(late)
         late.close()

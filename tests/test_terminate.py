@@ -35,7 +35,7 @@ def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):  # noqa:
 def test_two_statements_beside_the_block(holding, statements):  # noqa: F811
     with statements() as sent:
         run("terminate", str(pid_of(holding)), "--yes")
-    assert [query["sql"].split()[0] for query in sent] == ["SELECT", "BEGIN", "SELECT", "COMMIT"]
+    assert [query["sql"].split()[0] for query in sent] == ["WITH", "BEGIN", "SELECT", "COMMIT"]
 
 
 def test_it_asks(holding, observer, says):  # noqa: F811

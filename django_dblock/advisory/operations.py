@@ -19,6 +19,7 @@ def terminate_backend(
     backend_start: datetime | None = None,
     by: str | None = None,
     using: str | None = None,
+    blocking: bool = False,
 ) -> bool:
     """End the connection of a backend that holds or waits for an advisory lock; whether one was.
 
@@ -38,6 +39,8 @@ def terminate_backend(
             :class:`django_dblock.inspect.AdvisoryLock`; if not given, any that has this number now.
         by: who does this, for the audit log; the database role if not given.
         using: the database alias, as in ``advisory_lock``.
+        blocking: also a backend without an advisory lock, if a session of this database waits for
+            a lock of any type that the backend holds.
 
     Raises:
         TerminationRefused: the role may not end it, or not see that it is the same; nothing is
@@ -53,7 +56,10 @@ def terminate_backend(
     alias = connection.alias
     try:
         with transaction.atomic(using=alias), connection.cursor() as cursor:
-            cursor.execute(sql.TERMINATE, {"pid": pid, "backend_start": backend_start})
+            cursor.execute(
+                sql.TERMINATE,
+                {"pid": pid, "backend_start": backend_start, "blocking": blocking},
+            )
             row = cursor.fetchone()
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:

@@ -10,16 +10,17 @@ from django.db import Error
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from django_dblock.conf import conf
 from django_dblock.exceptions import UnsupportedDatabase
 from django_dblock.inspect import (
     AdvisoryLock,
     BlockingSession,
     FencedLease,
     LockWaits,
-    OtherWait,
     Requests,
     UnfinishedRequest,
     fenced_leases,
+    is_own_lease,
     lock_waits,
     read_requests,
 )
@@ -82,7 +83,7 @@ class Held:
 class Session:
     """A backend, or a prepared transaction, that holds locks; the most wanted of them first."""
 
-    lock: AdvisoryLock
+    lock: AdvisoryLock | BlockingSession
     program: str
     user: str
     query: str
@@ -175,30 +176,24 @@ class Page:
 
 
 def make(
-    locks: Sequence[AdvisoryLock],
+    lock_waits: LockWaits,
     leases: Sequence[FencedLease],
-    requests: Sequence[UnfinishedRequest],
+    requests: Requests,
     *,
     at: datetime,
     search: str = "",
-    others: Sequence[BlockingSession] = (),
-    other_waits: Sequence[OtherWait] = (),
-    counted: tuple[int, int] | None = None,
 ) -> Page:
     """Sort what was read, and keep what matches and fits.
 
     Args:
-        locks: as :func:`django_dblock.inspect.advisory_locks` returns them.
-        leases: likewise, as ``fenced_leases()``.
-        requests: likewise, as ``unfinished_requests()``.
+        lock_waits: as :func:`django_dblock.inspect.lock_waits` returns them.
+        leases: as :func:`django_dblock.inspect.fenced_leases` returns them.
+        requests: as :func:`django_dblock.inspect.read_requests` returns them.
         at: when they were read.
         search: only what has this in its name, program, owner, role or number.
-        others: backends without an advisory lock that block the others.
-        other_waits: the waits that lead to them.
-        counted: how many requests nobody works on, and how many somebody works on, where not all
-            were read.
     """
-    found = queues(locks, leases, others, other_waits)
+    locks, others = lock_waits.locks, lock_waits.blockers
+    found = queues(locks, leases, others, lock_waits.waits)
     words = search.casefold()
     roots = blockers([queue for queue in found if _queue_has(queue, words)])
     sessions = _sessions(locks)
@@ -207,9 +202,7 @@ def make(
         names[lock.pid].append(called(lock))
     lease_rows = [_lease(lease) for lease in leases]
     in_front = {f"session:{lock.pid}": lock.blocked_by for lock in locks if not lock.granted}
-    in_front |= {f"session:{wait.pid}": wait.blocked_by for wait in other_waits}
-    idle = sum(request.state != "leased" for request in requests)
-    idle, leased = counted or (idle, len(requests) - idle)
+    in_front |= {f"session:{wait.pid}": wait.blocked_by for wait in lock_waits.waits}
     waits = [wait for queue in found for wait in _waits(queue, in_front)]
     waits.sort(key=lambda wait: -(wait.party.lasting or 0))
     return Page(
@@ -220,8 +213,8 @@ def make(
             sessions=len(sessions),
             leases=len(leases),
             late=sum(row.late for row in lease_rows),
-            requests=idle + leased,
-            abandoned=idle,
+            requests=requests.idle + requests.leased,
+            abandoned=requests.idle,
         ),
         blockers=Section(tuple(roots[:MOST_BLOCKERS]), len(roots)),
         picture=draw([queue for queue in found if _queue_has(queue, words)]),
@@ -237,14 +230,14 @@ def make(
             lambda row: _has(words, row.name, row.owner, row.metadata),
         ),
         requests=_section(
-            [_request(request) for request in requests],
+            map(_request, requests.rows),
             lambda row: _has(words, row.name, row.what, row.owner),
         ),
         others=_section(
             map(_other_session, others),
             lambda each: _has(words, each.program, each.user, str(each.session.pid), *each.holds),
         ),
-        hidden=any(each.hidden for each in (*locks, *others)),
+        hidden=any(lock.hidden for lock in locks) or any(other.hidden for other in others),
         at=at,
         search=search,
     )
@@ -254,6 +247,25 @@ def one_session(locks: Sequence[AdvisoryLock], mine: Sequence[AdvisoryLock]) -> 
     """Return one backend, with what it holds and waits for, and how many wait for that."""
     waiting = {lock.pid: lock.waiting for lock in mine if not lock.granted}
     return _session(list(mine), _wanted(locks), waiting)
+
+
+def one_blocker(session: BlockingSession) -> Session:
+    """Return a backend without an advisory lock, with the rows and tables that it holds."""
+    other = _other_session(session)
+    return Session(
+        lock=session,
+        program=other.program,
+        user=other.user,
+        query=other.query,
+        held=tuple(
+            Held(name, shared=False, waiters=0 if number else session.keeps)
+            for number, name in enumerate(other.holds)
+        ),
+        more_held=0,
+        waiters=session.keeps,
+        waiting=session.waiting,
+        waits_for=other.waits_for,
+    )
 
 
 def _section(rows: Iterable[_Row], matches: Callable[[_Row], bool]) -> Section[_Row]:
@@ -362,31 +374,32 @@ def _request(request: UnfinishedRequest) -> RequestRow:
 _UNDEFINED_TABLE = "42P01"
 
 
-def read(using: str | None, search: str = "") -> tuple[Page, list[str]]:
+def read(
+    using: str | None, search: str = "", *, own_namespace: bool = False
+) -> tuple[Page, list[str]]:
     """Return the page of one alias, and in words what could not be read. Three statements.
 
     Not to be called in a transaction: what the server refuses would end it.
     """
     told: list[str] = []
-    waits = _asked(lambda: lock_waits(using), LockWaits([], [], []), _("Advisory locks"), told)
-    leases = _asked(lambda: fenced_leases(using), [], _("Leases"), told)
+    waits = _asked(
+        lambda: lock_waits(using, own_namespace=own_namespace),
+        LockWaits([], [], []),
+        _("Advisory locks"),
+        told,
+    )
+    nothing: list[FencedLease] = []
+    leases = _asked(lambda: fenced_leases(using), nothing, _("Leases"), told)
     requests = _asked(
         lambda: read_requests(using, limit=None if search else MOST_ROWS),
         Requests([], 0, 0),
         _("Requests"),
         told,
     )
-    shown = make(
-        waits.locks,
-        leases,
-        requests.rows,
-        at=timezone.now(),
-        search=search,
-        others=waits.blockers,
-        other_waits=waits.waits,
-        counted=(requests.idle, requests.leased),
-    )
-    return shown, told
+    if own_namespace:
+        namespace = conf.namespace
+        leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]
+    return make(waits, leases, requests, at=timezone.now(), search=search), told
 
 
 def _asked(ask: Callable[[], _Read], nothing: _Read, what: str, told: list[str]) -> _Read:

@@ -24,10 +24,16 @@ from django_dblock.core.logging import audit_log
 from django_dblock.exceptions import DblockError
 from django_dblock.fencing.operations import force_release_grant
 from django_dblock.fencing.store import alias_for
-from django_dblock.inspect import AdvisoryLock, FencedLease, advisory_locks, fenced_leases
+from django_dblock.inspect import (
+    FencedLease,
+    LockWaits,
+    fenced_leases,
+    is_own_lease,
+    lock_waits,
+)
 from django_dblock.models import FencedLock, LockMonitor
 from django_dblock.monitor.formatting import one_line, visible
-from django_dblock.monitor.page import one_session, read
+from django_dblock.monitor.page import one_blocker, one_session, read
 
 # Who ended what: in the audit log, and in the admin's own.
 
@@ -123,6 +129,7 @@ def requested_refresh(request: HttpRequest) -> int:
 
 MAY_RELEASE = "django_dblock.release_fencedlock"
 MAY_TERMINATE = "django_dblock.terminate_backend"
+MAY_SEE_OTHERS = "django_dblock.view_other_namespaces"
 
 
 def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
@@ -133,7 +140,8 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """
     using, search = requested_alias(request), requested_search(request)
     refresh = requested_refresh(request)
-    shown, told = read(using, search)
+    sees_others = request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr] # signed in
+    shown, told = read(using, search, own_namespace=not sees_others)
     kept: dict[str, Any] = {"using": using, "q": search}
     context = {
         "page": shown,
@@ -143,6 +151,8 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
         "search": search,
         "may_release": request.user.has_perm(MAY_RELEASE),  # type: ignore[union-attr] # signed in
         "may_terminate": request.user.has_perm(MAY_TERMINATE),  # type: ignore[union-attr]
+        "may_end_others": sees_others,
+        "only_namespace": conf.namespace if conf.has_namespaces and not sees_others else None,
         "release_url": monitor_url(site, RELEASE),
         "terminate_url": monitor_url(site, TERMINATE),
     }
@@ -230,6 +240,7 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
     back = HttpResponseRedirect(monitor_url(site, using=using))
     if request.method == "POST":
         for grant in [Grant.read(text) for text in request.POST.getlist("grant")]:
+            _need_own_lease(request, grant.name)
             _release(request, grant, using)
         return back
     wanted = set(request.GET.getlist("lease"))
@@ -244,10 +255,20 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
     return ask(request, site, "release", {"title": _("End a lease by force"), "rows": rows})
 
 
+def _need_own_lease(request: HttpRequest, name: str) -> None:
+    if not is_own_lease(name, conf.namespace):
+        need(request, MAY_SEE_OTHERS)
+
+
 def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
-    """Return them; None if that could not be asked, and was told."""
+    """Return the held leases that the user may see; None after an error, which is shown."""
+    namespace, sees_others = conf.namespace, request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr]
     try:
-        return [lease for lease in fenced_leases(using) if lease.state == "held"]
+        return [
+            lease
+            for lease in fenced_leases(using)
+            if lease.state == "held" and (sees_others or is_own_lease(lease.name, namespace))
+        ]
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
         return None
@@ -293,14 +314,26 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
     using = requested_alias(request)
     posted = request.method == "POST"
     pid, start = _meant(request.POST if posted else request.GET)
-    if posted:
-        _terminate(request, pid, start, using)
-    elif (locks := _locks(request, using)) is not None:
-        mine = [lock for lock in locks if (lock.pid, lock.backend_start) == (pid, start)]
-        if mine:
-            context = {"title": _("End a backend"), "session": one_session(locks, mine)}
+    waits = _waits(request, using)
+    if waits is not None:
+        # Where the start is hidden, ending the backend is refused with the reason.
+        starts = (start, None) if posted else (start,)
+        mine = [each for each in waits.locks if each.pid == pid and each.backend_start in starts]
+        others = [
+            each for each in waits.blockers if each.pid == pid and each.backend_start in starts
+        ]
+        if others:
+            need(request, MAY_SEE_OTHERS)
+        if not mine and not others:
+            _say_it_is_gone(request, pid)
+        elif posted:
+            _terminate(request, pid, start, using, blocking=bool(others))
+        else:
+            context = {
+                "title": _("End a backend"),
+                "session": one_session(waits.locks, mine) if mine else one_blocker(others[0]),
+            }
             return ask(request, site, "terminate", context)
-        _say_it_is_gone(request, pid)
     return HttpResponseRedirect(monitor_url(site, using=using))
 
 
@@ -314,19 +347,26 @@ def _meant(given: QueryDict) -> tuple[int, datetime]:
     return pid, start
 
 
-def _locks(request: HttpRequest, using: str | None) -> list[AdvisoryLock] | None:
-    """Return all; None if that could not be asked, and was told."""
+def _waits(request: HttpRequest, using: str | None) -> LockWaits | None:
+    """Return what the user may see; None after an error, which is shown."""
+    sees_others = request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr] # signed in
     try:
-        return advisory_locks(using)
+        return lock_waits(using, own_namespace=not sees_others)
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
         return None
 
 
-def _terminate(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
+def _terminate(
+    request: HttpRequest, pid: int, start: datetime, using: str | None, *, blocking: bool
+) -> None:
     try:
         ended = terminate_backend(
-            pid, backend_start=start, by=request.user.get_username(), using=using
+            pid,
+            backend_start=start,
+            by=request.user.get_username(),
+            using=using,
+            blocking=blocking,
         )
     except (Error, DblockError, ValueError) as error:
         messages.error(request, one_line(str(error)))

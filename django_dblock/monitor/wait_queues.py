@@ -24,6 +24,7 @@ class Party:
         waits: whether it waits, here or elsewhere.
         waits_for: what it waits for, if that is neither an advisory lock nor a lease: ``a row of
             auth_user``; else empty.
+        outsider: whether the backend has no advisory lock that is shown.
         hidden: whether the server hides what it does.
         began: when the backend's connection did; None where hidden, or where there is none.
     """
@@ -37,6 +38,7 @@ class Party:
     hidden: bool
     began: datetime | None
     waits_for: str = ""
+    outsider: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class Blocker:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the blocker holds an advisory lock or a lease, not only rows or tables."""
-        return self.queue.kind != "other"
+        """Whether the blocker has an advisory lock or a lease that is shown, not only rows."""
+        return not self.party.outsider
 
 
 def called(lock: AdvisoryLock) -> str:
@@ -190,6 +192,7 @@ class _Parties:
             hidden=source.hidden,
             began=source.backend_start,
             waits_for=visible(elsewhere.waits_for) if elsewhere else "",
+            outsider=isinstance(source, BlockingSession),
         )
 
 

@@ -141,6 +141,7 @@ BEGIN = "BEGIN"
 # End a backend, if it is still the one that was seen, and still has to do with a lock of this
 # database. Numbers of processes are used again, so the picture that an open transaction keeps of
 # the backends is thrown away first, which is why the number is made to depend on that.
+# With blocking also one that has no such lock, but blocks somebody who is connected here.
 # The last column is null where nothing was ended: who asks may not see when the backend began.
 TERMINATE = """
 SELECT
@@ -156,11 +157,23 @@ FROM (SELECT length(pg_stat_clear_snapshot()::text) OFFSET 0) AS fresh (zero)
 CROSS JOIN LATERAL pg_stat_get_activity(%(pid)s::int + fresh.zero) AS backend
 WHERE backend.pid <> pg_backend_pid()
     AND coalesce(backend.backend_start = %(backend_start)s::timestamptz, true)
-    AND EXISTS (
-        SELECT
-        FROM pg_locks AS locks
-        WHERE locks.pid = backend.pid
-            AND locks.locktype = 'advisory'
-            AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (
+        EXISTS (
+            SELECT
+            FROM pg_locks AS locks
+            WHERE locks.pid = backend.pid
+                AND locks.locktype = 'advisory'
+                AND locks.database = (
+                    SELECT oid FROM pg_database WHERE datname = current_database()
+                )
+        )
+        OR %(blocking)s AND EXISTS (
+            SELECT
+            FROM pg_locks AS waits
+            JOIN pg_stat_activity AS waiting ON waiting.pid = waits.pid
+            WHERE NOT waits.granted
+                AND waiting.datname = current_database()
+                AND backend.pid = ANY (pg_blocking_pids(waits.pid))
+        )
     )
 """

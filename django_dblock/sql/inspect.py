@@ -29,7 +29,7 @@ SELECT
     activity.client,
     activity.state,
     CASE WHEN activity.locked IS NULL THEN activity.query END,
-    activity.hidden,
+    coalesce(activity.hidden, false),
     activity.backend_start,
     activity.locked,
     elsewhere.pid IS NOT NULL

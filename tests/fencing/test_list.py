@@ -37,7 +37,7 @@ def test_the_table(rendering, observer):
         ticket(observer, "host:1:MainThread")
         [title, kept, held, over] = run("list").splitlines()
     assert title.split() == [
-        "fenced", "lock", "slot", "state", "token", "owner", "age", "free", "in", "renewed",
+        "lease", "slot", "state", "token", "owner", "age", "free", "in", "renewed",
         "grants", "delay", "waiting",
     ]  # fmt: skip
     assert held.split()[:4] == [NAME, "0", "held", str(lock.token)]
@@ -46,24 +46,27 @@ def test_the_table(rendering, observer):
     assert over.split()[:3] == ["over", "0", "expired"]
 
 
-def test_a_long_name_is_cut_in_the_table_and_whole_in_json(rendering, observer):
+def test_names_are_whole_in_a_pipe_and_shortened_on_a_terminal(observer, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     long = f"begin{'-' * 180}end"
     with fenced_lock(long, ttl=60):
         observer.execute("UPDATE django_dblock_fencedlock SET owner = %s", ["h" * 255])
         ticket(observer, "w" * 255, name=long)
-        [_, line] = run("list").splitlines()
+        piped = run("list")
+        terminal = Terminal()
+        call_command("dblock", "list", stdout=terminal, no_color=True)
         [lease] = shown()["fenced"]
-    [name, *_, waiting] = line.split()
-    assert name == f"begin{'-' * 34}…{'-' * 17}end"
-    assert f"{'h' * 39}…{'h' * 20}" in line
-    assert waiting == f"{'w' * 39}…{'w' * 20}"
+    for text in (long, "h" * 255, "w" * 255):
+        assert text in piped
+        assert text not in terminal.getvalue()
+    assert f"begin{'-' * 34}…{'-' * 17}end" in terminal.getvalue()
     assert (lease["name"], lease["owner"], lease["waiting"]) == (long, "h" * 255, ["w" * 255])
 
 
 def test_both_kinds_a_table_each(rendering):
     with fenced_lock(NAME, ttl=60), advisory_lock("a"):
         lines = run("list").splitlines()
-        assert [line.partition(" ")[0] for line in lines] == ["lock", "a", "", "fenced", NAME]
+        assert [line.partition(" ")[0] for line in lines] == ["lock", "a", "", "lease", NAME]
         assert run("list", "--kind", "advisory").splitlines()[0].startswith("lock")
         assert len(run("list", "--kind", "fenced").splitlines()) == 2
 
@@ -85,8 +88,10 @@ def test_json_has_every_field():
 
 
 def test_only_one_kind():
-    assert shown("--kind", "fenced") == {"schema": 1, "fenced": []}
-    assert shown("--kind", "advisory") == {"schema": 1, "advisory": []}
+    assert shown("--kind", "fenced") == {"schema": 1, "fenced": [], "notes": []}
+    assert shown("--kind", "advisory") == {
+        "schema": 1, "blockers": [], "advisory": [], "notes": [],
+    }  # fmt: skip
 
 
 def test_one_statement_for_each_kind(statements):
@@ -139,7 +144,10 @@ class TestWithoutTheTable:
         rival.execute("SELECT pg_advisory_lock(7)")
         assert run("list").splitlines()[1].startswith("7 ")
         rival.execute("SELECT pg_advisory_unlock(7)")
-        assert shown() == {"schema": 1, "advisory": [], "fenced": [], "idempotency": []}
+        assert shown() == {
+            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "idempotency": [],
+            "notes": [],
+        }  # fmt: skip
 
     def test_who_asks_for_fenced_ones_is_told(self):
         with pytest.raises(CommandError, match=r"run 'manage.py migrate', or pass --using"):

@@ -264,7 +264,7 @@ class TestTerminate:
 
     def test_no_number_of_a_backend(self, root):
         [said] = follow(root, TERMINATE, {"pid": "-1", "start": "2026-01-01T00:00:00Z"})
-        assert said == "pid=-1 is not the number of a backend"
+        assert said == "Backend -1 has ended, or has no lock any more. Nothing was done."
 
     def test_a_database_that_does_not_answer(self, root, settings):
         settings.DBLOCK_DATABASE = "sqlite"

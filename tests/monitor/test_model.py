@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from django_dblock.inspect import LockWaits, Requests
 from django_dblock.monitor import page
 from tests.monitor.rows import lease, lock, request, wanted
 
@@ -11,7 +12,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def made(locks=(), leases=(), requests=(), search=""):
-    return page.make(locks, leases, requests, at=NOW, search=search)
+    idle = sum(each.state != "leased" for each in requests)
+    read = Requests(requests, idle, len(requests) - idle)
+    return page.make(LockWaits(locks, [], []), leases, read, at=NOW, search=search)
 
 
 def pids(section):
