@@ -247,5 +247,5 @@ def test_help_names_the_subcommands():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert "show what is locked" in " ".join(done.stdout.split())
-    assert "run a command while holding a fenced lock" in " ".join(done.stdout.split())
+    assert "run a command while holding a lock" in " ".join(done.stdout.split())
     assert "print the number that PostgreSQL locks" in " ".join(done.stdout.split())

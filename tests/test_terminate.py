@@ -74,15 +74,17 @@ def test_another_with_the_same_pid_is_not_touched(holding, monkeypatch):  # noqa
     """The operator said yes to the one that was shown."""
     from dataclasses import replace
 
-    shown = terminate.advisory_locks
+    shown = terminate.lock_waits
 
     def earlier(using):
-        return [
+        waits = shown(using)
+        locks = [
             replace(lock, backend_start=lock.backend_start - timedelta(microseconds=1))
-            for lock in shown(using)
+            for lock in waits.locks
         ]
+        return replace(waits, locks=locks)
 
-    monkeypatch.setattr(terminate, "advisory_locks", earlier)
+    monkeypatch.setattr(terminate, "lock_waits", earlier)
     with pytest.raises(CommandError, match="nothing was done"):
         run("terminate", str(pid_of(holding)), "--yes")
     assert is_alive(holding)
@@ -97,7 +99,9 @@ def test_one_that_has_nothing_to_do_with_a_lock_is_refused(pid, rival):
 
 
 def test_one_in_another_database_is_refused(holding):  # noqa: F811
-    with pytest.raises(CommandError, match="of this database, so it is not touched"):
+    with pytest.raises(
+        CommandError, match="neither holds nor waits for an advisory lock of this database"
+    ):
         run("terminate", str(pid_of(holding)), "--yes", "--using", "other")
     assert is_alive(holding)
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -163,6 +164,30 @@ def operator_name() -> str:
         return f"uid {uid}"
     behind = os.environ.get("SUDO_USER") if uid == 0 else None
     return f"{user} (sudo: {behind})" if behind else user
+
+
+# An output that a pipe, a closed descriptor or a terminal without Unicode does not end.
+
+
+def tolerant(output: OutputWrapper) -> OutputWrapper:
+    """Return an output that takes any text: escaped if it can't be encoded, dropped if closed."""
+    file = getattr(output, "_out", None)
+    if file is None:  # python found its descriptor closed
+        return OutputWrapper(Path(os.devnull).open("w", encoding="utf-8"))
+    if hasattr(file, "reconfigure"):
+        file.reconfigure(errors="backslashreplace")
+    return output
+
+
+def discard(stdout: OutputWrapper) -> None:
+    """Drop what is still buffered, so that Python does not complain about it at exit.
+
+    Source: Python manual, "Note on SIGPIPE" in :mod:`signal`.
+    """
+    if getattr(stdout, "_out", None) is sys.stdout:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stdout.fileno())
+        os.close(nowhere)
 
 
 # What is said if a table can't be read.

@@ -23,6 +23,7 @@ from django_dblock.inspect import (
     FencedLease,
     UnfinishedRequest,
     fenced_leases,
+    is_own_lease,
     lock_waits,
     unfinished_requests,
 )
@@ -41,7 +42,7 @@ ADVISORY_COLUMNS = (
 
 def find_advisory_locks(options: dict[str, Any]) -> Found:
     """Return the locks that match the filters, and the sessions that block them."""
-    waits = lock_waits(options["using"])
+    waits = lock_waits(options["using"], own_namespace=not options["all_namespaces"])
     locks = waits.locks
     if options["key"]:
         _, number = parse_key(options["key"], options["using"])
@@ -158,6 +159,9 @@ def find_leases(options: dict[str, Any]) -> Found:
             pattern=options["name"],
             limit=_limit(options),
         )
+    if not options["all_namespaces"]:
+        namespace = conf.namespace
+        leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]
     ended = sum(lease.state == "expired" for lease in leases)
     _note_limit(options, ended, "Leases that have ended")
     return {"fenced": [lease for lease in leases if lease.waiting or not options["blocked"]]}
@@ -269,6 +273,11 @@ def add_filters(parser: CommandParser) -> None:
         "--held",
         action="store_true",
         help="no leases that have ended, and no requests that nobody works on",
+    )
+    parser.add_argument(
+        "--all-namespaces",
+        action="store_true",
+        help="also locks of other namespaces and programs, where DBLOCK_NAMESPACE separates them",
     )
     parser.add_argument(
         "--limit", type=int, default=DEFAULT_LIMIT, metavar="ROWS",

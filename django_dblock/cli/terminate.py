@@ -7,9 +7,9 @@ from django.core.management.base import CommandError, CommandParser, OutputWrapp
 from django_dblock.advisory.operations import terminate_backend
 from django_dblock.cli import console
 from django_dblock.cli.console import confirm, operator_name, printable
-from django_dblock.cli.list import ADVISORY_COLUMNS, advisory_row
+from django_dblock.cli.list import ADVISORY_COLUMNS, BLOCKER_COLUMNS, advisory_row, blocker_row
 from django_dblock.exceptions import TerminationRefused
-from django_dblock.inspect import AdvisoryLock, advisory_locks
+from django_dblock.inspect import AdvisoryLock, BlockingSession, lock_waits
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -28,9 +28,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             or nobody said yes.
     """
     pid, using = options["pid"], options["using"]
-    locks = _locks(pid, using)
-    console.write_table(stdout, ADVISORY_COLUMNS, list(map(advisory_row, locks)))
-    if locks[0].backend_start is None:
+    locks, blockers = _sessions(pid, using)
+    if locks:
+        console.write_table(stdout, ADVISORY_COLUMNS, list(map(advisory_row, locks)))
+    else:
+        console.write_table(stdout, BLOCKER_COLUMNS, list(map(blocker_row, blockers)))
+    backend_start = (locks or blockers)[0].backend_start
+    if backend_start is None:
         raise CommandError(
             f"Backend {pid} was not touched: when its connection began is hidden from this role, "
             f"so it could be another by the time you say yes. Ask as the role that it belongs to, "
@@ -40,7 +44,11 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         confirm(f"End backend {pid}? What it has not committed is rolled back.")
     try:
         ended = terminate_backend(
-            pid, backend_start=locks[0].backend_start, by=operator_name(), using=using
+            pid,
+            backend_start=backend_start,
+            by=operator_name(),
+            using=using,
+            blocking=not locks,
         )
     except TerminationRefused as error:
         raise CommandError(printable(str(error))) from error
@@ -55,12 +63,14 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     )
 
 
-def _locks(pid: int, using: str | None) -> list[AdvisoryLock]:
-    locks = [lock for lock in advisory_locks(using) if lock.pid == pid]
-    if not locks:
+def _sessions(pid: int, using: str | None) -> tuple[list[AdvisoryLock], list[BlockingSession]]:
+    waits = lock_waits(using)
+    locks = [lock for lock in waits.locks if lock.pid == pid]
+    blockers = [session for session in waits.blockers if session.pid == pid]
+    if not locks and not blockers:
         raise CommandError(
-            f"Backend {pid} neither holds nor waits for an advisory lock of this database, so it "
-            f"is not touched. 'dblock list' shows those that do; a fenced lock is ended by 'dblock "
-            f"release'."
+            f"Backend {pid} neither holds nor waits for an advisory lock of this database, nor "
+            f"blocks a session that does, so it is not touched. 'dblock list' shows those that do; "
+            f"a lease is ended by 'dblock release'."
         )
-    return locks
+    return locks, blockers

@@ -1,10 +1,8 @@
 """``dblock watch``: show what is locked, again and again, until you press Ctrl-C."""
 
 import errno
-import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -253,15 +251,4 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     except OSError as error:
         if error.errno not in _NOBODY_READS:
             raise
-        _let_go(stdout)
-
-
-def _let_go(stdout: OutputWrapper) -> None:
-    """What is still in the buffer goes nowhere, without a word at exit.
-
-    Python's manual: "Note on SIGPIPE".
-    """
-    if getattr(stdout, "_out", None) is sys.stdout:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stdout.fileno())
-        os.close(nowhere)
+        console.discard(stdout)

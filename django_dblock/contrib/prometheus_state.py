@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from django.db import Error, connections
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from django_dblock.core.connection import connection_for
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
-from django_dblock.inspect import advisory_locks, fenced_leases, unfinished_requests
+from django_dblock.inspect import advisory_locks, count_unfinished_requests, fenced_leases
 
 logger = logging.getLogger("django_dblock.prometheus")
 
@@ -63,58 +63,54 @@ def _alias(using: str | None) -> str:
     return connection_for(using).alias
 
 
-def _advisory(using: str | None) -> Iterator[str]:
-    return ("held" if lock.granted else "wanted" for lock in advisory_locks(using))
+def _advisory(using: str | None) -> Mapping[str, int]:
+    return Counter("held" if lock.granted else "wanted" for lock in advisory_locks(using))
 
 
-def _leases(using: str | None) -> Iterator[str]:
-    return (lease.state for lease in fenced_leases(using))
-
-
-def _requests(using: str | None) -> Iterator[str]:
-    return (request.state for request in unfinished_requests(using))
+def _leases(using: str | None) -> Mapping[str, int]:
+    return Counter(lease.state for lease in fenced_leases(using))
 
 
 @dataclass(frozen=True, slots=True)
 class _Gauge:
-    """One gauge: its name, what it says, the states it counts, in which database, who knows."""
+    """One gauge: its name and help, the states it counts, and how it is read from an alias."""
 
     name: str
     text: str
     states: tuple[str, ...]
     where: Callable[[str | None], str]
-    read: Callable[[str | None], Iterator[str]]
+    read: Callable[[str | None], Mapping[str, int]]
 
     def family(self) -> GaugeMetricFamily:
         return GaugeMetricFamily(self.name, self.text, labels=("using", "state"))
 
     def measured(self, using: str | None, alias: str) -> GaugeMetricFamily:
-        family, found = self.family(), Counter(self.read(using))
+        family, counts = self.family(), self.read(using)
         for state in self.states:
-            family.add_metric((alias, state), found[state])
+            family.add_metric((alias, state), counts.get(state, 0))
         return family
 
 
 _GAUGES = (
     _Gauge(
         "dblock_advisory_locks",
-        "Advisory locks of the database, other programs' included.",
+        "Advisory locks in the database, other programs' locks included, by state.",
         ("held", "wanted"),
         _alias,
         _advisory,
     ),
     _Gauge(
         "dblock_leases",
-        "Leases that nobody else can have.",
+        "Leases that nobody else can be granted, by state.",
         ("held", "delayed"),
         leases_alias,
         _leases,
     ),
     _Gauge(
         "dblock_unfinished_requests",
-        "Requests with an idempotency key that have no answer yet.",
+        "Requests with an idempotency key that have no response yet, by state.",
         ("leased", "free", "abandoned"),
         requests_alias,
-        _requests,
+        count_unfinished_requests,
     ),
 )

@@ -11,6 +11,7 @@ MAY = {
     "view": "view_lockmonitor",
     "release": "release_fencedlock",
     "terminate": "terminate_backend",
+    "others": "view_other_namespaces",
 }
 
 

@@ -16,6 +16,7 @@ class Stage:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
+        self.namespace = ""
         self._opened: list[psycopg.Connection[Any]] = []
         self.observer = self.session("observer")
 
@@ -52,9 +53,8 @@ class Stage:
         function = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
         return f"SELECT {function}({self._number(key)})"
 
-    @staticmethod
-    def _number(key: tuple[Any, ...]) -> int:
-        return key_id(encode(key))
+    def _number(self, key: tuple[Any, ...]) -> int:
+        return key_id(encode(key), self.namespace)
 
     def close(self) -> None:
         pids = [session.info.backend_pid for session in self._opened[1:] if not session.closed]

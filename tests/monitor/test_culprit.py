@@ -7,13 +7,17 @@ while it waits for A's row, B was named, in red, with a link that ends it.
 import json
 from io import StringIO
 
+import psycopg
 import pytest
 from django.contrib.auth.models import User
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
+from django_dblock import FencedLock, terminate_backend
+from django_dblock.inspect import lock_waits
 from tests.helpers import observe
+from tests.monitor import scene
 from tests.monitor.conftest import PAGE
-from tests.monitor.test_page import shown, words
+from tests.monitor.pages import html, shown, words
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -147,6 +151,133 @@ def shown_without_users(client):
     answer = views.show(request, admin.site)
     answer.render()
     return answer.content.decode()
+
+
+class TestEndingOutsiders:
+    """A session without an advisory lock is ended only with the permission for it."""
+
+    TERMINATE = f"{PAGE}terminate/"
+
+    def given(self, row_lock, observer):
+        pid = pid_of(row_lock["A"])
+        [start] = observer.execute(
+            "SELECT backend_start FROM pg_stat_activity WHERE pid = %s", [pid]
+        ).fetchone()
+        return {"pid": pid, "start": start.isoformat()}
+
+    def test_without_permission_it_is_neither_offered_nor_done(self, person, row_lock, observer):
+        ann = person("ann", "view", "terminate")
+        given = self.given(row_lock, observer)
+        assert f"pid={given['pid']}&amp;" not in shown(ann)
+        html(ann.get(self.TERMINATE, given), 403)
+        html(ann.post(self.TERMINATE, given), 403)
+        assert row_lock["A"].execute("SELECT 1").fetchone()
+
+    def test_with_permission_it_is_shown_and_ended(self, person, row_lock, observer):
+        ann = person("ann", "view", "terminate", "others")
+        given = self.given(row_lock, observer)
+        assert f"pid={given['pid']}&amp;" in shown(ann)
+        asked = words(html(ann.get(self.TERMINATE, given)))
+        assert "a row of auth_user 3 waiting" in asked
+        assert "SELECT id FROM auth_user" in asked
+        assert ann.post(self.TERMINATE, given).status_code == 302
+        with pytest.raises(psycopg.OperationalError):
+            row_lock["A"].execute("SELECT 1")
+
+    def test_command_ends_outsider_after_showing_it(self, row_lock):
+        pid = pid_of(row_lock["A"])
+        out = StringIO()
+        call_command("dblock", "terminate", str(pid), "--yes", stdout=out)
+        assert "a row of auth_user" in out.getvalue()
+        assert f"Backend {pid} is told to end" in out.getvalue()
+        with pytest.raises(psycopg.OperationalError):
+            row_lock["A"].execute("SELECT 1")
+
+    def test_bystander_is_never_ended(self, row_lock, stage):
+        """A session that blocks nobody is none of the command's business."""
+        other = stage.session("bystander")
+        other.execute("BEGIN; SELECT count(*) FROM auth_user")
+        with pytest.raises(CommandError, match="not touched"):
+            call_command("dblock", "terminate", str(pid_of(other)), "--yes")
+        assert terminate_backend(pid_of(other), blocking=True) is False
+        assert other.execute("SELECT 1").fetchone()
+
+
+class TestNamespaces:
+    """With namespaces only the current one is shown and ended, unless a permission says more."""
+
+    @pytest.fixture
+    def two(self, stage, observer, settings):
+        settings.DBLOCK_NAMESPACE = "acme"
+        for name in ("acme", "globex"):
+            session = stage.session(name)
+            key = ("invoice", name)
+            stage.namespace = name
+            stage.hold(session, key)
+            scene.lease(observer, f"{name}::nightly")
+        stage.namespace = ""
+        foreign = stage.session("psql")
+        foreign.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
+
+    def test_page_shows_only_the_current_namespace(self, person, two):
+        said = words(shown(person("ann", "view")))
+        assert "invoice:acme" in said
+        assert "acme::nightly" in said
+        assert "globex" not in said
+        assert "psql" not in said
+        assert "Only locks of the namespace “acme” are shown." in said
+
+    def test_permission_shows_all(self, person, two):
+        said = words(shown(person("ann", "view", "others")))
+        assert "globex::nightly" in said
+        assert "psql" in said
+        assert "Only locks of the namespace" not in said
+
+    def test_other_namespaces_leases_are_not_ended(self, person, two):
+        ann = person("ann", "view", "release")
+        row = FencedLock.objects.get(name="globex::nightly")
+        asked = ann.get(f"{PAGE}release/", {"lease": "0:globex::nightly"})
+        assert asked.status_code == 302
+        html(ann.post(f"{PAGE}release/", {"grant": f"0:{row.token}:globex::nightly"}), 403)
+        own = FencedLock.objects.get(name="acme::nightly")
+        grant = {"grant": f"0:{own.token}:acme::nightly"}
+        assert ann.post(f"{PAGE}release/", grant).status_code == 302
+
+    def test_other_namespaces_backends_are_not_ended(self, person, two, stage):
+        ann = person("ann", "view", "terminate")
+        for lock in lock_waits().locks:
+            given = {"pid": lock.pid, "start": lock.backend_start.isoformat()}
+            page = ann.get(f"{PAGE}terminate/", given)
+            assert page.status_code == (200 if lock.name else 302)
+            if not lock.name:
+                ann.post(f"{PAGE}terminate/", given)
+        assert len(lock_waits().locks) == 3, "nothing was ended"
+
+    def test_list_shows_current_namespace_and_all_on_request(self, two):
+        assert "globex" not in listed()
+        assert "globex::nightly" in listed("--all-namespaces")
+        other = json.loads(listed("--json", "--namespace", "globex"))
+        assert [lock["name"] for lock in other["advisory"]] == ["invoice:globex"]
+        assert [lease["name"] for lease in other["fenced"]] == ["globex::nightly"]
+
+    def test_another_namespaces_session_that_blocks_ours_is_drawn_without_its_statement(
+        self, person, stage, settings
+    ):
+        settings.DBLOCK_NAMESPACE = "acme"
+        User.objects.create(username="x")
+        stage.namespace = "globex"
+        theirs, ours = stage.session("globex"), stage.session("acme")
+        stage.hold(theirs, ("invoice", "secret"))
+        theirs.execute("SELECT id FROM auth_user WHERE username = 'x' FOR UPDATE")
+        stage.namespace = "acme"
+        stage.hold(ours, ("invoice", "a"))
+        send_and_see_it_wait(
+            stage, ours, "UPDATE auth_user SET first_name = '1' WHERE username = 'x'"
+        )
+        page = shown(person("ann", "view", "terminate"))
+        assert f"{pid_of(theirs)} globex keeps 1 waiting with a row of auth_user" in words(page)
+        assert "SELECT id FROM auth_user" not in page
+        assert f"pid={pid_of(theirs)}&amp;" not in page
 
 
 class TestWhatItRan:

@@ -13,22 +13,9 @@ from django_dblock.idempotency.identity import masked
 from django_dblock.models import FencedLock
 from tests.monitor import scene
 from tests.monitor.conftest import PAGE
+from tests.monitor.pages import html, shown, words
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-def html(answer, status=200):
-    assert answer.status_code == status, answer.content.decode()[:2000]
-    return answer.content.decode()
-
-
-def shown(client, **query):
-    return html(client.get(PAGE, query))
-
-
-def words(page):
-    """What a person reads."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 class TestWhatItShows:
