@@ -99,9 +99,7 @@ def test_one_that_has_nothing_to_do_with_a_lock_is_refused(pid, rival):
 
 
 def test_one_in_another_database_is_refused(holding):  # noqa: F811
-    with pytest.raises(
-        CommandError, match="neither holds nor waits for an advisory lock"
-    ):
+    with pytest.raises(CommandError, match="neither holds nor waits for an advisory lock"):
         run("terminate", str(pid_of(holding)), "--yes", "--using", "other")
     assert is_alive(holding)
 
