@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
+    from django_dblock.coordination.leadership import Leader as Leader
+    from django_dblock.coordination.leadership import Term as Term
+    from django_dblock.coordination.leadership import leader as leader
+    from django_dblock.coordination.leadership import leadership as leadership
     from django_dblock.coordination.once_per import AsyncOncePer as AsyncOncePer
     from django_dblock.coordination.once_per import OncePer as OncePer
     from django_dblock.coordination.once_per import Period as Period
@@ -138,6 +142,10 @@ _HOME = {
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
     "namespace": "core.namespace",
+    "Leader": "coordination.leadership",
+    "Term": "coordination.leadership",
+    "leader": "coordination.leadership",
+    "leadership": "coordination.leadership",
     "AsyncOncePer": "coordination.once_per",
     "OncePer": "coordination.once_per",
     "Period": "coordination.once_per",

@@ -2,7 +2,6 @@
 
 import functools
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import SlotGrant
 from django_dblock.core.application_name import NamedKey, name, named
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import connection_for, in_transaction
 from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import DblockError, LockTimeout
@@ -337,16 +337,16 @@ class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
         if not in_transaction(connection):
             atomic = transaction.atomic(using=connection.alias)
             atomic.__enter__()
-        started = time.monotonic()
+        started = monotonic()
         try:
             held = self._take(key, connection, timeout, started)
-            entry = _Entry(held, atomic, time.monotonic())
+            entry = _Entry(held, atomic, monotonic())
             self._send(signals.lock_acquired, held, waited=held.waited, took=entry.since - started)
             _entries(connection).append(entry)
         except BaseException as error:  # nobody else will leave what was entered here
             if atomic is not None:
                 atomic.__exit__(type(error), error, error.__traceback__)
-            failed = HeldPermit(key.parts, -1, connection.alias, time.monotonic() - started)
+            failed = HeldPermit(key.parts, -1, connection.alias, monotonic() - started)
             if isinstance(error, LockTimeout):
                 self._send(signals.lock_timeout, failed, waited=error.waited)
             elif isinstance(error, DblockError):
@@ -370,7 +370,7 @@ class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits
         finally:
-            held = time.monotonic() - entry.since
+            held = monotonic() - entry.since
             self._send(signals.lock_released, entry.held, held=held, committed=committed)
 
     async def __aenter__(self) -> NoReturn:
@@ -423,18 +423,18 @@ class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
             return HeldPermit(key.parts, order[found], connection.alias, 0.0)
         facts: dict[str, Any] = {"keys": (key.parts,), "name": name(key), "using": connection.alias}
         holders = f"{self._permits} transactions, which is its limit"
-        waited = time.monotonic() - started
+        waited = monotonic() - started
         if timeout is None or timeout > waited:
             left = None if timeout is None else timeout - waited
             one = Request.of(permits[:1], shared=False, connection=connection)
             try:
                 lock(one, timeout=left, joined=True)
             except LockTimeout as error:
-                waited = time.monotonic() - started
+                waited = monotonic() - started
                 raise LockTimeout(
                     **facts, timeout=timeout, waited=waited, holder=holders
                 ) from error
-            return HeldPermit(key.parts, order[0], connection.alias, time.monotonic() - started)
+            return HeldPermit(key.parts, order[0], connection.alias, monotonic() - started)
         raise LockTimeout(**facts, timeout=timeout, waited=waited, holder=holders)
 
     def _send(self, signal: Signal, permit: HeldPermit, **more: object) -> None:

@@ -1,0 +1,330 @@
+"""``leadership``: one leader at a time, with standbys that take over."""
+
+import asyncio
+import inspect
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
+
+from asgiref.sync import sync_to_async
+from django.db import InterfaceError, OperationalError, connections
+
+from django_dblock.conf import conf
+from django_dblock.coordination import slots
+from django_dblock.core.application_name import named
+from django_dblock.core.cancellation import to_its_end
+from django_dblock.core.clock import monotonic
+from django_dblock.exceptions import LockLost
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Attempt, Success
+from django_dblock.fencing.async_lock import Stop
+from django_dblock.fencing.lease import Lease
+from django_dblock.fencing.lock import fenced_lock
+from django_dblock.fencing.store import Place
+from django_dblock.keys import KeyPart
+from django_dblock.sql import coordination as sql
+
+logger = logging.getLogger("django_dblock.coordination")
+
+_SLICE = 0.1
+"""Seconds between two looks at a stop event that can't be awaited."""
+
+_SHORTEST_BREAK, _LONGEST_BREAK = 0.2, 5.0
+"""Seconds between two tries while the database can't be reached."""
+
+
+class StopEvent(Protocol):
+    """What tells a candidate or leader to stop: ``threading.Event``, ``asyncio.Event``, …."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+        ...
+
+
+Stopped: TypeAlias = StopEvent | Callable[[], bool] | None
+
+
+class Term(Lease):
+    """One term of a leader: the lease, from the election until it is given up or lost.
+
+    ``with term:`` (or ``async with``, which also cancels the block when the term is lost) ends the
+    block quietly if this term is lost, so that the loop campaigns again. Any other error comes out.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._is_own_loss(error)
+
+    async def __aenter__(self) -> Self:
+        self.stop_on_loss(Stop())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        stop = self.stop
+        assert isinstance(stop, Stop)  # noqa: S101 - put there on entering
+        stop.leave()
+        cancelled = None
+        try:
+            await asyncio.sleep(0)  # a cancellation that is under way arrives here
+        except asyncio.CancelledError as arrived:
+            cancelled = arrived
+        if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):
+            return True
+        if cancelled is not None:
+            raise cancelled
+        return self._is_own_loss(error)
+
+    def _is_own_loss(self, error: BaseException | None) -> bool:
+        return isinstance(error, LockLost) and error.token == self.token and self.lost
+
+
+class leadership:  # noqa: N801 - used like a function
+    """Campaign for leadership; yield a term each time this process is elected.
+
+    ::
+
+        for term in leadership("scheduler", ttl=15, stop=event):
+            with term:
+                while not event.is_set():
+                    term.check()
+                    run_due_jobs(term)
+
+    The loop waits until it is elected, and yields a :class:`Term`, a lease that a heartbeat renews.
+    When the body ends, by reaching its end, ``break``, ``return`` or an error, the term is
+    released, and a standby is elected at once. Reaching the end of the body campaigns again;
+    ``with term:`` turns the loss of the term into the end of the body.
+
+    Guaranteed: at any time at most one process has an unexpired term; each term's token is greater
+    than those of all earlier terms; and of a leader that lost its term without knowing, nothing
+    commits under ``term.guard()``: the term is checked inside the transaction that commits. So two
+    terms never overlap in what they commit, which elections in etcd or ZooKeeper can't say of your
+    database.
+
+    Not guaranteed: that unguarded work stops when the term is lost: call ``term.check()`` before
+    each step. That the loop ends while its body runs: when ``stop`` is set, the body has to return.
+
+    ``async for`` works too; ``break`` then releases the term when the event loop runs next.
+
+    While the database can't be reached, a candidate goes on trying, with pauses.
+
+    Args:
+        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        ttl: seconds after which a leader that died or froze is replaced.
+        stop: ends the loop, at once while it is campaigning: a ``threading.Event``, an
+            ``asyncio.Event``, or a callable that returns a bool.
+        on_lost: called once with the term when it is lost; see ``fenced_lock``.
+        using: the database alias of the lock table, as in ``fenced_lock``.
+        metadata: a JSON object that :func:`leader` shows.
+
+    Raises:
+        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: as ``fenced_lock``.
+        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+
+    Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; the loop is that of Curator's
+    LeaderSelector and of client-go's leaderelection, whose documentation disclaims fencing.
+    """
+
+    def __init__(
+        self,
+        *key: KeyPart,
+        ttl: float,
+        stop: Stopped = None,
+        on_lost: Callable[[Any], object] | None = None,
+        using: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._stop = stop
+        self._lock = _TermLock(
+            *key, ttl=ttl, timeout=None, on_lost=on_lost, using=using, metadata=metadata
+        )
+
+    def __iter__(self) -> Iterator[Term]:
+        while (term := self._elect()) is not None:
+            try:
+                yield term
+            finally:
+                term.leave(failed=True)
+
+    async def __aiter__(self) -> AsyncIterator[Term]:
+        while (term := await self._aelect()) is not None:
+            try:
+                yield term
+            finally:
+                await to_its_end(sync_to_async(term.leave)(failed=True))
+
+    @property
+    def _is_stopped(self) -> bool:
+        stop = self._stop
+        if stop is None:
+            return False
+        return stop() if callable(stop) else stop.is_set()
+
+    def _elect(self) -> Term | None:
+        campaign = _Campaign(self._lock)
+        try:
+            while not self._is_stopped:
+                if (term := campaign.once()) is not None:
+                    return term
+                self._pause(campaign.delay)
+            return None
+        finally:
+            campaign.close()
+
+    def _pause(self, seconds: float) -> None:
+        wait = getattr(self._stop, "wait", None)
+        if self._stop is None:
+            time.sleep(seconds)
+        elif wait is not None and not inspect.iscoroutinefunction(wait):
+            wait(seconds)
+        else:
+            ends = monotonic() + seconds
+            while not self._is_stopped and (left := ends - monotonic()) > 0:
+                time.sleep(min(left, _SLICE))
+
+    async def _aelect(self) -> Term | None:
+        campaign = _Campaign(self._lock)
+        try:
+            while not self._is_stopped:
+                term, cancelled = await to_its_end(sync_to_async(campaign.once)())
+                if cancelled is not None:
+                    if term is not None:
+                        await to_its_end(sync_to_async(term.leave)(failed=True))
+                    raise cancelled
+                if term is not None:
+                    return term
+                await self._apause(campaign.delay)
+            return None
+        finally:
+            await to_its_end(sync_to_async(campaign.close)())
+
+    async def _apause(self, seconds: float) -> None:
+        if isinstance(self._stop, asyncio.Event):
+            waiting = asyncio.ensure_future(self._stop.wait())
+            try:
+                await asyncio.wait({waiting}, timeout=seconds)
+            finally:
+                waiting.cancel()
+            return
+        ends = monotonic() + seconds
+        while not self._is_stopped and (left := ends - monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(left, _SLICE))
+
+
+class _TermLock(fenced_lock):
+    """A lock on the leader's slot, whose leases are terms."""
+
+    def _attempt(self) -> Attempt:
+        place = slots.place_of(
+            self._entered_key(), "leader", conf.namespace, store.alias_for(self._using)
+        )
+        return Attempt(place, self._wish, self._timeout)
+
+    def _lease(self, place: Place, success: Success) -> Term:
+        return Term(
+            place,
+            success,
+            ttl=self._wish.ttl,
+            hold_at_least=self._hold_at_least,
+            metadata=self._metadata,
+            on_lost=self._on_lost,
+        )
+
+    def once(self, attempt: Attempt) -> Term | None:
+        """Ask once for the term."""
+        term = self._once(attempt)
+        assert term is None or isinstance(term, Term)  # noqa: S101 - made by _lease() above
+        return term
+
+    def attempt(self) -> Attempt:
+        """Begin to wait for the term."""
+        return self._attempt()
+
+
+class _Campaign:
+    """One wait for a term, which outlives the database's absence."""
+
+    def __init__(self, lock: _TermLock) -> None:
+        self._lock = lock
+        self._attempt = lock.attempt()
+        self._failures = 0
+        self.delay = 0.0
+
+    def once(self) -> Term | None:
+        try:
+            term = self._lock.once(self._attempt)
+        except (OperationalError, InterfaceError) as error:
+            connection = connections[self._attempt.place.using]
+            if connection.in_atomic_block:
+                raise
+            connection.close()  # the next try connects again
+            self._failures += 1
+            longest = min(_SHORTEST_BREAK * 2**self._failures, _LONGEST_BREAK)
+            self.delay = random.uniform(_SHORTEST_BREAK, longest)  # noqa: S311 - no secret
+            logger.warning(
+                "An election of %s failed, trying again: %s", self._attempt.place.name, error
+            )
+            return None
+        self._failures = 0
+        self.delay = self._attempt.delay
+        return term
+
+    def close(self) -> None:
+        self._attempt.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, by the database's clock.
+
+    Attributes:
+        token: the term's fencing token.
+        owner: host, process and thread, for people.
+        since: when the term began.
+        expires_at: when the term ends, unless it is renewed.
+        remaining: seconds until then.
+        metadata: what the leader gave with its campaign.
+    """
+
+    token: int
+    owner: str
+    since: datetime
+    expires_at: datetime
+    remaining: float
+    metadata: dict[str, Any]
+
+
+def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
+    """Return who leads now; None if nobody does. One statement.
+
+    What it returns may be over when you read it: to act as the leader, be elected.
+
+    Args:
+        key: the parts of the key, as given to :class:`leadership`.
+        using: the database alias of the lock table.
+    """
+    place = slots.place_of(named(key), "leader", conf.namespace, store.alias_for(using))
+    with connections[place.using].cursor() as cursor:
+        cursor.execute(sql.HOLDER, {"name": place.name})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    token, owner, since, expires_at, remaining, metadata = row
+    return Leader(token, owner, since, expires_at, remaining, json.loads(metadata))

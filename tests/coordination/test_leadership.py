@@ -1,0 +1,352 @@
+"""leadership: one leader at a time, whose successor is elected at once."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import OperationalError, connection, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockLost,
+    OpenTransaction,
+    fenced_lock,
+    leader,
+    leadership,
+    signals,
+)
+from django_dblock.fencing import store
+from tests.app.models import Counter
+from tests.coordination.rows import expire, held
+from tests.helpers.processes import process
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+NAME = "scheduler~leader"
+
+
+def campaign(**more):
+    return leadership("scheduler", **{"ttl": 30, **more})
+
+
+def test_a_term_is_a_lease_that_ends_with_the_body():
+    for term in campaign(metadata={"version": 3}):
+        assert held(NAME) == [0]
+        found = leader("scheduler")
+        assert found.token == term.token
+        assert found.metadata == {"version": 3}
+        assert 0 < found.remaining <= 30
+        assert found.since < found.expires_at
+        with term.guard():
+            Counter.objects.create(name="led")
+        break
+    assert held(NAME) == []
+    assert leader("scheduler") is None
+
+
+def test_the_end_of_the_body_campaigns_again_with_a_greater_token():
+    tokens = []
+    for term in campaign():
+        tokens.append(term.token)
+        if len(tokens) == 3:
+            break
+    assert tokens == sorted(set(tokens))
+
+
+def test_an_error_in_the_body_resigns_and_comes_out():
+    with pytest.raises(ZeroDivisionError):
+        for _term in campaign():
+            raise ZeroDivisionError
+    assert held(NAME) == []
+
+
+def test_return_resigns():
+    def lead():
+        for term in campaign():
+            return term
+        return None
+
+    assert not lead().lost
+    assert held(NAME) == []
+
+
+def test_it_is_independent_of_a_lock_on_the_same_key():
+    with fenced_lock("scheduler", ttl=30):
+        for _term in campaign():
+            break
+
+
+def test_a_leader_that_lost_its_term_campaigns_again(observer):
+    terms = []
+    for term in campaign():
+        with term:
+            terms.append(term)
+            if len(terms) == 2:
+                break
+            expire(observer, NAME)
+            with term.guard():
+                Counter.objects.create(name="stale")
+    assert [term.lost for term in terms] == [True, False]
+    assert not Counter.objects.exists()
+
+
+def test_without_with_the_loss_comes_out(observer):
+    with pytest.raises(LockLost):
+        for term in campaign():
+            expire(observer, NAME)
+            with term.guard():
+                pass
+
+
+def test_anothers_loss_comes_out(observer):
+    with pytest.raises(LockLost, match="other"):
+        for term in campaign():
+            with term, fenced_lock("other", ttl=30) as lock:
+                expire(observer, "other")
+                with lock.guard():
+                    pass
+
+
+class TestStop:
+    def test_a_stopped_candidate_never_asks(self, statements):
+        stop = threading.Event()
+        stop.set()
+        with statements() as sent:
+            assert list(campaign(stop=stop)) == []
+            assert list(campaign(stop=lambda: True)) == []
+        assert len(sent) == 0
+
+    @pytest.mark.parametrize("kind", ["event", "callable"])
+    def test_a_candidate_that_waits_is_stopped_at_once(self, kind, monkeypatch):
+        monkeypatch.setattr(store, "acquire", lambda *_: store.Refusal(3600, 1, "somebody"))
+        monkeypatch.setattr("random.uniform", lambda *_: 3600)
+        stop = threading.Event()
+        timer = threading.Timer(0.05, stop.set)
+        timer.start()
+        assert list(campaign(stop=stop if kind == "event" else stop.is_set)) == []
+        timer.join()
+
+    def test_the_end_of_the_body_after_stop_ends_the_loop(self):
+        stop = threading.Event()
+        for _term in campaign(stop=stop):
+            stop.set()
+        assert held(NAME) == []
+
+
+class TestWithoutADatabase:
+    def test_a_candidate_goes_on_trying(self, monkeypatch, caplog):
+        original, errors = store.acquire, [OperationalError("gone"), OperationalError("starting")]
+
+        def acquire(*arguments):
+            if errors:
+                raise errors.pop()
+            return original(*arguments)
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        monkeypatch.setattr("django_dblock.coordination.leadership._SHORTEST_BREAK", 0.001)
+        for _term in campaign():
+            break
+        assert caplog.text.count("trying again") == 2
+
+    def test_a_connection_that_the_server_ended(self, observer):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            [pid] = cursor.fetchone()
+        observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+        for term in campaign():
+            assert not term.lost
+            break
+
+
+def test_not_in_an_open_transaction():
+    with transaction.atomic(), pytest.raises(OpenTransaction):
+        next(iter(campaign()))
+
+
+def test_signals():
+    heard = []
+
+    def hear(signal, sender, **data):
+        heard.append((data["kind"], data["name"]))
+
+    signals.lock_acquired.connect(hear)
+    try:
+        for _term in campaign():
+            break
+    finally:
+        signals.lock_acquired.disconnect(hear)
+    assert heard == [("leader", "scheduler")]
+
+
+def test_statements(statements):
+    for _term in campaign():
+        break
+    with statements() as sent:
+        for _term in campaign():
+            break
+    assert len(sent) == 2
+    with statements() as sent:
+        leader("scheduler")
+    assert len(sent) == 1
+
+
+class TestAsync:
+    def test_terms(self):
+        async def lead():
+            tokens = []
+            async for term in campaign():
+                tokens.append(term.token)
+                if len(tokens) == 2:
+                    break
+            return tokens
+
+        first, second = async_to_sync(lead)()
+        assert first < second
+        assert held(NAME) == []
+
+    def test_a_lost_term_cancels_the_block_and_campaigns_again(self, observer):
+        async def lead():
+            terms = []
+            async for term in campaign(ttl=30):
+                async with term:
+                    terms.append(term)
+                    if len(terms) == 2:
+                        break
+                    await sync_to_async(term.trust.lose)("lost for the test")
+                    await asyncio.sleep(60)
+            return [term.lost for term in terms]
+
+        assert async_to_sync(lead)() == [True, False]
+
+    def test_a_loss_noticed_at_the_end_of_the_block(self):
+        async def lead():
+            terms = 0
+            async for term in campaign():
+                async with term:
+                    terms += 1
+                    if terms == 2:
+                        break
+                    term.trust.lose("lost for the test")
+            return terms
+
+        assert async_to_sync(lead)() == 2
+
+    def test_a_cancelled_leader_resigns(self):
+        async def lead():
+            async for term in campaign():
+                async with term:
+                    asyncio.current_task().cancel()
+                    await asyncio.sleep(60)
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+        assert held(NAME) == []
+
+    def test_cancelled_at_the_end_of_the_block(self):
+        async def lead():
+            async for term in campaign():
+                async with term:
+                    asyncio.current_task().cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+        assert held(NAME) == []
+
+    def test_another_error_comes_out(self):
+        async def lead():
+            async for term in campaign():
+                async with term:
+                    raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            async_to_sync(lead)()
+
+    @pytest.mark.parametrize("kind", ["asyncio", "threading"])
+    def test_a_candidate_that_waits_is_stopped(self, kind, monkeypatch):
+        monkeypatch.setattr(store, "acquire", lambda *_: store.Refusal(3600, 1, "somebody"))
+        monkeypatch.setattr("random.uniform", lambda *_: 3600)
+
+        async def lead():
+            stop = asyncio.Event() if kind == "asyncio" else threading.Event()
+            asyncio.get_running_loop().call_later(0.05, stop.set)
+            return [term async for term in campaign(stop=stop)]
+
+        assert async_to_sync(lead)() == []
+
+    def test_a_candidate_cancelled_while_it_is_elected_resigns(self, monkeypatch):
+        async def lead():
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+            original = store.acquire
+
+            def acquire(*arguments):
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)
+                return original(*arguments)
+
+            monkeypatch.setattr(store, "acquire", acquire)
+            async for _term in campaign():
+                pytest.fail("cancelled before")
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+        assert held(NAME) == []
+
+    def test_a_candidate_cancelled_while_it_waits_leaves_nothing(self, monkeypatch):
+        async def lead():
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+
+            def acquire(*_):
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)
+                return store.Refusal(3600, 1, "somebody")
+
+            monkeypatch.setattr(store, "acquire", acquire)
+            async for _term in campaign():
+                pytest.fail("cancelled before")
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+
+
+def lead_until_told(channel, ttl=30):
+    for term in campaign(ttl=ttl):
+        channel.send(term.token)
+        channel.receive()
+        return term.token
+    return None
+
+
+@pytest.mark.processes
+class TestProcesses:
+    def test_a_standby_is_elected_when_the_leader_resigns(self):
+        with process(lead_until_told) as first:
+            token = first.receive()
+            with process(lead_until_told) as second:
+                first.send("resign")
+                assert second.receive() > token
+                second.send("resign")
+                second.receive()
+            first.receive()
+
+    def test_a_dead_leader_is_replaced_after_its_ttl(self):
+        with process(lead_until_told, 0.5) as first:
+            token = first.receive()
+            first.kill()
+            started = time.monotonic()
+            for term in campaign():
+                assert term.token > token
+                break
+            assert time.monotonic() - started < 30
+
+    def test_leader_shows_the_other_process(self):
+        with process(lead_until_told) as other:
+            token = other.receive()
+            assert leader("scheduler").token == token
+            assert str(other.pid) in leader("scheduler").owner
+            other.send("resign")
+            other.receive()
+        assert FencedLock.objects.get(name=NAME).token == token
