@@ -42,6 +42,7 @@ from django_dblock.idempotency.decorator import decorated
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import decide
+from django_dblock.idempotency.request import DjangoRequest
 from django_dblock.idempotency.responses import idempotency_problem
 from django_dblock.idempotency.store import Claim, Found, _damaged
 from django_dblock.idempotency.stored_response import Answer, Undecipherable
@@ -105,7 +106,7 @@ def ask(key=None):
 
     headers = {} if key is None else {"Idempotency-Key": key}
     [wanted] = [wanted for name, wanted in decorated.items() if name.endswith("ask.<locals>.pay")]
-    wanted.key_of(RequestFactory().post("/", headers=headers))
+    wanted.identify(DjangoRequest(RequestFactory().post("/", headers=headers)))
 
 
 LEASE = Lease(REQUEST, Claim(1, 7, {}), Options("lease", lease=1), since=-1e9, kept=dict)

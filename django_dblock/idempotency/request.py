@@ -144,8 +144,8 @@ class ViewConfig:
         if self.header is not None:
             places.append(f"there is no {self.header} header")
         raise IdempotencyKeyMissing(
-            f"{self.name} needs an idempotency key: {' and '.join(places)}. A client sends a new "
-            f"key, a UUID for example, with each new request, and the same key with each retry.",
+            f"{self.name} needs an idempotency key: {' and '.join(places)}. Send a new key, a UUID "
+            f"for example, with each new request, and the same key with each retry.",
             header=self.header,
         )
 
