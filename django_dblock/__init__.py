@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from django_dblock.fencing.operations import (
         purge_fenced_locks as purge_fenced_locks,
     )
+    from django_dblock.idempotency.decorator import IdempotentRequest as IdempotentRequest
     from django_dblock.idempotency.decorator import idempotent as idempotent
     from django_dblock.idempotency.operations import (
         purge_idempotency_keys as purge_idempotency_keys,
@@ -189,6 +190,7 @@ _HOME = {
     "force_release": "fencing.operations",
     "purge_fenced_locks": "fencing.operations",
     "FencedQuerySet": "fencing.model",
+    "IdempotentRequest": "idempotency.decorator",
     "idempotent": "idempotency.decorator",
     "run_once": "idempotency.run_once",
     "arun_once": "idempotency.run_once",
