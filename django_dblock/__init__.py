@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from django_dblock.coordination.once_per import PeriodRun as PeriodRun
     from django_dblock.coordination.once_per import missed as missed
     from django_dblock.coordination.once_per import once_per as once_per
+    from django_dblock.coordination.rwlock import ReadLease as ReadLease
+    from django_dblock.coordination.rwlock import WriteLease as WriteLease
+    from django_dblock.coordination.rwlock import fenced_rwlock as fenced_rwlock
     from django_dblock.coordination.semaphore import HeldPermit as HeldPermit
     from django_dblock.coordination.semaphore import Permit as Permit
     from django_dblock.coordination.semaphore import advisory_semaphore as advisory_semaphore
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import NotReplicated as NotReplicated
     from django_dblock.exceptions import OpenTransaction as OpenTransaction
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
+    from django_dblock.exceptions import SelfDeadlock as SelfDeadlock
     from django_dblock.exceptions import StaleFence as StaleFence
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
@@ -153,6 +157,9 @@ _HOME = {
     "PeriodRun": "coordination.once_per",
     "missed": "coordination.once_per",
     "once_per": "coordination.once_per",
+    "ReadLease": "coordination.rwlock",
+    "WriteLease": "coordination.rwlock",
+    "fenced_rwlock": "coordination.rwlock",
     "HeldPermit": "coordination.semaphore",
     "Permit": "coordination.semaphore",
     "advisory_semaphore": "coordination.semaphore",
@@ -177,6 +184,7 @@ _HOME = {
     "NotReplicated": "exceptions",
     "OpenTransaction": "exceptions",
     "RetryInTransaction": "exceptions",
+    "SelfDeadlock": "exceptions",
     "StaleFence": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
