@@ -469,6 +469,7 @@ class UnfinishedRequest:
         expires_in: seconds until it counts as never begun; negative if it does; None while it waits
             for a person, however long.
         steps: the names of the steps that are recorded; in no order.
+        namespace: ``DBLOCK_NAMESPACE`` when the request came; for example its tenant.
     """
 
     id: int
@@ -483,6 +484,7 @@ class UnfinishedRequest:
     remaining: float | None
     expires_in: float | None
     steps: tuple[str, ...]
+    namespace: str
 
     @property
     def name(self) -> str:
@@ -541,8 +543,8 @@ def read_requests(
         cursor.execute(idempotency_sql.UNFINISHED, parameters)
         rows = cursor.fetchall()
     requests = [
-        UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps))))
-        for *row, steps, _, _ in rows
+        UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps)), namespace))
+        for *row, namespace, steps, _, _ in rows
     ]
     idle, leased = (rows[0][-2] or 0, rows[0][-1] or 0) if rows else (0, 0)
     return Requests(requests, idle, leased)

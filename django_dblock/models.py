@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
+    from uuid import UUID
 
 
 class FencedLock(models.Model):
@@ -83,8 +84,16 @@ class IdempotencyKey(models.Model):
     ``locked_until``; after that it is abandoned. Read it, don't write it.
     """
 
+    namespace: "models.CharField[str, str]" = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="DBLOCK_NAMESPACE when the request came, for example the tenant",
+    )
     scope: "models.CharField[str, str]" = models.CharField(
-        max_length=255, help_text="whose key it is; nobody else's request ever meets it"
+        max_length=255,
+        help_text="the client that owns the key; other clients never see this row",
     )
     key: "models.CharField[str, str]" = models.CharField(max_length=255)
     fingerprint: "models.BinaryField[bytes, bytes]" = models.BinaryField(
@@ -108,6 +117,9 @@ class IdempotencyKey(models.Model):
     token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
         default=1, help_text="the fencing token of the latest claim"
     )
+    claim: "models.UUIDField[UUID | None, UUID | None]" = models.UUIDField(
+        null=True, help_text="the random identity of the latest claim"
+    )
     owner: "models.CharField[str, str]" = models.CharField(
         max_length=255, blank=True, help_text="host:pid:thread of the latest claim, for people only"
     )
@@ -126,11 +138,15 @@ class IdempotencyKey(models.Model):
     class Meta:  # noqa: D106 - Django's
         constraints = (
             models.UniqueConstraint(
-                fields=("scope", "key"), name="django_dblock_idempotencykey_scope_key"
+                fields=("namespace", "scope", "key"), name="django_dblock_idempotencykey_key"
             ),
         )
         indexes = (
             models.Index(fields=("expires_at",), name="django_dblock_idem_expires"),
+            # For DBLOCK_IDEMPOTENCY_MAX_KEYS, which counts the live keys of one scope.
+            models.Index(
+                fields=("namespace", "scope", "expires_at"), name="django_dblock_idem_live"
+            ),
             models.Index(
                 fields=("locked_until",),
                 condition=models.Q(completed_at=None),

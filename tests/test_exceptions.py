@@ -109,7 +109,7 @@ def ask(key=None):
     wanted.identify(DjangoRequest(RequestFactory().post("/", headers=headers)))
 
 
-LEASE = Lease(REQUEST, Claim(1, 7, {}), Options("lease", lease=1), since=-1e9, kept=dict)
+LEASE = Lease(REQUEST, Claim(1, 7, "6f1c…", {}), Options("lease", lease=1), since=-1e9, kept=dict)
 REQUESTS = [
     (IdempotencyKeyReused, refused("done", same=False), "Take a new key for a new request"),
     (IdempotencyInProgress, refused("new", locked=False), "Ask again in a moment, with the same"),

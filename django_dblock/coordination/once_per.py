@@ -461,12 +461,14 @@ def _missed(job: once_per, since: datetime | date) -> list[Period]:
             f"and would look missed."
         )
     periods = list(calendar.periods(first, now))
-    keys = {identity_of(job.key_for(period), job.using).key: period for period in periods}
-    if not keys:
+    runs = {identity_of(job.key_for(period), job.using): period for period in periods}
+    if not runs:
         return []
-    scope = identity_of(job.key_for(periods[0]), job.using).scope
+    keys = {run.key: period for run, period in runs.items()}
+    first_run = next(iter(runs))  # all of them are of one namespace and scope
+    parameters: dict[str, Any] = {**first_run.parameters(), "keys": list(keys)}
     with connections[job.using].cursor() as cursor:
-        cursor.execute(sql.FINISHED, {"scope": scope, "keys": list(keys)})
+        cursor.execute(sql.FINISHED, parameters)
         finished = {key for (key,) in cursor.fetchall()}
     return [period for key, period in keys.items() if key not in finished]
 

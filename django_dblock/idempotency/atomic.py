@@ -13,7 +13,7 @@ from django_dblock.advisory import acquire
 from django_dblock.core.connection import in_transaction
 from django_dblock.exceptions import LockTimeout
 from django_dblock.idempotency import store
-from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import (
     Done,
@@ -104,7 +104,7 @@ class Effects:
 
 
 def run(
-    identity: Identity, asked: Asked, options: Options, work: Callable[[], Finished]
+    identity: Identity, asked: RequestFingerprint, options: Options, work: Callable[[], Finished]
 ) -> Outcome:
     """Run the work once, in a transaction of its own, or in the one that is open.
 
@@ -127,7 +127,11 @@ class _Run:
     """One request in atomic mode."""
 
     def __init__(
-        self, identity: Identity, asked: Asked, options: Options, work: Callable[[], Finished]
+        self,
+        identity: Identity,
+        asked: RequestFingerprint,
+        options: Options,
+        work: Callable[[], Finished],
     ) -> None:
         self.identity = identity
         self.asked = asked

@@ -1,21 +1,22 @@
-"""What a request asks for, as a hash: so that a key that is used for something else is noticed.
+"""The fingerprint of a request: a hash by which the reuse of a key for another request is noticed.
 
-Version 1 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
-method; the path; the query; the media type; the character set, UTF-8 where none is named that
-Django knows; and then
+Version 2 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
+method; the host in lower case, with its port unless that is the scheme's default; the path; the
+query; the media type; the character set, UTF-8 if the request names none that Django knows; then
 
-- of a multipart body: each field's name and values, in the order of the names, then each file's
-  field, name, media type, size and the SHA-256 of its content. Not the raw body: its boundary
-  differs between retries, and a file may be larger than what Django reads into memory;
-- of any other: the bytes as they came; in JSON, what a framework has made of them, where it has
-  read them as a stream;
-- what ``fingerprint=`` returned, instead of either.
+- for a multipart body: the name and values of each field, in the order of the names; then the
+  field, name, media type, size and SHA-256 of each file. The raw body is not used, because its
+  boundary differs between retries, and a file may be larger than what Django reads into memory;
+- for any other body: its bytes. If a framework has read the body as a stream: the data that the
+  framework parsed, as JSON;
+- the value that ``fingerprint=`` returned, instead of either.
 
-Of a form, in either encoding, the field ``csrfmiddlewaretoken`` is left out: it is masked anew with
-each page.
+The field ``csrfmiddlewaretoken`` of a form, in either encoding, is left out: each page masks it
+anew. Version 1 had no host. Fingerprints of different versions are not compared.
 
-Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint"; WHATWG URL, 5
-"application/x-www-form-urlencoded"; Django's documentation, "How to use Django's CSRF protection".
+Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint"; RFC 9110, 7.1
+"Determining the Target Resource"; WHATWG URL, 5 "application/x-www-form-urlencoded"; Django's
+documentation, "How to use Django's CSRF protection".
 """
 
 import json
@@ -32,7 +33,11 @@ from django.http.request import RawPostDataException
 
 from django_dblock.idempotency import request_body
 
-VERSION = 1
+VERSION = 2
+"""The version of a request's fingerprint."""
+
+WORK_VERSION = 1
+"""The version of a fingerprint of :func:`django_dblock.run_once`."""
 
 _CSRF = "csrfmiddlewaretoken"
 _URLENCODED = "application/x-www-form-urlencoded"
@@ -77,11 +82,22 @@ def of_work(value: Any) -> bytes:
 def _place(request: HttpRequest) -> list[bytes]:
     return [
         str(request.method).encode(),
+        _utf8(_host(request)),
         _utf8(request.path),
         _utf8(request.META.get("QUERY_STRING", "")),
         _utf8(str(request.content_type).lower()),
         _utf8((request.encoding or settings.DEFAULT_CHARSET).lower()),
     ]
+
+
+def _host(request: HttpRequest) -> str:
+    """Return the host and port that the client asked, without a port that is the default.
+
+    ``get_host()`` would refuse a host that ALLOWED_HOSTS lacks. Nothing trusts the host here.
+    """
+    plain: Any = request
+    host: str = plain._get_raw_host().lower()  # noqa: SLF001 - get_host() without its refusal
+    return host.removesuffix(":443" if request.is_secure() else ":80")
 
 
 def _form(request: HttpRequest) -> Iterable[bytes]:

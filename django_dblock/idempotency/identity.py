@@ -2,9 +2,14 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import Enum
 from hashlib import sha256
+from numbers import Number
 from typing import Any
+from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -12,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock.advisory.acquire import Request
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, named
-from django_dblock.keys import encode
+from django_dblock.keys import encode, is_instance, key_id, plain_str
 
 _SHOWN = 6
 
@@ -24,11 +29,20 @@ def masked(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One request: ``(scope, key)``, in the database of an alias."""
+    """The name of one request: ``(namespace, scope, key)`` in the database of an alias.
+
+    Attributes:
+        scope: the client that owns the key.
+        key: the client's key.
+        using: the database alias.
+        namespace: ``DBLOCK_NAMESPACE`` at the moment when the request came. It is read once, so
+            the lock, the row and the derived keys of one run agree.
+    """
 
     scope: str
     key: str
     using: str
+    namespace: str = field(default_factory=lambda: conf.namespace)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -39,19 +53,25 @@ class Identity:
         """Return the request for the advisory lock; its label does not tell the whole key."""
         shown = ("idempotency", self.scope, masked(self.key))
         data = encode(("django_dblock.idempotency", self.scope, self.key))
-        return Request.of((NamedKey(shown, data, shown),), shared=False, connection=connection)
+        key = NamedKey(shown, data, shown)
+        number = key_id(data, self.namespace)
+        return Request((key,), (number,), False, connection, self.namespace)  # noqa: FBT003 - fast
+
+    def parameters(self) -> dict[str, str]:
+        """Return the identity in the form that the statements take."""
+        return {"namespace": self.namespace, "scope": self.scope, "key": self.key}
 
     def derived_key(self, name: str) -> str:
         """Return a key for another service's own idempotency: the same in every run of the request.
 
         64 hexadecimal digits that tell neither scope nor key.
         """
-        data = encode(("django_dblock.derived", conf.namespace, self.scope, self.key, name))
+        data = encode(("django_dblock.derived", self.namespace, self.scope, self.key, name))
         return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestFingerprint:
     """What was asked for: its fingerprint, and where, for people."""
 
     fingerprint: bytes
@@ -96,23 +116,71 @@ def scope_from_user(user: Any, view: str) -> str:
 
 
 def scope_from_value(value: Any, view: str) -> str:
-    """Return the scope that ``scope=`` names; never that of a user, whatever it says.
+    """Return the scope that ``scope=`` returned; it never equals the scope of a user.
 
     Raises:
-        ImproperlyConfigured: it names nobody.
-        TypeError, ValueError: it is nothing that can name somebody.
+        ImproperlyConfigured: the value stands for nobody in particular, so all such clients would
+            share one scope. See :func:`_is_nobody`.
+        TypeError: the value is of a type that no key can have; for example a callable, or a
+            coroutine.
+        ValueError: the value is of such a type, but can't be a key; for example an unsaved model
+            instance.
     """
-    if value is None or value == "":
+    if _is_nobody(value):
         raise ImproperlyConfigured(
-            f"{view}: scope= returned {value!r}, so strangers would share their keys and get each "
-            f"other's answers. Return what tells your clients apart, or refuse the request before."
+            f"{view}: scope= returned {_described(value)}, which stands for nobody in particular. "
+            f"Strangers would share their keys and get each other's responses. Return a value that "
+            f"tells your clients apart, or refuse the request before @idempotent."
+        )
+    if callable(value) and not is_instance(value):
+        raise TypeError(
+            f"{view}: scope= returned {value!r}, which is a callable. Return the value that it "
+            f"returns: scope=lambda request: request.user.get_username()"
         )
     if isinstance(value, str):
         return _fitted(f"{_TEXT}:{value}")
     key = named((value,))
-    if not isinstance(value, int):  # of which the text says all
+    if not isinstance(value, int):  # the text of an int says everything about it
         return _fitted(f"{_VALUE}:{key.texts[0]}#{sha256(key.data).hexdigest()[:32]}")
     return _fitted(f"{_TEXT}:{value}")
+
+
+# What code writes for a value that is not there, in lower case: str(None), str(AnonymousUser()),
+# JavaScript's undefined, pandas' nan, a missing number.
+_NOBODY = frozenset(
+    {"", "0", "none", "null", "nil", "undefined", "nan", "false", "anonymous", "anonymoususer"}
+)
+# str(None) and str(AnonymousUser()) as one part of a composed text: f"{tenant}:{request.user.pk}".
+_NOBODY_PART = re.compile(r"(?:^|[\s:/|,;#@.-])(?:None|AnonymousUser)(?:$|[\s:/|,;#@.-])")
+
+
+def _is_nobody(value: Any) -> bool:  # noqa: PLR0911 - a return for each type
+    """Return whether a scope stands for no client in particular.
+
+    Such values are None, an anonymous user, an empty text or container, zero in any type, a text
+    that code writes for a missing value, and a container with any such value in it.
+    """
+    if value is None or getattr(value, "is_anonymous", False) is True:
+        return True
+    if isinstance(value, Enum):
+        return _is_nobody(value.value)
+    if isinstance(value, str):
+        text = plain_str(value)
+        return text.strip().lower() in _NOBODY or bool(_NOBODY_PART.search(text))
+    if isinstance(value, bytes | bytearray):
+        return not bytes(value).strip(b"\0 \t\r\n")
+    if isinstance(value, UUID):
+        return value.int == 0  # RFC 9562, 5.9 "Nil UUID"
+    if isinstance(value, Mapping | AbstractSet | Sequence):
+        return not value or any(map(_is_nobody, value))
+    number: Any = value  # NaN is the only number that doesn't equal itself
+    return isinstance(value, Number) and bool(number == 0 or number != number)  # noqa: PLR0124
+
+
+def _described(value: Any) -> str:
+    """Return a value for an error message: never a person's name, and never a query."""
+    plain = value is None or isinstance(value, str | bytes | Number | UUID)
+    return repr(value)[:80] if plain else f"an object of type {type(value).__name__}"
 
 
 def _fitted(scope: str) -> str:

@@ -19,7 +19,7 @@ from django_dblock.core.cancellation import to_its_end
 from django_dblock.fencing.store import owner
 from django_dblock.idempotency import store
 from django_dblock.idempotency.claim import Lease
-from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import (
     Done,
@@ -47,7 +47,9 @@ _SHORTEST, _LONGEST = 0.02, 0.5
 class Run:
     """One request in lease mode; the caller sleeps, so that it serves async code, too."""
 
-    def __init__(self, identity: Identity, asked: Asked, options: Options, kept: Kept) -> None:
+    def __init__(
+        self, identity: Identity, asked: RequestFingerprint, options: Options, kept: Kept
+    ) -> None:
         self.identity = identity
         self.asked = asked
         self.options = options
@@ -136,7 +138,7 @@ class Run:
 
 def run(
     identity: Identity,
-    asked: Asked,
+    asked: RequestFingerprint,
     options: Options,
     work: Callable[[Lease], Finished],
     kept: Kept,
@@ -170,7 +172,7 @@ def run(
 
 async def arun(  # noqa: PLR0913 - the last by name
     identity: Identity,
-    asked: Asked,
+    asked: RequestFingerprint,
     options: Options,
     work: Callable[[Lease], Coroutine[Any, Any, Finished]],
     kept: Kept,

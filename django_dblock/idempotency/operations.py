@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,6 +31,7 @@ class _Resolvable(NamedTuple):
     facts: dict[str, str]
     method: str
     token: int
+    claim: UUID | None
     owner: str
 
 
@@ -96,7 +98,13 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
         _refuse_no_json(found.name, body)
     with connections[alias].cursor() as cursor:
         if token in (None, found.token):
-            parameters = {"id": pk, "token": found.token, "ttl": seconds, **answer}
+            parameters = {
+                "id": pk,
+                "token": found.token,
+                "claim": found.claim,
+                "ttl": seconds,
+                **answer,
+            }
             cursor.execute(statement, parameters)
             if cursor.fetchone() is not None:
                 _once_committed(partial(_write_down, pk, found, status_code, by), alias)
@@ -159,7 +167,7 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
             f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
             f"shows those that have not ended."
         )
-    scope, key, token, owner, method, done, remaining = row
+    scope, key, token, claim, owner, method, done, remaining = row
     facts = {"scope": scope, "key": masked(key), "using": alias}
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
@@ -174,7 +182,7 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
             **facts,
             retry_after=remaining,
         )
-    return _Resolvable(name, facts, method, token, owner)
+    return _Resolvable(name, facts, method, token, claim, owner)
 
 
 def _refuse_no_json(name: str, body: bytes) -> None:

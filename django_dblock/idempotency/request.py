@@ -19,9 +19,9 @@ from django_dblock.exceptions import (
 )
 from django_dblock.idempotency import fingerprint, responses, rest_framework, store
 from django_dblock.idempotency.identity import (
-    Asked,
     Identity,
     InvalidKey,
+    RequestFingerprint,
     parse,
     scope_from_user,
     scope_from_value,
@@ -113,7 +113,7 @@ class ViewConfig:
     methods: frozenset[str]
     store_5xx: bool
 
-    def identify(self, adapter: Adapter) -> tuple[Identity, Asked] | None:
+    def identify(self, adapter: Adapter) -> tuple[Identity, RequestFingerprint] | None:
         """Return whose request it is and what it asks for; None if it has no key and needs none.
 
         Raises:
@@ -165,7 +165,7 @@ class ViewConfig:
             return scope_from_user(adapter.user(), self.name)
         return scope_from_value(_awaited(self.scope(adapter.request)), self.name)
 
-    def _asked(self, adapter: Adapter) -> Asked:
+    def _asked(self, adapter: Adapter) -> RequestFingerprint:
         request = adapter.http
         if self.fingerprint is not None:
             value = _awaited(self.fingerprint(adapter.request))
@@ -173,7 +173,7 @@ class ViewConfig:
         else:
             found = fingerprint.of_request(request, adapter.parsed_body())
         path = escape_uri_path(request.path)
-        return Asked(found, fingerprint.VERSION, str(request.method)[:16], path)
+        return RequestFingerprint(found, fingerprint.VERSION, str(request.method)[:16], path)
 
     def finished(self, adapter: Adapter, response: Any, *, undo: bool = False) -> Finished:
         """Return what becomes of a response, and of what the view has written.

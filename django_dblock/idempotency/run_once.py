@@ -10,10 +10,11 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 from django_dblock.core.application_name import named
 from django_dblock.exceptions import UnstorableResponse
-from django_dblock.idempotency import atomic, fingerprint, lease_mode, store
+from django_dblock.idempotency import atomic, lease_mode, store
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
-from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.fingerprint import WORK_VERSION, of_work
+from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Refused, tell_outcome
 from django_dblock.idempotency.stored_response import Answer
@@ -31,7 +32,7 @@ def run_once(  # noqa: PLR0913 - all but the key by name
     wait: float = 0,
     lease: Duration | None = None,
     on_abandoned: OnAbandoned = "takeover",
-    asked: Any = None,
+    fingerprint: Any = None,
     using: str | None = None,
 ) -> Any:
     """Run work once for a key, and return its result; again, return the first result.
@@ -56,7 +57,8 @@ def run_once(  # noqa: PLR0913 - all but the key by name
             seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60).
         on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``, as of
             :func:`~django_dblock.idempotent`.
-        asked: JSON that says what the work is to do; the same key with something else is refused.
+        fingerprint: JSON data that describes the work, for example a message. The same key with
+            other data raises IdempotencyKeyReused.
         using: the database alias, likewise.
 
     Raises:
@@ -76,7 +78,7 @@ def run_once(  # noqa: PLR0913 - all but the key by name
     :mod:`django_dblock.idempotency`.
     """
     options = Options(mode, ttl, wait, lease, on_abandoned, using=using)
-    identity, wanted = _prepared(key, asked, options)
+    identity, wanted = _prepared(key, fingerprint, options)
     if mode == "atomic":
         outcome = atomic.run(identity, wanted, options, lambda: _finished(work()))
     else:
@@ -97,7 +99,7 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     wait: float = 0,
     lease: Duration | None = None,
     on_abandoned: OnAbandoned = "takeover",
-    asked: Any = None,
+    fingerprint: Any = None,
     using: str | None = None,
 ) -> Any:
     """Run async work once for a key, in lease mode, and return its result, or the first one.
@@ -113,7 +115,8 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
         wait: seconds to wait for the same work that is running; 0 raises at once.
         lease: how long a run may be silent, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_LEASE``.
         on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``.
-        asked: JSON that says what the work is to do; the same key with something else is refused.
+        fingerprint: JSON data that describes the work, for example a message. The same key with
+            other data raises IdempotencyKeyReused.
         using: the database alias.
 
     Raises:
@@ -123,7 +126,7 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     Source: as :func:`run_once`.
     """
     options = Options("lease", ttl, wait, lease, on_abandoned, using=using)
-    identity, wanted = _prepared(key, asked, options)
+    identity, wanted = _prepared(key, fingerprint, options)
 
     async def finished(held: Lease) -> Finished:
         return _finished(await work(Handle(identity, held)))
@@ -141,9 +144,11 @@ def identity_of(key: tuple[Any, ...], using: str | None) -> Identity:
     return Identity(SCOPE, shown, store.alias_for(using))
 
 
-def _prepared(key: tuple[Any, ...], asked: Any, options: Options) -> tuple[Identity, Asked]:
+def _prepared(
+    key: tuple[Any, ...], described: Any, options: Options
+) -> tuple[Identity, RequestFingerprint]:
     identity = identity_of(key, options.using)
-    return identity, Asked(fingerprint.of_work(asked), fingerprint.VERSION)
+    return identity, RequestFingerprint(of_work(described), WORK_VERSION)
 
 
 def _finished(result: Any) -> Finished:

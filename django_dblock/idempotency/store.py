@@ -14,7 +14,7 @@ from django_dblock.conf import conf
 from django_dblock.core.connection import connection_for
 from django_dblock.core.simple_query import Rows, exchange, send
 from django_dblock.exceptions import DamagedAnswer
-from django_dblock.idempotency.identity import Asked, Identity
+from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.stored_response import Answer, Undecipherable, load_steps
 from django_dblock.sql import idempotency as sql
 
@@ -31,7 +31,8 @@ class Found:
         full: whether its scope has as many live keys as it may.
         id: of the row; 0 without one.
         token: of the latest claim.
-        same: whether it is for what is asked now.
+        claim: the random identity of the latest claim; None if the latest run had none.
+        same: False if the stored fingerprint shows that the key belongs to another request.
         remaining: whole seconds until the lease ends.
         answer: the first one, where it may be given.
     """
@@ -41,6 +42,7 @@ class Found:
     full: bool = False
     id: int = 0
     token: int = 0
+    claim: str | None = None
     same: bool = True
     remaining: int = 0
     answer: Answer | None = None
@@ -57,17 +59,23 @@ class Found:
 
 
 class Claim(NamedTuple):
-    """A claim on a request: row and token, and what was done before it.
+    """A claim on a request.
 
     Attributes:
-        id: of the row.
+        id: the row's primary key.
         token: the fencing token.
+        claim: the random identity of this claim.
         steps: the results that are recorded, by name.
     """
 
     id: int
     token: int
+    claim: str
     steps: dict[str, Any]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the claim in the form that the statements take."""
+        return {"id": self.id, "token": self.token, "claim": self.claim}
 
 
 def alias_for(using: str | None) -> str:
@@ -81,7 +89,9 @@ def alias_for(using: str | None) -> str:
     return connection_for(using or conf.database or router.db_for_write(IdempotencyKey)).alias
 
 
-def ask(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then: str) -> Found:
+def ask(
+    connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
+) -> Found:
     """Try for the lock, and read the row: one message. Opens the transaction that is owed.
 
     Args:
@@ -101,7 +111,7 @@ def ask(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then
 
 
 def ask_again(
-    connection: BaseDatabaseWrapper, identity: Identity, asked: Asked, *then: str
+    connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
 ) -> Found:
     """Read the row, under the lock that is had."""
     statements, parameters = _reading(identity)
@@ -112,7 +122,7 @@ def ask_again(
 def record(  # noqa: PLR0913 - what an answer is kept with
     connection: BaseDatabaseWrapper,
     identity: Identity,
-    asked: Asked,
+    asked: RequestFingerprint,
     answer: Mapping[str, Any],
     *then: str,
     ttl: float,
@@ -130,8 +140,7 @@ def record(  # noqa: PLR0913 - what an answer is kept with
         new: whether no row was there when it was read.
     """
     parameters = {
-        "scope": identity.scope,
-        "key": identity.key,
+        **identity.parameters(),
         "ttl": str(ttl),
         **asked.parameters(),
         **answer,
@@ -143,7 +152,7 @@ def record(  # noqa: PLR0913 - what an answer is kept with
 def claim(  # noqa: PLR0913 - what a claim is made of
     connection: BaseDatabaseWrapper,
     identity: Identity,
-    asked: Asked,
+    asked: RequestFingerprint,
     found: Found,
     *,
     owner: str,
@@ -157,13 +166,13 @@ def claim(  # noqa: PLR0913 - what a claim is made of
         ImproperlyConfigured: likewise, as there is no cipher.
     """
     parameters = {
-        "scope": identity.scope,
-        "key": identity.key,
+        **identity.parameters(),
         "owner": owner,
         "lease": str(lease),
         "ttl": None if ttl is None else str(ttl),
         "id": found.id,
         "token": found.token,
+        "claim": found.claim,
         "resume": int(found.state in ("free", "abandoned")),
         **asked.parameters(),
     }
@@ -171,8 +180,10 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     rows = send(connection, statement, parameters=parameters)
     if not rows:
         return None
-    [(number, token, recorded, _)] = rows
-    return Claim(int(str(number)), int(str(token)), _steps(identity, number, str(recorded)))
+    [(number, token, claim_id, recorded, _)] = rows
+    return Claim(
+        int(str(number)), int(str(token)), str(claim_id), _steps(identity, number, str(recorded))
+    )
 
 
 def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool:
@@ -181,47 +192,52 @@ def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool
     In an open transaction it is part of that; else it commits by itself.
     """
     with connections[using].cursor() as cursor:
-        cursor.execute(statement, {"id": claimed.id, "token": claimed.token, **parameters})
+        cursor.execute(statement, {**claimed.parameters(), **parameters})
         return cursor.fetchone() is not None
 
 
-def look(connection: BaseDatabaseWrapper, identity: Identity, asked: Asked) -> Found:
+def look(connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint) -> Found:
     """Read the row without the lock: what became of it, and not what may be done."""
     with connection.cursor() as cursor:
-        cursor.execute(sql.READ, {"scope": identity.scope, "key": identity.key})
+        cursor.execute(sql.READ, identity.parameters())
         return _found([cursor.fetchall()], identity, asked, locked=True)
 
 
 def is_completed(using: str, claimed: Claim) -> bool:
     """Whether the answer that is there is this claim's."""
     with connections[using].cursor() as cursor:
-        cursor.execute(sql.IS_COMPLETED, {"id": claimed.id, "token": claimed.token})
+        cursor.execute(sql.IS_COMPLETED, claimed.parameters())
         return cursor.fetchone() is not None
 
 
 def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
-    parameters: dict[str, Any] = {"scope": identity.scope, "key": identity.key}
+    parameters: dict[str, Any] = {**identity.parameters()}
     if (max_keys := conf.idempotency_max_keys) is None:
         return (sql.READ,), parameters
     parameters["max_keys"] = max_keys
     return (sql.READ, sql.IS_FULL), parameters
 
 
-def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: bool) -> Found:
+def _found(
+    answers: list[Rows], identity: Identity, asked: RequestFingerprint, *, locked: bool
+) -> Found:
     """Read the rows: text where they came by one message, else what the driver makes of them."""
     rows, *more = answers
     full = more == [[("true",)]]
     if not rows:
         return Found("new", locked, full)
     row: tuple[Any, ...] = rows[0]
-    number, token, completed, over, left, fingerprint, version, status_code, headers, *body = row
+    number, token, claimed, completed, over, left, fingerprint, version, *answered = row
     remaining = None if left is None else float(left)
     state = _state(completed=_truth(completed), over=_truth(over), remaining=remaining)
-    same = (fingerprint, int(version)) == (asked.fingerprint.hex(), asked.fingerprint_version)
+    # Another version was made of other parts, so it says nothing. While a deployment runs two
+    # releases, a retry may reach either, and must not be refused.
+    comparable = int(version) == asked.fingerprint_version
+    same = not comparable or fingerprint == asked.fingerprint.hex()
     answer = None
     if same and state == "done":
         try:
-            answer = Answer.read(status_code, headers, *body)
+            answer = Answer.read(*answered)
         except ValueError as error:
             raise _damaged("answer", identity, number, error) from error
     return Found(
@@ -230,6 +246,7 @@ def _found(answers: list[Rows], identity: Identity, asked: Asked, *, locked: boo
         full=full,
         id=int(number),
         token=int(token),
+        claim=None if claimed is None else str(claimed),
         same=same,
         remaining=max(0, math.ceil(remaining or 0)),
         answer=answer,

@@ -4,14 +4,17 @@ PostgreSQL manual: 13.2.1 "Read Committed Isolation Level"; "INSERT, ON CONFLICT
 
 Common to all:
 
-- Who reads or writes the row of a request to run it holds the advisory lock on (scope, key), taken
-  by a statement before, so that what it reads is what the last holder committed.
+- A statement that reads or writes the row in order to run the request is sent while the advisory
+  lock on (namespace, scope, key) is held. An earlier statement took that lock, so this one sees
+  what the last holder committed.
 - Time is ``clock_timestamp()``.
-- The identity of a claim is (id, token): a row that was removed and made again has another id, so
-  neither a purge nor a restart brings an old claim back.
-- What is written here is what a retry relies on, so its commit waits for the disk, whatever
+- The identity of a claim is ``claim``, a random UUID that the server makes. ``id`` only leads to
+  the row: after an asynchronous failover or a restore, its sequence returns the same number again.
+  ``token`` orders the claims of one key. It is never behind the clock, so a row that was lost and
+  made again doesn't repeat a token; a server whose clock is behind still can.
+- A retry relies on what is written here, so each commit waits for the disk, whatever
   ``synchronous_commit`` the session has; 19.5.1 "synchronous_commit".
-- Answers are text, because they may come by a message of several statements.
+- Results are text, because several statements may travel in one message.
 """
 
 # What is known of the request. No CASE and no subquery: planning those takes longer than all the
@@ -20,6 +23,7 @@ READ = """
 SELECT
     id,
     token,
+    claim,
     completed_at IS NOT NULL,
     expires_at <= clock_timestamp(),
     extract(epoch FROM locked_until - clock_timestamp()),
@@ -30,18 +34,38 @@ SELECT
     encode(body, 'hex'),
     body_kind
 FROM django_dblock_idempotencykey
-WHERE scope = %(scope)s AND key = %(key)s
+WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
 """
 
-# Whether the scope has as many live keys as it may. It looks at so many, and no more.
+# Whether the scope has as many live keys as allowed. A row that exists belongs to a replay or to a
+# conflict, neither of which adds a key, so nothing is counted for it. An index can't be searched
+# for a volatile clock_timestamp(), hence statement_timestamp(). Each branch reads max_keys index
+# entries at most, however many expired rows the scope has.
 IS_FULL = """
-SELECT (count(*) >= %(max_keys)s)::text
-FROM (
+SELECT CASE WHEN EXISTS (
     SELECT
     FROM django_dblock_idempotencykey
-    WHERE scope = %(scope)s AND coalesce(expires_at > clock_timestamp(), true)
-    LIMIT %(max_keys)s
-) AS live
+    WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
+        AND coalesce(expires_at > statement_timestamp(), true)
+) THEN 'false' ELSE (
+    SELECT (count(*) >= %(max_keys)s)::text
+    FROM (
+        (
+            SELECT
+            FROM django_dblock_idempotencykey
+            WHERE namespace = %(namespace)s AND scope = %(scope)s
+                AND expires_at > statement_timestamp()
+            LIMIT %(max_keys)s
+        )
+        UNION ALL
+        (
+            SELECT
+            FROM django_dblock_idempotencykey
+            WHERE namespace = %(namespace)s AND scope = %(scope)s AND expires_at IS NULL
+            LIMIT %(max_keys)s
+        )
+    ) AS live
+) END
 """
 
 # The view's effects are undone to here, where its answer is kept without them.
@@ -51,16 +75,16 @@ RELEASE = "RELEASE SAVEPOINT {name}"
 # The answer, in the transaction of the effects, where there was no row.
 RECORD_NEW = """
 INSERT INTO django_dblock_idempotencykey (
-    scope, key, fingerprint, fingerprint_version, method, path, status_code, headers, body,
-    body_kind, token, owner, steps, created_at, completed_at, expires_at
+    namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
+    body, body_kind, token, owner, steps, created_at, completed_at, expires_at
 )
 VALUES (
-    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
-    %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'), %(body_kind)s,
-    1, '', '{}', transaction_timestamp(), clock_timestamp(),
+    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
+    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'),
+    %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
-ON CONFLICT (scope, key) DO NOTHING
+ON CONFLICT (namespace, scope, key) DO NOTHING
 RETURNING id::text, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -70,16 +94,16 @@ RETURNING id::text, set_config('synchronous_commit',
 # should it not be, somebody writes past the lock, and no row comes back.
 RECORD_AGAIN = """
 INSERT INTO django_dblock_idempotencykey AS request (
-    scope, key, fingerprint, fingerprint_version, method, path, status_code, headers, body,
-    body_kind, token, owner, steps, created_at, completed_at, expires_at
+    namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
+    body, body_kind, token, owner, steps, created_at, completed_at, expires_at
 )
 VALUES (
-    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
-    %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'), %(body_kind)s,
-    1, '', '{}', transaction_timestamp(), clock_timestamp(),
+    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
+    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'),
+    %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
-ON CONFLICT (scope, key) DO UPDATE SET
+ON CONFLICT (namespace, scope, key) DO UPDATE SET
     fingerprint = excluded.fingerprint,
     fingerprint_version = excluded.fingerprint_version,
     method = excluded.method,
@@ -88,7 +112,10 @@ ON CONFLICT (scope, key) DO UPDATE SET
     headers = excluded.headers,
     body = excluded.body,
     body_kind = excluded.body_kind,
-    token = request.token + 1,
+    token = GREATEST(
+        request.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    ),
+    claim = NULL,
     owner = '',
     locked_until = NULL,
     steps = '{}',
@@ -106,17 +133,18 @@ RETURNING id::text, set_config('synchronous_commit',
 # A claim on a request that has no row.
 CLAIM_NEW = """
 INSERT INTO django_dblock_idempotencykey (
-    scope, key, fingerprint, fingerprint_version, method, path, headers, body_kind, token, owner,
-    locked_until, steps, created_at, expires_at
+    namespace, scope, key, fingerprint, fingerprint_version, method, path, headers, body_kind,
+    token, claim, owner, locked_until, steps, created_at, expires_at
 )
 VALUES (
-    %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s, %(method)s,
-    %(path)s, '{}', 'plain', 1, %(owner)s,
+    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
+    %(method)s, %(path)s, '{}', 'plain',
+    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint, gen_random_uuid(), %(owner)s,
     clock_timestamp() + %(lease)s::float8 * interval '1 second', '{}', clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
-ON CONFLICT (scope, key) DO NOTHING
-RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+ON CONFLICT (namespace, scope, key) DO NOTHING
+RETURNING id::text, token::text, claim::text, steps::text, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
@@ -135,7 +163,8 @@ UPDATE django_dblock_idempotencykey SET
     headers = '{}',
     body = NULL,
     body_kind = 'plain',
-    token = token + 1,
+    token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+    claim = gen_random_uuid(),
     owner = %(owner)s,
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second',
     steps = CASE WHEN %(resume)s = 1 THEN steps ELSE '{}' END,
@@ -146,11 +175,13 @@ WHERE id = (
     SELECT id
     FROM django_dblock_idempotencykey
     WHERE id = %(id)s::bigint AND token = %(token)s::bigint
+        AND claim IS NOT DISTINCT FROM %(claim)s::uuid
+        AND namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
         AND (completed_at IS NULL AND coalesce(locked_until, '-infinity') <= clock_timestamp()
             OR completed_at IS NOT NULL AND expires_at <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id::text, token::text, steps::text, set_config('synchronous_commit',
+RETURNING id::text, token::text, claim::text, steps::text, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
@@ -161,7 +192,8 @@ STEP = """
 UPDATE django_dblock_idempotencykey SET
     steps = steps || %(step)s::jsonb,
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL
 RETURNING id::text, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -171,7 +203,8 @@ RETURNING id::text, set_config('synchronous_commit',
 GUARD = """
 SELECT id::text
 FROM django_dblock_idempotencykey
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL
 FOR NO KEY UPDATE
 """
 
@@ -185,7 +218,8 @@ UPDATE django_dblock_idempotencykey SET
     locked_until = NULL,
     completed_at = clock_timestamp(),
     expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL
 RETURNING id::text, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -195,7 +229,8 @@ RETURNING id::text, set_config('synchronous_commit',
 IS_COMPLETED = """
 SELECT id::text
 FROM django_dblock_idempotencykey
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NOT NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NOT NULL
 """
 
 # The run has ended without an answer to keep: the next retry may run at once, after the last step
@@ -203,18 +238,19 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NOT 
 GIVE_UP = """
 WITH gone AS (
     DELETE FROM django_dblock_idempotencykey
-    WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-        AND steps = '{}'
+    WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+        AND completed_at IS NULL AND steps = '{}'
 )
 UPDATE django_dblock_idempotencykey SET locked_until = NULL
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
-    AND steps <> '{}'
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL AND steps <> '{}'
 RETURNING id::text
 """
 
 # The run has ended in the middle of a step, and nobody knows whether that had its effect.
 ABANDON = """
 UPDATE django_dblock_idempotencykey SET locked_until = clock_timestamp()
-WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND completed_at IS NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL
 RETURNING id::text
 """

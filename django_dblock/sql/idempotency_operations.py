@@ -73,6 +73,7 @@ SELECT
     extract(epoch FROM clock.now - request.created_at)::float8,
     extract(epoch FROM request.locked_until - clock.now)::float8,
     extract(epoch FROM request.expires_at - clock.now)::float8,
+    request.namespace,
     ARRAY(SELECT jsonb_object_keys(request.steps)),
     counted.idle,
     counted.leased
@@ -102,6 +103,7 @@ SELECT
     scope,
     key,
     token,
+    claim,
     owner,
     method,
     completed_at IS NOT NULL,
@@ -116,10 +118,12 @@ WHERE id = %(id)s
 # comes back.
 RETRY = """
 UPDATE django_dblock_idempotencykey
-SET token = token + 1,
+SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+    claim = NULL,
     locked_until = NULL,
     expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
-WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+WHERE id = %(id)s AND token = %(token)s AND claim IS NOT DISTINCT FROM %(claim)s::uuid
+    AND completed_at IS NULL
     AND (locked_until IS NULL OR locked_until <= clock_timestamp())
 RETURNING id
 """
@@ -127,7 +131,8 @@ RETURNING id
 # A person answers a request: likewise, and each repeat gets this answer.
 ANSWER = """
 UPDATE django_dblock_idempotencykey
-SET token = token + 1,
+SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+    claim = NULL,
     status_code = %(status_code)s,
     headers = %(headers)s::jsonb,
     body = decode(%(body)s, 'hex'),
@@ -135,7 +140,8 @@ SET token = token + 1,
     locked_until = NULL,
     completed_at = clock_timestamp(),
     expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
-WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL
+WHERE id = %(id)s AND token = %(token)s AND claim IS NOT DISTINCT FROM %(claim)s::uuid
+    AND completed_at IS NULL
     AND (locked_until IS NULL OR locked_until <= clock_timestamp())
 RETURNING id
 """

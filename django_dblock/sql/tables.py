@@ -55,3 +55,13 @@ ALTER TABLE django_dblock_idempotencykey
     ALTER COLUMN key TYPE varchar(255) COLLATE "default",
     RESET (autovacuum_vacuum_scale_factor)
 """
+
+# The same collation as of the other columns of the key.
+IDEMPOTENCYKEY_NAMESPACE = """
+ALTER TABLE django_dblock_idempotencykey
+    ALTER COLUMN namespace TYPE varchar(255) COLLATE "C"
+"""
+IDEMPOTENCYKEY_NAMESPACE_REVERSE = """
+ALTER TABLE django_dblock_idempotencykey
+    ALTER COLUMN namespace TYPE varchar(255) COLLATE "default"
+"""

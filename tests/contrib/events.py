@@ -96,11 +96,14 @@ def requested():
     for _ in range(2):
         run_once("a", work=lambda: 1)
     with pytest.raises(IdempotencyKeyReused):
-        run_once("a", work=lambda: 1, asked="b")
+        run_once("a", work=lambda: 1, fingerprint="b")
+
+    tokens = []
 
     def work(run):
         run.run_step("one", lambda: 1)
-        if run.token == 1:
+        tokens.append(run.token)
+        if len(tokens) == 1:
             raise ArithmeticError
 
     with pytest.raises(ArithmeticError):

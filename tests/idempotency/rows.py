@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.utils import timezone
 
 from django_dblock import IdempotencyKey
 
 HOUR = timedelta(hours=1)
+CLAIM = UUID("00000000-0000-4000-8000-000000000001")
+OTHER_CLAIM = UUID("00000000-0000-4000-8000-000000000002")
 
 
 def make(key: str = "3f1c0a52-key", scope: str = "user:7", **changes: Any) -> IdempotencyKey:

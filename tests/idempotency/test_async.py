@@ -74,7 +74,7 @@ def test_a_repeat_gets_the_first_answer():
 
 
 def test_steps_are_recorded_and_the_next_run_goes_on_after_them():
-    calls = []
+    calls, tokens = [], []
 
     async def call():
         calls.append(1)
@@ -86,7 +86,8 @@ def test_steps_are_recorded_and_the_next_run_goes_on_after_them():
         async with handle.step("b") as step:
             if not step.done:
                 step.result = "b"
-        if handle.token == 1:
+        tokens.append(handle.token)
+        if len(tokens) == 1:
             raise RuntimeError
         return await handle.acomplete(HttpResponse(step.result))
 
@@ -188,7 +189,7 @@ def test_a_cancellation_while_it_looks(monkeypatch):
         return HttpResponse(b"first")
 
     assert post(leased(work)).content == b"first"
-    assert (effects(), row().token) == (0, 1)
+    assert effects() == 0
 
 
 def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answer(looked):

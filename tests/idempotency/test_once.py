@@ -58,10 +58,10 @@ def test_keys_with_the_same_text_and_other_types_are_different(mode):
 
 @MODES
 def test_the_same_key_for_something_else_is_refused(mode):
-    run_once("a", work=work, mode=mode, asked={"amount": 1})
-    run_once("a", work=work, mode=mode, asked={"amount": 1})
+    run_once("a", work=work, mode=mode, fingerprint={"amount": 1})
+    run_once("a", work=work, mode=mode, fingerprint={"amount": 1})
     with pytest.raises(IdempotencyKeyReused) as raised:
-        run_once("a", work=work, mode=mode, asked={"amount": 2})
+        run_once("a", work=work, mode=mode, fingerprint={"amount": 2})
     assert (raised.value.scope, raised.value.using) == ("once", "default")
     assert effects() == 1
 
@@ -99,17 +99,19 @@ def test_in_lease_mode_an_open_transaction_is_refused():
 
 
 def test_a_later_run_goes_on_after_the_last_step():
-    calls = []
+    calls, tokens = [], []
 
     def steps(handle):
         handle.run_step("charge", lambda: calls.append(1))
-        if handle.token == 1:
+        tokens.append(handle.token)
+        if len(tokens) == 1:
             raise RuntimeError
-        return handle.token
+        return "done"
 
     with pytest.raises(RuntimeError):
         run_once("a", work=steps, mode="lease")
-    assert run_once("a", work=steps, mode="lease") == 2
+    assert run_once("a", work=steps, mode="lease") == "done"
+    assert tokens[0] < tokens[1]
     assert calls == [1]
 
 

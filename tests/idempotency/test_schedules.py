@@ -231,8 +231,8 @@ def test_atomic_mode(looking, wait, beside, event):
         AND (completed_at IS NULL AND coalesce(locked_until, '-infinity') <= clock_timestamp()
             OR completed_at IS NOT NULL AND expires_at <= clock_timestamp())""",
         ),
-        (together, "COMPLETE", "AND token = %(token)s::bigint"),
-        (guarded, "GUARD", "AND token = %(token)s::bigint"),
+        (together, "COMPLETE", "AND token = %(token)s::bigint AND claim = %(claim)s::uuid"),
+        (guarded, "GUARD", "AND token = %(token)s::bigint AND claim = %(claim)s::uuid"),
     ],
 )
 def test_a_statement_that_looks_at_less_is_found_out(looking, monkeypatch, kind, name, taken_out):

@@ -1,12 +1,14 @@
 """Scopes: nobody shares one with anybody else."""
 
 from decimal import Decimal
+from enum import Enum
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,10 +34,78 @@ def test_strangers_never_share_a_bucket(stranger):
         scope_from_user(stranger, "shop.pay")
 
 
-@pytest.mark.parametrize("nobody", [None, ""])
-def test_a_scope_of_nobody_is_refused(nobody):
+class Nobody(Enum):
+    NONE = ""
+    ZERO = 0
+
+
+NOBODY = [
+    None,
+    "",
+    " ",
+    "\t\n",
+    "None",
+    "null",
+    "undefined",
+    "0",
+    "AnonymousUser",
+    "anonymous",
+    "tenant:None",
+    "None/api",
+    "AnonymousUser|POST",
+    0,
+    0.0,
+    float("nan"),
+    False,
+    Decimal(0),
+    Decimal("NaN"),
+    UUID(int=0),
+    b"",
+    b"\0\0",
+    (),
+    [],
+    {},
+    set(),
+    frozenset(),
+    (None,),
+    ("tenant", None),
+    ("tenant", ("user", 0)),
+    ["tenant", ""],
+    {"tenant": 1, "": 2},
+    AnonymousUser(),
+    ("tenant", AnonymousUser()),
+    SimpleLazyObject(AnonymousUser),
+    SimpleLazyObject(lambda: ""),
+    Nobody.NONE,
+    Nobody.ZERO,
+]
+
+
+@pytest.mark.parametrize("nobody", NOBODY, ids=repr)
+def test_scope_of_nobody_is_refused(nobody):
     with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: scope= returned"):
         scope_from_value(nobody, "shop.pay")
+
+
+@pytest.mark.parametrize(
+    "somebody",
+    ["7", "none-such", "Nonesuch", "anon:7", "x", 7, -1, True, Decimal("0.5"), UUID(int=7), b"7"],
+    ids=repr,
+)
+def test_scope_that_only_resembles_nobody_is_a_scope(somebody):
+    assert scope_from_value(somebody, "shop.pay")
+
+
+@pytest.mark.parametrize("returned", [AnonymousUser().get_username, lambda: 7, AnonymousUser])
+def test_scope_that_returns_a_callable_is_refused(returned):
+    """``scope=lambda request: request.user.get_username``: the call is missing."""
+    with pytest.raises(TypeError, match=r"shop\.pay: scope= returned .* is a callable"):
+        scope_from_value(returned, "shop.pay")
+
+
+def test_error_about_a_scope_shows_no_repr_of_an_object():
+    with pytest.raises(ImproperlyConfigured, match="an object of type list"):
+        scope_from_value(["secret", None], "shop.pay")
 
 
 def test_a_value_never_names_a_user():
@@ -74,6 +144,7 @@ def test_what_can_name_nobody_is_refused():
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_two_texts_are_two_scopes_that_fit(one, two):
+    one, two = f"client{one}", f"client{two}"
     scopes = scope_from_value(one, "view"), scope_from_value(two, "view")
     assert (scopes[0] == scopes[1]) == (one == two)
     assert all(len(scope) <= 255 and "\x00" not in scope for scope in scopes)
