@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from django_dblock.coordination.once_per import PeriodRun as PeriodRun
     from django_dblock.coordination.once_per import missed as missed
     from django_dblock.coordination.once_per import once_per as once_per
+    from django_dblock.coordination.rwlock import ReadLease as ReadLease
+    from django_dblock.coordination.rwlock import WriteLease as WriteLease
+    from django_dblock.coordination.rwlock import fenced_rwlock as fenced_rwlock
     from django_dblock.coordination.semaphore import HeldPermit as HeldPermit
     from django_dblock.coordination.semaphore import Permit as Permit
     from django_dblock.coordination.semaphore import advisory_semaphore as advisory_semaphore
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import NotReplicated as NotReplicated
     from django_dblock.exceptions import OpenTransaction as OpenTransaction
     from django_dblock.exceptions import RetryInTransaction as RetryInTransaction
+    from django_dblock.exceptions import SelfDeadlock as SelfDeadlock
     from django_dblock.exceptions import StaleFence as StaleFence
     from django_dblock.exceptions import StaleObject as StaleObject
     from django_dblock.exceptions import StaleObjects as StaleObjects
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
     from django_dblock.fencing.operations import (
         purge_fenced_locks as purge_fenced_locks,
     )
+    from django_dblock.idempotency.decorator import IdempotentRequest as IdempotentRequest
     from django_dblock.idempotency.decorator import idempotent as idempotent
     from django_dblock.idempotency.operations import (
         purge_idempotency_keys as purge_idempotency_keys,
@@ -152,6 +157,9 @@ _HOME = {
     "PeriodRun": "coordination.once_per",
     "missed": "coordination.once_per",
     "once_per": "coordination.once_per",
+    "ReadLease": "coordination.rwlock",
+    "WriteLease": "coordination.rwlock",
+    "fenced_rwlock": "coordination.rwlock",
     "HeldPermit": "coordination.semaphore",
     "Permit": "coordination.semaphore",
     "advisory_semaphore": "coordination.semaphore",
@@ -176,6 +184,7 @@ _HOME = {
     "NotReplicated": "exceptions",
     "OpenTransaction": "exceptions",
     "RetryInTransaction": "exceptions",
+    "SelfDeadlock": "exceptions",
     "StaleFence": "exceptions",
     "StaleObject": "exceptions",
     "StaleObjects": "exceptions",
@@ -189,6 +198,7 @@ _HOME = {
     "force_release": "fencing.operations",
     "purge_fenced_locks": "fencing.operations",
     "FencedQuerySet": "fencing.model",
+    "IdempotentRequest": "idempotency.decorator",
     "idempotent": "idempotency.decorator",
     "run_once": "idempotency.run_once",
     "arun_once": "idempotency.run_once",

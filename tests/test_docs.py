@@ -20,6 +20,7 @@ from django_dblock.cli.list import SCHEMA
 from django_dblock.conf import Conf
 from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
 from tests.docs.blocks import RUN, blocks
+from tests.docs.follow import Project, follow
 from tests.docs.page import SETTINGS, Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,12 @@ def reference(name: str) -> str:
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 @pytest.mark.parametrize(
     "path",
-    [path for path in PAGES if any(block.language in RUN for block in blocks(path))],
+    # The tutorials are followed, in a project of their own: see below.
+    [
+        path
+        for path in PAGES
+        if path.parent.name != "tutorial" and any(block.language in RUN for block in blocks(path))
+    ],
     ids=shown,
 )
 def test_the_code_of_a_page_runs(path, tmp_path, settings, connect):
@@ -61,6 +67,21 @@ def test_the_code_of_a_page_runs(path, tmp_path, settings, connect):
             except Exception as error:
                 error.add_note(f"in {shown(path)}, line {block.line}")
                 raise
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+@pytest.mark.django_db(transaction=True)
+def test_all_tutorials_can_be_followed_in_one_project(tmp_path, rival):
+    """In order, from an empty folder, doing what the pages say and nothing else."""
+    project = Project(tmp_path, rival)
+    index = (ROOT / "docs" / "tutorial" / "index.md").read_text()
+    [tree] = re.findall(r"```\{toctree\}\n(.+?)```", index, re.DOTALL)
+    try:
+        for name in tree.split():
+            follow(ROOT / "docs" / "tutorial" / f"{name}.md", project)
+    finally:
+        project.drop()
 
 
 def test_hardly_any_code_is_not_run():

@@ -2,6 +2,7 @@
 
 from django_dblock.exceptions.base import DblockError as DblockError
 from django_dblock.exceptions.base import LockError as LockError
+from django_dblock.exceptions.coordination import SelfDeadlock as SelfDeadlock
 from django_dblock.exceptions.idempotency import DamagedAnswer as DamagedAnswer
 from django_dblock.exceptions.idempotency import IdempotencyAbandoned as IdempotencyAbandoned
 from django_dblock.exceptions.idempotency import IdempotencyError as IdempotencyError

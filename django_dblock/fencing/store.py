@@ -11,7 +11,7 @@ from os import getpid
 from typing import Any, NamedTuple
 
 import psycopg
-from django.db import Error, connections, router
+from django.db import Error, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.conf import conf
@@ -219,6 +219,52 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
         if _is_standby(connection, error):
             raise StandbyDatabase(**place.facts) from error
         raise
+
+
+def durable_together(
+    place: Place, act: str, statements: Sequence[str], parameters: dict[str, Any]
+) -> tuple[list[Any], bool]:
+    """Run several statements in a transaction of their own; return as :func:`durable`.
+
+    Each statement has its own snapshot, and only the last returns rows that count. They travel in
+    one message, so a client that freezes can't leave the transaction open; where the driver's
+    cursor takes one statement at a time, they go one by one.
+
+    Raises:
+        OpenTransaction: the caller has a transaction open.
+        StandbyDatabase: the server is a standby.
+    """
+    connection = connections[place.using]
+    refuse_transaction(place, connection, act)
+    connection.ensure_connection()
+    try:
+        with unreplicated(connection.connection) as warnings:
+            if _takes_several(connection):
+                with connection.cursor() as cursor:
+                    cursor.execute(";".join(statements), parameters)
+                    while cursor.nextset():
+                        pass
+                    rows: list[Any] = cursor.fetchall()
+            else:
+                with transaction.atomic(using=place.using), connection.cursor() as cursor:
+                    for statement in statements:
+                        cursor.execute(statement, parameters)
+                    rows = cursor.fetchall()
+    except Error as error:
+        if _is_standby(connection, error):
+            raise StandbyDatabase(**place.facts) from error
+        raise
+    return rows, not warnings
+
+
+def _takes_several(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the driver puts parameters into the text, as a message of several statements needs.
+
+    The driver's pipeline mode takes one statement at a time, whatever the cursor.
+    """
+    options = connection.settings_dict["OPTIONS"]
+    pipeline = getattr(connection.connection, "_pipeline", None)
+    return not options.get("server_side_binding") and pipeline is None
 
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:

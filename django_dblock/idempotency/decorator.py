@@ -40,7 +40,15 @@ MARK = "_dblock_idempotent"
 
 
 class IdempotentRequest(HttpRequest):
-    """For annotations only: the request that a view with ``@idempotent`` gets."""
+    """The request that a view with ``@idempotent`` gets, for annotations only.
+
+    ``def pay(request: IdempotentRequest) -> HttpResponse`` lets a type checker know
+    ``request.idempotency``. No object of this class is ever made: at run time the request is
+    Django's own, or REST framework's.
+
+    Attributes:
+        idempotency: the handle of this run; there while the view runs.
+    """
 
     idempotency: Handle
 

@@ -22,7 +22,7 @@ ACQUIRE_SLOTS = """
 WITH free AS MATERIALIZED (
     SELECT id
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+    WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
         AND expires_at + lock_delay <= clock_timestamp()
         AND version() NOT LIKE '%%Cockroach%%'
     ORDER BY slot
@@ -35,12 +35,12 @@ WITH free AS MATERIALIZED (
         AND (NOT %(in_turn)s OR %(units)s + (
             SELECT coalesce(sum(1 - ticket.slot), 0)
             FROM django_dblock_fencedticket AS ticket
-            WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
+            WHERE ticket.name = %(name)s::text AND ticket.expires_at > clock_timestamp()
                 AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
         ) <= %(permits)s - (
             SELECT count(*)
             FROM django_dblock_fencedlock
-            WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+            WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
                 AND expires_at + lock_delay > clock_timestamp()
         ))
 ), taken AS (
@@ -48,7 +48,7 @@ WITH free AS MATERIALIZED (
     SET token = GREATEST(
             lease.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
         ),
-        owner = %(owner)s,
+        owner = %(owner)s::text,
         acquired_at = clock_timestamp(),
         renewed_at = clock_timestamp(),
         expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
@@ -63,13 +63,13 @@ WITH free AS MATERIALIZED (
         name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
     )
     SELECT
-        %(name)s, missing.slot, 0, '', clock_timestamp(), clock_timestamp(), clock_timestamp(),
-        interval '0', 0, '{}'
+        %(name)s::text, missing.slot, 0, '',
+        clock_timestamp(), clock_timestamp(), clock_timestamp(), interval '0', 0, '{}'
     FROM generate_series(0, %(permits)s - 1) AS missing (slot)
     WHERE (SELECT count(*) FROM free) < %(units)s
         AND NOT EXISTS (
             SELECT FROM django_dblock_fencedlock AS lease
-            WHERE lease.name = %(name)s AND lease.slot = missing.slot
+            WHERE lease.name = %(name)s::text AND lease.slot = missing.slot
         )
         AND version() NOT LIKE '%%Cockroach%%'
     ORDER BY missing.slot
@@ -95,7 +95,7 @@ UNION ALL (
         extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8,
         owner, count(*) OVER (), NULL
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot >= 0 AND slot < %(permits)s
+    WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
         AND expires_at + lock_delay > clock_timestamp()
         AND NOT EXISTS (SELECT FROM taken) AND NOT EXISTS (SELECT FROM made)
     ORDER BY expires_at + lock_delay
@@ -125,24 +125,26 @@ RETURNING lease.name, lease.slot, set_config('synchronous_commit',
 """
 
 # The read-write lock. Slot 0 is the gate: the writer's lease. Slots 1, 2, … are the readers'.
-# Three statements in one message, each with a snapshot of its own. The order matters: a statement
+# Several statements in one message, each with a snapshot of its own. The order matters: a statement
 # that waits for the gate and then counts readers would count in the snapshot from before its wait.
 # FOR NO KEY UPDATE makes grants follow each other, and does not wait for open guards (KEY SHARE).
+# READ COMMITTED, whatever the role's default is: above it, all statements share the first snapshot.
+READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 MAKE_GATE = """
 INSERT INTO django_dblock_fencedlock (
     name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
 )
 SELECT
-    %(name)s, 0, 0, '', clock_timestamp(), clock_timestamp(), clock_timestamp(), interval '0', 0,
-    '{}'
-WHERE NOT EXISTS (SELECT FROM django_dblock_fencedlock WHERE name = %(name)s AND slot = 0)
+    %(name)s::text, 0, 0, '',
+    clock_timestamp(), clock_timestamp(), clock_timestamp(), interval '0', 0, '{}'
+WHERE NOT EXISTS (SELECT FROM django_dblock_fencedlock WHERE name = %(name)s::text AND slot = 0)
     AND version() NOT LIKE '%%Cockroach%%'
 ON CONFLICT (name, slot) DO NOTHING
 """
 LOCK_GATE = """
 SELECT set_config('idle_in_transaction_session_timeout', '10000', true)
 FROM django_dblock_fencedlock
-WHERE name = %(name)s AND slot = 0
+WHERE name = %(name)s::text AND slot = 0
 FOR NO KEY UPDATE
 """
 
@@ -153,11 +155,11 @@ ACQUIRE_READ = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot = 0
+    WHERE name = %(name)s::text AND slot = 0
         AND expires_at + lock_delay <= clock_timestamp()
         AND NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket
-            WHERE ticket.name = %(name)s AND ticket.slot = 0
+            WHERE ticket.name = %(name)s::text AND ticket.slot = 0
                 AND ticket.expires_at > clock_timestamp()
                 AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
         )
@@ -177,7 +179,7 @@ SELECT
     'held', slot, token, expires_at,
     extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8, owner, 1, NULL
 FROM django_dblock_fencedlock
-WHERE name = %(name)s AND slot = 0 AND expires_at + lock_delay > clock_timestamp()
+WHERE name = %(name)s::text AND slot = 0 AND expires_at + lock_delay > clock_timestamp()
     AND NOT EXISTS (SELECT FROM had)
 UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
@@ -189,7 +191,7 @@ _READER = """
 free AS MATERIALIZED (
     SELECT id
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
+    WHERE name = %(name)s::text AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
         AND EXISTS (SELECT FROM gate)
     ORDER BY slot
     LIMIT 1
@@ -200,7 +202,7 @@ free AS MATERIALIZED (
             lease.token + 1, (SELECT token + 1 FROM gate),
             floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
         ),
-        owner = %(owner)s,
+        owner = %(owner)s::text,
         acquired_at = clock_timestamp(),
         renewed_at = clock_timestamp(),
         expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
@@ -215,9 +217,10 @@ free AS MATERIALIZED (
         name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
     )
     SELECT
-        %(name)s, (SELECT max(slot) + 1 FROM django_dblock_fencedlock WHERE name = %(name)s),
+        %(name)s::text,
+        (SELECT max(slot) + 1 FROM django_dblock_fencedlock WHERE name = %(name)s::text),
         GREATEST(gate.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
-        %(owner)s, clock_timestamp(), clock_timestamp(),
+        %(owner)s::text, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + %(ttl)s * interval '1 second',
         %(lock_delay)s * interval '1 second', 1, %(metadata)s::jsonb
     FROM gate
@@ -236,11 +239,11 @@ ACQUIRE_WRITE = """
 WITH gate AS MATERIALIZED (
     SELECT id
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot = 0
+    WHERE name = %(name)s::text AND slot = 0
         AND expires_at + lock_delay <= clock_timestamp()
         AND NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket
-            WHERE ticket.name = %(name)s
+            WHERE ticket.name = %(name)s::text
                 AND ticket.expires_at > clock_timestamp()
                 AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
         )
@@ -248,14 +251,14 @@ WITH gate AS MATERIALIZED (
 ), readers AS MATERIALIZED (
     SELECT id, token
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
+    WHERE name = %(name)s::text AND slot > 0 AND expires_at + lock_delay <= clock_timestamp()
         AND EXISTS (SELECT FROM gate)
     FOR UPDATE SKIP LOCKED
 ), granted AS MATERIALIZED (
     SELECT id, (SELECT coalesce(max(token), 0) FROM readers) AS newest
     FROM gate
     WHERE (SELECT count(*) FROM readers) = (
-        SELECT count(*) FROM django_dblock_fencedlock WHERE name = %(name)s AND slot > 0
+        SELECT count(*) FROM django_dblock_fencedlock WHERE name = %(name)s::text AND slot > 0
     )
 ), taken AS (
     UPDATE django_dblock_fencedlock AS lease
@@ -263,7 +266,7 @@ WITH gate AS MATERIALIZED (
             lease.token + 1, granted.newest + 1,
             floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
         ),
-        owner = %(owner)s,
+        owner = %(owner)s::text,
         acquired_at = clock_timestamp(),
         renewed_at = clock_timestamp(),
         expires_at = clock_timestamp() + %(ttl)s * interval '1 second',
@@ -289,7 +292,7 @@ UNION ALL (
         extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8,
         owner, count(*) OVER (), NULL
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND expires_at + lock_delay > clock_timestamp()
+    WHERE name = %(name)s::text AND expires_at + lock_delay > clock_timestamp()
         AND NOT EXISTS (SELECT FROM taken)
     ORDER BY expires_at + lock_delay DESC
     LIMIT 1
@@ -303,7 +306,8 @@ DOWNGRADE = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
     FROM django_dblock_fencedlock
-    WHERE name = %(name)s AND slot = 0 AND token = %(token)s AND expires_at > clock_timestamp()
+    WHERE name = %(name)s::text AND slot = 0 AND token = %(token)s
+        AND expires_at > clock_timestamp()
     FOR NO KEY UPDATE
 ), {reader}, closed AS (
     UPDATE django_dblock_fencedlock AS lease
@@ -325,7 +329,7 @@ SELECT
     token, owner, acquired_at, expires_at,
     extract(epoch FROM expires_at - clock_timestamp())::float8, metadata::text
 FROM django_dblock_fencedlock
-WHERE name = %(name)s AND slot = 0 AND expires_at > clock_timestamp()
+WHERE name = %(name)s::text AND slot = 0 AND expires_at > clock_timestamp()
 """
 
 # The workers that are alive: their slots in ascending order, and the numbers of partitions that
@@ -333,7 +337,7 @@ WHERE name = %(name)s AND slot = 0 AND expires_at > clock_timestamp()
 WORKERS = """
 SELECT slot, (metadata ->> 'count')::int
 FROM django_dblock_fencedlock
-WHERE name = %(name)s AND expires_at > clock_timestamp()
+WHERE name = %(name)s::text AND expires_at > clock_timestamp()
 ORDER BY slot
 """
 

@@ -7,18 +7,21 @@
 ```` ```html ````           a template, written to the file that its first line, a comment, names
 ``<!-- run`` … ``-->``      Python that readers don't see: what stands around the visible code
 ``<!-- not run: why -->``   before a fence: it is not run, for that reason
+``<!-- prints: REGEX -->``  before a fence of a tutorial: what is printed, where that differs
+``<!-- by hand`` … ``-->``  in a tutorial: Python that does what the reader is told to do by hand
 ==========================  ======================================================================
 
 Other languages (``text``, ``sh``, ``shell``, ``ini`` …) are shown, not run.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUN = ("python", "console", "postgresql", "html")
 
 _FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})\s*(?P<language>\{?[\w-]*\}?)")
+_PRINTS = re.compile(r"^<!-- prints: (?P<prints>\S.*) -->$")
 _NOT_RUN = re.compile(r"^<!-- not run: (?P<why>\S.*) -->$")
 
 
@@ -31,17 +34,18 @@ class Block:
     path: Path
     line: int
     not_run: str | None = None
+    prints: str | None = None
 
     @property
     def place(self) -> str:
         return f"{self.path.name}:{self.line}"
 
 
-def blocks(path: Path) -> list[Block]:
-    """Return the page's pieces of code, hidden ones included."""
+def blocks(path: Path, *, by_hand: bool = False) -> list[Block]:
+    """Return the page's pieces of code, hidden ones included; what is done by hand if asked for."""
     found: list[Block] = []
     lines = path.read_text().splitlines()
-    not_run = None
+    not_run = prints = None
     number = 0
     while number < len(lines):
         line = lines[number]
@@ -50,12 +54,20 @@ def blocks(path: Path) -> list[Block]:
             end = lines.index("-->", number)
             found.append(_block("python", lines, number, end, path, None))
             number = end + 1
+        elif line.startswith("<!-- by hand"):
+            end = lines.index("-->", number)
+            if by_hand:
+                found.append(_block("by hand", lines, number, end, path, None))
+            number = end + 1
         elif match := _NOT_RUN.match(line):
             not_run = match["why"]
+        elif match := _PRINTS.match(line):
+            prints = match["prints"]
         elif (match := _FENCE.match(line)) and match["fence"][0] == "`":
             end = lines.index(match["fence"], number)
-            found.append(_block(match["language"], lines, number, end, path, not_run))
-            number, not_run = end + 1, None
+            block = _block(match["language"], lines, number, end, path, not_run)
+            found.append(replace(block, prints=prints))
+            number, not_run, prints = end + 1, None, None
         elif line.strip():
             not_run = None
     return found

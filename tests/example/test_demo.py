@@ -168,13 +168,17 @@ def test_a_site_that_does_not_start_is_reported_with_its_log(run: Run):
     assert "class uri 'nonsense' invalid or not found" in said
 
 
-def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start):
-    demo = start("demo", *SMALL, "--serve")
-    said = read_until(demo, "The acquirer's books")
-    [shop, books] = re.findall(r"(?:shop is|books are) at (\S+?)\.?(?:\s|$)", said)
-    for address, text in ((shop, "Ticket, locks on"), (books, '"charges"')):
+def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start, run: Run):
+    demo = start("demo", "--serve")
+    said = read_until(demo, "Ctrl-C ends it")
+    assert "guard off" not in said, "the attack is not repeated unless asked"
+    [shop, monitor, books] = re.findall(r"(?:shop|monitor|books) (?:is|are) at (\S+)", said)
+    for address, text in ((shop, "Counter bell"), (books, '"charges"'), (monitor, "Log in")):
         with urllib.request.urlopen(address, timeout=60) as page:
             assert text in page.read().decode()
+    [database] = re.findall(r"DATABASE_URL='(\S+)'", said)
+    status, said = run("dblock", "list", "--held", DATABASE_URL=database)
+    assert (status, said) == (0, "Nothing is locked.\n")
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=180)
     assert demo.returncode == 0

@@ -20,6 +20,7 @@ from django_dblock import (
     IdempotencyInProgress,
     IdempotencyKey,
     IdempotencyLeaseLost,
+    IdempotentRequest,
     Lease,
     LockError,
     LockLost,
@@ -47,7 +48,6 @@ from django_dblock import (
     try_advisory_lock,
 )
 from django_dblock.idempotency.context import Handle
-from django_dblock.idempotency.decorator import IdempotentRequest
 
 
 def blocks(user: User, uuid: UUID) -> None:
@@ -188,6 +188,32 @@ async def charge(request: IdempotentRequest) -> HttpResponse:
     return await request.idempotency.acomplete(HttpResponse())
 
 
+class TenantRequest(IdempotentRequest):
+    """A project's own request, with what its middleware adds."""
+
+    tenant: str
+
+
+def tenant_of(request: TenantRequest) -> str:
+    return request.tenant
+
+
+@idempotent(scope=tenant_of, header="X-Event-Id", keep=lambda response: response.status_code < 400)
+def hook(request: TenantRequest) -> HttpResponse:
+    assert_type(request.tenant, str)
+    assert_type(request.idempotency.protected, bool)
+    return HttpResponse()
+
+
+async def is_success(response: HttpResponse) -> bool:
+    return response.status_code < 300
+
+
+@idempotent(mode="lease", key=lambda request: request.POST["id"], header=None, keep=is_success)
+async def ahook(request: IdempotentRequest) -> HttpResponse:
+    return HttpResponse()
+
+
 class PayView:
     @idempotent(mode="lease")
     def post(self, request: IdempotentRequest) -> HttpResponse:
@@ -200,6 +226,10 @@ def requests(request: IdempotentRequest) -> None:
     assert_type(pay(request, pk=1), HttpResponse)
     assert_type(PayView().post(request), HttpResponse)
     pay(request, "1")  # type: ignore[arg-type]
+    assert_type(hook(TenantRequest()), HttpResponse)
+    idempotent("x")  # type: ignore[call-overload]
+    idempotent(header=5)  # type: ignore[call-overload]
+    idempotent(keep=True)  # type: ignore[call-overload]
     idempotent(mode="both")  # type: ignore[call-overload]
     idempotent(ttl="a day")  # type: ignore[call-overload]
 

@@ -191,6 +191,8 @@ def unused(request: HttpRequest, response: HttpResponseBase) -> bool:
     """Whether a precondition that the client sent had no part in an answer of success."""
     if response.status_code >= 400:  # noqa: PLR2004
         return False
+    if "Idempotent-Replayed" in response.headers:  # by @idempotent: the view was not run again
+        return False
     condition: IfMatch = request.if_match  # type: ignore[attr-defined]
     return bool(condition) and not condition.used
 

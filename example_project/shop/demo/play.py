@@ -69,6 +69,7 @@ class Verdict:
 
 def play(played: Round, stage: "Stage") -> Verdict:
     """Attack without the guard until something breaks, then with it."""
+    stage.report.title(played)
     for attempt in range(1, ATTEMPTS + 1):
         unguarded = played.unguarded(stage, attempt)
         if not unguarded.kept:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shop.demo.attack import Answer, Load
-from shop.demo.play import Run, Verdict
+from shop.demo.play import Round, Run, Verdict
 
 _PARTS = 4
 
@@ -20,6 +20,11 @@ class Report:
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def title(self, played: Round) -> None:
+        """Print the name of a round before its progress bars."""
+        self._console.print()
+        self._console.print(f"{played.title}: {played.guard}", style="bold", markup=False)
 
     @contextmanager
     def progress(
@@ -70,11 +75,7 @@ class Report:
 
     def verdict(self, verdict: Verdict) -> None:
         """Show both runs of a round side by side."""
-        table = Table(
-            title=f"{verdict.round.title}: {verdict.round.guard}",
-            title_justify="left",
-            title_style="bold",
-        )
+        table = Table()
         table.add_column("")
         table.add_column("guard off", justify="right")
         table.add_column("guard on", justify="right")

@@ -4,9 +4,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.db import transaction
+
 from shop.demo.attack import Load
 from shop.demo.report import Report
 from shop.demo.site import running_site
+from shop.models import Order, OrderLine, Product
 
 GUARDS = {
     "SHOP_LOCKING": "True",
@@ -40,6 +43,15 @@ class Stage:
     folder: Path
     report: Report
     sabotage: str | None = None
+
+    def clear_shelves(self) -> None:
+        """Delete the products that the rounds put up for sale, with their orders."""
+        products = Product.objects.filter(sku__contains=f"-{self.run}-")
+        with transaction.atomic():
+            orders = set(Order.objects.filter(lines__product__in=products).values_list("pk"))
+            OrderLine.objects.filter(product__in=products).delete()
+            Order.objects.filter(pk__in=[pk for (pk,) in orders]).delete()
+            products.delete()
 
     def site(self, *, port: int = 0, **env: str) -> AbstractContextManager[str]:
         """Run the site with every guard on, except as these variables say."""

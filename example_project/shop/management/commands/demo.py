@@ -12,6 +12,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.urls import reverse
 from django.utils.crypto import get_random_string
 
 from shop.catalogue import seed
@@ -23,6 +24,12 @@ from shop.demo.report import Report
 from shop.demo.rounds import ROUNDS
 from shop.demo.site import running_acquirer
 from shop.demo.stage import Stage
+
+NEXT = """
+What to look at next:
+  example_project/shop/purchase.py, staff.py, settlement.py, payments.py: the four guards, in use
+  manage.py demo --serve: the shop with its lock monitor, for you to click through
+  docs/which-one.md: which of the four you need"""
 
 
 class Command(BaseCommand):
@@ -42,11 +49,14 @@ class Command(BaseCommand):
         add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
         add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
         add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
-        add("--serve", action="store_true", help="leave the site running, guards on")
+        add("--serve", action="store_true", help="no attack: run the site, guards on")
+        add("--attack", action="store_true", help="with --serve: attack first")
         add("--port", type=int, default=0, help="for --serve; a free one by default")
         add("--sabotage", choices=("guarded", "unguarded"), help=SUPPRESS)
 
-    def handle(self, *, serve: bool, port: int, sabotage: str | None, **sizes: Any) -> None:
+    def handle(
+        self, *, serve: bool, attack: bool, port: int, sabotage: str | None, **sizes: Any
+    ) -> None:
         if sizes["stock"] >= sizes["buyers"]:
             raise CommandError("There must be more buyers than stock, or nobody is refused.")
         report = Report()
@@ -68,14 +78,24 @@ class Command(BaseCommand):
                 report=report,
                 sabotage=sabotage,
             )
-            verdicts = [_played(each, stage) for each in ROUNDS]
-            failures = [verdict.failure for verdict in verdicts if verdict.failure]
-            if failures:
-                raise CommandError("\n".join(failures))
-            report.summary(verdicts)
-            report.say(f"The guards held ({time.monotonic() - started:.1f} s).")
+            if attack or not serve:
+                _attack(stage)
+                report.say(f"The guards held ({time.monotonic() - started:.1f} s).")
             if serve:
                 _serve(stage, port)
+            else:
+                report.say(NEXT)
+
+
+def _attack(stage: Stage) -> None:
+    try:
+        verdicts = [_played(each, stage) for each in ROUNDS]
+    finally:
+        stage.clear_shelves()
+    failures = [verdict.failure for verdict in verdicts if verdict.failure]
+    if failures:
+        raise CommandError("\n".join(failures))
+    stage.report.summary(verdicts)
 
 
 def _played(each: Round, stage: Stage) -> Verdict:
@@ -95,8 +115,16 @@ def _serve(stage: Stage, port: int) -> None:
         running_acquirer(stage.folder / "charges.sqlite3") as acquirer,
         stage.site(port=port, ACQUIRER_URL=acquirer) as address,
     ):
-        stage.report.say(f"The shop is at {address}  (staff: demo, password: {password})")
-        stage.report.say(f"The acquirer's books are at {acquirer}/charges. Ctrl-C ends both.")
+        stage.report.say(
+            f"""
+The shop is at {address}/
+The lock monitor is at {address}{reverse("admin:django_dblock_lockmonitor_changelist")}
+The login for both: demo, password: {password}
+The acquirer's books are at {acquirer}/charges
+The database: DATABASE_URL='{stage.database_url}'
+To see its locks, in a second terminal and with that DATABASE_URL: python manage.py dblock watch
+Ctrl-C ends it."""
+        )
         # Being told to stop is how serving ends: the verdict stands.
         with suppress(SystemExit):
             signal.pause()

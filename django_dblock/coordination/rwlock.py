@@ -1,0 +1,321 @@
+"""``fenced_rwlock``: many readers or one writer."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+from django_dblock.conf import conf
+from django_dblock.coordination import slots
+from django_dblock.coordination.slots import SlotGrant
+from django_dblock.core.application_name import named
+from django_dblock.exceptions import SelfDeadlock
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Attempt, Success
+from django_dblock.fencing.deadline import now
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.lock import fenced_lock
+from django_dblock.fencing.store import Place, Refusal, Wish
+from django_dblock.keys import KeyPart
+from django_dblock.sql import coordination as sql
+
+# The leases of read-write locks that the code that runs here has entered.
+_holding: ContextVar[tuple["ReadLease | WriteLease", ...]] = ContextVar(
+    "dblock_holding", default=()
+)
+
+
+class ReadLease(Lease):
+    """One reader's lease. Others may read, too; nobody is granted the write lock meanwhile.
+
+    Its token is greater than that of every earlier writer.
+    """
+
+    fences_rows = False
+
+
+class WriteLease(Lease):
+    """The writer's lease. Its token is greater than every token granted before it."""
+
+    def downgrade(self, *, ttl: float | None = None) -> "_Downgrade":
+        """Return a block that reads, with no moment between in which another could write.
+
+        ::
+
+            with catalogue.write(ttl=30) as writing:
+                rebuild()
+                with writing.downgrade() as reading:  # from here on, others read, too
+                    publish()
+
+        Entering takes the read lease and releases the write lease in one transaction. Leaving
+        releases the read lease. There is no way back: a reader can't become the writer.
+
+        Args:
+            ttl: seconds of the read lease; that of the write lease by default.
+
+        Raises:
+            LockLost: on entering, the write lease is not held any more.
+            ValueError: the ttl can't be one.
+        """
+        if not (ttl is None or is_ttl(ttl)):
+            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+        return _Downgrade(self, ttl)
+
+    def hand_over(self, ttl: float) -> SlotGrant:
+        """Take a read lease and release this one, in one transaction.
+
+        Raises:
+            LockLost: the write lease is not held any more.
+        """
+        place = self.trust.place
+        parameters = {
+            **slots.terms(place, Wish(ttl, 0.0, _metadata_of(self), in_turn=True), None),
+            "token": self.token,
+        }
+        self._stop_renewing()
+        grant = _acquire(place, sql.DOWNGRADE, parameters, "held")
+        if not isinstance(grant, SlotGrant):
+            self.trust.lose("somebody else has it, or an operator released it")
+            raise self.loss()
+        self._given_back = True
+        return grant
+
+
+def _metadata_of(lease: Lease) -> str:
+    return json.dumps(lease.metadata)
+
+
+class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
+    """Let many read or one write, across transactions and processes, for long work.
+
+    ::
+
+        catalogue = fenced_rwlock("catalogue")
+        with catalogue.read(ttl=30): ...
+        with catalogue.write(ttl=30, timeout=60) as lease: ...
+
+    Each reader and the writer hold a lease, which a heartbeat renews, with a fencing token. Waiters
+    queue: a waiting writer keeps new readers out, readers that were there first finish, and a
+    reader that waited before the next writer reads first. So neither side starves. A dead waiter
+    keeps its place for six seconds.
+
+    Guaranteed: while a writer's lease is unexpired no reader has one, and the reverse; nothing that
+    is written under the guard of one commits beside the other, even if a holder was frozen: the
+    guard is checked inside the transaction that commits. The writer's token is greater than every
+    token granted before it, and a reader's is greater than every earlier writer's.
+
+    Not guaranteed: that unguarded work stops when its lease is lost, see
+    :class:`~django_dblock.fenced_lock`.
+
+    Args:
+        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        using: the database alias of the lock table, as in ``fenced_lock``.
+
+    Source: P. Courtois, F. Heymans, D. Parnas, "Concurrent Control with 'Readers' and 'Writers'",
+    1971; the leases are those of :class:`~django_dblock.fenced_lock`.
+    """
+
+    def __init__(self, *key: KeyPart, using: str | None = None) -> None:
+        named(key)  # a wrong part fails where it is written
+        self._key = key
+        self._using = using
+
+    def read(  # noqa: PLR0913 - as fenced_lock
+        self,
+        *,
+        ttl: float,
+        timeout: float | None = 0,
+        heartbeat: bool = True,
+        hold_at_least: float = 0,
+        lock_delay: float = 0,
+        on_lost: Callable[[Any], object] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> "_ReadBlock":
+        """Return a block, or decorator, that reads. The options are those of ``fenced_lock``.
+
+        Raises:
+            LockTimeout: on entering, a writer held the lock or waited before this reader.
+            SelfDeadlock: on entering, this task holds the write lock.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: as
+                ``fenced_lock``.
+        """
+        return _ReadBlock(
+            *self._key,
+            ttl=ttl,
+            timeout=timeout,
+            heartbeat=heartbeat,
+            hold_at_least=hold_at_least,
+            lock_delay=lock_delay,
+            on_lost=on_lost,
+            using=self._using,
+            fair=True,
+            metadata=metadata,
+        )
+
+    def write(  # noqa: PLR0913 - as fenced_lock
+        self,
+        *,
+        ttl: float,
+        timeout: float | None = 0,
+        heartbeat: bool = True,
+        hold_at_least: float = 0,
+        lock_delay: float = 0,
+        on_lost: Callable[[Any], object] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> "_WriteBlock":
+        """Return a block, or decorator, that writes. The options are those of ``fenced_lock``.
+
+        Raises:
+            LockTimeout: on entering, somebody held the lock or waited before this writer.
+            SelfDeadlock: on entering, this task holds the lock, for reading or for writing.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: as
+                ``fenced_lock``.
+        """
+        return _WriteBlock(
+            *self._key,
+            ttl=ttl,
+            timeout=timeout,
+            heartbeat=heartbeat,
+            hold_at_least=hold_at_least,
+            lock_delay=lock_delay,
+            on_lost=on_lost,
+            using=self._using,
+            fair=True,
+            metadata=metadata,
+        )
+
+
+class _Block(fenced_lock):
+    """A block of a read-write lock, known to the task that entered it."""
+
+    def _place(self) -> Place:
+        place = slots.place_of(
+            self._entered_key(), "rwlock", conf.namespace, store.alias_for(self._using)
+        )
+        _refuse_self(place, writes=isinstance(self, _WriteBlock))
+        return place
+
+    def _push(self, lease: Lease) -> None:
+        super()._push(lease)
+        assert isinstance(lease, ReadLease | WriteLease)  # noqa: S101 - made by _lease() below
+        _holding.set((*_holding.get(), lease))
+
+    def _pop(self) -> Lease:
+        lease = super()._pop()
+        _holding.set(tuple(held for held in _holding.get() if held is not lease))
+        return lease
+
+    def _terms(self) -> dict[str, Any]:
+        return {
+            "ttl": self._wish.ttl,
+            "hold_at_least": self._hold_at_least,
+            "metadata": self._metadata,
+            "on_lost": self._on_lost,
+        }
+
+
+class _ReadBlock(_Block):
+    def _attempt(self) -> Attempt:
+        return Attempt(
+            self._place(), self._wish, self._timeout, acquire=_acquire_read, queue_slot=1
+        )
+
+    def _lease(self, place: Place, success: Success) -> ReadLease:
+        return ReadLease(_granted(place, success), success, **self._terms())
+
+
+class _WriteBlock(_Block):
+    def _attempt(self) -> Attempt:
+        return Attempt(self._place(), self._wish, self._timeout, acquire=_acquire_write)
+
+    def _lease(self, place: Place, success: Success) -> WriteLease:
+        return WriteLease(_granted(place, success), success, **self._terms())
+
+
+class _Downgrade:
+    """The block that :meth:`WriteLease.downgrade` returns."""
+
+    def __init__(self, writing: WriteLease, ttl: float | None) -> None:
+        self._writing = writing
+        self._ttl = writing.trust.ttl if ttl is None else float(ttl)
+        self._block: Any = None
+
+    def __enter__(self) -> ReadLease:
+        self._block = _downgraded(self._writing, self._ttl)
+        reading: ReadLease = self._block.__enter__()
+        return reading
+
+    def __exit__(self, *error: object) -> None:
+        self._block.__exit__(*error)
+
+
+@contextmanager
+def _downgraded(writing: WriteLease, ttl: float) -> Iterator[ReadLease]:
+    writing.check()
+    before = now()
+    success = Success(writing.hand_over(ttl), before, 0.0)
+    reading = ReadLease(
+        _granted(writing.trust.place, success),
+        success,
+        ttl=ttl,
+        hold_at_least=0,
+        metadata=writing.metadata,
+        on_lost=None,
+    )
+    heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
+    _holding.set((*_holding.get(), reading))
+    failed = True
+    try:
+        yield reading
+        failed = False
+    finally:
+        _holding.set(tuple(held for held in _holding.get() if held is not reading))
+        reading.leave(failed=failed)
+    if reading.lost:
+        raise reading.loss()
+
+
+def _granted(place: Place, success: Success) -> Place:
+    grant = success.grant
+    assert isinstance(grant, SlotGrant)  # noqa: S101 - the statements return nothing else
+    return replace(place, slot=grant.slots[0].slot)
+
+
+def _acquire_read(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | Refusal | None:
+    return _acquire(place, sql.ACQUIRE_READ, slots.terms(place, wish, ticket), "held")
+
+
+def _acquire_write(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | Refusal | None:
+    return _acquire(place, sql.ACQUIRE_WRITE, slots.terms(place, wish, ticket), "readers")
+
+
+def _acquire(
+    place: Place, statement: str, parameters: dict[str, Any], noun: str
+) -> SlotGrant | Refusal | None:
+    statements = (sql.READ_COMMITTED, sql.MAKE_GATE, sql.LOCK_GATE, statement)
+    rows, replicated = store.durable_together(place, "taken", statements, parameters)
+    return slots.answer(place, rows, noun, replicated=replicated)
+
+
+def _refuse_self(place: Place, *, writes: bool) -> None:
+    for lease in _holding.get():
+        trust = lease.trust
+        is_here = (trust.place.name, trust.place.using) == (place.name, place.using)
+        if not is_here or trust.ended or lease.lost:
+            continue
+        if isinstance(lease, WriteLease):
+            raise SelfDeadlock(
+                **place.facts,
+                act="locked again while it is held for writing",
+                advice="To read on, use lease.downgrade(); to write, use the lease you have.",
+            )
+        if writes:
+            raise SelfDeadlock(
+                **place.facts,
+                act="upgraded from reading to writing",
+                advice="Two readers that both upgrade would wait for each other. Leave the read "
+                "block first, enter write(), and read again what you decided on.",
+            )

@@ -1,0 +1,426 @@
+"""fenced_rwlock: many readers or one writer, and nobody starves."""
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import connection, transaction
+
+from django_dblock import (
+    LockLost,
+    LockTimeout,
+    NotReplicated,
+    OpenTransaction,
+    SelfDeadlock,
+    fenced_lock,
+    fenced_rwlock,
+    signals,
+)
+from django_dblock.coordination import rwlock
+from django_dblock.fencing import store
+from tests.app.fenced import Account
+from tests.app.models import Counter
+from tests.coordination.rows import expire, held
+from tests.helpers import observe
+from tests.helpers.processes import process, race
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "catalogue~rwlock"
+
+
+def lock():
+    return fenced_rwlock("catalogue")
+
+
+def act(channel, mode, timeout=0):
+    """Enter, say so, leave when told."""
+    block = getattr(lock(), mode)(ttl=30, timeout=timeout)
+    channel.send("asks")
+    try:
+        with block as lease:
+            channel.send(lease.token)
+            channel.receive()
+    except LockTimeout:
+        channel.send("refused")
+
+
+def other(mode, timeout=0):
+    return process(act, mode, timeout)
+
+
+def entered(process_):
+    assert process_.receive() == "asks"
+    return process_.receive()
+
+
+def attempt(_number, mode):
+    try:
+        with getattr(lock(), mode)(ttl=30):
+            return "held"
+    except LockTimeout:
+        return "refused"
+
+
+def is_free_for(mode):
+    return race(1, attempt, mode) == ["held"]
+
+
+def leave(process_):
+    process_.send("leave")
+    process_.receive()
+
+
+@pytest.mark.processes
+class TestExclusion:
+    def test_readers_share(self):
+        with lock().read(ttl=30), other("read") as second:
+            entered(second)
+            assert held(NAME) == [1, 2]
+            leave(second)
+        assert held(NAME) == []
+
+    def test_a_writer_keeps_everybody_out(self):
+        with lock().write(ttl=30):
+            assert held(NAME) == [0]
+            assert not is_free_for("read")
+            assert not is_free_for("write")
+        assert is_free_for("read")
+        assert is_free_for("write")
+
+    def test_a_reader_keeps_writers_out(self):
+        with lock().read(ttl=30):
+            assert not is_free_for("write")
+            assert is_free_for("read")
+
+    def test_a_dead_writer_is_replaced(self, observer):
+        with other("write") as writer:
+            entered(writer)
+            writer.kill()
+            assert not is_free_for("read")
+            expire(observer, NAME)
+            assert is_free_for("read")
+            assert is_free_for("write")
+
+    def test_a_writers_guard_outlasts_its_lease(self, observer):
+        with lock().write(ttl=30) as lease:
+            with lease.guard():
+                expire(observer, NAME)
+                assert not is_free_for("read")
+                assert not is_free_for("write")
+
+    def test_a_readers_guard_outlasts_its_lease(self, observer):
+        with lock().read(ttl=30) as lease:
+            with lease.guard():
+                expire(observer, NAME)
+                assert not is_free_for("write")
+                assert is_free_for("read")
+
+    def test_a_stale_reader_commits_nothing(self, observer):
+        with pytest.raises(LockLost), lock().read(ttl=30) as lease:
+            expire(observer, NAME)
+            assert race(3, attempt, "read")
+            assert is_free_for("write")
+            with other("read") as newer:
+                entered(newer)
+                with lease.guard():
+                    Counter.objects.create(name="stale")
+        assert not Counter.objects.exists()
+
+
+class TestTokens:
+    def test_the_writers_is_greater_than_all_before_and_less_than_readers_after(self):
+        tokens = []
+        for mode in ("read", "write", "read", "read", "write", "write", "read"):
+            with getattr(lock(), mode)(ttl=30) as lease:
+                tokens.append((mode, lease.token))
+        for place, (mode, token) in enumerate(tokens):
+            for earlier_mode, earlier in tokens[:place]:
+                if "write" in (mode, earlier_mode):
+                    assert token > earlier
+
+    def test_also_if_the_clock_stands_behind_the_tokens(self, observer):
+        with lock().read(ttl=30):
+            pass
+        observer.execute("UPDATE django_dblock_fencedlock SET token = 9e15 WHERE slot = 1")
+        with lock().write(ttl=30) as lease:
+            assert lease.token == 9e15 + 1
+        with lock().read(ttl=30) as lease:
+            assert lease.token == 9e15 + 2
+
+    def test_rows_are_fenced_by_the_writer_only(self):
+        account = Account.objects.create(name="a")
+        with lock().write(ttl=30) as lease:
+            account.save_fenced(lease)
+        with lock().read(ttl=30) as lease, pytest.raises(TypeError, match="guard"):
+            account.save_fenced(lease)
+
+
+@pytest.mark.processes
+class TestWaiting:
+    def test_a_waiting_writer_keeps_new_readers_out(self, observer):
+        with other("read") as reader:
+            entered(reader)
+            with other("write", timeout=30) as writer:
+                assert writer.receive() == "asks"
+                observe.until(lambda: tickets(observer) == [0], "the writer queues")
+                assert not is_free_for("read")
+                leave(reader)
+                assert isinstance(writer.receive(), int)
+                leave(writer)
+        assert tickets(observer) == []
+
+    def test_a_reader_that_waited_before_the_next_writer_reads_first(self, observer):
+        with other("write") as first:
+            entered(first)
+            with other("read", timeout=30) as reader:
+                assert reader.receive() == "asks"
+                observe.until(lambda: tickets(observer) == [1], "the reader queues")
+                with other("write", timeout=30) as second:
+                    assert second.receive() == "asks"
+                    observe.until(lambda: tickets(observer) == [1, 0], "the writer queues")
+                    leave(first)
+                    read = reader.receive()
+                    leave(reader)
+                    assert second.receive() > read
+                    leave(second)
+
+    def test_who_gives_up_leaves_the_queue(self, observer):
+        with lock().read(ttl=30), other("write", timeout=0.05) as writer:
+            assert writer.receive() == "asks"
+            assert writer.receive() == "refused"
+            assert tickets(observer) == []
+
+
+def tickets(observer):
+    rows = observer.execute("SELECT slot FROM django_dblock_fencedticket ORDER BY id").fetchall()
+    return [slot for (slot,) in rows]
+
+
+class TestSelf:
+    def test_no_upgrade(self):
+        with lock().read(ttl=30):
+            with pytest.raises(SelfDeadlock, match="upgraded") as caught:
+                lock().write(ttl=30, timeout=None).__enter__()
+        assert caught.value.key == ("catalogue",)
+        with lock().write(ttl=30):
+            pass
+
+    @pytest.mark.parametrize("mode", ["read", "write"])
+    def test_not_again_under_its_own_write(self, mode):
+        with lock().write(ttl=30):
+            with pytest.raises(SelfDeadlock, match="downgrade"):
+                getattr(lock(), mode)(ttl=30, timeout=None).__enter__()
+
+    def test_another_read_is_fine(self):
+        with lock().read(ttl=30), lock().read(ttl=30), fenced_rwlock("other").write(ttl=30):
+            assert held(NAME) == [1, 2]
+
+    def test_a_lost_lease_is_not_held(self, observer):
+        with pytest.raises(LockLost), lock().read(ttl=30) as lease:
+            expire(observer, NAME)
+            lease.trust.lose("lost for the test")
+            with lock().write(ttl=30):
+                pass
+
+    def test_the_error_can_be_pickled(self):
+        import pickle
+
+        with lock().read(ttl=30), pytest.raises(SelfDeadlock) as caught:
+            lock().write(ttl=30).__enter__()
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (again.act, again.advice) == (caught.value.act, caught.value.advice)
+
+
+class TestDowngrade:
+    def test_without_a_gap(self, statements):
+        with lock().write(ttl=30, metadata={"a": 1}) as writing:
+            with statements() as sent:
+                block = writing.downgrade()
+                reading = block.__enter__()
+            assert len(sent) == 1
+            assert reading.token > writing.token
+            assert held(NAME) == [1]
+            assert is_free_for("read")
+            assert not is_free_for("write")
+            with pytest.raises(LockLost):
+                writing.check()
+            with pytest.raises(SelfDeadlock):
+                lock().write(ttl=30).__enter__()
+            block.__exit__(None, None, None)
+            assert held(NAME) == []
+        assert not writing.lost
+
+    def test_its_ttl(self):
+        with lock().write(ttl=30) as writing, writing.downgrade(ttl=300) as reading:
+            assert reading.remaining > 30
+        with lock().write(ttl=30) as writing, pytest.raises(ValueError, match="ttl"):
+            writing.downgrade(ttl=0)
+
+    def test_a_lost_writer_gets_nothing(self, observer):
+        with pytest.raises(LockLost), lock().write(ttl=30) as writing:
+            expire(observer, NAME)
+            writing.downgrade().__enter__()
+        assert held(NAME) == []
+
+    def test_a_reader_lost_later(self, observer):
+        with lock().write(ttl=30) as writing:
+            with pytest.raises(LockLost):
+                with writing.downgrade() as reading:
+                    reading.trust.lose("lost for the test")
+
+
+def test_one_statement_each(statements):
+    for mode in ("read", "write"):
+        with getattr(lock(), mode)(ttl=30):
+            pass
+        with statements() as sent, getattr(lock(), mode)(ttl=30):
+            pass
+        assert len(sent) == 2
+
+
+def test_where_the_driver_takes_one_statement_at_a_time(monkeypatch):
+    connection.close()
+    options = {**connection.settings_dict["OPTIONS"], "server_side_binding": True}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    try:
+        with lock().write(ttl=30) as writing, writing.downgrade():
+            assert held(NAME) == [1]
+        with lock().read(ttl=30):
+            pass
+    finally:
+        connection.close()
+
+
+def test_at_another_default_isolation(observer):
+    """READ COMMITTED, whatever the role's default is."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+    try:
+        with lock().read(ttl=30):
+            assert not is_free_for("write")
+        with lock().write(ttl=30):
+            pass
+    finally:
+        connection.close()
+
+
+def test_a_commit_without_its_standby_does_not_count(monkeypatch):
+    real = store.durable_together
+    monkeypatch.setattr(store, "durable_together", lambda *a: (real(*a)[0], False))
+    with pytest.raises(NotReplicated), lock().read(ttl=30):
+        pass
+    assert held(NAME) == []
+
+
+def test_not_in_an_open_transaction():
+    with transaction.atomic(), pytest.raises(OpenTransaction):
+        lock().read(ttl=30).__enter__()
+
+
+def test_independent_of_a_lock_on_the_same_key():
+    with fenced_lock("catalogue", ttl=30), lock().write(ttl=30):
+        pass
+
+
+def test_as_decorator_and_signals():
+    heard = []
+
+    def hear(signal, sender, **data):
+        heard.append(data["kind"])
+
+    @lock().read(ttl=30)
+    def read():
+        return held(NAME)
+
+    signals.lock_acquired.connect(hear)
+    try:
+        assert read() == [1]
+    finally:
+        signals.lock_acquired.disconnect(hear)
+    assert heard == ["rwlock"]
+
+
+def test_async():
+    async def enter():
+        async with lock().read(ttl=30) as reading:
+            return type(reading).__name__
+
+    assert async_to_sync(enter)() == "ReadLease"
+    with lock().write(ttl=30):
+        pass
+
+
+def test_bad_keys_before_any_sql(statements):
+    with statements() as sent, pytest.raises(TypeError):
+        fenced_rwlock(1.5)
+    assert len(sent) == 0
+
+
+def enter_often(number, one_statement):
+    """Read or write in turns; note each meeting of a writer with somebody else."""
+    if one_statement:
+        count_in_the_statement_that_waits()
+    met = []
+    for turn in range(25):
+        writes = (turn + number) % 3 == 0
+        block = lock().write if writes else lock().read
+        with block(ttl=30, timeout=None) as lease:
+            me = f"{'w' if writes else 'r'} {number} {turn}"
+            with lease.guard():
+                Counter.objects.create(name=me)
+            names = set(Counter.objects.values_list("name", flat=True)) - {me}
+            if writes and names:
+                met.append((me, names))
+            if not writes and any(name.startswith("w") for name in names):
+                met.append((me, names))
+            with lease.guard():
+                Counter.objects.filter(name=me).delete()
+    return met
+
+
+def count_in_the_statement_that_waits():
+    """The trap: the snapshot in which readers are counted is from before the wait for the gate."""
+    waits = "FOR UPDATE SKIP LOCKED"
+    rwlock.sql.LOCK_GATE = rwlock.sql.MAKE_GATE
+    rwlock.sql.ACQUIRE_READ = rwlock.sql.ACQUIRE_READ.replace(waits, "FOR UPDATE", 1)
+    rwlock.sql.ACQUIRE_WRITE = rwlock.sql.ACQUIRE_WRITE.replace(waits, "FOR UPDATE", 1)
+
+
+@pytest.mark.processes
+def test_no_writer_beside_anybody():
+    assert race(4, enter_often, False) == [[]] * 4
+
+
+@pytest.mark.processes
+def test_twin_one_statement_that_waits_and_counts_lets_them_meet(observer, rival):
+    """The negative twin of the three statements, in an order that is seen and not left to luck."""
+    with lock().write(ttl=30):  # the rows are there
+        pass
+    for slot, twin, expected in ((1, True, "held"), (2, False, "refused")):
+        gate = "SELECT FROM django_dblock_fencedlock WHERE name = %s AND slot = 0 FOR UPDATE"
+        reads = (
+            "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+            " renewed_at, expires_at, lock_delay, grants, metadata)"
+            " VALUES (%s, %s, 1, '', now(), now(), now() + interval '1 min', '0', 1, '{}')"
+        )
+        with process(write_once, twin) as writer:
+            with rival.transaction():
+                rival.execute(gate, [NAME])
+                assert writer.receive() == "asks"
+                observe.until(lambda: blocked(observer), "the writer waits for the gate")
+                rival.execute(reads, [NAME, slot])  # a reader is granted meanwhile
+            assert writer.receive() == expected
+        expire(observer, NAME)
+
+
+def blocked(observer):
+    return observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    ).fetchone()[0]
+
+
+def write_once(channel, one_statement):
+    if one_statement:
+        count_in_the_statement_that_waits()
+    channel.send("asks")
+    return attempt(0, "write")
