@@ -358,7 +358,9 @@ class TestShared:
         """A busy shared try looks again; where that fails, Django knows the transaction is over."""
 
         def fail(execute, query, params, many, context):
-            return execute("SELECT 1 / 0" if "pg_locks" in query else query, params, many, context)
+            if "pg_locks" in query:
+                return execute("SELECT 1 / 0", None, many, context)
+            return execute(query, params, many, context)
 
         hold(rival, *KEY)
         with pytest.raises(TransactionManagementError), transaction.atomic():

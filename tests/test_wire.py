@@ -87,20 +87,34 @@ class TestOneMessage:
 
 
 class TestAsAnyOtherQuery:
-    def test_execute_wrappers_and_the_query_log_see_what_was_sent(self):
+    def test_execute_wrappers_see_placeholders_and_positional_parameters(self):
         seen = []
 
         def wrapper(execute, query, params, many, context):
             seen.append((query, params, many, context["connection"]))
             return execute(query, params, many, context)
 
-        with CaptureQueriesContext(connection) as logged, connection.execute_wrapper(wrapper):
+        with connection.execute_wrapper(wrapper), advisory_lock("100%", "it's", "\\"):
+            pass
+        [(query, params, many, where)] = seen
+        assert query.count("%s") == len(params) > 0
+        assert "100%:it's" not in query
+        assert any("it's" in str(value) for value in params)
+        assert (many, where) == (False, connection)
+
+    def test_query_log_shows_one_statement_without_values(self, caplog):
+        with (
+            caplog.at_level("DEBUG", "django.db.backends"),
+            CaptureQueriesContext(connection) as logged,
+        ):
             with advisory_lock("100%", "it's", "\\"):
                 pass
-        [(query, params, many, where)] = seen
-        assert query.startswith("BEGIN;")
-        assert (params, many, where) == (None, False, connection)
-        assert query in [entry["sql"] for entry in logged]
+        [entry] = [entry for entry in logged if "pg_try_advisory" in entry["sql"]]
+        assert entry["sql"].startswith("BEGIN;")
+        assert "it's" not in entry["sql"]
+        [record] = [record for record in caplog.records if "pg_try_advisory" in record.sql]
+        assert "it's" not in record.sql
+        assert any("it's" in str(value) for value in record.params)
 
     def test_a_wrapper_that_forbids_queries_is_obeyed(self, observer):
         def forbid(*_):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
@@ -14,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
+from django_dblock.core.clock import monotonic
 from django_dblock.core.simple_query import Parameter, Rows, exchange, send
 from django_dblock.exceptions import (
     LockDeadlock,
@@ -131,7 +131,7 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
         UnsupportedDatabase: see there.
     """
-    started = time.monotonic()
+    started = monotonic()
     # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
     # that must live. So there a single lock is tried first; several can't be tried, because what
     # was had of them could not be given back.
@@ -139,7 +139,7 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
         if try_lock(request):
             return 0.0
         if timeout == 0:
-            raise LockTimeout(**request.facts, timeout=0, waited=time.monotonic() - started)
+            raise LockTimeout(**request.facts, timeout=0, waited=monotonic() - started)
     parameters = _parameters(request)
     if len(request.ids) == 1:
         statement = sql.WAIT_SHARED if request.shared else sql.WAIT
@@ -154,10 +154,10 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
         else:
             answers = send(request.connection, statement, parameters=parameters)
     except Error as error:
-        _raise_for(error, request, timeout, time.monotonic() - started)
+        _raise_for(error, request, timeout, monotonic() - started)
     [first] = answers[0]
     _is_locked(request, first)  # or the reason why not, the same in each row
-    return 0.0 if all(row == ("locked",) for row in answers) else time.monotonic() - started
+    return 0.0 if all(row == ("locked",) for row in answers) else monotonic() - started
 
 
 def _is_held_exclusively(request: Request) -> bool:
@@ -176,7 +176,7 @@ def _milliseconds_left(timeout: float | None, started: float) -> str | None:
     """How long the server may wait, as it is told: at least 1, since 0 would be no limit."""
     if timeout is None:
         return None
-    return str(max(1, math.ceil((timeout - (time.monotonic() - started)) * 1000)))
+    return str(max(1, math.ceil((timeout - (monotonic() - started)) * 1000)))
 
 
 def _send_in_savepoint(request: Request, statement: str, parameters: dict[str, Parameter]) -> Rows:
@@ -186,12 +186,12 @@ def _send_in_savepoint(request: Request, statement: str, parameters: dict[str, P
     except BaseException:  # a worker's time-out and Ctrl-C, too, come in the middle of a wait
         try:
             send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
-        except Exception as gone:  # noqa: BLE001 - the connection is: show the first error
+        except BaseException as gone:  # noqa: BLE001 - show the first error
             _mark_for_rollback(connection, gone)
         raise
 
 
-def _mark_for_rollback(connection: BaseDatabaseWrapper, error: Exception) -> None:
+def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> None:
     if connection.in_atomic_block:  # as django.db.transaction.mark_for_rollback_on_error does
         connection.needs_rollback = True
         setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it

@@ -21,7 +21,6 @@ frees the locks taken under it.
 
 import functools
 import inspect
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,7 +38,8 @@ from django_dblock import signals
 from django_dblock.advisory.acquire import Request, lock, try_lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named
-from django_dblock.core.connection import connection_for, in_transaction
+from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import connection_for, drop_if_dead, in_transaction
 from django_dblock.core.decorators import Guard, mark
 from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
 from django_dblock.keys import Key, KeyPart, is_argument
@@ -103,17 +103,18 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
         )
         connection = connection_for(self._using)
         request = Request.of(self._named(), shared=self._shared, connection=connection)
+        drop_if_dead(connection)
         entries = _entries(connection)
         depth = len(entries)
         atomic = None
         if not in_transaction(connection):
             atomic = transaction.atomic(using=connection.alias)
             atomic.__enter__()
-        started = time.monotonic()
+        started = monotonic()
         try:
             waited = lock(request, timeout=timeout, joined=atomic is None)
             held = self._held(request, waited)
-            since = time.monotonic()
+            since = monotonic()
             entries.append(_Entry(request, atomic, since))
             self._send(signals.lock_acquired, request, waited=waited, took=since - started)
         except BaseException as error:  # nobody else will leave what was entered here
@@ -123,7 +124,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             if isinstance(error, LockTimeout):
                 self._send(signals.lock_timeout, request, waited=error.waited)
             elif isinstance(error, LockDeadlock):
-                self._send(signals.lock_deadlock, request, waited=time.monotonic() - started)
+                self._send(signals.lock_deadlock, request, waited=monotonic() - started)
             elif isinstance(error, DblockError):
                 self._send(signals.lock_refused, request, error=error)
             raise
@@ -145,7 +146,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits
         finally:
-            held = time.monotonic() - entry.since
+            held = monotonic() - entry.since
             self._send(signals.lock_released, entry.request, held=held, committed=committed)
 
     async def __aenter__(self) -> NoReturn:

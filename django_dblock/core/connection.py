@@ -1,54 +1,392 @@
-"""Which connection a lock is taken on: always the primary's, always PostgreSQL's."""
+"""Django's connection and what others put around it: which one to use, and how far to trust it.
+
+Other packages stand between us and the driver. Tenant packages override ``_cursor()``, APM agents
+replace the driver by a proxy, history packages rewrite statements in ``execute_wrappers``, pools
+lend connections. The rule that keeps all of them working:
+
+    A method of Django or of the driver is skipped only if it is Django's or the driver's own, and
+    nothing wraps it. Else the ordinary cursor is used, with positional parameters, and gives the
+    same result.
+
+:func:`fast_driver` is the one place that decides it. :func:`fetch` is the ordinary cursor.
+"""
 
 import os
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+import django
+from django.db import DEFAULT_DB_ALIAS, Error, connections, router
+from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 
 from django_dblock.conf import conf
 from django_dblock.exceptions import UnsupportedDatabase
 
-
-def alias_of(using: str | None) -> str:
-    """Return ``using``, else ``DBLOCK_DATABASE``, else ``default``."""
-    return using or conf.database or DEFAULT_DB_ALIAS
+if TYPE_CHECKING:  # importing psycopg costs 60 ms that a command without a database need not pay
+    import psycopg
 
 
-def connection_for(using: str | None) -> BaseDatabaseWrapper:
-    """Return the connection of ``using``, else of ``DBLOCK_DATABASE``, else of ``default``.
+# Which connection ------------------------------------------------------------------------------
+
+
+def alias_of(using: str | None, model: type[Model] | None = None) -> str:
+    """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the model.
+
+    Without a model the last one is ``default``: advisory locks belong to no table.
+    """
+    if alias := using or conf.database:
+        return alias
+    return DEFAULT_DB_ALIAS if model is None else router.db_for_write(model)
+
+
+def connection_for(using: str | None, model: type[Model] | None = None) -> BaseDatabaseWrapper:
+    """Return the connection of :func:`alias_of`. Sends nothing.
 
     Raises:
-        UnsupportedDatabase: the engine is not PostgreSQL. Sends nothing.
+        UnsupportedDatabase: the engine is not PostgreSQL.
         ConnectionDoesNotExist: there is no such alias.
     """
-    connection = connections[alias_of(using)]
+    connection = connections[alias_of(using, model)]
     if connection.vendor != "postgresql":
         raise UnsupportedDatabase(using=connection.alias, engine=connection.display_name)
     return connection
 
 
+def dedicated(alias: str) -> BaseDatabaseWrapper:
+    """Return a new connection to the alias' database that belongs to the caller alone.
+
+    Guaranteed: it is not connected yet, it is in no pool and never comes from one, it is not in
+    ``connections``, and no backend's ``_cursor()`` runs on it. Host, user and password are asked
+    from the alias' own backend each time it connects, so passwords may rotate.
+
+    Not guaranteed: the search path. It is the server's default, so qualify the tables.
+
+    Args:
+        alias: the database alias.
+    """
+    configured = connections[alias].copy()
+    configured.settings_dict["AUTOCOMMIT"] = True
+    configured.settings_dict["OPTIONS"].pop("pool", None)
+    wrapper: BaseDatabaseWrapper = _dedicated_class()(configured)
+    return wrapper
+
+
+@cache
+def _dedicated_class() -> Any:
+    from django.db.backends.postgresql.base import DatabaseWrapper
+    from psycopg import pq
+
+    # Backends with a pool add options of their own, which libpq would refuse.
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    known |= {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+
+    class DedicatedConnection(DatabaseWrapper):
+        """Django's own backend, with the connection parameters of another one."""
+
+        pool = None
+
+        def __init__(self, configured: BaseDatabaseWrapper) -> None:
+            super().__init__(configured.settings_dict, configured.alias)
+            self._configured = configured
+
+        def get_connection_params(self) -> dict[str, Any]:
+            given = self._configured.get_connection_params()
+            return {name: value for name, value in given.items() if name in known}
+
+    return DedicatedConnection
+
+
+# Whose transaction -----------------------------------------------------------------------------
+
+
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a transaction is open that somebody else will end. Sends nothing."""
+    """Return whether a transaction is open that somebody else will end. Sends nothing."""
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
-def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether what is written now is not committed at once, as ``atomic(durable=True)`` asks it.
-
-    The transaction that TestCase puts around a test does not count, as there. Sends nothing.
-    """
+def in_testcase(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the innermost atomic block is one that TestCase opened around a test."""
     blocks: list[Any] = connection.atomic_blocks
-    if blocks and blocks[-1]._from_testcase:  # noqa: SLF001 - Django's own exemption
+    return bool(blocks) and blocks[-1]._from_testcase  # noqa: SLF001 - Django's own exemption
+
+
+def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a statement sent now is not committed at once. Sends nothing.
+
+    The transaction of TestCase does not count, as ``atomic(durable=True)`` does not count it.
+    """
+    return not in_testcase(connection) and in_transaction(connection)
+
+
+# The ordinary cursor ---------------------------------------------------------------------------
+
+
+def fetch(
+    connection: BaseDatabaseWrapper, statement: str, parameters: Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    """Run one statement through Django's cursor; return its rows, [] if it returns none.
+
+    In autocommit a connection that is known to be dead is replaced first, and one that died in the
+    statement is dropped, so that the next call connects again.
+
+    Args:
+        connection: Django's connection.
+        statement: with ``%(name)s`` for a parameter; sent with positional ones.
+        parameters: the values.
+
+    Raises:
+        django.db.Error: as a cursor raises it.
+    """
+    drop_if_dead(connection)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(*positional(statement, parameters))
+            # execute wrappers may have run more than one statement
+            return cursor.fetchall() if cursor.description else []
+    except Error:
+        drop_if_dead(connection)
+        raise
+
+
+def positional(
+    statement: str, parameters: Mapping[str, Any]
+) -> tuple[str, Sequence[Any]] | tuple[str]:
+    """Return the arguments for ``cursor.execute``, with ``%s`` in the place of ``%(name)s``.
+
+    Execute wrappers that add parameters of their own add positional ones, and psycopg does not let
+    the two kinds be mixed.
+    """
+    template, names = template_of(statement)
+    return (template, [parameters[name] for name in names]) if names else (statement,)
+
+
+_NAMED = re.compile(r"%\((\w+)\)s")
+
+
+@lru_cache(maxsize=512)  # savepoints have a new name each
+def template_of(statement: str) -> tuple[str, tuple[str, ...]]:
+    """Return the statement with ``%s`` for each parameter, and the parameters' names in order."""
+    return _NAMED.sub("%s", statement), tuple(_NAMED.findall(statement))
+
+
+def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
+    """Close a connection that the driver knows to be dead; return whether it did. Sends nothing.
+
+    Django replaces a dead connection only between two requests. A loop outside of a request, as a
+    worker has it, would get "the connection is closed" for ever.
+
+    A transaction is never cut in two: inside one the connection stays, dead as it is.
+    """
+    driver = connection.connection
+    if (
+        driver is None
+        or connection.in_atomic_block
+        or not connection.autocommit
+        or not driver.closed
+    ):
         return False
-    return in_transaction(connection)
+    connection.close()
+    return True
 
 
-# What a forked child does first. A leaf.
+def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Return whether Django's error stands for one of these errors of the driver's."""
+    return isinstance(error.__cause__, kinds)
+
+
+# The driver ------------------------------------------------------------------------------------
+
+
+def unwrapped(driver: Any) -> "psycopg.Connection[Any] | None":
+    """Return psycopg's own connection below transparent proxies; None if it can't be found.
+
+    Args:
+        driver: what ``connection.connection`` is: psycopg's connection, or what an APM agent or a
+            pool put around it.
+    """
+    from psycopg import Connection
+
+    for _ in range(_MOST_PROXIES):
+        # not isinstance(): a proxy may claim the class of what it wraps
+        if issubclass(type(driver), Connection):
+            found: psycopg.Connection[Any] = driver
+            return found
+        inner = getattr(driver, "__wrapped__", None)  # wrapt's proxies
+        if inner is None:  # a method that the proxy passes on is bound to what it wraps
+            inner = getattr(getattr(driver, "fileno", None), "__self__", driver)
+        if inner is driver:
+            return None
+        driver = inner
+    return None
+
+
+_MOST_PROXIES = 10
+
+
+def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
+    """End a statement that an exception has interrupted, and read its result.
+
+    psycopg does it for Ctrl-C. After any other exception that a signal handler raises, such as
+    Celery's soft time limit, the server would go on waiting, and get the lock for nobody.
+    """
+    from psycopg import generators, waiting
+    from psycopg.pq import PipelineStatus, TransactionStatus
+
+    driver = unwrapped(connection.connection)
+    if driver is None or driver.closed:
+        return
+    pgconn = driver.pgconn
+    if pgconn.transaction_status != TransactionStatus.ACTIVE:
+        return
+    try:
+        pgconn.get_cancel().cancel()
+        if pgconn.pipeline_status == PipelineStatus.OFF:  # a pipeline reads its results itself
+            # the result, an error, is dropped: the exception that interrupted is what counts
+            waiting.wait(generators.execute(pgconn), pgconn.socket, interval=_LONGEST_CANCEL)
+    except Exception:  # noqa: BLE001 - what can't be cancelled is hung up
+        driver.close()
+
+
+_LONGEST_CANCEL = 5.0
 
 
 def after_fork_in_child(act: Callable[[], object]) -> None:
-    """Do this in every child that is forked from now on; on Windows there is none."""
+    """Call this in every child that is forked from now on; on Windows there is none."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
+
+
+# The fast path ---------------------------------------------------------------------------------
+
+# What Django's ordinary cursor runs on the way to psycopg, and what makes, opens, commits and
+# closes the connection under it. tests/test_connection.py overrides each of them in turn, and
+# compares the list with what a trace of the ordinary cursor visits.
+WRAPPER_METHODS = (
+    "_close",
+    "_commit",
+    "_cursor",
+    "_prepare_cursor",
+    "_rollback",
+    "_savepoint",
+    "_savepoint_allowed",
+    "_savepoint_commit",
+    "_savepoint_rollback",
+    "_set_autocommit",
+    "chunked_cursor",
+    "close",
+    "close_if_health_check_failed",
+    "commit",
+    "connect",
+    "create_cursor",
+    "cursor",
+    "ensure_connection",
+    "get_autocommit",
+    "get_new_connection",
+    "init_connection_state",
+    "make_cursor",
+    "make_debug_cursor",
+    "queries_logged",
+    "rollback",
+    "savepoint",
+    "savepoint_commit",
+    "savepoint_rollback",
+    "set_autocommit",
+    "validate_no_broken_transaction",
+    "validate_thread_sharing",
+)
+_NAMES = frozenset(WRAPPER_METHODS)
+_methods = attrgetter(*WRAPPER_METHODS)
+
+CURSOR_METHODS = ("__init__", "__getattr__", "execute", "_execute", "_execute_with_wrappers")
+_cursor_methods = attrgetter(*CURSOR_METHODS)
+
+DRIVER_METHODS = ("cursor", "wait", "commit", "rollback")
+_driver_methods = attrgetter(*DRIVER_METHODS)
+_driver_names = frozenset(DRIVER_METHODS)
+_driver_cursor_methods = attrgetter("__init__", "execute", "fetchall", "close")
+
+
+def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | None":
+    """Return psycopg's connection if what stands before it may be skipped; else None.
+
+    It may, if every method on the way is Django's or psycopg's own, on the class and on the
+    instance, nothing is wrapped or patched, no execute wrappers are installed, and the driver is
+    psycopg's own class and not in pipeline mode.
+
+    Args:
+        connection: Django's connection; where it is not connected, the result is None.
+    """
+    driver = connection.connection
+    if driver is None or connection.execute_wrappers:
+        return None
+    plain: type[psycopg.Connection[Any]] = connection.Database.Connection  # type: ignore[attr-defined]
+    try:
+        if (
+            type(driver) is not plain
+            or driver.cursor_factory not in _cursor_factories()
+            or _is_patched(connection)
+            or not _driver_names.isdisjoint(vars(driver))
+            or not _are_own(_methods(type(connection)))
+            or not _are_own(_cursor_methods(utils.CursorWrapper))
+            or not _are_own(_driver_methods(plain))
+            or not _are_own(_driver_cursor_methods(driver.cursor_factory))
+            or driver.pgconn.pipeline_status
+        ):
+            return None
+    except (AttributeError, TypeError):  # an object that only looks like a connection
+        return None
+    fast: psycopg.Connection[Any] = driver
+    return fast
+
+
+def _is_patched(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the instance has methods that are not those of its class.
+
+    Django's test cases take the methods of an alias away, and put them back on the instance.
+    """
+    state = vars(connection)
+    return any(
+        getattr(state[name], "__func__", None) is not getattr(type(connection), name)
+        or state[name].__self__ is not connection
+        for name in _NAMES.intersection(state)
+    )
+
+
+@cache
+def _cursor_factories() -> tuple[type, ...]:
+    from django.db.backends.postgresql import base
+
+    return base.Cursor, base.ServerBindingCursor
+
+
+@lru_cache(maxsize=256)
+def _are_own(methods: tuple[Any, ...]) -> bool:
+    """Return whether all of these are plain functions from the files of Django and psycopg.
+
+    Cached by the functions themselves, so a method that is patched later is seen.
+    """
+    return all(map(_is_own, methods))
+
+
+def _is_own(method: Any) -> bool:
+    if isinstance(method, property):
+        method = method.fget
+    while type(method) is FunctionType and method.__code__.co_filename.startswith(_own_folders()):
+        method = method.__dict__.get("__wrapped__")  # under a decorator of Django's
+        if method is None:
+            return True
+    return False
+
+
+@cache
+def _own_folders() -> tuple[str, ...]:
+    import psycopg
+
+    folders = (path for module in (django, psycopg) for path in module.__path__)
+    return tuple(f"{folder}{os.sep}" for folder in folders)

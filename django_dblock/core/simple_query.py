@@ -1,90 +1,141 @@
-"""Statements that travel to the server together: one message, one round trip.
+"""Several statements in one message: one round trip to the server.
 
 psycopg sends BEGIN in a message of its own, binds parameters one by one, and its extended protocol
 takes one statement a message. All three cost more than a lock does. PostgreSQL's *simple query*
 (manual, 54.2.2.1 "Multiple Statements in a Simple Query") takes several statements as one text;
-each still sees its own snapshot, and after an error the rest is not run. So what is sent here is
-text, of integers and quoted literals, past the driver's cursor and nothing else: Django's cursor
-wrappers, ``execute_wrapper`` and ``connection.queries`` see it as they see any query, and Ctrl-C
-works as it does there.
+each still sees its own snapshot, and after an error the rest is not run.
 
-Where anything is unusual (the driver's pipeline mode; an isolation level, access mode or
-deferrability that BEGIN would have to name; a connection or cursor that somebody instruments), the
-same statements go one by one, through the cursor, with parameters.
+What is sent is text with quoted literals, past the driver's cursor. Django's cursor wrappers see
+the statements with placeholders, and the parameters beside them, as for any query; the literals are
+put in below. :func:`django_dblock.core.connection.fast_driver` says whether the driver's cursor may
+be passed by. Where it may not, the same statements go one by one through Django's cursor, with
+positional parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import psycopg
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import generators
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 
-from django_dblock.sql.advisory import BEGIN
+from django_dblock.core.connection import (
+    cancel_if_running,
+    fast_driver,
+    positional,
+    template_of,
+)
+from django_dblock.sql.advisory import BEGIN, COMMIT
 
 Parameter: TypeAlias = str | int | list[int] | None
-Rows: TypeAlias = list[tuple[str | None, ...]]
+Rows: TypeAlias = list[tuple[Any, ...]]
 
 
 def send(
     connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
 ) -> Rows:
-    """Run the statements, in one message where that can be; return the rows of the last with rows.
+    """Run the statements as :func:`exchange` does; return the rows of the last that has any.
 
-    As :func:`exchange`.
+    Raises:
+        django.db.Error: as a cursor raises it.
     """
-    answers = exchange(connection, *statements, parameters=parameters)
-    return answers[-1] if answers else []
+    results = exchange(connection, *statements, parameters=parameters)
+    return results[-1] if results else []
 
 
 def exchange(
     connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
 ) -> list[Rows]:
-    """Run the statements, in one message where that can be; return the rows of each that has any.
+    """Run the statements, in one message if possible; return the rows of each with parameters.
 
-    Opens the transaction that Django and the driver owe, if they do. Values are text.
+    Opens the transaction that Django and the driver owe, if they do. Values are text in the one
+    case, and what the driver makes of them in the other.
+
+    An exception that interrupts the wait for the server, from a signal handler, cancels the
+    statement: no waiter is left in the server's queue.
 
     Args:
         connection: Django's connection, connected.
-        statements: each a whole statement with ``%(name)s`` for a parameter.
+        statements: each a whole statement with ``%(name)s`` for a parameter. Only those with
+            parameters may return rows.
         parameters: the values, for all statements.
 
     Raises:
-        django.db.Error: as a cursor would.
+        django.db.Error: as a cursor raises it.
     """
-    opening = _opening(connection)
-    if opening is None:
-        return _one_by_one(connection, statements, parameters)
-    connection.validate_thread_sharing()
-    message: Any = _Message(connection.connection)
-    literals = {name: _literal(value, message) for name, value in parameters.items()}
-    logged = connection.queries_logged
-    cursor = connection.make_debug_cursor(message) if logged else connection.make_cursor(message)
-    cursor.execute(";".join((*opening, *statements)) % literals)
-    answers: list[Rows] = message.answers
-    return answers
+    return _exchange(connection, statements, parameters, commits=False)
 
 
-def _opening(connection: BaseDatabaseWrapper) -> tuple[str, ...] | None:
-    """Return what a message has to begin with; None where it must go the ordinary way."""
-    driver = connection.connection
-    if (
-        type(driver) is not psycopg.Connection  # somebody's proxy, for tracing perhaps
-        or driver.cursor_factory.execute is not psycopg.Cursor.execute
-        # a patched cursor(), as debug toolbars have it
-        or getattr(connection.cursor, "__func__", None) is not type(connection).cursor
-        or driver._pipeline is not None  # noqa: SLF001 - the driver has no other way to ask
-    ):
-        return None
+def exchange_and_commit(
+    connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
+) -> list[Rows]:
+    """Run the statements as :func:`exchange` does, and let COMMIT travel with them if possible.
+
+    Where it did, Django's own commit finds nothing left to do, and runs the ``on_commit`` hooks.
+    Where it did not, the transaction is still open, and Django's commit ends it. The rows say
+    nothing of which it was, so an error of any statement must be one that keeps COMMIT from being
+    run: it must be raised by the server, not read from the rows.
+    """
+    return _exchange(connection, statements, parameters, commits=True)
+
+
+def _exchange(
+    connection: BaseDatabaseWrapper,
+    statements: tuple[str, ...],
+    parameters: Mapping[str, Parameter],
+    *,
+    commits: bool,
+) -> list[Rows]:
+    driver = fast_driver(connection)
+    opening = None if driver is None else _opening(driver)
+    try:
+        if driver is None or opening is None:
+            return _one_by_one(connection, statements, parameters)
+        closing = (COMMIT,) if commits else ()
+        return _in_one_message(connection, driver, opening + statements + closing, parameters)
+    except BaseException as error:
+        # After an error of the database nothing is running. Anything else has interrupted a wait.
+        if not isinstance(error, Error | psycopg.Error):
+            cancel_if_running(connection)
+        raise
+
+
+def _opening(driver: "psycopg.Connection[Any]") -> tuple[str, ...] | None:
+    """Return what the message has to begin with; None where only the driver can begin it."""
     status = driver.pgconn.transaction_status
     if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         return ()
+    # BEGIN would have to name an isolation level, access mode or deferrability of the driver's.
     own = (driver.isolation_level, driver.read_only, driver.deferrable)
     if status == TransactionStatus.IDLE and not driver.autocommit and own == (None, None, None):
         return (BEGIN,)
     return None
+
+
+def _in_one_message(
+    connection: BaseDatabaseWrapper,
+    driver: "psycopg.Connection[Any]",
+    statements: tuple[str, ...],
+    parameters: Mapping[str, Parameter],
+) -> list[Rows]:
+    connection.validate_thread_sharing()
+    message: Any = _Message(driver)
+    logged = connection.queries_logged
+    cursor = connection.make_debug_cursor(message) if logged else connection.make_cursor(message)
+    template, names = _joined(statements)
+    cursor.execute(template, [parameters[name] for name in names])
+    results: list[Rows] = message.results
+    return results
+
+
+@lru_cache(maxsize=512)
+def _joined(statements: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    parts = list(map(template_of, statements))
+    return ";".join(text for text, _ in parts), tuple(name for _, names in parts for name in names)
 
 
 def _one_by_one(
@@ -92,57 +143,55 @@ def _one_by_one(
     statements: tuple[str, ...],
     parameters: Mapping[str, Parameter],
 ) -> list[Rows]:
-    answers: list[Rows] = []
+    results: list[Rows] = []
     with connection.cursor() as cursor:
         for statement in statements:
-            if "%(" not in statement:
-                cursor.execute(statement)
-            else:  # the only ones with rows
-                cursor.execute(statement, dict(parameters))
-                answers.append(cursor.fetchall())
-    return answers
-
-
-def _literal(value: Parameter, message: "_Message") -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        # libpq's quoting, where quoting has anything to do
-        return f"'{value}'" if "'" not in value and "\\" not in value else message.quote(value)
-    if isinstance(value, int):
-        return str(value)
-    return f"'{{{','.join(map(str, value))}}}'"
+            arguments = positional(statement, parameters)
+            cursor.execute(*arguments)
+            if len(arguments) > 1:  # only those with parameters have rows
+                results.append(cursor.fetchall())
+    return results
 
 
 class _Message:
-    """As much of a cursor as Django's wrappers want: ``execute`` sends the text as it is."""
+    """A cursor as far as Django's wrappers use one: ``execute`` sends one message."""
 
     def __init__(self, driver: "psycopg.Connection[Any]") -> None:
         self._driver = driver
-        self._query = SimpleNamespace(query=None)  # where Django looks for what was sent
-        self.answers: list[Rows] = []
+        # Django's debug cursor logs this text. It has no values: logs are not for them.
+        self._query = SimpleNamespace(query=None)
+        self.connection = driver
+        self.results: list[Rows] = []
 
-    def quote(self, value: str) -> str:
-        return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
-
-    def execute(self, text: str) -> None:
+    def execute(self, template: str, parameters: Sequence[Parameter]) -> None:
         driver = self._driver
-        self._query.query = text.encode()
+        self._query.query = template.encode()
+        text = template % tuple(map(self._literal, parameters))
         with driver.lock:
-            driver.pgconn.send_query(self._query.query)
+            driver.pgconn.send_query(text.encode())
             results = driver.wait(generators.execute(driver.pgconn))
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
             if result.status == ExecStatus.TUPLES_OK:
-                self.answers.append(
+                columns = range(result.nfields)
+                self.results.append(
                     [
-                        tuple(
-                            _text(result.get_value(row, column)) for column in range(result.nfields)
-                        )
+                        tuple(_text(result.get_value(row, column)) for column in columns)
                         for row in range(result.ntuples)
                     ]
                 )
+
+    def _literal(self, value: Parameter) -> str:
+        if value is None:
+            return "NULL"
+        if isinstance(value, str):
+            if "'" not in value and "\\" not in value:
+                return f"'{value}'"
+            return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
+        if isinstance(value, int):
+            return str(value)
+        return f"'{{{','.join(map(str, value))}}}'"
 
 
 def _text(value: bytes | None) -> str | None:

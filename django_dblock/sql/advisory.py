@@ -130,6 +130,7 @@ ROLLBACK = "ROLLBACK TO SAVEPOINT dblock"
 
 # As psycopg sends it for a connection without an isolation level, mode or deferrability of its own.
 BEGIN = "BEGIN"
+COMMIT = "COMMIT"
 
 
 # The statement that ends somebody's connection.

@@ -1,0 +1,367 @@
+"""core/connection: when the fast path may be taken, and what is done where it may not."""
+
+import functools
+import sys
+from types import FunctionType, SimpleNamespace
+
+import psycopg
+import pytest
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    Error,
+    OperationalError,
+    connection,
+    connections,
+    router,
+    transaction,
+)
+from django.db.backends import utils
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from django_dblock import advisory_lock, advisory_locks
+from django_dblock.core.connection import (
+    CURSOR_METHODS,
+    DRIVER_METHODS,
+    WRAPPER_METHODS,
+    alias_of,
+    caused_by,
+    connection_for,
+    dedicated,
+    drop_if_dead,
+    fast_driver,
+    fetch,
+    in_testcase,
+    positional,
+    unwrapped,
+)
+from django_dblock.models import FencedLock
+from tests.app.models import Counter
+from tests.helpers.backends import Proxy
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def wrapper():
+    """Django's connection itself, connected."""
+    connection.ensure_connection()
+    return connections[DEFAULT_DB_ALIAS]
+
+
+@pytest.fixture
+def of_class(wrapper):
+    """Give the connection another class, as a backend of that name would have it."""
+    before = type(wrapper)
+
+    def change(name, **attributes):
+        wrapper.__class__ = type(name, (before,), attributes)
+
+    yield change
+    wrapper.__class__ = before
+
+
+def overriding(name):
+    """A method that does what Django's does."""
+
+    if name == "queries_logged":
+        return property(lambda self: super(type(self), self).queries_logged)
+
+    def method(self, *args, **kwargs):
+        return getattr(super(type(self), self), name)(*args, **kwargs)
+
+    return method
+
+
+def passing_on(function):
+    """Somebody's wrapper around a function."""
+
+    @functools.wraps(function)
+    def patch(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return patch
+
+
+class TestFastPath:
+    def test_djangos_own_backend_takes_it(self, wrapper):
+        assert fast_driver(wrapper) is wrapper.connection
+
+    def test_subclass_that_overrides_nothing_on_the_way_takes_it(self, wrapper, of_class):
+        of_class("Passwords", get_connection_params=overriding("get_connection_params"))
+        assert fast_driver(wrapper)
+
+    @pytest.mark.parametrize("name", WRAPPER_METHODS)
+    def test_method_of_a_subclass_leads_to_the_ordinary_cursor(
+        self, wrapper, of_class, name, statements
+    ):
+        of_class("Backend", **{name: overriding(name)})
+        assert fast_driver(wrapper) is None
+        with transaction.atomic():
+            Counter.objects.count()
+            with advisory_lock("a"), advisory_locks(["b", "c"]):
+                pass
+
+    @pytest.mark.parametrize("name", WRAPPER_METHODS)
+    def test_method_patched_on_the_class_leads_there(self, wrapper, monkeypatch, name):
+        original = getattr(DatabaseWrapper, name)
+        is_property = name == "queries_logged"
+        patch = property(passing_on(original.fget)) if is_property else passing_on(original)
+        monkeypatch.setattr(DatabaseWrapper, name, patch)
+        assert fast_driver(wrapper) is None
+        monkeypatch.undo()
+        assert fast_driver(wrapper)
+
+    @pytest.mark.parametrize("name", [name for name in WRAPPER_METHODS if name != "queries_logged"])
+    def test_method_patched_on_the_instance_leads_there(self, wrapper, name):
+        bound = getattr(wrapper, name)
+        try:
+            setattr(wrapper, name, passing_on(bound))
+            assert fast_driver(wrapper) is None
+            setattr(wrapper, name, getattr(connections["other"], name))
+            assert fast_driver(wrapper) is None
+            setattr(wrapper, name, bound)  # as Django's test cases put it back
+            assert fast_driver(wrapper)
+        finally:
+            del vars(wrapper)[name]
+
+    @pytest.mark.parametrize("name", CURSOR_METHODS)
+    def test_patched_cursor_wrapper_leads_there(self, wrapper, monkeypatch, name):
+        patch = passing_on(getattr(utils.CursorWrapper, name))
+        monkeypatch.setattr(utils.CursorWrapper, name, patch)
+        assert fast_driver(wrapper) is None
+        with advisory_lock("a"):
+            pass
+
+    @pytest.mark.parametrize("name", DRIVER_METHODS)
+    def test_patched_driver_leads_there(self, wrapper, monkeypatch, name):
+        patch = passing_on(getattr(psycopg.Connection, name))
+        monkeypatch.setattr(psycopg.Connection, name, patch)
+        assert fast_driver(wrapper) is None
+        monkeypatch.undo()
+        bound = getattr(wrapper.connection, name)
+        monkeypatch.setattr(wrapper.connection, name, passing_on(bound), raising=False)
+        assert fast_driver(wrapper) is None
+
+    def test_patched_cursor_of_the_driver_leads_there(self, wrapper, monkeypatch):
+        monkeypatch.setattr(psycopg.Cursor, "execute", passing_on(psycopg.Cursor.execute))
+        assert fast_driver(wrapper) is None
+
+    def test_execute_wrapper_leads_there(self, wrapper):
+        with connection.execute_wrapper(lambda execute, *args: execute(*args)):
+            assert fast_driver(wrapper) is None
+
+    def test_proxy_of_the_driver_leads_there(self, wrapper):
+        driver, wrapper.connection = wrapper.connection, Proxy(wrapper.connection)
+        try:
+            assert fast_driver(wrapper) is None
+        finally:
+            wrapper.connection = driver
+
+    def test_pipeline_mode_leads_there(self, wrapper):
+        with wrapper.connection.pipeline():
+            assert fast_driver(wrapper) is None
+        assert fast_driver(wrapper)
+
+    def test_without_a_connection_there_is_none(self, wrapper):
+        wrapper.close()
+        assert fast_driver(wrapper) is None
+
+    def test_object_that_only_looks_like_a_connection_leads_there(self, wrapper):
+        thing = SimpleNamespace(
+            connection=wrapper.connection, execute_wrappers=[], Database=psycopg
+        )
+        assert fast_driver(thing) is None
+
+    def test_list_names_every_method_that_the_ordinary_way_runs(self, wrapper):
+        """Traced, so that a method that a new Django adds to the way is found here."""
+        seen = set()
+
+        def trace(frame, event, argument):
+            code = frame.f_code
+            owner = frame.f_locals.get("self")
+            if event == "call" and owner is wrapper and "/django/db/backends/" in code.co_filename:
+                seen.add(code.co_name)
+
+        def ordinary():
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SELECT %s", [1])
+                with transaction.atomic():
+                    pass
+                with transaction.atomic():
+                    transaction.set_rollback(True)
+
+        wrapper.force_debug_cursor = True
+        sys.setprofile(trace)
+        try:
+            ordinary()
+            wrapper.force_debug_cursor = False
+            ordinary()
+        finally:
+            sys.setprofile(None)
+            wrapper.force_debug_cursor = False
+        harmless = {  # they answer from memory or are called on both paths
+            "allow_thread_sharing", "wrap_database_errors", "needs_rollback", "timezone", "pool",
+            "get_rollback", "set_rollback", "run_and_clear_commit_hooks",
+            "validate_no_atomic_block",
+        }  # fmt: skip
+        assert seen - harmless <= set(WRAPPER_METHODS)
+        assert len(seen) > 15, "the trace saw them"
+
+    def test_every_listed_method_exists_in_django(self):
+        for name in WRAPPER_METHODS:
+            method = getattr(DatabaseWrapper, name)
+            assert isinstance(method, FunctionType | property), name
+
+
+class TestAlias:
+    def test_using_goes_before_setting_before_router(self, settings, monkeypatch):
+        monkeypatch.setattr(router, "db_for_write", lambda model: "other")
+        assert alias_of(None) == "default"
+        assert alias_of(None, FencedLock) == "other"
+        settings.DBLOCK_DATABASE = "sqlite"
+        assert alias_of(None, FencedLock) == "sqlite"
+        assert alias_of("default", FencedLock) == "default"
+        assert connection_for("default").alias == "default"
+
+
+class TestOrdinaryCursor:
+    def test_placeholders_become_positional(self):
+        statement = "SELECT %(a)s, '%%', %(b)s, %(a)s"
+        assert positional(statement, {"a": 1, "b": 2}) == ("SELECT %s, '%%', %s, %s", [1, 2, 1])
+        assert positional("SELECT '%'", {}) == ("SELECT '%'",)
+
+    def test_rows_come_back(self, wrapper):
+        assert fetch(wrapper, "SELECT %(a)s::int, %(b)s::text", {"a": 1, "b": "x"}) == [(1, "x")]
+        assert fetch(wrapper, "SET application_name = 'x'", {}) == []
+        wrapper.close()
+
+    def test_errors_are_djangos(self, wrapper):
+        with pytest.raises(Error) as caught:
+            fetch(wrapper, "SELECT nothing", {})
+        assert caused_by(caught.value, psycopg.errors.UndefinedColumn)
+        assert not caused_by(caught.value, psycopg.errors.UniqueViolation)
+
+    def test_testcase_is_told_apart(self, wrapper):
+        assert not in_testcase(wrapper)
+        with transaction.atomic():
+            assert not in_testcase(wrapper)
+            wrapper.atomic_blocks[-1]._from_testcase = True
+            assert in_testcase(wrapper)
+
+
+class TestDeadConnection:
+    @pytest.fixture
+    def dead(self, wrapper, observer):
+        """A connection whose server has gone, and whose driver knows it."""
+        pid = wrapper.connection.info.backend_pid
+        observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
+        with pytest.raises(OperationalError), wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert wrapper.connection.closed
+        return wrapper
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            pytest.param(lambda: advisory_lock("a").__enter__(), id="advisory_lock"),
+            pytest.param(lambda: advisory_locks(["a", "b"]).__enter__(), id="advisory_locks"),
+            pytest.param(lambda: fetch(connections["default"], "SELECT 1", {}), id="fetch"),
+        ],
+    )
+    def test_first_use_after_it_is_known_reconnects(self, dead, use):
+        use()
+        if dead.in_atomic_block:
+            advisory_lock("a").__exit__(None, None, None)
+
+    def test_statement_that_meets_it_drops_it(self, wrapper, observer):
+        pid = wrapper.connection.info.backend_pid
+        observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
+        with pytest.raises(OperationalError):
+            fetch(wrapper, "SELECT 1", {})
+        assert wrapper.connection is None
+
+    def test_transaction_is_not_cut_in_two(self, wrapper, observer):
+        pid = wrapper.connection.info.backend_pid
+        with pytest.raises(OperationalError), transaction.atomic():
+            observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
+            with pytest.raises(OperationalError):
+                fetch(wrapper, "SELECT 1", {})
+            assert not drop_if_dead(wrapper)
+            Counter.objects.count()
+
+    def test_manual_transaction_is_not_cut_in_two(self, wrapper, observer):
+        wrapper.set_autocommit(False)
+        try:
+            pid = wrapper.connection.info.backend_pid
+            observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
+            with pytest.raises(OperationalError):
+                fetch(wrapper, "SELECT 1", {})
+            assert not drop_if_dead(wrapper)
+        finally:
+            wrapper.close()
+
+
+class Outer:
+    """A proxy without ``__wrapped__`` whose methods are its own, as some pools have."""
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    def fileno(self):
+        return self._inner.fileno()
+
+
+class TestDriver:
+    def test_psycopgs_own_is_itself(self, wrapper):
+        assert unwrapped(wrapper.connection) is wrapper.connection
+
+    def test_proxies_are_seen_through(self, wrapper):
+        driver = wrapper.connection
+        assert unwrapped(Proxy(Proxy(driver))) is driver
+        assert unwrapped(SimpleNamespace(__wrapped__=driver)) is driver
+
+    def test_what_hides_the_driver_has_none(self, wrapper):
+        assert unwrapped(Outer(wrapper.connection)) is None
+        assert unwrapped(object()) is None
+        endless = SimpleNamespace()
+        endless.__wrapped__ = SimpleNamespace(__wrapped__=endless)
+        assert unwrapped(endless) is None
+
+
+class TestDedicated:
+    def test_it_belongs_to_nobody_else(self, wrapper, of_class, monkeypatch):
+        def from_the_pool(self, parameters):
+            raise AssertionError("the application's pool was asked")
+
+        of_class(
+            "Pooled",
+            get_new_connection=from_the_pool,
+            _cursor=from_the_pool,
+            get_connection_params=lambda self: {
+                **DatabaseWrapper.get_connection_params(self),
+                "MAX_CONNS": 4,
+            },
+        )
+        monkeypatch.setitem(wrapper.settings_dict["OPTIONS"], "pool", True)
+        own = dedicated("default")
+        try:
+            assert own is not connections["default"]
+            assert fetch(own, "SELECT 1", {}) == [(1,)]
+            assert own.connection is not wrapper.connection
+            assert own.pool is None
+        finally:
+            own.close()
+
+    def test_password_of_the_moment_is_used(self, wrapper, of_class):
+        of_class(
+            "Passwords",
+            get_connection_params=lambda self: {
+                **DatabaseWrapper.get_connection_params(self),
+                "application_name": "asked",
+            },
+        )
+        own = dedicated("default")
+        try:
+            assert fetch(own, "SHOW application_name", {}) == [("asked",)]
+        finally:
+            own.close()
