@@ -151,11 +151,13 @@ class LockWaits:
         blockers: the backends without an advisory lock that block the others, those that keep
             most others waiting first.
         waits: the waits for other types of locks that lead to them.
+        standby: whether the server is a standby: the locks of the primary are unknown to it.
     """
 
     locks: list[AdvisoryLock]
     blockers: list[BlockingSession]
     waits: list[OtherWait]
+    standby: bool = False
 
 
 def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
@@ -198,6 +200,8 @@ def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> Lock
     with connection.cursor() as cursor:
         cursor.execute(sql.ADVISORY_LOCKS)
         rows = cursor.fetchall()
+        standby = rows[0][-1]
+        rows = [row[:-1] for row in rows if row[1] is not None]
         stuck = sorted({row[5] for row in rows if row[16]})
         chain = []
         if stuck:
@@ -210,13 +214,13 @@ def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> Lock
     ]
     locks = _locks(rows, {wait.pid: wait for wait in waits})
     if not (own_namespace and conf.has_namespaces):
-        return LockWaits(locks, _blocking_sessions(locks, waits, chain), waits)
+        return LockWaits(locks, _blocking_sessions(locks, waits, chain), waits, standby)
     own = {lock.pid for lock in locks if lock.name is not None}
     locks = [lock for lock in locks if lock.pid in own]
     blockers = _blocking_sessions(locks, waits, chain)
     keeping = [replace(session, query=None) for session in blockers if session.keeps]
     shown = own.union(session.pid for session in keeping)
-    return LockWaits(locks, keeping, [wait for wait in waits if wait.pid in shown])
+    return LockWaits(locks, keeping, [wait for wait in waits if wait.pid in shown], standby)
 
 
 def _locks(rows: Sequence[tuple[Any, ...]], waits: Mapping[int, OtherWait]) -> list[AdvisoryLock]:

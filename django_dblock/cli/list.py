@@ -43,6 +43,11 @@ ADVISORY_COLUMNS = (
 def find_advisory_locks(options: dict[str, Any]) -> Found:
     """Return the locks that match the filters, and the sessions that block them."""
     waits = lock_waits(options["using"], own_namespace=not options["all_namespaces"])
+    if waits.standby:
+        options["notes"].append(
+            "this server is a standby: the advisory locks of the primary are not shown, and leases "
+            "and requests may be outdated. Pass --using with the alias of the primary."
+        )
     locks = waits.locks
     if options["key"]:
         _, number = parse_key(options["key"], options["using"])

@@ -32,6 +32,7 @@ from django_dblock.cli.console import (
     NOT_FOUND,
     SIGNALLED,
     USAGE,
+    reason,
 )
 from django_dblock.cli.supervised_process import Job
 from django_dblock.conf import conf
@@ -295,7 +296,8 @@ def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
         because = error.reason
     except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:
         if status is None:
-            raise CommandError(f"Nothing was run: {error}", returncode=FAILED) from error
+            said = reason(error) if isinstance(error, Error) else str(error)
+            raise CommandError(f"Nothing was run: {said}", returncode=FAILED) from error
         logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
     if because:
         raise CommandError(

@@ -396,6 +396,13 @@ def read(
         _("Requests"),
         told,
     )
+    if waits.standby:
+        told.append(
+            _(
+                "This server is a standby: the advisory locks of the primary are not shown, and "
+                "leases and requests may be outdated"
+            )
+        )
     if own_namespace:
         namespace = conf.namespace
         leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]

@@ -8,8 +8,9 @@ PostgreSQL manual: 53.13 "pg_locks", 27.2.3 "pg_stat_activity", 9.27 "pg_blockin
 # from the application_name, and who blocks a waiter from the other rows. A prepared transaction's
 # locks have no pid. Where the latest statement of a backend is one of sql.advisory, its text says
 # nothing that the lock doesn't say, and a thousand locks would repeat it a thousand times: instead
-# comes the number that it locked, or 'several'. The last column: whether the backend waits for a
-# lock that is not in this list (a row's, a table's).
+# comes the number that it locked, or 'several'. The last columns: whether the backend waits for a
+# lock that is not in this list (a row's, a table's), and whether the server is a standby, which one
+# row without a lock says if there are none.
 ADVISORY_LOCKS = """
 WITH every AS MATERIALIZED (
     SELECT pid, locktype, database, classid, objid, objsubid, mode, granted, waitstart
@@ -32,8 +33,11 @@ SELECT
     coalesce(activity.hidden, false),
     activity.backend_start,
     activity.locked,
-    elsewhere.pid IS NOT NULL
-FROM every AS locks
+    elsewhere.pid IS NOT NULL,
+    server.standby
+FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) AS server
+LEFT JOIN every AS locks ON locks.locktype = 'advisory'
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 LEFT JOIN (
     SELECT
         pid,
@@ -58,8 +62,6 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT DISTINCT pid FROM every WHERE NOT granted AND locktype <> 'advisory'
 ) AS elsewhere ON elsewhere.pid = locks.pid
-WHERE locks.locktype = 'advisory'
-    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
 

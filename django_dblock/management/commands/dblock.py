@@ -74,10 +74,12 @@ class Command(BaseCommand):
         self.stdout, self.stderr = map(console.tolerant, (self.stdout, self.stderr))
         chosen = nullcontext() if options["namespace"] is None else namespace(options["namespace"])
         try:
-            with chosen:
-                module.run(self.stdout, options)
-            if module is not watch:  # it flushes each picture, and ends quietly in a closed pipe
-                self.stdout.flush()
+            try:
+                with chosen:
+                    module.run(self.stdout, options)
+            finally:
+                if module is not watch:  # watch flushes, and ends quietly in a closed pipe
+                    self.stdout.flush()
         except BrokenPipeError as error:
             console.discard(self.stdout)
             raise SystemExit(console.SIGNALLED + signal.SIGPIPE) from error
