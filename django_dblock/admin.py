@@ -1,47 +1,220 @@
-"""What the admin has of ours: leases, the lock monitor, and, here, requests that happen once.
+"""The admin: leases, idempotency keys and the lock monitor, all read-only.
 
-The requests are to look at, not to write.
-
-What a person decides about one is done with ``manage.py dblock release --request`` or
+An operator ends a lease on the lock monitor's page, which asks first. What becomes of an unfinished
+request is decided with ``manage.py dblock release --request`` or
 :func:`django_dblock.resolve_idempotency_key`, which fence its worker off.
+
+Both tables can hold millions of rows, so each page reads a bounded number of them: lists are sorted
+by indexes only, counted up to a limit, and searched through indexes and the newest rows.
 """
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db import router
-from django.db.models import Case, Q, QuerySet, Value, When
+from django.db.models import (
+    Case,
+    DateTimeField,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    Model,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
 from django.db.models.functions import Length, Now
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
+from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
-from django_dblock.fencing import admin as leases  # noqa: F401 - registers by being imported
 from django_dblock.idempotency.identity import masked
-from django_dblock.models import IdempotencyKey
-from django_dblock.monitor import admin as monitor  # noqa: F401 - likewise
+from django_dblock.models import FencedLock, IdempotencyKey
+from django_dblock.monitor import admin as monitor  # noqa: F401 - registers by being imported
+from django_dblock.monitor.formatting import lasting, short, visible
 
 if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[IdempotencyKey]
-    _Rows = QuerySet[IdempotencyKey]
+    _ModelAdmin = admin.ModelAdmin[Any]
+    _KeyRows = QuerySet[IdempotencyKey]
+    _LeaseRows = QuerySet[FencedLock]
 else:
-    _Admin, _Rows = admin.ModelAdmin, QuerySet
+    _ModelAdmin = admin.ModelAdmin
+    _KeyRows = _LeaseRows = QuerySet
 
-_MOST_COUNTED = 10_000
+MOST_COUNTED = 10_000
+"""Rows that a list counts, and pages through, at most."""
 
-# By the server's clock, as the protocol sees them (django_dblock.sql.idempotency.READ).
-_OVER = Q(locked_until=None) | Q(locked_until__lte=Now())
+NEWEST = 100_000
+"""Rows that a search reads where no index answers: those with the highest ids."""
+
+MOST_FOUND = 1_000
+"""Rows that a search finds at most."""
+
+_LONGEST_CELL = 32
+
+_MOST_RELEASED, _LONGEST_QUERY = 100, 3_500
+"""Leases to end at once, and the bytes that ask for them: servers take some 4,000 in an address."""
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """A paginator that counts up to a limit."""
+
+    @cached_property
+    def count(self) -> int:
+        """Return how many rows there are to page through."""
+        rows: Any = self.object_list
+        return int(rows[:MOST_COUNTED].count())
+
+
+class BoundedChangeList(ChangeList):
+    """A change list that sorts by the columns of ``sortable_by`` only.
+
+    Django hides the links of other columns, but an address with ``?o=3`` sorts by any of them,
+    which reads the whole table.
+    """
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        """Return the field to sort by; None if no index has it."""
+        sortable = field_name in (self.sortable_by or ())
+        return super().get_ordering_field(field_name) if sortable else None
+
+
+class ReadOnlyAdmin(_ModelAdmin):
+    """A read-only admin that reads a bounded number of rows, where the model is written."""
+
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = BoundedPaginator
+    list_per_page = 100
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002 - Django's
+        """Return the class of the list."""
+        return BoundedChangeList
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Read from the alias where the model is written, not from a replica."""
+        rows = super().get_queryset(request)
+        return rows.using(conf.database or router.db_for_write(self.model))
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django's
+        """Allow the filters, and no other condition in the address: it need not have an index."""
+        filters: Any = self.list_filter
+        return lookup in {each.parameter_name for each in filters}
+
+    def get_search_results(
+        self,
+        request: HttpRequest,  # noqa: ARG002 - Django's
+        queryset: QuerySet[Any],
+        search_term: str,
+    ) -> tuple[QuerySet[Any], bool]:
+        """Return the rows that match, by indexes, or among the newest rows."""
+        words = search_term.split()
+        if not words:
+            return queryset, False
+        everything: QuerySet[Any] = self.model._default_manager.using(queryset.db)  # noqa: SLF001 - Django's documented API
+        found = self.indexed_matches(everything, words)
+        recent = everything.filter(pk__gt=newest(everything))
+        for word in words:
+            recent = recent.filter(self.matches(word))
+        found.append(recent.order_by("-pk"))
+        pks = {pk for rows in found for pk in rows.values_list("pk", flat=True)[:MOST_FOUND]}
+        return queryset.filter(pk__in=pks), False
+
+    def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
+        """Return the matches that an index finds among all rows."""
+        raise NotImplementedError
+
+    def matches(self, word: str) -> Q:
+        """Return the condition for a word among the newest rows."""
+        raise NotImplementedError
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
+        """Refuse: the protocol makes rows."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
+        """Refuse: a changed row is a broken lock."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
+        """Refuse: without its row a token could repeat, and a request would run again."""
+        return False
+
+
+def newest(rows: QuerySet[Any]) -> Any:
+    """Return the id above which the newest rows are; read from the primary key's index."""
+    last = rows.order_by("-pk").values_list("pk", flat=True).first()
+    return max((last or 0) - NEWEST, 0)
+
+
+class StateFilter(admin.SimpleListFilter):
+    """A filter by state, by the server's clock."""
+
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:  # noqa: ARG002 - Django's
+        """Return the states."""
+        return [(state, STATE_NAMES[state]) for state in model_admin.states]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002 - Django's
+        """Return the rows in the chosen state; all rows if no state is chosen."""
+        states: dict[str, Q] = STATES[queryset.model]
+        chosen = self.value()
+        return queryset.filter(states[chosen]) if chosen in states else queryset
+
+
+class StatusFilter(admin.SimpleListFilter):
+    """A filter by the class of the response's status, among the newest requests."""
+
+    title = _("status of the newest requests")
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Django's
+        """Return the classes; the table is not searched for which there are."""
+        return [(str(hundred), f"{hundred}xx") for hundred in (2, 3, 4, 5)]
+
+    def queryset(self, request: HttpRequest, queryset: _KeyRows) -> _KeyRows:  # noqa: ARG002 - Django's
+        """Return the rows of the chosen class; all rows if no class is chosen."""
+        chosen = self.value()
+        if chosen not in ("2", "3", "4", "5"):
+            return queryset
+        first = 100 * int(chosen)
+        recent = queryset.filter(pk__gt=newest(IdempotencyKey.objects.using(queryset.db)))
+        return recent.filter(status_code__range=(first, first + 99))
+
+
+# The states by the server's clock, as the protocols see them.
+_HELD = Q(expires_at__gt=Now())
+_FREE_AT = ExpressionWrapper(F("expires_at") + F("lock_delay"), DateTimeField())
+_LEASE_OVER = Q(locked_until=None) | Q(locked_until__lte=Now())
 _KEPT = Q(expires_at=None) | Q(expires_at__gt=Now())
-_STATES = {
-    "done": Q(completed_at__isnull=False) & _KEPT,
-    "leased": Q(completed_at=None, locked_until__gt=Now()),
-    "expired": Q(expires_at__lte=Now()) & (Q(completed_at__isnull=False) | _OVER),
-    "free": Q(completed_at=None, locked_until=None) & _KEPT,
-    "abandoned": Q(completed_at=None, locked_until__lte=Now()) & _KEPT,
+
+STATES: dict[type[Model], dict[str, Q]] = {
+    FencedLock: {
+        "held": _HELD,
+        "delayed": ~_HELD & Q(free_at__gt=Now()),
+        "expired": Q(free_at__lte=Now()),
+    },
+    IdempotencyKey: {
+        "done": Q(completed_at__isnull=False) & _KEPT,
+        "leased": Q(completed_at=None, locked_until__gt=Now()),
+        "expired": Q(expires_at__lte=Now()) & (Q(completed_at__isnull=False) | _LEASE_OVER),
+        "free": Q(completed_at=None, locked_until=None) & _KEPT,
+        "abandoned": Q(completed_at=None, locked_until__lte=Now()) & _KEPT,
+    },
 }
-_WORDS = {
+
+STATE_NAMES = {
+    "held": _("held"),
+    "delayed": _("delayed"),
     "done": _("done"),
     "leased": _("leased"),
     "expired": _("expired"),
@@ -50,118 +223,201 @@ _WORDS = {
 }
 
 
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts so many rows and no more: the table can have millions."""
-
-    @cached_property
-    def count(self) -> int:
-        """Return how many there are to page through."""
-        rows: Any = self.object_list
-        return int(rows[:_MOST_COUNTED].count())
+def _state(model: type[Model]) -> Case:
+    states = [When(condition, then=Value(state)) for state, condition in STATES[model].items()]
+    return Case(*states, default=Value(""))
 
 
-class StateFilter(admin.SimpleListFilter):
-    """By what became of the request."""
-
-    title = _("state")
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:  # noqa: ARG002 - Django's
-        """Offer the states."""
-        return list(_WORDS.items())
-
-    def queryset(self, request: HttpRequest, queryset: _Rows) -> _Rows:  # noqa: ARG002 - Django's
-        """Leave those in the state that was chosen."""
-        chosen = self.value()
-        return queryset.filter(_STATES[chosen]) if chosen in _STATES else queryset
+def _until(field: str) -> Any:
+    return ExpressionWrapper(F(field) - Now(), output_field=DurationField())
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """By the kind of answer; the table is not searched for which there are."""
+def _seconds(duration: timedelta | None) -> str:
+    """Return a duration in words, without its sign."""
+    return "" if duration is None else lasting(abs(duration.total_seconds()))
 
-    title = _("status")
-    parameter_name = "status"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Django's
-        """Offer the hundreds."""
-        return [(str(hundred), f"{hundred}xx") for hundred in (2, 3, 4, 5)]
+@admin.register(FencedLock)
+class FencedLockAdmin(ReadOnlyAdmin):
+    """The leases. Who may release them can end some from here."""
 
-    def queryset(self, request: HttpRequest, queryset: _Rows) -> _Rows:  # noqa: ARG002 - Django's
-        """Leave those of the hundred that was chosen."""
-        chosen = self.value()
-        if chosen not in ("2", "3", "4", "5"):
-            return queryset
-        first = 100 * int(chosen)
-        return queryset.filter(status_code__range=(first, first + 99))
+    list_display = ("name_and_slot", "state", "time_left", "short_owner", "token", "acquired_at")
+    fields = (
+        "name", "slot", "state", "time_left", "owner", "token", "acquired_at", "renewed_at",
+        "expires_at", "lock_delay", "grants", "metadata",
+    )  # fmt: skip
+    readonly_fields = fields
+    list_filter: ClassVar[tuple[Any, ...]] = (StateFilter,)
+    states = tuple(STATES[FencedLock])
+    search_fields = ("name", "owner")
+    search_help_text = _(
+        "The beginning of a name; or any part of the name or owner, of the newest 100,000 leases."
+    )
+    ordering = ("name", "slot")
+    sortable_by: ClassVar[tuple[str, ...]] = ("name_and_slot",)
+    actions = ("release_leases",)
+
+    def get_queryset(self, request: HttpRequest) -> _LeaseRows:
+        """Add the state and the time left by the server's clock."""
+        rows: _LeaseRows = super().get_queryset(request).annotate(free_at=_FREE_AT)
+        return rows.annotate(
+            state_now=_state(FencedLock), left=_until("expires_at"), free_in=_until("free_at")
+        )
+
+    def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
+        """Return the leases whose name begins with the first word and has the others."""
+        found = rows.filter(name__startswith=words[0]).order_by("name")
+        for word in words[1:]:
+            found = found.filter(name__contains=word)
+        return [found]
+
+    def matches(self, word: str) -> Q:
+        """Return the condition that the name or the owner has the word."""
+        return Q(name__contains=word) | Q(owner__contains=word)
+
+    @admin.display(description=_("lease"), ordering="name")
+    def name_and_slot(self, row: FencedLock) -> str:
+        """Show the name, and the slot if it is not the first."""
+        name = visible(row.name)
+        return f"{name} (slot {row.slot})" if row.slot else name
+
+    @admin.display(description=_("state"))
+    def state(self, row: Any) -> str:
+        """Show the state by the server's clock."""
+        return str(STATE_NAMES[row.state_now])
+
+    @admin.display(description=_("time left"))
+    def time_left(self, row: Any) -> str:
+        """Show the time until the lease expires, or can be granted again, or since then."""
+        if row.state_now == "held":
+            return str(_("%(time)s left") % {"time": _seconds(row.left)})
+        if row.state_now == "delayed":
+            return str(_("free in %(time)s") % {"time": _seconds(row.free_in)})
+        return str(_("ended %(time)s ago") % {"time": _seconds(row.left)})
+
+    @admin.display(description=_("owner"))
+    def short_owner(self, row: FencedLock) -> str:
+        """Show the owner, its middle left out if it is long."""
+        return short(visible(row.owner), _LONGEST_CELL)
+
+    def has_release_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may end leases, and this site has the page that asks."""
+        needed = ("django_dblock.release_fencedlock", "django_dblock.view_lockmonitor")
+        may = request.user.has_perms(needed)  # type: ignore[union-attr] # signed in
+        return may and self._release_url() is not None
+
+    @admin.action(description=_("End by force …"), permissions=["release"])
+    def release_leases(self, request: HttpRequest, queryset: _LeaseRows) -> HttpResponse | None:
+        """Redirect to the page that asks whether to end them."""
+        rows = queryset[: _MOST_RELEASED + 1]
+        leases = [("lease", f"{lease.slot}:{lease.name}") for lease in rows]
+        query = urlencode(leases)
+        if len(leases) > _MOST_RELEASED or len(query) > _LONGEST_QUERY:
+            text = _("Nothing was done: choose at most %(most)s leases; fewer, if names are long.")
+            messages.error(request, text % {"most": _MOST_RELEASED})
+            return None
+        return HttpResponseRedirect(f"{self._release_url()}?{query}")
+
+    def _release_url(self) -> str | None:
+        """Return the path of the page that asks; None if this site has no lock monitor."""
+        try:
+            return reverse(
+                "admin:django_dblock_lockmonitor_release", current_app=self.admin_site.name
+            )
+        except NoReverseMatch:
+            return None
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeyAdmin(_Admin):
-    """Read-only: who may view the model sees them; nobody adds, changes or deletes one.
+class IdempotencyKeyAdmin(ReadOnlyAdmin):
+    """The requests with an idempotency key.
 
-    The stored body and the results of steps may be private, so their size and their names are
-    shown; the whole key on the page of one request only.
+    The stored body and the results of steps may be private, so only their size and their names are
+    shown; the whole key is on the page of one request only.
     """
 
     list_display = (
-        "id", "scope", "masked_key", "method", "path", "status_code", "state", "created_at",
-        "completed_at", "expires_at",
+        "id", "state", "time_left", "masked_key", "request", "status_code", "short_scope",
+        "created_at",
     )  # fmt: skip
     fields = (
-        "id", "scope", "key", "method", "path", "state", "status_code", "headers", "body_kind",
-        "body_size", "token", "owner", "locked_until", "step_names", "created_at", "completed_at",
-        "expires_at",
+        "id", "scope", "key", "method", "path", "state", "time_left", "status_code", "headers",
+        "body_kind", "body_size", "token", "owner", "locked_until", "step_names", "created_at",
+        "completed_at", "expires_at",
     )  # fmt: skip
     readonly_fields = fields
     list_filter = (StateFilter, StatusFilter)
-    search_fields = ("scope__contains", "path__contains", "key__exact")
-    search_help_text = _("A part of the scope or of the path, or the whole key.")
+    states = tuple(STATES[IdempotencyKey])
+    search_fields = ("scope", "path", "key")
+    search_help_text = _(
+        "A part of the scope or path, or the key, of the newest 100,000 requests; or a whole "
+        "scope, alone or with the key, of all requests."
+    )
     ordering = ("-id",)
-    sortable_by: ClassVar[tuple[str, ...]] = ("id", "expires_at")
-    list_per_page = 100
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    paginator = BoundedPaginator
+    sortable_by: ClassVar[tuple[str, ...]] = ("id",)
 
-    def get_queryset(self, request: HttpRequest) -> _Rows:
-        """Read what is shown, and no body, where requests are written."""
-        states = [When(condition, then=Value(state)) for state, condition in _STATES.items()]
-        rows: _Rows = super().get_queryset(request)
-        rows = rows.using(conf.database or router.db_for_write(IdempotencyKey))
+    def get_queryset(self, request: HttpRequest) -> _KeyRows:
+        """Add the state, the time left and the size of the body; don't read the body."""
+        rows: _KeyRows = super().get_queryset(request)
         return rows.defer("body").annotate(
-            state_now=Case(*states, default=Value("")), stored_size=Length("body")
+            state_now=_state(IdempotencyKey),
+            stored_size=Length("body"),
+            left=_until("locked_until"),
+            kept_for=_until("expires_at"),
         )
 
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: what a row means, the protocol says."""
-        return False
+    def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
+        """Return the requests of a scope, and the one with a scope and a key."""
+        return [
+            rows.filter(scope=" ".join(words)).order_by("scope", "key"),
+            rows.filter(scope__in=words, key__in=words).order_by(),
+        ]
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse, likewise."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: a request whose row is gone would have its effects again."""
-        return False
+    def matches(self, word: str) -> Q:
+        """Return the condition that scope or path have the word, or that it is the key."""
+        return Q(scope__contains=word) | Q(path__contains=word) | Q(key=word)
 
     @admin.display(description=_("key"))
     def masked_key(self, row: IdempotencyKey) -> str:
         """Show the beginning of the key."""
         return masked(row.key)
 
+    @admin.display(description=_("request"))
+    def request(self, row: IdempotencyKey) -> str:
+        """Show the method and the path, the path's middle left out if it is long."""
+        return short(visible(f"{row.method} {row.path}".strip() or "run_once"), _LONGEST_CELL)
+
+    @admin.display(description=_("scope"))
+    def short_scope(self, row: IdempotencyKey) -> str:
+        """Show the scope, its middle left out if it is long."""
+        return short(visible(row.scope), _LONGEST_CELL)
+
     @admin.display(description=_("state"))
     def state(self, row: Any) -> str:
         """Show the state by the server's clock."""
-        return str(_WORDS.get(row.state_now, ""))
+        return str(STATE_NAMES.get(row.state_now, ""))
+
+    @admin.display(description=_("time left"))
+    def time_left(self, row: Any) -> str:
+        """Show how long the row is leased or kept, or since when nobody works on the request."""
+        if row.state_now == "leased":
+            return str(_("%(time)s left") % {"time": _seconds(row.left)})
+        if row.state_now == "abandoned":
+            return str(_("lost %(time)s ago") % {"time": _seconds(row.left)})
+        if row.kept_for is None:
+            return str(_("kept"))
+        if row.state_now == "expired":
+            return str(_("expired %(time)s ago") % {"time": _seconds(row.kept_for)})
+        return str(_("kept for %(time)s") % {"time": _seconds(row.kept_for)})
 
     @admin.display(description=_("body"))
     def body_size(self, row: Any) -> str:
-        """Show how large the stored body is."""
+        """Show the size of the stored body."""
         if row.stored_size is None:
             return str(_("none"))
         return str(_("%(size)s bytes") % {"size": f"{row.stored_size:,}"})
 
     @admin.display(description=_("steps"))
     def step_names(self, row: IdempotencyKey) -> str:
-        """Show which steps are recorded, not what came of them."""
+        """Show which steps are recorded, not their results."""
         return ", ".join(sorted(row.steps)) or str(_("none"))

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from django_dblock.conf import conf
 from django_dblock.exceptions import UnsupportedDatabase
 from django_dblock.inspect import (
+    MOST_COUNTED,
     AdvisoryLock,
     BlockingSession,
     FencedLease,
@@ -38,6 +39,9 @@ from django_dblock.monitor.wait_queues import (
 )
 
 MOST_ROWS = 100
+MOST_SEARCHED = 1000
+"""Requests in each state among which a search looks."""
+
 MOST_NAMES = 6
 MOST_BLOCKERS = 5
 _LATE = 0.5
@@ -48,10 +52,11 @@ _Read = TypeVar("_Read")
 
 @dataclass(frozen=True, slots=True)
 class Section(Generic[_Row]):
-    """The rows that are shown, out of ``total`` that match."""
+    """The rows that are shown, out of ``total`` that match, or out of ``more`` than that."""
 
     rows: tuple[_Row, ...]
     total: int
+    more: bool = False
 
     @property
     def left_out(self) -> int:
@@ -229,10 +234,7 @@ def make(
             sorted(lease_rows, key=_lease_urgency),
             lambda row: _has(words, row.name, row.owner, row.metadata),
         ),
-        requests=_section(
-            map(_request, requests.rows),
-            lambda row: _has(words, row.name, row.what, row.owner),
-        ),
+        requests=_requests(requests, words),
         others=_section(
             map(_other_session, others),
             lambda each: _has(words, each.program, each.user, str(each.session.pid), *each.holds),
@@ -330,6 +332,16 @@ def _session(
     )
 
 
+def _requests(requests: Requests, words: str) -> Section[RequestRow]:
+    rows = _section(
+        map(_request, requests.rows), lambda row: _has(words, row.name, row.what, row.owner)
+    )
+    if words:  # among those that were read
+        return rows
+    more = requests.idle >= MOST_COUNTED or requests.leased >= MOST_COUNTED
+    return Section(rows.rows, requests.idle + requests.leased, more=more)
+
+
 def _other_session(session: BlockingSession) -> OtherSession:
     return OtherSession(
         session=session,
@@ -391,7 +403,7 @@ def read(
     nothing: list[FencedLease] = []
     leases = _asked(lambda: fenced_leases(using), nothing, _("Leases"), told)
     requests = _asked(
-        lambda: read_requests(using, limit=None if search else MOST_ROWS),
+        lambda: read_requests(using, limit=MOST_SEARCHED if search else MOST_ROWS),
         Requests([], 0, 0),
         _("Requests"),
         told,

@@ -7,7 +7,7 @@ from django.test import Client
 from django.urls import path
 
 from django_dblock import FencedLock, fenced_lock
-from django_dblock.fencing import admin as leases
+from django_dblock import admin as leases
 from tests.monitor import scene
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -1,6 +1,5 @@
 """The admin shows the requests, and writes none."""
 
-import json
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from django.utils import translation
 
 from django_dblock import IdempotencyKey
 from django_dblock.admin import BoundedPaginator
+from tests.helpers.plans import rows_read
 from tests.idempotency.rows import abandoned, make, over, unfinished, values
 
 pytestmark = pytest.mark.django_db
@@ -57,10 +57,10 @@ class TestList:
         monkeypatch.setattr(translation._trans, "gettext", lambda message: f"~{message}~")
         page = browser.get(LIST)
         html = page.content.decode()
-        for word in ("key", "state", "A part of the scope or of the path, or the whole key."):
+        for word in ("key", "state", "time left"):
             assert f"~{word}~" in html
         assert all(html.count(f"~{state}~") == 2 for state in rows), "in the row and the filter"
-        assert "~status~" in html
+        assert "~status of the newest requests~" in html
         html = browser.get(f"{LIST}{IdempotencyKey.objects.earliest('pk').pk}/change/").content
         for word in ("body", "14 bytes", "steps", "none"):
             assert f"~{word}~" in html.decode()
@@ -218,30 +218,43 @@ class TestMillions:
             if "idempotencykey" in query["sql"]:
                 assert rows_read(query["sql"]) <= 1
 
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"o": "3"},
+            {"o": "-6.2"},
+            {"q": "no-such-text"},
+            {"q": "user:7"},
+            {"q": "user:7 29999"},
+            {"status": "5"},
+            {"state": "leased"},
+        ],
+        ids=str,
+    )
+    def test_no_address_reads_all(self, query, browser, statements, table, monkeypatch):
+        """Sorting by any column, a search or a filter without a match read the whole table."""
+        monkeypatch.setattr("django_dblock.admin.NEWEST", 5_000)
+        with statements() as sent:
+            assert browser.get(LIST, query).status_code == 200
+        for statement in sent:
+            if "idempotencykey" in statement["sql"]:
+                assert rows_read(statement["sql"]) <= 10_000, statement["sql"]
+
+    def test_conditions_in_the_address_are_refused(self, browser):
+        """``?path__icontains=x`` is Django's own way to any condition; none has an index."""
+        assert browser.get(LIST, {"path__icontains": "x"}).status_code == 400
+
+    def test_key_with_its_scope_is_found_however_old(self, browser, table, monkeypatch):
+        monkeypatch.setattr("django_dblock.admin.NEWEST", 5_000)
+        assert listed(browser, q="user:7 17") == ["17"]
+        assert listed(browser, q="17") == [], "alone only among the newest"
+        assert listed(browser, q="29999") == ["29999"]
+        assert len(listed(browser, q="user:7")) == 100
+
     def test_only_indexed_columns_sort(self):
         model_admin = admin.site.get_model_admin(IdempotencyKey)
-        indexed = {"id", *(name for index in IdempotencyKey._meta.indexes for name in index.fields)}
-        assert set(model_admin.sortable_by) <= indexed
+        assert set(model_admin.sortable_by) == {"id"}
         assert model_admin.show_facets == admin.ShowFacets.NEVER
-
-
-def rows_read(query):
-    """How many rows the scans of a query have looked at."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query}")
-        [(found,)] = cursor.fetchall()
-    found = found if isinstance(found, list) else json.loads(found)
-    return sum(
-        node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-        for node in walk(found[0]["Plan"])
-        if "Scan" in node["Node Type"]
-    )
-
-
-def walk(node):
-    yield node
-    for child in node.get("Plans", ()):
-        yield from walk(child)
 
 
 def test_it_is_registered_by_autodiscover():
