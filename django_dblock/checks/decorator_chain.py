@@ -1,6 +1,6 @@
-"""The ways of a request into a view: through which functions, from the outermost to the innermost.
+"""The functions through which a request gets into a view, from the outermost to the innermost.
 
-They are read, not run, and what can't be seen into ends a way.
+The functions are read, not run. What can't be seen into ends a chain.
 """
 
 from collections.abc import Iterator
@@ -10,106 +10,109 @@ from typing import Any, NamedTuple
 
 from django.utils.decorators import method_decorator
 
-_AS_VIEW = frozenset({"django.views.generic.base", "rest_framework.viewsets"})
+_AS_VIEW = frozenset({"django.views.generic.base", "rest_framework.viewsets", "adrf.viewsets"})
+_API_VIEW = frozenset({"rest_framework.decorators", "adrf.decorators"})
+_METHOD_DECORATOR = method_decorator.__module__
 
 
 class Layer(NamedTuple):
-    """One function on the way.
+    """One function of a chain.
 
     Attributes:
-        function: it.
-        place: the name of the view, or of the method, that it stands around.
+        function: the function.
+        place: the name of the view, or of the method, that the function stands around.
     """
 
     function: Any
     place: str
 
 
-def ways(view: Any) -> Iterator[tuple[str, list[Layer]]]:
-    """Return each way into the view, by the name of the method of its class; "" of a function."""
-    outer = [*_around(view)]
+def chains(view: Any) -> Iterator[tuple[str, list[Layer]]]:
+    """Yield each chain into a view, by the name of the method of its class; "" of a function."""
+    outer = [*_wrapped(view)]
     cls = _class_of(outer[-1])
-    where = _name(outer[-1] if cls is None else cls)
-    way = [Layer(function, where) for function in outer]
+    place = name_of(outer[-1] if cls is None else cls)
+    chain = [Layer(function, place) for function in outer]
     if cls is None:
-        yield "", way
+        yield "", chain
         return
-    way += _method(cls, "dispatch")
-    yield "dispatch", way
+    chain += _method(cls, "dispatch")
+    yield "dispatch", chain
     for name in dir(cls):
         if name != "dispatch":
-            through = way if name in cls.http_method_names else []
+            # An action of a viewset is called under the name of an HTTP method.
+            through = chain if name in cls.http_method_names else []
             yield name, [*through, *_method(cls, name)]
 
 
 def home(function: Any) -> str:
-    """Return the module in which it was written; ``wraps`` can't change that."""
-    found: str = getattr(function, "__globals__", {}).get("__name__", "")
-    return found
+    """Return the module in which a function was written; ``wraps`` can't change that."""
+    module: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return module
 
 
 def free(function: Any, name: str) -> Any:
-    """Return what the name stands for in a function inside another; None where it is unknown."""
+    """Return the value of a variable that a function closes over; None where it has none."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     return function.__closure__[names.index(name)].cell_contents if name in names else None
 
 
-def calls(function: Any, name: str) -> bool:
-    """Whether its code names it: ``super().dispatch()`` goes on with the next class."""
-    return name in getattr(getattr(function, "__code__", None), "co_names", ())
+def names_in(function: Any) -> tuple[str, ...]:
+    """Return the global names and the attributes that the code of a function uses."""
+    names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_names", ())
+    return names
 
 
-def _around(function: Any) -> Iterator[Any]:
-    """Return the function, and what it wraps; what ``as_view()`` returns is the last."""
+def name_of(view: Any) -> str:
+    """Return what a view is called in messages."""
+    return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__name__)}"
+
+
+def _wrapped(function: Any) -> Iterator[Any]:
+    """Yield a function and what it wraps; what ``as_view()`` returns is the last."""
     while function is not None:
-        decorators = free(function, "decorators") if home(function) == _DJANGO else None
+        decorators = free(function, "decorators") if home(function) == _METHOD_DECORATOR else None
         if decorators is None:
             yield function
-        for decorator in reversed(decorators or ()):  # which has them from the innermost
-            *added, _ = _around(decorator(_trial()))
+        for decorator in reversed(decorators or ()):  # Django keeps them from the innermost
+            *added, _ = _wrapped(decorator(_dummy()))
             yield from added
-        if _class_of(function) is not None:  # it has the attributes of dispatch(), __wrapped__ too
+        # The view of a class has the attributes of its dispatch(), __wrapped__ among them.
+        if _class_of(function) is not None:
             return
-        function = getattr(function, "__wrapped__", None) or _inner(function)
+        function = getattr(function, "__wrapped__", None) or _called(function)
 
 
-def _inner(function: Any) -> Any:
-    """Return what is called by those that don't say so with ``__wrapped__``."""
+def _called(function: Any) -> Any:
+    """Return what a wrapper without ``__wrapped__`` calls, where that is known."""
     if isinstance(function, partial):
         return function.func
-    return free(function, "func") if home(function) == "rest_framework.decorators" else None
+    return free(function, "func") if home(function) in _API_VIEW else None
 
 
 def _method(cls: type, name: str) -> Iterator[Layer]:
-    """Return what is around a method, and around those of its parents that it calls."""
+    """Yield what stands around a method, and around those of its parents that it calls."""
     for each in cls.__mro__:
         if name not in vars(each):
             continue
         if not isinstance(vars(each)[name], FunctionType):
             return
-        place = f"{_name(each)}.{name}"
-        found = [Layer(function, place) for function in _around(vars(each)[name])]
-        yield from found
-        if not calls(found[-1].function, name):
+        place = f"{name_of(each)}.{name}"
+        layers = [Layer(function, place) for function in _wrapped(vars(each)[name])]
+        yield from layers
+        if name not in names_in(layers[-1].function):  # no super().dispatch()
             return
 
 
 def _class_of(function: Any) -> Any:
-    """Return the class whose ``as_view()`` has made it."""
+    """Return the class whose ``as_view()`` has made a function; None of any other."""
     return free(function, "cls") if home(function) in _AS_VIEW else None
 
 
-_DJANGO = method_decorator.__module__
-
-
-def _trial() -> Any:
-    """Return a dummy to decorate, as ``method_decorator`` does, at each request and to look."""
+def _dummy() -> Any:
+    """Return a function to try a decorator on, as ``method_decorator`` itself does."""
 
     def dummy(*args: Any, **kwargs: Any) -> None: ...
 
-    dummy.__module__ = _DJANGO
+    dummy.__module__ = _METHOD_DECORATOR
     return dummy
-
-
-def _name(view: Any) -> str:
-    return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__name__)}"

@@ -1,6 +1,7 @@
 """Misuse is told when a view is decorated, not when a client comes."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 from django.db import transaction
@@ -101,6 +102,21 @@ class TestDurable:
         with pytest.raises(RuntimeError) as raised:
             view(RequestFactory().post("/x/", headers={"Idempotency-Key": "k"}))
         assert not hasattr(raised.value, "__notes__")
+
+    def test_other_context_managers_are_allowed(self):
+        """A decorator of contextlib's that is no transaction."""
+
+        @contextmanager
+        def timed():
+            yield
+
+        @idempotent(scope=client)
+        @timed()
+        def view(request):
+            return HttpResponse(b"done")
+
+        request = RequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
+        assert view(request).content == b"done"
 
     def test_lease_mode_allows_it(self):
         @idempotent(scope=client, mode="lease")

@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploaded
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from django.http import HttpResponse, JsonResponse
 from django.http.multipartparser import MultiPartParser
+from django.http.request import UnreadablePostError
 from django.test import RequestFactory
 from django.test.client import encode_multipart
 
@@ -167,3 +168,29 @@ def test_form_without_fields_and_files():
 def once_reads_nothing(request):
     assert not request.POST
     return HttpResponse()
+
+
+def test_without_a_limit_a_large_body_is_read_as_bytes(settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = None
+
+    @once
+    def view(request):
+        return HttpResponse(sha256(request.body).hexdigest())
+
+    body = b"x" * 3_000_000
+    assert view(sent(body)).content == sha256(body).hexdigest().encode()
+    assert replayed(view(sent(body)))
+
+
+class Broken(io.RawIOBase):
+    """The stream of a client that has gone."""
+
+    def read(self, size=-1):
+        raise ConnectionResetError
+
+
+def test_client_that_goes_while_its_body_is_read():
+    request = multipart(b"x")
+    request._stream = Broken()
+    with pytest.raises(UnreadablePostError):
+        takes_files(request)
