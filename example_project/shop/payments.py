@@ -25,6 +25,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 
+from django_dblock import LockTimeout, fenced_semaphore
 from shop.models import Order, Payment
 
 
@@ -99,7 +100,19 @@ def _charge(order: Order, key: str | None) -> str:
         "currency": settings.SHOP_CURRENCY,
         "reference": str(order.reference),
     }
-    status, body = _post("/charges", content, {} if key is None else {"Idempotency-Key": key})
+    headers = {} if key is None else {"Idempotency-Key": key}
+    try:
+        # The acquirer allows so many calls at a time, of all our processes together. A permit is
+        # a lease, not a count: a process that dies gives its permit back when the ttl is over.
+        with fenced_semaphore(
+            "acquirer",
+            permits=settings.SHOP_ACQUIRER_CALLS,
+            ttl=2 * settings.ACQUIRER_TIMEOUT,
+            timeout=settings.ACQUIRER_TIMEOUT,
+        ):
+            status, body = _post("/charges", content, headers)
+    except LockTimeout as error:
+        raise PaymentFailed("The acquirer is busy") from error
     if status in {200, 201}:
         return body["id"]
     said = body.get("detail", status)

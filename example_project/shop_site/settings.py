@@ -6,6 +6,7 @@ SECRET_KEY                  required in earnest; the default is for demonstratio
 DEBUG                       off
 ALLOWED_HOSTS               localhost
 CSRF_TRUSTED_ORIGINS        none; needed behind a TLS proxy
+SHOP_ACQUIRER_CALLS         how many calls to it there may be at a time
 ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
@@ -120,3 +121,4 @@ SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")
 ACQUIRER_TIMEOUT = env.float("ACQUIRER_TIMEOUT", 5)
+SHOP_ACQUIRER_CALLS = env.int("SHOP_ACQUIRER_CALLS", 5)

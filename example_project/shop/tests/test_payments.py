@@ -8,9 +8,9 @@ from django.db import connection
 from django.test import Client, SimpleTestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from django_dblock import IdempotencyKey
+from django_dblock import IdempotencyKey, fenced_semaphore
 from shop.models import Order, Payment
-from shop.payments import cents
+from shop.payments import PaymentFailed, _charge, cents
 from shop.purchase import buy
 from shop.tests.acquirers import AsksAcquirer, WithAcquirer
 from shop.tests.helpers import PROBLEM, product
@@ -218,12 +218,15 @@ class Statements(AsksAcquirer, TransactionTestCase):
         return [kind for query in sent if (kind := _kind(query["sql"]))]
 
     def test_the_statements_of_a_payment_are_counted(self) -> None:
-        """The order, the claim, the look for a payment, the step, the payment, the answer."""
+        """The order, the claim, the look for a payment, the permit, the step, the payment."""
         assert self.sent() == [
             "SELECT shop_order",
             "SELECT django_dblock_idempotencykey",
             "INSERT django_dblock_idempotencykey",
             "SELECT shop_payment",
+            "SELECT django_dblock_fencedlock",  # makes the permit's row, the first time
+            "SELECT django_dblock_fencedlock",
+            "UPDATE django_dblock_fencedlock",
             "UPDATE django_dblock_idempotencykey",
             "SELECT shop_payment",
             "INSERT shop_payment",
@@ -259,3 +262,15 @@ class Cents(SimpleTestCase):
             assert cents(Decimal(amount)) == expected
         with self.assertRaisesMessage(ValueError, "whole number of cents"):
             cents(Decimal("0.001"))
+
+
+class CallsAtATime(TransactionTestCase):
+    """The acquirer allows so many calls at a time, of all processes together."""
+
+    @override_settings(SHOP_ACQUIRER_CALLS=1, ACQUIRER_TIMEOUT=0.2)
+    def test_one_more_call_waits_and_then_says_that_the_acquirer_is_busy(self) -> None:
+        with (
+            fenced_semaphore("acquirer", permits=1, ttl=60),
+            self.assertRaisesMessage(PaymentFailed, "The acquirer is busy"),
+        ):
+            _charge(Order.objects.create(buyer="Ada", total=Decimal("1.00")), key=None)

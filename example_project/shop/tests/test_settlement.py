@@ -64,6 +64,11 @@ class Settling(TestCase):
         assert "was booked before" in settle(date=YESTERDAY)
         assert Settlement.objects.get().payments == 2
 
+    def test_the_nightly_run_happens_once_a_day(self) -> None:
+        first, second = settle(nightly=True), settle(nightly=True)
+        assert first == f"The run of {timezone.localdate()}: ran, 2 payments, 30.50.\n"
+        assert second == f"The run of {timezone.localdate()}: done, 2 payments, 30.50.\n"
+
     def test_a_day_without_payments_is_booked_as_nothing(self) -> None:
         assert "0 payments, 0.00 in all" in settle(date=YESTERDAY - dt.timedelta(days=30))
 

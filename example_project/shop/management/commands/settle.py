@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from django_dblock import LockLost, LockTimeout
-from shop.settlement import DayNotOver, settle
+from shop.settlement import DayNotOver, settle, settle_last_night
 
 
 class Command(BaseCommand):
@@ -21,10 +21,19 @@ class Command(BaseCommand):
             "--date", type=dt.date.fromisoformat, help="a past day; yesterday by default"
         )
         parser.add_argument(
+            "--nightly", action="store_true", help="yesterday, once a day on however many hosts"
+        )
+        parser.add_argument(
             "--wait", type=float, default=0, help="seconds to wait for another worker (%(default)s)"
         )
 
-    def handle(self, *, date: dt.date | None, wait: float, **_: Any) -> None:
+    def handle(self, *, date: dt.date | None, nightly: bool, wait: float, **_: Any) -> None:
+        if nightly:
+            run = settle_last_night.run()
+            self.stdout.write(
+                f"The run of {run.period}: {run.state}, {run.result or 'no result yet'}."
+            )
+            return
         day = date or timezone.localdate() - dt.timedelta(days=1)
         try:
             settlement, new = settle(day, wait=wait)
