@@ -143,10 +143,6 @@ class IdempotencyKey(models.Model):
         )
         indexes = (
             models.Index(fields=("expires_at",), name="django_dblock_idem_expires"),
-            # For DBLOCK_IDEMPOTENCY_MAX_KEYS, which counts the live keys of one scope.
-            models.Index(
-                fields=("namespace", "scope", "expires_at"), name="django_dblock_idem_live"
-            ),
             models.Index(
                 fields=("locked_until",),
                 condition=models.Q(completed_at=None),

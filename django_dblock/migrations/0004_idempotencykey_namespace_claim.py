@@ -63,10 +63,5 @@ class Migration(migrations.Migration):
                 fields=("namespace", "scope", "key"), name="django_dblock_idempotencykey_key"
             ),
         ),
-        migrations.AddIndex(
-            model_name="idempotencykey",
-            index=models.Index(
-                fields=["namespace", "scope", "expires_at"], name="django_dblock_idem_live"
-            ),
-        ),
+        PostgreSQLOnly(tables.IDEMPOTENCYKEY_LIVE, tables.IDEMPOTENCYKEY_LIVE_REVERSE),
     ]

@@ -53,7 +53,7 @@ SELECT CASE WHEN EXISTS (
         (
             SELECT
             FROM django_dblock_idempotencykey
-            WHERE namespace = %(namespace)s AND scope = %(scope)s
+            WHERE namespace || '/' || scope = %(namespace)s::text || '/' || %(scope)s::text
                 AND expires_at > statement_timestamp()
             LIMIT %(max_keys)s
         )
@@ -61,7 +61,8 @@ SELECT CASE WHEN EXISTS (
         (
             SELECT
             FROM django_dblock_idempotencykey
-            WHERE namespace = %(namespace)s AND scope = %(scope)s AND expires_at IS NULL
+            WHERE namespace || '/' || scope = %(namespace)s::text || '/' || %(scope)s::text
+                AND expires_at IS NULL
             LIMIT %(max_keys)s
         )
     ) AS live

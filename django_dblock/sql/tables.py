@@ -65,3 +65,12 @@ IDEMPOTENCYKEY_NAMESPACE_REVERSE = """
 ALTER TABLE django_dblock_idempotencykey
     ALTER COLUMN namespace TYPE varchar(255) COLLATE "default"
 """
+
+# For DBLOCK_IDEMPOTENCY_MAX_KEYS, which counts the live keys of one scope. The two columns stand in
+# an expression, because the planner would take a plain index on (namespace, scope, …) for the look-
+# up of one key too, where the table was not analysed yet, and read all keys of the scope.
+IDEMPOTENCYKEY_LIVE = """
+CREATE INDEX django_dblock_idem_live
+    ON django_dblock_idempotencykey ((namespace || '/' || scope), expires_at)
+"""
+IDEMPOTENCYKEY_LIVE_REVERSE = "DROP INDEX django_dblock_idem_live"

@@ -60,6 +60,17 @@ def rows_read(found):
     )
 
 
+@pytest.mark.parametrize("statement", ["READ", "IS_FULL"])
+def test_table_that_was_never_analysed_is_searched_by_the_key(statement):
+    """The index of the live keys must not look as good to the planner."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE django_dblock_idempotencykey")
+        cursor.execute(FILL, ["1 hour", 1, 5000])
+    found = plan(getattr(sql, statement), namespace="", scope="once", key="key7", max_keys=1000)
+    assert rows_read(found) == 1
+    assert pages(found) < 10
+
+
 def is_full(key, max_keys):
     return plan(sql.IS_FULL, namespace="", scope="once", key=key, max_keys=max_keys)
 
