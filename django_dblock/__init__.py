@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from django_dblock.coordination.once_per import PeriodRun as PeriodRun
     from django_dblock.coordination.once_per import missed as missed
     from django_dblock.coordination.once_per import once_per as once_per
+    from django_dblock.coordination.partitions import Partition as Partition
+    from django_dblock.coordination.partitions import Share as Share
+    from django_dblock.coordination.partitions import partition_of as partition_of
+    from django_dblock.coordination.partitions import partitions as partitions
     from django_dblock.coordination.rwlock import ReadLease as ReadLease
     from django_dblock.coordination.rwlock import WriteLease as WriteLease
     from django_dblock.coordination.rwlock import fenced_rwlock as fenced_rwlock
@@ -157,6 +161,10 @@ _HOME = {
     "PeriodRun": "coordination.once_per",
     "missed": "coordination.once_per",
     "once_per": "coordination.once_per",
+    "Partition": "coordination.partitions",
+    "Share": "coordination.partitions",
+    "partition_of": "coordination.partitions",
+    "partitions": "coordination.partitions",
     "ReadLease": "coordination.rwlock",
     "WriteLease": "coordination.rwlock",
     "fenced_rwlock": "coordination.rwlock",

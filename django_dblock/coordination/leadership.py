@@ -20,11 +20,9 @@ from django_dblock.coordination import slots
 from django_dblock.core.application_name import named
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.clock import monotonic
-from django_dblock.exceptions import LockLost
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.async_lock import Stop
-from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.fencing.store import Place
 from django_dblock.keys import KeyPart
@@ -50,23 +48,12 @@ class StopEvent(Protocol):
 Stopped: TypeAlias = StopEvent | Callable[[], bool] | None
 
 
-class Term(Lease):
+class Term(slots.QuietLease):
     """One term of a leader: the lease, from the election until it is given up or lost.
 
     ``with term:`` (or ``async with``, which also cancels the block when the term is lost) ends the
     block quietly if this term is lost, so that the loop campaigns again. Any other error comes out.
     """
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return self._is_own_loss(error)
 
     async def __aenter__(self) -> Self:
         self.stop_on_loss(Stop())
@@ -91,9 +78,6 @@ class Term(Lease):
         if cancelled is not None:
             raise cancelled
         return self._is_own_loss(error)
-
-    def _is_own_loss(self, error: BaseException | None) -> bool:
-        return isinstance(error, LockLost) and error.token == self.token and self.lost
 
 
 class leadership:  # noqa: N801 - used like a function

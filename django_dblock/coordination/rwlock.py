@@ -75,7 +75,7 @@ class WriteLease(Lease):
             **slots.terms(place, Wish(ttl, 0.0, _metadata_of(self), in_turn=True), None),
             "token": self.token,
         }
-        self._stop_renewing()
+        self.stop_renewing()
         grant = _acquire(place, sql.DOWNGRADE, parameters, "held")
         if not isinstance(grant, SlotGrant):
             self.trust.lose("somebody else has it, or an operator released it")

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeAlias
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from django.db import DatabaseError, connections
 
 from django_dblock.core.application_name import NamedKey
-from django_dblock.exceptions import NotReplicated, UnsupportedDatabase
+from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
 from django_dblock.fencing import store
 from django_dblock.fencing.deadline import Trust
+from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.lease_name import lease_name
 from django_dblock.fencing.store import Grant, Place, Refusal, Wish
 from django_dblock.sql import coordination as sql
@@ -152,6 +154,43 @@ def give_back(
     }
     rows = store.run_again(place, "released", sql.RELEASE_SLOTS, parameters)
     return {(name, slot) for name, slot, _ in rows}
+
+
+class QuietLease(Lease):
+    """A lease that belongs to a loop: ``with`` it, its own loss ends the block quietly."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._is_own_loss(error)
+
+    def _is_own_loss(self, error: BaseException | None) -> bool:
+        return isinstance(error, LockLost) and error.token == self.token and self.lost
+
+
+def release_all(leases: Sequence[Lease]) -> None:
+    """Release leases on the same alias in one statement; those given back before are left out.
+
+    Raises:
+        OpenTransaction: the caller has a transaction open.
+        django.db.Error: perhaps they were not released; then they expire.
+    """
+    held = [lease for lease in leases if not (lease.trust.ended or lease.trust.foreign)]
+    if not held:
+        return
+    lost = [lease.lost for lease in held]
+    for lease in held:
+        lease.stop_renewing()
+    ours = give_back(held[0].trust.place, [identity(lease.trust) for lease in held])
+    for lease, was_lost in zip(held, lost, strict=True):
+        place = lease.trust.place
+        lease.note_release(had=(place.name, place.slot) in ours, lost=was_lost)
 
 
 def identity(trust: Trust) -> tuple[str, int, int]:

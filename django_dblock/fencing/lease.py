@@ -207,13 +207,22 @@ class Lease:
             return False
         store.refuse_transaction(self._place, connections[self.using], "released")
         lost = self.lost
-        self._stop_renewing()  # first, or it would look at what has ended again and again
+        self.stop_renewing()  # first, or it would look at what has ended again and again
         had = self._release_row()
+        self.note_release(had=had, lost=lost)
+        return had and not lost
+
+    def note_release(self, *, had: bool, lost: bool) -> None:
+        """Note that the row was released, perhaps together with others'.
+
+        Args:
+            had: whether the row was still this grant's.
+            lost: whether the lease was lost before.
+        """
         self._given_back = True
         if not had:
             self.trust.lose(GONE)
         self._send(signals.lock_released, held=now() - self._since, lost=lost or not had)
-        return had and not lost
 
     async def arelease(self) -> bool:
         """Do what :meth:`release` does, from a coroutine."""
@@ -256,7 +265,8 @@ class Lease:
         """What this process believes of each row that the lease consists of: one, mostly."""
         return (self.trust,)
 
-    def _stop_renewing(self) -> None:
+    def stop_renewing(self) -> None:
+        """Renew the lease no more; it counts as given back from now on."""
         for trust in self.trusts:
             heartbeat.forget(trust)
             trust.end()
@@ -274,7 +284,7 @@ class Lease:
         try:
             self.release()
         except Error:
-            self._stop_renewing()  # a transaction is still open, say: then nothing has been sent
+            self.stop_renewing()  # a transaction is still open, say: then nothing has been sent
             if not failed:
                 raise
             logger.warning(

@@ -1,0 +1,451 @@
+"""``partitions``: work that is split over the workers that are alive, instead of being locked."""
+
+import asyncio
+import json
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import Error
+
+from django_dblock import signals
+from django_dblock.conf import conf
+from django_dblock.coordination import slots
+from django_dblock.coordination.slots import QuietLease, SlotGrant
+from django_dblock.core.application_name import NamedKey, named
+from django_dblock.core.cancellation import to_its_end
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Success
+from django_dblock.fencing.deadline import now
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.store import Grant, Place, Wish
+from django_dblock.keys import KeyPart, encode, key_id
+from django_dblock.sql import coordination as sql
+
+logger = logging.getLogger("django_dblock.coordination")
+
+L = TypeVar("L", bound=Lease)
+
+# Which blocks the code that runs here has entered: each thread and each task has its own.
+_entered: ContextVar[tuple[tuple["partitions", "Share"], ...]] = ContextVar(
+    "dblock_partitions", default=()
+)
+
+_LONGEST_PAUSE = 0.5
+"""Seconds between two looks of a worker that owns less than its share."""
+
+
+def partition_of(key: KeyPart | tuple[KeyPart, ...], count: int) -> int:
+    """Return the number of the partition of a key, from 0 to count - 1.
+
+    The same for equal keys, in every process and release: the digest of the locks' keys
+    (:mod:`django_dblock.keys`) without a namespace, modulo ``count``. Write it into the row
+    (``bucket = partition_of(order.pk, 64)``), so that a worker can ask for its own rows.
+
+    Args:
+        key: a part, or a tuple of parts.
+        count: the number of partitions, 1 to 10,000.
+
+    Raises:
+        TypeError, ValueError: the key or the count can't be one.
+    """
+    _check_count(count)
+    return key_id(encode(key if isinstance(key, tuple) else (key,))) % count
+
+
+class Partition(QuietLease):
+    """One partition that this worker owns: a lease on it.
+
+    ``with part:`` ends the block quietly if the partition was lost, and the loop goes on with the
+    next one.
+
+    Attributes:
+        number: the partition's number, from 0 to count - 1.
+    """
+
+    @property
+    def number(self) -> int:
+        """The partition's number."""
+        return self.trust.place.slot
+
+
+class Share:
+    """The partitions that this worker owns; what a block of :class:`partitions` holds.
+
+    Iterating yields each partition that is owned now, once, beginning after the one that was
+    yielded last. Between two of them, partitions move to other workers if they have to: never the
+    one that was yielded last, until the loop asks for the next. If this worker owns nothing,
+    iterating waits for a moment and yields nothing.
+    """
+
+    def __init__(self, key: NamedKey, count: int, ttl: float, using: str, metadata: Any) -> None:
+        self.count = count
+        self._ttl = ttl
+        namespace = conf.namespace
+        self._place = slots.place_of(key, "partition", namespace, using)
+        self._worker_place = slots.place_of(key, "worker", namespace, using)
+        self._wish = Wish(ttl, 0.0, "{}", in_turn=False)
+        self._worker_wish = Wish(ttl, 0.0, json.dumps({**metadata, "count": count}), in_turn=False)
+        self._mutex = threading.RLock()
+        self._owned: dict[int, Partition] = {}
+        self._used: Counter[int] = Counter()
+        self._worker: Lease | None = None
+        self._workers = 0
+        self._last = -1
+        self._due = 0.0
+
+    def __len__(self) -> int:
+        """Return how many partitions are owned now."""
+        return len(self.numbers)
+
+    def __repr__(self) -> str:
+        return f"<Share {self._place.facts['name']} {len(self)} of {self.count}>"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the partitions that are owned now, in ascending order. Sends nothing."""
+        with self._mutex:
+            return tuple(number for number in sorted(self._owned) if not self._owned[number].lost)
+
+    @property
+    def workers(self) -> int:
+        """How many workers were alive when this one looked last."""
+        return self._workers
+
+    def __iter__(self) -> Iterator[Partition]:
+        self.balance_if_due()
+        for number in self._turn():
+            part = self._begin_use(number)
+            if part is None:
+                continue
+            try:
+                yield part
+            finally:
+                self._end_use(number)
+            self.balance_if_due()
+        if not self._owned:
+            time.sleep(self.pause)
+
+    async def __aiter__(self) -> AsyncIterator[Partition]:
+        await self._abalance_if_due()
+        for number in self._turn():
+            part = self._begin_use(number)
+            if part is None:
+                continue
+            try:
+                yield part
+            finally:
+                self._end_use(number)
+            await self._abalance_if_due()
+        if not self._owned:
+            await asyncio.sleep(self.pause)
+
+    @property
+    def pause(self) -> float:
+        """Seconds to pause while this worker owns nothing."""
+        return min(max(0.0, self._due - now()), _LONGEST_PAUSE)
+
+    def balance_if_due(self) -> None:
+        """Look for the own share, unless that was done in this heartbeat."""
+        if now() >= self._due:
+            self.balance()
+
+    async def _abalance_if_due(self) -> None:
+        if now() >= self._due:
+            _, cancelled = await to_its_end(sync_to_async(self.balance)())
+            if cancelled is not None:
+                raise cancelled
+
+    def balance(self) -> None:
+        """Give up what is over the own share, and take what is missing from it.
+
+        One statement, and one more for what is given up or taken.
+
+        Raises:
+            OpenTransaction: a transaction is open.
+            django.db.Error: the database failed; the leases still have their time.
+        """
+        with self._mutex:
+            for number in [number for number, part in self._owned.items() if part.lost]:
+                self._owned.pop(number).stop_renewing()
+            if self._worker is None or self._worker.lost:
+                self._register()
+            target = self._target()
+            surplus = len(self._owned) - target
+            if surplus > 0:
+                self._give_up(surplus)
+            elif surplus < 0:
+                self._take(-surplus)
+            # Less than the share: others are about to give something up.
+            longest = self._ttl / 3
+            if len(self._owned) < target:
+                longest = min(longest, _LONGEST_PAUSE)
+            self._due = now() + random.uniform(longest / 2, longest)  # noqa: S311 - no secret
+
+    def join(self) -> None:
+        """Register this worker and take its share.
+
+        Raises:
+            ValueError: workers that are alive split the same work into another count.
+        """
+        with self._mutex:
+            self._register()
+            counts = {count for _, count in self._live()} - {self.count}
+            if counts:
+                self.leave()
+                raise ValueError(
+                    f"{self._place.facts['name']}: other workers split it into {counts.pop()} "
+                    f"partitions, this one into {self.count}. The same rows would be in two "
+                    f"partitions: stop the other workers first, or use another key."
+                )
+            self.balance()
+
+    def leave(self) -> None:
+        """Release every partition and the registration, in one statement."""
+        with self._mutex:
+            leases: list[Lease] = list(self._owned.values())
+            if self._worker is not None:
+                leases.append(self._worker)
+            self._owned.clear()
+            self._worker = None
+            slots.release_all(leases)
+
+    def _turn(self) -> list[int]:
+        with self._mutex:
+            numbers = sorted(self._owned)
+            after = [number for number in numbers if number > self._last]
+            return after + [number for number in numbers if number <= self._last]
+
+    def _begin_use(self, number: int) -> Partition | None:
+        with self._mutex:
+            part = self._owned.get(number)
+            if part is None or part.lost:
+                return None
+            self._used[number] += 1
+            self._last = number
+            return part
+
+    def _end_use(self, number: int) -> None:
+        with self._mutex:
+            self._used[number] -= 1
+
+    def _register(self) -> None:
+        """Take a worker's slot; a worker that lost it has lost its partitions, too."""
+        slots.release_all(list(self._owned.values()))
+        self._owned.clear()
+        if self._worker is not None:
+            self._worker.stop_renewing()
+        grant, before = self._acquire(self._worker_place, self._worker_wish, slots.LONGEST, 1)
+        if not grant:
+            raise RuntimeError(
+                f"{self._place.facts['name']} has {slots.LONGEST} workers, which is the limit."
+            )
+        self._worker = self._lease(Lease, self._worker_place, grant[0], before)
+
+    def _target(self) -> int:
+        """Return this worker's share: the first workers have one more if the count has a rest."""
+        live = [slot for slot, _ in self._live()]
+        self._workers = len(live)
+        assert self._worker is not None  # noqa: S101 - balance() has registered it
+        own = self._worker.trust.place.slot
+        if own not in live:  # lost, and not noticed yet: own nothing more until it is
+            return 0
+        share, rest = divmod(self.count, len(live))
+        return share + (live.index(own) < rest)
+
+    def _live(self) -> list[tuple[int, int]]:
+        return store.run(
+            self._worker_place, "balanced", sql.WORKERS, {"name": self._worker_place.name}
+        )
+
+    def _give_up(self, surplus: int) -> None:
+        idle = [number for number in sorted(self._owned, reverse=True) if not self._used[number]]
+        leaving = [self._owned.pop(number) for number in idle[:surplus]]
+        slots.release_all(leaving)
+
+    def _take(self, missing: int) -> None:
+        grant, before = self._acquire(self._place, self._wish, self.count, missing)
+        for slot in grant:
+            self._owned[slot.slot] = self._lease(Partition, self._place, slot, before)
+
+    def _acquire(
+        self, place: Place, wish: Wish, permits: int, units: int
+    ) -> tuple[tuple[slots.Slot, ...], float]:
+        for _ in range(3):  # rows are made on the way; others may be faster
+            before = now()
+            answer = slots.acquire_slots(
+                place, wish, None, permits=permits, units=units, at_least=1
+            )
+            if isinstance(answer, SlotGrant):
+                return answer.slots, before
+            if answer is not None:
+                break
+        return (), before
+
+    def _lease(self, kind: type[L], place: Place, slot: slots.Slot, before: float) -> L:
+        place = replace(place, slot=slot.slot)
+        lease = kind(
+            place,
+            Success(Grant(slot.token, slot.expires_at), before, 0.0),
+            ttl=self._ttl,
+            hold_at_least=0,
+            metadata={},
+            on_lost=None,
+        )
+        heartbeat.watch(lease.trust, renews=slots.renews(place.using))
+        if signals.lock_acquired.receivers:
+            signals.lock_acquired.send_robust(
+                partitions,
+                kind=place.kind,
+                shared=False,
+                **place.facts,
+                waited=0.0,
+                took=now() - before,
+                token=lease.token,
+            )
+        return lease
+
+
+class partitions:  # noqa: N801 - context managers are lower-case nouns
+    """Split work over the workers that are alive: each owns its share, nobody locks.
+
+    ::
+
+        with partitions("outbox", count=64, ttl=30) as mine:
+            while not stopping:
+                for part in mine:
+                    with part, part.guard():
+                        handle(Message.objects.filter(bucket=part.number)[:100])
+
+    ``count`` numbered partitions are spread over the processes that are in such a block. Each owns
+    count / workers of them, rounded, and holds a lease on each, which a heartbeat renews. When a
+    worker joins, the others give up what is over their share, between two uses, at their next
+    iteration after a third of the ttl. When a worker leaves, the others take its partitions; when
+    it dies, after its ttl.
+
+    Guaranteed: at any time at most one worker has an unexpired lease on a partition, and two
+    workers never both commit under ``part.guard()`` of the same partition for overlapping terms,
+    even if one was frozen: the guard is checked inside the transaction that commits. Every
+    partition is owned again within ttl + ttl / 3 plus the longest use, after any join, leave or
+    crash, while live workers keep iterating. No partition is passed over by a worker's iteration.
+
+    Not guaranteed: that unguarded work stops when its partition is lost. Order between partitions.
+    Anything about rows of another ``count``: it is fixed while workers run, and a worker with
+    another count is refused.
+
+    ``async with`` and ``async for`` work too.
+
+    Args:
+        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        count: the number of partitions, 1 to 10,000: several times the number of workers that you
+            will ever have.
+        ttl: seconds after which the partitions of a worker that died or froze are taken over.
+        using: the database alias of the lock table, as in ``fenced_lock``.
+        metadata: a JSON object, shown with this worker's registration.
+
+    Raises:
+        OpenTransaction: on entering, a transaction is open.
+        NotReplicated, StandbyDatabase, UnsupportedDatabase: as ``fenced_lock``.
+        ValueError: on entering, workers that are alive use another count; or an argument can't be
+            one.
+        TypeError: the key or an argument can't be one.
+
+    Source: the consumer groups of Apache Kafka, and the lease table of the Kinesis Client Library.
+    """
+
+    def __init__(
+        self,
+        *key: KeyPart,
+        count: int,
+        ttl: float,
+        using: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        _check_count(count)
+        if not is_ttl(ttl):
+            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+        if not (metadata is None or isinstance(metadata, dict)):
+            raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
+        self._key = named(key)
+        self._count = count
+        self._ttl = float(ttl)
+        self._using = using
+        self._metadata = dict(metadata) if metadata else {}
+
+    def __enter__(self) -> Share:
+        share = self._join()
+        _entered.set((*_entered.get(), (self, share)))
+        return share
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _leave(self._pop(), failed=kind is not None)
+
+    async def __aenter__(self) -> Share:
+        share, cancelled = await to_its_end(sync_to_async(self._join)())
+        if cancelled is not None:
+            await to_its_end(sync_to_async(_leave)(share, failed=True))
+            raise cancelled
+        _entered.set((*_entered.get(), (self, share)))
+        return share
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        share = self._pop()
+        _, cancelled = await to_its_end(sync_to_async(_leave)(share, failed=kind is not None))
+        if cancelled is not None:
+            raise cancelled
+
+    def _pop(self) -> Share:
+        entered = _entered.get()
+        for place in reversed(range(len(entered))):
+            if entered[place][0] is self:
+                _entered.set(entered[:place] + entered[place + 1 :])
+                return entered[place][1]
+        raise RuntimeError(
+            "A block of partitions() was left that was not entered in this thread or task. Its "
+            "leases end when their ttl is over."
+        )
+
+    def _join(self) -> Share:
+        using = store.alias_for(self._using)
+        share = Share(self._key, self._count, self._ttl, using, self._metadata)
+        try:
+            share.join()
+        except BaseException:
+            _leave(share, failed=True)
+            raise
+        return share
+
+
+def _leave(share: Share, *, failed: bool) -> None:
+    try:
+        share.leave()
+    except Error:
+        if not failed:
+            raise
+        logger.warning("%r was not released, it expires", share, exc_info=True)
+
+
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"count must be an int, not {type(count).__name__}.")
+    if not 1 <= count <= slots.LONGEST:
+        raise ValueError(f"count={count} is not a number from 1 to {slots.LONGEST}.")

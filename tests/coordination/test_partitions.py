@@ -1,0 +1,389 @@
+"""partitions: each worker owns its share, and what a dead one owned is owned again."""
+
+import asyncio
+import time
+from datetime import date
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, OperationalError, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockLost,
+    OpenTransaction,
+    fenced_semaphore,
+    partition_of,
+    partitions,
+    signals,
+)
+from django_dblock.coordination import slots
+from django_dblock.fencing import store
+from django_dblock.fencing.store import Refusal
+from tests.app.models import Counter
+from tests.coordination.rows import expire, held
+from tests.helpers import observe
+from tests.helpers.processes import process
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PARTS, WORKERS = "outbox~partition", "outbox~worker"
+
+
+def outbox(count=4, **more):
+    return partitions("outbox", **{"count": count, "ttl": 30, **more})
+
+
+class TestPartitionOf:
+    """Golden vectors: two releases must agree for ever."""
+
+    @pytest.mark.parametrize(
+        ("key", "at_64", "at_1000"),
+        [
+            ("order-1", 35, 515),
+            (7, 40, 104),
+            (("order", 7), 28, 404),
+            (UUID(int=1), 13, 589),
+            (Decimal("1.50"), 22, 582),
+            (date(2026, 1, 1), 25, 81),
+            ("größe", 34, 178),
+            (b"\x00", 23, 223),
+        ],
+    )
+    def test_golden(self, key, at_64, at_1000):
+        assert (partition_of(key, 64), partition_of(key, 1000)) == (at_64, at_1000)
+
+    def test_equal_keys_are_in_one_partition(self):
+        assert partition_of(Decimal("1.50"), 64) == partition_of(Decimal("1.5"), 64)
+        assert partition_of("a", 64) == partition_of(("a",), 64)
+
+    def test_a_namespace_changes_nothing(self, settings):
+        before = partition_of("order-1", 10_000)
+        settings.DBLOCK_NAMESPACE = "acme"
+        assert partition_of("order-1", 10_000) == before
+
+    def test_they_are_spread(self):
+        found = [partition_of(number, 16) for number in range(16_000)]
+        assert all(900 < found.count(number) < 1100 for number in range(16))
+
+    @pytest.mark.parametrize(
+        ("count", "error"),
+        [(0, ValueError), (10_001, ValueError), (True, TypeError), (1.0, TypeError)],
+    )
+    def test_counts(self, count, error):
+        with pytest.raises(error):
+            partition_of("a", count)
+
+
+class TestOneWorker:
+    def test_owns_all_and_leaves_nothing(self):
+        with outbox() as mine:
+            assert [part.number for part in mine] == [0, 1, 2, 3]
+            assert mine.numbers == (0, 1, 2, 3)
+            assert len(mine) == 4
+            assert mine.workers == 1
+            assert repr(mine) == "<Share outbox 4 of 4>"
+            assert held(PARTS) == [0, 1, 2, 3]
+            assert held(WORKERS) == [0]
+            assert FencedLock.objects.get(name=WORKERS, slot=0).metadata == {"count": 4}
+        assert held(PARTS) == held(WORKERS) == []
+
+    def test_a_pass_begins_after_the_last_one_that_was_used(self):
+        with outbox() as mine:
+            for part in mine:
+                if part.number == 1:
+                    break
+            assert [part.number for part in mine] == [2, 3, 0, 1]
+
+    def test_its_guard(self, observer):
+        with outbox() as mine:
+            for part in mine:
+                with part, part.guard():
+                    if part.number == 2:
+                        expire(observer, PARTS, slot=3)
+                    Counter.objects.create(name=str(part.number))
+            assert mine.numbers == (0, 1, 2)
+        assert set(Counter.objects.values_list("name", flat=True)) == {"0", "1", "2"}
+
+    def test_a_loss_comes_out_without_with(self, observer):
+        with pytest.raises(LockLost), outbox() as mine:
+            expire(observer, PARTS)
+            for part in mine:
+                with part.guard():
+                    pass
+        assert held(PARTS) == []
+
+    def test_a_lost_partition_is_taken_again(self, observer):
+        with outbox() as mine:
+            mine._owned[1].trust.lose("lost for the test")
+            expire(observer, PARTS, slot=1)
+            mine.balance()
+            assert mine.numbers == (0, 1, 2, 3)
+
+    def test_a_worker_that_lost_its_registration_begins_anew(self, observer):
+        with outbox() as mine:
+            tokens = [part.token for part in mine]
+            expire(observer, WORKERS)
+            mine.balance()  # not noticed yet: it owns nothing from now on
+            assert len(mine) == 0
+            mine._worker.trust.lose("lost for the test")
+            mine.balance()
+            assert [part.token for part in mine] > tokens
+
+    def test_statements(self, statements):
+        with outbox():
+            pass
+        with statements() as sent:
+            with outbox():
+                pass
+        assert len(sent) == 5  # register; look for other counts; look; take; release
+        with outbox() as mine, statements() as sent:
+            mine.balance()
+            assert list(mine)
+            assert list(mine)
+        assert len(sent) == 1  # looking at what is owned sends nothing
+
+    def test_independent_of_a_semaphore_on_the_same_key(self):
+        with fenced_semaphore("outbox", permits=1, ttl=30), outbox(1) as mine:
+            assert len(mine) == 1
+
+    def test_signals(self):
+        heard = []
+
+        def hear(signal, sender, **data):
+            heard.append((signal, sender.__name__, data["kind"], data["name"]))
+
+        for signal in (signals.lock_acquired, signals.lock_released):
+            signal.connect(hear)
+        try:
+            with outbox(1):
+                pass
+        finally:
+            for signal in (signals.lock_acquired, signals.lock_released):
+                signal.disconnect(hear)
+        assert [(one[0], one[2]) for one in heard] == [
+            (signals.lock_acquired, "worker"),
+            (signals.lock_acquired, "partition"),
+            (signals.lock_released, "partition"),
+            (signals.lock_released, "worker"),
+        ]
+
+    def test_one_object_may_be_entered_again(self):
+        block = outbox(2)
+        with block as one, block as two:
+            one.balance()
+            two.balance()
+            assert one.numbers == (0,)
+            assert two.numbers == (1,)
+
+    def test_left_where_it_was_not_entered(self):
+        with pytest.raises(RuntimeError, match="not entered in this thread"):
+            outbox().__exit__(None, None, None)
+
+
+class TestTwoWorkers:
+    """Both in one process, each balanced when the test says so."""
+
+    def test_a_newcomer_gets_its_share_and_gives_it_back(self):
+        with outbox(5) as one:
+            with outbox(5) as two:
+                assert (len(one), len(two)) == (5, 0)
+                one.balance()
+                two.balance()
+                assert (one.numbers, two.numbers) == ((0, 1, 2), (3, 4))
+                assert two.workers == 2
+            one.balance()
+            assert len(one) == 5
+
+    def test_more_workers_than_partitions(self):
+        with outbox(1) as one, outbox(1) as two:
+            one.balance()
+            two.balance()
+            assert (len(one), len(two)) == (1, 0)
+            assert list(two) == []
+
+    def test_what_is_in_use_stays(self):
+        with outbox(2) as one, outbox(2) as two:
+            for part in one:
+                if part.number == 1:
+                    one.balance()
+                    assert one.numbers == (1,)
+                    two.balance()
+                    assert two.numbers == (0,)
+                    break
+
+    def test_between_two_uses_it_is_given_up(self):
+        with outbox(2) as one, outbox(2):
+            used = []
+            for part in one:
+                used.append(part.number)
+                one._due = 0
+            assert used == [0]
+            assert one.numbers == (0,)
+
+    def test_a_frozen_workers_partitions_go_to_the_others(self, observer):
+        with outbox(4) as frozen, outbox(4) as other:
+            frozen.balance()
+            other.balance()
+            expire(observer, WORKERS, slot=0)
+            expire(observer, PARTS, slot=0)
+            expire(observer, PARTS, slot=1)
+            other.balance()
+            assert other.numbers == (0, 1, 2, 3)
+            with pytest.raises(LockLost):
+                for part in frozen:
+                    with part.guard():
+                        pytest.fail("two owners")
+
+    def test_another_count_is_refused(self):
+        with outbox(4), pytest.raises(ValueError, match="into 4 partitions, this one into 8"):
+            outbox(8).__enter__()
+        assert held(WORKERS) == []
+
+
+class TestWaiting:
+    def test_owning_nothing_an_iteration_pauses(self, monkeypatch):
+        slept = []
+        monkeypatch.setattr(time, "sleep", slept.append)
+        with outbox(1), outbox(1) as two:
+            assert list(two) == []
+        assert 0 < slept[0] <= 0.5
+
+    def test_all_slots_locked_just_now(self, monkeypatch):
+        with outbox(1) as mine:
+            mine._give_up(1)
+            monkeypatch.setattr(slots, "acquire_slots", lambda *_, **__: None)
+            mine.balance()
+            assert len(mine) == 0
+            monkeypatch.undo()
+
+    def test_no_room_for_another_worker(self, monkeypatch):
+        monkeypatch.setattr(slots, "acquire_slots", lambda *_, **__: Refusal(1, 1, "somebody"))
+        with pytest.raises(RuntimeError, match="10000 workers"):
+            outbox().__enter__()
+
+
+class TestErrors:
+    def test_not_in_an_open_transaction(self):
+        with transaction.atomic(), pytest.raises(OpenTransaction):
+            outbox().__enter__()
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"count": 0}, ValueError),
+            ({"ttl": 0}, ValueError),
+            ({"metadata": []}, TypeError),
+        ],
+    )
+    def test_arguments_before_any_sql(self, arguments, error, statements):
+        with statements() as sent, pytest.raises(error):
+            outbox(**arguments)
+        assert len(sent) == 0
+
+    def test_a_release_that_fails(self, monkeypatch, caplog):
+        def fail(*_, **__):
+            raise OperationalError("gone")
+
+        with pytest.raises(DatabaseError), outbox(1):
+            monkeypatch.setattr(store, "run_again", fail)
+        with pytest.raises(ZeroDivisionError), outbox(1):
+            raise ZeroDivisionError
+        assert "was not released, it expires" in caplog.text
+
+
+class TestAsync:
+    def test_a_pass(self):
+        async def work():
+            async with outbox(3) as mine:
+                first = [part.number async for part in mine]
+                mine._due = 0
+                return first, [part.number async for part in mine]
+
+        assert async_to_sync(work)() == ([0, 1, 2], [0, 1, 2])
+        assert held(PARTS) == []
+
+    def test_owning_nothing(self):
+        async def work():
+            async with outbox(1), outbox(1) as two:
+                two._give_up(1)
+                return [part async for part in two]
+
+        assert async_to_sync(work)() == []
+
+    def test_a_lost_partition_is_passed_over(self):
+        async def work():
+            async with outbox(2) as mine:
+                mine._owned[0].trust.lose("lost for the test")
+                return [part.number async for part in mine]
+
+        assert async_to_sync(work)() == [1]
+
+    @pytest.mark.parametrize("when", ["joining", "balancing", "leaving"])
+    def test_cancelled(self, when, monkeypatch):
+        async def work():
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+            def cancelling(function):
+                def call(*arguments, **more):
+                    loop.call_soon_threadsafe(task.cancel)
+                    time.sleep(0.05)
+                    return function(*arguments, **more)
+
+                return call
+
+            if when == "joining":
+                monkeypatch.setattr(slots, "acquire_slots", cancelling(slots.acquire_slots))
+            async with outbox(1) as mine:
+                if when == "balancing":
+                    mine._due = 0
+                    monkeypatch.setattr(store, "run", cancelling(store.run))
+                    async for _part in mine:
+                        pytest.fail("cancelled before")
+                monkeypatch.setattr(store, "run_again", cancelling(store.run_again))
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(work)()
+        assert held(PARTS) == held(WORKERS) == []
+
+
+def work(channel, count, ttl):
+    """Handle partitions until told to stop; write down who was where, under guard."""
+    with outbox(count, ttl=ttl) as mine:
+        channel.send("joined")
+        while not channel._pipe.poll():
+            for part in mine:
+                with part, part.guard():
+                    name = f"{part.number} {time.monotonic_ns()}"
+                    Counter.objects.create(name=name, value=part.token % 1_000_000_000)
+
+
+@pytest.mark.processes
+def test_a_dead_workers_partitions_are_owned_again(observer):
+    with process(work, 6, 2) as one, process(work, 6, 2) as two:
+        one.receive()
+        two.receive()
+        observe.until(lambda: shares(observer) == [3, 3], "each has its share")
+        one.kill()
+        observe.until(lambda: shares(observer) == [6], "all are owned by the other")
+        two.send("stop")
+        two.receive()
+    moved = 0
+    for number in range(6):
+        rows = Counter.objects.filter(name__startswith=f"{number} ").order_by("pk")
+        tokens = list(rows.values_list("value", flat=True))
+        assert tokens == sorted(tokens)  # those of a partition never go back
+        moved += len(set(tokens)) > 1
+    assert moved >= 3
+
+
+def shares(observer):
+    """How many live partitions each process holds."""
+    rows = observer.execute(
+        "SELECT count(*) FROM django_dblock_fencedlock"
+        " WHERE name = %s AND expires_at > clock_timestamp() GROUP BY owner ORDER BY owner",
+        [PARTS],
+    ).fetchall()
+    return [count for (count,) in rows]
