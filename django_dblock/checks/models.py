@@ -25,7 +25,7 @@ and in {name}:
 def check_models(
     app_configs: Sequence[AppConfig] | None = None, **_: Any
 ) -> list[checks.CheckMessage]:
-    """Find fields without their model (E020), models without one (E021), managers (E022, E023)."""
+    """Find models whose versions would not be kept (E020 to E024)."""
     found: list[checks.CheckMessage] = []
     for config in apps.get_app_configs() if app_configs is None else app_configs:
         for model in config.get_models(include_auto_created=True):
@@ -75,14 +75,56 @@ def _versions(model: Any) -> list[str]:
     return [field.name for field in model._meta.concrete_fields if isinstance(field, VersionField)]
 
 
+def _is_history(model: Any) -> bool:
+    """Return whether a model keeps copies of the rows of a VersionedModel.
+
+    There the version is a fact about the past, and nothing is to compare or bump it. Such models
+    are told by what their packages put on them, or by holding a copy of the very field.
+    """
+    tracked = getattr(model, "pgh_tracked_model", None)  # django-pghistory
+    if tracked is None:
+        tracked = getattr(model, "instance_type", None)  # django-simple-history
+    if isinstance(tracked, type) and issubclass(tracked, VersionedModel):
+        return True
+    copied = {field.creation_counter for field in model._meta.local_concrete_fields}
+    return any(
+        other._version_field.creation_counter in copied
+        for other in model._meta.apps.get_models(include_auto_created=True)
+        if issubclass(other, VersionedModel)
+    )
+
+
+def _unversioned(model: Any) -> Iterator[checks.CheckMessage]:
+    """Find names in ``unversioned`` that are no fields whose saves could do without a version."""
+    names = model.unversioned
+    if isinstance(names, str):
+        wrong, names = [f"the string {names!r}, not a collection of names"], ()
+    else:
+        keys = {key.name for key in (*model._meta.pk_fields, model._meta.pk)}
+        plain = {field.name for field in model._meta.concrete_fields if not field.generated}
+        fields = plain - keys - {model._version_field.name}
+        wrong = sorted(repr(name) for name in set(names) - fields)
+    if wrong:
+        yield checks.Error(
+            f"{model._meta.label}.unversioned has {', '.join(wrong)}.",
+            obj=model,
+            id="dblock.E024",
+            hint="Name plain fields of this model that may be saved without a comparison, such as "
+            'unversioned = {"last_login"}; not the primary key, and not the version.',
+        )
+
+
 def _unguarded(model: Any) -> Iterator[checks.CheckMessage]:
+    if _is_history(model):
+        return
     for name in _versions(model):
         yield checks.Error(
             f"{model._meta.label}.{name} is a VersionField, but the model is no VersionedModel: "
             f"nothing compares it, and nothing bumps it.",
             obj=model,
             id="dblock.E020",
-            hint="Base the model on django_dblock.VersionedModel.",
+            hint="Base the model on django_dblock.VersionedModel; if it keeps the history of "
+            "another model, make the field a BigIntegerField.",
         )
 
 
@@ -97,6 +139,8 @@ def _guarded(model: Any) -> Iterator[checks.CheckMessage]:
             hint="For a version of another name, set version = None and add the other field. "
             "Two parents that both have a version can't be combined.",
         )
+    if names:
+        yield from _unversioned(model)
     managers = {"default": model._default_manager, "base": model._base_manager}
     fenced = issubclass(model, FencedModel)
     if fenced and not _is_both(type(model._default_manager.get_queryset())):

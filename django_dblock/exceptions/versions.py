@@ -19,6 +19,10 @@ class StaleObject(DblockError):
         using: the database alias.
         rolled_back: what the instance carries was written in a transaction that was rolled back.
         read: the version it was read with, where it was set to another by hand since; else None.
+        read_using: the alias that the instance was read from or last written to, where that is
+            another one; else None.
+        missing_in: with multi-table inheritance, the table that lacks a row of this object while
+            its parent's table has one; else None.
     """
 
     def __init__(  # noqa: PLR0913 - its data
@@ -30,6 +34,8 @@ class StaleObject(DblockError):
         using: str,
         rolled_back: bool = False,
         read: int | None = None,
+        read_using: str | None = None,
+        missing_in: str | None = None,
     ) -> None:
         model, pk = instance._meta.label, instance.pk  # noqa: SLF001 - Django's public Meta API
         row = f"{model} {pk!r} on database {using!r}"
@@ -38,6 +44,12 @@ class StaleObject(DblockError):
             what = (
                 f"{row} was not written: version {expected} in memory comes from a transaction "
                 f"that was rolled back (or whose COMMIT got no answer), and the row {now}."
+            )
+        elif missing_in is not None:
+            what = (
+                f"{row} was not written: it has a row in the table of its parent, but none in "
+                f"{missing_in}, and an UPDATE adds none. To add one to a parent, call "
+                f"parent.touch_version() and then child.save_base(raw=True) in one transaction."
             )
         elif actual is None:
             what = f"{row} was not written: it has been deleted."
@@ -52,6 +64,12 @@ class StaleObject(DblockError):
             what = (
                 f"{row} was not written, though it has version {actual}: a trigger or a row-level "
                 f"security policy forbids it."
+            )
+        elif read_using is not None:
+            what = (
+                f"{row} was not written: it has version {actual}. Version {expected} in memory was "
+                f"read from or written to database {read_using!r}, which has another row of that "
+                f"key, or an older state of this one."
             )
         else:
             what = (
@@ -70,6 +88,8 @@ class StaleObject(DblockError):
         self.using = using
         self.rolled_back = rolled_back
         self.read = read
+        self.read_using = read_using
+        self.missing_in = missing_in
 
     @property
     def deleted(self) -> bool:

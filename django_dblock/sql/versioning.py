@@ -6,8 +6,8 @@ Their types are named in the first row of VALUES, and hold for the others (Postg
 
 from collections.abc import Sequence
 
-# The row has the version that was seen; names are quoted already.
-VERSION_IS = "{table}.{version} = %s"
+# The row has this version, or this primary key; names are quoted already.
+IS = "{table}.{column} = %s"
 
 # What to write: a number for each object, its key, the version to compare with, the new values.
 GIVEN = "given (n, {names}) AS (VALUES {rows})"

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import QuerySet
 
 from django_dblock.sql import versioning as sql
-from django_dblock.versioning.save import carried_version
+from django_dblock.versioning.save import carried_version, compare
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
-
     from django_dblock.versioning.save import GuardedSave
 
 
@@ -27,8 +26,7 @@ class Row:
 
     def settle(self, using: str, fields: Sequence[Any]) -> None:
         """Let the instance carry what was written."""
-        state = self.instance.__dict__
-        values = [(field, None, state[field.attname]) for field in fields]
+        values = [(field, None, getattr(self.instance, field.attname)) for field in fields]
         self.instance._version_settled(self.expected + 1, using, values)
 
 
@@ -103,6 +101,8 @@ def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any])
     """Write the rows that have their versions; return their places in ``rows``."""
     connection = connections[queryset.db]
     version = queryset.model._version_field
+    if type(queryset)._update is not QuerySet._update:  # type: ignore[attr-defined]
+        return _write_one_by_one(queryset, rows, fields)
     try:
         among, more = _among(queryset, connection)
     except EmptyResultSet:
@@ -140,6 +140,34 @@ def write(queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any])
         theirs = [field for field in fields if field.model is model]
         if theirs and fresh:
             _write_rest(connection, model, theirs, fresh)
+    return written
+
+
+def _write_one_by_one(
+    queryset: "QuerySet[Any]", rows: Sequence[Row], fields: Sequence[Any]
+) -> set[int]:
+    """Write each row through the queryset's own ``_update()``, which may write other columns.
+
+    modeltranslation's writes the column of the present language. In the order of the primary keys,
+    so that two calls lock the rows in the same order.
+    """
+    model, version = queryset.model, queryset.model._version_field
+    if model._meta.concrete_model._meta.parents:
+        raise TypeError(
+            f"bulk_save_cas() can't write {model._meta.label}: its querysets have an _update() of "
+            f"their own, which writes one table only. Use save_cas()."
+        )
+    among = queryset
+    if queryset.query.is_sliced:
+        among = model._default_manager.using(queryset.db).filter(pk__in=queryset.values("pk"))
+    written = set()
+    for at in sorted(range(len(rows)), key=lambda at: rows[at].instance.pk):
+        instance, expected = rows[at].instance, rows[at].expected
+        row: Any = among.filter(pk=instance.pk)
+        compare(row, version, expected)
+        values = [(field, None, getattr(instance, field.attname)) for field in fields]
+        if row._update([*values, (version, None, expected + 1)]):
+            written.add(at)
     return written
 
 

@@ -40,6 +40,16 @@ class VersionField(_Base):
             options.pop(fixed, None)
         return name, "django_dblock.VersionField", args, options
 
+    def pre_save(self, model_instance: "Model", add: bool) -> Any:  # noqa: FBT001
+        """Return the instance's version; of a new row without one, the first."""
+        # Not by getattr(), which would read a deferred version from the database. What is returned
+        # for an UPDATE is replaced by the version that the save has to write.
+        value = model_instance.__dict__.get(self.attname)
+        if value is None and add:
+            value = self.get_default()
+            setattr(model_instance, self.attname, value)
+        return value
+
     def contribute_to_class(self, cls: type["Model"], name: str, *args: Any, **more: Any) -> None:
         """Let the model, its children and its proxies find the field without a search."""
         super().contribute_to_class(cls, name, *args, **more)

@@ -1,59 +1,158 @@
-"""What an instance's row was when it was last read or written: the original of a conflict.
+"""What an instance's row held when it was last read or written: the original of a conflict."""
 
-Reading keeps the names and values that Django had in its hands anyway, and builds nothing.
-"""
-
+import copy
+import datetime as dt
+import decimal
+import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models.fields.files import FieldFile
+
+from django_dblock.versioning.field import VersionField
 
 if TYPE_CHECKING:
     from django.db.models import Model
 
+_ORIGIN: Final = "_version_origin"
+
+_IMMUTABLE: Final = frozenset({
+    type(None), bool, int, float, complex, str, bytes, memoryview, decimal.Decimal,
+    dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID,
+})  # fmt: skip
+
+# Django's fields whose values from the database are always of an immutable type. A subclass is
+# not among them: its from_db_value() may return anything.
+_IMMUTABLE_FIELDS: Final = frozenset({
+    VersionField,
+    models.AutoField, models.BigAutoField, models.SmallAutoField,
+    models.BigIntegerField, models.IntegerField, models.SmallIntegerField,
+    models.PositiveBigIntegerField, models.PositiveIntegerField, models.PositiveSmallIntegerField,
+    models.BinaryField, models.BooleanField, models.DecimalField, models.FloatField,
+    models.CharField, models.EmailField, models.SlugField, models.TextField, models.URLField,
+    models.DateField, models.DateTimeField, models.DurationField, models.TimeField,
+    models.FileField, models.ImageField, models.FilePathField, models.UUIDField,
+    models.GenericIPAddressField, models.ForeignKey, models.OneToOneField,
+})  # fmt: skip
+
+
+class _NotKnown:
+    """The original of a value that could not be copied."""
+
+
+_NOT_KNOWN: Final = _NotKnown()
+
 
 def original(instance: "Model") -> dict[str, Any]:
-    """Return the values last read or written, by attribute name; without those not known."""
-    kept = instance.__dict__.get("_version_origin", {})
+    """Return the values last read or written, by attribute name; unknown ones are left out."""
+    kept = instance.__dict__.get(_ORIGIN, {})
     return kept if isinstance(kept, dict) else dict(zip(*kept, strict=True))
 
 
-def same_row(instance: Any) -> bool:
-    """Whether its primary key is still that of the row whose version it carries."""
-    kept = instance.__dict__.get("_version_origin", {})
-    for key in instance._version_field.model._meta.pk_fields:
+def loaded(instance: "Model", names: Any, values: Any) -> None:
+    """Remember what ``from_db()`` was given: the names of the attributes and their values."""
+    # The instance holds the same objects, so those that can change in place are copied. Most
+    # models have no such field, and pay for one look into a cache.
+    kept: Any = (names, values)
+    if mutable := _mutable_attributes(type(instance)):
+        copies = {
+            name: _copy(value) if name in mutable else value
+            for name, value in zip(names, values, strict=True)
+        }
+        kept = {name: value for name, value in copies.items() if value is not _NOT_KNOWN}
+    instance.__dict__[_ORIGIN] = kept
+
+
+def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
+    """Remember what was written to the row: (field, None, value), as Django's UPDATE has them."""
+    kept = dict(original(instance))  # not changed in place: a copy of the instance may share it
+    for field, _, value in values:
+        # Only the database knows the result of an expression.
+        known = _NOT_KNOWN if hasattr(value, "resolve_expression") else _copy(value)
+        if known is _NOT_KNOWN:
+            kept.pop(field.attname, None)
+        else:
+            kept[field.attname] = known
+    instance.__dict__[_ORIGIN] = kept
+
+
+def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
+    """Remember what the instance holds in these fields, which is what its row holds."""
+    state = instance.__dict__
+    known = [field for field in fields if field.attname in state]
+    written(instance, [(field, None, state[field.attname]) for field in known])
+
+
+def is_same_row(instance: Any) -> bool:
+    """Return whether the primary key is still that of the row whose version is carried."""
+    kept = instance.__dict__.get(_ORIGIN)
+    if kept is None:
+        return True
+    state = instance.__dict__
+    model: Any = type(instance)
+    for key in key_fields(model):
         name = key.attname
         if isinstance(kept, dict):
             known = kept.get(name)
         else:
             names, values = kept
             known = values[names.index(name)] if name in names else None
-        now = instance.__dict__.get(name)
-        if known is not None and known != now and known != _cleaned(key, now):
+        now = state.get(name)
+        if known is not None and known != now and known != cleaned(key, now):
             return False
     return True
 
 
-def _cleaned(field: Any, value: Any) -> Any:
+def links_agree(instance: Any) -> bool:
+    """Return whether each link to a parent's row, as far as it is known, names the parent's key.
+
+    After ``child.pk = other`` it does not: Django's ``delete()`` would take the row of the link,
+    and its ``save()`` that of the parent's key.
+    """
+    state = instance.__dict__
+    for link in instance._meta.concrete_model._meta.parents.values():
+        if link is not None and link.attname in state:
+            key = link.target_field.attname
+            if state.get(key, state[link.attname]) != state[link.attname]:
+                return False
+    return True
+
+
+@cache
+def key_fields(model: Any) -> tuple[Any, ...]:
+    """Return the primary keys that say which row an instance is: its own, and the version's."""
+    concrete = model._meta.concrete_model._meta
+    keys = dict.fromkeys([*concrete.pk_fields, *model._version_field.model._meta.pk_fields])
+    return tuple(keys)
+
+
+def cleaned(field: Any, value: Any) -> Any:
+    """Return a value as the row would give it back; None where the field refuses it."""
     try:
         return field.to_python(value)
     except ValidationError:
         return None
 
 
-def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
-    """Remember what has reached the row: (field, None, value), as Django has it in an UPDATE."""
-    found = dict(original(instance))  # a copy of the instance may share it
-    for field, _, value in values:
-        if hasattr(value, "resolve_expression"):
-            found.pop(field.attname, None)  # only the database knows what became of it
-        else:
-            found[field.attname] = value
-    instance.__dict__["_version_origin"] = found
+@cache
+def _mutable_attributes(model: Any) -> frozenset[str]:
+    return frozenset(
+        field.attname
+        for field in model._meta.concrete_fields
+        if type(field) not in _IMMUTABLE_FIELDS
+    )
 
 
-def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
-    """Remember what the instance carries in these fields, which is what its row has."""
-    state = instance.__dict__
-    known = [field for field in fields if field.attname in state]
-    written(instance, [(field, None, state[field.attname]) for field in known])
+def _copy(value: Any) -> Any:
+    """Return a value that later changes in place don't reach."""
+    if type(value) in _IMMUTABLE:
+        return value
+    if isinstance(value, FieldFile):
+        return value.name
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - objects of any class; saving must not fail because of them
+        return _NOT_KNOWN

@@ -1,4 +1,4 @@
-"""The model that users subclass: what they call. How a save is guarded stands in ``guarded``."""
+"""The model that users subclass. How a save is guarded stands in ``save``."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -7,24 +7,38 @@ from asgiref.sync import sync_to_async
 from django.db import connections, router, transaction
 from django.db.models.deletion import Collector
 
-from django_dblock.exceptions import MissingVersion
-from django_dblock.versioning import loaded_state, save
+from django_dblock.versioning import loaded_state, own_writes, save
 from django_dblock.versioning.field import VersionField
 from django_dblock.versioning.queryset import VersionedManager
-from django_dblock.versioning.save import Attempt, GuardedSave, compare, conflict
-
-# Delete a row only if it has the version somebody saw.
+from django_dblock.versioning.save import (
+    Attempt,
+    GuardedSave,
+    compare,
+    conflict,
+    missing_version,
+    reconciled,
+)
 
 
 def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, dict[str, int]]:
-    """Delete in one statement where Django would; else lock the row with its version first."""
+    """Delete the row if it has this version; raise StaleObject otherwise.
+
+    One statement where Django's ``delete()`` would send one; else the row is locked first.
+    """
     field, there = instance._version_field, instance._is_pk_set()
-    row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
-    compare(row, field, expected)
+
+    def rows(version: int) -> Any:
+        found = field.model._base_manager.using(using).filter(pk=instance._version_pk)
+        compare(found, field, version)
+        return found
+
     own = type(instance).delete is not GuardedSave.delete  # it may have more to do
     if there and not own and Collector(using=using).can_fast_delete(instance):
         with transaction.mark_for_rollback_on_error(using=using):
-            count = row._raw_delete(using)
+            count = rows(expected)._raw_delete(using)
+        if not count and (version := reconciled(instance, expected, using)) is not None:
+            with transaction.mark_for_rollback_on_error(using=using):
+                count = rows(version)._raw_delete(using)
         if not count:
             raise conflict(instance, expected, using)
         setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
@@ -32,22 +46,38 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
     # What hangs on the row is collected and deleted in several statements: from the first of them
     # on nobody else may write it.
     with transaction.atomic(using=using):
-        if there and not row.select_for_update().values_list("pk").first():
-            raise conflict(instance, expected, using)
+        if there and not _lock(rows(expected)):
+            version = reconciled(instance, expected, using)
+            if version is None or not _lock(rows(version)):
+                raise conflict(instance, expected, using)
         return instance.delete(using=using)
 
 
-# Bump a version and write nothing else.
+def _lock(rows: Any) -> bool:
+    return rows.select_for_update().values_list("pk").first() is not None
 
 
 def touch(instance: "GuardedSave", expected: int, using: str) -> None:
-    """Write the version after ``expected``, if the row has that."""
+    """Write the version after ``expected`` and nothing else, if the row has that version."""
+    taken: dict[str, tuple[Any, Any]] = {}
+    if not _bump(instance, expected, using):
+        version = reconciled(instance, expected, using, taken)
+        if version is None or not _bump(instance, version, using):
+            raise conflict(instance, expected, using)
+        expected = version
+    merged = [
+        (field, None, taken[field.attname][1])
+        for field in instance._meta.concrete_fields
+        if field.attname in taken
+    ]
+    instance._version_settled(expected + 1, using, merged, taken)
+
+
+def _bump(instance: "GuardedSave", expected: int, using: str) -> Any:
     field = instance._version_field
     row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
     compare(row, field, expected)
-    if not row._update([(field, None, expected + 1)]):
-        raise conflict(instance, expected, using)
-    instance._version_settled(expected + 1, using, ())
+    return row._update([(field, None, expected + 1)])
 
 
 class VersionedModel(GuardedSave):
@@ -109,9 +139,9 @@ class VersionedModel(GuardedSave):
         if expected is not None:
             expected = save.checked_version(expected)
         if not self._is_pk_set():
-            raise MissingVersion(model=self._meta.label, pk=self.pk, adding=self._state.adding)
-        self._version_asked = attempt = Attempt("compare", expected)
+            raise missing_version(self)
         adding = self._state.adding
+        self._version_asked = attempt = Attempt("compare", expected, unread=adding)
         if expected is not None:
             self._state.adding = False  # the caller has seen the row
         try:
@@ -136,9 +166,10 @@ class VersionedModel(GuardedSave):
         """
         self.__dict__[self._version_field.attname] = save.checked_version(version)
         self.__dict__.pop("_version_alone", None)
-        self.__dict__.pop("_version_fate", None)
+        self.__dict__.pop("_version_written", None)
+        self.__dict__["_version_epoch"] = own_writes.clock.now
         self.__dict__["cas_on_save"] = True  # of this instance only
-        loaded_state.snapshot(self, self._version_field.model._meta.pk_fields)
+        loaded_state.snapshot(self, loaded_state.key_fields(type(self)))
 
     def delete_cas(
         self, *, expected: int | None = None, using: str | None = None
@@ -161,6 +192,8 @@ class VersionedModel(GuardedSave):
         using = using or router.db_for_write(type(self), instance=self)
         if expected is None:
             expected = save.carried_version(self, using)
+        elif not loaded_state.links_agree(self):
+            raise missing_version(self)
         return delete_cas(self, save.checked_version(expected), using)
 
     def touch_version(self, *, using: str | None = None) -> None:
@@ -176,8 +209,13 @@ class VersionedModel(GuardedSave):
         """
         using = using or router.db_for_write(type(self), instance=self)
         expected = save.carried_version(self, using)
-        fate, version = self.__dict__.get("_version_fate", (None, None))
-        if version == expected and fate.alias == using and fate.pending(connections[using]):
+        last = self.__dict__.get("_version_written")
+        if (
+            last is not None
+            and last.version == expected
+            and last.fate.alias == using
+            and last.fate.pending(connections[using])
+        ):
             return
         touch(self, expected, using)
 

@@ -9,9 +9,9 @@ from django.db.models.signals import class_prepared
 
 from django_dblock.exceptions import StaleObjects
 from django_dblock.signals import stale_object
-from django_dblock.versioning import bulk
+from django_dblock.versioning import bulk, own_writes
 from django_dblock.versioning.bypass import bypassed
-from django_dblock.versioning.save import bumped
+from django_dblock.versioning.save import bumped, is_unversioned
 
 M = TypeVar("M", bound=Model, covariant=True)  # noqa: PLC0105 - the name of Django's own stubs
 
@@ -32,11 +32,30 @@ class VersionedQuerySet(models.QuerySet[M]):
                 f"{field.name} of {self.model._meta.label} is bumped by update() itself; a row's "
                 f"version is never set by hand, or another writer's old one could become valid."
             )
-        if changes and not bypassed():
-            changes[field.name] = bumped(field)
-        return super().update(**changes)
+        if not changes or bypassed() or is_unversioned(self.model, changes):
+            return super().update(**changes)
+        names, keys = frozenset(changes), own_writes.named_keys(self)
+        changes[field.name] = bumped(field)
+        count = super().update(**changes)
+        if keys is not None and count == len(keys):
+            own_writes.remember(self, keys, names)
+        return count
 
     update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_update(
+        self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
+    ) -> int:
+        """As Django's, and bump. The version may be among the fields, but is never set from them.
+
+        So code that passes all fields of a model works; what is written to the version is the next
+        one of each row, whatever the objects carry.
+        """
+        field: Any = cast("Any", self.model)._version_field
+        others = [name for name in fields if name not in {field.name, field.attname}]
+        return super().bulk_update(objs, others, batch_size=batch_size)
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
         """As Django's, but it can't update the rows that are there: that would not bump."""
@@ -155,26 +174,46 @@ else:
 def _bumping_base(sender: Any, **_: Any) -> None:
     """Let what Django itself writes bump as well: related managers' ``add()``, ``SET_NULL``.
 
-    It does so through the model's base manager, which must not hide rows. The model's own manager
-    is that already, unless it makes its querysets itself. Not by ``Meta.base_manager_name``, which
-    every migration would repeat.
+    Django writes these through the model's base manager, which must not hide rows. The model's own
+    manager is that already, unless it makes its querysets itself. The base manager is not set by
+    ``Meta.base_manager_name``, which every migration would repeat.
+
+    A base manager that the model, or a parent of it, names in its Meta is left alone: the package
+    that named it needs it, as polymorphic models do to find the child class through a foreign key.
+    Check E022 says so if its querysets don't bump.
     """
     meta = sender._meta
-    if meta.abstract or meta.base_manager_name or not hasattr(sender, "_version_settled"):
+    if meta.abstract or not hasattr(sender, "_version_settled") or _names_base_manager(sender):
         return
-    manager: Any
-    for manager in meta.managers:
-        if (
-            issubclass(getattr(manager, "_queryset_class", object), VersionedQuerySet)
-            and type(manager).get_queryset is models.Manager.get_queryset
-        ):
-            break
+    own = [
+        manager
+        for manager in meta.managers
+        if issubclass(getattr(manager, "_queryset_class", object), VersionedQuerySet)
+    ]
+    plain = [each for each in own if type(each).get_queryset is models.Manager.get_queryset]
+    made = meta.base_manager.get_queryset.__func__ is not models.Manager.get_queryset
+    if plain:
+        manager: Any = plain[0]
+    elif made and meta.base_manager.auto_created and own:
+        # The base manager that Django would make is another package's, with a get_queryset() of
+        # its own: a manager of that kind, whose querysets bump, takes its place.
+        manager = own[0]
     else:
         meta.default_manager_name = meta.default_manager.name  # it stays what it was
         manager = VersionedManager()
         sender.add_to_class("_versioned", manager)
     meta.base_manager_name = manager.name
+    sender._version_base_manager = manager.name
     meta.__dict__.pop("base_manager", None)
+
+
+def _names_base_manager(model: Any) -> bool:
+    """Return whether a Meta names the base manager, its own or the one that Django inherits."""
+    if model._meta.base_manager_name:
+        return True
+    parent = next(each for each in model.__mro__[1:] if hasattr(each, "_meta"))
+    named = parent._base_manager.name != "_base_manager"
+    return named and "_version_base_manager" not in vars(parent)
 
 
 class_prepared.connect(_bumping_base)

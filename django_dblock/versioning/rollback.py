@@ -1,22 +1,36 @@
 """What became of a version that was written inside a transaction.
 
-The number in memory is true only if that transaction commits. After a rollback it is ahead, and
-somebody else may reach the same number: comparing with it would overwrite their write.
+The version in memory is true only if that transaction commits. After a rollback it is ahead of the
+row, and another writer may reach the same number: comparing with it would overwrite their write.
+So an instance that was written in a transaction remembers which one, and what it carried before.
 
 Django keeps the list of what to do at commit, takes out of it what a rolled-back savepoint or
-transaction had put in, and empties it when the connection is lost. So an entry of ours in it
-tells all three fates: still there, run, or neither. It stands first, so that another hook that
-raises can't keep it from being run.
+transaction had put in, and empties it when the connection is lost. So an entry of ours in that
+list tells all three fates: still there, run, or neither. It stands first, so that another hook
+that raises can't keep it from being run.
 
-Django's list knows the savepoints of ``atomic()`` only. Where one is rolled back by hand, and in
-manual transactions, a version in memory that is above the row's is the only sign.
+Django's list knows the savepoints of ``atomic()`` only. Where a savepoint is rolled back by hand,
+and in manual transactions, a version in memory that is above the row's is the only sign.
 """
 
 import os
-from typing import Any, Self
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from django.db import connections
+
+if TYPE_CHECKING:
+    from django_dblock.versioning.save import GuardedSave
 
 Connection = Any
-"""Django's wrapper; the types of what is read of it here stand in no stubs."""
+"""Django's wrapper; the attributes that are read here stand in no stubs."""
+
+KEPT: Final = ("_version_origin", "_version_alone", "_version_epoch")
+"""What an instance remembers beside its version, and gets back with it."""
+
+DEEPEST: Final = 20
+"""Nested savepoints of one transaction whose earlier versions are remembered."""
 
 
 class Fate:
@@ -25,21 +39,26 @@ class Fate:
     committed = False
     testcase_block: str | None = None
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, connection: Connection = None) -> None:
         self.alias = alias
+        self._connection = None if connection is None else weakref.ref(connection)
+
+    def is_of(self, connection: Connection) -> bool:
+        """Return whether its transaction runs on this connection, and not on another thread's."""
+        return self._connection is not None and self._connection() is connection
 
     def __call__(self) -> None:
         """Run by Django after COMMIT."""
         self.committed = True
 
     def pending(self, connection: Connection) -> bool:
-        """Whether its transaction is still open on this connection."""
+        """Return whether its transaction is still open on this connection."""
         if self.testcase_block is not None:
             return self.testcase_block in connection.savepoint_ids
         return any(hook is self for _, hook, _ in connection.run_on_commit)
 
     def rolled_back(self, connection: Connection) -> bool:
-        """Whether what was written never came to be; also where COMMIT's answer was lost."""
+        """Return whether the write never came to be; also True where COMMIT got no response."""
         if self.committed or self.testcase_block is not None:
             return False
         return not self.pending(connection)
@@ -48,7 +67,7 @@ class Fate:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Stay the same in this process; another one can't know, and trusts the number."""
+        """Stay the same in this process; another process can't know, and trusts the number."""
         while len(_pickled) >= _MOST_PICKLED:
             _pickled.pop(next(iter(_pickled)), None)
         _pickled[id(self)] = self
@@ -58,7 +77,7 @@ class Fate:
 _PROCESS = os.urandom(8)
 _MOST_PICKLED = 10_000
 _pickled: dict[int, Fate] = {}
-"""Kept, so that what comes back from a cache still knows; the oldest go first."""
+"""Kept, so that what comes back from a cache still knows; the oldest are dropped first."""
 
 
 def _again(process: bytes, pid: int, number: int, alias: str) -> Fate:
@@ -82,7 +101,7 @@ def current(connection: Connection) -> Fate | None:
     hooks = connection.run_on_commit
     if hooks and isinstance(hooks[0][1], Fate) and hooks[0][0] == savepoints:
         return hooks[0][1]  # one entry serves all writes of a block
-    fate = Fate(connection.alias)
+    fate = Fate(connection.alias, connection)
     hooks.insert(0, (savepoints, fate, False))
     return fate
 
@@ -97,6 +116,116 @@ def _in_testcase(connection: Connection) -> Fate | None:
     own = connection.savepoint_ids[wrapping - 1 :]  # the outermost of all blocks has no savepoint
     if not own or own[0] is None:
         return None
-    fate = Fate(connection.alias)
+    fate = Fate(connection.alias, connection)
     fate.testcase_block = own[0]
     return fate
+
+
+# What an instance carried before, so that a rollback gives it back.
+
+
+@dataclass(slots=True)
+class Written:
+    """The transaction in which the version of an instance was written.
+
+    Attributes:
+        fate: what becomes of that transaction.
+        version: the version that was written.
+        before: what the instance carried when the transaction had not written it yet; None where
+            it carried no version, as before an INSERT.
+        taken: attributes that took a value of the row over, with the values before and after.
+    """
+
+    fate: Fate
+    version: int
+    before: "Before | None" = None
+    taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Before:
+    """A version, and all that goes with it."""
+
+    version: int
+    written: Written | None
+    kept: dict[str, Any]
+    depth: int = 1
+
+
+def written(
+    instance: "GuardedSave",
+    fate: Fate,
+    version: int,
+    taken: dict[str, tuple[Any, Any]],
+    *,
+    unread: bool,
+) -> None:
+    """Remember that a version was written in a transaction, before the instance carries it.
+
+    Args:
+        instance: what was written, with the version and the original that it had.
+        fate: what becomes of the transaction.
+        version: the version that was written.
+        taken: attributes that took the row's value over, with the values before and after.
+        unread: the instance was made by hand: what it carries is no row's version.
+    """
+    state = instance.__dict__
+    last: Written | None = state.get("_version_written")
+    if last is not None and last.fate is fate:
+        before, taken = last.before, {**last.taken, **taken}
+    else:
+        before = None if unread or instance._state.adding else _carried(instance, last)
+    state["_version_written"] = Written(fate, version, before, taken)
+
+
+def _carried(instance: "GuardedSave", last: Written | None) -> Before | None:
+    state = instance.__dict__
+    version = state.get(instance._version_field.attname)
+    if last is not None and last.fate.committed:
+        last = None
+    depth = 1 if last is None or last.before is None else last.before.depth + 1
+    if not isinstance(version, int) or depth > DEEPEST:
+        return None
+    return Before(version, last, {name: state.get(name) for name in KEPT}, depth)
+
+
+def restore(instance: "GuardedSave", earlier: Before) -> None:
+    """Let an instance carry again what it did before a transaction that was rolled back."""
+    state = instance.__dict__
+    for name, (old, taken) in state["_version_written"].taken.items():
+        if state.get(name) == taken:
+            state[name] = old
+    state[instance._version_field.attname] = earlier.version
+    for name, value in {**earlier.kept, "_version_written": earlier.written}.items():
+        if value is None:
+            state.pop(name, None)
+        else:
+            state[name] = value
+
+
+def is_undone(instance: "GuardedSave") -> bool:
+    """Return whether the last write of an instance was rolled back, and was not forgotten yet."""
+    last: Written | None = instance.__dict__.get("_version_written")
+    return last is not None and last.fate.rolled_back(connections[last.fate.alias])
+
+
+def forget_rolled_back(instance: "GuardedSave") -> bool:
+    """Restore what an instance carried before its rolled-back writes; return False if unknown.
+
+    It is unknown after an INSERT. The transaction of another thread may still be open, so nothing
+    is restored after that either. Sends nothing.
+    """
+    state = instance.__dict__
+    while written := state.get("_version_written"):
+        if written.version != state.get(instance._version_field.attname):
+            break  # set by hand since
+        if written.fate.committed:
+            del state["_version_written"]
+            break
+        connection = connections[written.fate.alias]
+        if not written.fate.rolled_back(connection):
+            break
+        if written.before is None or not written.fate.is_of(connection):
+            return False
+        restore(instance, written.before)
+    return True

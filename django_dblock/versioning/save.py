@@ -1,41 +1,52 @@
-"""One save: which version it compares with, and what it sets."""
+"""One save: the version it compares with, what it sets, and what zero rows mean."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, connections, models, router
+import psycopg
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
+from django.db.models.query import QuerySet
 from django.db.models.sql.where import ExtraWhere
 
 from django_dblock.exceptions import MissingVersion, StaleObject
 from django_dblock.signals import stale_object
-from django_dblock.sql.versioning import VERSION_IS
-from django_dblock.versioning import loaded_state, rollback
+from django_dblock.sql.versioning import IS
+from django_dblock.versioning import loaded_state, own_writes, rollback
 from django_dblock.versioning.bypass import bypassed
 from django_dblock.versioning.field import MAX_VERSION, VersionField
 
 Values = list[tuple[Any, Any, Any]]
 """What Django is about to SET: (field, None, value)."""
 
-Mode = Literal["compare", "bump", "leave"]
-"""Compare and bump; only bump, so that the last write wins; leave the version alone."""
+Mode = Literal["compare", "bump", "ignore", "leave"]
+"""What a save does with the version.
+
+- ``compare``: compare the version, and bump it.
+- ``bump``: bump the version only, so that the last write wins.
+- ``ignore``: neither, as all the fields that are saved are ``unversioned``.
+- ``leave``: save as if the model had no version (``bypass_versions()``).
+"""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """What a save does with the version, and how far it has come.
+    """What one save does with the version, and how far it has come.
 
     Attributes:
         mode: see :data:`Mode`.
         expected: the version to compare with, where the caller named one.
-        compared: the version it did compare with.
+        compared: the version that the UPDATE compared with.
         written: the row has been written.
-        conflict: the error this save ends with.
+        conflict: the error that this save ends with.
+        taken: attributes that took the row's value over, with the values before and after.
+        unread: the instance was made by hand, so what it carries is no row's version.
     """
 
     mode: Mode
@@ -43,24 +54,55 @@ class Attempt:
     compared: int | None = None
     written: bool = False
     conflict: StaleObject | None = None
+    taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    unread: bool = False
 
-    def failed(self, instance: "GuardedSave", using: str, *, gone: bool) -> StaleObject:
-        """Return the error for zero rows."""
+    def failed(
+        self, instance: "GuardedSave", using: str, *, gone: bool, table: str | None = None
+    ) -> StaleObject:
+        """Return the error for zero rows.
+
+        Args:
+            instance: what was saved.
+            using: the alias of the database.
+            gone: the row is not there, so it needs no look.
+            table: the table that lacks a row, where the table with the version has one.
+        """
         expected = self.compared
         if expected is None:  # a parent's table before the one with the version, or no comparison
             carried = instance.__dict__.get(instance._version_field.attname)
             expected = carried if self.expected is None else self.expected
         self.conflict = conflict(
-            instance, expected, using, gone=gone, carried=self.expected is None
+            instance, expected, using, gone=gone, carried=self.expected is None, table=table
         )
         return self.conflict
 
 
-def plain_save(instance: "GuardedSave") -> Attempt:
+def plain_save(instance: "GuardedSave", update_fields: Iterable[str] | None) -> Attempt:
     """Return what a ``save()`` does that was not asked for by ``save_cas()``."""
     if bypassed():
         return Attempt("leave")
+    if update_fields and is_unversioned(type(instance), update_fields):
+        return Attempt("ignore")
     return Attempt("compare" if instance.cas_on_save else "bump")
+
+
+def is_unversioned(model: Any, names: Iterable[str]) -> bool:
+    """Return whether all these fields are ``unversioned``; the version itself is not looked at."""
+    unversioned = unversioned_names(model)
+    if not unversioned:
+        return False
+    others = set(names) - {model._version_field.name, model._version_field.attname}
+    return bool(others) and others <= unversioned
+
+
+@cache
+def unversioned_names(model: Any) -> frozenset[str]:
+    """Return the names of a model's ``unversioned`` fields, and those of their attributes."""
+    if not model.unversioned:
+        return frozenset()
+    fields = [each for each in model._meta.concrete_fields if each.name in model.unversioned]
+    return frozenset(name for each in fields for name in (each.name, each.attname))
 
 
 def checked_version(version: object) -> int:
@@ -75,86 +117,132 @@ def checked_version(version: object) -> int:
 def carried_version(instance: "GuardedSave", using: str) -> int:
     """Return the version that the instance was read with. Never loads it.
 
+    If the transaction in which the instance was last written was rolled back, the instance gets
+    back the version that it carried before.
+
     Raises:
-        MissingVersion: it carries none, so there is nothing to compare.
-        StaleObject: it was written in a transaction that was rolled back.
+        MissingVersion: the instance carries no version, so there is nothing to compare.
+        StaleObject: the row was inserted in a transaction that was rolled back.
     """
-    state = instance.__dict__
-    version = state.get(instance._version_field.attname)
+    state, name = instance.__dict__, instance._version_field.attname
+    known = "_version_written" not in state or rollback.forget_rolled_back(instance)
+    version = state.get(name)
     if (
         instance._state.adding
         or not isinstance(version, int)
         or "_version_alone" in state
-        or not loaded_state.same_row(instance)
+        or not loaded_state.is_same_row(instance)
     ):
-        raise MissingVersion(
-            model=instance._meta.label, pk=instance.pk, adding=instance._state.adding
-        )
-    fate = state.get("_version_fate")
-    if fate and fate[1] == version and fate[0].rolled_back(connections[fate[0].alias]):
+        raise missing_version(instance)
+    if not known:
         raise conflict(instance, version, using, rolled_back=True)
     return version
+
+
+def missing_version(instance: "GuardedSave") -> MissingVersion:
+    """Return the error for an instance that carries no version to compare."""
+    return MissingVersion(model=instance._meta.label, pk=instance.pk, adding=instance._state.adding)
 
 
 def planned(
     instance: "GuardedSave", attempt: Attempt | None, rows: Any, values: Values, *, new: bool
 ) -> Values | None:
     """Return what to SET in the table with the version; None where only an INSERT can be right."""
-    state, field = instance.__dict__, instance._version_field
+    state, version = instance.__dict__, instance._version_field
     if attempt is None:
-        return with_version(values, field, restored(field, state[field.attname]))
-    if attempt.mode == "leave":
-        return without_version(values, field)
+        return with_version(values, version, restored(version, state[version.attname]))
+    if attempt.mode in ("leave", "ignore"):
+        return without_version(values, version)
     if attempt.mode == "bump":
-        return with_version(values, field, bumped(field))
+        return with_version(values, version, bumped(version))
     if new:
         return None  # never read, so there is nothing to compare: INSERT finds out if it is there
-    expected: int = state[field.attname] if attempt.expected is None else attempt.expected
+    expected: int = state[version.attname] if attempt.expected is None else attempt.expected
     attempt.compared = expected
-    compare(rows, field, expected)
-    return with_version(values, field, expected + 1)
+    compare(rows, version, expected)
+    return with_version(values, version, expected + 1)
 
 
-def compare(queryset: Any, field: VersionField, expected: int) -> None:
-    """Narrow an UPDATE or DELETE to the row with this version.
+# Conditions that are quoted already. What Django's filter() does for a condition (a clone, a
+# look-up, a column and a value that resolve themselves) would be two fifths of the whole save.
 
-    The condition goes into the query as it is: what ``filter()`` does for a condition (a clone, a
-    look-up, a column and a value that resolve themselves) would be a fifth of the whole save.
+
+def compare(queryset: Any, version: VersionField, expected: int) -> None:
+    """Narrow an UPDATE or DELETE to the row with this version."""
+    queryset.query.where.add(_Quoted([_is(version)], [expected]), "AND")
+
+
+def by_key(queryset: Any, pk: Any) -> None:
+    """Let Django's next ``filter(pk=…)`` on this one queryset find its condition in place.
+
+    Only where every method that is skipped is Django's own, and the value needs no preparation.
     """
-    queryset.query.where.add(_VersionIs([_condition(field)], [expected]), "AND")
+    kinds: tuple[Any, Any] = (type(queryset), type(pk))
+    low_high = _key_range(queryset.model, *kinds)
+    if low_high is None or (low_high and not low_high[0] <= pk <= low_high[1]):
+        return
+    queryset.query.where.add(_Quoted([_is(queryset.model._meta.pk)], [pk]), "AND")
+
+    def narrowed(*, pk: Any) -> Any:  # noqa: ARG001 - the condition is there already
+        return queryset
+
+    queryset.filter = narrowed
 
 
-class _VersionIs(ExtraWhere):
-    """Without the parentheses that a condition of unknown make is put into."""
+class _Quoted(ExtraWhere):
+    """A condition without the parentheses that Django puts around an arbitrary one."""
 
     def as_sql(self, compiler: Any = None, connection: Any = None) -> Any:  # noqa: ARG002
         return self.sqls[0], self.params
 
 
 @cache
-def _condition(field: Any) -> str:
+def _is(field: Any) -> str:
     quote = connections[DEFAULT_DB_ALIAS].ops.quote_name  # all PostgreSQL quotes alike
-    return VERSION_IS.format(table=quote(field.model._meta.db_table), version=quote(field.column))
+    return IS.format(table=quote(field.model._meta.db_table), column=quote(field.column))
 
 
-def with_version(values: Values, field: VersionField, version: Any) -> Values:
+_SMALL, _INT, _BIG = ((-(2**bits), 2**bits - 1) for bits in (15, 31, 63))
+_KEYS: dict[tuple[Any, Any], tuple[int, int] | tuple[()]] = {
+    (models.SmallAutoField, int): _SMALL,
+    (models.AutoField, int): _INT,
+    (models.BigAutoField, int): _BIG,
+    (models.SmallIntegerField, int): _SMALL,
+    (models.IntegerField, int): _INT,
+    (models.BigIntegerField, int): _BIG,
+    (models.UUIDField, UUID): (),
+    (models.CharField, str): (),
+}
+"""Keys that reach the statement as they are: by field and by Python's type, with their range."""
+
+
+@cache
+def _key_range(model: Any, queryset: Any, kind: type) -> tuple[int, int] | tuple[()] | None:
+    """Return the range of a key that needs no preparation; None where ``filter()`` is needed."""
+    skipped = ("filter", "_filter_or_exclude", "_filter_or_exclude_inplace", "_chain", "_clone")
+    if any(getattr(queryset, name) is not getattr(QuerySet, name) for name in skipped):
+        return None
+    return _KEYS.get((type(model._meta.pk), kind))
+
+
+def with_version(values: Values, version: VersionField, value: Any) -> Values:
     """Return what is SET with this version in it, whatever stood there for it."""
-    return [*without_version(values, field), (field, None, version)]
+    return [*without_version(values, version), (version, None, value)]
 
 
-def without_version(values: Values, field: VersionField) -> Values:
+def without_version(values: Values, version: VersionField) -> Values:
     """Return what is SET without the version."""
-    return [value for value in values if value[0] is not field]
+    return [each for each in values if each[0] is not version]
 
 
-def bumped(field: VersionField) -> Any:
+def bumped(version: VersionField) -> Any:
     """Return the row's version plus one, whichever it is."""
-    return F(field.name) + 1
+    return F(version.name) + 1
 
 
-def restored(field: VersionField, version: Any) -> Any:
+def restored(version: VersionField, value: Any) -> Any:
     """Return the version of a fixture, but never one that the row has had before."""
-    return Greatest(bumped(field), Value(version, output_field=field))
+    return Greatest(bumped(version), Value(value, output_field=version))
 
 
 # The seam to Django: what of ``Model.save()`` is overridden, and nothing copied.
@@ -172,9 +260,10 @@ _saving: ContextVar[tuple[Any, Attempt | None]] = ContextVar(
 
 
 class GuardedSave(models.Model):
-    """Saves that compare. The state of one is on the instance, in ``_version_*``."""
+    """Saves that compare. The state of a save is on the instance, in ``_version_*``."""
 
     cas_on_save: ClassVar[bool] = True
+    unversioned: ClassVar[Iterable[str]] = ()
     _version_field: ClassVar[Any]  # a VersionField, which type checkers would take for its value
     _version_asked: Attempt
     _version_alone: bool
@@ -197,11 +286,15 @@ class GuardedSave(models.Model):
         """Save with an attempt; if it ends in a conflict, undo only what Django did about it."""
         using = using or router.db_for_write(type(self), instance=self)
         state = self.__dict__
-        attempt = None if raw else state.pop("_version_asked", None) or plain_save(self)
+        attempt = (
+            None if raw else state.pop("_version_asked", None) or plain_save(self, update_fields)
+        )
         if attempt and attempt.mode == "compare" and attempt.expected is None:
             updates = not self._state.adding and self._is_pk_set() and not force_insert
             if updates or force_update or update_fields:
                 carried_version(self, using)
+        if update_fields and attempt:
+            update_fields = self._version_update_fields(update_fields, attempt.mode)
         connection = connections[using]
         usable = connection.in_atomic_block and not connection.needs_rollback
         model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
@@ -228,13 +321,21 @@ class GuardedSave(models.Model):
         finally:
             _saving.reset(saving)
 
-    def delete(  # type: ignore[override]
-        self, using: str | None = None, **options: Any
-    ) -> tuple[int, dict[str, int]]:
+    def _version_update_fields(self, names: Iterable[str], mode: Mode) -> Iterable[str]:
+        """Return what signals are told was written: the version too, if it was."""
+        version = self._version_field
+        if mode in ("compare", "bump"):
+            return frozenset([*names, version.name])
+        others = frozenset(names) - {version.name, version.attname}
+        return others or names
+
+    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
         """As Django's; compare, where a form or the admin has bound it to what it showed."""
         pk, version = self.__dict__.pop("_version_delete", (None, None))
         if version is None or pk != self.pk:
-            return super().delete(using=using, **options)
+            # Handed on as they came: treebeard's delete() and Wagtail's take no using=None.
+            return super().delete(*args, **options)
+        using = options.get("using") or (args[0] if args else None)
         try:
             return self.delete_cas(expected=version, using=using)  # type: ignore[attr-defined, no-any-return]
         except BaseException:
@@ -250,7 +351,8 @@ class GuardedSave(models.Model):
     def from_db(cls, db: str | None, field_names: Any, values: Any, **more: Any) -> Self:
         """Keep what was read: it is the original, should this end in a conflict."""
         instance = super().from_db(db, field_names, values, **more)
-        instance.__dict__["_version_origin"] = (field_names, values)
+        loaded_state.loaded(instance, field_names, values)
+        instance.__dict__["_version_epoch"] = own_writes.clock.now
         return instance
 
     def refresh_from_db(  # type: ignore[override]
@@ -268,16 +370,15 @@ class GuardedSave(models.Model):
             if unloaded:
                 del state[name]
             raise
-        loaded = [field for field in self._meta.concrete_fields if field.attname in state]
+        loaded = [each for each in self._meta.concrete_fields if each.attname in state]
         read = [
-            field
-            for field in loaded
-            if names is None or field.name in names or field.attname in names
+            each for each in loaded if names is None or each.name in names or each.attname in names
         ]
-        loaded_state.snapshot(self, read)
+        loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
         if self._version_field in read:
-            state.pop("_version_fate", None)
+            state.pop("_version_written", None)
             state.pop("_version_alone", None)
+            state["_version_epoch"] = own_writes.clock.now
             keys = self._meta.pk_fields
             if any(not (each in read or each in keys or each.primary_key) for each in loaded):
                 self._version_alone = True
@@ -307,59 +408,155 @@ class GuardedSave(models.Model):
             if plan is None:
                 return []
             values = plan
-        rows = super()._do_update(
-            base_qs, using, pk_val, values, update_fields, forced_update, *args, **more
-        )
+        update = super()._do_update
+
+        def send(rows: Any, values: Values) -> Any:
+            if values and (forced_update or not self._meta.select_on_save):
+                by_key(rows, pk_val)
+            return update(rows, using, pk_val, values, update_fields, forced_update, *args, **more)
+
+        if attempt is None or attempt.compared is None or not here:
+            rows = send(base_qs, values)
+        else:
+            rows, values = self._version_compared(attempt, base_qs, using, values, send)
         if attempt is None or attempt.mode == "leave":
             return rows
         if rows:
-            if here:
-                attempt.written = True
-                version = None if attempt.compared is None else attempt.compared + 1
-                self._version_settled(version, using, values)
-                if attempt.expected is not None:  # maybe of a row that was never read
-                    loaded_state.snapshot(self, self._version_field.model._meta.pk_fields)
-            else:
-                loaded_state.written(self, values)
+            self._version_wrote(attempt, using, values, here=here)
         elif not new:
-            raise attempt.failed(self, using, gone=not here or attempt.compared is None)
+            lacking = attempt.written and not here
+            raise attempt.failed(
+                self,
+                using,
+                gone=not here or attempt.compared is None,
+                table=base_qs.model._meta.db_table if lacking else None,
+            )
         return rows
 
-    def _do_insert(self, manager: Any, using: str, *args: Any, **more: Any) -> Any:
-        """Note in which transaction the row was inserted, and what it was."""
-        rows = super()._do_insert(manager, using, *args, **more)  # type: ignore[misc]
+    def _version_wrote(self, attempt: Attempt, using: str, values: Values, *, here: bool) -> None:
+        """Carry what an UPDATE has written to one table."""
+        if not here or attempt.mode == "ignore":
+            loaded_state.written(self, values)
+            return
+        attempt.written = True
+        version = None if attempt.compared is None else attempt.compared + 1
+        self._version_settled(version, using, values, attempt.taken, unread=attempt.unread)
+        if attempt.expected is not None:  # maybe of a row that was never read
+            loaded_state.snapshot(self, loaded_state.key_fields(type(self)))
+
+    def _version_compared(
+        self,
+        attempt: Attempt,
+        rows: Any,
+        using: str,
+        values: Values,
+        send: Callable[[Any, Values], Any],
+    ) -> tuple[Any, Values]:
+        """Send an UPDATE that compares, and once more where nobody else has written the row."""
+        try:
+            sent = send(rows, values)
+        except OperationalError as error:
+            if not _was_moved(error, using):
+                raise
+            sent = False
+        if sent or attempt.compared is None or attempt.expected is not None:
+            return sent, values
+        version = reconciled(self, attempt.compared, using, attempt.taken)
+        if version is None:
+            return sent, values
+        field, state, taken = self._version_field, self.__dict__, attempt.taken
+        merged = [
+            (each, model, state[each.attname] if each.attname in taken else value)
+            for each, model, value in values
+        ]
+        again = field.model._base_manager.using(using)
+        compare(again, field, version)
+        if sent := send(again, with_version(merged, field, version + 1)):
+            attempt.compared = version
+            return sent, with_version(merged, field, version + 1)
+        for name, (old, _) in taken.items():
+            state[name] = old
+        taken.clear()
+        return sent, values
+
+    def _do_insert(
+        self, manager: Any, using: str, fields: Any, returning_fields: Any, raw: Any
+    ) -> Any:
+        """Note in which transaction the row was inserted, what it held, and its primary key."""
+        rows = super()._do_insert(manager, using, fields, returning_fields, raw)  # type: ignore[misc]
         if manager.model is self._version_field.model:
             self._version_created(using, known=True)
+        elif self._state.adding:
+            loaded_state.snapshot(self, loaded_state.key_fields(type(self)))
+        if rows:
+            # The database's own values, the primary key above all. Django gives them to the
+            # instance after this; until the key is known, a changed key would go unnoticed.
+            returned = [
+                (each, None, value) for each, value in zip(returning_fields, rows[0], strict=True)
+            ]
+            loaded_state.written(self, returned)
         return rows
 
     def _version_created(self, using: str, *, known: bool) -> None:
         """As after an INSERT; where it may have found another row there, carry no version."""
         if known:
-            self._version_settled(self.__dict__.get(self._version_field.attname), using, ())
+            version = self.__dict__.get(self._version_field.attname)
+            self._version_settled(version, using, (), unread=True)
             loaded_state.snapshot(self, self._meta.concrete_fields)
         elif self._is_pk_set():
             self.__dict__.pop(self._version_field.attname, None)
 
-    def _version_settled(self, version: int | None, using: str, values: Any) -> None:
+    def _version_settled(
+        self,
+        version: int | None,
+        using: str,
+        values: Any,
+        taken: dict[str, tuple[Any, Any]] | None = None,
+        *,
+        unread: bool = False,
+    ) -> None:
         """Carry the version that was written, and remember in which transaction that was."""
-        state, field = self.__dict__, self._version_field
-        state.pop("_version_alone", None)
-        state.pop("_version_fate", None)
-        state.pop("_version_delete", None)
-        if version is None:
-            state.pop(field.attname, None)
+        state, name = self.__dict__, self._version_field.attname
+        fate = None if version is None else rollback.current(connections[using])
+        if fate is None or version is None:
+            state.pop("_version_written", None)
         else:
-            state[field.attname] = version
-            if fate := rollback.current(connections[using]):
-                state["_version_fate"] = (fate, version)
+            rollback.written(self, fate, version, taken or {}, unread=unread)
+        state.pop("_version_alone", None)
+        state.pop("_version_delete", None)
+        state["_version_epoch"] = own_writes.clock.now
+        if version is None:
+            state.pop(name, None)
+        else:
+            state[name] = version
         loaded_state.written(self, values)
+
+
+def _was_moved(error: OperationalError, using: str) -> bool:
+    """Return whether an UPDATE met a row that a concurrent one has moved to another partition.
+
+    PostgreSQL reports that as 40001 at every isolation level. Inside a transaction nothing can be
+    done about it, as the transaction is aborted; the error then gets a note.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.errors.SerializationFailure):
+        return False
+    if "moved to another partition" not in str(cause):
+        return False
+    if not connections[using].in_atomic_block:
+        return True
+    error.add_note(
+        "A concurrent UPDATE has changed the partition key of this row. It is a conflict, but "
+        "PostgreSQL has aborted the transaction: run it again with @retry_on_conflict."
+    )
+    return False
 
 
 # A save in several tables: a conflict in one takes back what was written in another.
 
 
 class Tables:
-    """What there was before: a savepoint of the row, and what the instance carried.
+    """What there was before: a savepoint of the rows, and what the instance carried.
 
     Outside a transaction Django opens one for the save, so there no savepoint is needed.
     """
@@ -368,8 +565,8 @@ class Tables:
         self, instance: "GuardedSave", connection: BaseDatabaseWrapper, *, usable: bool
     ) -> None:
         self.state = instance.__dict__
-        names = (instance._version_field.attname, "_version_fate", "_version_alone")
-        self.before = {name: self.state.get(name) for name in (*names, "_version_origin")}
+        names = (instance._version_field.attname, "_version_written", *rollback.KEPT)
+        self.before = {name: self.state.get(name) for name in names}
         self.connection = connection
         self.savepoint = connection.savepoint() if usable else None
 
@@ -383,9 +580,9 @@ class Tables:
         if stale and self.savepoint is not None:
             self.connection.savepoint_rollback(self.savepoint)
             self.connection.savepoint_commit(self.savepoint)
-        fate: Any = self.state.get("_version_fate")
-        new = fate is not None and fate is not self.before["_version_fate"]
-        if stale or (new and fate[0].rolled_back(self.connection)):
+        written: Any = self.state.get("_version_written")
+        new = written is not None and written is not self.before["_version_written"]
+        if stale or (new and written.fate.rolled_back(self.connection)):
             for name, value in self.before.items():
                 if value is None:
                     self.state.pop(name, None)
@@ -396,6 +593,58 @@ class Tables:
 # Zero rows: find out what happened, and say it.
 
 
+def reconciled(
+    instance: "GuardedSave",
+    expected: int,
+    using: str,
+    taken: dict[str, tuple[Any, Any]] | None = None,
+) -> int | None:
+    """Return the version to compare with next, where nobody else has written the row.
+
+    That is so in two cases, and only for these is a statement sent:
+
+    - All the writes since the instance was read were this thread's own (see ``own_writes``). What
+      they changed is taken over into the instance; if the instance has changed it too, and not to
+      the same value, that is a conflict.
+    - The write that the instance carries the version of was rolled back in a way that Django's
+      list does not show (a savepoint rolled back by hand, a TestCase), and the row has the
+      version from before.
+
+    Args:
+        instance: what was not written.
+        expected: the version that the row was expected to have.
+        using: the alias of the database.
+        taken: filled with the attributes that took the row's value over; None to take nothing.
+    """
+    writes = own_writes.since(instance, using)
+    written: rollback.Written | None = instance.__dict__.get("_version_written")
+    earlier = None
+    if (
+        written is not None
+        and written.version == expected
+        and written.fate.alias == using
+        and written.fate.is_of(connections[using])
+    ):
+        earlier = written.before
+    if not writes and earlier is None:
+        return None
+    version, meta = instance._version_field.attname, cast("Any", instance._meta)
+    names = frozenset().union(*(each.names for each in writes))
+    attributes = [meta.get_field(name).attname for name in names]
+    rows: Any = type(instance)._base_manager.using(using).filter(pk=instance.pk)
+    row = rows.values(version, *attributes).first() or {version: None}
+    actual: int | None = row[version]
+    if earlier is not None and earlier.version == actual:
+        rollback.restore(instance, earlier)
+    elif actual is None or not writes or actual - expected != len(writes):
+        actual = None
+    elif taken is not None:
+        merged = own_writes.merge(instance, names, row)
+        taken.update(merged or {})
+        actual = None if merged is None else actual
+    return actual
+
+
 def conflict(  # noqa: PLR0913 - facts for the error
     instance: "GuardedSave",
     expected: int | None,
@@ -404,17 +653,25 @@ def conflict(  # noqa: PLR0913 - facts for the error
     gone: bool = False,
     carried: bool = True,
     rolled_back: bool = False,
+    table: str | None = None,
 ) -> StaleObject:
-    """Look at the row that was not written, tell the signal, and return the error to raise."""
-    field = instance._version_field
-    rows: Any = field.model._base_manager.using(using)
-    rows = rows.filter(pk=instance._version_pk).values_list(field.attname, flat=True)
+    """Look at the row that was not written, send the signal, and return the error to raise."""
+    version = instance._version_field
+    rows: Any = version.model._base_manager.using(using)
+    rows = rows.filter(pk=instance._version_pk).values_list(version.attname, flat=True)
     actual = None if gone else rows.first()
-    read = _read_with(instance, field.attname) if carried else None
+    read = _read_with(instance, version.attname) if carried else None
     if read == expected:
         read = None
     ours = carried and read is None
-    if ours and actual is not None and expected is not None and actual < expected:
+    elsewhere = instance._state.db if instance._state.db not in {None, using} else None
+    if (
+        ours
+        and elsewhere is None
+        and actual is not None
+        and expected is not None
+        and actual < expected
+    ):
         rolled_back = True  # versions only grow, so this one never came to be
     error = StaleObject(
         instance=instance,
@@ -423,6 +680,8 @@ def conflict(  # noqa: PLR0913 - facts for the error
         using=using,
         rolled_back=rolled_back,
         read=read,
+        read_using=elsewhere if ours else None,
+        missing_in=table,
     )
     stale_object.send_robust(type(instance), error=error)
     return error

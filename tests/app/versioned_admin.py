@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from django_dblock import VersionedModel
+from django_dblock import VersionedManager, VersionedModel, VersionedQuerySet
 
 
 class Tag(models.Model):
@@ -53,3 +53,47 @@ class Box(VersionedModel):
 
     def __str__(self):
         return self.label
+
+
+class Member(VersionedModel):
+    """Somebody whose visits are counted; nobody edits these fields."""
+
+    unversioned = {"views", "seen", "last_shelf"}  # noqa: RUF012 - as users write it
+    name = models.CharField(max_length=40)
+    views = models.IntegerField(default=0)
+    seen = models.DateTimeField(null=True)
+    last_shelf = models.ForeignKey(Shelf, models.SET_NULL, null=True)
+
+
+class Tree(models.Model):
+    """Its delete() is told apart from Django's by what it is given, as treebeard's is."""
+
+    given = None
+
+    class Meta:
+        abstract = True
+
+    def delete(self, *args, **kwargs):
+        Branch.given = args, kwargs
+        return super().delete(*args, **kwargs)
+
+
+class Branch(VersionedModel, Tree):
+    pass
+
+
+class BilingualQuerySet(VersionedQuerySet):
+    """It writes another column as well, as django-modeltranslation's does."""
+
+    def _update(self, values, *args):
+        given = {field.name: value for field, _, value in values}
+        others = []
+        if "name" in given and "name_de" not in given:
+            others = [(self.model._meta.get_field("name_de"), None, given["name"])]
+        return super()._update([*values, *others], *args)
+
+
+class Bilingual(VersionedModel):
+    name = models.CharField(max_length=40)
+    name_de = models.CharField(max_length=40)
+    objects = VersionedManager.from_queryset(BilingualQuerySet)()

@@ -9,7 +9,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.utils import DatabaseError, IntegrityError
 from django.test import TestCase
 
-from django_dblock import StaleObject
+from django_dblock import StaleObject, conflict_diff
 from tests.app import models as app
 from tests.app.models import Gadget, Product
 from tests.versioning.conftest import overtake, version_of
@@ -31,18 +31,111 @@ def assert_rolled_back(instance):
         assert instance.version == seen
 
 
-def test_after_a_rollback_the_instance_is_ahead_and_says_so(product):
+WRITES = [
+    lambda p: p.save(),
+    lambda p: p.save_cas(),
+    lambda p: p.save_cas(update_fields=["name"]),
+    lambda p: p.touch_version(),
+    lambda p: Product.objects.bulk_save_cas([p], ["name"]),
+]
+
+
+def assert_earlier_version_is_known(instance, statements):
+    """The next save compares with the version from before the rollback, at no extra statement."""
+    version = version_of(instance)
+    with statements() as sent:
+        instance.save()
+    assert len(sent) == 1
+    assert instance.version == version_of(instance) == version + 1
+
+
+def assert_conflict(instance, *, expected, actual):
+    with pytest.raises(StaleObject) as caught:
+        instance.save()
+    error = caught.value
+    assert (error.expected, error.actual, error.rolled_back) == (expected, actual, False)
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_after_a_rollback_the_earlier_version_is_known(product, write, statements):
+    with pytest.raises(Undo), transaction.atomic():
+        write(product)
+        raise Undo
+    assert (product.version, version_of(product)) == (2, 1)
+    assert_earlier_version_is_known(product, statements)
+
+
+@pytest.mark.parametrize("write", WRITES[:4])
+def test_each_write_after_a_rollback_is_compared_with_it(product, write):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         raise Undo
-    assert (product.version, version_of(product)) == (2, 1)
-    assert_rolled_back(product)
-    product.refresh_from_db()
-    product.save()
+    write(product)
     assert product.version == version_of(product) == 2
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    product.delete_cas()
 
 
-def test_the_same_number_reached_by_another_writer_does_not_let_the_save_through(product):
+def test_after_a_rollback_the_original_is_the_earlier_one(product):
+    product.name = "mine"
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    overtake(product, stock=3)
+    with pytest.raises(StaleObject) as caught:
+        product.save()
+    name = conflict_diff(caught.value).fields["name"]
+    assert (name.original, name.mine, name.theirs) == ("original", "mine", "original")
+
+
+def test_several_rollbacks_in_a_row_and_in_each_other(product, statements):
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        with pytest.raises(Undo), transaction.atomic():
+            product.save()
+            product.save()
+            with transaction.atomic():
+                product.save()
+            raise Undo
+        product.save()
+        assert product.version == version_of(product) == 3
+        raise Undo
+    assert_earlier_version_is_known(product, statements)
+
+
+def test_more_savepoints_than_are_remembered(product):
+    with pytest.raises(Undo), transaction.atomic():
+        for _ in range(25):
+            with transaction.atomic():
+                product.save()
+        raise Undo
+    with pytest.raises(StaleObject) as caught:
+        product.save()
+    assert caught.value.rolled_back
+
+
+def test_version_of_an_unread_row_is_not_known_after_a_rollback(product):
+    unread = Product(pk=product.pk, name="mine")
+    with pytest.raises(Undo), transaction.atomic():
+        unread.save_cas(expected=1)
+        raise Undo
+    assert_rolled_back(unread)
+
+
+def test_a_version_set_by_hand_is_not_restored(product):
+    with pytest.raises(Undo), transaction.atomic():
+        product.save()
+        raise Undo
+    product.version = 7
+    with pytest.raises(StaleObject) as caught:
+        product.save()
+    assert caught.value.expected == 7
+
+
+@pytest.mark.parametrize("write", WRITES[:4])
+def test_same_number_reached_by_another_writer_is_a_conflict(product, write):
     """ABA: both wrote version 2, and ours never was."""
     product.name = "mine"
     with pytest.raises(Undo), transaction.atomic():
@@ -50,7 +143,10 @@ def test_the_same_number_reached_by_another_writer_does_not_let_the_save_through
         raise Undo
     overtake(product)
     assert version_of(product) == product.version == 2
-    assert_rolled_back(product)
+    with pytest.raises(StaleObject) as caught:
+        write(product)
+    assert (caught.value.expected, caught.value.actual) == (1, 2)
+    assert not caught.value.rolled_back
     assert Product.objects.get().name == "theirs"
 
 
@@ -67,35 +163,31 @@ def test_expected_and_expect_version_overrule_it(product):
     assert version_of(product) == 3
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda p: p.save(),
-        lambda p: p.save_cas(update_fields=["name"]),
-        lambda p: p.touch_version(),
-        lambda p: Product.objects.bulk_save_cas([p], ["name"]),
-    ],
-)
-def test_a_savepoint_that_is_rolled_back(product, write):
+@pytest.mark.parametrize("write", [WRITES[0], WRITES[2], WRITES[4]])
+def test_a_savepoint_that_is_rolled_back(product, write, statements):
     with transaction.atomic():
         with pytest.raises(Undo), transaction.atomic():
             write(product)
             raise Undo
-        assert_rolled_back(product)
+        assert_earlier_version_is_known(product, statements)
+        with pytest.raises(Undo), transaction.atomic():
+            write(product)
+            raise Undo
         overtake(product)
-        assert_rolled_back(product)
+        assert version_of(product) == product.version == 3
+        assert_conflict(product, expected=2, actual=3)
     overtake(product)
-    assert_rolled_back(product)
+    assert_conflict(product, expected=2, actual=4)
 
 
-def test_a_savepoint_that_is_kept_in_a_transaction_that_is_not(product):
+def test_a_savepoint_that_is_kept_in_a_transaction_that_is_not(product, statements):
     with pytest.raises(Undo), transaction.atomic():
         with transaction.atomic():
             product.save()
         product.save()
         assert version_of(product) == 3
         raise Undo
-    assert_rolled_back(product)
+    assert_earlier_version_is_known(product, statements)
 
 
 def test_what_was_written_before_a_savepoint_outlives_it(product):
@@ -117,25 +209,25 @@ def test_of_two_writes_only_the_one_in_the_savepoint_that_is_rolled_back_never_w
             other.save()
             raise Undo
         product.save()
-    assert_rolled_back(other)
     overtake(other)
-    assert_rolled_back(other)
+    assert version_of(other) == other.version == 2
+    assert_conflict(other, expected=1, actual=2)
     product.save()
     assert version_of(product) == 4
 
 
-def test_a_transaction_marked_for_rollback(product):
+def test_a_transaction_marked_for_rollback(product, statements):
     with transaction.atomic():
         product.save()
         transaction.set_rollback(True)
-    assert_rolled_back(product)
+    assert_earlier_version_is_known(product, statements)
 
 
-def test_a_failed_statement_later_in_the_transaction(product):
+def test_a_failed_statement_later_in_the_transaction(product, statements):
     with pytest.raises(IntegrityError), transaction.atomic():
         product.save()
         Product.objects.create(pk=product.pk, name="again")
-    assert_rolled_back(product)
+    assert_earlier_version_is_known(product, statements)
 
 
 def test_commit_that_fails(statements):
@@ -144,21 +236,20 @@ def test_commit_that_fails(statements):
     note.name = "taken"
     with pytest.raises(IntegrityError), transaction.atomic():
         note.save()
-    assert_rolled_back(note)
     overtake(note, name="theirs")
     assert version_of(note) == note.version
-    assert_rolled_back(note)
+    assert_conflict(note, expected=1, actual=2)
 
 
-def test_a_connection_that_is_lost_in_the_transaction(product, rival):
+def test_a_connection_that_is_lost_in_the_transaction(product, rival, statements):
     with pytest.raises(OperationalError), transaction.atomic():
         product.save()
         rival.execute(
             "SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid]
         )
         Product.objects.count()
-    assert_rolled_back(product)
     connection.close()
+    assert_earlier_version_is_known(product, statements)
 
 
 def test_a_connection_that_is_closed_in_the_transaction(product):
@@ -166,7 +257,9 @@ def test_a_connection_that_is_closed_in_the_transaction(product):
         product.save()
         connection.close()
         Product.objects.count()
-    assert_rolled_back(product)
+    overtake(product)
+    assert version_of(product) == product.version
+    assert_conflict(product, expected=1, actual=2)
 
 
 @pytest.mark.parametrize("model", [Product, Gadget, app.Invoice])
@@ -197,10 +290,12 @@ def test_rows_whose_bulk_create_was_rolled_back(given):
 def test_a_copy_shares_the_fate(product):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
-        twins = [copy.copy(product), copy.deepcopy(product)]
+        twins = [copy.copy(product), copy.deepcopy(product), pickle.loads(pickle.dumps(product))]
         raise Undo
+    overtake(product)
     for twin in twins:
-        assert_rolled_back(twin)
+        assert twin.version == version_of(product) == 2
+        assert_conflict(twin, expected=1, actual=2)
 
 
 def test_in_another_process_the_number_is_trusted(product):
@@ -233,13 +328,30 @@ def test_while_a_transaction_is_open_its_version_is_no_other_threads(product):
     product.save()
 
 
-def test_a_savepoint_rolled_back_by_hand_is_seen_by_its_number(product):
+def test_savepoint_rolled_back_by_hand_is_seen_by_the_number(product):
+    for write in WRITES[:3]:  # touch_version() has been there already, as far as it can know
+        with transaction.atomic():
+            before = version_of(product)
+            point = connection.savepoint()
+            product.save()
+            connection.savepoint_rollback(point)
+            assert (product.version, version_of(product)) == (before + 1, before)
+            write(product)
+            assert product.version == version_of(product) == before + 1
+            point = connection.savepoint()
+            product.save()
+            connection.savepoint_rollback(point)
+            overtake(product)
+            overtake(product)
+            with pytest.raises(StaleObject):
+                write(product)
+        product.refresh_from_db()
     with transaction.atomic():
         point = connection.savepoint()
         product.save()
         connection.savepoint_rollback(point)
-    assert (product.version, version_of(product)) == (2, 1)
-    assert_rolled_back(product)
+        product.delete_cas()
+    assert not Product.objects.exists()
 
 
 def test_manual_transactions_are_seen_by_their_numbers(product):
@@ -331,9 +443,8 @@ class InATestCase(TestCase):
         with pytest.raises(Undo), transaction.atomic():
             product.save()
             raise Undo
-        with pytest.raises(StaleObject) as caught:
-            product.save()
-        assert caught.value.rolled_back
+        product.save()
+        assert product.version == version_of(product) == 2
 
     def test_a_conflict_leaves_the_test_usable(self):
         product = Product.objects.create(name="a")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django_dblock.exceptions import StaleObject
 from django_dblock.versioning.loaded_state import original
+from django_dblock.versioning.save import unversioned_names
 
 
 class Unknown(Enum):
@@ -29,6 +30,9 @@ class FieldDiff:
         original: its value when the row was read, or ``UNKNOWN``.
         mine: the value that was not written.
         theirs: the value in the row now, or ``UNKNOWN`` where the row is gone.
+        counts: whether a person decides the value; not so for a field that each save sets by
+            itself (``auto_now``) and for one that is ``unversioned``. Such a field is never
+            changed by me, and never conflicts.
     """
 
     name: str
@@ -36,11 +40,14 @@ class FieldDiff:
     original: Any
     mine: Any
     theirs: Any
+    counts: bool = True
 
     @property
     def changed_by_me(self) -> bool:
         """Whether mine differs from the original; where that is not known, from theirs."""
-        return bool(self.mine != (self.theirs if self.original is UNKNOWN else self.original))
+        return self.counts and bool(
+            self.mine != (self.theirs if self.original is UNKNOWN else self.original)
+        )
 
     @property
     def changed_by_them(self) -> bool:
@@ -106,6 +113,7 @@ def conflict_diff(
             original=_value(field, known.get(field.name, UNKNOWN)),
             mine=_value(field, instance.__dict__[field.attname]),
             theirs=UNKNOWN if theirs is None else getattr(theirs, field.attname),
+            counts=counts(type(instance), field),
         )
         for field in meta.concrete_fields
         if field.attname in instance.__dict__
@@ -113,6 +121,19 @@ def conflict_diff(
         and (wanted is None or field.name in wanted)
     }
     return ConflictDiff(shown, None if theirs is None else getattr(theirs, version.attname))
+
+
+def counts(model: Any, field: Any) -> bool:
+    """Return whether a person decides the value of a field.
+
+    ``pre_save()`` sets the others on each save: Django's dates with ``auto_now``, and fields of
+    other packages that can't be edited and have a ``pre_save()`` of their own.
+    """
+    if field.name in unversioned_names(model):
+        return False
+    if getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
+        return False
+    return bool(field.editable) or type(field).pre_save.__module__.startswith("django.db.models.")
 
 
 def _by_name(instance: Any) -> dict[str, Any]:

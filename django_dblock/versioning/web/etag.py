@@ -21,8 +21,9 @@ from django.conf import settings
 from django.db import router
 from django.utils.crypto import salted_hmac
 
+from django_dblock.versioning import rollback
 from django_dblock.versioning.field import MAX_VERSION
-from django_dblock.versioning.save import carried_version
+from django_dblock.versioning.save import carried_version, conflict
 
 if TYPE_CHECKING:
     from django_dblock.versioning.save import GuardedSave
@@ -62,6 +63,11 @@ def etag(instance: "GuardedSave", variant: str = "") -> str:
     """
     if not _VARIANT.match(variant):
         raise ValueError(f"variant={variant!r} has other characters than A-Z a-z 0-9 . _ ~ + -")
+    using = instance._state.db or router.db_for_write(type(instance), instance=instance)
+    if rollback.is_undone(instance):
+        # What the instance shows is not in the row, although its earlier version may be.
+        version = instance.__dict__[instance._version_field.attname]
+        raise conflict(instance, version, using, rolled_back=True)
     return tag(carried(instance), digest(instance), variant)
 
 

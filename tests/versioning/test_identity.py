@@ -1,0 +1,183 @@
+"""Whose version an instance carries: that of the row which has its primary key, and no other's."""
+
+import copy
+import pickle
+
+import pytest
+from django.db import transaction
+
+from django_dblock import MissingVersion, StaleObject
+from tests.app import models as app
+from tests.app.models import Code, Gadget, Invoice, Product, Special
+from tests.versioning.conftest import version_of
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def created():
+    return Product.objects.create(name="made")
+
+
+def created_in_bulk():
+    return Product.objects.bulk_create([Product(name="made")])[0]
+
+
+def saved_by_hand():
+    product = Product(name="made")
+    product.save()
+    return product
+
+
+def copied_by_pk_none():
+    product = Product.objects.get(pk=created().pk)
+    product.pk = None
+    product.save()
+    return product
+
+
+def unpickled():
+    return pickle.loads(pickle.dumps(created()))
+
+
+def copied():
+    return copy.copy(created())
+
+
+def got_or_created():
+    return Product.objects.get_or_create(name="made")[0]
+
+
+def read_in_part():
+    return Product.objects.only("name", "version").get(pk=created().pk)
+
+
+def refreshed_in_part():
+    product = Product(pk=created().pk)
+    product._state.adding = False
+    product.refresh_from_db(fields=["name", "version"])
+    return product
+
+
+def expected():
+    product = Product(pk=created().pk)
+    product.expect_version(1)
+    product._state.adding = False
+    return product
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        created,
+        created_in_bulk,
+        saved_by_hand,
+        copied_by_pk_none,
+        unpickled,
+        copied,
+        got_or_created,
+        read_in_part,
+        refreshed_in_part,
+        expected,
+    ],
+)
+def test_key_changed_after_the_row_was_made_or_read(make):
+    other = Product.objects.create(name="other")
+    made = make()
+    made.pk = other.pk
+    made.name = "made"
+    for write in (made.save, made.save_cas, made.delete_cas, made.touch_version):
+        with pytest.raises(MissingVersion):
+            write()
+    assert Product.objects.get(pk=other.pk).name == "other"
+    assert version_of(other) == 1
+
+
+@pytest.mark.parametrize("model", [Gadget, Special, app.Coded, Invoice, Code])
+def test_every_kind_of_key_is_known_after_insert(model):
+    other, made = (model.objects.create(**values) for values in keys(model))
+    made.pk = other.pk
+    for write in (made.save, made.save_cas, made.delete_cas, made.touch_version):
+        with pytest.raises(MissingVersion):
+            write()
+    assert model.objects.count() == 2
+
+
+def keys(model):
+    return [{"code": each} if issubclass(model, Code) else {} for each in ("x", "y")]
+
+
+def test_what_was_made_can_be_saved():
+    for model in (Product, Gadget, Special, app.Coded, Invoice, Code, app.Article):
+        made = model.objects.create(**keys(model)[model is Code])
+        made.save()
+        assert getattr(made, made._version_field.attname) == version_of(made) == 2
+
+
+def test_the_databases_own_values_are_the_original_after_insert():
+    article = app.Article.objects.create(title="A")
+    assert article._version_origin["state"] == "draft"
+    assert article._version_origin["slug"] == "a"
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_link_to_the_parent_that_names_another_row(read):
+    other = Gadget.objects.create(name="other")
+    gadget = Gadget.objects.create(name="made")
+    if read:
+        gadget = Gadget.objects.get(pk=gadget.pk)
+    gadget.product_ptr_id = other.pk
+    for write in (gadget.save, gadget.save_cas, gadget.delete_cas):
+        with pytest.raises(MissingVersion):
+            write()
+    with pytest.raises(MissingVersion):
+        gadget.delete_cas(expected=1)
+    assert Gadget.objects.count() == Product.objects.count() == 2
+
+
+def test_child_row_that_is_not_there_is_named():
+    product = Product.objects.create(name="parent")
+    child = Gadget(product_ptr=product, name="child", watts=1)
+    with pytest.raises(MissingVersion):
+        child.save_cas()
+    with pytest.raises(StaleObject, match="none in app_gadget") as caught:
+        child.save_cas(expected=1)
+    assert caught.value.missing_in == "app_gadget"
+    assert Product.objects.get().name == "parent"
+
+
+def test_guarded_way_to_add_a_child_row():
+    product = Product.objects.create(name="parent")
+    stale = Product.objects.get()
+
+    def add(parent):
+        with transaction.atomic():
+            parent.touch_version()
+            Gadget(product_ptr=parent, watts=1).save_base(raw=True)
+
+    add(product)
+    gadget = Gadget.objects.get()
+    assert (gadget.name, gadget.watts, gadget.version) == ("parent", 1, 2)
+    Gadget.objects.all().delete(), Product.objects.all().delete()
+    with pytest.raises(StaleObject):
+        add(stale)
+
+
+def test_saved_to_another_alias_and_back_says_so(product):
+    twin = Product.objects.using("other").create(pk=product.pk, name="there")
+    product.save(using="other")
+    assert (product.version, version_of(twin, "other")) == (2, 2)
+    with pytest.raises(StaleObject, match="database 'other'") as caught:
+        product.save(using="default")
+    assert not caught.value.rolled_back
+    assert (caught.value.read_using, caught.value.expected, caught.value.actual) == ("other", 2, 1)
+
+
+def test_version_none_is_the_first_of_a_new_row():
+    product = Product(name="made", version=None)
+    product.save()
+    assert product.version == version_of(product) == 1
+    [product] = Product.objects.bulk_create([Product(version=None)])
+    assert product.version == version_of(product) == 1
+    product.version = None
+    with pytest.raises(MissingVersion):
+        product.save()

@@ -1,0 +1,181 @@
+"""The original of a conflict: a copy, so that a value which was changed in place is seen."""
+
+import datetime as dt
+import decimal
+
+import pytest
+from django.core.files.base import ContentFile
+from django.db import models
+from django.test.utils import isolate_apps
+
+from django_dblock import StaleObject, VersionedModel, conflict_diff
+from django_dblock.versioning import loaded_state
+from tests.app.models import Article, Product, Shelf, Typed
+from tests.versioning.conftest import overtake
+
+pytestmark = pytest.mark.django_db
+
+
+def diff_of(instance):
+    with pytest.raises(StaleObject) as caught:
+        instance.save_cas()
+    return conflict_diff(caught.value)
+
+
+def created():
+    return Article.objects.create(title="a", tags=["old"])
+
+
+def read():
+    return Article.objects.get(pk=created().pk)
+
+
+def saved():
+    article = read()
+    article.save()
+    return article
+
+
+def saved_many():
+    article = read()
+    assert Article.objects.bulk_save_cas([article], ["tags"]) == []
+    return article
+
+
+def refreshed():
+    article = read()
+    article.refresh_from_db()
+    return article
+
+
+@pytest.mark.parametrize("make", [created, read, saved, saved_many, refreshed])
+def test_json_changed_in_place_has_its_original(make):
+    article = make()
+    article.tags.append("mine")
+    overtake(article, tags=["theirs"])
+    tags = diff_of(article).fields["tags"]
+    assert (tags.original, tags.mine, tags.theirs) == (["old"], ["old", "mine"], ["theirs"])
+    assert tags.conflicting
+
+
+def test_json_changed_in_place_by_one_only():
+    article = read()
+    article.tags.append("mine")
+    overtake(article, title="theirs")
+    diff = diff_of(article)
+    assert diff.conflicting == []
+    assert diff.fields["tags"].changed_by_me
+    assert not diff.fields["tags"].changed_by_them
+
+
+def test_arrays_and_nested_json_changed_in_place():
+    typed = Typed.objects.get(pk=Typed.objects.create(words=["a"], data={"deep": {"list": [1]}}).pk)
+    typed.words.append("b")
+    typed.data["deep"]["list"].append(2)
+    overtake(typed, small=1)
+    diff = diff_of(typed)
+    assert diff.fields["words"].original == ["a"]
+    assert diff.fields["data"].original == {"deep": {"list": [1]}}
+    assert diff.conflicting == []
+
+
+def test_a_file_changed_in_place_has_its_original(settings, tmp_path):
+    settings.MEDIA_ROOT = tmp_path
+    shelf = Shelf.objects.create(plan="plans/old.txt")
+    assert shelf.plan.name == "plans/old.txt"  # the attribute is a FieldFile from now on
+    shelf.save()
+    shelf.plan.save("new.txt", ContentFile(b"x"), save=False)
+    overtake(shelf, plan="plans/theirs.txt")
+    plan = diff_of(shelf).fields["plan"]
+    assert plan.original == "plans/old.txt"
+    assert plan.conflicting
+
+
+class Opaque:
+    """An object that can't be copied."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError
+
+    def __str__(self):
+        return "opaque"
+
+
+class OpaqueField(models.CharField):
+    def from_db_value(self, value, expression, connection):
+        return Opaque()
+
+    def to_python(self, value):
+        return value
+
+
+def test_a_value_that_can_not_be_copied_has_no_known_original(monkeypatch):
+    monkeypatch.setattr(
+        loaded_state, "_mutable_attributes", lambda model: frozenset({"name", "stock"})
+    )
+    product = Product.objects.get(pk=Product.objects.create(name="a", stock=3).pk)
+    monkeypatch.undo()
+    loaded_state.written(product, [(Product._meta.get_field("name"), None, Opaque())])
+    assert "name" not in product._version_origin
+    assert product._version_origin["stock"] == 3
+
+
+def test_from_db_of_a_value_that_can_not_be_copied():
+    names, values = ["id", "tags"], (1, Opaque())
+    article = Article.from_db("default", names, values)
+    assert article._version_origin == {"id": 1}
+
+
+def test_plain_models_pay_nothing_when_they_are_read():
+    """The values are kept as Django has them, and nothing is copied."""
+    values = (1, "name", decimal.Decimal(1), 2, 3)
+    names = ["id", "name", "price", "stock", "version"]
+    product = Product.from_db("default", names, values)
+    assert product._version_origin[1] is values
+
+
+def test_a_field_of_a_subclass_is_looked_at():
+    assert loaded_state._mutable_attributes(Product) == frozenset()
+    assert loaded_state._mutable_attributes(Article) == {"tags", "slug"}
+    assert loaded_state._mutable_attributes(Typed) == {"data", "words"}
+
+
+def test_auto_now_never_conflicts_by_itself():
+    typed = Typed.objects.get(pk=Typed.objects.create(small=1).pk)
+    typed.small = 2
+    overtake(typed, seen=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), ratio=1)
+    diff = diff_of(typed)
+    assert diff.conflicting == []
+    seen = diff.fields["seen"]
+    assert not seen.counts
+    assert not seen.changed_by_me
+    assert seen.changed_by_them
+    assert diff.fields["small"].counts
+
+
+@isolate_apps("tests.app")
+def test_fields_that_are_made_by_each_save_never_conflict():
+    class Stamped(models.IntegerField):
+        def pre_save(self, model_instance, add):
+            return 7
+
+    from django_dblock.versioning.web.diff import counts
+
+    class Row(VersionedModel):
+        made = Stamped(editable=False)
+        edited = Stamped()
+        hidden = models.IntegerField(editable=False)
+        file = models.FileField(editable=False)
+        first = models.DateTimeField(auto_now_add=True)
+        last = models.DateField(auto_now=True)
+        clock = models.TimeField(editable=False)
+        views = models.IntegerField()
+        unversioned = ("views",)
+
+        class Meta:
+            app_label = "app"
+
+    fields = [field for field in Row._meta.fields if field.name != "version"]
+    assert [each.name for each in fields if not counts(Row, each)] == [
+        "made", "first", "last", "views",
+    ]  # fmt: skip

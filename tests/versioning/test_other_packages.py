@@ -1,0 +1,306 @@
+"""What other packages put around models, querysets and managers: a stand-in for each.
+
+The packages themselves are in tests/stacks.
+"""
+
+import copy
+import threading
+from contextlib import nullcontext
+from typing import ClassVar
+
+import pytest
+from django.db import OperationalError, connection, models, transaction
+from django.db.models.options import Options
+from django.test.utils import isolate_apps
+
+from django_dblock import (
+    StaleObject,
+    VersionedManager,
+    VersionedModel,
+    VersionedQuerySet,
+    VersionField,
+)
+from django_dblock.checks.models import check_models
+from tests.app.models import Bilingual, Branch, Product
+from tests.helpers.observe import until
+from tests.versioning.conftest import overtake, version_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid'"
+
+
+class App:
+    app_label = "app"
+
+
+def check(model):
+    return [each.id for each in check_models([model._meta.apps.get_app_config("app")])]
+
+
+# Base managers: django-polymorphic finds the child class through them.
+
+
+class CastingQuerySet(VersionedQuerySet):
+    pass
+
+
+class CastingManager(models.Manager.from_queryset(CastingQuerySet)):
+    """It makes its querysets itself, as PolymorphicManager does."""
+
+    def get_queryset(self):
+        return super().get_queryset()
+
+
+@isolate_apps("tests.app")
+def test_base_manager_named_by_a_parents_meta_is_kept():
+    class Casting(models.Model):
+        objects: ClassVar = CastingManager()
+
+        class Meta(App):
+            abstract = True
+            base_manager_name = "objects"
+
+    class Shape(Casting, VersionedModel):
+        objects: ClassVar = CastingManager()
+
+        class Meta(App):
+            pass
+
+    class Circle(Shape):
+        class Meta(App):
+            pass
+
+    for model in (Shape, Circle):
+        assert type(model._base_manager) is CastingManager
+        assert type(model._default_manager) is CastingManager
+    assert check(Shape) == []
+
+
+@isolate_apps("tests.app")
+def test_base_manager_that_another_package_makes_is_of_that_kind(monkeypatch):
+    """django-polymorphic replaces the function that makes Django's automatic base manager."""
+    django_s_own = Options.base_manager.func
+
+    def polymorphic(self):
+        manager = django_s_own(self)
+        if manager.auto_created and issubclass(self.model, Casting):
+            manager = CastingManager()
+            manager.name, manager.model, manager.auto_created = "_base_manager", self.model, True
+        return manager
+
+    monkeypatch.setattr(Options.base_manager, "func", polymorphic)
+
+    class Casting(models.Model):
+        class Meta(App):
+            abstract = True
+
+    class Shape(VersionedModel, Casting):
+        objects: ClassVar = CastingManager()
+
+        class Meta(App):
+            pass
+
+    assert type(Shape._base_manager) is CastingManager
+    assert check(Shape) == []
+
+
+@isolate_apps("tests.app")
+def test_base_manager_that_does_not_bump_is_found_by_the_check():
+    class Named(VersionedModel):
+        plain: ClassVar = models.Manager()
+        objects: ClassVar = VersionedManager()
+
+        class Meta(App):
+            base_manager_name = "plain"
+            default_manager_name = "objects"
+
+    assert check(Named) == ["dblock.E022"]
+
+
+@isolate_apps("tests.app")
+def test_child_of_a_model_whose_base_manager_is_ours_gets_its_own():
+    class Hiding(VersionedManager):
+        def get_queryset(self):
+            return super().get_queryset().exclude(pk=1)
+
+    class Parent(VersionedModel):
+        class Meta(App):
+            pass
+
+    class Child(Parent):
+        objects: ClassVar = Hiding()
+
+        class Meta(App):
+            pass
+
+    assert Child._base_manager.name == "_versioned"
+    assert type(Child._default_manager) is Hiding
+
+
+# delete(): treebeard's, modelcluster's and Wagtail's take no using=None.
+
+
+def test_delete_is_handed_on_as_it_came():
+    branch = Branch.objects.create()
+    branch.delete()
+    assert Branch.given == ((), {})
+    branch = Branch.objects.create()
+    branch.delete("default", keep_parents=True)
+    assert Branch.given == (("default",), {"keep_parents": True})
+
+
+# _update(): django-modeltranslation writes another column.
+
+
+def test_bulk_save_goes_through_an_update_of_the_querysets_own(statements):
+    rows = [Bilingual.objects.create(name="old") for _ in range(3)]
+    stale = Bilingual.objects.get(pk=rows[1].pk)
+    overtake(stale, name="theirs")
+    for row in rows:
+        row.name = "new"
+    with statements() as sent:
+        assert Bilingual.objects.bulk_save_cas(rows[::-1], ["name"]) == [stale.pk]
+    updates = [query["sql"] for query in sent.captured_queries if "UPDATE" in query["sql"]]
+    assert len(updates) == 3
+    found = Bilingual.objects.order_by("pk").values_list("name", "name_de", "version")
+    assert list(found) == [("new", "new", 2), ("theirs", "", 2), ("new", "new", 2)]
+    assert [row.version for row in rows] == [2, 1, 2]
+    rows[0].save()
+    assert Bilingual.objects.bulk_save_cas([rows[2]], ["name"], on_conflict="raise") == []
+
+
+def test_bulk_save_through_it_keeps_to_the_rows_of_the_queryset():
+    first, second = (Bilingual.objects.create(name=name) for name in "ab")
+    some = Bilingual.objects.filter(name="a")
+    assert some.bulk_save_cas([first, second], ["name"]) == [second.pk]
+    some = Bilingual.objects.order_by("-pk")[:1]
+    assert some.bulk_save_cas([first, second], ["name"]) == [first.pk]
+
+
+@isolate_apps("tests.app")
+def test_bulk_save_through_it_is_refused_with_several_tables():
+    class Child(Bilingual):
+        class Meta(App):
+            pass
+
+    with pytest.raises(TypeError, match="one table only"):
+        Child.objects.bulk_save_cas([child_of(Child)], ["name"])
+
+
+def child_of(model):
+    child = model(pk=1, id=1, version=1)
+    child._state.adding = False
+    return child
+
+
+# bulk_update() of all fields: django-import-export's use_bulk.
+
+
+@pytest.mark.parametrize("fields", [["name", "version"], ["version", "name", "stock"]])
+def test_bulk_update_of_all_fields_bumps(product, fields):
+    product.name, product.version = "imported", 99
+    assert Product.objects.bulk_update([product], fields, batch_size=10) == 1
+    assert Product.objects.values_list("name", "version").get() == ("imported", 2)
+
+
+def test_bulk_update_of_the_version_alone_is_refused(product):
+    with pytest.raises(ValueError, match="Field names"):
+        Product.objects.bulk_update([product], ["version"])
+
+
+# History: copies of a versioned model's fields.
+
+
+@isolate_apps("tests.app")
+def test_history_models_are_left_alone():
+    class Tracked(VersionedModel):
+        class Meta(App):
+            pass
+
+    class Historical(models.Model):
+        instance_type = Tracked
+        version = VersionField()
+
+        class Meta(App):
+            pass
+
+    class Event(models.Model):
+        pgh_tracked_model = Tracked
+        version = VersionField()
+
+        class Meta(App):
+            pass
+
+    class Copied(models.Model):
+        class Meta(App):
+            pass
+
+    copied = copy.copy(Tracked._meta.get_field("version"))
+    copied.contribute_to_class(Copied, "version")
+    assert check(Tracked) == []
+
+    class Forgotten(models.Model):
+        instance_type = None
+        version = VersionField()
+
+        class Meta(App):
+            pass
+
+    assert check(Tracked) == ["dblock.E020"]
+
+
+# Rows that move to another partition while they are written.
+
+
+@pytest.fixture
+def partitioned():
+    table = Product._meta.db_table
+    columns = (
+        f"CREATE TABLE {table}_parts (LIKE {table} INCLUDING DEFAULTS) PARTITION BY LIST (stock)"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(columns)
+        for at in (1, 2):
+            part = f"{table}_part{at}"
+            cursor.execute(f"CREATE TABLE {part} PARTITION OF {table}_parts FOR VALUES IN ({at})")
+        cursor.execute(f"ALTER TABLE {table} RENAME TO {table}_whole")
+        cursor.execute(f"ALTER TABLE {table}_parts RENAME TO {table}")
+        cursor.execute(f"INSERT INTO {table} (id, name, price, stock) VALUES (7, 'a', 0, 1)")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE {table}")
+        cursor.execute(f"ALTER TABLE {table}_whole RENAME TO {table}")
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_row_that_moved_to_another_partition(partitioned, rival, observer, atomic):
+    product, raised = Product.objects.get(pk=7), []
+    product.name = "mine"
+
+    def save():
+        try:
+            with transaction.atomic() if atomic else nullcontext():
+                product.save()
+        except (StaleObject, OperationalError) as error:
+            raised.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=save)
+    with rival.transaction():
+        rival.execute("UPDATE app_product SET stock = 2, version = version + 1")
+        thread.start()
+        until(lambda: observer.execute(WAITING).fetchone(), "the save waits for the row")
+    thread.join()
+    [error] = raised
+    if atomic:
+        assert error.__cause__.sqlstate == "40001"
+        assert "run it again with @retry_on_conflict" in error.__notes__[0]
+    else:
+        assert isinstance(error, StaleObject)
+        assert (error.expected, error.actual) == (1, 2)
+    product.refresh_from_db()
+    product.save()
+    assert version_of(product) == 3

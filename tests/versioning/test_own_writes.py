@@ -1,0 +1,355 @@
+"""What the open transaction itself has written past an instance is no conflict with anybody."""
+
+import copy
+import pickle
+
+import pytest
+from django.db import transaction
+from django.db.models import F
+from django.db.models.signals import post_save, pre_save
+from django.test import TestCase
+
+from django_dblock import StaleObject, VersionedQuerySet
+from django_dblock.versioning import own_writes
+from tests.app import models as app
+from tests.app.models import Gadget, Invoice, InvoiceLine, Product
+from tests.versioning.conftest import overtake, version_of
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+class Undo(Exception):
+    pass
+
+
+def update(instance, **changes):
+    model = type(instance)
+    assert model.objects.filter(pk=instance.pk).update(**changes) == 1
+
+
+@pytest.fixture
+def receiver():
+    """Connect a receiver to the saves of Product for one test."""
+    connected = []
+
+    def connect(signal, function):
+        signal.connect(function, sender=Product)
+        connected.append((signal, function))
+
+    yield connect
+    for signal, function in connected:
+        signal.disconnect(function, sender=Product)
+
+
+def test_added_to_a_related_manager_and_then_saved(statements):
+    invoice, line = (
+        Invoice.objects.create(),
+        InvoiceLine.objects.create(invoice=Invoice.objects.create()),
+    )
+    line.quantity = 5
+    with transaction.atomic():
+        invoice.lines.add(line)
+        with statements() as sent:
+            line.save()
+        assert len(sent) == 3, "refused, looked at, written"
+        line.save()
+    row = InvoiceLine.objects.get()
+    assert (row.invoice_id, row.quantity, row.version) == (invoice.pk, 5, 4)
+    assert line.version == 4
+
+
+def test_removed_from_a_related_manager_and_then_saved(product):
+    line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
+    line.quantity = 5
+    with transaction.atomic():
+        product.lines.remove(line)
+        line.save()
+    row = InvoiceLine.objects.get()
+    assert (row.product_id, row.quantity) == (None, 5)
+    assert line.product_id is None
+
+
+@pytest.mark.parametrize("signal", [pre_save, post_save])
+def test_updated_in_a_signal_and_then_saved(product, receiver, signal):
+    def restock(instance, **_):
+        update(instance, stock=F("stock") - 1)
+
+    receiver(signal, restock)
+    with transaction.atomic():
+        for name in ("first", "second"):
+            product.name = name
+            product.save()
+    row = Product.objects.get()
+    assert (row.name, row.stock) == ("second", 8)
+    assert product.version + (signal is post_save) == row.version
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda p: p.save(),
+        lambda p: p.save_cas(),
+        lambda p: p.save(update_fields=["price"]),
+        lambda p: p.touch_version(),
+    ],
+)
+def test_only_the_update_changed_it_so_it_is_taken_over(product, write):
+    with transaction.atomic():
+        update(product, name="ours")
+        write(product)
+        assert product.name == "ours"
+        product.save()
+    row = Product.objects.get()
+    assert (row.name, row.version) == ("ours", product.version)
+
+
+def test_a_value_taken_over_is_given_back_by_a_rollback(product):
+    with pytest.raises(Undo), transaction.atomic():
+        update(product, name="ours")
+        product.save()
+        product.save()
+        raise Undo
+    product.stock = 1
+    product.save()
+    assert Product.objects.get().name == product.name == "original"
+
+
+@pytest.mark.parametrize("write", [lambda p: p.save(), lambda p: p.touch_version()])
+def test_changed_by_both_is_a_conflict_with_oneself(product, write):
+    product.name = "mine"
+    with transaction.atomic():
+        update(product, name="ours")
+        with pytest.raises(StaleObject):
+            write(product)
+        assert (product.name, product.version) == ("mine", 1)
+        Product.objects.create(name="later")
+    assert Product.objects.get(pk=product.pk).name == "ours"
+
+
+def test_changed_by_both_to_the_same_value(product):
+    product.name = "ours"
+    with transaction.atomic():
+        update(product, name="ours")
+        product.save()
+    assert product.version == version_of(product) == 3
+
+
+def test_an_expression_is_computed_from_the_row_as_it_is(product):
+    product.stock = F("stock") + 1
+    with transaction.atomic():
+        update(product, stock=F("stock") + 1)
+        product.save()
+    assert Product.objects.get().stock == 12
+
+
+def test_a_field_that_is_not_loaded_is_left_alone(product):
+    partly = Product.objects.only("stock", "version").get()
+    partly.stock = 1
+    with transaction.atomic():
+        update(product, name="ours")
+        partly.save()
+    assert Product.objects.values_list("name", "stock").get() == ("ours", 1)
+
+
+def test_somebody_else_wrote_before_is_a_conflict(product, rival):
+    """Two writes since it was read, and only one of them ours."""
+    rival.execute("UPDATE app_product SET name = 'theirs', version = version + 1")
+    with transaction.atomic():
+        update(product, stock=1)
+        with pytest.raises(StaleObject):
+            product.save()
+    assert Product.objects.get().name == "theirs"
+
+
+def test_another_instance_of_the_row_wrote_too_is_a_conflict(product):
+    with transaction.atomic():
+        update(product, stock=1)
+        other = Product.objects.get()
+        other.name = "other"
+        other.save()
+        with pytest.raises(StaleObject):
+            product.save()
+    assert Product.objects.get().name == "other"
+
+
+def test_read_after_the_update_counts_nothing(product, rival):
+    """The row is as it was read; a later write of another instance is not excused by it."""
+    with transaction.atomic():
+        update(product, stock=1)
+        later = Product.objects.get()
+        product.refresh_from_db()
+        other = Product.objects.get()
+        other.name = "other"
+        other.save()
+        for each in (later, product):
+            with pytest.raises(StaleObject):
+                each.save()
+
+
+def test_a_version_seen_by_somebody_is_not_excused(product):
+    with transaction.atomic():
+        update(product, stock=1)
+        product.expect_version(1)
+        with pytest.raises(StaleObject):
+            product.save()
+        with pytest.raises(StaleObject):
+            product.save_cas(expected=1)
+
+
+def test_after_commit_it_is_a_conflict(product):
+    with transaction.atomic():
+        update(product, stock=1)
+    with transaction.atomic(), pytest.raises(StaleObject):
+        product.save()
+    product.refresh_from_db()
+    update(product, stock=2)  # outside a transaction: committed at once
+    with pytest.raises(StaleObject):
+        product.save()
+
+
+def test_an_update_in_a_savepoint_that_was_rolled_back_is_not_counted(product):
+    with transaction.atomic():
+        with pytest.raises(Undo), transaction.atomic():
+            update(product, stock=1)
+            raise Undo
+        overtake(product)
+        with pytest.raises(StaleObject):
+            product.save()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda p: Product.objects.all(),
+        lambda p: Product.objects.exclude(pk=0),
+        lambda p: Product.objects.filter(pk__gt=0),
+        lambda p: Product.objects.filter(pk__in=Product.objects.filter(pk=p.pk)),
+        lambda p: Product.objects.filter(pk=F("id")),
+        lambda p: Product.objects.filter(pk__in=[p.pk, 0]),
+        lambda p: Product.objects.exclude(pk=0) | Product.objects.filter(pk=p.pk),
+    ],
+)
+def test_rows_that_the_query_does_not_name_are_a_conflict(product, rows):
+    with transaction.atomic():
+        assert rows(product).update(stock=1) == 1
+        with pytest.raises(StaleObject):
+            product.save()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda p: Product.objects.filter(pk=p.pk, name="original"),
+        lambda p: Product.objects.filter(id__in=[p.pk]),
+        lambda p: Product.objects.filter(id=str(p.pk)),
+        lambda p: app.ProductProxy.objects.filter(pk=p.pk),
+    ],
+)
+def test_rows_that_the_query_names(product, rows):
+    with transaction.atomic():
+        assert rows(product).update(stock=1) == 1
+        product.save()
+    assert Product.objects.get().stock == 1
+
+
+def test_bulk_update_of_the_same_objects(product):
+    product.stock = 1
+    with transaction.atomic():
+        Product.objects.bulk_update([product], ["stock"])
+        product.name = "mine"
+        product.save()
+    assert Product.objects.values_list("name", "stock").get() == ("mine", 1)
+
+
+def test_a_child_and_its_parents_table():
+    gadget = Gadget.objects.create(name="a", watts=1)
+    with transaction.atomic():
+        update(gadget, watts=2, stock=3)
+        gadget.name = "mine"
+        gadget.save()
+        Product.objects.filter(pk=gadget.pk).update(stock=4)
+        gadget.save()
+    row = Gadget.objects.get()
+    assert (row.name, row.watts, row.stock) == ("mine", 2, 4)
+
+
+def test_two_parents_with_keys_of_their_own_are_not_known():
+    coded = app.Coded.objects.create(name="a", code="x")
+    with transaction.atomic():
+        update(coded, extra="ours")
+        with pytest.raises(StaleObject):
+            coded.save()
+
+
+def test_delete_after_an_update(product):
+    with transaction.atomic():
+        update(product, stock=1)
+        product.delete_cas()
+    assert not Product.objects.exists()
+    invoice = Invoice.objects.create()
+    with transaction.atomic():
+        update(invoice, customer="ours")
+        invoice.delete_cas()
+    assert not Invoice.objects.exists()
+
+
+def test_deleted_in_the_same_transaction(product):
+    with transaction.atomic():
+        update(product, stock=1)
+        Product.objects.all().delete()
+        with pytest.raises(StaleObject) as caught:
+            product.save()
+    assert caught.value.deleted
+
+
+def test_a_pickled_instance_counts_nothing(product):
+    sent = pickle.dumps(product)
+    with transaction.atomic():
+        update(product, stock=1)
+        for twin in (copy.deepcopy(product), copy.copy(product)):
+            assert len(own_writes.since(twin, "default")) == 1
+        with pytest.raises(StaleObject):
+            pickle.loads(sent).save()
+
+
+def test_only_so_many_rows_are_remembered(product, monkeypatch):
+    monkeypatch.setattr(own_writes, "MOST", 2)
+    others = [Product.objects.create(name=str(at)) for at in range(3)]
+    with transaction.atomic():
+        update(product, stock=1)
+        for other in others[:2]:
+            update(other, stock=1)
+        assert own_writes.since(product, "default") == []
+        assert len(own_writes.since(others[1], "default")) == 1
+        Product.objects.filter(pk__in=[each.pk for each in others]).update(stock=2)
+        with pytest.raises(StaleObject):
+            others[0].save()
+
+
+def test_another_writer_between_the_look_and_the_second_try(product, monkeypatch):
+    """The row is locked, so it can't be; the second try compares all the same."""
+    merge = own_writes.merge
+
+    def and_then(instance, names, row):
+        taken = merge(instance, names, row)
+        VersionedQuerySet(Product).filter(pk__gt=0).update(stock=5)
+        return taken
+
+    monkeypatch.setattr(own_writes, "merge", and_then)
+    with transaction.atomic():
+        update(product, name="ours")
+        with pytest.raises(StaleObject) as caught:
+            product.save()
+        assert (product.name, product.version) == ("original", 1)
+        assert caught.value.expected == 1
+
+
+class InATestCase(TestCase):
+    def test_inside_a_block_of_the_code_under_test(self):
+        product = Product.objects.create(name="a")
+        with transaction.atomic():
+            update(product, stock=1)
+            product.save()
+        update(product, stock=2)
+        with pytest.raises(StaleObject):
+            product.save()

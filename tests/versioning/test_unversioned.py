@@ -1,0 +1,170 @@
+"""Fields that don't count: a save of only these neither compares nor bumps."""
+
+import pytest
+from django.core import checks
+from django.db import models, transaction
+from django.db.models import F
+from django.db.models.signals import post_save, pre_save
+from django.test.utils import isolate_apps
+
+from django_dblock import StaleObject, VersionedModel, conflict_diff
+from django_dblock.checks.models import check_models
+from tests.app.models import Gadget, Member, Product, Shelf
+from tests.versioning.conftest import overtake, version_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def member():
+    return Member.objects.get(pk=Member.objects.create(name="ann").pk)
+
+
+def test_save_of_only_these_neither_compares_nor_bumps(member, statements):
+    overtake(member)
+    member.views = 3
+    with statements() as sent:
+        member.save(update_fields=["views"])
+    [query] = sent.captured_queries
+    assert query["sql"] == (
+        f'UPDATE "app_member" SET "views" = 3 WHERE "app_member"."id" = {member.pk}'
+    )
+    assert (member.version, version_of(member)) == (1, 2)
+    with pytest.raises(StaleObject):
+        member.save()
+
+
+def test_foreign_keys_by_either_name(member):
+    member.save(update_fields=["last_shelf"])
+    member.last_shelf = Shelf.objects.create()
+    member.save(update_fields=["last_shelf_id", "views"])
+    Member.objects.update(last_shelf=None)
+    Member.objects.update(last_shelf_id=None)
+    assert version_of(member) == 1
+
+
+@pytest.mark.parametrize("fields", [["views", "name"], ["name"], ["version"]])
+def test_mixed_saves_compare_and_bump(member, fields):
+    member.save(update_fields=fields)
+    assert member.version == version_of(member) == 2
+    overtake(member)
+    with pytest.raises(StaleObject):
+        member.save(update_fields=fields)
+
+
+def test_only_these_were_loaded(member):
+    for names in (["views"], ["views", "version"]):
+        partly = Member.objects.only(*names).get()
+        overtake(member)
+        partly.views = 7
+        partly.save()
+    assert (Member.objects.get().views, version_of(member)) == (7, 3)
+
+
+def test_version_named_with_them_is_not_written(member):
+    told = []
+
+    def hear(update_fields, **_):
+        told.append(update_fields)
+
+    pre_save.connect(hear, sender=Member)
+    try:
+        member.save(update_fields=["views", "version"])
+    finally:
+        pre_save.disconnect(hear, sender=Member)
+    assert told == [{"views"}]
+    assert version_of(member) == 1
+
+
+def test_row_that_is_gone_is_a_conflict_and_leaves_the_transaction(member):
+    Member.objects.all().delete()
+    with transaction.atomic():
+        with pytest.raises(StaleObject) as caught:
+            member.save(update_fields=["views"])
+        assert caught.value.deleted
+        Member.objects.create(name="later")
+
+
+def test_save_cas_always_compares(member):
+    overtake(member)
+    with pytest.raises(StaleObject):
+        member.save_cas(update_fields=["views"])
+
+
+def test_updates_of_only_these_do_not_bump(member):
+    Member.objects.update(views=F("views") + 1)
+    Member.objects.filter(pk=member.pk).update(views=1, seen=None)
+    member.views = 4
+    Member.objects.bulk_update([member], ["views"])
+    assert (version_of(member), Member.objects.get().views) == (1, 4)
+    Member.objects.update(views=1, name="x")
+    assert version_of(member) == 2
+
+
+def test_a_bound_version_outlives_such_a_save(member):
+    member.expect_version(1)
+    member.save(update_fields=["views"])
+    overtake(member)
+    with pytest.raises(StaleObject):
+        member.save()
+
+
+def test_what_was_written_is_the_original(member):
+    member.views, member.name = 9, "mine"
+    member.save(update_fields=["views"])
+    overtake(member, name="theirs", views=10)
+    with pytest.raises(StaleObject) as caught:
+        member.save()
+    diff = conflict_diff(caught.value)
+    assert diff.fields["views"].original == 9
+    assert [each.name for each in diff.conflicting] == ["name"]
+
+
+def test_no_model_has_any_by_default(product):
+    assert Product.unversioned == ()
+    product.save(update_fields=["name"])
+    assert version_of(product) == 2
+
+
+@pytest.mark.parametrize("fields", [["name"], ["watts"]])
+def test_signals_name_the_version_where_it_is_written(fields):
+    told = []
+
+    def hear(update_fields, **_):
+        told.append(update_fields)
+
+    gadget = Gadget.objects.create(name="a")
+    for signal in (pre_save, post_save):
+        signal.connect(hear, sender=Gadget)
+    try:
+        gadget.save(update_fields=fields)
+        gadget.save()
+    finally:
+        for signal in (pre_save, post_save):
+            signal.disconnect(hear, sender=Gadget)
+    assert told == [{*fields, "version"}, {*fields, "version"}, None, None]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("views",), []),
+        ({"veiws", "name"}, ["dblock.E024"]),
+        (("id",), ["dblock.E024"]),
+        (("version",), ["dblock.E024"]),
+        ("views", ["dblock.E024"]),
+    ],
+)
+@isolate_apps("tests.app")
+def test_check_of_their_names(names, found):
+    class Counted(VersionedModel):
+        unversioned = names
+        name = models.CharField(max_length=9)
+        views = models.IntegerField()
+
+        class Meta:
+            app_label = "app"
+
+    messages = check_models([Counted._meta.apps.get_app_config("app")])
+    assert [each.id for each in messages] == found
+    assert all(isinstance(each, checks.Error) for each in messages)
