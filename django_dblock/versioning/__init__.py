@@ -10,23 +10,26 @@ The protocol, in one page:
    zero rows. There is no moment between the look and the write.
 3. Zero rows mean :class:`~django_dblock.StaleObject`: nothing was written, the instance still
    carries its old version (saving it again conflicts again), the transaction is usable.
-4. Whatever changes the row in another way bumps the version as well: ``QuerySet.update()``,
-   ``bulk_update()``, a fixture loaded over it. So a form that was opened before notices.
-5. A version that was written in a transaction that was rolled back never was. The instance knows
-   (:mod:`~django_dblock.versioning.rollback`), and refuses rather than to compare with a number
-   that another writer may have reached by now.
+4. ``QuerySet.update()``, ``bulk_update()`` and a fixture loaded over a row bump its version as
+   well. So a form that was opened before notices.
+5. A version that was written in a transaction that was rolled back never existed. The instance
+   gets back the version that it carried before (:mod:`~django_dblock.versioning.rollback`),
+   because another writer may have reached the same number by now.
+6. An instance whose primary key was changed carries the version of another row, and is refused;
+   so is an instance that ``bulk_create(ignore_conflicts=True)`` passed over.
+7. What the open transaction has itself written past an instance is merged, as far as that can be
+   proven by counting (:mod:`~django_dblock.versioning.own_writes`).
 
-6. Whose version it is counts as well: an instance whose primary key was changed carries the
-   version of another row, and is refused; so is one that ``bulk_create(ignore_conflicts=True)``
-   passed over.
+Not guarded:
 
-Not guarded: a row deleted and created again with the same primary key starts at 1 again; writes
-that go past Django (SQL, triggers) bump nothing; ``QuerySet.delete()`` and ``delete()`` compare
-nothing (``delete_cas()`` does).
+- A row that is deleted and created again with the same primary key starts at 1 again.
+- After a restore, or a failover that lost commits, a row reaches version numbers a second time.
+- Writes that go past Django (SQL, triggers) bump nothing.
+- ``QuerySet.delete()`` and ``delete()`` compare nothing; ``delete_cas()`` does.
+- Fields that a model names in ``unversioned``.
 
-The modules: ``model`` (what users subclass), ``field``, ``guarded`` (the seam to Django's save),
-``attempt`` (one save), ``tables`` (a save in several), ``conflict`` (zero rows: what happened),
-``fate`` (rolled back?), ``origin`` (what was read), ``queryset``, ``manager``, ``bulk``,
-``delete``, ``touch``, ``web.diff`` (mine, theirs, original), ``retry``, ``bypass``, ``checks``, and
-for the browser ``token``, ``forms``, ``http``, ``admin``.
+The modules: ``model`` (what users subclass), ``save`` (one save and the seam to Django),
+``rollback`` (versions of a rolled-back transaction), ``own_writes`` (updates past an instance),
+``loaded_state`` (the original of a conflict), ``field``, ``queryset``, ``bulk``, ``retry``,
+``bypass``, and ``web`` for forms, pages, HTTP and the admin.
 """

@@ -11,7 +11,9 @@ from django.db.models import F
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from django_dblock import etag, namespace
 from django_dblock.versioning.web import signed_version as token
+from django_dblock.versioning.web.etag import named, newest
 from tests.app.models import Article, Product, Shelf
 
 LABEL = "app.Product"
@@ -113,3 +115,26 @@ def test_what_is_long_or_not_plain_is_left_out():
     assert read_back(Shelf, note="x" * token.LONGEST, name="a") == {"name": "a"}
     assert read_back(Product, stock=F("stock") + 1) == {}
     assert read_back(Article, tags=[Strange()]) == {}
+
+
+def test_tenants_rows_of_one_key_are_told_apart():
+    with namespace("acme"):
+        there = token.dump(LABEL, 5, 7, {})
+        assert token.load(LABEL, 5, there).version == 7
+    assert refused(there) == "version_unreadable"
+    with namespace("globex"):
+        assert refused(there) == "version_unreadable"
+        assert refused(GOOD) == "version_unreadable"
+
+
+def test_tags_of_tenants_rows_are_told_apart():
+    product = Product(pk=5, version=7)
+    product._state.adding = False
+    with namespace("acme"):
+        acme = etag(product)
+    with namespace("globex"):
+        assert etag(product) != acme
+        assert newest(product, named(acme)) is None
+    assert etag(product) != acme
+    with namespace("acme"):
+        assert newest(product, named(acme)) == 7

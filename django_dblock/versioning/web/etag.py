@@ -1,8 +1,14 @@
 """Entity tags: a row's version as an ``ETag``, and what an ``If-Match`` says about a row.
 
-A tag is ``"7-0123456789abcdef"``: the version, and a digest of the model and the primary key that
-nobody can compute without the project's ``SECRET_KEY``. So the tag of one row is never taken for
-that of another, and shows no primary key. A variant of the representation comes after it.
+A tag is ``"7-0123456789abcdef"``: the version, and a digest of the model, the primary key and the
+namespace (``DBLOCK_NAMESPACE``), which nobody can compute without the project's ``SECRET_KEY``. So
+the tag of one row is never taken for that of another row or tenant, and shows no primary key. A
+variant of the representation comes after the digest.
+
+A row that is deleted and made again with the same primary key starts at version 1 again, and after
+a restore or a failover that lost commits a row reaches versions a second time. Only then may a tag
+that a client has kept name a state that the client has not seen. No column of the row tells these
+histories apart, and no query is spent on it; docs/how-to/etags.md says what to do.
 
 Tags come back changed. Django's GZipMiddleware, nginx and others make them weak (``W/"7-…"``),
 Apache's mod_deflate and mod_brotli put ``-gzip`` or ``-br`` inside the quotes, others ``;gzip``.
@@ -21,6 +27,7 @@ from django.conf import settings
 from django.db import router
 from django.utils.crypto import salted_hmac
 
+from django_dblock.conf import conf
 from django_dblock.versioning import rollback
 from django_dblock.versioning.field import MAX_VERSION
 from django_dblock.versioning.save import carried_version, conflict
@@ -87,8 +94,10 @@ def digest(instance: "GuardedSave", secret: str | bytes | None = None) -> str:
     model = instance._version_field.model._meta.label_lower
     fields: Any = instance._meta.pk_fields
     key = [str(field.to_python(getattr(instance, field.attname))) for field in fields]
+    # Tenants have rows of the same model and key.
+    place = [conf.namespace] if conf.has_namespaces else []
     # No text in PostgreSQL has a NUL, so no two keys are joined to the same.
-    value = "\0".join([model, *key])
+    value = "\0".join([model, *key, *place])
     return salted_hmac("django_dblock.etag", value, secret, algorithm="sha256").hexdigest()[:16]
 
 

@@ -14,6 +14,8 @@ from django.core.exceptions import ValidationError
 from django.core.signing import BadSignature, Signer
 from django.utils.translation import gettext_lazy as _
 
+from django_dblock.conf import conf
+
 if TYPE_CHECKING:
     from django.db.models import Field
 
@@ -84,7 +86,8 @@ def load_many(label: str, token: object) -> dict[str, int]:
 
 def _signer(label: str, pk: Any) -> Signer:
     # What a token is bound to stands in its salt: it costs no room, and can't be left unchecked.
-    return Signer(salt=f"{SALT}:{label}:{pk!r}")
+    place = f":{conf.namespace!r}" if conf.has_namespaces else ""  # tenants have rows alike
+    return Signer(salt=f"{SALT}:{label}:{pk!r}{place}")
 
 
 def encoded(values: Iterable[tuple["Field[Any, Any]", Any]]) -> dict[str, Any]:
