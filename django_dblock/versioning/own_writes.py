@@ -30,11 +30,10 @@ from django.db.models.expressions import Col
 from django.db.models.lookups import Exact, In
 
 from django_dblock.versioning import loaded_state, rollback
+from django_dblock.versioning.rollback import Instance
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
-
-    from django_dblock.versioning.save import GuardedSave
 
 MOST: Final = 1000
 """Rows that a connection remembers, and rows of one UPDATE that are remembered."""
@@ -131,7 +130,7 @@ def remember(queryset: "QuerySet[Any]", keys: frozenset[Any], names: Iterable[st
         kept.popitem(last=False)
 
 
-def since(instance: "GuardedSave", using: str) -> list[OwnWrite]:
+def since(instance: Instance, using: str) -> list[OwnWrite]:
     """Return the remembered writes of an instance's row that came after it was read or written."""
     connection: Any = connections[using]
     kept = connection.__dict__.get(_KEPT)
@@ -148,7 +147,7 @@ def since(instance: "GuardedSave", using: str) -> list[OwnWrite]:
 
 
 def merge(
-    instance: "GuardedSave", names: Iterable[str], row: dict[str, Any]
+    instance: Instance, names: Iterable[str], row: dict[str, Any]
 ) -> dict[str, tuple[Any, Any]] | None:
     """Take over what only the row has changed in these fields; None where both have changed one.
 

@@ -16,15 +16,15 @@ and in manual transactions, a version in memory that is above the row's is the o
 import os
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from django.db import connections
 
-if TYPE_CHECKING:
-    from django_dblock.versioning.save import GuardedSave
-
 Connection = Any
 """Django's wrapper; the attributes that are read here stand in no stubs."""
+
+Instance = Any
+"""An instance of a VersionedModel, whose class stands above this module."""
 
 KEPT: Final = ("_version_origin", "_version_alone", "_version_epoch")
 """What an instance remembers beside its version, and gets back with it."""
@@ -153,7 +153,7 @@ class Before:
 
 
 def written(
-    instance: "GuardedSave",
+    instance: Instance,
     fate: Fate,
     version: int,
     taken: dict[str, tuple[Any, Any]],
@@ -178,7 +178,7 @@ def written(
     state["_version_written"] = Written(fate, version, before, taken)
 
 
-def _carried(instance: "GuardedSave", last: Written | None) -> Before | None:
+def _carried(instance: Instance, last: Written | None) -> Before | None:
     state = instance.__dict__
     version = state.get(instance._version_field.attname)
     if last is not None and last.fate.committed:
@@ -189,7 +189,7 @@ def _carried(instance: "GuardedSave", last: Written | None) -> Before | None:
     return Before(version, last, {name: state.get(name) for name in KEPT}, depth)
 
 
-def restore(instance: "GuardedSave", earlier: Before) -> None:
+def restore(instance: Instance, earlier: Before) -> None:
     """Let an instance carry again what it did before a transaction that was rolled back."""
     state = instance.__dict__
     for name, (old, taken) in state["_version_written"].taken.items():
@@ -203,13 +203,13 @@ def restore(instance: "GuardedSave", earlier: Before) -> None:
             state[name] = value
 
 
-def is_undone(instance: "GuardedSave") -> bool:
+def is_undone(instance: Instance) -> bool:
     """Return whether the last write of an instance was rolled back, and was not forgotten yet."""
     last: Written | None = instance.__dict__.get("_version_written")
     return last is not None and last.fate.rolled_back(connections[last.fate.alias])
 
 
-def forget_rolled_back(instance: "GuardedSave") -> bool:
+def forget_rolled_back(instance: Instance) -> bool:
     """Restore what an instance carried before its rolled-back writes; return False if unknown.
 
     It is unknown after an INSERT. The transaction of another thread may still be open, so nothing
