@@ -1,4 +1,4 @@
-"""The tables. No policy: what may be written, and when, is decided in ``sql`` and its callers."""
+"""The package's tables. The statements that write them are in ``django_dblock.sql``."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class FencedLock(models.Model):
-    """The lease on one name: who has it, until when, and the token of the latest grant.
+    """The lease on one name: its holder, its expiry, and the token of the latest grant.
 
     A row stays when its lease ends, because the next token must be greater. ``manage.py dblock
-    purge`` removes rows that have been idle for so long that no token can repeat. Read it, don't
+    purge`` deletes rows that have been idle for so long that no token can repeat. Read it, don't
     write it: a changed row is a broken lock.
     """
 
@@ -46,7 +46,7 @@ class FencedLock(models.Model):
 
 
 class LockMonitor(FencedLock):
-    """The page that shows all locks, as the admin and its permissions know it. It has no table."""
+    """The lock monitor as a model, for the admin's index and its permissions. It has no table."""
 
     class Meta:  # noqa: D106 - Django's
         proxy = True
@@ -59,7 +59,7 @@ class LockMonitor(FencedLock):
 
 
 class FencedTicket(models.Model):
-    """A place in the queue for a name, for those who wait with ``fair=True``."""
+    """The place of one waiter in the queue for a name (``fair=True``)."""
 
     name: "models.CharField[str, str]" = models.CharField(max_length=255)
     slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)
@@ -78,10 +78,10 @@ class FencedTicket(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """One request that must happen once, and its first answer (:mod:`django_dblock.idempotency`).
+    """One request that takes effect once, with its response (:mod:`django_dblock.idempotency`).
 
-    A row without ``completed_at`` belongs to ``mode="lease"``: somebody is at work until
-    ``locked_until``; after that it is abandoned. Read it, don't write it.
+    A row without ``completed_at`` belongs to ``mode="lease"``: a run owns the request until
+    ``locked_until``; after that the request is abandoned. Read it, don't write it.
     """
 
     namespace: "models.CharField[str, str]" = models.CharField(

@@ -1,81 +1,84 @@
-"""What happened, for logs and metrics. A receiver's error is logged by Django, never raised.
+"""Signals: one for each event of a lock, a version or an idempotent request, for logs and metrics.
 
-A receiver runs inside the lock's transaction, and should not query it: an error of a query would
-end the transaction, though nobody sees it.
+Django logs an error that a receiver raises; the error never reaches the code that uses the lock.
 
-All are sent by the lock's class with ``kind`` (``"advisory"`` or ``"fenced"``), ``keys`` (a tuple
-of keys), ``name`` (the same for people), ``using`` (the alias) and ``shared``; those of leases also
-with ``token``.
+A receiver runs inside the lock's transaction and should not query it: the error of a query would
+abort the transaction, and nobody would see why.
+
+The sender is the lock's class. Each signal of a lock carries ``kind`` (``"advisory"`` or
+``"fenced"``), ``keys`` (a tuple of keys), ``name`` (the keys as text), ``using`` (the alias) and
+``shared``. Signals of leases also carry ``token``.
 """
 
 from django.dispatch import Signal
 
 lock_acquired = Signal()
-"""A lock was taken. Also ``waited`` (seconds; 0.0 where nobody was before us) and ``took`` (seconds
-for all of it: that, and asking the server)."""
+"""A lock was acquired. Also ``waited`` (seconds; 0.0 if the lock was free) and ``took`` (seconds
+from the request to the grant, the wait and the round trip included)."""
 
 lock_released = Signal()
-"""The transaction that a lock opened has ended. Also ``held`` (seconds, until the block was left,
-so with its ``on_commit`` hooks) and ``committed``: None where leaving raised, because COMMIT was
-refused, its answer was lost, or a hook failed.
+"""The transaction that an advisory lock opened has ended. Also ``held`` (seconds until the block
+ended, its ``on_commit`` hooks included) and ``committed``: True or False, or None if leaving the
+block raised, because COMMIT was refused, its result was lost, or a hook failed.
 
-Of a fenced lock: a lease was given back. Also ``held``, and ``lost``, whether it had ended before.
+Of a fenced lock: a lease was released. Also ``held``, and ``lost``: whether the lease had ended
+before the release.
 
-Not sent where the lock joined a transaction that was open already: nothing tells when that ends.
+Not sent if the lock joined an open transaction: Django does not tell when that transaction ends.
 """
 
 lock_timeout = Signal()
-"""A lock was not had in time. Also ``waited`` (seconds)."""
+"""A lock was not acquired within its timeout. Also ``waited`` (seconds)."""
 
 lock_deadlock = Signal()
-"""A lock was not had because of a deadlock. Also ``waited`` (seconds)."""
+"""A lock was not acquired because of a deadlock. Also ``waited`` (seconds)."""
 
 lock_refused = Signal()
-"""A lock was not had for another reason. Also ``error``, which is raised next: ``LockTableFull``,
-``UnsafeIsolation``, ``StandbyDatabase``, ``UnsupportedDatabase``, ``NotReplicated`` or
-``OpenTransaction``."""
+"""A lock was not acquired for another reason. Also ``error``, which is raised next:
+``LockTableFull``, ``UnsafeIsolation``, ``StandbyDatabase``, ``UnsupportedDatabase``,
+``NotReplicated`` or ``OpenTransaction``."""
 
 stale_object = Signal()
-"""A versioned row was not written, because it was changed or is gone; sent by the model's class.
+"""A versioned row was not written, because it was changed or deleted. The sender is the model.
 
-With ``error``: the :class:`~django_dblock.StaleObject`, or for ``bulk_save_cas()`` the
+Also ``error``: the :class:`~django_dblock.StaleObject`, or for ``bulk_save_cas()`` the
 :class:`~django_dblock.StaleObjects`, that is raised next (or reported).
 """
 
 conflict_retried = Signal()
-"""``@retry_on_conflict`` runs a function again; sent by the function.
+"""``@retry_on_conflict`` runs a function again. The sender is the function.
 
-Also ``error`` (what ended the last run), ``attempt`` (the number of the run that failed, from 1)
-and ``delay`` (seconds until the next).
+Also ``error`` (the error of the failed run), ``attempt`` (the number of that run, from 1) and
+``delay`` (seconds until the next run).
 """
 
 lock_lost = Signal()
-"""A fenced lock can't be trusted any longer. Also ``token``, ``held`` (seconds), ``reason``, and
-``expired``: whether no renewal came in time, or else somebody took it. Sent once, by the thread
-that noticed it: mostly the heartbeat's."""
+"""A lease is lost. Also ``token``, ``held`` (seconds), ``reason`` and ``expired``: True if no
+renewal succeeded in time, False if another holder or an operator ended the lease. Sent once, in the
+thread that noticed the loss: usually the heartbeat's."""
 
 stale_write_refused = Signal()
 """A fenced write was refused. Also ``token``, ``model`` (its label), ``pk`` and ``reason``."""
 
 idempotent_executed = Signal()
-"""A request with an idempotency key was run, and its answer is kept. Sent after the commit where
-the transaction is ours, else when the answer is written.
+"""A request with an idempotency key was run, and its response is stored. Sent after COMMIT if the
+package opened the transaction, else when the response is written.
 
-This and the next three are sent by :class:`~django_dblock.IdempotencyKey` with ``scope``, ``key``
-(its beginning, never the whole), ``using`` and ``mode``.
+The sender of this signal and of the next three is :class:`~django_dblock.IdempotencyKey`. They
+carry ``scope``, ``key`` (the first characters of the key, never all), ``using`` and ``mode``.
 """
 
 idempotent_replayed = Signal()
-"""A request got the answer that the first one got; nothing was run."""
+"""A request got the stored response of the first request; the view did not run."""
 
 idempotent_refused = Signal()
-"""A request was not run, or its run has lost its lease to another. Also ``code``: as in the answer,
-``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent where the key itself
-is missing or invalid."""
+"""A request was not run, or its run lost its lease to another run. Also ``code``, as in the
+response: ``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent if the
+key itself is missing or invalid."""
 
 idempotent_taken_over = Signal()
-"""A request in lease mode goes on in another run, after the steps that are recorded.
+"""A new run took over a request in lease mode; it continues after the recorded steps.
 
-The run before has died, or has ended without an answer to keep (an error, a 5xx), or was freed by a
-person. Also ``token``, that of the new run. Sent when its claim is committed, before the view runs.
+The previous run died, ended without a response to store (an error, a 5xx), or was freed by an
+operator. Also ``token``: the new run's. Sent when the claim is committed, before the view runs.
 """

@@ -1,4 +1,4 @@
-"""What all errors have in common."""
+"""The base classes of all errors."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ def _rebuild(cls: type[DblockError], args: tuple[Any, ...], data: dict[str, Any]
 
 
 class LockError(DblockError):
-    """A lock was not taken, or not kept.
+    """A lock was not acquired, or was lost.
 
     Attributes:
-        keys: the keys that were asked for, each a tuple of parts as the caller gave them.
-        name: the same for people, ``inventory:sku-1``.
+        keys: the requested keys, each a tuple of parts as the caller gave them.
+        name: the keys as text, for example ``inventory:sku-1``.
         using: the database alias.
     """
 
@@ -36,5 +36,5 @@ class LockError(DblockError):
 
     @property
     def key(self) -> tuple[Any, ...] | None:
-        """The key, where exactly one was asked for; else None."""
+        """The key if exactly one was requested, else None."""
         return self.keys[0] if len(self.keys) == 1 else None

@@ -1,7 +1,7 @@
-"""Helpers for the tests of code that locks: a busy lock, a real race, and that nothing is left.
+"""Helpers for tests of code that locks: hold a lock, run a race, assert that no lock is left.
 
-They work on real connections to the real test database: a lock that is made up proves nothing.
-For pytest there are fixtures of the same names in :mod:`django_dblock.testing.pytest`.
+The helpers use real connections to the real test database: a fake lock proves nothing. For pytest
+there are fixtures of the same names in :mod:`django_dblock.testing.pytest`.
 """
 
 from django_dblock.testing.hold import hold_lock

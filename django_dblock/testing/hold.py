@@ -1,4 +1,4 @@
-"""A lock that somebody else has: held by a second, real connection."""
+"""A lock that a second, real connection holds."""
 
 from contextlib import suppress
 from types import TracebackType
@@ -16,31 +16,32 @@ from django_dblock.testing.leaks import until
 
 
 class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower case
-    """Let another connection hold the lock of a key, so that code under test finds it busy.
+    """Hold the advisory lock of a key on another connection, so that code under test finds it busy.
 
     ::
 
         with hold_lock("inventory", "sku-1"), self.assertRaises(LockTimeout):
             sell("sku-1")
 
-    Locks, unlike rows, are seen by everybody at once, so it works in a ``TestCase``, too.
+    It works in a ``TestCase``, too: other connections see a lock at once, unlike a row that
+    is not committed.
 
-    Guaranteed: from entering until the block is left, or :meth:`release` is called, the key is
-    locked by a transaction of a connection of its own; after that it is free at once.
+    Guaranteed: until the block ends or :meth:`release` is called, a transaction of a connection of
+    its own holds the lock. After that the lock is free at once.
 
-    Not guaranteed: anything about a ``fenced_lock`` of the same key, which is another lock; take
-    that with ``fenced_lock`` in the test itself, since it is not re-entrant.
+    Not guaranteed: anything about a ``fenced_lock`` of the same key, which is another lock. Take
+    that lock with ``fenced_lock`` in the test itself.
 
     Args:
         key: the parts of the key, as in :class:`django_dblock.advisory_lock`.
-        shared: hold it so that other shared holders get in.
-        using: the database alias, likewise.
-        timeout: seconds to wait for it, if somebody has it.
+        shared: hold the lock in shared mode.
+        using: the database alias, as in :class:`django_dblock.advisory_lock`.
+        timeout: seconds to wait if the lock is busy.
 
     Raises:
-        LockTimeout: on entering: somebody else has it.
-        RuntimeError: on entering: the test's own transaction has it, so waiting would never end;
-            or the test may not use the database.
+        LockTimeout: on entering, if another connection holds the lock for longer than timeout.
+        RuntimeError: on entering, if the test's own transaction holds the lock, so that the wait
+            would never end; or if the test may not use the database.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
         self._request: Request | None = None
 
     def __enter__(self) -> Self:
-        """Take it; what is held already stays so."""
+        """Acquire the lock. Entering twice acquires it once."""
         if self._request is None:
             other = connection_for(self._using).copy()
-            other.inc_thread_sharing()  # a timer, or the code under test, may be who lets it go
+            other.inc_thread_sharing()  # another thread may release it
             request = Request.of((self._key,), shared=self._shared, connection=other)
             try:
                 other.set_autocommit(False)
@@ -81,26 +82,26 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
         self.release()
 
     def release(self) -> None:
-        """Let it go; when this returns it is free. Once more is no error."""
+        """Release the lock; it is free when this returns. Calling it again does nothing."""
         if self._request is not None:
             request, self._request = self._request, None
             _end(request.connection)
 
     @property
     def pid(self) -> int:
-        """The backend that holds it, as ``pg_locks`` shows it."""
+        """The pid of the backend that holds the lock, as ``pg_locks`` shows it."""
         driver = self._held().connection.connection
         return int(driver.info.backend_pid)
 
     def waiters(self) -> list[int]:
-        """Return the backends that wait for it just now, in the order they came."""
+        """Return the pids of the backends that wait for the lock now, first come first."""
         return [pid for pid, granted, _ in _backends(self._held()) if not granted]
 
     def until_waited_for(self, count: int = 1, *, within: float = 30.0) -> list[int]:
-        """Return once so many others really wait: what a test looks at in place of ``sleep()``.
+        """Return as soon as ``count`` backends wait for the lock. Use it instead of ``sleep()``.
 
         Raises:
-            AssertionError: they don't, after ``within`` seconds.
+            AssertionError: fewer backends wait after ``within`` seconds.
         """
         found = until(self.waiters, lambda pids: len(pids) >= count, within)
         if len(found) < count:
@@ -126,7 +127,7 @@ def _backends(request: Request) -> list[tuple[int, bool, bool]]:
 
 
 def _refuse_own(request: Request) -> None:
-    """Raise if this very thread has the lock: it can't end a transaction while it waits."""
+    """Raise if this thread holds the lock: it can't end its transaction while it waits."""
     own = {
         each.connection.info.backend_pid
         for each in connections.all(initialized_only=True)
@@ -146,7 +147,7 @@ def _refuse_own(request: Request) -> None:
 
 
 def _end(connection: BaseDatabaseWrapper) -> None:
-    """Roll back, and wait for the answer: a connection that is only closed frees a moment later."""
+    """Roll back and close; closing alone would free the lock a moment later."""
     with suppress(Error):
         connection.rollback()
     connection.close()

@@ -1,4 +1,4 @@
-"""Nothing is locked any longer: what a test may leave behind."""
+"""``assert_no_locks``: fail if a test has left a lock."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,6 @@ from django.apps import apps
 from django_dblock.core.connection import connection_for, in_transaction
 from django_dblock.inspect import AdvisoryLock, FencedLease, advisory_locks, fenced_leases
 
-# Whether the test's transactions let the helpers work, and looking until something is so.
-#
-# Which databases a test may use is watched by Django and pytest-django on every connection, those
-# that the helpers open included.
-
-
 T = TypeVar("T")
 
 _PAUSE = 0.005
@@ -23,7 +17,7 @@ _PAUSE = 0.005
 
 
 def refuse_transaction(using: str | None, helper: str, why: str) -> None:
-    """Raise RuntimeError where a transaction is open, as TestCase opens one around each test."""
+    """Raise RuntimeError if a transaction is open; TestCase opens one around each test."""
     connection = connection_for(using)
     if in_transaction(connection):
         raise RuntimeError(
@@ -34,7 +28,7 @@ def refuse_transaction(using: str | None, helper: str, why: str) -> None:
 
 
 def until(look: Callable[[], T], satisfied: Callable[[T], bool], within: float) -> T:
-    """Look again and again until it satisfies, or the seconds are over; return the last look."""
+    """Call ``look`` until its result satisfies or the time is over; return the last result."""
     deadline = time.monotonic() + within
     while not satisfied(seen := look()) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -42,25 +36,25 @@ def until(look: Callable[[], T], satisfied: Callable[[T], bool], within: float) 
 
 
 _MOST = 100
-"""Characters of a query that are shown."""
+"""How many characters of a query are shown."""
 
 WHY = "locks last until it ends, so they would all be found"
 
 
 def assert_no_locks(using: str | None = None, *, within: float = 5.0) -> None:
-    """Fail if anything is locked in the test database: an advisory lock, or a lease that is held.
+    """Fail if the test database has an advisory lock, held or awaited, or a lease that is held.
 
-    A connection that was closed a moment ago frees its locks a moment later, so it looks again
-    until nothing is there, or the time is over. Waiting for a lock counts, too.
+    The server frees the locks of a closed connection a moment later. So the check is repeated until
+    no lock is left or the time is over.
 
     Args:
         using: the database alias, as in :class:`django_dblock.advisory_lock`.
-        within: seconds after which what is still locked counts as left.
+        within: seconds to repeat the check.
 
     Raises:
-        AssertionError: what is locked, and by whom.
-        RuntimeError: it was called in a transaction, as in a ``TestCase``; or the test may not use
-            the database.
+        AssertionError: a lock is left; the message names each lock and its holder.
+        RuntimeError: called in a transaction, as in a ``TestCase``; or the test may not use the
+            database.
     """
     refuse_transaction(using, "assert_no_locks", WHY)
     left = until(partial(_locked, using), lambda found: not found, within)

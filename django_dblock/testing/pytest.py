@@ -1,6 +1,6 @@
 """The helpers as fixtures: ``pytest_plugins = ["django_dblock.testing.pytest"]`` in conftest.py.
 
-No entry point: a run of pytest that has nothing to do with locks does not import them.
+There is no entry point, so that a pytest run without locks does not import them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from django_dblock.testing.leaks import refuse_transaction
 
 @pytest.fixture
 def hold_lock() -> Iterator[Callable[..., testing.hold_lock]]:
-    """``hold_lock("inventory", "sku-1")``: somebody else has it, until the test ends.
+    """Hold locks until the test ends: ``hold_lock("inventory", "sku-1")``.
 
-    Takes what :class:`django_dblock.testing.hold_lock` takes, and returns it, entered.
+    Takes the arguments of :class:`django_dblock.testing.hold_lock` and returns it, entered.
     """
     with ExitStack() as stack:
 
@@ -30,15 +30,15 @@ def hold_lock() -> Iterator[Callable[..., testing.hold_lock]]:
 
 @pytest.fixture
 def race() -> Callable[..., list[Any]]:
-    """``race(8, buy)``: see :func:`django_dblock.testing.race`."""
+    """Return :func:`django_dblock.testing.race`, to call ``race(8, buy)``."""
     return testing.race
 
 
 @pytest.fixture
 def assert_no_locks() -> Iterator[Callable[..., None]]:
-    """Fail the test if it leaves anything locked; or call it, in the middle.
+    """Fail the test if it leaves a lock; call the fixture to check earlier, too.
 
-    See :func:`django_dblock.testing.assert_no_locks`.
+    The check is :func:`django_dblock.testing.assert_no_locks`.
     """
     refuse_transaction(None, "assert_no_locks", leaks.WHY)
     yield testing.assert_no_locks

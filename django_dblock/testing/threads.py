@@ -1,4 +1,4 @@
-"""A real race: threads with a connection each, let go at the same moment."""
+"""``race``: threads with a connection each, started at the same moment."""
 
 import inspect
 import threading
@@ -11,7 +11,7 @@ from django.db import connections
 from django_dblock.core.connection import connection_for
 from django_dblock.testing.leaks import refuse_transaction
 
-WHY = "other connections don't see its rows, and would wait for its locks for ever"
+WHY = "other connections don't see its rows, and would wait for its locks indefinitely"
 
 
 def race(
@@ -22,30 +22,32 @@ def race(
     using: str | None = None,
     timeout: float = 60.0,
 ) -> list[Any]:
-    """Run a function in several threads at once; return what each returned, in their order.
+    """Run a function in several threads at once; return the results in the order of the threads.
 
-    Each thread opens its own connection, waits until all have theirs, and closes it at the end. A
+    Each thread opens a connection, waits until all threads have one, and closes it at the end. A
     function that takes an argument gets the thread's number, from 0::
 
         def test_the_last_item_is_sold_once():
             sold = race(8, lambda: buy("sku-1"), catch=SoldOut)
             assert sum(not isinstance(each, SoldOut) for each in sold) == 1
 
-    Guaranteed: all have begun before any of them goes on; no thread is left when it returns.
+    Guaranteed: every thread has started before any thread calls the function; no thread is left
+    when ``race`` returns.
 
-    Not guaranteed: that they really meet. Take the lock out once, and see the test fail.
+    Not guaranteed: that the threads really meet. Remove the lock once, and see the test fail.
 
     Args:
-        count: how many.
-        function: what they run; threads share its objects.
-        catch: errors of the function that are results, returned in their place; others are raised.
-        using: the database alias on which they start with a connection.
-        timeout: seconds for all of it.
+        count: the number of threads.
+        function: the function that each thread calls; the threads share its objects.
+        catch: error classes that count as results; other errors are raised.
+        using: the database alias to which each thread connects first.
+        timeout: seconds for the whole race.
 
     Raises:
-        RuntimeError: it was called in a transaction, as in a ``TestCase``; or the test may not use
-            the database.
-        TimeoutError: some have not ended; they wait for each other, perhaps.
+        ValueError: count is below 1.
+        RuntimeError: called in a transaction, as in a ``TestCase``; or the test may not use the
+            database.
+        TimeoutError: a thread has not ended in time; perhaps two wait for each other.
     """
     if count < 1:
         raise ValueError(f"race() needs at least one thread, not {count!r}.")
@@ -104,7 +106,7 @@ class _Racer(threading.Thread):
         try:
             connection_for(self._using).ensure_connection()
         except BaseException:
-            self._barrier.abort()  # the others would wait for ever
+            self._barrier.abort()  # the others would wait indefinitely
             raise
         self._barrier.wait()
 
@@ -112,13 +114,13 @@ class _Racer(threading.Thread):
 def _takes_one(function: Callable[..., Any]) -> bool:
     try:
         inspect.signature(function).bind(0)
-    except (TypeError, ValueError):  # it takes none; or it is written in C, and nobody knows
+    except (TypeError, ValueError):  # it takes none, or is written in C and has no signature
         return False
     return True
 
 
 def _raise_first(errors: list[BaseException]) -> None:
-    """Raise the first; those who only were let down at the start come last."""
+    """Raise the first error; errors of the broken barrier come last."""
     errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
     if errors:
         for other in errors[1:]:
