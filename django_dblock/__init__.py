@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
+    from django_dblock.coordination.latch import latch as latch
+    from django_dblock.coordination.latch import purge_latches as purge_latches
     from django_dblock.coordination.leadership import Leader as Leader
     from django_dblock.coordination.leadership import Term as Term
     from django_dblock.coordination.leadership import leader as leader
@@ -151,6 +153,8 @@ _HOME = {
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
     "namespace": "core.namespace",
+    "latch": "coordination.latch",
+    "purge_latches": "coordination.latch",
     "Leader": "coordination.leadership",
     "Term": "coordination.leadership",
     "leader": "coordination.leadership",

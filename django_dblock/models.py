@@ -152,3 +152,21 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return f"request {self.pk} of {self.scope}"
+
+
+class LatchPart(models.Model):
+    """One part of a latch that is done (:mod:`django_dblock.coordination.latch`)."""
+
+    latch: "models.CharField[str, str]" = models.CharField(max_length=255)
+    part: "models.CharField[str, str]" = models.CharField(max_length=255)
+    done_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
+
+    class Meta:  # noqa: D106 - Django's
+        constraints = (
+            models.UniqueConstraint(
+                fields=("latch", "part"), name="django_dblock_latchpart_latch_part"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.latch}: {self.part}"

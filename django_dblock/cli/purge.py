@@ -9,10 +9,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
 from django_dblock.cli.console import note_unreadable, printable, progress_bar
+from django_dblock.coordination import latch
 from django_dblock.fencing import operations as fencing
 from django_dblock.idempotency import operations as idempotency
 
-_KINDS = ("fenced", "idempotency")
+_KINDS = ("fenced", "latches", "idempotency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _Job:
 def add_arguments(parser: CommandParser) -> None:
     """Take what to clean up, how long is long, and how much to do at once."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument("--kind", choices=_KINDS, help="what to clean up; both if not given")
+    parser.add_argument("--kind", choices=_KINDS, help="what to clean up; everything if not given")
     parser.add_argument(
         "--idle",
         type=float,
@@ -83,6 +84,12 @@ def _jobs(options: dict[str, Any]) -> dict[str, _Job]:
             "idle",
             partial(fencing.count_idle_fenced_locks, idle=idle, using=using),
             partial(fencing.purge_in_batches, idle=idle, batch=batch, using=using),
+        ),
+        "latches": _Job(
+            "rows of latches",
+            "idle",
+            partial(latch.count_idle_parts, idle=idle, using=using),
+            partial(latch.purge_latches_in_batches, idle=idle, batch=batch, using=using),
         ),
         "idempotency": _Job(
             "expired idempotency keys",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django_dblock.coordination.latch import purge_latches
 from django_dblock.fencing.operations import purge_fenced_locks
 from django_dblock.idempotency.operations import purge_idempotency_keys
 
@@ -27,4 +28,5 @@ def purge(using: str | None = None) -> dict[str, Any]:
     return {
         "idempotency": purge_idempotency_keys(using=using),
         "fenced": purge_fenced_locks(using=using),
+        "latches": purge_latches(using=using),
     }

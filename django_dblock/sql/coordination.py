@@ -361,9 +361,9 @@ VALUES (%(latch)s, %(part)s, clock_timestamp())
 ON CONFLICT (latch, part) DO NOTHING
 RETURNING 1
 """
-PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s ORDER BY part"
-COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s"
-RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s"
+PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s::text ORDER BY part"
+COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text"
+RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s::text RETURNING part"
 
 # All rows of latches whose latest part is older: a latch is never purged in part, because then it
 # would close again.

@@ -74,3 +74,15 @@ CREATE INDEX django_dblock_idem_live
     ON django_dblock_idempotencykey ((namespace || '/' || scope), expires_at)
 """
 IDEMPOTENCYKEY_LIVE_REVERSE = "DROP INDEX django_dblock_idem_live"
+
+# Collation "C", as for the other names.
+LATCHPART = """
+ALTER TABLE django_dblock_latchpart
+    ALTER COLUMN latch TYPE varchar(255) COLLATE "C",
+    ALTER COLUMN part TYPE varchar(255) COLLATE "C"
+"""
+LATCHPART_REVERSE = """
+ALTER TABLE django_dblock_latchpart
+    ALTER COLUMN latch TYPE varchar(255) COLLATE "default",
+    ALTER COLUMN part TYPE varchar(255) COLLATE "default"
+"""

@@ -323,6 +323,13 @@ class TestMissed:
         assert settle.missed(since=date(2026, 1, 1)) == []
         assert Counter.objects.count() == 4
 
+    def test_namespaces_are_independent(self, monkeypatch, settings):
+        monkeypatch.setattr(once_per, "now", lambda self: at("2026-01-02T10:00Z"))
+        job().run_for(date(2026, 1, 1))
+        assert job().missed(since=date(2026, 1, 1)) == []
+        settings.DBLOCK_NAMESPACE = "acme"
+        assert len(job().missed(since=date(2026, 1, 1))) == 1
+
     def test_two_statements(self, statements):
         with statements() as sent:
             missed("settlement", per="day", since=datetime.now(UTC) - timedelta(days=3))

@@ -1,0 +1,236 @@
+"""latch: it opens with the commit of its last part."""
+
+import json
+import threading
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.db.transaction import TransactionManagementError
+
+from django_dblock import LockTimeout, latch, purge_latches
+from django_dblock.models import LatchPart
+from tests.app.models import Counter
+from tests.helpers import observe
+from tests.helpers.processes import process, race
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def imported(parties=3):
+    return latch("import", 7, parties=parties)
+
+
+class TestParts:
+    def test_it_opens_with_the_last_part(self, statements):
+        done = imported()
+        assert repr(done) == "<latch import:7 parties=3>"
+        for number in range(3):
+            assert not done.done
+            assert done.missing == 3 - number
+            assert done.count_down(number)
+        assert done.done
+        assert done.parts == ("0", "1", "2")
+        with statements() as sent:
+            done.wait(timeout=0)
+        assert len(sent) == 1
+        with statements() as sent:
+            assert not done.count_down(1)
+        assert len(sent) == 1
+
+    def test_a_part_counts_once(self):
+        done = imported(2)
+        assert done.count_down("a")
+        assert not done.count_down("a")
+        assert done.missing == 1
+
+    def test_parts_of_different_types_differ(self):
+        done = imported(2)
+        assert done.count_down(3)
+        assert done.count_down("3")
+        assert done.done
+
+    def test_more_parts_than_parties(self):
+        done = imported(1)
+        done.count_down("a")
+        done.count_down("b")
+        assert done.missing == 0
+
+    def test_parts_with_names(self):
+        done = imported(["a", "b", 3])
+        assert done.parties == 3
+        done.count_down("b")
+        assert done.waiting_for == ("a", 3)
+        assert done.missing == 2
+        with pytest.raises(ValueError, match="none of the parts"):
+            done.count_down("c")
+        done.count_down("a")
+        done.count_down(3)
+        assert done.done
+
+    def test_without_names_nobody_knows_which_are_missing(self):
+        with pytest.raises(TypeError, match="number of parties"):
+            _ = imported(2).waiting_for
+
+    def test_other_keys_and_namespaces_are_independent(self, settings):
+        imported(1).count_down("a")
+        assert not latch("import", 8, parties=1).done
+        settings.DBLOCK_NAMESPACE = "acme"
+        assert not imported(1).done
+
+    def test_reset(self):
+        done = imported(1)
+        done.count_down("a")
+        assert done.reset() == 1
+        assert not done.done
+
+    @pytest.mark.parametrize(
+        ("parties", "error"),
+        [
+            (0, ValueError),
+            ([], ValueError),
+            ("abc", TypeError),
+            (b"abc", TypeError),
+            (True, TypeError),
+        ],
+    )
+    def test_bad_parties_before_any_sql(self, parties, error, statements):
+        with statements() as sent, pytest.raises(error):
+            imported(parties)
+        assert len(sent) == 0
+
+
+class TestTransactions:
+    def test_a_part_that_rolled_back_has_not_counted(self):
+        done = imported(1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            done.count_down("a")
+            raise ZeroDivisionError
+        assert not done.done
+
+    def test_twin_a_counter_counts_what_rolled_back_elsewhere(self):
+        """The negative twin: a count beside the transaction, as Redis keeps it, opens early."""
+        count = [1]
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            Counter.objects.create(name="part")
+            count[0] -= 1
+            raise ZeroDivisionError
+        assert count == [0]
+        assert not Counter.objects.exists()
+
+    def test_no_waiting_in_a_transaction(self):
+        with transaction.atomic(), pytest.raises(TransactionManagementError, match="own parts"):
+            imported().wait(timeout=1)
+
+    def test_two_parts_never_wait_for_each_other(self):
+        with transaction.atomic():
+            imported(2).count_down("a")
+            assert race(1, count_down, "b") == [True]
+        assert imported(2).done
+
+
+class TestWaiting:
+    def test_in_vain(self):
+        done = imported(3)
+        done.count_down("a")
+        with pytest.raises(LockTimeout, match="2 of 3 parts that are missing") as caught:
+            done.wait(timeout=0.05)
+        assert caught.value.key == ("import", 7)
+        assert caught.value.waited >= 0.05
+
+    @pytest.mark.parametrize("timeout", [-1, "1", float("nan")])
+    def test_timeouts(self, timeout):
+        with pytest.raises(ValueError, match="timeout"):
+            imported().wait(timeout=timeout)
+
+    def test_async(self):
+        async def wait():
+            await imported(1).wait_async(timeout=None)
+            return "open"
+
+        timer = threading.Timer(0.05, count_and_close)
+        timer.start()
+        assert async_to_sync(wait)() == "open"
+        timer.join()
+
+    @pytest.mark.processes
+    def test_it_opens_at_the_commit(self, observer):
+        with process(count_slowly) as part:
+            assert part.receive() == "counted"
+            with process(wait) as waiter:
+                assert waiter.receive() == "waits"
+                assert not imported(1).done
+                part.send("commit")
+                assert waiter.receive() == "open"
+
+    @pytest.mark.processes
+    def test_a_part_whose_process_died_has_not_counted(self, observer):
+        with process(count_slowly) as part:
+            assert part.receive() == "counted"
+            part.kill()
+        observe.until(lambda: idle(observer), "its transaction is gone")
+        assert not imported(1).done
+
+
+def idle(observer):
+    return not observer.execute(
+        "SELECT FROM pg_stat_activity WHERE state = 'idle in transaction'"
+        " AND datname = current_database()"
+    ).fetchall()
+
+
+def count_down(_number, part):
+    return imported(2).count_down(part)
+
+
+def count_and_close():
+    imported(1).count_down("a")
+    connection.close()
+
+
+def count_slowly(channel):
+    with transaction.atomic():
+        imported(1).count_down("a")
+        channel.send("counted")
+        channel.receive()
+
+
+def wait(channel):
+    channel.send("waits")
+    imported(1).wait(timeout=60)
+    return "open"
+
+
+class TestPurge:
+    @pytest.fixture(autouse=True)
+    def _rows(self, observer):
+        imported().count_down("a")
+        imported().count_down("b")
+        latch("fresh", parties=2).count_down("a")
+        observer.execute(
+            "UPDATE django_dblock_latchpart SET done_at = done_at - interval '31 days'"
+            " WHERE latch = 'import:7'"
+        )
+        latch("half", parties=2).count_down("a")
+        observer.execute(
+            "UPDATE django_dblock_latchpart SET done_at = done_at - interval '31 days'"
+            " WHERE latch = 'half'"
+        )
+        latch("half", parties=2).count_down("b")
+
+    def test_a_latch_goes_as_a_whole(self):
+        assert purge_latches() == 2
+        names = LatchPart.objects.order_by("pk").values_list("latch", flat=True)
+        assert list(names) == ["fresh", "half", "half"]
+        assert str(LatchPart.objects.first()) == "fresh: a"
+
+    def test_not_before_an_hour(self):
+        with pytest.raises(ValueError, match="hour"):
+            purge_latches(idle=60)
+
+    def test_the_command(self, capsys):
+        call_command("dblock", "purge", "--kind", "latches", "--json", "--dry-run")
+        assert json.loads(capsys.readouterr().out) == {"latches": {"idle": 2, "removed": 0}}
+        call_command("dblock", "purge", "--kind", "latches")
+        assert "2 of 2 rows of latches removed." in capsys.readouterr().out
