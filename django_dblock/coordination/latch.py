@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from asgiref.sync import sync_to_async
-from django.db import connections, router
+from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import name, named
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import connection_for, in_callers_transaction
+from django_dblock.core.connection import connection_for, fetch, in_callers_transaction
 from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing.lease_name import lease_name
 from django_dblock.keys import KeyPart
@@ -184,10 +184,8 @@ class latch:  # noqa: N801 - lower-case like the locks
 
     def _rows(self, statement: str, **parameters: str) -> list[tuple[str, ...]]:
         text = lease_name(self._key, conf.namespace)
-        with connections[_alias_of(self._using)].cursor() as cursor:
-            cursor.execute(statement, {"latch": text, **parameters})
-            rows: list[tuple[str, ...]] = cursor.fetchall()
-            return rows
+        connection = connections[_alias_of(self._using)]
+        return fetch(connection, statement, {"latch": text, **parameters})
 
 
 def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:
@@ -212,12 +210,11 @@ def purge_latches_in_batches(*, idle: float, batch: int, using: str | None = Non
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    with connections[_alias_of(using)].cursor() as cursor:
-        found = 1
-        while found:
-            cursor.execute(sql.PURGE_LATCHES, {"idle": float(idle), "batch": batch})
-            found = cursor.rowcount
-            yield found
+    connection = connections[_alias_of(using)]
+    found = 1
+    while found:
+        [(found,)] = fetch(connection, sql.PURGE_LATCHES, {"idle": float(idle), "batch": batch})
+        yield found
 
 
 def count_idle_parts(*, idle: float = MONTH, using: str | None = None) -> int:
@@ -227,10 +224,9 @@ def count_idle_parts(*, idle: float = MONTH, using: str | None = None) -> int:
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    with connections[_alias_of(using)].cursor() as cursor:
-        cursor.execute(sql.COUNT_IDLE_PARTS, {"idle": float(idle)})
-        [count] = cursor.fetchone()
-        return int(count)
+    connection = connections[_alias_of(using)]
+    [(count,)] = fetch(connection, sql.COUNT_IDLE_PARTS, {"idle": float(idle)})
+    return int(count)
 
 
 def _refuse_early(idle: float) -> None:
@@ -242,7 +238,7 @@ def _alias_of(using: str | None) -> str:
     """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the table."""
     from django_dblock.models import LatchPart  # the app registry may come after the import
 
-    return connection_for(using or conf.database or router.db_for_write(LatchPart)).alias
+    return connection_for(using, LatchPart).alias
 
 
 def _text(part: KeyPart) -> str:

@@ -20,6 +20,7 @@ from django_dblock.coordination import slots
 from django_dblock.core.application_name import named
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import fetch
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.async_lock import Stop
@@ -305,10 +306,8 @@ def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
         using: the database alias of the lock table.
     """
     place = slots.place_of(named(key), "leader", conf.namespace, store.alias_for(using))
-    with connections[place.using].cursor() as cursor:
-        cursor.execute(sql.HOLDER, {"name": place.name})
-        row = cursor.fetchone()
-    if row is None:
+    rows = fetch(connections[place.using], sql.HOLDER, {"name": place.name})
+    if not rows:
         return None
-    token, owner, since, expires_at, remaining, metadata = row
+    [(token, owner, since, expires_at, remaining, metadata)] = rows
     return Leader(token, owner, since, expires_at, remaining, json.loads(metadata))

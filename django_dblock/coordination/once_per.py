@@ -14,6 +14,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_dblock.conf import is_seconds
+from django_dblock.core.connection import fetch
 from django_dblock.exceptions import IdempotencyInProgress
 from django_dblock.idempotency import store
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
@@ -384,9 +385,7 @@ class once_per:  # noqa: N801 - a decorator
 
     def now(self) -> datetime:
         """Return the database's time; one statement."""
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(sql.CLOCK)
-            [seconds] = cursor.fetchone()
+        [(seconds,)] = fetch(connections[self.using], sql.CLOCK, {})
         return datetime.fromtimestamp(float(seconds), UTC)
 
     def key_for(self, period: Period) -> tuple[KeyPart, ...]:
@@ -467,9 +466,7 @@ def _missed(job: once_per, since: datetime | date) -> list[Period]:
     keys = {run.key: period for run, period in runs.items()}
     first_run = next(iter(runs))  # all of them are of one namespace and scope
     parameters: dict[str, Any] = {**first_run.parameters(), "keys": list(keys)}
-    with connections[job.using].cursor() as cursor:
-        cursor.execute(sql.FINISHED, parameters)
-        finished = {key for (key,) in cursor.fetchall()}
+    finished = {key for (key,) in fetch(connections[job.using], sql.FINISHED, parameters)}
     return [period for key, period in keys.items() if key not in finished]
 
 

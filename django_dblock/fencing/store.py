@@ -16,7 +16,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, name
-from django_dblock.core.connection import connection_for, in_callers_transaction
+from django_dblock.core.connection import (
+    connection_for,
+    drop_if_dead,
+    in_callers_transaction,
+    positional,
+)
 from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
@@ -236,19 +241,20 @@ def durable_together(
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
+    drop_if_dead(connection)
     connection.ensure_connection()
     try:
         with unreplicated(connection.connection) as warnings:
             if _takes_several(connection):
                 with connection.cursor() as cursor:
-                    cursor.execute(";".join(statements), parameters)
+                    cursor.execute(*positional(";".join(statements), parameters))
                     while cursor.nextset():
                         pass
                     rows: list[Any] = cursor.fetchall()
             else:
                 with transaction.atomic(using=place.using), connection.cursor() as cursor:
                     for statement in statements:
-                        cursor.execute(statement, parameters)
+                        cursor.execute(*positional(statement, parameters))
                     rows = cursor.fetchall()
     except Error as error:
         if _is_standby(connection, error):

@@ -368,14 +368,18 @@ RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s::text
 # All rows of latches whose latest part is older: a latch is never purged in part, because then it
 # would close again.
 PURGE_LATCHES = """
-DELETE FROM django_dblock_latchpart
-WHERE latch IN (
-    SELECT latch
-    FROM django_dblock_latchpart
-    GROUP BY latch
-    HAVING max(done_at) < clock_timestamp() - %(idle)s * interval '1 second'
-    LIMIT %(batch)s
+WITH gone AS (
+    DELETE FROM django_dblock_latchpart
+    WHERE latch IN (
+        SELECT latch
+        FROM django_dblock_latchpart
+        GROUP BY latch
+        HAVING max(done_at) < clock_timestamp() - %(idle)s * interval '1 second'
+        LIMIT %(batch)s
+    )
+    RETURNING 1
 )
+SELECT count(*) FROM gone
 """
 COUNT_IDLE_PARTS = """
 SELECT count(*)
