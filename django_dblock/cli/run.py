@@ -12,9 +12,14 @@ from django_dblock.cli.key import KEY_SYNTAX, parse_key
 
 def add_arguments(parser: CommandParser) -> None:
     """Take the lock, how to hold it, and the command."""
-    parser.add_argument(
-        "--lock", nargs="+", required=True, metavar="PART",
-        help=f"the key of the lock; {KEY_SYNTAX}",
+    lock = parser.add_mutually_exclusive_group(required=True)
+    lock.add_argument(
+        "--lock", nargs="+", metavar="PART", help=f"hold a lease on this key; {KEY_SYNTAX}"
+    )
+    lock.add_argument(
+        "--advisory", nargs="+", metavar="PART",
+        help="hold an advisory lock on this key: no table, no ttl, freed by the server as soon as "
+        "this process or its connection ends",
     )  # fmt: skip
     parser.add_argument(
         "--ttl", type=float, default=30.0, metavar="SECONDS",
@@ -55,10 +60,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
     from django_dblock.cli.supervisor import run_under_lock
 
-    if options["lock"] == [""]:
-        raise CommandError("--lock is empty: an unset variable?", returncode=USAGE)
+    kind = "advisory" if options["advisory"] else "lock"
+    if options[kind] == [""]:
+        raise CommandError(f"--{kind} is empty: an unset variable?", returncode=USAGE)
+    if kind == "advisory" and (options["hold_at_least"] or options["lock_delay"]):
+        raise CommandError("--hold-at-least and --lock-delay: only with --lock.", returncode=USAGE)
     try:
-        key, _ = parse_key(options["lock"], options["using"])
+        key, _ = parse_key(options[kind], options["using"])
     except CommandError as error:
         error.returncode = USAGE
         raise

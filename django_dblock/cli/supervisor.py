@@ -25,6 +25,7 @@ from django.core.management.base import CommandError
 from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
+from django_dblock.cli.advisory_hold import TTL, AdvisoryHold
 from django_dblock.cli.console import (
     FAILED,
     LOST,
@@ -170,13 +171,15 @@ class Supervision:
         because: why the command was ended; empty if it was not.
     """
 
-    def __init__(self, lease: Lease, job: Job, inbox: Inbox, terminal: Terminal) -> None:
+    def __init__(
+        self, lease: Lease | AdvisoryHold, ttl: float, job: Job, inbox: Inbox, terminal: Terminal
+    ) -> None:
         self.because = ""
         self._lease = lease
         self._job = job
         self._inbox = inbox
         self._terminal = terminal
-        self._ttl = lease.trust.ttl
+        self._ttl = ttl
         self._until = now()
         self._kill_at: float | None = None
         self._grace = min((TERMINATE_AT - KILL_AT) * self._ttl, _LONGEST_GRACE)
@@ -285,9 +288,19 @@ def run_under_lock(key: Key, options: dict[str, Any]) -> int:
 def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
     status, because = None, ""
     try:
-        with Job() as job, _block(key, options, inbox) as lease:
-            because = _attend(job, lease, lease_name(named(key), conf.namespace), options, inbox)
-            status = _status(job)
+        if options["advisory"]:
+            hold = AdvisoryHold(named(key), using=options["using"], timeout=options["timeout"])
+            with Job() as job, hold:
+                environment = {"DBLOCK_LOCK": hold.name}
+                because = _attend(job, hold, TTL, environment, options["command"], inbox)
+                status = _status(job)
+        else:
+            with Job() as job, _block(key, options, inbox) as lease:
+                lock = lease_name(named(key), conf.namespace)
+                environment = {"DBLOCK_LOCK": lock, "DBLOCK_TOKEN": str(lease.token)}
+                ttl = lease.trust.ttl
+                because = _attend(job, lease, ttl, environment, options["command"], inbox)
+                status = _status(job)
     except LockTimeout as error:
         if options["quiet"]:
             return int(options["exit_code"])
@@ -324,19 +337,25 @@ def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> fenced_lock:
         raise CommandError(str(error), returncode=USAGE) from error
 
 
-def _attend(job: Job, lease: Lease, name: str, options: dict[str, Any], inbox: Inbox) -> str:
-    """Run the command under the lease; return why it was ended, or nothing."""
+def _attend(  # noqa: PLR0913, PLR0917 - what there is to attend to
+    job: Job,
+    lease: Lease | AdvisoryHold,
+    ttl: float,
+    environment: dict[str, str],
+    command: list[str],
+    inbox: Inbox,
+) -> str:
+    """Run the command under the lock; return why it was ended, or nothing."""
     # It would stand idle meanwhile, perhaps for hours; the release opens another.
     if not connections[lease.using].in_atomic_block:
         connections[lease.using].close()
-    environment = {**os.environ, "DBLOCK_LOCK": name, "DBLOCK_TOKEN": str(lease.token)}
     terminal = Terminal()
     inbox.collect()
-    supervision = Supervision(lease, job, inbox, terminal)
+    supervision = Supervision(lease, ttl, job, inbox, terminal)
     try:
         supervision.keep()
         terminal.give(job.group)
-        _start(job, options["command"], environment)
+        _start(job, command, {**os.environ, **environment})
         supervision.run()
     finally:
         terminal.take_back()

@@ -109,6 +109,30 @@ TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_ALL_SHARED = WAIT_ALL.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 
+# For a transaction that does nothing but hold a lock, for as long as something else takes. Not each
+# version of the server has each of these.
+NO_TIMEOUTS = """
+SELECT set_config(name, '0', true)
+FROM pg_settings
+WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout')
+"""
+
+# Who holds a lock on one number, for the message to those who wait.
+HOLDER = """
+SELECT
+    activity.pid,
+    activity.application_name,
+    host(activity.client_addr),
+    extract(epoch FROM clock_timestamp() - activity.xact_start)::float8
+FROM pg_locks AS locks
+JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
+WHERE locks.locktype = 'advisory' AND locks.granted AND locks.objsubid = 1
+    AND locks.classid = %(classid)s AND locks.objid = %(objid)s
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY activity.xact_start
+LIMIT 1
+"""
+
 # Whether this session holds the lock exclusively.
 IS_HELD = """
 SELECT CASE WHEN EXISTS (
