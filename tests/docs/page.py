@@ -230,7 +230,7 @@ def _comparable(printed: str) -> str:
         (r"\b\d+\.\d+\.\d+\.\d+\b|\blocal\b|\bnull,?$", "CLIENT"),
         (r"\b\d+\.\d+( s)?\b", "SECONDS"),
         (r"(?<=\s)\d{2,7}(?=[\s,])", "PID"),
-        (rf"\bshop\b|\b{re.escape(connection.settings_dict['USER'])}\b", "USER"),
+        (rf"\bshop\b|\btests\b|\b{re.escape(connection.settings_dict['USER'])}\b", "USER"),
     ):
         printed = re.sub(pattern, same, printed, flags=re.MULTILINE)
     return printed
