@@ -1,4 +1,4 @@
-"""A conflict is an answer, not a server error: for views that don't answer it themselves."""
+"""The middleware that turns the package's errors into responses: 409, 412, 423, not 500."""
 
 import logging
 
@@ -14,23 +14,22 @@ from django_dblock.idempotency.responses import idempotency_problem
 from django_dblock.versioning.web.http import conflict_problem
 from django_dblock.versioning.web.preconditions import conditional
 
-# Which answer a request gets that one of the package's errors has ended.
+logger = logging.getLogger("django_dblock.middleware")
 
-
+# What run_once() in a view may raise that is no mistake of the project.
 _TOLD = frozenset({"in_progress", "lease_lost", "abandoned", "too_many_keys"})
-"""What ``run_once()`` in a view may end with that is no mistake of the project."""
 
 
 def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
-    """Return what to tell the client; None where the error is not one to be told.
+    """Return what to tell the client about an error; None if the error stays a server error.
 
-    That it may end better next time, or after another look at what is there, is told. What shows
-    a mistake in the project (a missing version, an unsafe isolation level, a full lock table) is
-    not: it stays an error.
+    A client is told of a lock that was busy and of a row that has changed: a retry, or another look
+    at the row, may help. An error that shows a mistake in the project (a missing version, an unsafe
+    isolation level, a full lock table) stays a server error.
 
     Args:
-        error: what was raised.
-        conditional: the request carried ``If-Match`` or ``If-None-Match: *``.
+        error: the error that the view raised.
+        conditional: whether the request carried ``If-Match`` or ``If-None-Match: *``.
     """
     if isinstance(error, LockTimeout):
         detail = _("Somebody else is working on this just now. Nothing was saved. Try again.")
@@ -40,17 +39,14 @@ def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
     if isinstance(error, StaleFence):
         detail = _("Somebody else has taken this over in the meantime. It was not saved.")
         return Problem(409, "taken_over", detail)
-    if isinstance(error, LockLost):  # what was not guarded may have been saved
+    if isinstance(error, LockLost):  # writes without guard() may have been committed
         detail = _("Somebody else may have taken this over. Look at what is there now.")
         return Problem(409, "lock_lost", detail)
     return conflict_problem(error, conditional=conditional)
 
 
-logger = logging.getLogger("django_dblock.middleware")
-
-
 class ConflictMiddleware(MiddlewareMixin):
-    """Answer a request that ended in a lock or version conflict, as JSON or HTML by ``Accept``.
+    """Respond to a request that ended in a lock or version conflict, in JSON or HTML by ``Accept``.
 
     =============================================  ======================================
     ``LockTimeout``                                ``DBLOCK_LOCKED_STATUS`` (423)
@@ -60,21 +56,24 @@ class ConflictMiddleware(MiddlewareMixin):
     ``PreconditionFailed``                         412
     =============================================  ======================================
 
-    With ``Retry-After`` where the same request may end better. For sync and async projects.
+    The response has ``Retry-After`` if the same request may succeed later. Works in sync and async
+    projects.
 
-    Guarantees: the transaction of ATOMIC_REQUESTS is rolled back by the time the answer is made;
-    neither keys nor values are shown.
+    Guarantees: the transaction of ATOMIC_REQUESTS is rolled back before the response is made; the
+    response shows neither keys nor values.
 
-    Does not guarantee: that a view without a transaction has written nothing before the error; nor
-    anything about errors while a response is streamed or a template response is rendered by
-    another middleware. It is logged to ``django_dblock.middleware`` at INFO: the error's class and
-    the path; the error itself, with its keys, is in the record's ``error``.
+    Does not guarantee: that a view without a transaction has written nothing before the error.
+    Errors that are raised while a response is streamed, or while another middleware renders a
+    template response, do not come here.
+
+    Each conflict is logged to ``django_dblock.middleware`` at INFO with the error's class and the
+    path. The error itself, with its keys, is in the record's ``error``.
 
     Source: RFC 9110, 15.5.10 (409), 15.5.13 (412); RFC 4918, 11.3 (423); RFC 9457.
     """
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Return the answer to a conflict; None for other errors, which go on."""
+        """Return the response to a conflict; None to any other error, which Django then handles."""
         problem = problem_of(exception, conditional=conditional(request))
         if problem is None:
             return None

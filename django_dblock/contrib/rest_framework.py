@@ -1,4 +1,4 @@
-"""Django REST framework: ETag and If-Match for views of versioned models, and error answers.
+"""Django REST framework: ETag and If-Match for views of versioned models, and error responses.
 
 Needs the extra: ``pip install "django-dblock[rest_framework]"``.
 """
@@ -39,10 +39,10 @@ else:
 
 
 class Refused(APIException):  # type: ignore[misc]  # the framework has no types
-    """A conflict as the framework's own kind of error, so that any exception handler answers it.
+    """A conflict as an error of the framework, so that any exception handler can respond to it.
 
     Attributes:
-        problem: what is told.
+        problem: what the client is told.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -54,12 +54,12 @@ class Refused(APIException):  # type: ignore[misc]  # the framework has no types
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Any:
-    """Answer the package's errors as ``application/problem+json``, others as the framework does.
+    """Return a response to an error: ``application/problem+json`` to one of the package's.
 
     For ``REST_FRAMEWORK["EXCEPTION_HANDLER"]``. The statuses are those of
-    :class:`~django_dblock.middleware.ConflictMiddleware`, with ``Retry-After`` where the same
-    request may end better; under ATOMIC_REQUESTS what the request has written is rolled back.
-    Other formats than JSON get the same members.
+    :class:`~django_dblock.middleware.ConflictMiddleware`, with ``Retry-After`` if the same request
+    may succeed later. Under ATOMIC_REQUESTS what the request has written is rolled back. Renderers
+    of other formats get the same members. Other errors get the framework's own response.
     """
     request = context["request"]
     error = refusal(error, request)
@@ -73,7 +73,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Any:
 
 
 def refusal(error: Exception, request: Any) -> Exception:
-    """Return an error of the package as a :class:`Refused`, its cause; any other as it is."""
+    """Return a :class:`Refused` for an error of the package; return any other error unchanged."""
     problem = problem_of(error, conditional=conditional(request))
     if problem is None:
         return error
@@ -87,39 +87,44 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
 
     Put it first: ``class ProductViewSet(VersionedViewMixin, ModelViewSet)``.
 
-    An answer that is a serializer's data of one object (retrieve, create, update, partial_update,
-    and actions of that kind) carries its ``ETag``. Whatever object an unsafe method gets by
-    ``get_object()`` (update, partial_update, destroy, and actions of your own) is bound to the
-    version in the request's ``If-Match``: each later ``save()`` of it names that version in its
-    UPDATE, also with ``cas_on_save = False``, and so does destroy in its DELETE. Without the
-    header the answer is 428; on a conflict 412, with the present tag; to a malformed header 400:
-    by whichever exception handler the project has.
+    A response whose data is a serializer's data of one object carries the object's ``ETag``:
+    retrieve, create, update, partial_update, and actions of that kind.
 
-    Guarantees: as :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction, so
-    that a serializer that saves several rows saves all or none. No SELECT more than without.
+    An object that an unsafe method gets by ``get_object()`` (update, partial_update, destroy, and
+    actions of your own) is bound to the version in the request's ``If-Match``. Each later
+    ``save()`` of the object names that version in its UPDATE, also with ``cas_on_save = False``,
+    and destroy names it in its DELETE. The project's exception handler responds with
+
+    - 428 if the header is missing,
+    - 412 and the present tag on a conflict,
+    - 400 if the header is malformed.
+
+    Guarantees: those of :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction,
+    so a serializer that saves several rows saves all of them or none. There is no additional
+    SELECT.
 
     Does not guarantee: anything about a ``perform_destroy()`` of your own that calls ``delete()``
     (call ``delete_cas()``), about other instances of the same row, and about a POST that writes
     several rows without a transaction. The forms of the browsable API send no ``If-Match``.
 
     Set ``if_match_required = False`` on a view, or in ``@action(…, if_match_required=False)``, to
-    take writes without the header; one that is sent is honoured all the same. An action that does
-    not call ``get_object()`` has ``request.if_match``.
+    allow writes without the header; a header that is sent still counts. An action that does not
+    call ``get_object()`` uses ``request.if_match``.
 
     Raises:
-        RuntimeError: an unsafe method answered with success, and never used the precondition that
+        RuntimeError: an unsafe method responded with success, and never used the precondition that
             the client sent.
-        MissingVersion: an object is shown whose version was deferred.
+        MissingVersion: the version of an object in the response was deferred.
     """
 
     if_match_required = True
 
     def etag_variant(self) -> str:
-        """Return what tells representations of one URL apart: the format of the renderer."""
+        """Return the format of the renderer: representations of one URL differ by it."""
         return str(self.request.accepted_renderer.format)
 
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        """As the framework's; then read the precondition, and prepare the transaction."""
+        """Authorise as the framework does; read the precondition; prepare the transaction."""
         super().initial(request, *args, **kwargs)
         condition = self._precondition()
         if condition and self._creates(request):
@@ -131,7 +136,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
             self._in_transaction(request.method.lower())
 
     def get_object(self) -> Any:
-        """Get the object; where it may be written, bind it to the version that the client saw."""
+        """Return the object; for an unsafe method, bind it to the version that the client saw."""
         instance = super().get_object()
         if self.request.method not in SAFE:
             condition = self._precondition()
@@ -148,14 +153,14 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
             super().perform_destroy(instance)
 
     def handle_exception(self, exc: Exception) -> Any:
-        """Answer a conflict, with the present tag of the row."""
+        """Return the response to an error; to a conflict, with the present tag of the row."""
         response = super().handle_exception(refusal(exc, self.request))
         if isinstance(exc, StaleObject | PreconditionFailed):
             present_tag(response, self._precondition(), exc, self.etag_variant())
         return response
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
-        """Put the tag on the answer; refuse to have ignored a precondition."""
+        """Put the tag on the response; raise if the view has ignored a precondition."""
         response = super().finalize_response(request, response, *args, **kwargs)
         instance = _shown(response)
         if request.method in SAFE:
@@ -174,7 +179,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         return response
 
     def _precondition(self) -> IfMatch:
-        """Return ``request.if_match``; read it if nobody has, as a permission may be the first."""
+        """Return ``request.if_match``; a permission class may be the first to ask for it."""
         request = self.request
         condition: IfMatch | None = getattr(request, "if_match", None)
         if condition is None:
@@ -191,10 +196,10 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         return request.method == "POST" and hasattr(self, "create")
 
     def _in_transaction(self, method: str) -> None:
-        """Let the handler that is called next, on this instance of the view, be one transaction."""
+        """Run the handler of this request's method in one transaction."""
         if (handler := getattr(self, method, None)) is None:
             return
-        using = self.get_queryset().select_for_update().db  # the alias it would write to
+        using = self.get_queryset().select_for_update().db  # the alias that the router writes to
 
         @wraps(handler)
         def in_transaction(*args: Any, **kwargs: Any) -> Any:
@@ -205,7 +210,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
 
 
 def _shown(response: Response) -> VersionedModel | None:
-    """Return the object whose serialized data the answer is."""
+    """Return the object whose serialized data the response has; None if there is no such object."""
     serializer = getattr(getattr(response, "data", None), "serializer", None)
     instance = getattr(serializer, "instance", None)
     saved = isinstance(instance, VersionedModel) and not instance._state.adding  # noqa: SLF001

@@ -5,6 +5,7 @@ the view                                   its effects   its response
 =========================================  ============  ====================================
 returns 2xx, 3xx, 4xx                      committed     stored
 returns 401, 403: who may come in          rolled back   not stored
+returns 412, 428: a precondition           rolled back   not stored
 returns 408, 423, 425, 429, or an error    rolled back   not stored; ``Retry-After`` is sent
 with ``Retry-After``: "come back later"
 returns another 5xx                        rolled back   not stored; stored with ``store_5xx``
@@ -19,8 +20,9 @@ raises anything else                       rolled back   not stored; stored with
 "Committed" and "rolled back" are said of atomic mode. In lease mode the view's own transactions
 decide, and "not stored" gives the claim back, so that the next retry runs the view again.
 
-Sources: RFC 9110, 8 "Representation Data and Metadata", 10.2.3 "Retry-After", 15.5 and 15.6;
-RFC 6585, 4 (429); RFC 4918, 11.3 (423); RFC 8470, 5.2 (425).
+Sources: RFC 9110, 8 "Representation Data and Metadata", 10.2.3 "Retry-After", 13.2 "Evaluation of
+Preconditions", 15.5 and 15.6; RFC 6585, 3 (428) and 4 (429); RFC 4918, 11.3 (423); RFC 8470, 5.2
+(425).
 """
 
 import logging
@@ -68,18 +70,24 @@ _KEPT = (*_REPRESENTATION, "Content-Location", "Location", "Link", "Retry-After"
 _COME_BACK_LATER = frozenset({408, 423, 425, 429})
 """Statuses that are about the moment: a stored one would say the same until the key expires."""
 
+_PRECONDITION = frozenset({412, 428})
+"""Statuses that are about a header and the state of the row, neither of which the key is for. The
+client reads the row and repeats its request with the row's new tag."""
+
 _ABOUT_THE_CLIENT = frozenset({401, 403})
 """Statuses that are about who asks. Authentication that stands below the decorator may have given
 them, and whoever repeats the request with the right credentials must not get them again."""
+
+_NOT_STORED = _COME_BACK_LATER | _PRECONDITION | _ABOUT_THE_CLIENT
 
 
 def may_be_stored(response: Any, *, store_5xx: bool) -> bool:
     """Return whether a response is about the request, not about the moment or the client."""
     status = getattr(response, "status_code", 0)
-    if status in _COME_BACK_LATER or status in _ABOUT_THE_CLIENT:
+    if status in _NOT_STORED:
         return False
-    if status >= 400 and "Retry-After" in response.headers:  # noqa: PLR2004 - of 2xx and 3xx it is no refusal
-        return False
+    if status >= 400 and "Retry-After" in response.headers:  # noqa: PLR2004
+        return False  # a success or a redirect may say when to look again, and is stored
     return bool(status < 500 or store_5xx)  # noqa: PLR2004
 
 

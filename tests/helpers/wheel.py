@@ -16,6 +16,7 @@ NEEDED = [
     "django_dblock/sql/fencing.py",
     "django_dblock/sql/versioning.py",
     "django_dblock/static/django_dblock/conflict.css",
+    "django_dblock/templates/django_dblock/base.html",
     "django_dblock/templates/django_dblock/conflict.html",
     "django_dblock/templates/django_dblock/conflict_fields.html",
     "django_dblock/templates/django_dblock/admin/confirm.html",

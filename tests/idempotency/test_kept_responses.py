@@ -69,7 +69,7 @@ class TestComeBackLater:
     """A stored "come back later" would say so for a day."""
 
     @KINDS
-    @pytest.mark.parametrize("status", [401, 403, 408, 423, 425, 429, 503])
+    @pytest.mark.parametrize("status", [401, 403, 408, 412, 423, 425, 428, 429, 503])
     def test_status_is_not_stored(self, kind, status):
         def make():
             return JsonResponse({}, status=status, headers={"Retry-After": "30"})

@@ -75,6 +75,17 @@ def test_view_of_the_framework(item):
     assert found[1].headers["Idempotent-Replayed"] == "true"
 
 
+def test_missing_precondition_is_not_stored(item):
+    """The client reads the row, and repeats its request with the tag."""
+    view = Items.as_view({"patch": "partial_update"})
+    found = []
+    for tag in ({}, {"If-Match": view_tag(item)}):
+        sent = {"Idempotency-Key": "k", **tag}
+        request = APIRequestFactory().patch("/x/", {"name": "after"}, format="json", headers=sent)
+        found.append(view(request, pk=item.pk).status_code)
+    assert found == [428, 200]
+
+
 def view_tag(item):
     response = Items.as_view({"get": "retrieve"})(APIRequestFactory().get("/x/"), pk=item.pk)
     return response.headers["ETag"]

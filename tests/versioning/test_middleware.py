@@ -6,6 +6,7 @@ import re
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection
+from django.template.loader import render_to_string
 from django.test import AsyncClient, Client, modify_settings
 from django.utils import translation
 
@@ -120,6 +121,38 @@ def test_a_project_without_templates_gets_json(settings):
     settings.TEMPLATES = []
     response = post("timeout", Accept="text/html")
     assert response["Content-Type"] == "application/problem+json"
+
+
+SITE = """<!doctype html><title>{% block title %}Our shop{% endblock %}</title>
+<nav>Our shop</nav>{% block content %}{% endblock %}"""
+
+
+@pytest.mark.parametrize("page", ["problem", "conflict"])
+def test_pages_stand_in_the_frame_of_the_site(settings, page):
+    """One template of one line is enough for both."""
+    ours = {"base.html": SITE, "django_dblock/base.html": '{% extends "base.html" %}'}
+    settings.TEMPLATES = [
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "OPTIONS": {
+                "loaders": [
+                    ("django.template.loaders.locmem.Loader", ours),
+                    "django.template.loaders.app_directories.Loader",
+                ]
+            },
+        }
+    ]
+    if page == "problem":
+        text = post("timeout", Accept="text/html").content.decode()
+        assert "<title>Locked</title>" in text
+        assert "Try again." in text
+    else:
+        context = {"title": "Changed", "sent": [("Name", "mine")], "message": "Look again."}
+        text = render_to_string("django_dblock/conflict.html", context)
+        assert "<title>Changed</title>" in text
+        assert "<dd>mine</dd>" in text
+    assert "<nav>Our shop</nav>" in text
+    assert text.count("<title>") == 1
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
