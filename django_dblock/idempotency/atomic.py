@@ -1,16 +1,17 @@
 """Atomic mode: lock, read, run, record, in one transaction. See the protocol in the package."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
 from django.db import Error, connections, transaction
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_dblock.advisory import acquire
-from django_dblock.core.connection import in_transaction
+from django_dblock.core.connection import caused_by, in_transaction
 from django_dblock.exceptions import LockTimeout
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
@@ -28,7 +29,12 @@ from django_dblock.sql import idempotency as sql
 # The savepoint under which a view runs: its effects can be undone, and the lock kept.
 
 
-_NO_SAVEPOINT = "3B001"
+_ENDED = (
+    "The view has ended the transaction that it runs in, by COMMIT or ROLLBACK past Django, so its "
+    "effects and its response can't be committed together, and the lock was free meanwhile. The "
+    "response was not stored. Remove such statements; to undo a part of the work, use "
+    "transaction.atomic()."
+)
 
 Connection = Any
 """Django's wrapper; the types of what is read of it here stand in no stubs."""
@@ -78,21 +84,6 @@ class Effects:
             or driver is None
             or driver.info.transaction_status == TransactionStatus.INERROR
         )
-
-    @contextmanager
-    def still_there(self) -> Iterator[None]:
-        """Put the release of the savepoint, which fails where it is gone, in plain words."""
-        try:
-            yield
-        except Error as error:
-            if getattr(error.__cause__, "sqlstate", None) != _NO_SAVEPOINT:
-                raise
-            raise TransactionManagementError(
-                "The view has ended the transaction that it runs in, by COMMIT or ROLLBACK past "
-                "Django, so its effects and its answer can't be committed together, and the lock "
-                "was free meanwhile. The answer was not kept. Take such statements out; to undo a "
-                "part, use transaction.atomic()."
-            ) from error
 
     def undo(self) -> None:
         """Let leaving roll back to the savepoint, and go on after it."""
@@ -188,8 +179,10 @@ class _Run:
                 effects.undo()
                 afterwards = answer
             else:
-                with effects.still_there():
-                    self._record(answer, effects.release)
+                # Where the record or COMMIT fails, the whole transaction is rolled back.
+                if not self.joined:
+                    effects.released()
+                self._record(answer, effects.release)
                 effects.released()
                 afterwards = None
         if afterwards is not None:
@@ -197,15 +190,24 @@ class _Run:
         return Done(finished.result, kept=answer is not None)
 
     def _record(self, answer: dict[str, object], *then: str) -> None:
-        if not store.record(
-            self.connection,
-            self.identity,
-            self.asked,
-            answer,
-            *then,
-            ttl=self.options.ttl_seconds,
-            new=self.new,
-        ):
+        record = store.record if self.joined or not self.new else store.record_and_commit
+        try:
+            recorded = record(
+                self.connection,
+                self.identity,
+                self.asked,
+                answer,
+                *then,
+                ttl=self.options.ttl_seconds,
+                new=self.new,
+            )
+        except Error as error:
+            if caused_by(error, psycopg.errors.InvalidSavepointSpecification):
+                raise TransactionManagementError(_ENDED) from error
+            if not store.is_own_conflict(error):
+                raise
+            recorded = False
+        if not recorded:
             raise TransactionManagementError(
                 f"Somebody has written the row of {self.identity.facts['key']} without its lock, "
                 f"so this answer can't be the first. Everything is rolled back."

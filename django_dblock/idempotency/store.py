@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from django.db import connections, router
+from django.db import Error, connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.pq import Escaping
 
 from django_dblock.advisory import acquire
 from django_dblock.conf import conf
 from django_dblock.core.connection import connection_for
-from django_dblock.core.simple_query import Rows, exchange, send
+from django_dblock.core.simple_query import Rows, exchange, exchange_and_commit, send
 from django_dblock.exceptions import DamagedAnswer
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.stored_response import Answer, Undecipherable, load_steps
@@ -128,7 +129,7 @@ def record(  # noqa: PLR0913 - what an answer is kept with
     ttl: float,
     new: bool,
 ) -> bool:
-    """Write the answer in the open transaction; whether nobody else has.
+    """Write the response in the open transaction; return whether nobody else has.
 
     Args:
         connection: with the open transaction.
@@ -139,14 +140,37 @@ def record(  # noqa: PLR0913 - what an answer is kept with
         ttl: seconds to keep it.
         new: whether no row was there when it was read.
     """
-    parameters = {
-        **identity.parameters(),
-        "ttl": str(ttl),
-        **asked.parameters(),
-        **answer,
-    }
+    parameters = {**identity.parameters(), "ttl": str(ttl), **asked.parameters(), **answer}
     statement = sql.RECORD_NEW if new else sql.RECORD_AGAIN
     return bool(send(connection, statement, *then, parameters=parameters))
+
+
+def record_and_commit(  # noqa: PLR0913 - as record()
+    connection: BaseDatabaseWrapper,
+    identity: Identity,
+    asked: RequestFingerprint,
+    answer: Mapping[str, Any],
+    *then: str,
+    ttl: float,
+    new: bool,  # noqa: ARG001 - True: no row was read
+) -> bool:
+    """Write the response of a request without a row, and commit in the same message if possible.
+
+    Where COMMIT travelled with it, Django's own commit sends nothing and runs the on_commit hooks.
+
+    Raises:
+        IntegrityError: somebody has written the row past the lock: :func:`is_own_conflict`. Or a
+            deferred constraint fails at COMMIT. Nothing is committed.
+    """
+    parameters = {**identity.parameters(), "ttl": str(ttl), **asked.parameters(), **answer}
+    exchange_and_commit(connection, sql.RECORD_AND_COMMIT, *then, parameters=parameters)
+    return True
+
+
+def is_own_conflict(error: Error) -> bool:
+    """Return whether an error says that the request has a row already."""
+    diagnostic = getattr(error.__cause__, "diag", None)
+    return getattr(diagnostic, "constraint_name", None) == "django_dblock_idempotencykey_key"
 
 
 def claim(  # noqa: PLR0913 - what a claim is made of
@@ -229,15 +253,16 @@ def _found(
     row: tuple[Any, ...] = rows[0]
     number, token, claimed, completed, over, left, fingerprint, version, *answered = row
     remaining = None if left is None else float(left)
-    state = _state(completed=_truth(completed), over=_truth(over), remaining=remaining)
+    state = _state(completed=completed is not None, over=_truth(over), remaining=remaining)
     # Another version was made of other parts, so it says nothing. While a deployment runs two
     # releases, a retry may reach either, and must not be refused.
     comparable = int(version) == asked.fingerprint_version
-    same = not comparable or fingerprint == asked.fingerprint.hex()
+    same = not comparable or _bytes(fingerprint) == asked.fingerprint
     answer = None
     if same and state == "done":
         try:
-            answer = Answer.read(*answered)
+            status_code, headers, body, kind = answered
+            answer = Answer.read(status_code, headers, _bytes(body), kind)
         except ValueError as error:
             raise _damaged("answer", identity, number, error) from error
     return Found(
@@ -286,7 +311,7 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
     )
 
 
-def _state(*, completed: bool | None, over: bool | None, remaining: float | None) -> State:
+def _state(*, completed: bool, over: bool | None, remaining: float | None) -> State:
     """Say what a row is.
 
     A finished request is over when its retention is; an unfinished one is somebody's until its
@@ -299,6 +324,17 @@ def _state(*, completed: bool | None, over: bool | None, remaining: float | None
     if over:
         return "expired"
     return "free" if remaining is None else "abandoned"
+
+
+def _bytes(value: Any) -> bytes:
+    """Return a bytea, as text of the server's or as the driver gives it; NULL is empty."""
+    if value is None:
+        return b""
+    if not isinstance(value, str):
+        return bytes(value)
+    if value.startswith("\\x"):
+        return bytes.fromhex(value[2:])
+    return Escaping().unescape_bytea(value.encode())  # bytea_output = escape
 
 
 def _truth(value: Any) -> bool | None:

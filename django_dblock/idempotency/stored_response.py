@@ -102,7 +102,7 @@ class Answer:
         }
 
     @classmethod
-    def read(cls, status_code: str, headers: str, body: str | None, kind: str) -> "Answer":
+    def read(cls, status_code: str, headers: str, body: bytes, kind: str) -> "Answer":
         """Return what the table has.
 
         Raises:
@@ -115,9 +115,7 @@ class Answer:
             raise ValueError(f"status {status_code}, body {kind!r}")
         if not isinstance(found, dict) or not all(map(_is_header, found, found.values())):
             raise ValueError("its headers are none that are ever kept")
-        content = bytes.fromhex(body or "")
-        if kind == "encrypted":
-            content = decrypted(content)
+        content = decrypted(body) if kind == "encrypted" else body
         return cls(int(status_code), found, content, dropped=kind == "dropped")
 
 

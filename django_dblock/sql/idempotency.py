@@ -17,21 +17,22 @@ Common to all:
 - Results are text, because several statements may travel in one message.
 """
 
-# What is known of the request. No CASE and no subquery: planning those takes longer than all the
-# rest, so the state is put together in Python, from times that the server has compared.
+# The row of the request. No CASE and no subquery: to plan those takes longer than all the rest, so
+# Python derives the state from times that the server has compared. The columns with bytes are sent
+# as they are: to encode them would take the server longer than Python.
 READ = """
 SELECT
     id,
     token,
     claim,
-    completed_at IS NOT NULL,
+    completed_at,
     expires_at <= clock_timestamp(),
     extract(epoch FROM locked_until - clock_timestamp()),
-    encode(fingerprint, 'hex'),
+    fingerprint,
     fingerprint_version,
     status_code,
     headers,
-    encode(body, 'hex'),
+    body,
     body_kind
 FROM django_dblock_idempotencykey
 WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
@@ -73,8 +74,9 @@ SELECT CASE WHEN EXISTS (
 SAVEPOINT = "SAVEPOINT {name}"
 RELEASE = "RELEASE SAVEPOINT {name}"
 
-# The answer, in the transaction of the effects, where there was no row.
-RECORD_NEW = """
+# The response, where no row was read. COMMIT may travel with this statement, so a row that somebody
+# has written past the lock is an error of the server, which keeps COMMIT from being run.
+RECORD_AND_COMMIT = """
 INSERT INTO django_dblock_idempotencykey (
     namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
     body, body_kind, token, owner, steps, created_at, completed_at, expires_at
@@ -85,11 +87,17 @@ VALUES (
     %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
-ON CONFLICT (namespace, scope, key) DO NOTHING
-RETURNING id::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
+
+# The same in a transaction that the caller has opened. There, a row that somebody has written past
+# the lock must not abort the transaction: no row comes back for it.
+RECORD_NEW = RECORD_AND_COMMIT.replace(
+    "RETURNING", "ON CONFLICT (namespace, scope, key) DO NOTHING\nRETURNING"
+)
 
 # The same where there was one that is over, and may be purged by now. It was read under the lock:
 # should it not be, somebody writes past the lock, and no row comes back.
@@ -126,9 +134,10 @@ ON CONFLICT (namespace, scope, key) DO UPDATE SET
 WHERE request.expires_at <= clock_timestamp()
     AND (request.completed_at IS NOT NULL
         OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
-RETURNING id::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING id::text, CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
 
 # A claim on a request that has no row.
@@ -145,9 +154,10 @@ VALUES (
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 ON CONFLICT (namespace, scope, key) DO NOTHING
-RETURNING id::text, token::text, claim::text, steps::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING id::text, token::text, claim::text, steps::text, CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
 
 # A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
@@ -182,9 +192,10 @@ WHERE id = (
             OR completed_at IS NOT NULL AND expires_at <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id::text, token::text, claim::text, steps::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING id::text, token::text, claim::text, steps::text, CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
 
 # A recovery point, and a sign of life. Nobody else has the request while the token is ours, even
@@ -195,9 +206,10 @@ UPDATE django_dblock_idempotencykey SET
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
-RETURNING id::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING id::text, CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
 
 # Nobody takes the request over before this transaction ends.
@@ -221,9 +233,10 @@ UPDATE django_dblock_idempotencykey SET
     expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
-RETURNING id::text, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+RETURNING id::text, CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
 """
 
 # Whether the answer that is there is the claim's own.

@@ -24,7 +24,8 @@ CIPHER = Turned()
 
 def kept(answer, *, store_body=True):
     found = answer.parameters(store_body=store_body)
-    return found, (found["status_code"], found["headers"], found["body"], found["body_kind"])
+    body = bytes.fromhex(found["body"])
+    return found, (found["status_code"], found["headers"], body, found["body_kind"])
 
 
 def test_every_byte_comes_back():
@@ -88,10 +89,6 @@ def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
     assert HttpResponse(headers=answer.headers).headers["Link"] == value
 
 
-def test_no_body_at_all_is_an_empty_one():
-    assert Answer.read("204", "{}", None, "plain") == Answer(204, {}, b"")
-
-
 @pytest.mark.parametrize(
     ("status", "headers", "kind"),
     [
@@ -108,4 +105,4 @@ def test_no_body_at_all_is_an_empty_one():
 )
 def test_what_was_never_kept_like_this_is_an_error(status, headers, kind):
     with pytest.raises(ValueError, match=r"none that are ever kept|status \d+"):
-        Answer.read(status, headers, "", kind)
+        Answer.read(status, headers, b"", kind)
