@@ -166,3 +166,43 @@ class Settlement(models.Model):
 
     def __str__(self) -> str:
         return f"Settlement of {self.date}"
+
+
+class Mail(models.Model):
+    """One mail that waits to be sent; written in the transaction of its order."""
+
+    order = models.ForeignKey(Order, models.CASCADE, related_name="mails")
+    bucket = models.PositiveSmallIntegerField(help_text="the partition whose owner sends it")
+    sent_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = (
+            models.Index(
+                fields=["bucket"], name="shop_mail_unsent", condition=models.Q(sent_at=None)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Mail about {self.order}"
+
+
+class MailRecord(models.Model):
+    """What a worker says it has sent. There is no unique constraint: the demo counts them."""
+
+    mail = models.ForeignKey(Mail, models.CASCADE, related_name="records")
+    worker = models.CharField(max_length=40)
+    recorded_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"{self.mail} by {self.worker}"
+
+
+class OutboxClaim(models.Model):
+    """A lock that only expires, for the demo: what ``SET key NX PX`` gives. Nobody else uses it."""
+
+    bucket = models.PositiveSmallIntegerField(primary_key=True)
+    owner = models.CharField(max_length=40)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"Bucket {self.bucket} of {self.owner}"

@@ -16,6 +16,7 @@ from django.db import transaction
 
 from django_dblock import advisory_lock, advisory_locks
 from shop.models import Basket, Order, OrderLine, Product
+from shop.outbox import confirm
 
 
 class SoldOut(Exception):
@@ -94,6 +95,7 @@ def _sell(wanted: Mapping[str, int], buyer: str) -> Order:
             raise SoldOut(products[sku], quantity)
         total += quantity * products[sku].price
     order = Order.objects.create(buyer=buyer, total=total)
+    confirm(order)
     for sku, quantity in wanted.items():
         product = products[sku]
         OrderLine.objects.create(

@@ -12,6 +12,8 @@ SHOP_LOCKING                on; off shows what happens without locks (``manage.p
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
 SHOP_FENCING                on; off lets a settlement book whose lease has expired
 SHOP_IDEMPOTENCY            on; off charges for a payment as often as it is asked for
+SHOP_PARTITIONS             on; off lets a worker record a mail whose claim has expired
+SHOP_OUTBOX_TTL             seconds after which a dead worker's mails are sent by another
 SHOP_SETTLEMENT_TTL         seconds after which a settlement that froze is taken over
 DBLOCK_ADVISORY_TIMEOUT     seconds a purchase waits for its product
 DBLOCK_IDEMPOTENCY_LEASE    seconds after which a payment whose worker died is taken over
@@ -117,6 +119,8 @@ if not SHOP_VERSIONS:
     MIDDLEWARE.append("shop.middleware.WithoutVersions")
 SHOP_FENCING = env.bool("SHOP_FENCING", True)
 SHOP_IDEMPOTENCY = env.bool("SHOP_IDEMPOTENCY", True)
+SHOP_PARTITIONS = env.bool("SHOP_PARTITIONS", True)
+SHOP_OUTBOX_TTL = env.float("SHOP_OUTBOX_TTL", 30)
 SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")

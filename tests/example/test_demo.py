@@ -29,7 +29,11 @@ def _nothing_is_left(
     """After each test: no site, no buyer, no acquirer, no proxy, no database server."""
     yield
     # A server's first process goes a moment after its pid file, for which its stopper waits.
-    until(lambda: left_behind() == [], "nothing is left")
+    try:
+        until(lambda: left_behind() == [], "nothing is left")
+    except AssertionError as error:
+        error.add_note(str(left_behind()))
+        raise
     assert not Server(postgres_folder).is_running()
 
 
@@ -44,8 +48,14 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     """Exit status 0, and a table for each round that says why."""
     status, said = run("demo", *SMALL)
     assert status == 0, said
-    titles = ("The last items: ", "Many editors: ", "Three settlement workers: ", "Payments: ")
-    _, items, editors, workers, payments = re.split("|".join(titles), said)
+    titles = (
+        "The last items: ",
+        "Many editors: ",
+        "Three settlement workers: ",
+        "Payments: ",
+        "An outbox and its workers: ",
+    )
+    _, items, editors, workers, payments, outbox = re.split("|".join(titles), said)
     off, on = figures(items, "oversold")
     assert int(off) > 0
     assert on == "0"
@@ -80,9 +90,12 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     assert figures(payments, "both books agree to the cent") == ["BROKEN", "kept"]
     assert figures(payments, "each payment has one answer") == ["BROKEN", "kept"]
     assert figures(payments, "failed") == ["0", "0"]
+    assert figures(outbox, "each mail is recorded") == ["kept", "kept"]
+    assert figures(outbox, "each mail is recorded once") == ["BROKEN", "kept"]
     without, kept = re.search(r"Without the guards: (.+)\.\nWith them: (.+)\.\n", said).groups()
     assert kept == (
-        "0 items oversold, 0 edits lost, 0.00 EUR not settled, 0.00 EUR charged too much"
+        "0 items oversold, 0 edits lost, 0.00 EUR not settled, 0.00 EUR charged too much, "
+        "0 mails sent twice"
     )
     assert not set(kept.split(", ")) & set(without.split(", "))
 
@@ -95,6 +108,7 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     assert "BROKEN under a version, and If-Match: stock = start + saved edits" in said
     assert 'BROKEN under fenced_lock("settlement"), and its guard(): settled = paid' in said
     assert "BROKEN under @idempotent: charges = orders" in said
+    assert 'BROKEN under partitions("outbox"), and their guard(): each mail is recorded' in said
 
 
 @pytest.mark.once

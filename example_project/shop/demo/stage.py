@@ -16,6 +16,7 @@ GUARDS = {
     "SHOP_VERSIONS": "True",
     "SHOP_FENCING": "True",
     "SHOP_IDEMPOTENCY": "True",
+    "SHOP_PARTITIONS": "True",
 }
 
 

@@ -1,7 +1,7 @@
-"""Processes that each settle the same day, and the one of them that is frozen and thawed.
+"""Workers as processes, and the one of them that is frozen and thawed.
 
-Nothing here is ordered by sleeping. The workers are held up where they read payments, by a lock on
-that table; who is seen to wait there has the lease, and is stopped before the answer comes.
+Nothing here is ordered by sleeping. The workers are held up where they read, by a lock on that
+table; who is seen to wait there has the lease, and is stopped before the answer comes.
 """
 
 import datetime as dt
@@ -10,20 +10,20 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 from django.core.management.base import CommandError
 from django.db import connection, transaction
+from psycopg import sql
 
 from shop.demo.children import child
 from shop.demo.database import address_as
 
 PATIENCE = 30.0
 
-_CLOSE = "LOCK TABLE shop_payment IN ACCESS EXCLUSIVE MODE"
 # In a transaction, pg_stat_activity stays as it was first seen.
 _LOOK_AGAIN = "SELECT pg_stat_clear_snapshot()"
 _HELD_UP = """
@@ -37,7 +37,7 @@ SELECT bool_and(state = 'idle') FROM pg_stat_activity WHERE application_name = %
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One ``manage.py settle``; the server sees its name."""
+    """One process of ``manage.py``; the server sees its name."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -63,6 +63,10 @@ class Worker:
         if not os.WIFSTOPPED(status):
             raise CommandError(f"{self.name} ended too early: {self.said}")
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
@@ -72,14 +76,33 @@ def crew(
     size: int, day: dt.date, database_url: str, env: Mapping[str, str]
 ) -> Iterator[list[Worker]]:
     """Let so many workers settle the day, each as soon as the others let it."""
+    names = [f"worker-{number}" for number in range(1, size + 1)]
+    command = ("settle", f"--date={day}", f"--wait={PATIENCE}")
+    with _started(dict.fromkeys(names, command), database_url, env) as workers:
+        yield workers
+
+
+@contextmanager
+def draining(
+    names: Sequence[str], database_url: str, env: Mapping[str, str]
+) -> Iterator[list[Worker]]:
+    """Let workers of these names drain the outbox until it is empty."""
+    commands = {name: ("drain_outbox", f"--name={name}", "--until-empty") for name in names}
+    with _started(commands, database_url, env) as workers:
+        yield workers
+
+
+@contextmanager
+def _started(
+    commands: Mapping[str, Sequence[str]], database_url: str, env: Mapping[str, str]
+) -> Iterator[list[Worker]]:
     with ExitStack() as stack:
         workers = []
-        for number in range(1, size + 1):
-            name = f"worker-{number}"
+        for name, command in commands.items():
             output = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(
                 child(
-                    *("manage", "settle", f"--date={day}", f"--wait={PATIENCE}"),
+                    *("manage", *command),
                     env={**env, "DATABASE_URL": address_as(name, database_url)},
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -92,26 +115,27 @@ def crew(
 
 
 @contextmanager
-def no_reading() -> Iterator[None]:
-    """Hold up whoever reads payments, for the time of the block."""
+def nobody_reads(table: str) -> Iterator[None]:
+    """Hold up whoever reads this table of the shop, for the time of the block."""
+    close = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table))
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_CLOSE)
+        cursor.execute(close)
         yield
 
 
 def first_held_up(workers: list[Worker]) -> Worker:
-    """Wait until :func:`no_reading`, which is around this, holds up one of them; return it."""
+    """Wait until :func:`nobody_reads`, which is around this, holds up one of them; return it."""
 
     def look() -> list[str]:
         if any(each.process.poll() is not None for each in workers):
             said = [each.said for each in workers]
-            raise CommandError(f"A worker ended before it had read a payment: {said}")
+            raise CommandError(f"A worker ended before it had read: {said}")
         with connection.cursor() as cursor:
             cursor.execute(_LOOK_AGAIN)
             cursor.execute(_HELD_UP, [[each.name for each in workers]])
             return [name for (name,) in cursor.fetchall()]
 
-    [name, *_] = until(look, "No worker came to read payments.")
+    [name, *_] = until(look, "No worker came to read.")
     [found] = [each for each in workers if each.name == name]
     return found
 

@@ -7,6 +7,7 @@ A round has a ``title`` and a ``guard`` (what is switched off and on), and two m
 from shop.demo.rounds.advisory import LastItems
 from shop.demo.rounds.fenced import ThreeWorkers
 from shop.demo.rounds.idempotent import Payments
+from shop.demo.rounds.outbox import Outbox
 from shop.demo.rounds.versioned import ManyEditors
 
-ROUNDS = (LastItems(), ManyEditors(), ThreeWorkers(), Payments())
+ROUNDS = (LastItems(), ManyEditors(), ThreeWorkers(), Payments(), Outbox())

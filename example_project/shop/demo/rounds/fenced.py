@@ -16,7 +16,7 @@ from django.utils import timezone
 from django_dblock import FencedLock
 from shop.demo.play import Run
 from shop.demo.stage import GUARDS, Stage
-from shop.demo.workers import crew, first_held_up, no_reading, until_answered
+from shop.demo.workers import crew, first_held_up, nobody_reads, until_answered
 from shop.models import Order, Payment, Settlement
 from shop.settlement import BATCH
 
@@ -46,7 +46,7 @@ class ThreeWorkers:
         ttl = {"SHOP_SETTLEMENT_TTL": str(TTL)}
         env = GUARDS | ttl | stage.switched("SHOP_FENCING", guarded=guarded)
         with crew(WORKERS, day, stage.database_url, env) as workers:
-            with no_reading():
+            with nobody_reads("shop_payment"):
                 frozen = first_held_up(workers)
                 token = FencedLock.objects.get(name="settlement").token
                 frozen.freeze()

@@ -31,6 +31,7 @@ from shop.payments import cents
 PAYERS = 4  # of each process; each has up to five requests on their way
 LEASE = 1  # second: after it, a payment whose worker was killed is taken over
 DELAY = 0.02  # seconds between the acquirer's booking and its answer, a bank being no faster
+A_MOMENT = 100  # milliseconds, much less than a lease
 LOST = {"drop": 0.2, "drop_requests": 0.05}
 
 
@@ -124,7 +125,7 @@ def _judge(
             "requests to pay them": str(sum(answer.copies for answer in answers.all)),
             "sent again, lost or told to wait": str(answers.retried),
             "workers killed": str(killed),
-            "begun, and finished by a retry": str(keys.filter(token__gt=1).count()),
+            "begun, and finished by a retry": str(_taken_over(keys)),
             "orders charged more than once": str(sum(number > 1 for number in each.values())),
             "charges in the acquirer's books": str(len(charges)),
             "charges in the shop's books": str(len(known)),
@@ -146,6 +147,16 @@ def _judge(
         worked=paid == len(answers.all) and answers.retried > 0 and killed > 0,
         lost=f"{charged - ordered} EUR charged too much",
     )
+
+
+def _taken_over(keys: QuerySet[IdempotencyKey]) -> int:
+    """Count the requests that a second run finished.
+
+    A claim's token is the server's clock in milliseconds, so that of a first claim is the moment
+    in which its row was made.
+    """
+    rows = keys.values_list("token", "created_at")
+    return sum(token - made.timestamp() * 1000 > A_MOMENT for token, made in rows)
 
 
 def _shops_books(payments: QuerySet[Payment]) -> list[tuple[str, str, int]]:
