@@ -8,8 +8,10 @@ from collections import Counter, defaultdict
 from contextlib import suppress
 
 from django.db import connections, transaction
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from django_dblock.signals import idempotent_taken_over
 from tests.faults import checkers, evidence
 from tests.faults.checkers import Violation
 from tests.faults.history import FAIL, OK, Operation, asked
@@ -35,10 +37,19 @@ def prepare(database: evidence.Connection, trial: str) -> None:
     """The journal is our ledger, and the acquirer's begins empty."""
 
 
+_taken_over: set[int] = set()
+"""The tokens of the claims of this process that went on after another run."""
+
+
+@receiver(idempotent_taken_over)
+def _note(*, token: int, **_: object) -> None:
+    _taken_over.add(token)
+
+
 def settle(request: HttpRequest) -> HttpResponse:
     """The view: an order, written with its step's record; a charge; a payment, with the answer."""
     run = request.idempotency
-    if run.token > 1:
+    if run.token in _taken_over:
         request.worker.history.note("takeover", steps=sorted(run.lease.claim.steps))
     with run.guard():
         order = run.run_step("order", lambda: _entry(request, _ORDER))
