@@ -68,11 +68,11 @@ nitpick_ignore_regex = [
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
     (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT|ResponseT)"),  # type variables
     (r"py:class", r"GuardedSave"),  # what of VersionedModel is not for users
-    (r"py:class", r"django_dblock\.versioning\.display\.Row"),  # likewise, of forms
-    (r"py:class", r"django_dblock\.idempotency\.(identity\.Identity|lease\.Lease)"),  # likewise
+    (r"py:class", r"django_dblock\.versioning\.web\.diff_display\.Row"),  # likewise, of forms
+    (r"py:class", r"django_dblock\.idempotency\.(identity\.Identity|claim\.Lease)"),  # likewise
     (r"py:data", r"Kind"),  # told in words beside it
     (r"py:class", r"'\w+'"),  # a value of a Literal
-    (r"py:mod", r"django_dblock\.(versioning|fencing|sql)\.\w+"),  # named in a protocol, not shown
+    (r"py:mod", r"fnmatch|django_dblock\.(versioning|fencing|sql)\.\w+"),  # not shown
     (r"py:class", r"(django_dblock\.keys\.)?(SavedInstance|KeyPart)"),  # told in words, api.md
 ]
 
