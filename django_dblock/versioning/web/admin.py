@@ -1,6 +1,6 @@
 """The admin: what it writes or deletes is what its user has seen."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
 from http import HTTPStatus
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import flatten
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponseRedirect, QueryDict
@@ -23,18 +24,26 @@ from django_dblock.versioning.web import signed_version
 from django_dblock.versioning.web.admin_forms import (
     VERSIONS,
     AdminForm,
+    Page,
     hidden_versions,
     lock_seen,
+    render_token_beside,
     versioned_form,
     versioned_formset,
+    versioned_inline,
 )
 from django_dblock.versioning.web.diff import conflict_diff
 from django_dblock.versioning.web.diff_display import Row, rows
-from django_dblock.versioning.web.forms import CHANGED, TOKEN, hides
+from django_dblock.versioning.web.forms import CHANGED, TOKEN, hides, keep_tokens_of_unseen
 
 CHANGED_MANY = _(
     "Somebody else has changed this meanwhile, so nothing was done to it: %(names)s. Look at it "
     "again before you repeat your action."
+)
+
+NOT_SAVED = _(
+    "Somebody else has changed this meanwhile, so nothing was saved: %(names)s. Compare the "
+    "changes on this page before you save again. If it does not show them, load it again."
 )
 
 if TYPE_CHECKING:
@@ -77,29 +86,20 @@ class VersionedAdmin(_Base):
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """As Django's; it compares."""
         form = super().get_form(request, *args, **kwargs)
-        return versioned_form(form, _failed(request))
+        return versioned_form(form, Page.of(request))
 
     def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
-        """As Django's; inlines without a form of their own get one that compares."""
+        """As Django's; the inlines compare, and so do the inlines of inlines."""
         inlines = super().get_inline_instances(request, obj)
-        for inline in inlines:
-            if inline.form is forms.ModelForm and issubclass(inline.model, VersionedModel):
-                inline.form = AdminForm
-        return inlines
-
-    def get_formsets_with_inlines(self, request: HttpRequest, obj: Any = None) -> Iterator[Any]:
-        """As Django's; the inlines compare."""
-        for formset, inline in super().get_formsets_with_inlines(request, obj):
-            yield versioned_formset(formset, _failed(request)), inline
+        return [versioned_inline(inline) for inline in inlines]
 
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **options: Any
     ) -> Any:
-        """As Django's; the first fieldset has the version's hidden field."""
+        """As Django's; the version's hidden field comes with the first input of the form."""
         shown = context["adminform"]
         if TOKEN in shown.form.fields and self.has_change_permission(request, context["original"]):
-            (name, first), *others = shown.fieldsets or [(None, {"fields": ()})]
-            shown.fieldsets = [(name, {**first, "fields": [*first["fields"], TOKEN]}), *others]
+            _carry_token(shown)
         return super().render_change_form(request, context, *args, **options)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
@@ -118,7 +118,7 @@ class VersionedAdmin(_Base):
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
         """As Django's; its rows compare."""
         return versioned_formset(
-            super().get_changelist_formset(request, **kwargs), _failed(request)
+            super().get_changelist_formset(request, **kwargs), Page.of(request)
         )
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
@@ -253,30 +253,53 @@ class VersionedAdmin(_Base):
         }
 
 
-def _failed(request: HttpRequest) -> StaleObject | None:
-    return getattr(request, "_dblock_failed", None)
+def _carry_token(shown: Any) -> None:
+    """Render the token beside an input that the page renders.
+
+    Not as a field of its own: themes give each field a row, and a label.
+    """
+    form = shown.form
+    names = [name for _, options in shown.fieldsets for name in flatten(options["fields"])]
+    for name in names:
+        if name in form.fields and name not in shown.readonly_fields:
+            widget = form.fields[name].widget
+            if not isinstance(widget, forms.RadioSelect | forms.CheckboxSelectMultiple):
+                render_token_beside(form, name)
+                return
+    (title, first), *others = shown.fieldsets or [(None, {"fields": ()})]
+    shown.fieldsets = [(title, {**first, "fields": [*first["fields"], TOKEN]}), *others]
 
 
 def _or_conflict(request: HttpRequest, view: Callable[[], Any]) -> Any:
     """Run a view; after a conflict of one of its forms run it again, to show and not to write."""
+    page = Page.of(request)
     for _round in range(ROUNDS):
+        page.conflicts.clear()
         try:
             response = view()
         except StaleObject as error:
             if "_version_in_form" not in error.instance.__dict__:
                 raise
-            request._dblock_failed = error  # type: ignore[attr-defined]
+            page.failed = error
         else:
-            return response if _failed(request) is None else _as_conflict(response)
-    raise _failed(request)  # type: ignore[misc]
+            return response if page.failed is None else _as_conflict(request, response, page)
+    raise page.failed  # type: ignore[misc]
 
 
-def _as_conflict(response: Any) -> Any:
+def _as_conflict(request: HttpRequest, response: Any, page: Page) -> Any:
     """Mark a page of conflicts; let a list show the rows that were sent, in their order."""
     if isinstance(response, TemplateResponse) and (shown := response.context_data):
         changes = shown.get("cl")
         if changes is not None:
-            changes.result_list = [form.instance for form in changes.formset.forms]
+            # The objects of the list, which came with what their columns need; those that the
+            # forms have read did not, and each would be asked for its relations.
+            read = {each.pk: each for each in changes.result_list}
+            sent = [form.instance for form in changes.formset.forms]
+            changes.result_list = [read.get(each.pk, each) for each in sent]
+        keep_tokens_of_unseen(response, page.conflicts)
+        names = ", ".join(dict.fromkeys(str(each.instance) for each in page.conflicts))
+        text = NOT_SAVED % {"names": names}
+        messages.error(request, text, fail_silently=True)
     return _with_status(response, HTTPStatus.CONFLICT)
 
 

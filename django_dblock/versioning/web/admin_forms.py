@@ -5,18 +5,21 @@ fields of a formset. So a version is rendered beside one of those, and a conflic
 no template of Django's, or of a project, has to be replaced.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.db.models import QuerySet
 from django.forms.formsets import DELETION_FIELD_NAME
+from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from django_dblock.exceptions import StaleObject, StaleObjects
 from django_dblock.signals import stale_object
+from django_dblock.versioning.loaded_state import original
 from django_dblock.versioning.model import VersionedModel
 from django_dblock.versioning.web import signed_version
 from django_dblock.versioning.web.forms import TOKEN, VersionedFormMixin, row_of
@@ -31,19 +34,41 @@ else:
 PANEL = "django_dblock/conflict_fields.html"
 
 
+@dataclass
+class Page:
+    """One request to a page of the admin with versioned forms.
+
+    Attributes:
+        failed: the conflict that a save of this request ended with; then it runs again, to show it.
+        conflicts: the forms of the present run that have a conflict to show.
+    """
+
+    failed: StaleObject | None = None
+    conflicts: list["AdminFormMixin"] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> "Page":
+        """Return the page of a request; always the same."""
+        page: Page | None = getattr(request, "_dblock_page", None)
+        if page is None:
+            request._dblock_page = page = cls()  # type: ignore[attr-defined]
+        return page
+
+
 class AdminFormMixin(VersionedFormMixin):
     """A form that is posted once to be saved and, if that fails, once more to be shown.
 
-    What failed stands in ``failed``, on the class that the admin makes for each request. Then a
+    The failure stands in ``page``, on the class that the admin makes for each request. Then a
     form whose row has another version is invalid, and says why; before, only its UPDATE knows.
     """
 
-    failed: ClassVar[StaleObject | None] = None
+    page: ClassVar[Page] = Page()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # What the row has, before the instance is bound to what the user saw.
         self._now = self.instance.__dict__.get(self.instance._version_field.attname)
+        self._read = original(self.instance)
 
     def full_clean(self) -> None:
         """As Django's; and with a conflict, if this form has one to show."""
@@ -51,15 +76,24 @@ class AdminFormMixin(VersionedFormMixin):
         if not self.is_bound or not self._seen:
             return
         self.instance.__dict__["_version_in_form"] = True
-        if self.failed is not None and self._is_stale(self.failed):
+        failed = self.page.failed
+        if failed is not None and self._is_stale(failed):
             self.add_conflict(
                 StaleObject(
                     instance=self.instance,
                     expected=self._seen.version,
                     actual=self._now,
-                    using=self.failed.using,
+                    using=failed.using,
                 )
             )
+            self.page.conflicts.append(self)
+
+    def _row_now(self) -> tuple[Mapping[str, Any], int] | None:
+        """Return what this request has read of the row, so that a list reads no row again."""
+        needed = {each.attname for each in self._guarded.values() if not each.many_to_many}
+        if self._now is None or not needed <= self._read.keys():
+            return None
+        return self._read, self._now
 
     def _is_stale(self, failed: StaleObject) -> bool:
         if self._row == row_of(failed.instance):
@@ -76,19 +110,19 @@ class AdminForm(AdminFormMixin, _ModelForm):
     """The form of an admin that names none."""
 
 
-def versioned_form(form: Any, failed: StaleObject | None) -> Any:
+def versioned_form(form: Any, page: Page) -> Any:
     """Return a form class of one request, so that it compares; unless its model has no version."""
     if not issubclass(form._meta.model, VersionedModel):
         return form
     if not issubclass(form, AdminFormMixin):
         form = type(form)(form.__name__, (AdminFormMixin, form), {})
-    form.failed = failed
+    form.page = page
     return form
 
 
-def versioned_formset(formset: Any, failed: StaleObject | None) -> Any:
+def versioned_formset(formset: Any, page: Page) -> Any:
     """Return a formset class of one request, so that its forms compare and render their tokens."""
-    form = versioned_form(formset.form, failed)
+    form = versioned_form(formset.form, page)
     if not issubclass(form, AdminFormMixin):
         return formset
     return type(formset)(formset.__name__, (CarryingFormSet, formset), {"form": form})
@@ -104,11 +138,43 @@ class CarryingFormSet:
             return
         parent = getattr(self, "fk", None)
         name = self._pk_field.name if parent is None else parent.name  # type: ignore[attr-defined]
-        widget = form.fields[name].widget
-        render = widget.render
-        widget.render = lambda *args, **options: format_html(
-            "{}{}", render(*args, **options), form[TOKEN]
-        )
+        render_token_beside(form, name)
+
+
+def render_token_beside(form: Any, name: str) -> None:
+    """Let the input of a field be followed by the form's hidden token, in whatever template."""
+    widget = form.fields[name].widget
+    render = widget.render
+    widget.render = lambda *args, **options: format_html(
+        "{}{}", render(*args, **options), form[TOKEN]
+    )
+
+
+def versioned_inline(inline: Any) -> Any:
+    """Return an inline, an instance or a class, whose formsets compare; and so for its inlines.
+
+    django-nested-admin and unfold have inlines of inlines, and make the inner ones themselves, from
+    the classes that the outer one names.
+    """
+    outer: Any = inline if isinstance(inline, type) else type(inline)
+    if issubclass(outer, _VersionedInline):
+        return inline
+    names = {"__module__": outer.__module__, "__doc__": outer.__doc__, "media": outer.media}
+    if inner := getattr(inline, "inlines", None):
+        names["inlines"] = [versioned_inline(each) for each in inner]
+    meta: Any = type(outer)
+    made = meta(outer.__name__, (_VersionedInline, outer), names)
+    if isinstance(inline, type):
+        return made
+    inline.__class__ = made
+    vars(inline).pop("inlines", None)
+    return inline
+
+
+class _VersionedInline:
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset = super().get_formset(request, obj, **kwargs)  # type: ignore[misc]
+        return versioned_formset(formset, Page.of(request))
 
 
 # The versions of many rows that a page has shown together.

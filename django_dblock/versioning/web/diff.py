@@ -101,26 +101,39 @@ def conflict_diff(
         fields: the names of the fields to show; by default all but the primary key and the version.
     """
     instance = error.instance
-    meta, version = instance._meta, instance._version_field
-    wanted = None if fields is None else set(fields)
     known = _by_name(instance) if original is None else original
-    rows = instance.__class__._base_manager.using(error.using)
-    theirs = rows.filter(pk=error.pk).first()
+    row = type(instance)._base_manager.using(error.using).filter(pk=error.pk).first()
+    if row is None:
+        return _diff(instance, known, fields, None, None)
+    version: int = getattr(row, row._version_field.attname)
+    return _diff(instance, known, fields, row.__dict__, version)
+
+
+def _diff(
+    instance: Any,
+    known: Mapping[str, Any],
+    fields: Iterable[str] | None,
+    row: Mapping[str, Any] | None,
+    version: int | None,
+) -> ConflictDiff:
+    """Return the diff with a row, whose values are given by attribute name."""
+    wanted = None if fields is None else set(fields)
+    meta = instance._meta
     shown = {
         field.name: FieldDiff(
             name=field.name,
             label=str(field.verbose_name),
             original=_value(field, known.get(field.name, UNKNOWN)),
             mine=_value(field, instance.__dict__[field.attname]),
-            theirs=UNKNOWN if theirs is None else getattr(theirs, field.attname),
+            theirs=UNKNOWN if row is None else row[field.attname],
             counts=counts(type(instance), field),
         )
         for field in meta.concrete_fields
         if field.attname in instance.__dict__
-        and not (field is version or field.primary_key or field in meta.pk_fields)
+        and not (field is instance._version_field or field.primary_key or field in meta.pk_fields)
         and (wanted is None or field.name in wanted)
     }
-    return ConflictDiff(shown, None if theirs is None else getattr(theirs, version.attname))
+    return ConflictDiff(shown, version)
 
 
 def counts(model: Any, field: Any) -> bool:
@@ -163,18 +176,24 @@ def form_diff(
     fields: Mapping[str, Any],
     original: Mapping[str, Any],
     cleaned: Mapping[str, Any],
+    row: tuple[Mapping[str, Any], int] | None = None,
 ) -> ConflictDiff:
     """Return mine, theirs and the original for these model fields of a form.
 
-    One statement, and one more for each many-to-many field, whose values are lists of primary keys.
+    One statement, unless the row is given, and one more for each many-to-many field, whose values
+    are lists of primary keys.
 
     Args:
         error: the conflict.
         fields: the model's fields by name.
         original: what the form showed, by field name; what is not in it is unknown.
         cleaned: the form's cleaned data, for the many-to-many fields.
+        row: the row's values by attribute name, and its version, if they were just read.
     """
-    plain = conflict_diff(error, original=original, fields=fields)
+    if row is None:
+        plain = conflict_diff(error, original=original, fields=fields)
+    else:
+        plain = _diff(error.instance, original, fields, *row)
     shown = {}
     for name, field in fields.items():
         if not field.many_to_many:

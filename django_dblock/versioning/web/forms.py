@@ -1,6 +1,6 @@
 """Forms that compare the row with what they showed."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
 from django.forms.formsets import DELETION_FIELD_NAME
 from django.forms.models import BaseModelForm, InlineForeignKeyField
+from django.utils.functional import lazy
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.exceptions import StaleObject
@@ -71,10 +72,12 @@ class VersionedFormMixin(_Base):
     writes form by form: put it into ``transaction.atomic()`` to write all or nothing.
 
     Attributes:
-        conflict: the :class:`ConflictDiff` after :meth:`add_conflict`; else None.
+        conflict_was_shown: whether the conflict has been read, by a page or by your code.
     """
 
-    conflict: ConflictDiff | None = None
+    conflict_was_shown = False
+    _conflict: ConflictDiff | None = None
+    _tokens: tuple[str, str] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -186,7 +189,9 @@ class VersionedFormMixin(_Base):
 
         What the user entered stays in the inputs. Fields that only somebody else changed show what
         is in the row. The token is that of the row as it is now, so sending the form again
-        overwrites what was just shown, and nothing newer. ``conflict`` is the diff,
+        overwrites what was just shown, and nothing newer. If you render the page yourself, show
+        ``conflict_rows``; the responses of this package keep the old token in a page that has not
+        shown the conflict (:func:`keep_tokens_of_unseen`). ``conflict`` is the diff,
         ``conflict_rows`` the table to show, and the form has an error with the code ``"conflict"``.
 
         One statement for the row, and one for each relation among the fields.
@@ -197,24 +202,38 @@ class VersionedFormMixin(_Base):
         if error.instance is not self.instance:
             raise ValueError(f"This form saves {self.instance!r}; the conflict is not its own.")
         original = self._seen.original if self._seen else {}
-        self.conflict = diff = form_diff(error, self._editable(), original, self.cleaned_data)
+        self._conflict = diff = form_diff(
+            error, self._editable(), original, self.cleaned_data, self._row_now()
+        )
         data = self.data.copy()
-        if diff.deleted:
-            data.pop(self.add_prefix(TOKEN), None)
-        else:
+        old = data.pop(name := self.add_prefix(TOKEN), None)
+        if not diff.deleted:
             theirs = {name: each.theirs for name, each in diff.fields.items()}
             shown = encoded(self._guarded, theirs)
-            data[self.add_prefix(TOKEN)] = signed_version.dump(*self._row, diff.version or 0, shown)
+            data[name] = new = signed_version.dump(*self._row, diff.version or 0, shown)
+            self._tokens = (old[-1] if isinstance(old, list) else str(old), new)
             for name, each in diff.fields.items():
                 if each.changed_by_them and not each.changed_by_me:
                     self._show(name, each.theirs)
         self.data = data
         self.cleaned_data.pop(DELETION_FIELD_NAME, None)
-        self.add_error(None, ValidationError(self.conflict_error(), code="conflict"))
+        # Made when a page renders it, so that it is known whether one did.
+        text = lazy(self.conflict_error, str)()
+        self.add_error(None, ValidationError(text, code="conflict"))
+
+    def _row_now(self) -> tuple[Mapping[str, Any], int] | None:
+        """Return the row's values and version if they are known already; None to read them."""
+        return None
+
+    @property
+    def conflict(self) -> ConflictDiff | None:
+        """The diff of the conflict after :meth:`add_conflict`; else None."""
+        self.conflict_was_shown = self.conflict_was_shown or self._conflict is not None
+        return self._conflict
 
     def conflict_message(self) -> str:
-        """Return what has happened, in a sentence for the user."""
-        return str(DELETED if self.conflict and self.conflict.deleted else CHANGED)
+        """Return a message that describes the conflict to the user."""
+        return str(DELETED if self._conflict and self._conflict.deleted else CHANGED)
 
     def conflict_error(self) -> str:
         """Return the error that the form has after a conflict."""
@@ -223,11 +242,11 @@ class VersionedFormMixin(_Base):
     @property
     def conflict_rows(self) -> list[Row]:
         """The conflict field by field, as people read it; empty without one."""
-        if self.conflict is None:
+        if (diff := self.conflict) is None:
             return []
-        labels = {name: self.fields[name].label for name in self.conflict.fields}
-        choices = {name: self.add_prefix(CHOICE + name) for name in self.conflict.fields}
-        return rows(self.conflict, self._guarded, labels, choices)
+        labels = {name: self.fields[name].label for name in diff.fields}
+        choices = {name: self.add_prefix(CHOICE + name) for name in diff.fields}
+        return rows(diff, self._guarded, labels, choices)
 
     def _editable(self) -> dict[str, Any]:
         """The guarded fields, but for the one that ties an inline's row to its parent."""
@@ -252,6 +271,27 @@ class VersionedFormMixin(_Base):
 
 class VersionedModelForm(VersionedFormMixin, _ModelForm):
     """``ModelForm`` with :class:`VersionedFormMixin`."""
+
+
+def keep_tokens_of_unseen(response: Any, forms: Iterable[Any]) -> None:
+    """Once a page is rendered, give forms whose conflict it does not show their old tokens back.
+
+    A template that shows no errors of a form would else send the token of a row that nobody has
+    seen, and the next "Save" would overwrite that row.
+
+    Args:
+        response: a ``TemplateResponse``.
+        forms: the forms of the page; those without a conflict are left alone.
+    """
+    forms = list(forms)
+
+    def restore(rendered: Any) -> None:
+        for form in forms:
+            if form._tokens is not None and not form.conflict_was_shown:
+                old, new = (token.encode() for token in form._tokens)
+                rendered.content = rendered.content.replace(new, old)
+
+    response.add_post_render_callback(restore)
 
 
 def row_of(instance: Any) -> tuple[str, Any]:

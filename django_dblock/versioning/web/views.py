@@ -17,6 +17,7 @@ from django_dblock.versioning.web.forms import (
     TOKEN,
     VersionedDeleteForm,
     VersionedFormMixin,
+    keep_tokens_of_unseen,
 )
 
 TEMPLATE = "django_dblock/conflict.html"
@@ -63,13 +64,15 @@ def form_conflict_response(
     shown = {
         "form": among[0],
         "formset": formset,
-        "deleted": among[0].conflict.deleted,
+        "deleted": among[0]._conflict.deleted,
         "path": request.get_full_path(),
         "title": _("Somebody else was faster"),
         **(context or {}),
     }
     undo(error.using)
-    return TemplateResponse(request, template_name, shown, status=HTTPStatus.CONFLICT)
+    response = TemplateResponse(request, template_name, shown, status=HTTPStatus.CONFLICT)
+    keep_tokens_of_unseen(response, among)
+    return response
 
 
 def undo(using: str) -> None:
