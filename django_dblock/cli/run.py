@@ -12,14 +12,34 @@ from django_dblock.cli.key import KEY_SYNTAX, parse_key
 
 def add_arguments(parser: CommandParser) -> None:
     """Take the lock, how to hold it, and the command."""
-    lock = parser.add_mutually_exclusive_group(required=True)
-    lock.add_argument(
-        "--lock", nargs="+", metavar="PART", help=f"hold a lease on this key; {KEY_SYNTAX}"
-    )
-    lock.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--lock", nargs="+", metavar="PART",
+        help=f"the key of a lock; {KEY_SYNTAX}",
+    )  # fmt: skip
+    what.add_argument(
         "--advisory", nargs="+", metavar="PART",
-        help="hold an advisory lock on this key: no table, no ttl, freed by the server as soon as "
-        "this process or its connection ends",
+        help="the key of an advisory lock: no table, no ttl, freed by the server as soon as this "
+        "process or its connection ends",
+    )  # fmt: skip
+    what.add_argument(
+        "--semaphore", nargs="+", metavar="PART",
+        help="the key of a semaphore: at most --permits commands run at a time",
+    )  # fmt: skip
+    what.add_argument(
+        "--once-per", metavar="PERIOD",
+        help="run the command once in each day, hour, week, month, '15 min', …, by the database's "
+        "clock; needs --key. If it has succeeded in this period, exit with 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--permits", type=int, metavar="N", help="how many permits the semaphore has"
+    )
+    parser.add_argument(
+        "--key", nargs="+", metavar="PART", help="the name of the job of --once-per"
+    )
+    parser.add_argument(
+        "--tz", metavar="ZONE",
+        help="the time zone that cuts the periods of --once-per; TIME_ZONE if not given",
     )  # fmt: skip
     parser.add_argument(
         "--ttl", type=float, default=30.0, metavar="SECONDS",
@@ -49,7 +69,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
 
 
-def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001 - the command's
+def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Run the command and exit with its status; what goes wrong has a status of its own.
 
     Raises:
@@ -58,20 +78,36 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:  # noqa: ARG001
     """
     if not hasattr(os, "killpg"):
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)
-    from django_dblock.cli.supervisor import run_under_lock
+    from django_dblock.cli.supervisor import run_once_per, run_under_lock
 
-    kind = "advisory" if options["advisory"] else "lock"
-    if options[kind] == [""]:
-        raise CommandError(f"--{kind} is empty: an unset variable?", returncode=USAGE)
-    if kind == "advisory" and (options["hold_at_least"] or options["lock_delay"]):
-        raise CommandError("--hold-at-least and --lock-delay: only with --lock.", returncode=USAGE)
+    _refuse_combinations(options)
+    option = next(name for name in ("lock", "advisory", "semaphore", "key") if options[name])
+    if options[option] == [""]:
+        raise CommandError(f"--{option} is empty: an unset variable?", returncode=USAGE)
+    if option == "advisory" and (options["hold_at_least"] or options["lock_delay"]):
+        raise CommandError(
+            "--hold-at-least and --lock-delay: not with --advisory.", returncode=USAGE
+        )
     try:
-        key, _ = parse_key(options[kind], options["using"])
+        key, _ = parse_key(options[option], options["using"])
     except CommandError as error:
         error.returncode = USAGE
         raise
-    if status := run_under_lock(key, options):
+    if options["once_per"]:
+        status = run_once_per(key, options, stdout)
+    else:
+        status = run_under_lock(key, options)
+    if status:
         raise SystemExit(status)
+
+
+def _refuse_combinations(options: dict[str, Any]) -> None:
+    for option, needs in (("semaphore", "permits"), ("once_per", "key")):
+        if bool(options[option]) != bool(options[needs]):
+            dashed = option.replace("_", "-")
+            raise CommandError(
+                f"--{dashed} and --{needs} are given together, or not at all.", returncode=USAGE
+            )
 
 
 def _timeout(text: str) -> float | None:

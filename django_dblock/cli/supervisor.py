@@ -16,12 +16,16 @@ is given back.
 import logging
 import os
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
+from zoneinfo import ZoneInfoNotFoundError
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, OutputWrapper
 from django.db import Error, connections
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -36,12 +40,12 @@ from django_dblock.cli.console import (
     reason,
 )
 from django_dblock.cli.supervised_process import Job
-from django_dblock.conf import conf
+from django_dblock.coordination.once_per import Period, once_per
+from django_dblock.coordination.semaphore import fenced_semaphore
 from django_dblock.core.application_name import named
 from django_dblock.exceptions import DblockError, LockLost, LockTimeout
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.lease import Lease
-from django_dblock.fencing.lease_name import lease_name
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.keys import Key
 
@@ -273,34 +277,109 @@ logger = logging.getLogger("django_dblock.run")
 
 
 def run_under_lock(key: Key, options: dict[str, Any]) -> int:
-    """Return the command's exit status, 128 + n if signal n ended it.
+    """Run the command under a lock or a semaphore's permit.
+
+    Returns the command's exit status, 128 + n if signal n ended it.
+
+    Raises:
+        CommandError: with the exit status of what went wrong.
+    """
+    return run_under(partial(_block, key, options), options)
+
+
+def run_once_per(key: Key, options: dict[str, Any], stdout: OutputWrapper) -> int:
+    """Run the command unless it has succeeded in this period; under a lock of the job's name.
+
+    That it has succeeded is recorded in a transaction that checks that the lock is still held.
+
+    Raises:
+        CommandError: with the exit status of what went wrong.
+    """
+    try:
+        job = once_per(options["once_per"], key=key, tz=options["tz"], using=options["using"])
+    except (TypeError, ValueError, ZoneInfoNotFoundError) as error:
+        raise CommandError(str(error), returncode=USAGE) from error
+    lock = ("once_per", *key, options["once_per"])
+    return run_under(partial(_block, lock, options), options, Record(job, stdout))
+
+
+Block: TypeAlias = AbstractContextManager[Any]
+"""What is held while the command runs: enters as a Lease or an AdvisoryHold."""
+
+
+class Record:
+    """Whether the job of ``--once-per`` has succeeded in the period that it is now."""
+
+    def __init__(self, job: once_per, stdout: OutputWrapper) -> None:
+        self._job = job
+        self._stdout = stdout
+        self._period: Period | None = None
+
+    def is_made(self) -> bool:
+        """Whether the job has succeeded; says so if it has."""
+        self._period = self._job.current()
+        if not self._job.is_finished(self._period):
+            return False
+        self._stdout.write(f"{self._job.name} is done for {self._period} already: nothing was run.")
+        return True
+
+    def make(self, lease: Any) -> None:
+        """Record that the job has succeeded, if the lock is still held."""
+        assert self._period is not None  # noqa: S101 - is_made() was asked before
+        self._job.record(self._period, lease)
+
+
+def run_under(
+    block: Callable[[Inbox], Block],
+    options: dict[str, Any],
+    record: Record | None = None,
+    leads: Callable[[Any], AbstractContextManager[object]] = nullcontext,
+) -> int:
+    """Run the command inside a block.
+
+    Args:
+        block: makes the block.
+        options: the command's options.
+        record: where success is recorded, with ``--once-per``.
+        leads: entered while the lease is held.
+
+    Returns the command's exit status, 128 + n if signal n ended it.
 
     Raises:
         CommandError: with the exit status of what went wrong.
     """
     with Inbox() as inbox:
         try:
-            return _run(key, options, inbox)
+            return _run(block, options, inbox, record, leads)
         except KeyboardInterrupt:
             return SIGNALLED + inbox.interrupted_by
 
 
-def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
+def _run(
+    block: Callable[[Inbox], Block],
+    options: dict[str, Any],
+    inbox: Inbox,
+    record: Record | None,
+    leads: Callable[[Any], AbstractContextManager[object]],
+) -> int:
     status, because = None, ""
     try:
-        if options["advisory"]:
-            hold = AdvisoryHold(named(key), using=options["using"], timeout=options["timeout"])
-            with Job() as job, hold:
-                environment = {"DBLOCK_LOCK": hold.name}
-                because = _attend(job, hold, TTL, environment, options["command"], inbox)
+        with Job() as job, block(inbox) as held:
+            if record is not None and record.is_made():
+                return 0
+            if isinstance(held, AdvisoryHold):
+                environment, ttl = {"DBLOCK_LOCK": held.name}, TTL
+            else:
+                environment = {
+                    "DBLOCK_LOCK": held.trust.place.name,
+                    "DBLOCK_TOKEN": str(held.token),
+                }
+                ttl = held.trust.ttl
+            with leads(held):
+                because = _attend(job, held, ttl, environment, options["command"], inbox)
                 status = _status(job)
-        else:
-            with Job() as job, _block(key, options, inbox) as lease:
-                lock = lease_name(named(key), conf.namespace)
-                environment = {"DBLOCK_LOCK": lock, "DBLOCK_TOKEN": str(lease.token)}
-                ttl = lease.trust.ttl
-                because = _attend(job, lease, ttl, environment, options["command"], inbox)
-                status = _status(job)
+            if record is not None and status == 0 and not because:
+                record.make(held)
     except LockTimeout as error:
         if options["quiet"]:
             return int(options["exit_code"])
@@ -322,17 +401,21 @@ def _run(key: Key, options: dict[str, Any], inbox: Inbox) -> int:
     return status
 
 
-def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> fenced_lock:
+def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> "Block":
+    if options["advisory"]:
+        return AdvisoryHold(named(key), using=options["using"], timeout=options["timeout"])
+    terms = {
+        "ttl": options["ttl"],
+        "timeout": options["timeout"],
+        "hold_at_least": options["hold_at_least"],
+        "lock_delay": options["lock_delay"],
+        "using": options["using"],
+        "on_lost": inbox.wake,
+    }
     try:
-        return fenced_lock(
-            *key,
-            ttl=options["ttl"],
-            timeout=options["timeout"],
-            hold_at_least=options["hold_at_least"],
-            lock_delay=options["lock_delay"],
-            using=options["using"],
-            on_lost=inbox.wake,
-        )
+        if options["semaphore"]:
+            return fenced_semaphore(*key, permits=options["permits"], **terms)
+        return fenced_lock(*key, **terms)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error), returncode=USAGE) from error
 

@@ -137,7 +137,7 @@ class leadership:  # noqa: N801 - used like a function
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._stop = stop
-        self._lock = _TermLock(
+        self._lock = TermLock(
             *key, ttl=ttl, timeout=None, on_lost=on_lost, using=using, metadata=metadata
         )
 
@@ -213,8 +213,8 @@ class leadership:  # noqa: N801 - used like a function
             await asyncio.sleep(min(left, _SLICE))
 
 
-class _TermLock(fenced_lock):
-    """A lock on the leader's slot, whose leases are terms."""
+class TermLock(fenced_lock):
+    """The lock of a leader: its leases are terms."""
 
     def _attempt(self) -> Attempt:
         place = slots.place_of(
@@ -246,7 +246,7 @@ class _TermLock(fenced_lock):
 class _Campaign:
     """One wait for a term, which outlives the database's absence."""
 
-    def __init__(self, lock: _TermLock) -> None:
+    def __init__(self, lock: TermLock) -> None:
         self._lock = lock
         self._attempt = lock.attempt()
         self._failures = 0

@@ -16,6 +16,7 @@ from django.utils import timezone
 from django_dblock.conf import is_seconds
 from django_dblock.core.connection import fetch
 from django_dblock.exceptions import IdempotencyInProgress
+from django_dblock.fencing.lease import Lease
 from django_dblock.idempotency import store
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
 from django_dblock.idempotency.run_once import arun_once, identity_of, run_once
@@ -188,7 +189,7 @@ class _Job(Generic[R]):
 
     def period(self) -> Period:
         """Return the period that the database's clock is in now; one statement."""
-        return self._job.calendar.period_of(self._job.now())
+        return self._job.current()
 
     def missed(self, since: datetime | date) -> list[Period]:
         """Return the periods since then that are over and have no finished run.
@@ -387,6 +388,25 @@ class once_per:  # noqa: N801 - a decorator
         """Return the database's time; one statement."""
         [(seconds,)] = fetch(connections[self.using], sql.CLOCK, {})
         return datetime.fromtimestamp(float(seconds), UTC)
+
+    def current(self) -> Period:
+        """Return the period that the database's clock is in now; one statement."""
+        return self.calendar.period_of(self.now())
+
+    def is_finished(self, period: Period) -> bool:
+        """Return whether the job has a finished run for the period; one statement."""
+        run = identity_of(self.key_for(period), self.using)
+        parameters: dict[str, Any] = {**run.parameters(), "keys": [run.key]}
+        return bool(fetch(connections[self.using], sql.FINISHED, parameters))
+
+    def record(self, period: Period, lease: Lease) -> None:
+        """Note that the job has a finished run for the period, if the lease is still held.
+
+        Raises:
+            LockLost: the lease is lost; nothing was noted.
+        """
+        with lease.guard():
+            run_once(*self.key_for(period), work=lambda: None, **self.options(period, self.now()))
 
     def key_for(self, period: Period) -> tuple[KeyPart, ...]:
         """Return the key of ``run_once`` for one period."""
