@@ -11,7 +11,7 @@ from tests.faults.checkers import INVARIANTS, Violation
 from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
 from tests.faults.report import failures, has_shown
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).resolve().parents[2]
 NEMESES = ("pause", "kill", "terminate", "cut")
