@@ -1,4 +1,4 @@
-"""``@idempotent``: a view whose repeated requests have their effects once."""
+"""The ``@idempotent`` decorator: it gives a repeated request the response of the first one."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,10 +33,11 @@ from django_dblock.idempotency.request import (
 View = TypeVar("View", bound=Callable[..., Any])
 
 decorated: dict[str, ViewConfig] = {}
-"""Every decorated view by its name, for the system checks; but for what has only the mark."""
+"""The decorated views by their names, for the system checks; those that ``method_decorator`` has
+decorated are found by their MARK instead."""
 
 MARK = "_dblock_idempotent"
-"""The attribute by which ``method_decorator``, which copies them, shows what it has decorated."""
+"""The attribute that holds a view's config; ``method_decorator`` copies it to the method."""
 
 
 class IdempotentRequest(HttpRequest):
@@ -100,89 +101,96 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     store_body: bool = True,
     using: str | None = None,
 ) -> View | Callable[[View], View]:
-    """Let a repeated request have its effects once, and get the first answer again.
+    """Give a repeated request the response of the first one, without running the view again.
 
-    The client sends an ``Idempotency-Key`` header, a new one for a new request and the same with
-    each retry. Works on functions, and on the methods of class-based views, by itself or through
-    ``method_decorator``; with Django REST framework below ``@api_view``, and on methods and
-    actions. It stands below what decides who may come in: a replay must pass that, too. Async
-    views need ``mode="lease"``. The view gets ``request.idempotency``
-    (:class:`~django_dblock.idempotency.context.Handle`).
+    The client sends an ``Idempotency-Key`` header: a new key with each new request, and the same
+    key with each retry. The decorator works on functions and on the methods of class-based views,
+    directly or through ``method_decorator``; with Django REST framework on methods and actions, and
+    below ``@api_view``. Put it below everything that decides who may come in, because a replay has
+    to pass that as well. Async views need ``mode="lease"``. The view finds its handle in
+    ``request.idempotency`` (:class:`~django_dblock.idempotency.context.Handle`).
 
-    Guaranteed in atomic mode: what the view writes in the database of ``using``, and its answer,
-    are committed together or not at all, and once for each ``(scope, key)`` within ``ttl``; whoever
-    asks again gets that answer, and the view is not run. A key that comes with another request is
-    refused (422), as is one whose request is running (409).
+    Guaranteed in atomic mode: what the view writes in the database of ``using`` and its response
+    are committed together or not at all, and once for each ``(scope, key)`` within ``ttl``. A retry
+    gets the stored response. A key that was used for another request is refused (422), and so is
+    a request that another run is processing (409).
 
-    Guaranteed in lease mode: the same of what is written in a transaction with
-    ``request.idempotency.complete()``, ``guard()`` or ``step()`` in it.
+    Guaranteed in lease mode: the same for what is written in a transaction that calls
+    ``request.idempotency.complete()``, ``guard()`` or ``step()``. A client that disconnects does
+    not cancel an async view before its lease ends.
 
-    Not guaranteed: anything about the outside world (a run may be repeated up to its last recorded
-    step: give the other side ``derived_key()``), about what is written on other database aliases
-    or by middleware (sessions are saved there), about cookies, which belong to the first answer
-    only, and, in lease mode, about other writes. Nor that a client gets an answer: it may have to
-    ask again. When ``ttl`` is over, the same key is a new request.
+    Not guaranteed:
+
+    - anything about other systems: a run may be repeated up to its last recorded step, so give the
+      other system ``derived_key()``;
+    - what is written on other database aliases, or by middleware, which is where sessions are
+      saved;
+    - cookies, which only the first response has;
+    - in lease mode, writes outside of the transactions named above;
+    - that a client gets a response: it may have to retry;
+    - anything after ``ttl``, when the same key is a new request.
 
     Args:
-        view: the view, where the decorator is used without arguments.
-        scope: called with the request: whose key it is. By default the logged-in user.
-        key: called with the request: returns the key as text, or None to ask the header. It goes
-            before the header, so that nobody gets an event that you have authenticated run again by
+        view: the view, if the decorator is used without arguments.
+        scope: a function of the request that returns who owns the key; the logged-in user by
+            default.
+        key: a function of the request that returns the key as text, or None to use the header. Its
+            result goes before the header: nobody can have an authenticated event run again by
             adding a header to it.
-        header: the name of the header that carries the key; None if only ``key=`` tells it.
-        fingerprint: called with the request: what to compare in place of the body.
-        keep: called with a response that would be stored, rendered, inside the transaction. Where
-            it returns something false, the effects are rolled back and the key is free, as after a
-            server error: for protocols that answer 200 to everything, such as GraphQL.
-        ttl: how long the response is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL``
+        header: the name of the header that carries the key; None if only ``key=`` gives the key.
+        fingerprint: a function of the request that returns what to compare instead of the body.
+        keep: a function of a response that would be stored, called inside the transaction with the
+            rendered response. If it returns something false, the effects are rolled back and the
+            key is free, as after a server error. For protocols that respond with 200 to everything,
+            such as GraphQL.
+        ttl: how long the response is stored, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL``
             (24 h).
-        required: answer 400 where the key is missing; False runs such a request unprotected.
-        strict: take the quoted form of the header only, ``"abc"``.
-        wait: seconds to wait for the same request that is running; 0 answers 409 at once.
-        mode: ``"atomic"``, or ``"lease"`` for views that call the outside world.
-        lease: in lease mode, how long a run may be silent before it counts as dead; a timedelta or
-            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60). Each step renews it.
-        on_abandoned: what the retry of a dead run does: ``"takeover"`` goes on after its last step;
-            ``"refuse"`` answers 409 until an operator has looked.
-        methods: those that are protected; others pass.
-        store_5xx: store server errors as well, but for those with ``Retry-After``: then a retry
-            gets the error again.
-        store_body: store the body; else replays answer 204 in place of 2xx.
-        using: the database alias, ``DBLOCK_DATABASE`` by default, else where the router writes
-            :class:`~django_dblock.IdempotencyKey`.
+        required: whether a request without a key gets a 400; if False it runs unprotected.
+        strict: whether only the quoted form of the header is accepted, ``"abc"``.
+        wait: the seconds to wait while another run processes the same request; 0 responds with 409
+            at once.
+        mode: ``"atomic"``, or ``"lease"`` for views that call other systems.
+        lease: in lease mode, how long a run may be silent before it counts as dead, a timedelta or
+            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60). Each step renews the lease.
+        on_abandoned: what the retry of a dead run does: ``"takeover"`` continues after the last
+            step, ``"refuse"`` responds with 409 until an operator has looked.
+        methods: the HTTP methods that are protected; requests with others run unprotected.
+        store_5xx: whether server errors without ``Retry-After`` are stored as well.
+        store_body: whether the body is stored; if not, the replay of a 2xx is a 204.
+        using: the database alias; ``DBLOCK_DATABASE`` by default, else the alias to which the
+            router writes :class:`~django_dblock.IdempotencyKey`.
 
     In async views ``scope``, ``key``, ``fingerprint`` and ``keep`` may be coroutine functions;
-    plain ones are called in a thread.
+    plain functions are called in a thread.
 
     Raises:
-        TypeError: the view or an option can't be used like this, told when it is decorated: it is
-            a class, a generator, async in atomic mode, has a durable ``atomic()`` block in atomic
-            mode, or is no view at all.
-        ValueError: an option has a value that makes no sense, told when it is decorated.
-        ImproperlyConfigured: the client is anonymous, and there is no ``scope=``; or the decorator
-            stands where a replay would come before authorisation; or, in lease mode, a transaction
-            is open.
-        TransactionManagementError: the view answers with success, and what it has written can't be
-            committed; everything is rolled back. Or it has ended the transaction past Django: what
-            its own COMMIT has committed stays, and its response is not stored.
-        RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``; Django
-            answers 400.
-        UnsafeIsolation: the transaction's isolation level is above READ COMMITTED.
+        TypeError: when it decorates: the view is a class, a generator, or not a view; it is async,
+            or has a durable ``atomic()`` block, in atomic mode; an option has the wrong type.
+        ValueError: when it decorates: an option has an impossible value.
+        ImproperlyConfigured: the client is anonymous and there is no ``scope=``; or the decorator
+            stands where a replay would come before authorisation; or a transaction is open in lease
+            mode.
+        TransactionManagementError: the view responds with success, and its effects can't be
+            committed, so everything is rolled back. Or the view has ended the transaction past
+            Django: what its own COMMIT has committed stays, and the response is not stored.
+        RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``. Django
+            responds with 400.
+        UnsafeIsolation: the isolation level of the transaction is above READ COMMITTED.
         StandbyDatabase: the alias leads to a standby.
-        UnsupportedDatabase: the alias is no PostgreSQL with real advisory locks.
+        UnsupportedDatabase: the alias is not PostgreSQL, or has no real advisory locks.
         LockTableFull: the server has no room for another lock.
 
-    The errors under :class:`~django_dblock.IdempotencyError` are answered with a response, and not
-    raised.
+    Errors under :class:`~django_dblock.IdempotencyError` become responses and are not raised.
 
     Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 8941, 3.3.3 "Strings"; RFC 9457.
     """
     functions = {"scope": scope, "key": key, "fingerprint": fingerprint, "keep": keep}
     for option, call in functions.items():
         if call is not None and not callable(call):
-            raise TypeError(f"{option}={call!r} is no function; it is called with the request.")
+            raise TypeError(f"{option}={call!r} is not a function.")
     if checked_header(header) is None and key is None:
         raise ValueError("header=None needs key=: else no request would have a key.")
+    protected_methods = _checked_methods(methods)
     options = Options(mode, ttl, wait, lease, on_abandoned, store_body, using)
 
     def decorate(view: View) -> View:
@@ -197,7 +205,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             keep=keep,
             required=required,
             strict=strict,
-            methods=frozenset(method.upper() for method in methods),
+            methods=protected_methods,
             store_5xx=store_5xx,
         )
         if not view_introspection.is_trial(view):
@@ -226,6 +234,16 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         return protected  # type: ignore[return-value]  # it has the view's own signature
 
     return decorate if view is None else decorate(view)
+
+
+def _checked_methods(methods: Any) -> frozenset[str]:
+    """Return the protected HTTP methods; refuse a string, of which each letter would be one."""
+    names = () if isinstance(methods, str) else tuple(methods)
+    if isinstance(methods, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"methods={methods!r} is not a list of HTTP methods, such as ['POST'].")
+    if not names:
+        raise ValueError("methods= is empty, so the decorator would protect nothing.")
+    return frozenset(name.upper() for name in names)
 
 
 def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any) -> Any:

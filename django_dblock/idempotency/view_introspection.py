@@ -1,4 +1,4 @@
-"""Where ``@idempotent`` stands: on what, and not around what decides who may come in."""
+"""What ``@idempotent`` decorates: whether it can, and whether authorisation stands below it."""
 
 import inspect
 import sys
@@ -148,7 +148,7 @@ def _refuse_operation(owner: Any, view: Any) -> None:
 
 
 def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:
-    """Refuse to stand around what decides who may come in: a replay would go past it."""
+    """Refuse to decorate a view that decides who may come in: a replay would not be asked."""
     if rest_framework.is_view(cls):
         how = "below @api_view, or on the view's method: post(), create(), an action"
     elif any(map(_decides_access, inside)):
@@ -162,9 +162,9 @@ def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:
 
 
 def _inside(cls: type, view: Any) -> tuple[type, ...]:
-    """Return the classes from the one whose ``dispatch`` is decorated: those before it ask first.
+    """Return the classes from the one whose ``dispatch`` is decorated onwards.
 
-    Where none is found, all.
+    Classes before it in the MRO decide before the decorator. If none is found, return all classes.
     """
     method = inspect.unwrap(view)
     for number, each in enumerate(cls.__mro__):
@@ -174,7 +174,8 @@ def _inside(cls: type, view: Any) -> tuple[type, ...]:
 
 
 def _decides_access(cls: type) -> bool:
-    """Whether its ``dispatch`` refuses; importing the mixin needs an installed auth app."""
+    """Return whether the ``dispatch`` of a class decides who may come in."""
+    # Importing the mixin would need the auth app to be installed.
     mixins = sys.modules.get("django.contrib.auth.mixins")
     return mixins is not None and issubclass(cls, mixins.AccessMixin)
 
@@ -195,10 +196,10 @@ def name_of(view: Any) -> str:
 
 
 def is_trial(view: Any) -> bool:
-    """Whether it is the dummy on which ``method_decorator`` looks what a decorator adds."""
+    """Return whether a view is the dummy on which ``method_decorator`` tries a decorator."""
     return getattr(view, "__module__", "") == method_decorator.__module__
 
 
 def is_async(view: Any) -> bool:
-    """Whether to await the view; ``dispatch`` of an async class view does not look like it."""
+    """Return whether a view is awaited; ``dispatch`` of an async class is a plain function."""
     return iscoroutinefunction(view) or bool(getattr(_owner(view), "view_is_async", False))

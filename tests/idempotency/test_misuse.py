@@ -39,6 +39,18 @@ def test_option_that_is_no_function_is_told_at_once(option):
         idempotent(**{option: "x"})
 
 
+@pytest.mark.parametrize("methods", ["PUT", [5]])
+def test_methods_that_are_no_list_are_told_at_once(methods):
+    """Each letter of a string would be a method, and no request would be protected."""
+    with pytest.raises(TypeError, match="methods="):
+        idempotent(methods=methods)
+
+
+def test_no_methods_are_told_at_once():
+    with pytest.raises(ValueError, match="methods="):
+        idempotent(methods=[])
+
+
 def test_generator_is_told_at_once():
     with pytest.raises(TypeError, match="generator"):
 
