@@ -1,0 +1,194 @@
+"""@locked_task and @once_task, of tasks that run at once; with a real Redis: tests/stacks."""
+
+import importlib
+import sys
+
+import pytest
+from celery import Celery
+from celery.exceptions import Retry
+
+from django_dblock import LockTimeout, UnstorableResponse, fenced_lock, run_once
+from django_dblock.contrib.celery import locked_task, once_task
+from tests.app.models import Counter
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+app = Celery("tests", broker="memory://", set_as_current=False)
+app.conf.task_always_eager = True
+app.conf.task_eager_propagates = True
+app.conf.task_store_eager_result = False
+
+
+@app.task
+@locked_task("sync", lambda tenant: tenant, ttl=30, busy="raise", pass_lease=True)
+def sync(tenant, lease):
+    with lease.guard():
+        Counter.objects.create(name=f"{lease.name} {tenant}")
+    return lease.name
+
+
+@app.task
+@locked_task("sync", "acme", ttl=30, busy="skip")
+def skipping():
+    return "ran"
+
+
+@app.task
+@locked_task("sync", "acme", ttl=30)
+def retrying():
+    return "ran"
+
+
+@app.task
+@locked_task("sync", "acme", ttl=30, retry_after=7)
+def retrying_later():
+    return "ran"
+
+
+@app.task
+@once_task()
+def pay(amount):
+    return Counter.objects.create(name=f"paid {Counter.objects.count()}", value=amount).pk
+
+
+@app.task
+@once_task(key=lambda order, amount: ("order", order))
+def pay_order(order, amount):
+    return Counter.objects.create(name=f"paid {Counter.objects.count()}", value=amount).pk
+
+
+@app.task
+@once_task(key=lambda order: order, mode="lease")
+def charge(order, run):
+    with run.step("charge") as step:
+        step.result = f"charged {order}"
+    return step.result
+
+
+@app.task
+@once_task(key=lambda: "unstorable")
+def unstorable():
+    return object()
+
+
+class TestLocked:
+    def test_it_holds_the_lease(self):
+        assert sync.delay("acme").get() == "sync:acme"
+        assert Counter.objects.get().name == "sync:acme acme"
+        with fenced_lock("sync", "acme", ttl=30):
+            pass
+
+    def test_busy_raise(self):
+        with fenced_lock("sync", "acme", ttl=30):
+            with pytest.raises(LockTimeout):
+                sync.delay("acme")
+            assert sync.delay("globex").get() == "sync:globex"
+
+    def test_busy_skip(self):
+        assert skipping.delay().get() == "ran"
+        with fenced_lock("sync", "acme", ttl=30):
+            assert skipping.delay().get() is None
+
+    @pytest.mark.parametrize(
+        ("task", "least", "most"), [(retrying, 15, 30), (retrying_later, 7, 7)]
+    )
+    def test_busy_retry(self, task, least, most, monkeypatch):
+        asked = []
+
+        def retry(exc, countdown, max_retries):
+            asked.append((type(exc), countdown, max_retries))
+            return Retry()
+
+        monkeypatch.setattr(task._get_current_object(), "retry", retry)
+        with fenced_lock("sync", "acme", ttl=30), pytest.raises(Retry):
+            task.delay()
+        [(kind, countdown, retries)] = asked
+        assert kind is LockTimeout
+        assert least <= countdown <= most
+        assert retries > 2**30
+
+    def test_called_as_a_function(self):
+        assert retrying() == "ran"
+        with fenced_lock("sync", "acme", ttl=30), pytest.raises(LockTimeout):
+            retrying()
+
+    def test_outside_of_celery(self):
+        function = locked_task("sync", "acme", ttl=30)(lambda: "ran")
+        assert function() == "ran"
+        with fenced_lock("sync", "acme", ttl=30), pytest.raises(LockTimeout):
+            function()
+
+    def test_what_it_refuses(self, statements):
+        async def coroutine():
+            pass
+
+        def generator():
+            yield
+
+        with statements() as sent:
+            with pytest.raises(ValueError, match="busy"):
+                locked_task("a", ttl=30, busy="wait")
+            with pytest.raises(ValueError, match="ttl"):
+                locked_task("a", ttl=0)
+            for function in (coroutine, generator):
+                with pytest.raises(TypeError, match="runs later"):
+                    locked_task("a", ttl=30)(function)
+            with pytest.raises(TypeError, match="below"):
+                locked_task("a", ttl=30)(sync)
+            with pytest.raises(TypeError, match="below"):
+                once_task()(sync)
+        assert len(sent) == 0
+
+
+class TestOnce:
+    def test_the_same_message_has_one_effect(self):
+        first = pay.apply((5,), task_id="one").get()
+        assert pay.apply((5,), task_id="one").get() == first
+        assert pay.apply((5,), task_id="two").get() != first
+        assert Counter.objects.count() == 2
+
+    def test_different_messages_for_the_same_work_have_one_effect(self):
+        first = pay_order.delay("o-1", amount=5).get()
+        assert pay_order.delay("o-1", amount=5).get() == first
+        assert pay_order("o-1", amount=5) == first  # called as a function, too
+        assert Counter.objects.count() == 1
+
+    def test_lease_mode(self):
+        assert charge.delay("o-1").get() == "charged o-1"
+        assert charge.delay("o-1").get() == "charged o-1"
+
+    def test_a_message_that_arrives_meanwhile_is_retried(self, monkeypatch):
+        asked = []
+
+        def retry(exc, countdown, max_retries):
+            asked.append(type(exc).__name__)
+            return Retry()
+
+        monkeypatch.setattr(charge._get_current_object(), "retry", retry)
+
+        def work(handle):
+            with pytest.raises(Retry):
+                charge.delay("o-2")
+            return "done"
+
+        name = f"{__name__}.charge"
+        assert run_once("celery", name, "o-2", work=work, mode="lease") == "done"
+        assert asked == ["IdempotencyInProgress"]
+
+    def test_without_a_task_id(self):
+        function = once_task()(lambda: None)
+        with pytest.raises(TypeError, match="called as a function"):
+            function()
+        with pytest.raises(TypeError, match="called as a function"):
+            pay(5)
+
+    def test_a_result_that_is_no_json(self):
+        with pytest.raises(UnstorableResponse):
+            unstorable.delay()
+
+
+def test_without_celery(monkeypatch):
+    monkeypatch.setitem(sys.modules, "celery", None)
+    monkeypatch.delitem(sys.modules, "django_dblock.contrib.celery")
+    with pytest.raises(ImportError, match="pip install celery"):
+        importlib.import_module("django_dblock.contrib.celery")
