@@ -40,7 +40,12 @@ from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import connection_for, drop_if_dead, in_transaction
-from django_dblock.core.decorators import Guard, mark
+from django_dblock.core.decorators import (
+    Guard,
+    mark,
+    refuse_unfinished,
+    refuse_what_runs_later,
+)
 from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
 from django_dblock.keys import Key, KeyPart, is_argument
 
@@ -157,26 +162,20 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each call of the function inside the block."""
-        name = getattr(function, "__qualname__", repr(function))
-        if isinstance(function, type):
-            raise TypeError(
-                f"{name} is a class: decorate the method that needs the lock, with "
-                f"django.utils.decorators.method_decorator(…, name='post') for a view."
-            )
+        decorator = type(self).__name__
         if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            name = getattr(function, "__qualname__", repr(function))
             raise TypeError(_NO_ASYNC.format(what=f"the async function {name}"))
-        if inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"{name} is a generator function: the lock would be gone before its first line "
-                f"runs. Use 'with' inside it."
-            )
+        refuse_what_runs_later(function, decorator)
 
         @functools.wraps(function)
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._for_call(args, kwargs):
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                refuse_unfinished(result, function, decorator)
+                return result
 
-        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
+        mark(locked, function, Guard(decorator, outside=False, using=self._using))
         return locked
 
     def _send(self, signal: Signal, request: Request, **more: object) -> None:

@@ -1,7 +1,14 @@
-"""What a decorated function is guarded by, for the system checks of views. A leaf."""
+"""What our decorators accept, and what a decorated function is guarded by. A leaf.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+A decorator protects what runs *during the call*. A generator, a context manager made of one, or a
+coroutine that nobody has awaited runs later, when the lock has been released and the transaction
+has ended: the code would look protected, and would not be.
+"""
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, NamedTuple, NoReturn
 
 _GUARDS = "_dblock_guards"
 
@@ -29,3 +36,91 @@ def guards_of(function: object) -> tuple[Guard, ...]:
     """Return what stands around it; ``functools.wraps`` of others hands it on."""
     found: tuple[Guard, ...] = getattr(function, _GUARDS, ())
     return found
+
+
+def refuse_what_runs_later(function: object, decorator: str) -> None:
+    """Refuse at decoration whatever the decorator could not protect.
+
+    Args:
+        function: what is decorated.
+        decorator: the decorator's name, for the message.
+
+    Raises:
+        TypeError: it is a class, a descriptor, not callable, or a generator function, also one
+            inside other decorators (``@contextmanager``, ``functools.partial``).
+    """
+    name = getattr(function, "__qualname__", None) or repr(function)
+    if isinstance(function, type):
+        raise TypeError(
+            f"{name} is a class: decorate the method that needs @{decorator}, with "
+            f"django.utils.decorators.method_decorator(…, name='post') for a view."
+        )
+    if isinstance(function, _DESCRIPTORS):
+        raise TypeError(
+            f"{type(function).__name__} objects are no functions: put @{decorator} below "
+            f"@{type(function).__name__}, next to the function."
+        )
+    if not callable(function):
+        raise TypeError(f"@{decorator} decorates functions, not {function!r}.")
+    for inner in _chain(function):
+        if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+            raise TypeError(
+                f"{name} is a generator function, or is made of one: its body runs after the call, "
+                f"when @{decorator} has ended. Use '{decorator}' inside the function instead."
+            )
+
+
+_DESCRIPTORS = (
+    staticmethod,
+    classmethod,
+    property,
+    functools.cached_property,
+    functools.partialmethod,
+)
+
+
+def _chain(function: Any) -> list[Any]:
+    """Return the function and what it is made of: wrapped, partial, bound, or ``__call__``."""
+    found: list[Any] = []
+    while function is not None and not any(function is known for known in found):
+        found.append(function)
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif (wrapped := getattr(function, "__wrapped__", None)) is not None:
+            function = wrapped
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif not inspect.isroutine(function) and inspect.ismethod(function.__call__):
+            function = function.__call__
+        else:
+            function = None
+    return found
+
+
+def refuse_unfinished(result: object, function: object, decorator: str) -> None:
+    """Refuse at run time a result whose code has yet to run.
+
+    Args:
+        result: what the call returned.
+        function: what was called.
+        decorator: the decorator's name, for the message.
+
+    Raises:
+        TypeError: the result is a generator, a coroutine, or something else to be awaited.
+    """
+    if result is not None and isinstance(result, _UNFINISHED):
+        _refuse(result, function, decorator)
+
+
+_UNFINISHED = (Generator, AsyncGenerator, Awaitable)
+
+
+def _refuse(result: object, function: object, decorator: str) -> NoReturn:
+    if inspect.iscoroutine(result):
+        result.close()  # else Python warns that it was never awaited
+    name = getattr(function, "__qualname__", None) or repr(function)
+    raise TypeError(
+        f"{name} returned a {type(result).__name__}: its body would run after the call, when "
+        f"@{decorator} has ended. Use '{decorator}' inside the function that does the work; for "
+        f"async code decorate the 'async def' itself."
+    )
