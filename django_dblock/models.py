@@ -32,6 +32,9 @@ class FencedLock(models.Model):
     lock_delay: "models.DurationField[timedelta, timedelta]" = models.DurationField()
     grants: "models.BigIntegerField[int, int]" = models.BigIntegerField()
     metadata: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField()
+    awaited_until: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, editable=False, help_text="a release before this notifies the first waiter"
+    )
 
     class Meta:  # noqa: D106 - Django's
         constraints = (

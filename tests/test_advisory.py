@@ -37,10 +37,7 @@ from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 KEY = ("inventory", "sku-1")
 

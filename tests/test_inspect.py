@@ -12,10 +12,7 @@ from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.test_advisory import number
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def wait(_channel):

@@ -10,12 +10,7 @@ from tests.helpers import observe
 from tests.helpers.processes import race
 from tests.test_advisory import hold
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.processes,
-    pytest.mark.loss,
-    pytest.mark.server,
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | N
             lease, cancelled = await to_its_end(sync_to_async(once)(attempt))
             if lease is not None or cancelled is not None:
                 break
-            await asyncio.sleep(attempt.delay)
+            await attempt.apause()
     finally:
         _, later = await to_its_end(sync_to_async(attempt.close)())
         if cancelled := later or cancelled:

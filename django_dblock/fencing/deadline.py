@@ -8,10 +8,10 @@ looking at the clock.
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 
+from django_dblock.core.clock import monotonic
 from django_dblock.fencing.store import Grant, Place
 
 MARGIN = 0.05
@@ -20,12 +20,8 @@ MARGIN = 0.05
 EXPIRED = "no renewal was confirmed in time"
 GONE = "somebody else has it, or an operator released it"
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def now() -> float:
-    """Seconds on a clock that no one sets; on Linux it also counts while the machine sleeps."""
-    return time.clock_gettime(_CLOCK)
+now = monotonic
+"""The clock of every deadline: nobody can set, stop or freeze it."""
 
 
 class Trust:
@@ -38,6 +34,8 @@ class Trust:
         token: the grant's.
         ttl: seconds; what renewals ask for.
         expires_at: by the server's clock, as of its latest answer.
+        left_behind: says why nobody can give the lease back any more, or None; asked by the
+            heartbeat before it renews.
     """
 
     def __init__(
@@ -53,12 +51,18 @@ class Trust:
         self.token = grant.token
         self.ttl = ttl
         self.expires_at: datetime = grant.expires_at
+        self.left_behind: Callable[[], str | None] = _never
         self._deadline = before + ttl * (1 - MARGIN)
         self._when_lost = when_lost
         self._reason: str | None = None
         self._ended = False
         self._pid = os.getpid()
         self._mutex = threading.Lock()
+
+    @property
+    def deadline(self) -> float:
+        """When it ends, by our clock, unless it is renewed; given back or not."""
+        return self._deadline
 
     @property
     def remaining(self) -> float:
@@ -110,3 +114,7 @@ class Trust:
         """Note that it was given back."""
         with self._mutex:
             self._ended = True
+
+
+def _never() -> None:
+    """A lease that was not entered as a block."""

@@ -11,15 +11,14 @@ import logging
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Generator, Iterable
-from math import ceil
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from math import ceil, frexp, inf
+from typing import Any, NamedTuple
 
-from django.db import connections
-
-from django_dblock.core.connection import after_fork_in_child
+from django_dblock.core.connection import after_fork_in_child, dedicated, fetch, unwrapped
 from django_dblock.fencing.deadline import GONE, Trust, now
-from django_dblock.fencing.store import renewal_parameters, unreplicated
+from django_dblock.fencing.store import in_schema, renewal_parameters, unreplicated
 from django_dblock.sql import fencing as sql
 
 # One beat: renew many leases in one statement, on a connection of its own.
@@ -32,6 +31,18 @@ _CONNECT = 2
 """The shortest time the driver can be given for connecting, in seconds."""
 
 
+class Outcome(NamedTuple):
+    """The leases that one statement did not renew.
+
+    Attributes:
+        gone: those that somebody else has, or that were released.
+        skipped: those whose row was locked for a moment, and that are still ours.
+    """
+
+    gone: list[Trust]
+    skipped: list[Trust]
+
+
 class Line:
     """The heartbeat's own connection to one database: never a caller's, and none of a pool's.
 
@@ -39,19 +50,26 @@ class Line:
     """
 
     def __init__(self, alias: str) -> None:
-        self._wrapper = connections[alias].copy()
-        settings = self._wrapper.settings_dict
-        settings["AUTOCOMMIT"] = True
-        options = settings["OPTIONS"]
-        options.pop("pool", None)
+        self._wrapper = dedicated(alias)
+        options = self._wrapper.settings_dict["OPTIONS"]
         options["application_name"] = f"{options.get('application_name', '')} heartbeat".strip()
+        self._options = options
 
-    def renew(self, trusts: Iterable[Trust], *, patience: float) -> list[Trust]:
-        """Renew the leases; return those of which the table knows nothing any more.
+    def renew(
+        self,
+        trusts: Iterable[Trust],
+        *,
+        patience: float,
+        schema: str = "",
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Outcome:
+        """Renew the leases; return those of which the table knows nothing, and those it skipped.
 
         Args:
-            trusts: the leases, all of this database.
+            trusts: the leases, all of this database and schema.
             patience: seconds; a server that is silent for longer has failed.
+            schema: where their rows are, quoted.
+            meanwhile: called again and again while the server is silent.
 
         Raises:
             Exception: it failed, for all of them; nobody knows what was done.
@@ -59,57 +77,83 @@ class Line:
         wanted = {(trust.place.name, trust.place.slot, trust.token): trust for trust in trusts}
         leases = [(trust.place, trust.token, trust.ttl) for trust in wanted.values()]
         ttls = {key: trust.ttl for key, trust in wanted.items()}
-        gone = []
+        outcome = Outcome([], [])
         try:
             self._connect(patience)
             before = now()
-            for name, slot, token, expires_at, ours in self._ask(leases, before + patience):
+            statement = in_schema(sql.RENEW, schema)
+            rows = self._ask(statement, renewal_parameters(leases), before + patience, meanwhile)
+            for name, slot, token, expires_at, ours in rows:
                 trust = wanted[name, slot, token]
                 if expires_at is not None:
                     trust.extend(before, ttls[name, slot, token], expires_at)
-                elif not ours:
-                    gone.append(trust)
+                else:
+                    (outcome.skipped if ours else outcome.gone).append(trust)
         except BaseException:
             self.close()
             raise
-        return gone
+        return outcome
 
     def close(self) -> None:
         """Hang up. The next use calls again."""
         self._wrapper.close()
 
     def _connect(self, patience: float) -> None:
-        options = self._wrapper.settings_dict["OPTIONS"]
-        options["connect_timeout"] = max(_CONNECT, ceil(patience))
+        self._options["connect_timeout"] = max(_CONNECT, ceil(patience))
         self._wrapper.ensure_connection()
 
-    def _ask(self, leases: list[Any], until: float) -> list[Any]:
-        driver = self._wrapper.connection
-        plain_wait = type(driver).wait
-
-        def wait(generator: Any, interval: float = _LOOK, **more: Any) -> Any:
-            return plain_wait(driver, _until(generator, until), min(interval, _LOOK), **more)
-
-        driver.wait = wait
-        try:
-            with unreplicated(driver) as warnings, self._wrapper.cursor() as cursor:
-                cursor.execute(sql.RENEW, renewal_parameters(leases))
-                rows: list[Any] = cursor.fetchall()
-        finally:
-            del driver.wait
+    def _ask(
+        self,
+        statement: str,
+        parameters: dict[str, Any],
+        until: float,
+        meanwhile: Callable[[], object],
+    ) -> list[Any]:
+        with (
+            unreplicated(self._wrapper.connection) as warnings,
+            _patience(self._wrapper.connection, until, meanwhile),
+        ):
+            rows = fetch(self._wrapper, statement, parameters)
         if warnings:
             raise TimeoutError(warnings[0])
         return rows
 
 
-def _until(generator: Generator[Any, Any, Any], until: float) -> Generator[Any, Any, Any]:
+@contextmanager
+def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iterator[None]:
+    """Let the driver wait for the server no longer than until then.
+
+    A driver that is hidden in a proxy waits as long as it does by itself.
+    """
+    driver: Any = unwrapped(given)
+    if driver is None:
+        yield
+        return
+    plain_wait = type(driver).wait
+
+    def wait(generator: Any, interval: float = _LOOK, **more: Any) -> Any:
+        waiting = _until(generator, until, meanwhile)
+        return plain_wait(driver, waiting, min(interval, _LOOK), **more)
+
+    driver.wait = wait
+    try:
+        yield
+    finally:
+        del driver.wait
+
+
+def _until(
+    generator: Generator[Any, Any, Any], until: float, meanwhile: Callable[[], object]
+) -> Generator[Any, Any, Any]:
     """Drive the driver's own generator, which waits for the server for ever, up to a time."""
     try:
         state = next(generator)
         while True:
             ready = yield state
-            if not ready and now() > until:
-                raise TimeoutError("The server is silent.")
+            if not ready:
+                meanwhile()
+                if now() > until:
+                    raise TimeoutError("The server is silent.")
             state = generator.send(ready)
     except StopIteration as done:
         return done.value
@@ -125,6 +169,38 @@ _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 
 _MOMENT = 0.25
 """Seconds after which a thread that never had anything to renew has found out that it can end."""
+
+
+class Batch(NamedTuple):
+    """What one statement can renew: leases of one database, one schema, and of similar ttls.
+
+    A beat is given up after a third of its shortest ttl. Were the sizes mixed, one short lease
+    would end the beats of a thousand long ones, which take longer than that.
+    """
+
+    alias: str
+    schema: str
+    size: int
+
+
+def _batch_of(trust: Trust) -> Batch:
+    _, exponent = frexp(trust.ttl)
+    return Batch(trust.place.using, trust.place.schema, exponent // 3)
+
+
+class Watch:
+    """Looks at the deadlines of a batch while its beat waits for the server."""
+
+    def __init__(self, trusts: list[Trust]) -> None:
+        self._trusts = trusts
+        self._next = min(trust.deadline for trust in trusts)
+
+    def look(self) -> None:
+        """Tell those whose time is up, at once, that they are lost."""
+        if now() < self._next:
+            return
+        self._trusts = [trust for trust in self._trusts if trust.reason is None]
+        self._next = min((trust.deadline for trust in self._trusts), default=inf)
 
 
 class Heartbeat:
@@ -162,8 +238,8 @@ class Heartbeat:
     def _run(self) -> None:
         while self._wait():
             try:
-                for alias, batch in self._batches().items():
-                    self._beat(alias, batch)
+                for batch, trusts in self._batches().items():
+                    self._beat(batch, trusts)
             except BaseException:  # a receiver's sys.exit(), say; the other leases go on
                 logger.exception("What was called on the loss of a lease failed")
 
@@ -195,49 +271,71 @@ class Heartbeat:
         end = now() + trust.remaining
         return end if due is None else min(due, end)
 
-    def _batches(self) -> dict[str, list[Trust]]:
-        """Return the leases to renew, by database; those that are lost are told so instead.
+    def _batches(self) -> dict[Batch, list[Trust]]:
+        """Return the leases to renew, by database, schema and size of ttl.
 
-        One that is due takes along all that soon will be, so that they keep step.
+        One that is due takes along all that soon will be, so that they keep step. Those that are
+        lost, and those that nobody can give back any more, are told so instead.
         """
         with self._changed:
             trusts = dict(self._due)
-        batches: dict[str, list[Trust]] = defaultdict(list)
-        urgent: set[str] = set()
+        batches: dict[Batch, list[Trust]] = defaultdict(list)
+        urgent: set[Batch] = set()
         for trust, due in trusts.items():
             if trust.reason is not None:  # its looking is what tells
                 self.forget(trust)
             elif due is not None and due - now() <= trust.ttl / 6:
-                batches[trust.place.using].append(trust)
+                if reason := trust.left_behind():
+                    self.forget(trust)
+                    trust.lose(reason)
+                    continue
+                batch = _batch_of(trust)
+                batches[batch].append(trust)
                 if due <= now():
-                    urgent.add(trust.place.using)
-        return {alias: batches[alias] for alias in batches if alias in urgent}
+                    urgent.add(batch)
+        return {batch: batches[batch] for batch in batches if batch in urgent}
 
-    def _beat(self, alias: str, batch: list[Trust]) -> None:
+    def _beat(self, batch: Batch, trusts: list[Trust]) -> None:
+        # What was given back since the batch was made has no time left, and must cost nobody any.
+        trusts = [trust for trust in trusts if trust.remaining > 0]
+        if not trusts:
+            return
         started = now()
-        interval = min(trust.ttl for trust in batch) / 3
-        patience = min(interval, _LONGEST_SILENCE, *(trust.remaining for trust in batch))
-        line = self._lines.get(alias)
+        interval = min(trust.ttl for trust in trusts) / 3
+        # One lease whose time is up ends no beat of all others: it is told of its loss meanwhile.
+        watch = Watch(trusts)
+        line = self._lines.get(batch.alias)
         try:
             if line is None:
-                line = self._lines[alias] = Line(alias)
-            gone = line.renew(batch, patience=patience)
+                line = self._lines[batch.alias] = Line(batch.alias)
+            gone, skipped = line.renew(
+                trusts,
+                patience=min(interval, _LONGEST_SILENCE),
+                schema=batch.schema,
+                meanwhile=watch.look,
+            )
         except Exception as error:  # noqa: BLE001 - whatever it was, the leases still have time
+            watch.look()
             logger.warning(
                 "A heartbeat on %r failed, trying again: %s",
-                alias,
+                batch.alias,
                 error,
-                extra={"kind": "fenced", "using": alias, "error": error},
+                extra={"kind": "fenced", "using": batch.alias, "error": error},
             )
-            pause = min(max(interval / 4, _SHORTEST_BREAK), _LONGEST_BREAK)
-            again = now() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
-            self._put_off(dict.fromkeys(batch, again))
+            self._put_off(dict.fromkeys(trusts, self._soon(interval)))
             return
         for trust in gone:
             self.forget(trust)
             if not trust.ended:
                 trust.lose(GONE)
-        self._put_off({trust: started + trust.ttl / 3 for trust in batch})
+        self._put_off({trust: started + trust.ttl / 3 for trust in trusts})
+        # Somebody had the row for a moment, a waiter perhaps: a third of the ttl is not to be lost.
+        self._put_off(dict.fromkeys(skipped, self._soon(interval)))
+
+    @staticmethod
+    def _soon(interval: float) -> float:
+        pause = min(max(interval / 4, _SHORTEST_BREAK), _LONGEST_BREAK)
+        return now() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
 
     def _put_off(self, times: dict[Trust, float]) -> None:
         with self._changed:

@@ -14,7 +14,7 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT
-from django_dblock.core.connection import in_transaction
+from django_dblock.core.connection import drop_if_dead, in_transaction
 from django_dblock.core.simple_query import send
 from django_dblock.exceptions import LockLost
 from django_dblock.fencing import store
@@ -35,6 +35,7 @@ _LONGEST_MILLISECONDS = 2_147_483_647
 def guarded(trust: Trust, idle_timeout: float) -> Iterator[None]:
     """Open a transaction, or join the one that is open, and tie the lease to it."""
     connection = connections[trust.place.using]
+    drop_if_dead(connection)
     if in_transaction(connection):
         with transaction.mark_for_rollback_on_error(using=connection.alias):
             held = _is_held(trust, idle_timeout)
@@ -57,7 +58,8 @@ def _is_held(trust: Trust, idle_timeout: float) -> bool:
         "token": trust.token,
         "idle_timeout": milliseconds,
     }
-    return bool(send(connections[place.using], sql.GUARD, parameters=parameters))
+    statement = store.in_schema(sql.GUARD, place.schema)
+    return bool(send(connections[place.using], statement, parameters=parameters))
 
 
 def _lost(trust: Trust) -> LockLost:
@@ -259,6 +261,11 @@ class Lease:
         return guarded(
             trust, max(trust.ttl, _SHORTEST_IDLE) if idle_timeout is None else idle_timeout
         )
+
+    @property
+    def place(self) -> Place:
+        """Which row of which table it is."""
+        return self._place
 
     @property
     def trusts(self) -> tuple[Trust, ...]:

@@ -1,14 +1,16 @@
 """``fenced_lock``: one holder at a time, for work longer than a transaction."""
 
+import asyncio
 import copy
 import functools
-import inspect
 import json
-import time
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 from django.db import connections
@@ -17,8 +19,14 @@ from django.dispatch import Signal
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named
-from django_dblock.core.decorators import Guard, mark
-from django_dblock.exceptions import DblockError, LockTimeout
+from django_dblock.core.connection import after_fork_in_child
+from django_dblock.core.decorators import (
+    Guard,
+    mark,
+    refuse_unfinished,
+    refuse_what_runs_later,
+)
+from django_dblock.exceptions import DblockError, LockTimeout, SelfDeadlock
 from django_dblock.fencing import async_lock, store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.heartbeat import heartbeat
@@ -30,10 +38,58 @@ from django_dblock.keys import KeyPart, is_argument
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Which leases the code that runs here has entered: each thread and each task has its own.
-_entered: ContextVar[tuple[tuple["fenced_lock", Lease], ...]] = ContextVar(
-    "dblock_entered", default=()
-)
+
+Caller: TypeAlias = threading.Thread | asyncio.Task[Any]
+
+
+def _current_caller() -> Caller:
+    """Return the task that runs here, else the thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        task = None
+    return task or threading.current_thread()
+
+
+class Entry:
+    """A block that was entered: by which object, for which lease, in which thread or task."""
+
+    def __init__(self, block: "fenced_lock", lease: Lease, caller: Caller) -> None:
+        self.block = block
+        self.lease = lease
+        self.caller = caller
+
+    def left_behind(self) -> str | None:
+        """Return why nobody can leave the block any more; None while somebody can."""
+        if isinstance(self.caller, threading.Thread):
+            ended = None if self.caller.is_alive() else "thread"
+        else:
+            ended = "event loop" if self.caller.get_loop().is_closed() else None
+        return ended and f"the {ended} that entered the block has ended without leaving it"
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the thread or task that entered the block has ended."""
+        if isinstance(self.caller, threading.Thread):
+            return not self.caller.is_alive()
+        return self.caller.done()
+
+
+# Which blocks the code that runs here has entered: each thread and each task has its own.
+_entered: ContextVar[tuple[Entry, ...]] = ContextVar("dblock_entered", default=())
+
+# All blocks that are entered in this process, for those who leave one in another thread or task.
+_open: list[Entry] = []
+_open_mutex = threading.Lock()
+
+
+def _forget_the_parents() -> None:
+    global _open_mutex  # noqa: PLW0603 - a lock that no thread in a forked child could ever free
+    _open_mutex = threading.Lock()
+    _open.clear()
+
+
+after_fork_in_child(_forget_the_parents)
 
 
 class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
@@ -127,7 +183,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         attempt = self._attempt()
         try:
             while (lease := self._once(attempt)) is None:
-                time.sleep(attempt.delay)
+                attempt.pause()
         finally:
             attempt.close()
         self._push(lease)
@@ -145,7 +201,8 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             raise lease.loss()
 
     async def __aenter__(self) -> Lease:
-        lease = await async_lock.enter(self._attempt, self._once)
+        once = partial(self._once, caller=_current_caller())
+        lease = await async_lock.enter(self._attempt, once)
         self._push(lease)
         return lease
 
@@ -159,24 +216,17 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each call of the function, sync or async, inside the block."""
-        name = getattr(function, "__qualname__", repr(function))
-        if isinstance(function, type):
-            raise TypeError(
-                f"{name} is a class: decorate the method that needs the lock, with "
-                f"django.utils.decorators.method_decorator(…, name='post') for a view."
-            )
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{name} is a generator function: the lock would be gone before its first line "
-                f"runs. Use 'with' inside it."
-            )
-        guard = Guard(type(self).__name__, outside=True, using=self._using)
+        decorator = type(self).__name__
+        refuse_what_runs_later(function, decorator)
+        guard = Guard(decorator, outside=True, using=self._using)
         if iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
                 async with self._for_call(args, kwargs):
-                    return await function(*args, **kwargs)
+                    result = await function(*args, **kwargs)
+                    refuse_unfinished(result, function, decorator)
+                    return result
 
             mark(awaited, function, guard)
             return cast("Callable[P, R]", awaited)
@@ -184,7 +234,9 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         @functools.wraps(function)
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._for_call(args, kwargs):
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                refuse_unfinished(result, function, decorator)
+                return result
 
         mark(locked, function, guard)
         return locked
@@ -212,18 +264,24 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         place = Place(key, lease_name(key, conf.namespace), using)
         return Attempt(place, self._wish, self._timeout)
 
-    def _once(self, attempt: Attempt) -> Lease | None:
+    def _once(self, attempt: Attempt, caller: Caller | None = None) -> Lease | None:
         try:
             success = attempt.once()
+            if success is None and attempt.is_endless and self._is_held_by(caller, attempt):
+                raise SelfDeadlock(**attempt.place.facts, act="waited for", advice=_ADVICE)
         except LockTimeout as error:
             self._send(signals.lock_timeout, attempt.place, waited=error.waited)
+            if self._is_held_by(caller, attempt):
+                raise attempt.time_is_up(error.waited, note=_YOURSELF) from None
             raise
         except DblockError as error:
             self._send(signals.lock_refused, attempt.place, error=error)
             raise
         if success is None:
             return None
-        lease = self._lease(attempt.place, success)
+        # All that follows goes where the row was found, whatever the search path is by then.
+        place = replace(attempt.place, schema=success.grant.schema)
+        lease = self._lease(place, success)
         # A lease taken in TestCase's transaction is seen by no other connection, so none renews it.
         renews = self._heartbeat and not connections[lease.using].in_atomic_block
         try:
@@ -248,24 +306,59 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             on_lost=self._on_lost,
         )
 
+    @staticmethod
+    def _is_held_by(caller: Caller | None, attempt: Attempt) -> bool:
+        """Return whether the caller itself holds what it waits for."""
+        refusal = attempt.refusal
+        if refusal is None:
+            return False
+        caller = caller or _current_caller()
+        place = attempt.place
+        return any(
+            entry.caller is caller
+            and entry.lease.fences_rows  # of a semaphore's permits, others may be released
+            and entry.lease.token == refusal.token
+            and (entry.lease.place.name, entry.lease.using) == (place.name, place.using)
+            for entry in _entered.get()
+        )
+
     def _push(self, lease: Lease) -> None:
-        _entered.set((*_entered.get(), (self, lease)))
+        entry = Entry(self, lease, _current_caller())
+        for trust in lease.trusts:
+            trust.left_behind = entry.left_behind
+        _entered.set((*_entered.get(), entry))
+        with _open_mutex:
+            _open.append(entry)
 
     def _pop(self) -> Lease:
         entered = _entered.get()
-        for place in reversed(range(len(entered))):
-            if entered[place][0] is self:
-                _entered.set(entered[:place] + entered[place + 1 :])
-                return entered[place][1]
-        raise RuntimeError(
-            f"A block of {type(self).__name__}() was left that was not entered in this thread or "
-            "task. The "
-            "lock ends when its ttl is over."
-        )
+        with _open_mutex:
+            mine = [entry for entry in _open if entry.block is self]
+            # The latest of this context; else of an ended thread or task; else the only one.
+            here = [entry for entry in entered if entry in mine]
+            found = here or [entry for entry in mine if entry.is_orphan] or mine
+            if not found or not (here or found[-1].is_orphan or len(found) == 1):
+                raise RuntimeError(_NOT_HERE.format(name=type(self).__name__, count=len(found)))
+            entry = found[-1]
+            _open.remove(entry)
+        _entered.set(tuple(other for other in entered if other is not entry))
+        return entry.lease
 
     def _send(self, signal: Signal, place: Place, **more: object) -> None:
         if signal.receivers:
             signal.send_robust(type(self), kind=place.kind, shared=False, **place.facts, **more)
+
+
+_YOURSELF = "yourself, in a block further out (a fenced lock is not re-entrant), as "
+_ADVICE = (
+    "You hold it yourself, in a block further out, and a fenced lock is not re-entrant. Pass the "
+    "lease of the outer block on, or call the inner function's body without the lock."
+)
+_NOT_HERE = (
+    "A block of {name}() was left that was not entered in this thread or task, and {count} blocks "
+    "of the same object are open in others, so nobody can say which one was meant. Enter and leave "
+    "a block in one thread or task, or use an object of its own for each block."
+)
 
 
 def _storable(metadata: dict[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """The lock table's answers: one statement each, with what a refusal means."""
 
 import functools
+import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from os import getpid
 from typing import Any, NamedTuple
@@ -17,8 +18,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, name
 from django_dblock.core.connection import (
+    cancel_if_running,
     connection_for,
     drop_if_dead,
+    fetch,
     in_callers_transaction,
     positional,
 )
@@ -40,6 +43,7 @@ class Place:
 
     Attributes:
         kind: what the lease is for, in signals, logs and metrics: ``fenced``, ``semaphore`` ….
+        schema: where the row was found, quoted; empty: along the search path of the connection.
     """
 
     key: NamedKey
@@ -47,6 +51,7 @@ class Place:
     using: str
     slot: int = 0
     kind: str = "fenced"
+    schema: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -69,6 +74,7 @@ class Grant(NamedTuple):
 
     token: int
     expires_at: datetime
+    schema: str = ""
 
 
 class Refusal(NamedTuple):
@@ -77,6 +83,20 @@ class Refusal(NamedTuple):
     remaining: float
     token: int
     owner: str
+
+
+class Look(NamedTuple):
+    """What a waiter in the queue sees.
+
+    Attributes:
+        queued: whether its ticket is still there.
+        ahead: how many live tickets come before its own.
+        refusal: the lease that ends first; None where there is no row at all.
+    """
+
+    queued: bool
+    ahead: int
+    refusal: Refusal | None
 
 
 class Renewal(NamedTuple):
@@ -121,23 +141,39 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
         "in_turn": wish.in_turn,
         "ticket": ticket,
     }
+    row = (place.using, place.name, place.slot)
+    rows: list[Any] = []
     try:
-        rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
+        # The short statement finds nothing where there is no row yet, and where the lease is held.
+        # So it is for names that this process was granted the last time that it asked.
+        if row in _granted and not (wish.in_turn or ticket is not None):
+            rows, replicated = durable(place, "taken", sql.TAKE, parameters)
+        if not rows:
+            rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
     except Error as error:
         if is_lost_race(error):
             return None
         raise
     if not rows:
         return None
-    outcome, token, expires_at, remaining, holder, _ = rows[0]
+    outcome, token, expires_at, remaining, holder, schema, _ = rows[0]
     if outcome == "cockroach":
         raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
     if outcome == "held":
+        _granted.pop(row, None)
         return Refusal(remaining, token, holder)
+    if len(_granted) >= _MOST_NAMES:
+        _granted.clear()
+    _granted[row] = None
     if not replicated:
-        release(place, token, hold_at_least=0)
+        release(replace(place, schema=schema), token, hold_at_least=0)
         raise NotReplicated(**place.facts)
-    return Grant(token, expires_at)
+    return Grant(token, expires_at, schema)
+
+
+# A hint, and nothing but that: whether TAKE has a chance. Threads may lose each other's entries.
+_granted: dict[tuple[str, str, int], None] = {}
+_MOST_NAMES = 10_000
 
 
 def renew(place: Place, token: int, ttl: float) -> Renewal:
@@ -195,15 +231,9 @@ def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]
     try:
         return run(place, act, statement, parameters)
     except Error:
-        connection = connections[place.using]
-        if connection.in_atomic_block or not _is_dropped(connection):
-            raise
-        connection.close()
+        if connections[place.using].connection is not None:
+            raise  # the connection is alive, or a transaction is open on it: see fetch()
     return run(place, act, statement, parameters)
-
-
-def _is_dropped(connection: BaseDatabaseWrapper) -> bool:
-    return connection.connection is not None and connection.connection.closed
 
 
 def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
@@ -216,14 +246,31 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
-            rows: list[Any] = cursor.fetchall()
-            return rows
+        return fetch(connection, in_schema(statement, place.schema), parameters)
     except Error as error:
         if _is_standby(connection, error):
             raise StandbyDatabase(**place.facts) from error
         raise
+    except BaseException:
+        # a signal handler's exception, say: the statement must not go on for nobody
+        cancel_if_running(connection)
+        raise
+
+
+@functools.lru_cache(maxsize=4096)  # one for each tenant and statement
+def in_schema(statement: str, schema: str) -> str:
+    """Return the statement with the lock tables' names qualified.
+
+    Args:
+        statement: one of :mod:`django_dblock.sql.fencing`.
+        schema: as the server quoted it; empty: leave the names to the search path.
+    """
+    if not schema:
+        return statement
+    return _TABLE.sub(f"{schema}.".replace("%", "%%").replace("\\", "\\\\") + r"\g<0>", statement)
+
+
+_TABLE = re.compile(r"\bdjango_dblock_fenced(?:lock|ticket)\b")
 
 
 def durable_together(
@@ -243,6 +290,7 @@ def durable_together(
     refuse_transaction(place, connection, act)
     drop_if_dead(connection)
     connection.ensure_connection()
+    statements = [in_schema(statement, place.schema) for statement in statements]
     try:
         with unreplicated(connection.connection) as warnings:
             if _takes_several(connection):
@@ -313,7 +361,71 @@ def durable(
 ) -> tuple[list[Any], bool]:
     """Run a statement that commits by itself; return its rows, and whether it was replicated."""
     connection = connections[place.using]
+    drop_if_dead(connection)
     connection.ensure_connection()
     with unreplicated(connection.connection) as warnings:
         rows = run(place, act, statement, parameters)
     return rows, not warnings
+
+
+# The queue of waiters.
+
+
+class Ticket(NamedTuple):
+    """A place in the queue for a name.
+
+    Attributes:
+        id: the smaller, the earlier.
+        owner: as it stands in the row: ids alone may come back after a failover.
+        topic: what a release sends to wake this waiter.
+    """
+
+    id: int
+    owner: str
+    topic: str
+
+
+def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
+    """Join the queue for the name.
+
+    Args:
+        place: what is waited for.
+        slot: what kind of waiter it is; 0 for a lease.
+        patience: seconds until the ticket expires, unless it is shown.
+    """
+    who = owner()
+    parameters = {"name": place.name, "slot": slot, "owner": who, "patience": patience}
+    [(number, topic, _)] = run(place, "queued for", sql.TAKE_TICKET, parameters)
+    return Ticket(number, who, topic)
+
+
+def look(place: Place, ticket: Ticket, patience: float | None) -> Look:
+    """Look at the lease and at the queue.
+
+    Args:
+        place: what is waited for.
+        ticket: our place in the queue.
+        patience: seconds for which the ticket is good from now, and the lease marked as awaited;
+            None: only look.
+    """
+    parameters = {
+        "name": place.name,
+        "ticket": ticket.id,
+        "owner": ticket.owner,
+        "patience": patience,
+    }
+    statement = sql.LOOK if patience is None else sql.STAY
+    [(queued, ahead, remaining, token, holder)] = run(place, "queued for", statement, parameters)
+    refusal = None if remaining is None else Refusal(remaining, token, holder)
+    return Look(bool(queued), ahead, refusal)
+
+
+def drop_ticket(place: Place, ticket: Ticket) -> None:
+    """Leave the queue; pass a wake-up on to the next if the lease is free."""
+    parameters = {"name": place.name, "ticket": ticket.id, "owner": ticket.owner}
+    run(place, "left", sql.DROP_TICKET, parameters)
+
+
+def wake(place: Place, count: int) -> None:
+    """Notify the first waiters in the queue for the name: those that may be able to go on now."""
+    run(place, "announced", sql.WAKE, {"name": place.name, "count": count})

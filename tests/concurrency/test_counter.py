@@ -11,12 +11,7 @@ from tests.app.models import Counter
 from tests.helpers import recipes
 from tests.helpers.processes import race
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.processes,
-    pytest.mark.loss,
-    pytest.mark.server,
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 PROCESSES, ROUNDS = 8, 100
 

@@ -6,12 +6,7 @@ from django.test import Client
 from tests.app.models import Counter
 from tests.helpers.processes import race
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.processes,
-    pytest.mark.loss,
-    pytest.mark.server,
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 def visit(_number, path, rounds):

@@ -26,12 +26,7 @@ from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.processes,
-    pytest.mark.loss,
-    pytest.mark.server,
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from django_dblock.doctor.facts import Pin, gather, version
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.helpers import servers
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def doctor(*arguments):

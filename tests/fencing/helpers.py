@@ -1,8 +1,10 @@
 """Looking at leases from outside, and ending them without their holders' knowledge."""
 
+import threading
 from contextlib import contextmanager
 
-from django.db import connection
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connection, connections
 
 from django_dblock import FencedLock
 from django_dblock.fencing.deadline import now
@@ -76,3 +78,33 @@ def beat_now():
         for trust in heartbeat._due:
             heartbeat._due[trust] = now()
         heartbeat._changed.notify()
+
+
+def run(coroutine):
+    """Run it in a loop of its own, and close the connections of its threads."""
+
+    async def closing():
+        try:
+            return await coroutine
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return async_to_sync(closing)()
+
+
+def in_a_thread(work):
+    """Run it to its end in a thread; return its result, or the error that it raised."""
+    found = []
+
+    def run_and_close():
+        try:
+            found.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed over
+            found.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run_and_close)
+    thread.start()
+    thread.join()
+    return found[0]

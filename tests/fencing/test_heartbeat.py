@@ -28,7 +28,7 @@ from tests.fencing.helpers import (
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def heartbeats(observer):
@@ -73,8 +73,8 @@ def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
     sent = []
     plain = beat.Line._ask
     monkeypatch.setattr(
-        beat.Line, "_ask", lambda line, leases, until: sent.append(len(leases))
-        or plain(line, leases, until),
+        beat.Line, "_ask", lambda line, sql, leases, *more: sent.append(len(leases["names"]))
+        or plain(line, sql, leases, *more),
     )  # fmt: skip
     with ExitStack() as stack:
         for number in range(1000):
@@ -127,7 +127,7 @@ def test_leases_of_different_lengths_keep_step():
         now = beat.now()
         heartbeat._due.update({a.trust: now - 1, b.trust: now + 9, c.trust: now + 150})
         batches = heartbeat._batches()
-        assert batches == {"default": [a.trust, b.trust]}
+        assert list(batches.values()) == [[a.trust, b.trust]]
         heartbeat._due.update({a.trust: now + 9, b.trust: now + 9})
         assert heartbeat._batches() == {}
 
@@ -176,7 +176,7 @@ def test_it_never_outlives_a_release(observer):
     """A beat that has been put together before the release and is sent after it does nothing."""
     with fenced_lock(NAME, ttl=60) as lock:
         line = beat.Line("default")
-    assert line.renew([lock.trust], patience=5) == [lock.trust]
+    assert line.renew([lock.trust], patience=5).gone == [lock.trust]
     line.close()
     assert is_expired(observer)
 
@@ -185,8 +185,9 @@ def test_a_beat_without_an_answer_for_a_released_lease_is_no_loss(monkeypatch, o
     """The release came between the beat's statement and its answer."""
     lost = []
     with fenced_lock(NAME, ttl=60, on_lost=lost.append) as lock:
-        monkeypatch.setattr(beat.Line, "renew", lambda *_, **__: lock.release() and [lock.trust])
-        Heartbeat()._beat("default", [lock.trust])
+        answer = module.Outcome([lock.trust], [])
+        monkeypatch.setattr(beat.Line, "renew", lambda *_, **__: lock.release() and answer)
+        Heartbeat()._beat(module._batch_of(lock.trust), [lock.trust])
     assert lost == []
     assert not lock.lost
 

@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.processes,
     pytest.mark.usefixtures("pooled"),
-    pytest.mark.server,
 ]
 
 

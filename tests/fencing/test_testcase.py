@@ -11,7 +11,7 @@ from tests.app.models import Account
 
 class InATestCase(TestCase):
     def test_a_lease_can_be_taken_renewed_guarded_and_given_back(self):
-        with self.assertNumQueries(4), fenced_lock("a", ttl=30) as lock:
+        with self.assertNumQueries(5), fenced_lock("a", ttl=30) as lock:
             assert connection.in_atomic_block
             lock.renew()
             with pytest.raises(LockTimeout), fenced_lock("a", ttl=30):

@@ -21,10 +21,7 @@ from tests.helpers import observe
 from tests.helpers.processes import process, race
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def left():

@@ -81,8 +81,7 @@ NOBODY = [
 ]
 
 
-# Workers of pytest-xdist must agree on the names, so without addresses.
-@pytest.mark.parametrize("nobody", NOBODY, ids=lambda value: repr(value).partition(" object at")[0])
+@pytest.mark.parametrize("nobody", NOBODY, ids=repr)
 def test_scope_of_nobody_is_refused(nobody):
     with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: scope= returned"):
         scope_from_value(nobody, "shop.pay")

@@ -36,7 +36,6 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.processes,
     pytest.mark.usefixtures("limited"),
-    pytest.mark.loss,
 ]
 
 

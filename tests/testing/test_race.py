@@ -12,7 +12,7 @@ from django_dblock.testing import race as racing
 from tests.app.models import Counter
 from tests.helpers import observe, recipes
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def add_one(lock):

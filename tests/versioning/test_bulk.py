@@ -19,10 +19,7 @@ from tests.helpers.observe import until
 from tests.helpers.processes import process
 from tests.versioning.conftest import overtake, version_of
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def products(count=3, model=Product, **values):

@@ -8,10 +8,7 @@ from tests.app import models as app
 from tests.app.models import Gadget, Invoice, InvoiceLine, Product
 from tests.versioning.conftest import version_of
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.server,
-]
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
 def products(count=3, model=Product, **values):

@@ -7,12 +7,7 @@ from django_dblock import StaleObject, bypass_versions, retry_on_conflict
 from tests.app.models import Gadget, Product, TwinProduct
 from tests.helpers.processes import process, race
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.processes,
-    pytest.mark.loss,
-    pytest.mark.server,
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
 
 PROCESSES, ROUNDS = 16, 20
 LEVELS = ["read committed", "repeatable read"]

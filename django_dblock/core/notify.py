@@ -1,0 +1,252 @@
+"""Waking waiters: one connection of this process listens, and wakes whom a NOTIFY is for.
+
+A waiter subscribes to a *topic*, a short text that whoever changes something sends as the payload
+of a NOTIFY, in the transaction of the change. Notifications are a hint, never a promise: a waiter
+still looks for itself from time to time, and often while nobody listens for it.
+
+The listener is a thread with a connection of its own for each database, started by the first
+subscription and ended soon after the last. It is not the heartbeat's connection: a beat may wait
+for a silent server for seconds, and a process that waits mostly holds nothing that beats.
+
+A pooler in transaction mode takes LISTEN and loses it. That is noticed, not configured: behind one
+the server's process number differs from the one that the client was told. Then, and after any
+failure, :attr:`Subscription.heard` is false, and waiters poll.
+"""
+
+import asyncio
+import selectors
+import threading
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import after_fork_in_child, dedicated, fetch, unwrapped
+from django_dblock.sql import notify as sql
+
+_LINGER = 1.0
+"""Seconds for which the connection stays without a subscription: waits come in bursts."""
+
+_LOOK = 0.25
+"""Seconds between two looks for subscriptions, while nothing arrives."""
+
+_BREAK = 30.0
+"""Seconds until a database that could not be listened to is tried again."""
+
+
+def topic(*parts: str | int) -> str:
+    """Return a topic for a thing with a name of any length: a payload is at most 8,000 bytes."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        data = str(part).encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(4) + data)
+    return digest.hexdigest()
+
+
+def notify(connection: BaseDatabaseWrapper, topic: str) -> None:
+    """Wake who subscribed to the topic, when the caller's transaction commits. One statement.
+
+    Each COMMIT with a NOTIFY takes a lock of the whole server for a moment: send it only where
+    somebody waits.
+    """
+    fetch(connection, sql.NOTIFY, {"topic": topic})
+
+
+class Subscription:
+    """One waiter's ear for one topic. Close it when the wait is over.
+
+    Attributes:
+        topic: what wakes it.
+    """
+
+    def __init__(self, listener: "Listener", topic: str) -> None:
+        self.topic = topic
+        self._listener = listener
+        self._mutex = threading.Lock()
+        self._event = threading.Event()
+        self._async: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    @property
+    def heard(self) -> bool:
+        """Whether somebody listens at the moment, so that the waiter may look rarely."""
+        return self._listener.hears or self._listener.start()
+
+    def wake(self) -> None:
+        """Wake the waiter, now or when it next waits. From any thread."""
+        with self._mutex:
+            self._event.set()
+            if self._async is not None:
+                loop, event = self._async
+                with suppress(RuntimeError):  # the loop is closed: nobody waits there
+                    loop.call_soon_threadsafe(event.set)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until woken, or for so many seconds; return whether it was woken."""
+        woken = self._event.wait(seconds)
+        self._event.clear()
+        return woken
+
+    async def await_(self, seconds: float) -> bool:
+        """Do what :meth:`wait` does, without blocking the event loop."""
+        event = asyncio.Event()
+        with self._mutex:
+            if self._event.is_set():
+                event.set()
+            self._async = (asyncio.get_running_loop(), event)
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return False
+        finally:
+            with self._mutex:
+                self._async = None
+                self._event.clear()
+        return True
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._listener.drop(self)
+
+
+class Listener:
+    """The connection and the thread that listen for one database alias.
+
+    Attributes:
+        hears: whether notifications arrive at the moment.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._mutex = threading.Lock()
+        self._waiters: dict[str, list[Subscription]] = {}
+        self._thread: threading.Thread | None = None
+        self._deaf_until = 0.0
+        self._idle_since = 0.0
+        self.hears = False
+
+    def add(self, topic: str) -> Subscription:
+        """Subscribe, and see to it that somebody listens."""
+        subscription = Subscription(self, topic)
+        with self._mutex:
+            self._waiters.setdefault(topic, []).append(subscription)
+        self.start()
+        return subscription
+
+    def start(self) -> bool:
+        """Start to listen, unless that failed a moment ago; return whether it is done already."""
+        with self._mutex:
+            if self._thread is None and monotonic() >= self._deaf_until:
+                self._thread = threading.Thread(
+                    target=self._run, name="dblock-listener", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no thread can be started: the waiter polls
+                    self._thread = None
+                    self._deaf_until = monotonic() + _BREAK
+        return self.hears
+
+    def drop(self, subscription: Subscription) -> None:
+        """Forget a subscription."""
+        with self._mutex:
+            waiters = self._waiters.get(subscription.topic, [])
+            if subscription in waiters:
+                waiters.remove(subscription)
+                if not waiters:
+                    del self._waiters[subscription.topic]
+            if not self._waiters:
+                self._idle_since = monotonic()
+
+    def _run(self) -> None:
+        connection = dedicated(self._alias)
+        options = connection.settings_dict["OPTIONS"]
+        options["application_name"] = f"{options.get('application_name', '')} listener".strip()
+        options.setdefault("connect_timeout", 5)
+        try:
+            driver = self._listen(connection)
+            if driver is None:
+                self._deaf_until = monotonic() + _BREAK
+                return
+            self.hears = True
+            self._wake_all()  # what was sent before this moment, nobody has heard
+            self._hear(driver)
+        except Exception:  # noqa: BLE001 - whatever it was, waiters poll
+            self._deaf_until = monotonic() + (1.0 if self.hears else _BREAK)
+        finally:
+            self.hears = False
+            with self._mutex:
+                self._thread = None
+            self._wake_all()  # so that they look more often from now on
+            connection.close()
+
+    def _listen(self, connection: BaseDatabaseWrapper) -> Any:
+        """Return psycopg's connection that listens; None behind a pooler, or a proxy."""
+        connection.ensure_connection()
+        driver = unwrapped(connection.connection)
+        if driver is None:
+            return None
+        [(pid,)] = fetch(connection, sql.BACKEND_PID, {})
+        if pid != driver.pgconn.backend_pid:
+            return None
+        driver.add_notify_handler(lambda notice: self._wake(notice.payload))
+        fetch(connection, sql.LISTEN, {})
+        return driver
+
+    def _hear(self, driver: Any) -> None:
+        pgconn = driver.pgconn
+        with selectors.DefaultSelector() as selector:
+            selector.register(pgconn.socket, selectors.EVENT_READ)
+            while self._is_wanted():
+                if selector.select(_LOOK):
+                    pgconn.consume_input()
+                    while (notice := pgconn.notifies()) is not None:
+                        self._wake(notice.extra.decode())
+
+    def _is_wanted(self) -> bool:
+        with self._mutex:
+            return bool(self._waiters) or monotonic() - self._idle_since < _LINGER
+
+    def _wake(self, topic: str) -> None:
+        with self._mutex:
+            waiters = tuple(self._waiters.get(topic, ()))
+        for subscription in waiters:
+            subscription.wake()
+
+    def _wake_all(self) -> None:
+        with self._mutex:
+            waiters = [one for each in self._waiters.values() for one in each]
+        for subscription in waiters:
+            subscription.wake()
+
+
+_listeners: dict[str, Listener] = {}
+_mutex = threading.Lock()
+
+
+def subscribe(alias: str, topic: str) -> Subscription:
+    """Listen for a topic in the database of the alias. Sends nothing on the caller's connection.
+
+    Guaranteed: a NOTIFY for the topic that commits while :attr:`Subscription.heard` is true wakes
+    the waiter. It may also be woken without one.
+
+    Not guaranteed: that anybody listens. Look for yourself, often while ``heard`` is false.
+    """
+    with _mutex:
+        listener = _listeners.setdefault(alias, Listener(alias))
+    return listener.add(topic)
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: listen by oneself. The parent's connections are not closed here."""
+    global _mutex  # noqa: PLW0603 - a lock that no thread here could ever free
+    _mutex = threading.Lock()
+    _of_parents.append(dict(_listeners))
+    _listeners.clear()
+
+
+_of_parents: list[dict[str, Listener]] = []
+
+after_fork_in_child(_leave_to_parent)

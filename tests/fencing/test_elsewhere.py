@@ -1,0 +1,163 @@
+"""Blocks that are left in another thread or task than entered them, or by nobody."""
+
+import asyncio
+import gc
+import threading
+from contextlib import AsyncExitStack
+
+import pytest
+from django.db import connections
+
+from django_dblock import FencedLock, LockLost, LockTimeout, SelfDeadlock, fenced_lock
+from django_dblock.fencing.heartbeat import heartbeat
+from tests.fencing.helpers import NAME, beat_now, in_a_thread, is_expired, run, until_renewed
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class TestLeftElsewhere:
+    def test_entered_in_a_task_of_its_own(self, observer):
+        """As Python 3.11's wait_for() does."""
+
+        async def main():
+            async with AsyncExitStack() as stack:
+                entering = stack.enter_async_context(fenced_lock(NAME, ttl=1.5))
+                lock = await asyncio.create_task(entering)
+                lock.check()
+            return lock
+
+        lock = run(main())
+        assert is_expired(observer)
+        assert lock.trust not in heartbeat._due
+        assert not lock.lost
+
+    def test_a_generator_closed_in_another_thread(self, observer):
+        def rows():
+            with fenced_lock(NAME, ttl=30):
+                yield
+
+        generator = rows()
+        next(generator)
+        assert in_a_thread(generator.close) is None
+        assert is_expired(observer)
+
+    def test_a_generator_that_was_dropped(self, observer):
+        def rows():
+            with fenced_lock(NAME, ttl=30):
+                yield
+
+        kept = [rows()]
+        in_a_thread(lambda: next(kept[0]))
+        kept.clear()
+        gc.collect()
+        assert is_expired(observer)
+
+    def test_by_hand_in_another_thread(self, observer):
+        block = fenced_lock(NAME, ttl=30)
+        in_a_thread(block.__enter__)
+        block.__exit__(None, None, None)
+        assert is_expired(observer)
+
+    def test_where_nobody_can_say_which_one_was_meant(self):
+        """Two open blocks of one object, both in threads that live."""
+        block = fenced_lock(NAME, ttl=30)
+        left, entered = threading.Event(), threading.Barrier(3)
+
+        def hold(name):
+            FencedLock.objects.filter(name=NAME).update(expires_at="2000-01-01T00:00Z")
+            block.__enter__()
+            entered.wait()
+            left.wait()
+            try:
+                block.__exit__(None, None, None)
+            except LockLost:
+                pass
+            finally:
+                connections.close_all()
+
+        threads = []
+        for name in ("first", "second"):
+            threads.append(threading.Thread(target=hold, args=[name]))
+            threads[-1].start()
+            observe.until(lambda: entered.n_waiting == len(threads), f"the {name} has entered")
+        entered.wait()
+        with pytest.raises(RuntimeError, match="2 blocks of the same object are open"):
+            block.__exit__(None, None, None)
+        left.set()
+        for thread in threads:
+            thread.join()
+
+    def test_never_entered(self):
+        with pytest.raises(RuntimeError, match="0 blocks"):
+            fenced_lock(NAME, ttl=30).__exit__(None, None, None)
+
+
+class TestLeftBehind:
+    def test_a_thread_that_ended_without_leaving_it(self, observer):
+        told = []
+        block = fenced_lock(NAME, ttl=1.5, on_lost=told.append)
+        lock = in_a_thread(block.__enter__)
+        observe.until(lambda: told == [lock], "it is told at the next beat")
+        assert "the thread that entered the block has ended" in lock.trust.reason
+        with pytest.raises(LockLost, match="has ended without leaving it"):
+            lock.check()
+        observe.until(lambda: is_expired(observer), "it expires")
+
+    def test_an_event_loop_that_ended_without_leaving_it(self, observer):
+        block = fenced_lock(NAME, ttl=1.5)
+
+        async def main():
+            return await block.__aenter__()
+
+        lock = run(main())
+        observe.until(lambda: lock.lost, "it is told at the next beat")
+        assert "the event loop that entered the block has ended" in lock.trust.reason
+
+    def test_negative_twin_a_task_that_goes_on(self, observer):
+        async def main():
+            async with fenced_lock(NAME, ttl=1.5) as lock:
+                await asyncio.to_thread(until_renewed, observer)
+                beat_now()
+                lock.check()
+
+        run(main())
+
+
+class TestNotReentrant:
+    def test_a_wait_for_oneself_is_told_at_once(self):
+        with fenced_lock(NAME, ttl=30):
+            with pytest.raises(SelfDeadlock, match="not re-entrant"):
+                fenced_lock(NAME, ttl=30, timeout=None).__enter__()
+            with pytest.raises(LockTimeout, match="locked by yourself, in a block further out"):
+                fenced_lock(NAME, ttl=30).__enter__()
+
+    def test_a_recursive_decorated_function(self):
+        @fenced_lock(NAME, ttl=30, timeout=None)
+        def recurse(depth):
+            if depth:
+                recurse(depth - 1)
+
+        recurse(0)
+        with pytest.raises(SelfDeadlock):
+            recurse(1)
+
+    def test_in_a_task(self):
+        async def main():
+            async with fenced_lock(NAME, ttl=30):
+                with pytest.raises(SelfDeadlock, match="not re-entrant"):
+                    await fenced_lock(NAME, ttl=30, timeout=None).__aenter__()
+
+        run(main())
+
+    def test_another_thread_may_wait(self):
+        """Also one that was started inside the block, with its context."""
+        import contextvars
+
+        with fenced_lock(NAME, ttl=30):
+            inside = contextvars.copy_context()
+            failure = in_a_thread(
+                lambda: inside.run(fenced_lock(NAME, ttl=30, timeout=0.05).__enter__)
+            )
+        assert isinstance(failure, LockTimeout)
+        assert "yourself" not in str(failure)

@@ -1,0 +1,260 @@
+"""A lease stays with the table it was found in, and its heartbeat with nobody else's connection."""
+
+import functools
+import threading
+import time
+from contextlib import ExitStack, suppress
+
+import pytest
+from django.db import connection, connections
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from django_dblock import LockLost, fenced_lock, force_release
+from django_dblock.fencing import heartbeat as module
+from django_dblock.fencing import store
+from django_dblock.fencing.heartbeat import Line
+from tests.fencing.helpers import NAME
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SCHEMA = 'Acme "50 %"'
+QUOTED = '"Acme ""50 %"""'
+
+
+@pytest.fixture
+def tenant():
+    """A schema with lock tables of its own, which the search path leads to."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {QUOTED}".replace("%", "%%"), [])
+        for table in ("fencedlock", "fencedticket"):
+            cursor.execute(
+                f"CREATE TABLE {QUOTED}.django_dblock_{table}"
+                f" (LIKE public.django_dblock_{table} INCLUDING ALL)".replace("%", "%%"),
+                [],
+            )
+    yield
+    go_to("public")
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA {QUOTED} CASCADE".replace("%", "%%"), [])
+
+
+def go_to(schema):
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET search_path = {schema}".replace("%", "%%"), [])
+
+
+def tenants_row(observer):
+    return observer.execute(
+        f"SELECT token, renewed_at, expires_at > clock_timestamp()"
+        f" FROM {QUOTED}.django_dblock_fencedlock".replace("%", "%%"),
+        [],
+    ).fetchone()
+
+
+class TestSchema:
+    def test_it_is_renewed_and_released_where_it_was_found(self, tenant, observer):
+        go_to(QUOTED)
+        with fenced_lock(NAME, ttl=0.9) as lock:
+            go_to("public")
+            token, renewed_at, _ = tenants_row(observer)
+            assert token == lock.token
+            observe.until(lambda: tenants_row(observer)[1] > renewed_at, "it is renewed there")
+            lock.check()
+            lock.renew()
+        assert tenants_row(observer) == (token, tenants_row(observer)[1], False)
+
+    def test_two_tenants_hold_the_same_name_at_once(self, tenant, observer):
+        with fenced_lock(NAME, ttl=0.9) as ours:
+            go_to(QUOTED)
+            with fenced_lock(NAME, ttl=0.9) as theirs:
+                renewed_at = tenants_row(observer)[1]
+                observe.until(lambda: tenants_row(observer)[1] > renewed_at, "a beat")
+                ours.renew()
+                theirs.renew()
+                assert len({ours.place.schema, theirs.place.schema}) == 2
+
+    def test_a_guard_looks_there_whatever_the_search_path(self, tenant):
+        go_to(QUOTED)
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+            go_to("public")
+            with lock.guard():
+                pass
+            go_to(QUOTED)
+            assert force_release(NAME)
+            go_to("public")
+            with lock.guard():
+                pytest.fail("it is not held")
+
+    def test_a_statement_with_a_schema(self):
+        text = store.in_schema("FROM django_dblock_fencedlock WHERE a = %(a)s", '"50 %\\1"')
+        assert text == 'FROM "50 %%\\1".django_dblock_fencedlock WHERE a = %(a)s'
+        assert store.in_schema("django_dblock_fencedlock", "") == "django_dblock_fencedlock"
+
+
+class Proxy:
+    """What APM agents and pools put around the driver's connection."""
+
+    def __init__(self, wrapped):
+        object.__setattr__(self, "wrapped", wrapped)
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.wrapped, name, value)
+
+    def __delattr__(self, name):
+        delattr(self.wrapped, name)
+
+
+class Opaque(Proxy):
+    """One that hides what it wraps: its methods are bound to nothing of the driver's."""
+
+    def __getattr__(self, name):
+        found = getattr(self.wrapped, name)
+        return functools.partial(self._call, found) if callable(found) else found
+
+    @staticmethod
+    def _call(found, *args, **more):
+        return found(*args, **more)
+
+
+@pytest.mark.parametrize("proxy", [Proxy, Opaque])
+def test_a_lease_behind_a_driver_proxy_outlives_its_ttl(proxy, monkeypatch, observer):
+    connect = DatabaseWrapper.get_new_connection
+    monkeypatch.setattr(
+        DatabaseWrapper, "get_new_connection", lambda self, given: proxy(connect(self, given))
+    )
+    connection.close()
+    with fenced_lock(NAME, ttl=0.6) as lock:
+        first = lock.expires_at
+        observe.until(lambda: lock.expires_at > first or lock.lost, "it is renewed")
+        time.sleep(0.7)  # its ttl, in which nobody may take it away
+        lock.check()
+    connection.close()
+
+
+def test_the_heartbeats_connection_comes_from_no_backend_of_the_project(monkeypatch):
+    """A pool of the application's may have nothing left to give."""
+
+    class Pooled(DatabaseWrapper):
+        def get_new_connection(self, given):
+            pytest.fail("the heartbeat asked the application's pool")
+
+    connection.ensure_connection()
+    monkeypatch.setattr(connections["default"], "__class__", Pooled)
+    with fenced_lock(NAME, ttl=60) as lock:
+        line = Line("default")
+        gone, skipped = line.renew([lock.trust], patience=5, schema=lock.place.schema)
+        line.close()
+    assert (gone, skipped) == ([], [])
+
+
+class TestDeadConnection:
+    @pytest.fixture
+    def dead(self, observer):
+        def kill():
+            observer.execute(
+                "SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid]
+            )
+
+        return kill
+
+    def test_a_candidate_that_loops_recovers(self, dead):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        dead()
+        failures = 0
+        for _ in range(3):
+            try:
+                with fenced_lock(NAME, ttl=30):
+                    break
+            except Exception:  # noqa: BLE001 - the first may fail, as a query would
+                failures += 1
+        assert failures <= 1
+
+    @pytest.mark.parametrize("act", ["renew", "guard", "force_release"])
+    def test_the_second_call_works(self, act, dead):
+        with fenced_lock(NAME, ttl=30) as lock:
+            acts = {
+                "renew": lock.renew,
+                "guard": lambda: lock.guard().__enter__(),
+                "force_release": lambda: force_release("another"),
+            }
+            dead()
+            with pytest.raises(Exception, match=r"terminat|clos|lost"):
+                acts[act]()
+            if act == "guard":
+                with lock.guard():
+                    pass
+            else:
+                acts[act]()
+
+
+class TestOneOfManyEnds:
+    """A lease that is released, or lost, costs the others of its beat nothing."""
+
+    def many(self, count):
+        stack = ExitStack()
+        leases = [
+            stack.enter_context(fenced_lock("of-many", number, ttl=60, heartbeat=False))
+            for number in range(count)
+        ]
+        return stack, leases
+
+    def beat_while_slow(self, rival, leases, meanwhile):
+        """One beat that the server answers after more than a look at the clock."""
+        own = module.Heartbeat()
+        own._due = dict.fromkeys((lease.trust for lease in leases), module.now())
+        [(batch, trusts)] = own._batches().items()
+        assert len(trusts) == len(leases)
+        meanwhile()
+        rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
+        freeing = threading.Timer(0.3, rival.execute, ["COMMIT"])
+        freeing.start()
+        own._beat(batch, trusts)
+        freeing.join()
+        for line in own._lines.values():
+            line.close()
+
+    @pytest.mark.parametrize("ends", ["released", "about to expire"])
+    def test_it_fails_nobodys_beat(self, ends, rival, caplog):
+        stack, leases = self.many(300)
+        before = [lease.expires_at for lease in leases[50:]]
+
+        def meanwhile():
+            for lease in leases[:50]:
+                if ends == "released":
+                    lease.release()
+                else:
+                    lease.trust._deadline = module.now() + 0.1
+
+        self.beat_while_slow(rival, leases, meanwhile)
+        assert "A heartbeat on" not in caplog.text
+        after = [lease.expires_at for lease in leases[50:]]
+        assert all(late > early for early, late in zip(before, after, strict=True))
+        if ends == "about to expire":
+            assert all(lease.lost for lease in leases[:50]), "told while the server was silent"
+        for lease in leases[:50]:
+            lease.release()
+        with suppress(LockLost):
+            stack.close()
+
+
+def test_a_row_locked_for_a_moment_is_renewed_soon_and_not_after_a_third_of_the_ttl(rival):
+    with fenced_lock(NAME, ttl=60) as lock:
+        rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
+        own = module.Heartbeat()
+        own._due = {lock.trust: module.now()}
+        own._beat(module._batch_of(lock.trust), [lock.trust])
+        rival.execute("COMMIT")
+        assert own._due[lock.trust] - module.now() <= module._LONGEST_BREAK
+        for line in own._lines.values():
+            line.close()
+
+
+def test_short_leases_do_not_end_the_beats_of_long_ones():
+    with fenced_lock("short", ttl=0.6) as short, fenced_lock("long", ttl=60) as long:
+        assert module._batch_of(short.trust) != module._batch_of(long.trust)
+        assert module._batch_of(short.trust).alias == module._batch_of(long.trust).alias

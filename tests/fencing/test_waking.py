@@ -1,0 +1,229 @@
+"""Waiters that are woken by the release, and what they do where nobody can wake them."""
+
+import threading
+import time
+
+import pytest
+from django.db import connection, connections
+
+from django_dblock import LockTimeout, fenced_lock, force_release
+from django_dblock.core import notify
+from django_dblock.core.application_name import named
+from django_dblock.fencing import acquire, store
+from django_dblock.fencing.acquire import Attempt
+from django_dblock.fencing.store import Place, Wish
+from tests.fencing.helpers import NAME, run
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def attempt(timeout=60, *, in_turn=False):
+    return Attempt(Place(named((NAME,)), NAME, "default"), Wish(30, 0, "{}", in_turn), timeout)
+
+
+@pytest.fixture(autouse=True)
+def _no_listener_is_left():
+    yield
+    notify._LINGER, before = 0.0, notify._LINGER
+    observe.until(lambda: not listeners(), "the listener ends")
+    notify._LINGER = before
+
+
+def listeners():
+    return [one for one in threading.enumerate() if one.name == "dblock-listener"]
+
+
+def queue_up(one):
+    """Ask until it has a ticket and can be woken."""
+
+    def can_be_woken():
+        assert one.once() is None
+        one.delay = 0.0
+        one.pause()
+        return one._subscription is not None and one._subscription.heard
+
+    observe.until(can_be_woken, "it can be woken")
+    assert one.once() is None
+
+
+def in_a_thread(work):
+    def work_and_close():
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=work_and_close)
+    thread.start()
+    return thread
+
+
+def notified(rival):
+    """What was sent to the channel since the rival listened."""
+    rival.execute("SELECT 1")
+    return [one.payload for one in rival.notifies(timeout=0.2)]
+
+
+class TestRelease:
+    def test_an_uncontended_release_notifies_nobody(self, rival, statements):
+        rival.execute("LISTEN django_dblock")
+        with statements() as sent:
+            for _ in range(3):
+                with fenced_lock(NAME, ttl=30):
+                    pass
+        assert len(sent) == 6
+        assert notified(rival) == []
+
+    def test_it_notifies_the_first_in_the_queue_alone(self, rival):
+        rival.execute("LISTEN django_dblock")
+        first, second = attempt(), attempt()
+        with fenced_lock(NAME, ttl=30):
+            for one in (first, second):
+                while one._ticket is None:
+                    one.once()
+                one.once()
+        assert notified(rival) == [first._ticket.topic]
+        for one in (first, second):
+            one.close()
+
+    def test_a_release_by_force_does_too(self, rival):
+        rival.execute("LISTEN django_dblock")
+        one = attempt()
+        lock = fenced_lock(NAME, ttl=30).__enter__()
+        while one._ticket is None:
+            one.once()
+        one.once()
+        assert force_release(NAME)
+        assert notified(rival) == [one._ticket.topic]
+        one.close()
+        lock.release()
+
+    def test_one_who_leaves_passes_it_on(self, rival):
+        first, second = attempt(), attempt()
+        with fenced_lock(NAME, ttl=30):
+            for one in (first, second):
+                while one._ticket is None:
+                    one.once()
+                one.once()
+        rival.execute("LISTEN django_dblock")
+        first.close()
+        assert notified(rival) == [second._ticket.topic]
+        second.close()
+
+    def test_wake(self, rival):
+        one = attempt()
+        with fenced_lock(NAME, ttl=30):
+            while one._ticket is None:
+                one.once()
+            rival.execute("LISTEN django_dblock")
+            store.wake(one.place, 5)
+            assert notified(rival) == [one._ticket.topic]
+        one.close()
+
+    def test_a_ticket_with_an_id_that_came_back_is_nobody_elses(self):
+        """After a failover or a restore the sequence repeats ids."""
+        one = attempt()
+        with fenced_lock(NAME, ttl=30):
+            while one._ticket is None:
+                one.once()
+            stranger = one._ticket._replace(owner="another:1:main")
+            assert not store.look(one.place, stranger, 60).queued
+            store.drop_ticket(one.place, stranger)
+            assert store.look(one.place, one._ticket, None).queued
+        one.close()
+
+
+class TestWaiter:
+    def test_it_is_woken_and_takes_the_lease(self):
+        """It would have slept for two seconds."""
+        lock = fenced_lock(NAME, ttl=30).__enter__()
+        one = attempt()
+        queue_up(one)
+        assert one.delay > acquire._SIGN / 2
+        one.delay = 60.0
+        releasing = in_a_thread(lock.release)
+        one.pause()
+        releasing.join()
+        assert one.once() is not None
+        one.close()
+        force_release(NAME)
+
+    def test_an_idle_one_sends_one_statement_in_two_seconds(self, statements):
+        lock = fenced_lock(NAME, ttl=300).__enter__()
+        one = attempt()
+        queue_up(one)
+        with statements() as sent:
+            assert one.once() is None
+        assert len(sent) <= 1
+        assert one.delay >= 0.9 * acquire._SIGN
+        one.close()
+        lock.release()
+
+    def test_where_nobody_listens_it_looks_often(self, monkeypatch):
+        monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
+        monkeypatch.setattr(notify, "_listeners", {})
+        lock = fenced_lock(NAME, ttl=300).__enter__()
+        one = attempt()
+        for _ in range(20):
+            assert one.once() is None
+            assert one.delay <= acquire._LONGEST
+            one.delay = 0.0
+            one.pause()
+        assert not one._subscription.heard
+        one.close()
+        lock.release()
+
+    def test_those_further_back_look_more_rarely(self):
+        one = attempt()
+        one._ticket = store.Ticket(1, "", "")
+        held = store.Refusal(1000, 1, "")
+        for ahead, shortest, longest in ((0, 0.01, 0.5), (3, 0.25, 0.5), (100, 1.0, 2.0)):
+            one._ahead = ahead
+            for _ in range(20):
+                one._plan(held, None)
+                assert shortest <= one.delay <= longest
+
+    def test_a_dead_holder_is_found_by_the_first_then_by_the_others(self):
+        one = attempt()
+        one._ticket = store.Ticket(1, "", "")
+        one._subscription = notify.Subscription(notify.Listener("default"), "")
+        one._subscription._listener.hears = True
+        for ahead in (0, 1, 2):
+            one._ahead = ahead
+            one._plan(store.Refusal(0.5, 1, ""), None)
+            assert one.delay == 0.5 + 0.25 * ahead
+
+    def test_a_stop_event_ends_the_sleep(self):
+        one, stop = attempt(), threading.Event()
+        one.delay = 60.0
+        stopping = threading.Timer(0.05, stop.set)
+        stopping.start()
+        one.pause(stop)
+        assert stop.is_set()
+
+    def test_async(self):
+        async def wait():
+            async with fenced_lock(NAME, ttl=30, timeout=60) as lock:
+                return lock.waited
+
+        lock = fenced_lock(NAME, ttl=30).__enter__()
+
+        def release():
+            with connection.cursor() as cursor:
+                asked = "SELECT count(*) FROM django_dblock_fencedticket"
+                observe.until(
+                    lambda: cursor.execute(asked) or cursor.fetchone() == (1,), "it waits"
+                )
+            lock.release()
+
+        releasing = in_a_thread(release)
+        assert run(wait()) > 0
+        releasing.join()
+
+    def test_the_time_is_up_in_the_queue(self):
+        with fenced_lock(NAME, ttl=30):
+            started = time.monotonic()
+            with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, timeout=0.4):
+                pass
+            assert 0.4 <= time.monotonic() - started < 1.9
