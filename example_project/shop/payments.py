@@ -5,7 +5,7 @@ that dies there, or an answer that is lost on the way, leaves a charge that the 
 of. A transaction around both would not help: the acquirer takes no part in it. So would not a look
 for an earlier payment, which two clicks pass at once. What helps is that asking again is safe:
 
-- A request that comes again with its key is run again only if the run before has died, and then
+- A request that is repeated with its key is run again only if the run before has died, and then
   goes on after the last step that it has recorded (``@idempotent``).
 - Whoever asks for an order's charge, in whatever request, names it to the acquirer by the same key.
   So the order is charged once, also where its buyer comes back with another key: from a page that
@@ -56,7 +56,10 @@ def pay(
         answer: makes the answer; is called in the transaction.
 
     Raises:
-        PaidAlready, PaymentRefused, PaymentFailed: see there. Nothing was recorded.
+        PaidAlready: another request has paid the order.
+        PaymentRefused: the acquirer refused the charge.
+        PaymentFailed: the acquirer did not answer; ask again.
+        In all three cases nothing was recorded.
     """
     if order.payments.exists():
         raise PaidAlready(order)

@@ -1,4 +1,4 @@
-"""The database of those who bring none: a PostgreSQL 18 in a folder beside the project.
+"""The database if DATABASE_URL names none: a PostgreSQL 18 in a folder beside the project.
 
 Everybody who uses the folder holds a shared ``flock`` on it, which the system takes back even from
 a process that is killed. Whoever can have it exclusively is alone: the first one in starts the
@@ -38,7 +38,7 @@ def _use(server: Server) -> None:
         if _alone(users):
             server.start()
             _create_database(server)
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits for one who is starting or stopping it
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits while another process starts or stops it
         if server.is_running():
             return
 

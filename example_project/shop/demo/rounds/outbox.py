@@ -57,7 +57,7 @@ class Outbox:
             say(f"{label}: {killed.name} is killed")
             with draining(["latecomer"], stage.database_url, env) as late:
                 until(_all_recorded, "The outbox is not emptied.")
-                say(f"{label}: all mails are sent, by those who were left and by {late[0].name}")
+                say(f"{label}: all mails are sent, by the others and by {late[0].name}")
                 frozen.thaw()
                 statuses = [each.ended() for each in (*workers, *late) if each is not killed]
         run = _judge(statuses, late=late[0].name)
