@@ -1,5 +1,7 @@
 """System checks: each planted fault is found, and a sound project is left alone."""
 
+from io import StringIO
+
 import pytest
 from django.core import checks
 from django.core.management import call_command
@@ -49,6 +51,7 @@ def test_e001_another_engine(settings):
     [error] = check_settings()
     assert error.id == "dblock.E001"
     assert "'sqlite', which is SQLite" in error.msg
+    assert error.hint.startswith("Set DBLOCK_DATABASE = 'default'")
     assert check_server(databases=["sqlite"]) == []
 
 
@@ -134,3 +137,32 @@ def test_e003_cockroachdb():
         assert ids(check_server(databases=["default"])) == ["dblock.E003"]
         cursor.execute("DROP SCHEMA impostor CASCADE")
     connection.close()
+
+
+def test_e001_without_any_postgresql_says_what_to_do(settings, monkeypatch):
+    settings.DBLOCK_DATABASE = "sqlite"
+    for alias in ("default", "other"):
+        monkeypatch.setattr(connections[alias], "vendor", "sqlite")
+    [error] = check_settings()
+    assert "django.db.backends.postgresql" in error.hint
+    assert "SILENCED_SYSTEM_CHECKS" in error.hint
+
+
+class TestMissingTablesDuringMigrate:
+    """``migrate`` checks the database before it makes the tables, and used to warn of itself."""
+
+    @pytest.fixture
+    def missing(self, db, monkeypatch):
+        from django_dblock.checks import settings as module
+
+        monkeypatch.setattr(module, "_missing", lambda alias, models: ["django_dblock_fencedlock"])
+
+    def test_migrate_is_silent(self, missing):
+        err = StringIO()
+        call_command("migrate", "--plan", stdout=StringIO(), stderr=err, skip_checks=False)
+        assert "W004" not in err.getvalue()
+
+    def test_check_is_not(self, missing):
+        err = StringIO()
+        call_command("check", databases=["default"], stdout=StringIO(), stderr=err)
+        assert "dblock.W004" in err.getvalue()

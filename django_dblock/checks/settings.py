@@ -5,6 +5,8 @@ to ``W004`` ask the server, so they run when Django is told to: in ``migrate``, 
 --database ALIAS``.
 """
 
+import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -48,10 +50,22 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
                 f"django_dblock locks on database {connection.alias!r}, which is "
                 f"{connection.display_name}, not PostgreSQL.",
                 id="dblock.E001",
-                hint="Set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
+                hint=_postgresql_hint(),
             )
         ]
     return [*_configured_isolation(connection), *_inseparable_tenants()]
+
+
+def _postgresql_hint() -> str:
+    others = [alias for alias in connections if connections[alias].vendor == "postgresql"]
+    if others:
+        return f"Set DBLOCK_DATABASE = {others[0]!r}, the alias of a PostgreSQL database."
+    return (
+        'Use PostgreSQL for this project, in development and tests too: "ENGINE": '
+        '"django.db.backends.postgresql" in DATABASES. The locks have no other implementation. '
+        "If DATABASES is a placeholder where nothing is locked (collectstatic in an image's "
+        "build), add 'dblock.E001' to SILENCED_SYSTEM_CHECKS there."
+    )
 
 
 def _configured_isolation(connection: BaseDatabaseWrapper) -> Iterator[checks.CheckMessage]:
@@ -103,7 +117,8 @@ def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
     if "Cockroach" in version:
         found.append(
             checks.Error(
-                f"Database {connection.alias!r} is CockroachDB, whose advisory locks do nothing.",
+                f"Database {connection.alias!r} is CockroachDB, whose advisory locks do nothing "
+                f"before 26.3, and are not released by ROLLBACK TO SAVEPOINT from 26.3 on.",
                 id="dblock.E003",
                 hint="Set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
             )
@@ -122,7 +137,7 @@ def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
 
 @checks.register(checks.Tags.database)
 def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
-    """Ask whether the tables are there (W004). No error: ``migrate``, which makes them, asks."""
+    """Find tables that don't exist (W004); silent in ``migrate``, which is about to make them."""
     if any(_wrong_settings()):
         return []
     from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
@@ -134,16 +149,31 @@ def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
             for model in (FencedLock, FencedTicket, IdempotencyKey)
             if alias == (conf.database or router.db_for_write(model))
         ]
-        if connections[alias].vendor == "postgresql" and (missing := _missing(alias, models)):
+        if (
+            connections[alias].vendor == "postgresql"
+            and (missing := _missing(alias, models))
+            and not _is_called_by_migrate()
+        ):
             found.append(
                 checks.Warning(
                     f"Database {alias!r} has no table {', '.join(missing)}.",
                     id="dblock.W004",
-                    hint=f"Run 'manage.py migrate django_dblock --database {alias}'. Should routers"
-                    f" keep it out of there, let allow_migrate() and db_for_write() agree.",
+                    hint=f"Run 'manage.py migrate django_dblock --database {alias}'. If a router "
+                    f"excludes the table, make allow_migrate() and db_for_write() agree.",
                 )
             )
     return found
+
+
+def _is_called_by_migrate() -> bool:
+    # Django tells a check the databases, not the command. Tenant packages derive theirs from it.
+    module = sys.modules.get("django.core.management.commands.migrate")
+    frame = inspect.currentframe() if module else None
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), module.Command):  # type: ignore[union-attr]
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _missing(alias: str, models: Sequence[type[Model]]) -> list[str]:
