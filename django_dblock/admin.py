@@ -8,6 +8,7 @@ Both tables can hold millions of rows, so each page reads a bounded number of th
 by indexes only, counted up to a limit, and searched through indexes and the newest rows.
 """
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,7 +32,9 @@ from django.db.models.functions import Length, Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
+from django.utils.html import format_html_join
 from django.utils.http import urlencode
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
@@ -57,7 +60,7 @@ NEWEST = 100_000
 MOST_FOUND = 1_000
 """Rows that a search finds at most."""
 
-_LONGEST_CELL = 32
+_LONGEST_CELL = 24
 
 _MOST_RELEASED, _LONGEST_QUERY = 100, 3_500
 """Leases to end at once, and the bytes that ask for them: servers take some 4,000 in an address."""
@@ -232,16 +235,22 @@ def _until(field: str) -> Any:
     return ExpressionWrapper(F(field) - Now(), output_field=DurationField())
 
 
+def _pieces(text: str) -> list[tuple[str]]:
+    return [(piece,) for piece in re.split(r"(?<=:)", text)]
+
+
 def _seconds(duration: timedelta | None) -> str:
-    """Return a duration in words, without its sign."""
-    return "" if duration is None else lasting(abs(duration.total_seconds()))
+    """Return a duration in words, without its sign, that is not broken at its spaces."""
+    if duration is None:
+        return ""
+    return lasting(abs(duration.total_seconds())).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @admin.register(FencedLock)
 class FencedLockAdmin(ReadOnlyAdmin):
     """The leases. Who may release them can end some from here."""
 
-    list_display = ("name_and_slot", "state", "time_left", "short_owner", "token", "acquired_at")
+    list_display = ("name_and_slot", "state", "time_left", "short_owner", "age")
     fields = (
         "name", "slot", "state", "time_left", "owner", "token", "acquired_at", "renewed_at",
         "expires_at", "lock_delay", "grants", "metadata",
@@ -261,7 +270,10 @@ class FencedLockAdmin(ReadOnlyAdmin):
         """Add the state and the time left by the server's clock."""
         rows: _LeaseRows = super().get_queryset(request).annotate(free_at=_FREE_AT)
         return rows.annotate(
-            state_now=_state(FencedLock), left=_until("expires_at"), free_in=_until("free_at")
+            state_now=_state(FencedLock),
+            left=_until("expires_at"),
+            free_in=_until("free_at"),
+            aged=_until("acquired_at"),
         )
 
     def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
@@ -278,8 +290,9 @@ class FencedLockAdmin(ReadOnlyAdmin):
     @admin.display(description=_("lease"), ordering="name")
     def name_and_slot(self, row: FencedLock) -> str:
         """Show the name, and the slot if it is not the first."""
-        name = visible(row.name)
-        return f"{name} (slot {row.slot})" if row.slot else name
+        name = f"{row.name} (slot {row.slot})" if row.slot else row.name
+        # Long names break at their colons instead of widening the table.
+        return format_html_join(mark_safe("<wbr>"), "{}", _pieces(visible(name)))
 
     @admin.display(description=_("state"))
     def state(self, row: Any) -> str:
@@ -294,6 +307,11 @@ class FencedLockAdmin(ReadOnlyAdmin):
         if row.state_now == "delayed":
             return str(_("free in %(time)s") % {"time": _seconds(row.free_in)})
         return str(_("ended %(time)s ago") % {"time": _seconds(row.left)})
+
+    @admin.display(description=_("granted"))
+    def age(self, row: Any) -> str:
+        """Show the time since the lease was granted."""
+        return str(_("%(time)s ago") % {"time": _seconds(row.aged)})
 
     @admin.display(description=_("owner"))
     def short_owner(self, row: FencedLock) -> str:
@@ -337,8 +355,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
     """
 
     list_display = (
-        "id", "state", "time_left", "masked_key", "request", "status_code", "short_scope",
-        "created_at",
+        "id", "state", "time_left", "masked_key", "request", "status", "short_scope",
     )  # fmt: skip
     fields = (
         "id", "scope", "key", "method", "path", "state", "time_left", "status_code", "headers",
@@ -409,6 +426,11 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
         if row.state_now == "expired":
             return str(_("expired %(time)s ago") % {"time": _seconds(row.kept_for)})
         return str(_("kept for %(time)s") % {"time": _seconds(row.kept_for)})
+
+    @admin.display(description=_("status"), empty_value="-")
+    def status(self, row: IdempotencyKey) -> int | None:
+        """Show the status of the response."""
+        return row.status_code
 
     @admin.display(description=_("body"))
     def body_size(self, row: Any) -> str:

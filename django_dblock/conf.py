@@ -224,6 +224,20 @@ class Conf:
         return _limit("DBLOCK_SLOW_HOLD")
 
     @cached_property
+    def dashboard_url(self) -> str | None:
+        """``DBLOCK_DASHBOARD_URL``: where the lock monitor links to for dashboards; None."""
+        value: str | None = _read(
+            "DBLOCK_DASHBOARD_URL",
+            None,
+            "an address that begins with https://, http:// or /, or None",
+            lambda value: (
+                value is None
+                or (isinstance(value, str) and value.startswith(("https://", "http://", "/")))
+            ),
+        )
+        return value
+
+    @cached_property
     def idempotency_ttl(self) -> float:
         """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h.
 

@@ -42,7 +42,9 @@ class FencedLock(models.Model):
                 fields=("name", "slot"), name="django_dblock_fencedlock_name_slot"
             ),
         )
-        permissions = (("release_fencedlock", "Can end a fenced lock by force"),)
+        verbose_name = _("lease")
+        verbose_name_plural = _("leases")
+        permissions = (("release_fencedlock", "Can end a lease by force"),)
 
     def __str__(self) -> str:
         return f"{self.name} (token {self.token})"

@@ -32,6 +32,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterModelOptions(
             name="fencedlock",
-            options={"permissions": (("release_fencedlock", "Can end a fenced lock by force"),)},
+            options={
+                "verbose_name": "lease",
+                "verbose_name_plural": "leases",
+                "permissions": (("release_fencedlock", "Can end a lease by force"),),
+            },
         ),
     ]

@@ -15,14 +15,17 @@ from django_dblock.monitor.wait_queues import Party, Queue
 
 MOST_QUEUES = 12
 MOST_HOLDERS, MOST_WAITERS = 3, 5
-_TITLE, _DETAIL, _LOCK = 23, 31, 19
+ROOM = 1180
+"""The width that a page has for the picture, in pixels."""
 
-_SIZES = {
-    "holder": Size(208, 46),
-    "waiter": Size(208, 46),
-    "lock": Size(168, 46),
-    "more": Size(208, 28),
-}
+_WIDEST = (440, 360, 300, 250, 208)
+"""How wide a box may be: the first for which the picture fits the page, else the last."""
+
+_TITLE, _DETAIL, _LOCK, _PADDING = 8, 6, 7.6, 24
+"""Pixels that a character of each line needs, and that a box needs beside its text."""
+
+_NARROWEST: dict[str, int] = {"holder": 208, "waiter": 208, "lock": 168, "more": 208}
+_HEIGHT: dict[str, int] = {"holder": 46, "waiter": 46, "lock": 46, "more": 28}
 
 Kind = Literal["holder", "waiter", "lock", "more"]
 
@@ -120,7 +123,10 @@ def draw(queues: Sequence[Queue]) -> Picture:
             words.setdefault(party.id, _of_party(party))
         edges += [(queue.id, party.id) for party in waiters]
         _add_rest(words, edges, queue, len(queue.waiters) - len(waiters), waits=True)
-    laid = graph.lay_out({key: _SIZES[each.kind] for key, each in words.items()}, edges)
+    for widest in _WIDEST:
+        laid = graph.lay_out({key: _size(each, widest) for key, each in words.items()}, edges)
+        if laid.width <= ROOM:
+            break
     arrows = tuple(_arrow(line) for line in laid.lines)
     return Picture(
         shapes=tuple(_shape(words[box.id], box) for box in laid.boxes),
@@ -130,6 +136,14 @@ def draw(queues: Sequence[Queue]) -> Picture:
         left_out=len(queues) - len(drawn),
         cycles=sum(arrow.cycle for arrow in arrows),
     )
+
+
+def _size(words: _Words, widest: int) -> Size:
+    narrowest = _NARROWEST[words.kind]
+    per_character = _LOCK if words.kind == "lock" else _TITLE
+    needed = max(len(words.title) * per_character, len(words.detail) * _DETAIL) + _PADDING
+    most = widest - 208 + narrowest
+    return Size(round(min(max(needed, narrowest), most)), _HEIGHT[words.kind])
 
 
 def _some(parties: Sequence[Party], seen: Counter[str], most: int) -> list[Party]:
@@ -162,7 +176,7 @@ def _of_party(party: Party) -> _Words:
         title = party.name or _("prepared transaction")
     detail = doing(party)
     kind: Kind = "waiter" if party.waits else "holder"
-    return _Words(kind, short(title, _TITLE), short(detail, _DETAIL), f"{title}\n{detail}")
+    return _Words(kind, title, detail, f"{title}\n{detail}")
 
 
 def doing(party: Party) -> str:
@@ -186,14 +200,15 @@ def _of_lock(queue: Queue) -> _Words:
     kinds = {"fenced": _("lease"), "other": _("not an advisory lock")}
     kind = kinds.get(queue.kind) or (_("shared") if queue.shared else _("exclusive"))
     detail = f"{kind} · {waiting}"
-    return _Words("lock", short(queue.name, _LOCK), detail, f"{queue.name}\n{detail}")
+    return _Words("lock", queue.name, detail, f"{queue.name}\n{detail}")
 
 
 def _shape(words: _Words, box: graph.Box) -> Shape:
+    room = box.size.width - _PADDING
     return Shape(
         kind=words.kind,
-        title=words.title,
-        detail=words.detail,
+        title=short(words.title, int(room / (_LOCK if words.kind == "lock" else _TITLE))),
+        detail=short(words.detail, int(room / _DETAIL)),
         whole=words.whole,
         x=round(box.x, 1),
         y=round(box.y, 1),

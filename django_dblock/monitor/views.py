@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import django
+from django.apps import apps
 from django.contrib import messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -161,7 +163,9 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
     context |= {
         **site.each_context(request),
         "is_nav_sidebar_enabled": False,  # the picture needs the room
+        **_breadcrumbs(),
         "title": _("Lock monitor"),
+        "dashboard_url": conf.dashboard_url,
         "refresh": refresh,
         "refreshes": [(each, monitor_url(site, **kept, refresh=each)) for each in REFRESH],
         "aliases": [(each, monitor_url(site, using=each)) for each in available_aliases()],
@@ -172,6 +176,13 @@ def show(request: HttpRequest, site: AdminSite) -> HttpResponse:
     return TemplateResponse(request, "django_dblock/admin/monitor.html", context)
 
 
+def _breadcrumbs() -> dict[str, Any]:
+    return {
+        "app_name": apps.get_app_config("django_dblock").verbose_name,
+        "breadcrumb_list": django.VERSION >= (6, 1),  # the admin's own markup has changed
+    }
+
+
 def ask(
     request: HttpRequest, site: AdminSite, question: str, context: dict[str, Any]
 ) -> HttpResponse:
@@ -180,6 +191,7 @@ def ask(
     context = {
         **site.each_context(request),
         "is_nav_sidebar_enabled": False,
+        **_breadcrumbs(),
         "using": using,
         "back": monitor_url(site, using=using),
         **context,

@@ -312,6 +312,49 @@ def test_headings_in_order_and_one_of_the_first(browser, busy):
     assert found == ["H1", "H2", "H2", "H2", "H2"]
 
 
+class TestHistory:
+    def test_last_looks_are_drawn_and_kept_in_the_tab(self, browser, stage):
+        browser.open(PAGE + "?refresh=2")
+        stage.hold(stage.session("shop"), ("inventory", "sku-1"))
+        stage.want(stage.session("celery"), "inventory", "sku-1")
+        until_text(browser, "#dblock-history-text", "at most 1 advisory locks held, at most 1")
+        points = "return document.querySelector('polyline.dblock-history-held').points.length"
+        before = run(browser, points)
+        assert before >= 2
+        browser.open(PAGE + "?refresh=2")
+        assert run(browser, points) > before, "the page was loaded again, the tab is the same"
+        run(browser, "sessionStorage.setItem('dblock-history:default', '{not json')")
+        browser.open(PAGE)
+        assert run(browser, points) >= 1, "a value of somebody else's is no harm"
+
+    def test_it_is_not_there_without_scripts(self, without_scripts):
+        without_scripts.open(PAGE)
+        assert not without_scripts.find("#dblock-history").is_displayed()
+
+
+def test_breadcrumbs_lead_back(browser, busy, settings):
+    settings.DBLOCK_DASHBOARD_URL = "https://grafana.example.org/d/dblock"
+    browser.open(PAGE)
+    crumbs = " ".join(browser.text(".breadcrumbs").replace("\u203a", " ").split())
+    assert crumbs == "Home Database locks Lock monitor"
+    dashboards = browser.find("a.dblock-dashboards").get_attribute("href")
+    assert dashboards == "https://grafana.example.org/d/dblock"
+    browser.leave(lambda: browser.find("a.dblock-act").click())
+    crumbs = " ".join(browser.text(".breadcrumbs").replace("\u203a", " ").split())
+    assert crumbs == "Home Database locks Lock monitor End a backend"
+    browser.leave(lambda: browser.find(".breadcrumbs a[href*=lockmonitor]").click())
+    assert browser.text("#dblock-waits") == "Who waits behind whom"
+
+
+@pytest.mark.parametrize("model", ["fencedlock", "idempotencykey"])
+def test_change_lists_fit_the_screen(model, browser, busy, stage):
+    scene.lease(stage.observer, "account:settlement:2026-11-28:vienna", owner="w" * 200)
+    browser.open(f"/admin/django_dblock/{model}/")
+    shoot(browser, f"list-{model}.png", 700)
+    box = "document.querySelector('.results')"
+    assert run(browser, f"return {box}.scrollWidth - {box}.clientWidth") <= 0
+
+
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_it_fits_the_screen(size, browser, busy):
     browser.resize(*size)

@@ -159,7 +159,7 @@ class TestDraw:
     def test_long_names_are_cut_and_whole_where_one_points(self):
         name = "inventory:" + "x" * 100
         shape = next(s for s in drawn([lock(1, name), wanted(2, name)]).shapes if s.kind == "lock")
-        assert len(shape.title) == picture._LOCK
+        assert 40 < len(shape.title) < len(name), "cut, but not more than the page needs"
         assert shape.whole.startswith(name)
 
     def test_a_prepared_transaction(self):
@@ -183,3 +183,27 @@ class TestDraw:
     def test_what_is_hidden_is_said_to_be(self):
         [queue] = queues([lock(1, hidden=True, state=None), wanted(2)], [])
         assert doing(queue.holders[0]) == "hidden"
+
+
+class TestRoom:
+    """Names are cut only as far as the page needs: there may be free space beside a box."""
+
+    def test_short_chain_shows_names_whole(self):
+        name = "inventory:warehouse-vienna:sku-0001"
+        program = "gunicorn: worker [shop.wsgi]"
+        locks = [
+            lock(1, name, application_name=program), wanted(2, name, application_name=program)
+        ]  # fmt: skip
+        assert {name, f"1  {program}"} <= {shape.title for shape in drawn(locks).shapes}
+
+    def test_long_chain_fits_the_page(self):
+        long = "x" * 60
+        locks = [lock(1, f"{long}0")]
+        for number in range(2):
+            locks += [
+                wanted(number + 2, f"{long}{number}"), lock(number + 2, f"{long}{number + 1}")
+            ]  # fmt: skip
+        locks.append(wanted(9, f"{long}2"))
+        assert drawn(locks[:2]).width <= picture.ROOM
+        widths = {shape.width for shape in drawn(locks).shapes if shape.kind == "lock"}
+        assert widths == {168}, "as narrow as ever, and the sheet scrolls"

@@ -1,5 +1,5 @@
 // Keeps the lock monitor live: puts the part of the page that changes in the place of the old one.
-// Without it, or where it may not run, the page loads itself anew (<noscript> in its head).
+// Without it, or where scripts are off, the page reloads itself (<noscript> in its head).
 (() => {
   "use strict";
 
@@ -64,6 +64,59 @@
     }
   };
 
+  // The last minutes, kept in this tab alone: [milliseconds, held, waiting], the newest last.
+  const history = document.getElementById("dblock-history");
+  const kept = `dblock-history:${history.dataset.database}`;
+  const longest = 15 * 60 * 1000;
+  let looks = [];
+  try {
+    looks = JSON.parse(window.sessionStorage.getItem(kept)) || [];
+  } catch {
+    // no storage, or somebody else's value: begin with nothing
+  }
+
+  const note = () => {
+    const { held, waiting } = document.getElementById("dblock-counts").dataset;
+    const now = Date.now();
+    looks = looks.filter(([at]) => now - longest < at && at <= now);
+    looks.push([now, Number(held), Number(waiting)]);
+    try {
+      window.sessionStorage.setItem(kept, JSON.stringify(looks));
+    } catch {
+      // it is kept until the page is left
+    }
+    draw();
+  };
+
+  const draw = () => {
+    // From the first look on, so that nothing moves under the reader later.
+    const [first] = looks[0];
+    const lasting = looks[looks.length - 1][0] - first || 1;
+    const most = (column) => Math.max(...looks.map((look) => look[column]));
+    for (const [name, column] of [["held", 1], ["waiting", 2]]) {
+      const scale = 24 / Math.max(most(column), 1);
+      // a single look is a level line
+      const shown = looks.length < 2 ? [looks[0], [first + 1, ...looks[0].slice(1)]] : looks;
+      const points = shown.map(
+        (look) =>
+          `${((240 * (look[0] - first)) / lasting).toFixed(1)},${(26 - scale * look[column]).toFixed(1)}`,
+      );
+      history.querySelector(`polyline.dblock-history-${name}`).setAttribute("points", points.join(" "));
+    }
+    const seconds = Math.round(lasting / 1000);
+    const span =
+      seconds < 100
+        ? history.dataset.seconds.replace("%n", seconds)
+        : history.dataset.minutes.replace("%n", Math.round(seconds / 60));
+    const text = history.dataset.label
+      .replace("%s", span)
+      .replace("%h", most(1))
+      .replace("%w", most(2));
+    document.getElementById("dblock-history-title").textContent = text;
+    document.getElementById("dblock-history-text").textContent = looks.length < 2 ? "" : text;
+    history.hidden = false;
+  };
+
   const ask = async () => {
     const address = new URL(live.dataset.address, window.location.href);
     address.searchParams.set("fragment", "1");
@@ -84,6 +137,7 @@
       }
       if (!isInUse()) {
         replace(html);
+        note();
       }
       show("live");
     } catch {
@@ -113,5 +167,6 @@
     }
   });
   show("live");
+  note();
   wait();
 })();
