@@ -94,7 +94,7 @@
     const lasting = looks[looks.length - 1][0] - first || 1;
     const most = (column) => Math.max(...looks.map((look) => look[column]));
     for (const [name, column] of [["held", 1], ["waiting", 2]]) {
-      const scale = 24 / Math.max(most(column), 1);
+      const scale = 24 / Math.max(most(1), most(2), 1);
       // a single look is a level line
       const shown = looks.length < 2 ? [looks[0], [first + 1, ...looks[0].slice(1)]] : looks;
       const points = shown.map(
