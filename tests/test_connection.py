@@ -38,7 +38,7 @@ from django_dblock.models import FencedLock
 from tests.app.models import Counter
 from tests.helpers.backends import Proxy
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 @pytest.fixture

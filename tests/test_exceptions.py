@@ -45,7 +45,7 @@ from django_dblock.idempotency.outcome import decide
 from django_dblock.idempotency.request import DjangoRequest
 from django_dblock.idempotency.responses import idempotency_problem
 from django_dblock.idempotency.store import Claim, Found, _damaged
-from django_dblock.idempotency.stored_response import Answer, Undecipherable
+from django_dblock.idempotency.stored_response import StoredResponse, Undecipherable
 from tests.app.models import Product
 
 FACTS = {"keys": (("inventory", "sku-1"),), "name": "inventory:sku-1", "using": "default"}
@@ -125,7 +125,7 @@ WITHOUT_KEY = [
     (IdempotencyKeyInvalid, told(lambda: ask("a, b")), "without spaces, commas and semicolons"),
     (
         UnstorableResponse,
-        told(lambda: Answer(200, {}, b"x" * (1024 * 1024 + 1)).parameters(store_body=True)),
+        told(lambda: StoredResponse(200, {}, b"x" * (1024 * 1024 + 1)).parameters(store_body=True)),
         "Answer with a Location and let the client GET the rest",
     ),
 ]

@@ -12,7 +12,10 @@ from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.test_advisory import number
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def wait(_channel):

@@ -6,7 +6,10 @@ from django.db import OperationalError, connections, transaction
 
 from django_dblock import LockTableFull, advisory_lock, advisory_locks, try_advisory_lock
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 @pytest.fixture

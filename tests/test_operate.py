@@ -19,7 +19,10 @@ from django_dblock.sql import advisory as sql
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 LOCK = "SELECT pg_advisory_lock(1)"
 STARTED = "SELECT backend_start FROM pg_stat_activity WHERE pid = %s"

@@ -10,7 +10,12 @@ from tests.helpers import observe
 from tests.helpers.processes import race
 from tests.test_advisory import hold
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 
 @pytest.fixture

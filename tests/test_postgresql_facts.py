@@ -9,7 +9,7 @@ import pytest
 from django_dblock.sql import advisory as sql
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from tests.helpers import observe
 from tests.test_commands import run
 from tests.test_operate import LOCK, holding, is_alive, is_gone, pid_of, plain_role  # noqa: F401 - likewise
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):  # noqa: F811

@@ -20,7 +20,7 @@ from django_dblock.core.simple_query import send
 from tests.app.models import Counter
 from tests.test_advisory import held, hold
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 KEY = ("inventory", "sku-1")
 

@@ -1,4 +1,4 @@
-"""A request can't be run, or its answer can't be kept."""
+"""Errors of requests with an idempotency key: not run, or the response can't be stored."""
 
 from django_dblock.exceptions.base import DblockError
 
@@ -6,14 +6,14 @@ from django_dblock.exceptions.base import DblockError
 class IdempotencyError(DblockError):
     """A request with an idempotency key was not run, or not to its end.
 
-    By itself it is about a request that has its answer already: ``complete()``, ``guard()`` or a
-    step came after ``complete()``, or there is nothing for a person to resolve.
+    The class itself is raised for a request that has its response already: ``complete()``,
+    ``guard()`` or a step came after ``complete()``, or there is nothing for an operator to resolve.
 
     Attributes:
-        scope: whose key it is; empty where that is not known yet.
-        key: the beginning of the key; never the whole.
+        scope: who owns the key; empty if the error came before the scope was known.
+        key: the beginning of the key; never the whole key.
         using: the database alias.
-        code: which problem it is, for programs; as in the answer to a client.
+        code: the kind of problem, for programs; the response to the client has the same code.
     """
 
     code = "idempotency_error"
@@ -28,8 +28,9 @@ class IdempotencyError(DblockError):
 class IdempotencyKeyMissing(IdempotencyError):
     """The request has no idempotency key, and the view requires one. Nothing was run.
 
-    Answered with 400, which names the header. The client sends a new key with each new request, and
-    the same key with each retry (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
+    The response is a 400 that names the header. The client sends a new key with each new request,
+    and the same key with each retry (draft-ietf-httpapi-idempotency-key-header-07, "Error
+    Scenarios").
 
     Attributes:
         header: the name of the header in which the key is expected; None if it is not a header.
@@ -53,7 +54,7 @@ class IdempotencyKeyMissing(IdempotencyError):
 class IdempotencyKeyInvalid(IdempotencyError):
     """The idempotency key that the request carries is not one key. Nothing was run.
 
-    Answered with 400, which says what is wrong. The client sends 1 to 255 printable ASCII
+    The response is a 400 that says what is wrong. The client sends 1 to 255 printable ASCII
     characters, bare or in double quotes (RFC 8941, 3.3.3).
 
     Attributes:
@@ -81,24 +82,24 @@ class IdempotencyKeyInvalid(IdempotencyError):
 
 
 class IdempotencyKeyReused(IdempotencyError):
-    """The key belongs to a request for something else. Nothing was run.
+    """The key was used for a different request. Nothing was run.
 
-    Answered with 422. To repeat it is in vain: the client takes a new key for a new request, or
-    repeats the first exactly as it was (draft-ietf-httpapi-idempotency-key-header-07, "Error
-    Scenarios").
+    The response is a 422. A retry gets the same. The client uses a new key for a new request, or
+    repeats the first request exactly as it was (draft-ietf-httpapi-idempotency-key-header-07,
+    "Error Scenarios").
     """
 
     code = "key_reused"
 
 
 class IdempotencyInProgress(IdempotencyError):
-    """The same request is being worked on just now. Nothing was run.
+    """The same request is being processed by another run. Nothing was run.
 
-    Answered with 409 and ``Retry-After``. The client asks again, with the same key; ``wait=`` waits
-    here (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
+    The response is a 409 with ``Retry-After``. The client retries with the same key; with ``wait=``
+    the server waits instead (draft-ietf-httpapi-idempotency-key-header-07, "Error Scenarios").
 
     Attributes:
-        retry_after: whole seconds after which it is worth asking again.
+        retry_after: the whole seconds to wait before a retry.
     """
 
     code = "in_progress"
@@ -111,32 +112,33 @@ class IdempotencyInProgress(IdempotencyError):
 
 
 class IdempotencyAbandoned(IdempotencyError):
-    """Whoever worked on the request is gone, and a person has to look. Nothing was run.
+    """The run of the request has died, and an operator has to look. Nothing was run.
 
-    Answered with 409, of ``on_abandoned="refuse"``, until somebody has resolved it: ``manage.py
-    dblock release --request``, or :func:`~django_dblock.resolve_idempotency_key`.
+    Raised with ``on_abandoned="refuse"``. The response is a 409 until an operator has resolved the
+    request: by ``manage.py dblock release --request`` or
+    :func:`~django_dblock.resolve_idempotency_key`.
     """
 
     code = "abandoned"
 
 
 class TooManyIdempotencyKeys(IdempotencyError):
-    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows: nothing ran.
+    """The scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows. Nothing was run.
 
-    Answered with 429. It ends when some have expired.
+    The response is a 429. New keys are accepted again when some keys have expired.
     """
 
     code = "too_many_keys"
 
 
 class IdempotencyLeaseLost(IdempotencyError):
-    """The run took longer than its lease, and somebody else has taken the request over.
+    """The run took longer than its lease, and another run may have taken the request over.
 
-    What the transaction that raises this has written is rolled back. Let it pass: the client gets
-    the other run's answer, or 409. Allow a longer ``lease=``, or more steps.
+    Don't catch this error, so that the transaction that raises it is rolled back. The client gets
+    the other run's response, or a 409. Use a longer ``lease=``, or more steps.
 
     Attributes:
-        token: the fencing token that the run had.
+        token: the fencing token of the run.
     """
 
     code = "lease_lost"
@@ -149,23 +151,26 @@ class IdempotencyLeaseLost(IdempotencyError):
 
 
 class DamagedAnswer(IdempotencyError):
-    """A stored answer, or the result of a step, can't be read, so it is not given.
+    """A stored response, or the result of a step, can't be read. Nothing was run.
 
-    This package can't have written it, or ``DBLOCK_IDEMPOTENCY_CIPHER`` has not the key that it was
-    encrypted with: then give it back. The request was not run again, either: a person has to look
-    at the row.
+    Either something other than this package has written the row, or ``DBLOCK_IDEMPOTENCY_CIPHER``
+    lacks the key that the data was encrypted with; then give the cipher that key again. Otherwise
+    an operator has to look at the row.
     """
 
     code = "damaged"
 
 
 class UnstorableResponse(IdempotencyError):
-    """The answer can't be given a second time, so the first must not be given, either.
+    """The response can't be stored, so a retry could not get it. The effects were rolled back.
 
-    What the view has written in the transaction is rolled back, and the client gets 500. It is a
-    stream, no response, larger than ``DBLOCK_IDEMPOTENCY_MAX_BODY``, no JSON (of ``run_once``), or
-    one of its kept headers could not be sent again. The log of ``django_dblock.idempotency`` says
-    which. Mend the view, or give up the body with ``store_body=False``.
+    The client gets a 500. The log of ``django_dblock.idempotency`` says why, and with ``DEBUG`` the
+    response does. The view has returned
+
+    - a stream, or something that is not a response,
+    - a body longer than ``DBLOCK_IDEMPOTENCY_MAX_BODY``: ``store_body=False`` stores none,
+    - a header with a character that can't be sent,
+    - from ``run_once()``, a result that is not JSON.
     """
 
     code = "unstorable"

@@ -17,7 +17,7 @@ from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
 from django_dblock.idempotency.identity import masked
 from django_dblock.idempotency.options import Duration
 from django_dblock.idempotency.store import alias_for
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 from django_dblock.sql import idempotency_operations as sql
 
 JSON = "application/json"
@@ -152,7 +152,7 @@ def _decision(
     if status_code is None or status_code not in _STATUSES:
         raise ValueError(f"status_code={status_code!r} is not one from 200 to 599.")
     headers = {"Content-Type": content_type} if body else {}
-    return sql.ANSWER, Answer(status_code, headers, bytes(body)).parameters(store_body=True)
+    return sql.ANSWER, StoredResponse(status_code, headers, bytes(body)).parameters(store_body=True)
 
 
 def _resolvable(pk: int, alias: str) -> _Resolvable:

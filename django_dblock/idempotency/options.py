@@ -1,4 +1,4 @@
-"""What a view or a task asks for, checked when it is decorated, not when a client comes."""
+"""The options of a protected view or task, checked when it is decorated."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ Duration = timedelta | float
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a request is run once; see :func:`django_dblock.idempotent`."""
+    """How a request is run once; :func:`django_dblock.idempotent` describes each option."""
 
     mode: Mode = "atomic"
     ttl: Duration | None = None
@@ -46,10 +46,10 @@ class Options:
 
     @property
     def ttl_seconds(self) -> float:
-        """How long the answer is kept."""
+        """The seconds for which the response is stored."""
         return seconds_of(self.ttl) or conf.idempotency_ttl
 
     @property
     def lease_seconds(self) -> float:
-        """How long a run may be silent."""
+        """The seconds for which a run may be silent in lease mode."""
         return seconds_of(self.lease) or conf.idempotency_lease

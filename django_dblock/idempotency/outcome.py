@@ -15,7 +15,7 @@ from django_dblock.exceptions import (
 )
 from django_dblock.idempotency.identity import Identity
 from django_dblock.idempotency.store import Found
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 
 _LONGEST_WAIT = 5
 
@@ -49,7 +49,7 @@ class Done:
 class Replayed:
     """It was run before; this was its answer."""
 
-    answer: Answer
+    answer: StoredResponse
 
 
 @dataclass(frozen=True, slots=True)

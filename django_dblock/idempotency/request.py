@@ -29,7 +29,7 @@ from django_dblock.idempotency.identity import (
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Replayed
 from django_dblock.idempotency.responses import idempotency_problem
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 
 # RFC 9110, 5.1, without the underscore: servers drop it, as WSGI takes it for a hyphen.
 _HEADER = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")
@@ -64,7 +64,7 @@ class DjangoRequest:
         """Return None: Django turns errors into responses outside of the view."""
         return None
 
-    def replay(self, stored: Answer) -> HttpResponse:
+    def replay(self, stored: StoredResponse) -> HttpResponse:
         """Return the stored response."""
         return responses.replay(stored)
 

@@ -45,7 +45,7 @@ from django_dblock.exceptions import (
     UnstorableResponse,
 )
 from django_dblock.idempotency.outcome import Finished
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 
 logger = logging.getLogger("django_dblock.idempotency")
 
@@ -114,17 +114,17 @@ def stored(response: Any, *, store_body: bool, undo: bool) -> Finished:
 
 
 def rendered(response: Any) -> Any:
-    """Render a template response if need be, and return what Django would send of it."""
+    """Render a template response; return the response that Django would send."""
     render = getattr(response, "render", None)
     return render() if callable(render) else response
 
 
 def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
-    """Render the response if need be, and return what is kept of it.
+    """Render the response, and return what is stored of it as parameters of the SQL statements.
 
     Raises:
-        UnstorableResponse: it is a stream, too large, or no response at all; or a callback has put
-            another in its place, of which the caller would not know.
+        UnstorableResponse: the response is a stream, too large, or not a response; or a callback of
+            a template response has returned another response, which the caller would not know.
     """
     if not isinstance(response, HttpResponseBase):
         raise UnstorableResponse(
@@ -132,19 +132,19 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
         )
     if getattr(response, "streaming", False):
         raise UnstorableResponse(
-            "The answer is a stream, which can be given only once. Answer with a Location, and let "
+            "The response is a stream, which can be sent only once. Answer with a Location and let "
             "the client GET the stream."
         )
     if rendered(response) is not response:
         raise UnstorableResponse(
-            "A callback of the template response has put another answer in its place. Return that "
-            "one from the view, or render() the response before complete()."
+            "A callback of the template response has returned another response. Return that one "
+            "from the view, or render() the response before complete()."
         )
     names = (*_KEPT, *conf.idempotency_headers)
     headers = {name: response.headers[name] for name in names if name in response.headers}
     if (language := _language_of_the_middleware()) is not None:
         headers.setdefault("Content-Language", language)
-    answer = Answer(response.status_code, headers, response.content)
+    answer = StoredResponse(response.status_code, headers, response.content)
     return answer.parameters(store_body=store_body)
 
 
@@ -167,15 +167,15 @@ def _has_locale_middleware(middleware: tuple[str, ...]) -> bool:
     return any(isinstance(each, type) and issubclass(each, LocaleMiddleware) for each in found)
 
 
-def replay(answer: Answer) -> HttpResponse:
-    """Make the first answer again.
+def replay(answer: StoredResponse) -> HttpResponse:
+    """Return the stored response to a repeated request.
 
-    A body that was dropped is not there: 204 in place of 2xx, and nothing that describes it. Only
-    headers that would be kept today are given.
+    A response whose body was dropped has no header that describes the body, and a 2xx becomes 204.
+    Headers that are no longer allowed by ``DBLOCK_IDEMPOTENCY_HEADERS`` are left out.
     """
     allowed = {name.lower() for name in (*_KEPT, *conf.idempotency_headers)}
     response = HttpResponse(answer.body, status=answer.status_code)
-    del response.headers["Content-Type"]  # Django's default is not the first answer's
+    del response.headers["Content-Type"]  # Django's default; the stored one is set below
     for name, value in answer.headers.items():
         described = name.lower() in _DESCRIBING
         if name.lower() in allowed and not (answer.dropped and described):
@@ -187,9 +187,7 @@ def replay(answer: Answer) -> HttpResponse:
     return response
 
 
-# What a client is told whose request was not run.
-
-
+# The problem details of a request that was not run; the keys are the codes of the errors.
 _PROBLEMS = {
     "key_missing": (400, _("%(source)s is missing. Send a new key with each new request.")),
     "key_invalid": (400, _("%(source)s is not one key.")),  # each reason has a text of its own

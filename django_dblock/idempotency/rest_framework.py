@@ -12,7 +12,7 @@ from django.utils.datastructures import MultiValueDict
 
 from django_dblock.core.problem import Problem, respond
 from django_dblock.idempotency import responses
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 
 
 def is_request(request: Any) -> bool:
@@ -81,7 +81,7 @@ class FrameworkRequest:
             return None
         return self._view.handle_exception(error)
 
-    def replay(self, stored: Answer) -> Any:
+    def replay(self, stored: StoredResponse) -> Any:
         """Return the stored response."""
         response = responses.replay(stored)
         return self._own(response, _data(response))

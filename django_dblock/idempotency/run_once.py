@@ -17,7 +17,7 @@ from django_dblock.idempotency.fingerprint import WORK_VERSION, of_work
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Refused, tell_outcome
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 from django_dblock.keys import KeyPart
 
 SCOPE = "once"
@@ -171,7 +171,9 @@ def _body(result: Any) -> bytes:
 
 
 def _answer(body: bytes) -> dict[str, Any]:
-    return Answer(200, {"Content-Type": "application/json"}, body).parameters(store_body=True)
+    return StoredResponse(200, {"Content-Type": "application/json"}, body).parameters(
+        store_body=True
+    )
 
 
 def _result(outcome: Outcome, identity: Identity, options: Options) -> Any:

@@ -16,7 +16,7 @@ from django_dblock.core.connection import connection_for
 from django_dblock.core.simple_query import Rows, exchange, exchange_and_commit, send
 from django_dblock.exceptions import DamagedAnswer
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
-from django_dblock.idempotency.stored_response import Answer, Undecipherable, load_steps
+from django_dblock.idempotency.stored_response import StoredResponse, Undecipherable, load_steps
 from django_dblock.sql import idempotency as sql
 
 State = Literal["new", "done", "leased", "expired", "free", "abandoned"]
@@ -46,7 +46,7 @@ class Found:
     claim: str | None = None
     same: bool = True
     remaining: int = 0
-    answer: Answer | None = None
+    answer: StoredResponse | None = None
 
     @property
     def another(self) -> bool:
@@ -262,7 +262,7 @@ def _found(
     if same and state == "done":
         try:
             status_code, headers, body, kind = answered
-            answer = Answer.read(status_code, headers, _bytes(body), kind)
+            answer = StoredResponse.read(status_code, headers, _bytes(body), kind)
         except ValueError as error:
             raise _damaged("answer", identity, number, error) from error
     return Found(

@@ -1,4 +1,4 @@
-"""An answer as it is kept, and given again."""
+"""Responses and results of steps as the table stores them, encrypted where a cipher is set."""
 
 import base64
 import json
@@ -12,25 +12,23 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django_dblock.conf import NEVER_KEPT, conf
 from django_dblock.exceptions import UnstorableResponse
 
-# What the project gives us to keep, through the cipher that it has set for that.
-
 
 class Undecipherable(ValueError):
-    """The cipher does not read it: not its key, or not what it has written."""
+    """The cipher can't decrypt the data: it has another key, or the data is not its own."""
 
 
 def encrypted(data: bytes) -> bytes | None:
-    """Return it encrypted; None where no cipher is set. What the cipher raises goes on."""
+    """Return the data encrypted; None if no cipher is set. Errors of the cipher are not caught."""
     cipher = conf.idempotency_cipher
     return None if cipher is None else bytes(cipher.encrypt(data))
 
 
 def decrypted(data: bytes) -> bytes:
-    """Return what was encrypted.
+    """Return the data decrypted.
 
     Raises:
-        ImproperlyConfigured: there is no cipher.
-        Undecipherable: it does not read this; the cipher's own error is the cause.
+        ImproperlyConfigured: no cipher is set.
+        Undecipherable: the cipher can't decrypt the data; its own error is the cause.
     """
     cipher: Any = conf.idempotency_cipher
     if cipher is None:
@@ -47,22 +45,23 @@ def decrypted(data: bytes) -> bytes:
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _STATUSES = range(100, 600)
+
+# No part of a field value (RFC 9110, 5.5): control characters other than the tab. Django refuses
+# only newlines, and servers refuse the rest. Half a surrogate pair is not text.
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-"""What is no part of a field value (RFC 9110, 5.5): control characters, but for the tab. Django
-refuses newlines only, and servers the rest. Half a surrogate pair is no text at all."""
 
 BodyKind = Literal["plain", "encrypted", "dropped"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a client was told: a status, headers that describe the body, and the body's bytes.
+class StoredResponse:
+    """A response: its status, the headers that are stored, and the bytes of its body.
 
     Attributes:
         status_code: the HTTP status.
-        headers: those that are kept.
-        body: as it was sent; empty where it was dropped.
-        dropped: whether it was not kept (``store_body=False``).
+        headers: the headers that are stored.
+        body: the body as it was sent; empty if it was dropped.
+        dropped: whether the body was not stored (``store_body=False``).
     """
 
     status_code: int
@@ -71,10 +70,14 @@ class Answer:
     dropped: bool = False
 
     def parameters(self, *, store_body: bool) -> dict[str, Any]:
-        """Put it into the form that the statements take.
+        """Return the response as parameters of the SQL statements.
+
+        Args:
+            store_body: whether to store the body.
 
         Raises:
-            UnstorableResponse: it is too large, or a header is not text that can be kept.
+            UnstorableResponse: the body is longer than ``DBLOCK_IDEMPOTENCY_MAX_BODY``, or a header
+                has a character that can't be sent.
         """
         kind: BodyKind = "plain"
         body = self.body
@@ -82,7 +85,7 @@ class Answer:
             kind, body = "dropped", b""
         elif len(body) > conf.idempotency_max_body:
             raise UnstorableResponse(
-                f"The answer is {len(body):,} bytes long, and DBLOCK_IDEMPOTENCY_MAX_BODY allows "
+                f"The response is {len(body):,} bytes long, and DBLOCK_IDEMPOTENCY_MAX_BODY allows "
                 f"{conf.idempotency_max_body:,}. Answer with a Location and let the client GET the "
                 f"rest, raise the setting, or give up the body with store_body=False."
             )
@@ -91,8 +94,8 @@ class Answer:
         for name, value in self.headers.items():
             if found := _UNSENDABLE.search(value):
                 raise UnstorableResponse(
-                    f"The answer's header {name} has a character that no header may have, "
-                    f"{found[0]!a}, so servers would refuse to send it. Take it out."
+                    f"The response's header {name} has a character that no header may have, "
+                    f"{found[0]!a}, so servers would refuse to send it. Remove it."
                 )
         return {
             "status_code": self.status_code,
@@ -102,19 +105,19 @@ class Answer:
         }
 
     @classmethod
-    def read(cls, status_code: str, headers: str, body: bytes, kind: str) -> "Answer":
-        """Return what the table has.
+    def read(cls, status_code: str, headers: str, body: bytes, kind: str) -> "StoredResponse":
+        """Return the response that a row of the table has.
 
         Raises:
-            ValueError: nobody but a stranger can have written that; its text says what is wrong.
-            Undecipherable: likewise, or it is encrypted with a key that the cipher has not.
-            ImproperlyConfigured: it is encrypted, and there is no cipher.
+            ValueError: the row was not written by this package; the message says what is wrong.
+            Undecipherable: the body is encrypted, and the cipher can't decrypt it.
+            ImproperlyConfigured: the body is encrypted, and no cipher is set.
         """
         found = json.loads(headers)
         if kind not in get_args(BodyKind) or int(status_code) not in _STATUSES:
             raise ValueError(f"status {status_code}, body {kind!r}")
         if not isinstance(found, dict) or not all(map(_is_header, found, found.values())):
-            raise ValueError("its headers are none that are ever kept")
+            raise ValueError("its headers are not headers that are ever stored")
         content = decrypted(body) if kind == "encrypted" else body
         return cls(int(status_code), found, content, dropped=kind == "dropped")
 
@@ -128,20 +131,17 @@ def _is_header(name: str, value: Any) -> bool:
     )
 
 
-# The result of a step, as it is kept, and found again.
-
-
+# A NUL as JSON writes it; after an odd number of backslashes the same characters are other text.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""As JSON writes it; an even number of backslashes before it would make it other text."""
 
 
 def dump_steps(name: str, result: Any) -> tuple[str, Any]:
-    """Return the record of a step as the table takes it, and the result as later runs find it.
+    """Return the record of a step as JSON text, and the result as later runs will read it.
 
-    Names are kept as they are: people are shown them.
+    The name is not encrypted: operators see it.
 
     Raises:
-        ValueError: PostgreSQL could not keep it.
+        ValueError: the result is not JSON that PostgreSQL can store.
     """
     text = _json(name, {"result": result})
     plain = json.loads(text)[name]
@@ -152,12 +152,12 @@ def dump_steps(name: str, result: Any) -> tuple[str, Any]:
 
 
 def load_steps(record: Any) -> Any:
-    """Return the result that a record has; of one from before the cipher, as it stands there.
+    """Return the result that the record of a step has; a plain record needs no cipher.
 
     Raises:
-        ValueError: nobody but a stranger can have written that; its text says what is wrong.
-        Undecipherable: likewise, or it is encrypted with a key that the cipher has not.
-        ImproperlyConfigured: it is encrypted, and there is no cipher.
+        ValueError: the record was not written by this package; the message says what is wrong.
+        Undecipherable: the record is encrypted, and the cipher can't decrypt it.
+        ImproperlyConfigured: the record is encrypted, and no cipher is set.
     """
     match record:
         case {"encrypted": str(secret)} if len(record) == 1:
@@ -165,11 +165,15 @@ def load_steps(record: Any) -> Any:
     match record:
         case {"result": result} if len(record) == 1:
             return result
-    raise ValueError("it is none that is ever kept")
+    raise ValueError("it is not a record that is ever stored")
 
 
 def _json(name: str, record: dict[str, Any]) -> str:
-    """Return it by its name; ValueError where PostgreSQL could not keep it."""
+    """Return the record under its name as JSON text.
+
+    Raises:
+        ValueError: the record is not JSON that PostgreSQL can store.
+    """
     try:
         text = json.dumps(
             {name: record}, cls=DjangoJSONEncoder, allow_nan=False, ensure_ascii=False

@@ -11,7 +11,12 @@ from tests.app.models import Counter
 from tests.helpers import recipes
 from tests.helpers.processes import race
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 PROCESSES, ROUNDS = 8, 100
 

@@ -9,7 +9,12 @@ from django_dblock import advisory_lock, advisory_locks
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 KEYS = [("a",), ("b",)]
 

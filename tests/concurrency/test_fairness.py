@@ -6,7 +6,12 @@ from django.db import connection, transaction
 from django_dblock import advisory_lock
 from tests.helpers.processes import process
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 
 def queue(channel, joined):

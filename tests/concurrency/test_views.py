@@ -6,7 +6,12 @@ from django.test import Client
 from tests.app.models import Counter
 from tests.helpers.processes import race
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 
 def visit(_number, path, rounds):

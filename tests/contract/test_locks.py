@@ -26,7 +26,12 @@ from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 
 def hold(channel, permits=2, timeout=0):

@@ -22,7 +22,7 @@ from tests.app.models import Counter
 from tests.coordination.rows import expire, held
 from tests.helpers.processes import process
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 NAME = "scheduler~leader"
 

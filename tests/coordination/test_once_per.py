@@ -14,7 +14,7 @@ from django_dblock.coordination.once_per import _Calendar
 from tests.app.models import Counter
 from tests.helpers.processes import process, race
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 VIENNA = ZoneInfo("Europe/Vienna")
 

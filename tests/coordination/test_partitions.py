@@ -27,7 +27,7 @@ from tests.coordination.rows import expire, held
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 PARTS, WORKERS = "outbox~partition", "outbox~worker"
 

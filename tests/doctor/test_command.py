@@ -14,7 +14,10 @@ from django_dblock.doctor.facts import Pin, gather, version
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.helpers import servers
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def doctor(*arguments):

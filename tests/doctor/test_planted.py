@@ -21,7 +21,10 @@ from tests.fencing.running import dblock, environment
 from tests.helpers import observe, servers
 from tests.test_lock_table_full import full, small  # noqa: F401 - fixtures
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 

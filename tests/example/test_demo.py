@@ -19,7 +19,7 @@ SMALL = (
 )
 LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600), pytest.mark.loss]
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,6 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     assert not set(kept.split(", ")) & set(without.split(", "))
 
 
-@pytest.mark.once
 def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=guarded")
     assert status == 1
@@ -111,7 +110,6 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     assert 'BROKEN under partitions("outbox"), and their guard(): each mail is recorded' in said
 
 
-@pytest.mark.once
 def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=unguarded")
     assert status == 1
@@ -119,7 +117,6 @@ def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     assert said.count("The attack proves nothing") == 4
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_ends_everything(start: Start, number):
     demo = start("demo", *LONG)
@@ -130,7 +127,6 @@ def test_a_signal_in_the_middle_ends_everything(start: Start, number):
     assert "Traceback" not in said
 
 
-@pytest.mark.once
 def test_even_a_killed_demo_leaves_no_process(
     start: Start, run: Run, left_behind: Callable[[], list[str]]
 ):
@@ -160,7 +156,6 @@ with interruptible():
 """
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     start: Start, run: Run, left_behind: Callable[[], list[str]], number
@@ -174,7 +169,6 @@ def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
 
 
-@pytest.mark.once
 def test_a_site_that_does_not_start_is_reported_with_its_log(run: Run):
     status, said = run("demo", *SMALL, GUNICORN_CMD_ARGS="--worker-class=nonsense")
     assert status == 1
@@ -207,7 +201,6 @@ def given(tmp_path: Path) -> Iterator[Server]:
     server.remove()
 
 
-@pytest.mark.once
 def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run: Run):
     status, said = run("demo", *SMALL, DATABASE_URL=given.url)
     assert status == 0, said
@@ -222,7 +215,6 @@ def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run:
         assert {name for (name,) in names} == {"postgres", "dblock_demo"}
 
 
-@pytest.mark.once
 def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: Run):
     given.run("createdb", "-h", str(given.socket_folder), "-U", "postgres", "dblock_demo")
     status, said = run("demo", *SMALL, DATABASE_URL=given.url)
@@ -230,7 +222,6 @@ def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: 
     assert "'dblock_demo' that is not the demo's" in said
 
 
-@pytest.mark.once
 def test_a_server_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path):
     status, said = run("demo", *SMALL, DATABASE_URL=f"postgres://nobody@:1/{tmp_path}/none")
     assert status == 1

@@ -20,6 +20,7 @@ INVARIANTS = {
     6: "at rest: no advisory lock, each lease free in ttl + 1 s, no stray thread or connection",
     7: "versions = acknowledged saves",
     8: "an ambiguous COMMIT surfaces as unknown, never as failed",
+    9: "nobody commits beside a writer; a latch opens after the commit of its last part",
 }
 
 
@@ -161,6 +162,24 @@ def trust(checks: Iterable[Operation], grants: Iterable[Operation]) -> list[Viol
             if before and largest[before - 1] > check.data["token"]:
                 found.append(check.id)
     return _some((5, "trusted, and superseded", found))
+
+
+def beside_a_writer(entries: Iterable[Entry]) -> list[Violation]:
+    """Look for commits of a reader beside a writer, or of two writers; a writer's change is 1 (9).
+
+    A writer's token is greater than all before it, and a reader's than every earlier writer's. So
+    in the order of commits, of two entries with a writer among them, the later has the larger.
+    """
+    written: dict[str, int] = defaultdict(int)
+    seen: dict[str, int] = defaultdict(int)
+    found = []
+    for entry in entries:
+        if entry.token < (seen if entry.change else written)[entry.name]:
+            found.append(entry.operation)
+        seen[entry.name] = max(seen[entry.name], entry.token)
+        if entry.change:
+            written[entry.name] = max(written[entry.name], entry.token)
+    return _some((9, "committed beside a writer", found))
 
 
 def rest(

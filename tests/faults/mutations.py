@@ -4,14 +4,16 @@ Each is applied in a worker, before its first turn, and in nothing else.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
+from django_dblock.coordination.latch import latch
 from django_dblock.exceptions import LockLost
 from django_dblock.fencing import model
 from django_dblock.fencing import model as queryset
@@ -19,8 +21,8 @@ from django_dblock.fencing.model import refused
 from django_dblock.idempotency import atomic
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
+from django_dblock.sql import coordination, idempotency
 from django_dblock.sql import fencing as sql
-from django_dblock.sql import idempotency
 
 
 def guard_without_row_lock() -> None:
@@ -107,6 +109,38 @@ def step_after_commit() -> None:
         return result
 
     Lease.record = record
+
+
+def write_beside_readers() -> None:
+    """A writer is granted the lock whether its readers' rows could be locked or not."""
+    before, _, rest = coordination.ACQUIRE_WRITE.partition(
+        "    WHERE (SELECT count(*) FROM readers)"
+    )
+    _, _, after = rest.partition("), taken AS")
+    coordination.ACQUIRE_WRITE = f"{before}), taken AS{after}"
+
+
+def count_beside_the_part() -> None:
+    """A latch is counted down beside the part's transaction, not in it."""
+    plain = latch.count_down
+
+    def count_down(self: Any, part: Any) -> bool:
+        done: list[bool] = []
+        thread = threading.Thread(target=lambda: done.append(_elsewhere(plain, self, part)))
+        thread.start()
+        thread.join()
+        if not done:
+            raise OperationalError("the part was not counted")
+        return done[0]
+
+    latch.count_down = count_down
+
+
+def _elsewhere(act: Callable[..., bool], *arguments: Any) -> bool:
+    try:
+        return act(*arguments)
+    finally:
+        connections.close_all()
 
 
 def _without(statement: str, part: str) -> str:

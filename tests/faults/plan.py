@@ -62,6 +62,12 @@ OURS = {
         "pooler",
     ),
     ("cas", "versions"): ("pause", "kill", "terminate", "crash", "cut"),
+    ("semaphore", "permits"): ("pause", "near_ttl", "kill", "terminate", "crash", "cut", "pooler"),
+    ("rwlock", "readers_writers"): ("pause", "near_ttl", "kill", "terminate", "crash", "cut"),
+    ("leadership", "counter"): ("pause", "kill", "terminate", "crash", "cut"),
+    ("once_per", "settlements"): ("pause", "kill", "terminate", "crash", "cut"),
+    ("partitioned", "outbox"): ("pause", "kill", "terminate", "crash", "cut", "pooler"),
+    ("latched", "latches"): ("kill", "terminate", "crash", "cut"),
     ("advisory", "deadlocks"): ("kill", "terminate", "cut"),
     ("advisory", "savepoints"): ("kill", "terminate", "cut"),
 }  # fmt: skip
@@ -90,6 +96,11 @@ PEERS = [
     ("ttl_row_app_clock", "counter", "app_clock", TTL),
     ("session_lock", "counter", "pooler", TTL),
     ("plain_save", "versions", "terminate", TTL),
+    ("counting_semaphore", "permits", "pause", TTL),
+    ("rw_row", "readers_writers", "pause", TTL),
+    ("set_nx", "settlements", "terminate", TTL),
+    ("modulo", "outbox", "pause", TTL),
+    ("counter_latch", "latches", "terminate", TTL),
     ("check_then_record", "payments", "terminate", TTL),
     ("django_idempotency_key", "payments", "terminate", TTL),
 ]
@@ -102,6 +113,9 @@ MUTATIONS = [
     ("key_of_the_run", "once_leased", "acquirer", "terminate"),
     ("complete_without_token", "once_leased", "acquirer", "pause"),
     ("step_after_commit", "once_leased", "acquirer", "terminate"),
+    ("guard_without_row_lock", "semaphore", "permits", "pause"),
+    ("write_beside_readers", "rwlock", "readers_writers", "pause"),
+    ("count_beside_the_part", "latched", "latches", "terminate"),
 ]
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.helpers import observe, servers
 
-pytestmark = [pytest.mark.once, pytest.mark.processes]
+pytestmark = [pytest.mark.processes, pytest.mark.faults]
 
 BOUND = 10
 """Seconds; what is measured is 2 to 4."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.servers import need
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.faults
 
 MODELS = Path(__file__).parent / "model"
 OPTIONS = ["-O1", "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=480"]  # megabytes

@@ -17,7 +17,7 @@ from tests.faults.trial import Running, broken
 from tests.helpers import servers
 from tests.helpers.observe import until
 
-pytestmark = [pytest.mark.once, pytest.mark.processes]
+pytestmark = [pytest.mark.processes, pytest.mark.faults]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from tests.faults.checkers import INVARIANTS, Violation
 from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
 from tests.faults.report import failures, has_shown
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).resolve().parents[2]
 NEMESES = ("pause", "kill", "terminate", "cut")
@@ -25,7 +25,7 @@ def test_the_same_seed_makes_the_same_plan():
 def test_a_plan_has_ours_every_peer_and_every_mutation():
     trials = plan(5, "7", [18])
     assert {trial.expected for trial in trials} == {HOLDS, FAILS, CAUGHT}
-    assert len({trial.mutation for trial in trials}) == 8  # none, and seven
+    assert len({trial.mutation for trial in trials}) == 10  # none, and nine
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
 
 
@@ -117,7 +117,7 @@ def test_ours_holds(found):
 def test_each_workload_has_run_under_a_nemesis(found):
     assert {trial["workload"] for trial in found["trials"]} == {
         "counter", "saver", "stock", "payments", "acquirer", "tokens", "versions", "deadlocks",
-        "savepoints",
+        "savepoints", "permits", "readers_writers", "settlements", "outbox", "latches",
     }  # fmt: skip
     assert sum(found["totals"]["faults"].values()) > 0
 

@@ -6,7 +6,7 @@ import pytest
 from tests.fencing.test_protocol import in_a_thread
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 @pytest.fixture

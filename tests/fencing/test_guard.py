@@ -9,7 +9,7 @@ from tests.fencing.helpers import NAME, expire, until_renewed
 from tests.fencing.test_protocol import in_a_thread
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 
 @pytest.fixture

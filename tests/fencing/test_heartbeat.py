@@ -28,7 +28,7 @@ from tests.fencing.helpers import (
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def heartbeats(observer):

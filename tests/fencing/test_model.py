@@ -7,6 +7,8 @@ from django_dblock import FencedLock, LockLost, StaleFence, fenced_lock, signals
 from tests.app.models import Account, Savings
 from tests.fencing.helpers import NAME, expire
 
+pytestmark = pytest.mark.server
+
 beside = pytest.mark.django_db(transaction=True)
 elsewhere = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 

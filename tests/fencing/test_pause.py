@@ -15,7 +15,7 @@ from tests.app.models import Account
 from tests.fencing.helpers import NAME, expire, until_expired
 from tests.helpers.processes import process
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
 
 
 @contextmanager

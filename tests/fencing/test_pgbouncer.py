@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.processes,
     pytest.mark.usefixtures("pooled"),
+    pytest.mark.server,
 ]
 
 

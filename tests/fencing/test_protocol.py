@@ -23,7 +23,7 @@ from tests.fencing.helpers import NAME, expire, is_expired, row, updates, wal_wr
 from tests.helpers import observe
 from tests.helpers.processes import race
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 
 class TestBudget:

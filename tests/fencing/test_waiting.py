@@ -15,7 +15,7 @@ from tests.fencing.helpers import NAME, expire
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 
 def attempt(timeout=60, *, in_turn=False):

@@ -6,6 +6,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,16 @@ NEEDED = [
     "django_dblock/templates/django_dblock/conflict_fields.html",
     "django_dblock/templates/django_dblock/admin/confirm.html",
 ]
-LEFT_OUT = ["benchmarks", "docs", "example", "faults", "test_docs.py", "typing", "__pycache__"]
+LEFT_OUT = [
+    "benchmarks",
+    "docs",
+    "example",
+    "faults",
+    "stacks",
+    "test_docs.py",
+    "typing",
+    "__pycache__",
+]
 
 
 def main() -> None:
@@ -31,7 +41,15 @@ def main() -> None:
     assert all(name in names for name in NEEDED), names
     strangers = {name.split("/")[0] for name in names} - {"django_dblock"}
     assert all(name.endswith(".dist-info") for name in strangers), strangers
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"{wheel}[test]"], check=True)
+    groups = tomllib.loads((source / "pyproject.toml").read_text())["dependency-groups"]
+    needed = [
+        requirement
+        for name in ("test", "pytest", "demo")  # each includes the next
+        for requirement in groups[name]
+        if isinstance(requirement, str)
+    ]
+    install = [sys.executable, "-m", "pip", "install", "-q", str(wheel), *needed]
+    subprocess.run(install, check=True)
     shutil.rmtree(away, ignore_errors=True)
     shutil.copytree(source / "tests", away / "tests", ignore=shutil.ignore_patterns(*LEFT_OUT))
     shutil.copytree(

@@ -29,7 +29,7 @@ from tests.idempotency.leasing import (
     row,
     unable_to_give_up,
 )
-from tests.idempotency.test_answer import Turned
+from tests.idempotency.test_stored_response import Turned
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from tests.app.idempotent_views import add_one
 from tests.idempotency import rows
 from tests.idempotency.leasing import effects
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 IN_2017 = 1_500_000_000_000  # milliseconds since 1970
 

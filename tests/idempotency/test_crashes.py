@@ -15,7 +15,7 @@ from tests.app.models import Document
 from tests.helpers.processes import process, race
 from tests.idempotency.leasing import expire, post
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
 
 KEYS, CLIENTS = 40, 12
 

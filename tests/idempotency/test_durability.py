@@ -14,7 +14,7 @@ from tests.helpers.servers import crash, switched_to
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.processes,
     pytest.mark.usefixtures("limited"),
+    pytest.mark.loss,
 ]
 
 ATOMIC = [("own", "own"), ("own", "joined"), ("joined", "own"), ("joined", "joined")]

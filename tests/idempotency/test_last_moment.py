@@ -13,7 +13,7 @@ from tests.idempotency import calling, leasing
 from tests.idempotency.test_flight import DURING, documents
 from tests.idempotency.test_table import problem
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
 
 
 @idempotent(scope=client, mode="lease")

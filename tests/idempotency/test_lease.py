@@ -28,7 +28,7 @@ from tests.idempotency.leasing import (
     update,
 )
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 VIEW = leased(effect)
 

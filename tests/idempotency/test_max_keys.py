@@ -9,7 +9,7 @@ from django_dblock import run_once
 from django_dblock.exceptions import TooManyIdempotencyKeys
 from django_dblock.sql import idempotency as sql
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 EXPIRED = 20_000
 FILL = """

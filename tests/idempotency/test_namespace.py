@@ -11,7 +11,7 @@ from tests.app.idempotent_views import add_one, client
 from tests.idempotency.calling import ask, effects
 from tests.idempotency.test_table import problem
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 MODES = pytest.mark.parametrize("mode", ["atomic", "lease"])
 

@@ -16,7 +16,7 @@ from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.idempotency.leasing import Died, effects, expire, row, unable_to_give_up, update
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
 MODES = pytest.mark.parametrize("mode", ["atomic", "lease"])
 

@@ -21,7 +21,10 @@ from tests.helpers import observe
 from tests.helpers.processes import process, race
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def left():

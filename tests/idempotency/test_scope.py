@@ -81,7 +81,8 @@ NOBODY = [
 ]
 
 
-@pytest.mark.parametrize("nobody", NOBODY, ids=repr)
+# Workers of pytest-xdist must agree on the names, so without addresses.
+@pytest.mark.parametrize("nobody", NOBODY, ids=lambda value: repr(value).partition(" object at")[0])
 def test_scope_of_nobody_is_refused(nobody):
     with pytest.raises(ImproperlyConfigured, match=r"shop\.pay: scope= returned"):
         scope_from_value(nobody, "shop.pay")

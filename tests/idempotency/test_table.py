@@ -16,7 +16,7 @@ from tests.app import idempotent_views as views
 from tests.idempotency import calling, pages
 from tests.idempotency.calling import effects, rows
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def problem(response):

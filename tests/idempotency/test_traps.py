@@ -36,6 +36,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.processes,
     pytest.mark.usefixtures("limited"),
+    pytest.mark.loss,
 ]
 
 

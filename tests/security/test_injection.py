@@ -18,7 +18,7 @@ from django_dblock.idempotency.identity import _is_nobody
 from tests.app import idempotent_views as views
 from tests.idempotency import calling
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 NASTY = (
     "'",

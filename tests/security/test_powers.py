@@ -18,7 +18,7 @@ from tests.monitor.conftest import PAGE
 from tests.monitor.conftest import stage as stage  # noqa: PLC0414 - a fixture
 from tests.security.test_secrets import CANARY
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 LEASES = "/admin/django_dblock/fencedlock/"
 REQUESTS = "/admin/django_dblock/idempotencykey/"

@@ -27,7 +27,7 @@ from tests.idempotency import calling, leasing, test_async
 from tests.idempotency.rows import abandoned, make
 from tests.idempotency.test_answer import Turned
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 CANARY = "canary-6f1d2c"
 LIST = "/admin/django_dblock/idempotencykey/"

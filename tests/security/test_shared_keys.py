@@ -16,7 +16,7 @@ from django.urls import path
 
 from django_dblock import IdempotencyKey, idempotent
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__), pytest.mark.loss]
 
 
 def account(request):
@@ -38,7 +38,7 @@ def theirs(settings):
     """Their middleware, with the store that a site of several processes needs."""
     if importlib.util.find_spec("idempotency_key") is None:
         missing = pytest.fail if os.environ.get("DBLOCK_TEST_EVERYTHING") else pytest.skip
-        missing("django-idempotency-key is not installed (the extra 'test' has it)")
+        missing("django-idempotency-key is not installed (the dependency group 'test' has it)")
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE, "idempotency_key.middleware.IdempotencyKeyMiddleware"
     ]  # fmt: skip

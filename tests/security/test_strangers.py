@@ -18,7 +18,7 @@ from django_dblock import DamagedAnswer, IdempotencyKey, idempotent
 from tests.app import idempotent_views as views
 from tests.idempotency import calling, pages
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 PATHS, METHODS, KEYS = ("/pay/", "/refund/"), ("POST", "PATCH"), ("k", "3f1c0a52-91aa", '"k k"')
 

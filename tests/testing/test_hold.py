@@ -12,6 +12,8 @@ from django_dblock.inspect import advisory_locks
 from django_dblock.testing import hold_lock as holding
 from tests.helpers import observe
 
+pytestmark = pytest.mark.server
+
 
 class InATestCase(TestCase):
     """A TestCase wraps all of it in a transaction; the other connection is outside of that."""

@@ -9,7 +9,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from django_dblock import advisory_lock, fenced_lock
 from django_dblock.testing import assert_no_locks as nothing_is_locked
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 class InATransactionTestCase(TransactionTestCase):

@@ -12,7 +12,7 @@ from django_dblock.testing import race as racing
 from tests.app.models import Counter
 from tests.helpers import observe, recipes
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def add_one(lock):

@@ -19,7 +19,10 @@ from tests.helpers.observe import until
 from tests.helpers.processes import process
 from tests.versioning.conftest import overtake, version_of
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def products(count=3, model=Product, **values):

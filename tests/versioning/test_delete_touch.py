@@ -9,7 +9,7 @@ from tests.app import models as app
 from tests.app.models import Gadget, Invoice, InvoiceLine, Product
 from tests.versioning.conftest import overtake, version_of
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def verbs(sent):

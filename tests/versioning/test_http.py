@@ -37,7 +37,7 @@ from tests.app.models import (
 from tests.helpers import observe
 from tests.helpers.processes import process
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.loss]
 
 
 @pytest.fixture

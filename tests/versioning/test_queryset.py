@@ -8,7 +8,10 @@ from tests.app import models as app
 from tests.app.models import Gadget, Invoice, InvoiceLine, Product
 from tests.versioning.conftest import version_of
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def products(count=3, model=Product, **values):

@@ -7,7 +7,12 @@ from django_dblock import StaleObject, bypass_versions, retry_on_conflict
 from tests.app.models import Gadget, Product, TwinProduct
 from tests.helpers.processes import process, race
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.processes,
+    pytest.mark.loss,
+    pytest.mark.server,
+]
 
 PROCESSES, ROUNDS = 16, 20
 LEVELS = ["read committed", "repeatable read"]

@@ -13,7 +13,10 @@ from tests.app import models as app
 from tests.app.models import Gadget, Product
 from tests.versioning.conftest import overtake, version_of
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
 
 
 def sql_of(sent):

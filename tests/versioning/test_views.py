@@ -12,7 +12,7 @@ from tests.app.versioned_site import ShelfUpdate
 from tests.helpers.processes import race
 from tests.versioning.pages import Page
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.loss]
 
 PAGES = ["", "function/"]
 

@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
 
 from django_dblock.exceptions import UnstorableResponse
-from django_dblock.idempotency.stored_response import Answer
+from django_dblock.idempotency.stored_response import StoredResponse
 
 
 class Turned:
@@ -29,63 +29,63 @@ def kept(answer, *, store_body=True):
 
 
 def test_every_byte_comes_back():
-    answer = Answer(201, {"Location": "/ü/"}, bytes(range(256)))
-    assert Answer.read(*kept(answer)[1]) == answer
+    answer = StoredResponse(201, {"Location": "/ü/"}, bytes(range(256)))
+    assert StoredResponse.read(*kept(answer)[1]) == answer
 
 
 def test_encrypted(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = f"{__name__}.CIPHER"
-    answer = Answer(201, {}, b"secret")
+    answer = StoredResponse(201, {}, b"secret")
     found, stored = kept(answer)
     assert found["body_kind"] == "encrypted"
     assert bytes.fromhex(found["body"]) == b"~terces"
-    assert Answer.read(*stored) == answer
+    assert StoredResponse.read(*stored) == answer
 
 
 def test_encrypted_by_fernet_while_its_keys_rotate(settings):
     old, new = (fernet.Fernet(fernet.Fernet.generate_key()) for _ in range(2))
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([old])
-    answer = Answer(201, {}, b"secret")
+    answer = StoredResponse(201, {}, b"secret")
     found, stored = kept(answer)
     assert b"secret" not in bytes.fromhex(found["body"])
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([new, old])
-    assert Answer.read(*stored) == answer
+    assert StoredResponse.read(*stored) == answer
 
 
 def test_an_encrypted_answer_without_its_cipher_says_what_to_set(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
-    _, stored = kept(Answer(201, {}, b"secret"))
+    _, stored = kept(StoredResponse(201, {}, b"secret"))
     settings.DBLOCK_IDEMPOTENCY_CIPHER = None
     with pytest.raises(ImproperlyConfigured, match="DBLOCK_IDEMPOTENCY_CIPHER is not set"):
-        Answer.read(*stored)
+        StoredResponse.read(*stored)
 
 
 def test_dropped(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 0
-    found, stored = kept(Answer(201, {}, b"secret"), store_body=False)
+    found, stored = kept(StoredResponse(201, {}, b"secret"), store_body=False)
     assert (found["body"], found["body_kind"]) == ("", "dropped")
-    assert Answer.read(*stored) == Answer(201, {}, b"", dropped=True)
+    assert StoredResponse.read(*stored) == StoredResponse(201, {}, b"", dropped=True)
 
 
 def test_the_limit_is_the_last_length_that_is_kept(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
-    kept(Answer(200, {}, b"x" * 10))
+    kept(StoredResponse(200, {}, b"x" * 10))
     with pytest.raises(UnstorableResponse, match=r"11 bytes .* allows 10"):
-        kept(Answer(200, {}, b"x" * 11))
+        kept(StoredResponse(200, {}, b"x" * 11))
 
 
 @pytest.mark.parametrize("character", ["\0", "\x07", "\n", "\r", "\x7f", "\ud800"], ids=ascii)
 def test_a_header_that_could_not_be_sent_again_is_refused(character):
     with pytest.raises(UnstorableResponse, match="header Link has a character"):
-        kept(Answer(200, {"Link": f"a{character}b"}, b""))
+        kept(StoredResponse(200, {"Link": f"a{character}b"}, b""))
 
 
 @pytest.mark.parametrize("value", ["a\tb", "a\xa0b", "caf\xe9", "\x85", ""], ids=ascii)
 def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
     """RFC 9110, 5.5: a tab, and bytes above ASCII, which Django takes for latin-1."""
-    answer = Answer(200, {"Link": value}, b"")
-    assert Answer.read(*kept(answer)[1]) == answer
+    answer = StoredResponse(200, {"Link": value}, b"")
+    assert StoredResponse.read(*kept(answer)[1]) == answer
     assert HttpResponse(headers=answer.headers).headers["Link"] == value
 
 
@@ -104,5 +104,5 @@ def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
     ],
 )
 def test_what_was_never_kept_like_this_is_an_error(status, headers, kind):
-    with pytest.raises(ValueError, match=r"none that are ever kept|status \d+"):
-        Answer.read(status, headers, b"", kind)
+    with pytest.raises(ValueError, match=r"not headers that are ever stored|status \d+"):
+        StoredResponse.read(status, headers, b"", kind)
