@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Counter, Histogram, Meter
 
 from django_dblock import signals
+from django_dblock.contrib import receivers
 from django_dblock.contrib.receivers import (
-    HOLD_BUCKETS,
-    WAIT_BUCKETS,
     FewLabels,
+    Instrument,
     KeyLabel,
     Receivers,
     ended,
@@ -21,46 +21,25 @@ class Metrics:
 
     def __init__(self, meter: Meter, key_label: KeyLabel) -> None:
         self._label = FewLabels(key_label)
-        self._took = meter.create_histogram(
-            "dblock.lock.acquire",
-            "s",
-            "Time to take a lock: waiting, and asking the server.",
-            explicit_bucket_boundaries_advisory=WAIT_BUCKETS,
+        self._took = self._histogram(meter, receivers.ACQUIRE)
+        self._waited = self._histogram(meter, receivers.WAIT)
+        self._held = self._histogram(meter, receivers.HOLD)
+        self._failures = self._counter(meter, receivers.FAILURES)
+        self._lost = self._counter(meter, receivers.LOST)
+        self._stale_writes = self._counter(meter, receivers.STALE_WRITES)
+        self._stale_objects = self._counter(meter, receivers.CONFLICTS)
+        self._retries = self._counter(meter, receivers.RETRIES)
+        self._requests = self._counter(meter, receivers.REQUESTS)
+
+    @staticmethod
+    def _histogram(meter: Meter, of: Instrument) -> Histogram:
+        return meter.create_histogram(
+            of.opentelemetry, of.unit, of.text, explicit_bucket_boundaries_advisory=of.buckets
         )
-        self._waited = meter.create_histogram(
-            "dblock.lock.wait",
-            "s",
-            "Time spent waiting for others who had the lock, by how it ended.",
-            explicit_bucket_boundaries_advisory=WAIT_BUCKETS,
-        )
-        self._held = meter.create_histogram(
-            "dblock.lock.hold",
-            "s",
-            "Time a lock was held, by how that ended.",
-            explicit_bucket_boundaries_advisory=HOLD_BUCKETS,
-        )
-        self._failures = meter.create_counter(
-            "dblock.lock.failures", "{failure}", "Locks that were asked for and not had."
-        )
-        self._lost = meter.create_counter(
-            "dblock.lease.lost", "{lease}", "Leases that ended while they were held."
-        )
-        self._stale_writes = meter.create_counter(
-            "dblock.lease.stale_writes", "{write}", "Fenced writes that were refused."
-        )
-        self._stale_objects = meter.create_counter(
-            "dblock.version.conflicts",
-            "{conflict}",
-            "Conditional writes that found the row changed or gone.",
-        )
-        self._retries = meter.create_counter(
-            "dblock.version.retries", "{run}", "Runs of a function repeated after a conflict."
-        )
-        self._requests = meter.create_counter(
-            "dblock.idempotency.requests",
-            "{request}",
-            "Requests with an idempotency key, by what they came to.",
-        )
+
+    @staticmethod
+    def _counter(meter: Meter, of: Instrument) -> Counter:
+        return meter.create_counter(of.opentelemetry, of.unit, of.text)
 
     def receivers(self) -> Receivers:
         """Return who hears which signal."""

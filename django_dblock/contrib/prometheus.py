@@ -9,11 +9,11 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from django_dblock import signals
+from django_dblock.contrib import receivers
 from django_dblock.contrib.prometheus_state import StateCollector
 from django_dblock.contrib.receivers import (
-    HOLD_BUCKETS,
-    WAIT_BUCKETS,
     FewLabels,
+    Instrument,
     KeyLabel,
     Listening,
     Receivers,
@@ -63,63 +63,23 @@ class _Metrics:
     def __init__(self, registry: CollectorRegistry, key_label: KeyLabel) -> None:
         self._label = FewLabels(key_label)
         lock = ("kind", "key", "using")
-        self.took = Histogram(
-            "dblock_lock_acquire_seconds",
-            "Time to take a lock: waiting, and asking the server.",
-            lock,
-            buckets=WAIT_BUCKETS,
-            registry=registry,
-        )
-        self.waited = Histogram(
-            "dblock_lock_wait_seconds",
-            "Time spent waiting for others who had the lock, by how it ended.",
-            (*lock, "outcome"),
-            buckets=WAIT_BUCKETS,
-            registry=registry,
-        )
-        self.held = Histogram(
-            "dblock_lock_hold_seconds",
-            "Time a lock was held, by how that ended.",
-            (*lock, "ended"),
-            buckets=HOLD_BUCKETS,
-            registry=registry,
-        )
-        self.failures = Counter(
-            "dblock_lock_failures",
-            "Locks that were asked for and not had, by the error raised.",
-            (*lock, "error"),
-            registry=registry,
-        )
-        self.lost = Counter(
-            "dblock_leases_lost",
-            "Leases that ended while they were held: expired, or taken by somebody.",
-            ("key", "using", "reason"),
-            registry=registry,
-        )
-        self.stale_writes = Counter(
-            "dblock_stale_writes",
-            "Fenced writes that were refused.",
-            ("model", "using"),
-            registry=registry,
-        )
-        self.stale_objects = Counter(
-            "dblock_stale_objects",
-            "Conditional writes that found the row changed or gone.",
-            ("model",),
-            registry=registry,
-        )
-        self.retries = Counter(
-            "dblock_conflict_retries",
-            "Runs of a function that were repeated after a conflict.",
-            ("function", "error"),
-            registry=registry,
-        )
-        self.requests = Counter(
-            "dblock_idempotent_requests",
-            "Requests with an idempotency key, by what they came to.",
-            ("mode", "using", "outcome"),
-            registry=registry,
-        )
+
+        def histogram(of: Instrument, labels: tuple[str, ...]) -> Histogram:
+            buckets = of.buckets or ()
+            return Histogram(of.prometheus, of.text, labels, buckets=buckets, registry=registry)
+
+        def counter(of: Instrument, labels: tuple[str, ...]) -> Counter:
+            return Counter(of.prometheus, of.text, labels, registry=registry)
+
+        self.took = histogram(receivers.ACQUIRE, lock)
+        self.waited = histogram(receivers.WAIT, (*lock, "outcome"))
+        self.held = histogram(receivers.HOLD, (*lock, "ended"))
+        self.failures = counter(receivers.FAILURES, (*lock, "error"))
+        self.lost = counter(receivers.LOST, ("key", "using", "reason"))
+        self.stale_writes = counter(receivers.STALE_WRITES, ("model", "using"))
+        self.stale_objects = counter(receivers.CONFLICTS, ("model",))
+        self.retries = counter(receivers.RETRIES, ("function", "error"))
+        self.requests = counter(receivers.REQUESTS, ("mode", "using", "outcome"))
         self.all = (self.took, self.waited, self.held, self.failures, self.lost,
                     self.stale_writes, self.stale_objects, self.retries, self.requests)  # fmt: skip
 

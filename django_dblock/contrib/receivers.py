@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django.dispatch import Signal
@@ -15,9 +16,72 @@ KeyLabel = Callable[[tuple[Key, ...]], str]
 Receivers = Mapping[Signal, Callable[..., None]]
 
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds, from a free lock to the wait after which a request gives up."""
+
 HOLD_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400)
-"""Seconds: from a lock that is free to one for which a request gives up; from a row's update to a
-nightly job."""
+"""Seconds, from the update of a row to a nightly job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One metric, as both bridges offer it.
+
+    Attributes:
+        prometheus: the name in Prometheus, without the suffix of a counter.
+        opentelemetry: the name in OpenTelemetry.
+        unit: OpenTelemetry's unit; in Prometheus it is part of the name.
+        text: what the metric counts or measures.
+        buckets: the bounds of a histogram; None for a counter.
+    """
+
+    prometheus: str
+    opentelemetry: str
+    unit: str
+    text: str
+    buckets: tuple[float, ...] | None = None
+
+
+ACQUIRE = Instrument(
+    "dblock_lock_acquire_seconds", "dblock.lock.acquire", "s",
+    "Time to acquire a lock, waiting included.", WAIT_BUCKETS,
+)  # fmt: skip
+WAIT = Instrument(
+    "dblock_lock_wait_seconds", "dblock.lock.wait", "s",
+    "Time spent waiting for other holders of the lock, by outcome.", WAIT_BUCKETS,
+)  # fmt: skip
+HOLD = Instrument(
+    "dblock_lock_hold_seconds", "dblock.lock.hold", "s",
+    "Time a lock was held, by how it ended.", HOLD_BUCKETS,
+)  # fmt: skip
+FAILURES = Instrument(
+    "dblock_lock_failures", "dblock.lock.failures", "{failure}",
+    "Lock attempts that failed, by error.",
+)  # fmt: skip
+LOST = Instrument(
+    "dblock_leases_lost", "dblock.lease.lost", "{lease}",
+    "Leases that were lost while they were held, by reason.",
+)  # fmt: skip
+STALE_WRITES = Instrument(
+    "dblock_stale_writes", "dblock.lease.stale_writes", "{write}",
+    "Fenced writes that were refused because the lease had a newer holder.",
+)  # fmt: skip
+CONFLICTS = Instrument(
+    "dblock_stale_objects", "dblock.version.conflicts", "{conflict}",
+    "Versioned writes that were refused because the row had been changed or deleted.",
+)  # fmt: skip
+RETRIES = Instrument(
+    "dblock_conflict_retries", "dblock.version.retries", "{run}",
+    "Function calls that were repeated after a conflict.",
+)  # fmt: skip
+REQUESTS = Instrument(
+    "dblock_idempotent_requests", "dblock.idempotency.requests", "{request}",
+    "Requests with an idempotency key, by outcome.",
+)  # fmt: skip
+
+INSTRUMENTS = (
+    ACQUIRE, WAIT, HOLD, FAILURES, LOST, STALE_WRITES, CONFLICTS, RETRIES, REQUESTS,
+)  # fmt: skip
+"""Every metric that the signals move."""
 
 MOST_LABELS = 200
 """Different words for keys in one process; what comes later is ``OTHER``."""
