@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from django_dblock.exceptions import IdempotencyKeyMissing as IdempotencyKeyMissing
     from django_dblock.exceptions import IdempotencyKeyReused as IdempotencyKeyReused
     from django_dblock.exceptions import IdempotencyLeaseLost as IdempotencyLeaseLost
+    from django_dblock.exceptions import IdempotencyNotReplicated as IdempotencyNotReplicated
     from django_dblock.exceptions import LockDeadlock as LockDeadlock
     from django_dblock.exceptions import LockError as LockError
     from django_dblock.exceptions import LockLost as LockLost
@@ -185,6 +186,7 @@ _HOME = {
     "IdempotencyKeyMissing": "exceptions",
     "IdempotencyKeyReused": "exceptions",
     "IdempotencyLeaseLost": "exceptions",
+    "IdempotencyNotReplicated": "exceptions",
     "TooManyIdempotencyKeys": "exceptions",
     "UnstorableResponse": "exceptions",
     "LockDeadlock": "exceptions",

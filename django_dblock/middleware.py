@@ -17,7 +17,7 @@ from django_dblock.versioning.web.preconditions import conditional
 logger = logging.getLogger("django_dblock.middleware")
 
 # What run_once() in a view may raise that is no mistake of the project.
-_TOLD = frozenset({"in_progress", "lease_lost", "abandoned", "too_many_keys"})
+_TOLD = frozenset({"in_progress", "lease_lost", "abandoned", "too_many_keys", "not_replicated"})
 
 
 def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:

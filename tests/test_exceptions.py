@@ -19,6 +19,7 @@ from django_dblock.exceptions import (
     IdempotencyKeyMissing,
     IdempotencyKeyReused,
     IdempotencyLeaseLost,
+    IdempotencyNotReplicated,
     LockDeadlock,
     LockLost,
     LockTableFull,
@@ -44,7 +45,7 @@ from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import decide
 from django_dblock.idempotency.request import DjangoRequest
 from django_dblock.idempotency.responses import idempotency_problem
-from django_dblock.idempotency.store import Claim, Found, _damaged
+from django_dblock.idempotency.store import Claim, Found, _damaged, not_replicated
 from django_dblock.idempotency.stored_response import StoredResponse, Undecipherable
 from tests.app.models import Product
 
@@ -119,6 +120,11 @@ REQUESTS = [
     (DamagedAnswer, _damaged("answer", REQUEST, 7, Undecipherable("x")), "give the cipher the old"),
     (DamagedAnswer, _damaged("step 'a'", REQUEST, 7, ValueError("9")), "release --request 7"),
     (IdempotencyLeaseLost, told(LEASE.check), "Let this error pass, so that transactions roll"),
+    (
+        IdempotencyNotReplicated,
+        not_replicated(REQUEST),
+        "Repeat the request with the same key when replication works",
+    ),
 ]
 WITHOUT_KEY = [
     (IdempotencyKeyMissing, told(ask), "Send a new key, a UUID for example"),
@@ -183,8 +189,9 @@ def test_requests_carry_when_to_ask_again_and_which_run_was_overtaken():
 def test_each_about_a_request_has_a_problem_for_the_client(error):
     problem = idempotency_problem(error)
     assert problem.code == error.code
-    assert 400 <= problem.status <= 500
-    assert (problem.retry_after is not None) is (error.code in ("in_progress", "lease_lost"))
+    assert 400 <= problem.status <= 503
+    again = ("in_progress", "lease_lost", "not_replicated")
+    assert (problem.retry_after is not None) is (error.code in again)
 
 
 @pytest.mark.parametrize("error", [*(error for error, _ in [*EXAMPLES, *MISSING]), *OF_REQUESTS])

@@ -11,6 +11,9 @@ from django_dblock.exceptions.idempotency import IdempotencyKeyInvalid as Idempo
 from django_dblock.exceptions.idempotency import IdempotencyKeyMissing as IdempotencyKeyMissing
 from django_dblock.exceptions.idempotency import IdempotencyKeyReused as IdempotencyKeyReused
 from django_dblock.exceptions.idempotency import IdempotencyLeaseLost as IdempotencyLeaseLost
+from django_dblock.exceptions.idempotency import (
+    IdempotencyNotReplicated as IdempotencyNotReplicated,
+)
 from django_dblock.exceptions.idempotency import TooManyIdempotencyKeys as TooManyIdempotencyKeys
 from django_dblock.exceptions.idempotency import UnstorableResponse as UnstorableResponse
 from django_dblock.exceptions.leases import LockLost as LockLost

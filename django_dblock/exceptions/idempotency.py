@@ -150,6 +150,22 @@ class IdempotencyLeaseLost(IdempotencyError):
         self.token = token
 
 
+class IdempotencyNotReplicated(IdempotencyError):
+    """The wait of a commit for the synchronous standby was cut short, so a failover may lose it.
+
+    The commit holds on this server: the effects and the response of the request, or its claim or
+    step. Answered with 503 and ``Retry-After``. The client repeats the request with the same key,
+    and gets the stored response once a standby has confirmed it. If a failover has lost the
+    request, it runs again.
+
+    Attributes:
+        retry_after: the seconds after which the client should repeat the request.
+    """
+
+    code = "not_replicated"
+    retry_after = 1
+
+
 class DamagedAnswer(IdempotencyError):
     """A stored response, or the result of a step, can't be read. Nothing was run.
 

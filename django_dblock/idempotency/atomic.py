@@ -1,7 +1,6 @@
 """Atomic mode: lock, read, run, record, in one transaction. See the protocol in the package."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +10,8 @@ from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_dblock.advisory import acquire
-from django_dblock.core.connection import caused_by, in_transaction
+from django_dblock.core.connection import caused_by, drop_if_dead, in_transaction
+from django_dblock.core.replication import watch_commits
 from django_dblock.exceptions import LockTimeout
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
@@ -131,28 +131,61 @@ class _Run:
         self.connection = connections[identity.using]
         self.joined = in_transaction(self.connection)
         self.new = True
+        self.written = False
 
     def outcome(self) -> Outcome:
-        with nullcontext() if self.joined else transaction.atomic(using=self.identity.using):
+        if self.joined:
+            self.watch = watch_commits(self.connection)
+            self.before = self.watch.unconfirmed
+            outcome = self._outcome()
+            self._check_after_commit()
+            return outcome
+        drop_if_dead(self.connection)
+        with transaction.atomic(using=self.identity.using):
+            self.watch = watch_commits(self.connection)
+            self.before = self.watch.unconfirmed
+            outcome = self._outcome()
+        if self.watch.unconfirmed != self.before:
+            return Refused(store.mark_unconfirmed(self.identity))
+        return outcome
+
+    def _check_after_commit(self) -> None:
+        """Let the commit of the caller's transaction raise if no standby confirms the response.
+
+        TestCase never commits, and tests count the hooks of their views.
+        """
+        blocks: Any = self.connection.atomic_blocks
+        in_testcase = any(block._from_testcase for block in blocks)  # noqa: SLF001
+        if not (self.written and blocks) or in_testcase:  # without blocks there are no hooks
+            return
+
+        def check() -> None:
+            if self.watch.unconfirmed != self.before:
+                raise store.mark_unconfirmed(self.identity)
+
+        transaction.on_commit(check, using=self.identity.using)
+
+    def _outcome(self) -> Outcome:
+        effects = Effects(self.connection)
+        found = store.ask(self.connection, self.identity, self.asked, effects.savepoint)
+        known = decide(found, self.identity, resumes=False, refuses=True)
+        if self.options.wait and found.waitable:
+            with effects:  # left at once: a lock taken under it would go with it
+                pass
             effects = Effects(self.connection)
-            found = store.ask(self.connection, self.identity, self.asked, effects.savepoint)
+            if not self._wait():
+                return Refused(in_progress(self.identity, 1))
+            found = store.ask_again(self.connection, self.identity, self.asked, effects.savepoint)
             known = decide(found, self.identity, resumes=False, refuses=True)
-            if self.options.wait and found.waitable:
-                with effects:  # left at once: a lock taken under it would go with it
-                    pass
-                effects = Effects(self.connection)
-                if not self._wait():
-                    return Refused(in_progress(self.identity, 1))
-                found = store.ask_again(
-                    self.connection, self.identity, self.asked, effects.savepoint
-                )
-                known = decide(found, self.identity, resumes=False, refuses=True)
-            if known is None:
-                self.new = found.state == "new"
-                return self._run(effects)
-            with effects:
-                self._keep(effects)
-            return known
+        if known is None:
+            self.new = found.state == "new"
+            return self._run(effects)
+        with effects:
+            self._keep(effects)
+        if found.unconfirmed:
+            store.confirm(self.connection, self.identity)
+            self.written = True
+        return known
 
     def _wait(self) -> bool:
         """Wait for the transaction of whoever works on it to end."""
@@ -212,6 +245,7 @@ class _Run:
                 f"Somebody has written the row of {self.identity.facts['key']} without its lock, "
                 f"so this answer can't be the first. Everything is rolled back."
             )
+        self.written = True
 
     def _keep(self, effects: Effects) -> None:
         """Leave a transaction of our own to its COMMIT; in another's, let Django release."""

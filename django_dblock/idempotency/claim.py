@@ -1,6 +1,5 @@
 """A run in lease mode: its claim, its steps, and its answer."""
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -8,7 +7,9 @@ from typing import Any, Self
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import in_callers_transaction
+from django_dblock.core.replication import watch_commits
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import Identity
@@ -49,13 +50,13 @@ class Lease:
     @property
     def remaining(self) -> float:
         """The seconds for which the claim is surely ours, by this process' own clock."""
-        return max(0.0, self._until - time.monotonic())
+        return max(0.0, self._until - monotonic())
 
     def check(self) -> None:
         """Raise if the run is over, by what we know without asking."""
         if self.completed:
             raise self._too_late()
-        if time.monotonic() >= self._until:
+        if monotonic() >= self._until:
             raise self._loss("its lease has run out")
 
     def guard(self) -> None:
@@ -65,29 +66,44 @@ class Lease:
     def record(self, name: str, result: Any) -> Any:
         """Record a step, and renew; return the result as later runs will find it."""
         text, result = dump_steps(name, result)
-        before = time.monotonic()
-        self._write(sql.STEP, step=text, lease=self.options.lease_seconds)
+        before = monotonic()
 
         def committed() -> None:
             self.claim.steps[name] = result
             self.in_doubt.discard(name)
             self._until = before + self.options.lease_seconds
 
-        self._once_committed(committed)
+        self._commit(committed, sql.STEP, step=text, lease=self.options.lease_seconds)
         return result
 
     def complete(self, response: Any) -> None:
         """Record the answer, in the open transaction or in its own."""
-        self._write(sql.COMPLETE, **self._kept(response), ttl=self.options.ttl_seconds)
 
         def committed() -> None:
             self.completed = True
 
-        self._once_committed(committed)
+        kept = self._kept(response)
+        self._commit(committed, sql.COMPLETE, **kept, ttl=self.options.ttl_seconds)
 
-    def _once_committed(self, call: Callable[[], None]) -> None:
-        """Call it when what was written is committed; TestCase's transaction does not count."""
-        if in_callers_transaction(connections[self.identity.using]):
+    def _commit(self, committed: Callable[[], None], statement: str, **parameters: Any) -> None:
+        """Write, and call ``committed`` after the commit; TestCase's transaction does not count.
+
+        Raises:
+            IdempotencyNotReplicated: no synchronous standby has confirmed the commit. In an open
+                transaction, its atomic block raises it.
+        """
+        connection = connections[self.identity.using]
+        connection.ensure_connection()
+        watch = watch_commits(connection)
+        before = watch.unconfirmed
+
+        def call() -> None:
+            committed()
+            if watch.unconfirmed != before:
+                raise store.mark_unconfirmed(self.identity)
+
+        self._write(statement, **parameters)
+        if in_callers_transaction(connection):
             transaction.on_commit(call, using=self.identity.using)
         else:
             call()

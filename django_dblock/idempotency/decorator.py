@@ -11,7 +11,11 @@ from django.http import HttpRequest
 
 from django_dblock.conf import conf
 from django_dblock.core.decorators import Guard, mark
-from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
+from django_dblock.exceptions import (
+    IdempotencyError,
+    IdempotencyLeaseLost,
+    IdempotencyNotReplicated,
+)
 from django_dblock.idempotency import (
     atomic,
     lease_mode,
@@ -256,7 +260,7 @@ def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any
     def work(handle: Handle) -> Finished:
         try:
             response = run_with(handle)
-        except IdempotencyLeaseLost:
+        except (IdempotencyLeaseLost, IdempotencyNotReplicated):
             raise
         except Exception as error:
             if (finished := config.failed(adapter, error)) is None:
@@ -299,7 +303,7 @@ async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwar
     async def work(lease: Lease) -> Finished:
         try:
             response = await run_with(Handle(lease.identity, lease))
-        except IdempotencyLeaseLost:
+        except (IdempotencyLeaseLost, IdempotencyNotReplicated):
             raise
         except Exception as error:
             if (finished := await sync_to_async(config.failed)(adapter, error)) is None:

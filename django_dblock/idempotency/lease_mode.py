@@ -16,6 +16,10 @@ from psycopg.pq import TransactionStatus
 
 from django_dblock import signals
 from django_dblock.core.cancellation import to_its_end
+from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import drop_if_dead, in_callers_transaction, in_testcase
+from django_dblock.core.replication import watch_commits
+from django_dblock.exceptions import IdempotencyNotReplicated
 from django_dblock.fencing.store import owner
 from django_dblock.idempotency import store
 from django_dblock.idempotency.claim import Lease
@@ -54,7 +58,7 @@ class Run:
         self.asked = asked
         self.options = options
         self.kept = kept
-        self._deadline = time.monotonic() + options.wait
+        self._deadline = monotonic() + options.wait
 
     def begin(self) -> Lease | Outcome:
         """Claim the request, and commit that; or return what it is told.
@@ -65,24 +69,35 @@ class Run:
         """
         connection = connections[self.identity.using]
         _refuse_transaction(connection)
+        drop_if_dead(connection)
         options = self.options
+        claimed = None
         with transaction.atomic(using=self.identity.using):
-            since = time.monotonic()
+            watch = watch_commits(connection)
+            before = watch.unconfirmed
+            since = monotonic()
             found = store.ask(connection, self.identity, self.asked)
             known = decide(
                 found, self.identity, resumes=True, refuses=options.on_abandoned == "refuse"
             )
-            if known is not None:
-                return known
-            claimed = store.claim(
-                connection,
-                self.identity,
-                self.asked,
-                found,
-                owner=owner(),
-                lease=options.lease_seconds,
-                ttl=None if options.on_abandoned == "refuse" else options.ttl_seconds,
-            )
+            if known is None:
+                claimed = store.claim(
+                    connection,
+                    self.identity,
+                    self.asked,
+                    found,
+                    owner=owner(),
+                    lease=options.lease_seconds,
+                    ttl=None if options.on_abandoned == "refuse" else options.ttl_seconds,
+                )
+            elif found.unconfirmed:
+                store.confirm(connection, self.identity)
+        if watch.unconfirmed != before:
+            if claimed is not None:  # as a lease that was not replicated: nobody holds it
+                store.write(self.identity.using, claimed, sql.GIVE_UP)
+            return Refused(store.mark_unconfirmed(self.identity))
+        if known is not None:
+            return known
         if claimed is None:  # a transaction of the last holder is still open
             return Refused(in_progress(self.identity, 1))
         if found.state in ("free", "abandoned"):
@@ -91,7 +106,7 @@ class Run:
 
     def delay(self, begun: Lease | Outcome) -> float | None:
         """Return how long to sleep before looking again; None where that would not help."""
-        left = self._deadline - time.monotonic()
+        left = self._deadline - monotonic()
         if not isinstance(begun, Refused) or begun.error.code != "in_progress" or left <= 0:
             return None
         return min(left, random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - no secret
@@ -110,8 +125,17 @@ class Run:
         if finished.answer is None:
             self.give_up(lease)
             return Done(finished.result, kept=False)
-        parameters = {**finished.answer, "ttl": self.options.ttl_seconds}
+        return self._complete(lease, finished, finished.answer)
+
+    def _complete(self, lease: Lease, finished: Finished, answer: dict[str, Any]) -> Outcome:
+        connection = connections[self.identity.using]
+        connection.ensure_connection()  # the view may have closed it
+        watch = watch_commits(connection)
+        before = watch.unconfirmed
+        parameters = {**answer, "ttl": self.options.ttl_seconds}
         if store.write(self.identity.using, lease.claim, sql.COMPLETE, **parameters):
+            if watch.unconfirmed != before:
+                return Refused(store.mark_unconfirmed(self.identity))
             return Done(finished.result, kept=True)
         if store.is_completed(self.identity.using, lease.claim):  # in TestCase's transaction
             return Done(finished.result, kept=True)
@@ -166,6 +190,8 @@ def run(
         if error is begun.lost:
             return this.after_loss()
         this.try_to_give_up(begun)
+        if isinstance(error, IdempotencyNotReplicated):
+            return Refused(error)
         raise
     return this.finish(begun, finished)
 
@@ -209,6 +235,8 @@ async def arun(  # noqa: PLR0913 - the last by name
         if error is begun.lost:
             return await sync_to_async(this.after_loss)()
         await to_its_end(sync_to_async(this.try_to_give_up)(begun))
+        if isinstance(error, IdempotencyNotReplicated):
+            return Refused(error)
         raise
     outcome, later = await to_its_end(sync_to_async(this.finish)(begun, finished))
     if (cancelled := cancelled or later) is not None:
@@ -258,9 +286,7 @@ async def _shielded(
 
 def _refuse_transaction(connection: Any) -> None:
     """Raise if a transaction is open, but for TestCase's, as ``atomic(durable=True)``."""
-    if _is_testcase(connection):
-        return
-    if connection.in_atomic_block or not connection.get_autocommit():
+    if in_callers_transaction(connection):
         raise ImproperlyConfigured(
             f"@idempotent(mode='lease') was reached inside an open transaction on database "
             f"{connection.alias!r}: its claim would not be there after a crash, and the "
@@ -272,7 +298,7 @@ def _refuse_transaction(connection: Any) -> None:
 
 def _refuse_left_open(connection: Any) -> None:
     """Raise if the answer would be written into a transaction that nobody is to commit."""
-    if _is_testcase(connection):
+    if in_testcase(connection):
         return
     driver = connection.connection
     idle = driver is None or driver.info.transaction_status in _AT_REST
@@ -283,9 +309,3 @@ def _refuse_left_open(connection: Any) -> None:
         f"Django or with autocommit off, so neither what it wrote there nor its answer would be "
         f"committed. The answer was not kept. Use transaction.atomic(), or commit before the end."
     )
-
-
-def _is_testcase(connection: Any) -> bool:
-    """Whether the transaction that is open is TestCase's; it never counts."""
-    blocks = connection.atomic_blocks
-    return bool(blocks and blocks[-1]._from_testcase)  # noqa: SLF001 - Django's own exemption

@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+import psycopg
 from django.db import OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 from django_dblock.conf import conf, seconds_of
-from django_dblock.core.connection import in_callers_transaction
+from django_dblock.core.connection import caused_by, fetch, in_callers_transaction
 from django_dblock.core.logging import audit_log, doer
 from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
 from django_dblock.idempotency.identity import masked
@@ -96,19 +97,10 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     found = _resolvable(pk, alias)
     if outcome == "done" and not found.method:
         _refuse_no_json(found.name, body)
-    with connections[alias].cursor() as cursor:
-        if token in (None, found.token):
-            parameters = {
-                "id": pk,
-                "token": found.token,
-                "claim": found.claim,
-                "ttl": seconds,
-                **answer,
-            }
-            cursor.execute(statement, parameters)
-            if cursor.fetchone() is not None:
-                _once_committed(partial(_write_down, pk, found, status_code, by), alias)
-                return
+    seen = {"id": pk, "token": found.token, "claim": found.claim, "ttl": seconds, **answer}
+    if token in (None, found.token) and fetch(connections[alias], statement, seen):
+        _once_committed(partial(_write_down, pk, found, status_code, by), alias)
+        return
     raise IdempotencyError(
         f"{found.name} was taken over meanwhile, and was not touched. 'dblock list --kind "
         f"idempotency' shows who has it now.",
@@ -159,15 +151,13 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
     """Return the request; or raise that it is not to be resolved."""
     from django_dblock.models import IdempotencyKey
 
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql.RESOLVABLE, {"id": pk})
-        row = cursor.fetchone()
-    if row is None:
+    rows = fetch(connections[alias], sql.RESOLVABLE, {"id": pk})
+    if not rows:
         raise IdempotencyKey.DoesNotExist(
             f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
             f"shows those that have not ended."
         )
-    scope, key, token, claim, owner, method, done, remaining = row
+    scope, key, token, claim, owner, method, done, remaining = rows[0]
     facts = {"scope": scope, "key": masked(key), "using": alias}
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
@@ -199,7 +189,6 @@ def _refuse_no_json(name: str, body: bytes) -> None:
 
 
 BATCH = 1_000
-_SERIALIZATION_FAILURE = "40001"
 
 
 def purge_idempotency_keys(
@@ -270,31 +259,27 @@ def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None 
         UnsupportedDatabase: the alias is not PostgreSQL's.
     """
     connection = connections[alias_for(using)]
-    with connection.cursor() as cursor:
-        cursor.execute(sql.COUNT_EXPIRED, {"abandoned": abandoned, "now": _now(connection)})
-        [count] = cursor.fetchone()
-        return int(count)
+    parameters = {"abandoned": abandoned, "now": _now(connection)}
+    [(count,)] = fetch(connection, sql.COUNT_EXPIRED, parameters)
+    return int(count)
 
 
 def _now(connection: BaseDatabaseWrapper) -> str:
-    with connection.cursor() as cursor:
-        cursor.execute(sql.CLOCK)
-        [now] = cursor.fetchone()
-        return str(now)
+    [(now,)] = fetch(connection, sql.CLOCK, {})
+    return str(now)
 
 
 def _remove(connection: BaseDatabaseWrapper, parameters: dict[str, Any]) -> tuple[int, str]:
     """Remove one batch; return how many rows went, and when the last one of them expired."""
     while True:
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(sql.PURGE, parameters)
-                removed, latest, _ = cursor.fetchone()
-                return removed, latest
+            [(removed, latest, _)] = fetch(connection, sql.PURGE, parameters)
         except OperationalError as error:
-            # Above READ COMMITTED, this is how meeting another purge looks: look again.
-            if getattr(error.__cause__, "sqlstate", None) != _SERIALIZATION_FAILURE:
+            # Above READ COMMITTED, another purge shows as a serialization failure: look again.
+            if not caused_by(error, psycopg.errors.SerializationFailure):
                 raise
+        else:
+            return removed, latest
 
 
 def _refuse_transaction(connection: BaseDatabaseWrapper) -> None:

@@ -214,6 +214,10 @@ _PROBLEMS = {
         429,
         _("There are too many requests with an idempotency key. Try again later."),
     ),
+    "not_replicated": (
+        503,
+        _("The request was processed, but it is not safely stored yet. Repeat it in a moment."),
+    ),
     "damaged": (500, _("The stored response can't be read. An operator has to look at it.")),
     "unstorable": (500, _("The response could not be kept, so nothing was done.")),
 }

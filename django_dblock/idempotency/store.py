@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from django.db import Error, connections, router
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import Escaping
 
 from django_dblock.advisory import acquire
 from django_dblock.conf import conf
-from django_dblock.core.connection import connection_for
+from django_dblock.core.connection import connection_for, fetch
 from django_dblock.core.simple_query import Rows, exchange, exchange_and_commit, send
-from django_dblock.exceptions import DamagedAnswer
+from django_dblock.exceptions import DamagedAnswer, IdempotencyNotReplicated
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.stored_response import StoredResponse, Undecipherable, load_steps
 from django_dblock.sql import idempotency as sql
@@ -36,6 +37,7 @@ class Found:
         same: False if the stored fingerprint shows that the key belongs to another request.
         remaining: whole seconds until the lease ends.
         answer: the first one, where it may be given.
+        unconfirmed: whether no synchronous standby has confirmed the commit of the answer.
     """
 
     state: State
@@ -47,6 +49,7 @@ class Found:
     same: bool = True
     remaining: int = 0
     answer: StoredResponse | None = None
+    unconfirmed: bool = False
 
     @property
     def another(self) -> bool:
@@ -87,7 +90,7 @@ def alias_for(using: str | None) -> str:
     """
     from django_dblock.models import IdempotencyKey  # the app registry may come after decorators
 
-    return connection_for(using or conf.database or router.db_for_write(IdempotencyKey)).alias
+    return connection_for(using, IdempotencyKey).alias
 
 
 def ask(
@@ -215,23 +218,45 @@ def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool
 
     In an open transaction it is part of that; else it commits by itself.
     """
-    with connections[using].cursor() as cursor:
-        cursor.execute(statement, {**claimed.parameters(), **parameters})
-        return cursor.fetchone() is not None
+    return bool(fetch(connections[using], statement, {**claimed.parameters(), **parameters}))
 
 
 def look(connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint) -> Found:
     """Read the row without the lock: what became of it, and not what may be done."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql.READ, identity.parameters())
-        return _found([cursor.fetchall()], identity, asked, locked=True)
+    rows = fetch(connection, sql.READ, identity.parameters())
+    return _found([rows], identity, asked, locked=True)
 
 
 def is_completed(using: str, claimed: Claim) -> bool:
     """Whether the answer that is there is this claim's."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(sql.IS_COMPLETED, claimed.parameters())
-        return cursor.fetchone() is not None
+    return bool(fetch(connections[using], sql.IS_COMPLETED, claimed.parameters()))
+
+
+def confirm(connection: BaseDatabaseWrapper, identity: Identity) -> None:
+    """Write to the row of a stored response, so that the open transaction's commit confirms it."""
+    fetch(connection, sql.CONFIRM, identity.parameters())
+
+
+def mark_unconfirmed(identity: Identity) -> IdempotencyNotReplicated:
+    """Mark the response as unconfirmed if there is one; return the error for its caller.
+
+    The mark is best effort. Without it, a replay can give a response that a failover then loses.
+    """
+    with suppress(Error):
+        fetch(connections[identity.using], sql.MARK_UNCONFIRMED, identity.parameters())
+    return not_replicated(identity)
+
+
+def not_replicated(identity: Identity) -> IdempotencyNotReplicated:
+    """Return the error for a commit that no synchronous standby has confirmed."""
+    facts = identity.facts
+    return IdempotencyNotReplicated(
+        f"Idempotency key {facts['key']} of {facts['scope']} on database {facts['using']!r}: it is "
+        f"committed, but no synchronous standby confirmed that, so a failover could lose it. "
+        f"Repeat the request with the same key when replication works, and look for who cancels "
+        f"the wait (pg_cancel_backend(), statement_timeout).",
+        **facts,
+    )
 
 
 def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -275,6 +300,7 @@ def _found(
         same=same,
         remaining=max(0, math.ceil(remaining or 0)),
         answer=answer,
+        unconfirmed=state == "done" and left is not None,
     )
 
 

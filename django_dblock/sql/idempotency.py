@@ -268,3 +268,24 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
     AND completed_at IS NULL
 RETURNING id::text
 """
+
+# A commit of this response was not confirmed by a synchronous standby. A completed request needs no
+# locked_until, so the column marks that. The mark does not wait for a standby either.
+MARK_UNCONFIRMED = """
+UPDATE django_dblock_idempotencykey SET locked_until = completed_at
+WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
+    AND completed_at IS NOT NULL
+RETURNING set_config('synchronous_commit', 'local', true)
+"""
+
+# Before such a response is replayed: the commit of this write waits for a standby, which then has
+# everything that was written before, too.
+CONFIRM = """
+UPDATE django_dblock_idempotencykey SET locked_until = NULL
+WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
+    AND completed_at IS NOT NULL
+RETURNING CASE
+    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    THEN set_config('synchronous_commit', 'on', true)
+END
+"""

@@ -543,11 +543,13 @@ class TestTheCommitIsDurable:
     def test_the_servers_own_is_told_by_the_function_that_gives_it(self):
         """In whatever language its message is."""
         heard = SimpleNamespace(source_function="SyncRepWaitForLSN", message_primary="attente")
+        connection.ensure_connection()
+        before = list(connection.connection._notice_handlers)
         with connection.cursor(), table.unreplicated(connection.connection) as warnings:
             for handler in connection.connection._notice_handlers:
                 handler(heard)
         assert warnings == ["attente"]
-        assert connection.connection._notice_handlers == []
+        assert connection.connection._notice_handlers == before
 
 
 def warn_like_the_server(monkeypatch):

@@ -11,7 +11,7 @@ from tests.app.idempotent_views import add_one, client
 from tests.idempotency import rows as made
 from tests.idempotency.calling import ask, ask_joined, effects, rows
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def sent(call):

@@ -1,0 +1,51 @@
+"""Commits that no synchronous standby has confirmed.
+
+Where ``synchronous_standby_names`` is set, COMMIT waits for a standby. ``pg_cancel_backend()`` or
+``statement_timeout`` can cut the wait short. Then the server has committed locally, sends a WARNING
+and reports success. A failover can lose such a commit, so nobody may rely on it.
+
+PostgreSQL manual, 26.2.8 "Synchronous Replication"; ``SyncRepWaitForLSN()`` in the server's source.
+"""
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_dblock.core.connection import unwrapped
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
+
+
+class CommitWatch:
+    """The count of unconfirmed commits on one connection of the driver.
+
+    Attributes:
+        unconfirmed: how many commits of the connection no synchronous standby has confirmed, since
+            the watch began.
+    """
+
+    def __init__(self) -> None:
+        self.unconfirmed = 0
+
+    def hear(self, notice: "Diagnostic") -> None:
+        """Count a notice if it is the server's warning about a commit."""
+        # The message is in the server's language. The function's name is not.
+        if notice.source_function == "SyncRepWaitForLSN":
+            self.unconfirmed += 1
+
+
+# A pool lends the driver's connection to many wrappers, one after the other. The watch stays with
+# the driver's connection, so that its handlers do not pile up.
+_watches: "WeakKeyDictionary[Any, CommitWatch]" = WeakKeyDictionary()
+
+
+def watch_commits(connection: BaseDatabaseWrapper) -> CommitWatch:
+    """Return the watch of the connection, which has to be connected. Sends nothing."""
+    driver = unwrapped(connection.connection) or connection.connection
+    watch = _watches.get(driver)
+    if watch is None:
+        watch = _watches[driver] = CommitWatch()
+        driver.add_notice_handler(watch.hear)
+    return watch

@@ -1,0 +1,228 @@
+"""A commit that no synchronous standby confirmed is nothing to rely on: the client is told so."""
+
+import threading
+import unittest
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.http import HttpResponse
+from django.test import TestCase
+
+from django_dblock import IdempotencyKey, IdempotencyNotReplicated, idempotent, run_once
+from django_dblock.core.replication import watch_commits
+from tests.app.idempotent_views import add_one, client
+from tests.helpers import observe, servers
+from tests.helpers.servers import switched_to
+from tests.idempotency.calling import ask, ask_joined, effects, rows
+from tests.idempotency.leasing import leased, post
+from tests.idempotency.test_table import problem
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    server = servers.throw_away()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def missing_standby(transactional_db, cluster):
+    """Commits wait for a standby that never comes; an operator cancels each wait at once."""
+    with switched_to(cluster):
+        call_command("migrate", verbosity=0)
+        with psycopg.connect(cluster.url, autocommit=True) as looking:
+            looking.execute("SET synchronous_commit = local")
+            looking.execute("TRUNCATE django_dblock_idempotencykey")
+            operator = Operator(cluster.url)
+            names(looking, "ghost")
+            operator.start()
+            yield operator
+            operator.stop()
+            names(looking, "")
+        connection.close()
+
+
+def names(looking, value):
+    looking.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{value}'")
+    looking.execute("SELECT pg_reload_conf()")
+    observe.until(
+        lambda: looking.execute("SHOW synchronous_standby_names").fetchone() == (value,),
+        "the setting is read",
+    )
+
+
+class Operator(threading.Thread):
+    """Cancels each wait for the standby, and counts them."""
+
+    def __init__(self, url):
+        super().__init__(daemon=True)
+        self._url, self._over, self.cancelled = url, threading.Event(), 0
+
+    def run(self):
+        with psycopg.connect(self._url, autocommit=True) as looking:
+            while not self._over.wait(0.02):
+                for [pid] in looking.execute(WAITING).fetchall():
+                    looking.execute("SELECT pg_cancel_backend(%s)", [pid])
+                    self.cancelled += 1
+
+    def stop(self):
+        self._over.set()
+        self.join()
+
+
+@idempotent(scope=client)
+def paying(request, how):
+    return HttpResponse("paid", status=201)
+
+
+def test_first_call_is_503_and_its_retry_replays_once_confirmed(missing_standby):
+    """Nine payments that had been answered with 201 were gone after a promotion."""
+    first = ask(paying)
+    assert problem(first) == (503, "not_replicated")
+    assert first.headers["Retry-After"] == "1"
+    assert rows() == 1
+    assert problem(ask(paying)) == (503, "not_replicated"), "still unconfirmed"
+    assert missing_standby.cancelled == 2
+    missing_standby.stop()
+    with psycopg.connect(missing_standby._url, autocommit=True) as looking:
+        looking.execute("SET synchronous_commit = local")
+        names(looking, "")  # as if the standby had come
+        again = ask(paying)
+    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (201, "true")
+    assert IdempotencyKey.objects.get().locked_until is None
+
+
+@pytest.mark.usefixtures("missing_standby")
+def test_run_once_raises():
+    with pytest.raises(IdempotencyNotReplicated, match="no synchronous standby confirmed"):
+        run_once("settle", work=lambda: 1)
+    assert rows() == 1
+
+
+@pytest.mark.usefixtures("missing_standby")
+def test_commit_of_the_callers_transaction_raises():
+    """As ATOMIC_REQUESTS does it: the response is not sent."""
+    with pytest.raises(IdempotencyNotReplicated):
+        ask_joined(paying)
+    with pytest.raises(IdempotencyNotReplicated):
+        ask_joined(paying)
+
+
+@pytest.mark.usefixtures("missing_standby")
+def test_claim_that_was_not_replicated_runs_nothing():
+    runs = []
+    view = leased(lambda request: runs.append(1) or HttpResponse())
+    assert problem(post(view)) == (503, "not_replicated")
+    assert (runs, rows()) == ([], 0)
+
+
+@pytest.mark.parametrize("what", ["step", "complete", "complete together", "return"])
+def test_step_and_response_that_were_not_replicated(transactional_db, cluster, what):
+    with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
+        call_command("migrate", verbosity=0)
+        looking.execute("SET synchronous_commit = local")
+        looking.execute("TRUNCATE django_dblock_idempotencykey")
+        operator = Operator(cluster.url)
+
+        def work(request):
+            names(looking, "ghost")
+            operator.start()
+            handle = request.idempotency
+            if what == "step":
+                handle.run_step("charge", lambda: 1)
+            elif what == "complete":
+                return handle.complete(HttpResponse("done"))
+            elif what == "complete together":
+                with transaction.atomic():
+                    return handle.complete(HttpResponse("done"))
+            return HttpResponse("done")
+
+        try:
+            response = post(leased(work, store_5xx=True))
+            assert problem(response) == (503, "not_replicated")
+        finally:
+            operator.stop()
+            names(looking, "")
+        again = post(leased(lambda request: HttpResponse("done")))
+        assert again.content == b"done"
+        connection.close()
+
+
+def test_async_run_is_told_too(transactional_db, cluster):
+    from tests.idempotency.test_async import leased as aleased
+    from tests.idempotency.test_async import post as apost
+
+    with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
+        call_command("migrate", verbosity=0)
+        looking.execute("SET synchronous_commit = local")
+        looking.execute("TRUNCATE django_dblock_idempotencykey")
+        operator = Operator(cluster.url)
+
+        async def work(request):
+            names(looking, "ghost")
+            operator.start()
+            await request.idempotency.arun_step("charge", nothing)
+            return HttpResponse()
+
+        async def nothing():
+            return 1
+
+        try:
+            assert problem(apost(aleased(work))) == (503, "not_replicated")
+        finally:
+            operator.stop()
+            names(looking, "")
+        connection.close()
+
+
+def test_hooks_of_a_view_in_a_testcase_are_its_own():
+    """Tests count them, and the transaction of TestCase never commits."""
+
+    class Case(TestCase):
+        def test(self):
+            with self.captureOnCommitCallbacks() as hooks:
+                ask(paying)
+                ask_joined(paying)
+            assert hooks == []
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case("test")]).run(result)
+    assert result.wasSuccessful(), result.errors + result.failures
+
+
+def test_hooks_in_a_transaction_without_autocommit_are_not_needed():
+    transaction.set_autocommit(False)
+    try:
+        ask(paying)
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert rows() == 1
+
+
+def test_watch_stays_with_the_connection():
+    """One handler, however many calls; other warnings do not count."""
+    for _ in range(3):
+        ask(paying)
+    assert len(connection.connection._notice_handlers) == 1
+    watch = watch_commits(connection)
+    before = watch.unconfirmed
+    with connection.cursor() as cursor:
+        cursor.execute("DO $$ BEGIN RAISE WARNING 'SyncRepWaitForLSN'; END $$")
+    assert watch.unconfirmed == before
+
+
+def test_rolled_back_run_marks_nothing():
+    @idempotent(scope=client)
+    def failing(request, how):
+        add_one()
+        return HttpResponse(status=500)
+
+    assert ask(failing).status_code == 500
+    assert (effects(), rows()) == (0, 0)
