@@ -178,7 +178,7 @@ def test_data_of_other_bodies(body, content_type, data):
             assert response.data == data
 
 
-def test_finaliser_that_makes_a_new_response_does_not_wrap_a_replay_twice():
+def test_finaliser_with_a_new_response_wraps_a_replay_once():
     class View(Envelope):
         def finalize_response(self, request, response, *args, **kwargs):
             wrapped = Response({"data": response.data}, status=response.status_code)
@@ -196,7 +196,7 @@ def test_finaliser_that_makes_a_new_response_does_not_wrap_a_replay_twice():
     assert found[1].headers["Idempotent-Replayed"] == "true"
 
 
-def test_decorator_that_exchanges_the_response_lets_the_view_finalise_it():
+def test_response_exchanged_by_a_decorator_is_finalised():
     def exchange(method):
         def exchanged(self, request):
             method(self, request)
@@ -212,7 +212,7 @@ def test_decorator_that_exchanges_the_response_lets_the_view_finalise_it():
     assert response.data == {"ok": True, "data": {"other": 1}}
 
 
-def test_error_of_the_finaliser_is_raised_once_and_nothing_is_stored():
+def test_error_of_the_finaliser_is_raised_and_not_stored():
     class View(Envelope):
         def finalize_response(self, request, response, *args, **kwargs):
             if response.status_code == 201:

@@ -122,7 +122,7 @@ class TestNinja:
         with pytest.raises(ImproperlyConfigured, match="authentication"):
             idempotent(scope=everybody, mode="lease")(AsyncOperation(pay, auth=[token]).run)
 
-    def test_authentication_that_comes_later_is_refused_at_the_request(self):
+    def test_later_authentication_is_refused_at_the_request(self):
         """The package hands down the authentication of its API when it makes the URLs."""
         operation = Operation(pay)
         view = idempotent(scope=everybody)(operation.run)
