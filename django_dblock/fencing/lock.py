@@ -61,18 +61,19 @@ class Entry:
 
     def left_behind(self) -> str | None:
         """Return why nobody can leave the block any more; None while somebody can."""
-        if isinstance(self.caller, threading.Thread):
-            ended = None if self.caller.is_alive() else "thread"
-        else:
+        # Not a question of threading.Thread: gevent puts classes of its own in its place.
+        if isinstance(self.caller, asyncio.Task):
             ended = "event loop" if self.caller.get_loop().is_closed() else None
+        else:
+            ended = None if self.caller.is_alive() else "thread"
         return ended and f"the {ended} that entered the block has ended without leaving it"
 
     @property
     def is_orphan(self) -> bool:
         """Whether the thread or task that entered the block has ended."""
-        if isinstance(self.caller, threading.Thread):
-            return not self.caller.is_alive()
-        return self.caller.done()
+        if isinstance(self.caller, asyncio.Task):
+            return self.caller.done()
+        return not self.caller.is_alive()
 
 
 # Which blocks the code that runs here has entered: each thread and each task has its own.
