@@ -98,6 +98,7 @@ class Attempt:
         self._ticket: store.Ticket | None = None
         self._shown = 0.0
         self._ahead = 0
+        self._called = False
         self._subscription: notify.Subscription | None = None
 
     def once(self) -> Success | None:
@@ -144,6 +145,7 @@ class Attempt:
             if subscription is None:
                 time.sleep(left)
             elif subscription.wait(left):
+                self._called = True
                 return
 
     async def apause(self) -> None:
@@ -152,7 +154,7 @@ class Attempt:
         if subscription is None:
             await asyncio.sleep(self.delay)
         else:
-            await subscription.await_(self.delay)
+            self._called = await subscription.await_(self.delay)
 
     def close(self) -> None:
         """Leave the queue."""
@@ -173,6 +175,9 @@ class Attempt:
         acquire = self._acquire or store.acquire
         if self._ticket is None:
             return acquire(self.place, self._wish, None)
+        if self._called:  # it is our turn, most likely
+            self._called = False
+            return acquire(self.place, self._wish, self._ticket.id)
         refusal = self._look(self._ticket)
         # Other primitives have more rows under a name, and their own idea of what is free.
         has_a_chance = (
