@@ -5,7 +5,6 @@ PostgreSQL manual: "LISTEN", "NOTIFY", 32.9 "Asynchronous Notification" (libpq).
 
 # One channel, because each LISTEN is a transaction and a process waits for few things at a time.
 # Who is meant stands in the payload.
-CHANNEL = "django_dblock"
 LISTEN = "LISTEN django_dblock"
 NOTIFY = "SELECT pg_notify('django_dblock', %(topic)s)"
 

@@ -16,7 +16,7 @@ from django_dblock.fencing.heartbeat import Line
 from tests.fencing.helpers import NAME
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 SCHEMA = 'Acme "50 %"'
 QUOTED = '"Acme ""50 %"""'

@@ -15,7 +15,7 @@ from django_dblock.fencing.store import Place, Wish
 from tests.fencing.helpers import NAME, run
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 def attempt(timeout=60, *, in_turn=False):
