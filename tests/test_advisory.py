@@ -230,20 +230,18 @@ class TestWaiting:
         with statements() as sent, pytest.raises(LockTimeout) as caught:
             with advisory_lock(*KEY, timeout=0):
                 pass
-        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "ROLLBACK"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "ROLLBACK", "SELECT"], "last: who holds it?"
         assert caught.value.timeout == 0
         assert caught.value.key == KEY
         assert caught.value.using == "default"
 
-    def test_timeout_0_in_a_transaction_is_one_statement_and_leaves_it_usable(
-        self, rival, statements
-    ):
+    def test_timeout_0_in_a_transaction_leaves_it_usable(self, rival, statements):
         hold(rival, *KEY)
         with transaction.atomic():
             Counter.objects.create(name="before")
             with statements() as sent, pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0):
                 pass
-            assert len(sent) == 1
+            assert len(sent) == 2, "try, and ask who holds it"
             Counter.objects.create(name="after")
         assert Counter.objects.count() == 2
 
@@ -375,6 +373,196 @@ class TestShared:
     def test_an_upgrade_by_the_only_reader(self, observer):
         with advisory_lock(*KEY, shared=True), advisory_lock(*KEY, timeout=0):
             assert try_advisory_lock(*KEY)
+
+
+class TestHolder:
+    """A timeout says who holds the lock, and asks only then."""
+
+    @pytest.fixture
+    def holder(self, rival):
+        rival.execute("SET application_name = 'worker lock[inventory:sku-1]'")
+        hold(rival, *KEY)
+        return rival.info.backend_pid
+
+    @pytest.mark.parametrize("timeout", [0, 0.02])
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_it_is_named(self, holder, timeout, joined):
+        with transaction.atomic() if joined else nullcontext():
+            with pytest.raises(LockTimeout) as caught, advisory_lock(*KEY, timeout=timeout):
+                pass
+            assert Counter.objects.count() == 0, "the transaction is usable"
+        named = f"backend {holder} of 'worker' (label inventory:sku-1)"
+        assert f"is locked by {named}: gave up" in str(caught.value)
+        assert (caught.value.holder, caught.value.holder_pid) == (named, holder)
+
+    def test_holder_of_one_of_several_keys_is_named(self, holder):
+        with transaction.atomic(), pytest.raises(LockTimeout) as caught:
+            with advisory_locks(["a", KEY, "b"], timeout=0.02):
+                pass
+        assert caught.value.holder_pid == holder
+
+    def test_backend_without_a_name_is_named_by_its_number(self, rival):
+        rival.execute("SET application_name = ''")
+        hold(rival, *KEY)
+        with pytest.raises(LockTimeout) as caught, advisory_lock(*KEY, timeout=0):
+            pass
+        assert caught.value.holder == f"backend {rival.info.backend_pid}"
+
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_question_that_fails_changes_nothing(self, holder, joined):
+        def fail(execute, query, params, many, context):
+            if "pg_stat_activity" in query:
+                return execute("SELECT 1 / 0", None, many, context)
+            return execute(query, params, many, context)
+
+        with transaction.atomic() if joined else nullcontext():
+            with connection.execute_wrapper(fail), pytest.raises(LockTimeout) as caught:
+                with advisory_lock(*KEY, timeout=0):
+                    pass
+            assert Counter.objects.count() == 0
+        assert caught.value.holder == "another transaction"
+        assert caught.value.holder_pid is None
+
+    def test_holder_that_has_gone_is_not_named(self, holder, rival):
+        def leave(execute, query, params, many, context):
+            if "pg_stat_activity" in query:
+                rival.execute("COMMIT")
+            return execute(query, params, many, context)
+
+        with connection.execute_wrapper(leave), pytest.raises(LockTimeout) as caught:
+            with advisory_lock(*KEY, timeout=0):
+                pass
+        assert caught.value.holder == "another transaction"
+
+
+class TestModes:
+    """``advisory_locks(exclusive=[…], shared=[…])``."""
+
+    def test_each_key_is_locked_in_its_mode(self, observer):
+        with advisory_locks(exclusive=["a", ("b", 1)], shared=["c"]) as locks:
+            assert held(observer) == {
+                to_pg_locks(number("a")): "ExclusiveLock",
+                to_pg_locks(number("b", 1)): "ExclusiveLock",
+                to_pg_locks(number("c")): "ShareLock",
+            }
+            assert locks.keys == (("a",), ("b", 1), ("c",))
+            assert (locks.shared, locks.shared_keys) == (False, (("c",),))
+        assert held(observer) == {}
+
+    def test_key_in_both_lists_is_locked_exclusively(self, observer):
+        with advisory_locks(exclusive=["a"], shared=["a", "b"]):
+            assert held(observer) == {
+                to_pg_locks(number("a")): "ExclusiveLock",
+                to_pg_locks(number("b")): "ShareLock",
+            }
+
+    def test_lists_add_to_the_keys(self, observer):
+        with advisory_locks(["a"], exclusive=["b"], shared=["c"]) as locks:
+            assert len(held(observer)) == 3
+        assert locks.shared_keys == (("c",),)
+
+    def test_only_shared_keys(self, rival):
+        hold(rival, "a", shared=True)
+        with advisory_locks(shared=["a"], timeout=0) as locks:
+            assert locks.shared
+
+    def test_one_deadline_for_both(self, rival):
+        hold(rival, "c", shared=True)
+        with transaction.atomic():
+            with advisory_locks(exclusive=["a"], shared=["c"], timeout=0.02):
+                pass
+            with pytest.raises(LockTimeout), advisory_locks(exclusive=["c"], timeout=0.02):
+                pass
+            with pytest.raises(LockTimeout):
+                with advisory_locks(exclusive=["c"], shared=["a"], timeout=0.02):
+                    pass
+
+    def test_what_can_not_be_meant_is_refused(self):
+        with pytest.raises(TypeError, match="shared=True shares all keys"):
+            advisory_locks(exclusive=["a"], shared=True)
+        with pytest.raises(TypeError, match="returns all of them"):
+            advisory_locks(lambda: ["a"], shared=["b"])
+        with pytest.raises(TypeError, match="returns all of them"):
+            advisory_locks(lambda: ["a"], exclusive=["b"])
+        with pytest.raises(ValueError, match="at least one key"):
+            advisory_locks(exclusive=[], shared=[])
+        with pytest.raises(TypeError, match="takes a list of keys"):
+            advisory_locks(shared="abc")
+
+
+class TestMisuse:
+    def test_key_for_each_argument_is_refused(self):
+        with pytest.raises(TypeError, match="takes one list of keys, not a key for each argument"):
+            advisory_locks("a", "b")
+
+    @pytest.mark.parametrize("make", [lambda: advisory_lock("a", 1), lambda: advisory_locks(["a"])])
+    def test_lock_that_is_never_entered_warns(self, make):
+        with pytest.warns(ResourceWarning, match=r"advisory_locks?\(a(:1)?\) was never entered"):
+            make()
+
+    def test_decorator_that_is_never_used_warns_of_its_callable(self):
+        with pytest.warns(ResourceWarning, match=r"advisory_lock\(…\) was never entered"):
+            advisory_lock(lambda sku: sku)
+
+    def test_lock_that_is_used_does_not_warn(self):
+        @advisory_lock("a")
+        def locked():
+            pass
+
+        locked()
+        with advisory_lock("b"):
+            pass
+
+    def test_result_that_runs_later_is_refused(self):
+        @advisory_lock("a")
+        def later():
+            return (n for n in range(3))
+
+        with pytest.raises(TypeError, match="returned a generator"):
+            later()
+
+
+class TestInterrupted:
+    """An exception from a signal handler, as Celery's soft time limit, in the middle of a wait."""
+
+    @pytest.fixture
+    def interrupt(self, rival, observer):
+        """Raise in this thread as soon as it waits."""
+
+        class SoftTimeLimit(Exception):
+            pass
+
+        def handler(*_):
+            raise SoftTimeLimit
+
+        before = signal.signal(signal.SIGALRM, handler)
+
+        def when_blocked():
+            observe.until_blocked(observer)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+        hold(rival, *KEY)
+        thread = threading.Thread(target=when_blocked)
+        thread.start()
+        yield SoftTimeLimit
+        thread.join()
+        signal.signal(signal.SIGALRM, before)
+
+    @pytest.mark.parametrize("ordinary", [False, True], ids=["fast path", "ordinary cursor"])
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_no_waiter_is_left_in_the_queue(self, interrupt, rival, observer, joined, ordinary):
+        def wrapper(execute, *args):
+            return execute(*args)
+
+        with transaction.atomic() if joined else nullcontext():
+            with connection.execute_wrapper(wrapper) if ordinary else nullcontext():
+                with pytest.raises(interrupt), advisory_lock(*KEY, timeout=60):
+                    pass
+            assert observe.waiting(observer) == []
+            Counter.objects.create(name="usable")
+        rival.execute("COMMIT")
+        assert held(observer) == {}
+        assert Counter.objects.count() == 1
 
 
 class TestSeveral:

@@ -261,17 +261,14 @@ class TestDeadConnection:
         return wrapper
 
     @pytest.mark.parametrize(
-        "use",
-        [
-            pytest.param(lambda: advisory_lock("a").__enter__(), id="advisory_lock"),
-            pytest.param(lambda: advisory_locks(["a", "b"]).__enter__(), id="advisory_locks"),
-            pytest.param(lambda: fetch(connections["default"], "SELECT 1", {}), id="fetch"),
-        ],
+        "block", [lambda: advisory_lock("a"), lambda: advisory_locks(["a", "b"])]
     )
-    def test_first_use_after_it_is_known_reconnects(self, dead, use):
-        use()
-        if dead.in_atomic_block:
-            advisory_lock("a").__exit__(None, None, None)
+    def test_first_lock_after_it_is_known_reconnects(self, dead, block):
+        with block():
+            pass
+
+    def test_first_statement_after_it_is_known_reconnects(self, dead):
+        assert fetch(dead, "SELECT %(a)s::int", {"a": 1}) == [(1,)]
 
     def test_statement_that_meets_it_drops_it(self, wrapper, observer):
         pid = wrapper.connection.info.backend_pid

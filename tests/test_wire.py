@@ -77,7 +77,9 @@ class TestOneMessage:
             messages()
             with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0.01):
                 pass
-            assert messages() == ["Query"] * 3, "try; savepoint, wait, release; roll back"
+            assert messages() == ["Query"] * 3, (
+                "try; savepoint, wait, release; roll back, ask who, release"
+            )
 
     def test_the_driver_knows_that_a_transaction_is_open(self):
         with advisory_lock(*KEY):
@@ -208,7 +210,7 @@ class TestOneByOne:
                 with statements() as sent, pytest.raises(LockTimeout):
                     with advisory_lock(*KEY, timeout=0.01):
                         pass
-                assert len(sent) == 5, "try; savepoint, wait; back, release"
+                assert len(sent) == 6, "try; savepoint, wait; back, who?, release"
             Counter.objects.create(name="after")
         assert Counter.objects.count() == 2
 

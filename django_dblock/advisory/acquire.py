@@ -14,6 +14,7 @@ from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
 from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import caused_by, fetch, in_transaction
 from django_dblock.core.simple_query import Parameter, Rows, exchange, send
 from django_dblock.exceptions import (
     LockDeadlock,
@@ -36,15 +37,21 @@ class Request:
     shared: bool
     connection: BaseDatabaseWrapper
     namespace: str
+    modes: tuple[int, ...] = ()
 
     @classmethod
     def of(
-        cls, keys: tuple[NamedKey, ...], *, shared: bool, connection: BaseDatabaseWrapper
+        cls,
+        keys: tuple[NamedKey, ...],
+        *,
+        shared: bool,
+        connection: BaseDatabaseWrapper,
+        modes: tuple[int, ...] = (),
     ) -> Self:
         """Number the keys within the namespace of this moment."""
         namespace = conf.namespace
         ids = tuple(key_id(key.data, namespace) for key in keys)
-        return cls(keys, ids, shared, connection, namespace)
+        return cls(keys, ids, shared, connection, namespace, modes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -119,13 +126,21 @@ def try_any(request: Request) -> int | None:
     return int(str(answer).split()[0]) - 1
 
 
-def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
+def lock(
+    request: Request,
+    *,
+    timeout: float | None,
+    joined: bool,
+    holders: list[Rows] | None = None,
+) -> float:
     """Take all locks or none, waiting up to ``timeout`` seconds; return the seconds waited.
 
     Args:
         request: what to lock.
         timeout: seconds for all locks together; 0 does not wait; None leaves it to the server.
         joined: whether the transaction is somebody else's and must survive a failure.
+        holders: gets the rows of ``sql.HOLDERS`` after a timeout, if they can travel with what is
+            sent then; for :func:`name_holder`.
 
     Raises:
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
@@ -135,13 +150,17 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
     # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
     # that must live. So there a single lock is tried first; several can't be tried, because what
     # was had of them could not be given back.
-    if len(request.ids) == 1 and (joined or timeout == 0):
+    if len(request.ids) == 1 and not request.modes and (joined or timeout == 0):
         if try_lock(request):
             return 0.0
         if timeout == 0:
             raise LockTimeout(**request.facts, timeout=0, waited=monotonic() - started)
     parameters = _parameters(request)
-    if len(request.ids) == 1:
+    if request.modes:
+        statement = sql.WAIT_ALL_MIXED
+        parameters["ids"] = list(request.ids)
+        parameters["modes"] = list(request.modes)
+    elif len(request.ids) == 1:
         statement = sql.WAIT_SHARED if request.shared else sql.WAIT
         parameters["id"] = request.ids[0]
     else:
@@ -150,7 +169,7 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
     parameters["timeout"] = _milliseconds_left(timeout, started)
     try:
         if joined:
-            answers = _send_in_savepoint(request, statement, parameters)
+            answers = _send_in_savepoint(request, statement, parameters, holders)
         else:
             answers = send(request.connection, statement, parameters=parameters)
     except Error as error:
@@ -158,6 +177,44 @@ def lock(request: Request, *, timeout: float | None, joined: bool) -> float:
     [first] = answers[0]
     _is_locked(request, first)  # or the reason why not, the same in each row
     return 0.0 if all(row == ("locked",) for row in answers) else monotonic() - started
+
+
+def name_holder(error: LockTimeout, request: Request, known: list[Rows]) -> None:
+    """Ask the server who holds the lock, and say so in the error; do nothing if that fails.
+
+    In a transaction the question stands under a savepoint, so that the transaction survives it.
+
+    Args:
+        error: what will be raised.
+        request: what was asked for.
+        known: what :func:`lock` has been told already.
+    """
+    try:
+        if known:
+            [rows] = known
+        elif in_transaction(request.connection):
+            rows = _send_in_savepoint(request, sql.HOLDERS, _halves(request))
+        else:
+            rows = fetch(request.connection, sql.HOLDERS, _halves(request))
+    except Exception:  # noqa: BLE001 - whatever it is, the timeout is what the caller must hear of
+        return
+    if rows:
+        [(pid, application_name)] = rows
+        error.name_holder(_described(pid, application_name), int(pid))
+
+
+def _halves(request: Request) -> dict[str, Parameter]:
+    halves = [to_pg_locks(number) for number in request.ids]
+    return {
+        "classids": [classid for classid, _ in halves],
+        "objids": [objid for _, objid in halves],
+    }
+
+
+def _described(pid: str, application_name: str | None) -> str:
+    program, shown = labels.split(application_name or "")
+    named = f" of {program!r}" if program else ""
+    return f"backend {pid}{named}{f' (label {chr(32).join(shown)})' if shown else ''}"
 
 
 def _is_held_exclusively(request: Request) -> bool:
@@ -179,13 +236,24 @@ def _milliseconds_left(timeout: float | None, started: float) -> str | None:
     return str(max(1, math.ceil((timeout - (monotonic() - started)) * 1000)))
 
 
-def _send_in_savepoint(request: Request, statement: str, parameters: dict[str, Parameter]) -> Rows:
+def _send_in_savepoint(
+    request: Request,
+    statement: str,
+    parameters: dict[str, Parameter],
+    holders: list[Rows] | None = None,
+) -> Rows:
     connection = request.connection
     try:
         return send(connection, sql.SAVEPOINT, statement, sql.RELEASE, parameters=parameters)
-    except BaseException:  # a worker's time-out and Ctrl-C, too, come in the middle of a wait
+    except BaseException as error:  # a worker's time limit and Ctrl-C interrupt waits, too
         try:
-            send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
+            if holders is not None and caused_by(error, psycopg.errors.LockNotAvailable):
+                rows = send(
+                    connection, sql.ROLLBACK, sql.HOLDERS, sql.RELEASE, parameters=_halves(request)
+                )
+                holders.append(rows)
+            else:
+                send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
         except BaseException as gone:  # noqa: BLE001 - show the first error
             _mark_for_rollback(connection, gone)
         raise
@@ -200,10 +268,10 @@ def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) ->
 def _parameters(request: Request) -> dict[str, Parameter]:
     application_name = _reported_application_name(request.connection)
     if (mode := conf.labels) != "off":
-        shown = [
+        shown = (
             labels.label(key, number, mode, request.namespace)
             for key, number in zip(request.keys, request.ids, strict=True)
-        ]
+        )
         application_name = labels.compose(application_name or "", shown)
     levels = "%" if conf.allow_snapshot_isolation else "read %"
     return {"application_name": application_name, "levels": levels}
@@ -232,16 +300,13 @@ def _is_locked(request: Request, answer: str | None) -> bool:
 def _raise_for(error: Error, request: Request, timeout: float | None, waited: float) -> NoReturn:
     """Raise our own error for what the lock caused; anything else goes on as Django's."""
     cause = error.__cause__
-    state = getattr(cause, "sqlstate", None)
-    if state == "55P03":
+    if isinstance(cause, psycopg.errors.LockNotAvailable):
         raise LockTimeout(**request.facts, timeout=timeout, waited=waited) from error
-    if state == "40P01":
+    if isinstance(cause, psycopg.errors.DeadlockDetected):
         raise LockDeadlock(**request.facts) from error
     # The hint names the setting in every language; without it, it is the server's memory.
-    if state == "53200" and "max_locks_per_transaction" in str(_hint(cause)):
+    if isinstance(cause, psycopg.errors.OutOfMemory) and "max_locks_per_transaction" in str(
+        cause.diag.message_hint
+    ):
         raise LockTableFull(**request.facts) from error
     raise error
-
-
-def _hint(cause: BaseException | None) -> str | None:
-    return getattr(getattr(cause, "diag", None), "message_hint", None)

@@ -21,11 +21,13 @@ frees the locks taken under it.
 
 import functools
 import inspect
-from abc import ABC, abstractmethod
+import itertools
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import EllipsisType, TracebackType
-from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from asgiref.sync import iscoroutinefunction
 from django.db import transaction
@@ -35,9 +37,9 @@ from django.dispatch import Signal
 from psycopg.pq import TransactionStatus
 
 from django_dblock import signals
-from django_dblock.advisory.acquire import Request, lock, try_lock
+from django_dblock.advisory.acquire import Request, lock, name_holder, try_lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
-from django_dblock.core.application_name import NamedKey, named
+from django_dblock.core.application_name import NamedKey, named, names
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import connection_for, drop_if_dead, in_transaction
 from django_dblock.core.decorators import (
@@ -49,9 +51,13 @@ from django_dblock.core.decorators import (
 from django_dblock.exceptions import DblockError, LockDeadlock, LockTimeout
 from django_dblock.keys import Key, KeyPart, is_argument
 
+if TYPE_CHECKING:
+    from django_dblock.core.simple_query import Rows
+
 # Entering and leaving a block that holds locks: whose transaction it is, and when it ends.
 
 
+Keys: TypeAlias = Iterable[Key | KeyPart]
 P = ParamSpec("P")
 R = TypeVar("R")
 HeldT = TypeVar("HeldT")
@@ -72,42 +78,76 @@ class _Entry:
     since: float
 
 
-class AdvisoryBlock(ABC, Generic[HeldT]):
-    """Configuration only; each entry leaves its own record on the connection, as Atomic does.
+class AdvisoryBlock(Generic[HeldT]):
+    """A block that holds advisory locks until its transaction ends.
 
-    So one object can be shared by threads, re-entered, and called recursively.
+    It is configuration only; each entry leaves its own record on the connection, as Atomic does. So
+    one object can be shared by threads, re-entered, and called recursively.
+
+    Args:
+        keys: the keys, encoded and named; None if only a decorated call knows them.
+        for_call: returns the block for one call of a decorated function, from its arguments; None
+            if every call has the same keys.
+        shared: for each key whether the lock is shared, or one answer for all keys.
+        held: makes what ``with … as`` binds, from the request and the seconds waited.
+        timeout: seconds; ``...`` for the setting.
+        using: the database alias.
     """
 
-    def __init__(
-        self, *, timeout: float | EllipsisType | None, shared: bool, using: str | None
+    def __init__(  # noqa: PLR0913 - its configuration
+        self,
+        keys: tuple[NamedKey, ...] | None,
+        for_call: Callable[..., "AdvisoryBlock[HeldT]"] | None,
+        shared: bool | tuple[int, ...],  # noqa: FBT001 - a list of them, or one for all
+        held: Callable[[Request, float], HeldT],
+        *,
+        timeout: float | EllipsisType | None,
+        using: str | None,
     ) -> None:
         if not (timeout is None or timeout is ... or is_seconds(timeout)):
             raise ValueError(
                 f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
-                f"{MAX_TIMEOUT:.0f}; None waits for ever."
+                f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
             )
+        self._keys = keys
+        self._for_call = for_call
+        self._shared = shared if isinstance(shared, bool) else False
+        self._modes = () if isinstance(shared, bool) else shared
+        self._held = held
         self._timeout = timeout
-        self._shared = shared
         self._using = using
+        self._used = False
 
-    @abstractmethod
-    def _named(self) -> tuple[NamedKey, ...]:
-        """Return the keys, encoded and named."""
+    # A lock that is built and not entered protects nothing, and looks as if it did.
+    _used = True
 
-    @abstractmethod
-    def _held(self, request: Request, waited: float) -> HeldT:
-        """Return what ``with … as`` binds."""
+    def __del__(self) -> None:
+        if not self._used and not sys.is_finalizing():
+            warnings.warn(
+                f"{type(self).__name__}({self._name()}) was never entered, so nothing was locked. "
+                f"Use it in a with statement, or as a decorator.",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
-    @abstractmethod
-    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
-        """Return the block for one call of the decorated function."""
+    def _name(self) -> str:
+        return "…" if self._keys is None else names(self._keys)
 
     def __enter__(self) -> HeldT:
         timeout = (
             conf.advisory_timeout if isinstance(self._timeout, EllipsisType) else self._timeout
         )
+        self._used = True
+        if self._keys is None:
+            raise TypeError(
+                f"A callable in the keys of {type(self).__name__} is for the decorator, which "
+                f"calls it with the call's arguments. In a with statement, pass its value."
+            )
         connection = connection_for(self._using)
-        request = Request.of(self._named(), shared=self._shared, connection=connection)
+        request = Request.of(
+            self._keys, shared=self._shared, connection=connection, modes=self._modes
+        )
         drop_if_dead(connection)
         entries = _entries(connection)
         depth = len(entries)
@@ -116,8 +156,9 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             atomic = transaction.atomic(using=connection.alias)
             atomic.__enter__()
         started = monotonic()
+        holders: list[Rows] = []
         try:
-            waited = lock(request, timeout=timeout, joined=atomic is None)
+            waited = lock(request, timeout=timeout, joined=atomic is None, holders=holders)
             held = self._held(request, waited)
             since = monotonic()
             entries.append(_Entry(request, atomic, since))
@@ -127,6 +168,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             if atomic is not None:
                 atomic.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, LockTimeout):
+                name_holder(error, request, holders)
                 self._send(signals.lock_timeout, request, waited=error.waited)
             elif isinstance(error, LockDeadlock):
                 self._send(signals.lock_deadlock, request, waited=monotonic() - started)
@@ -155,6 +197,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
             self._send(signals.lock_released, entry.request, held=held, committed=committed)
 
     async def __aenter__(self) -> NoReturn:
+        self._used = True
         raise TypeError(_NO_ASYNC.format(what="'async with'"))
 
     async def __aexit__(self, *_: object) -> None:
@@ -162,6 +205,7 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each call of the function inside the block."""
+        self._used = True
         decorator = type(self).__name__
         if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             name = getattr(function, "__qualname__", repr(function))
@@ -170,10 +214,11 @@ class AdvisoryBlock(ABC, Generic[HeldT]):
 
         @functools.wraps(function)
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self._for_call(args, kwargs):
+            block = self if self._for_call is None else self._for_call(*args, **kwargs)
+            with block:
                 result = function(*args, **kwargs)
                 refuse_unfinished(result, function, decorator)
-                return result
+            return result
 
         mark(locked, function, Guard(decorator, outside=False, using=self._using))
         return locked
@@ -238,8 +283,9 @@ class HeldLocks:
         keys: the keys, in the order given.
         key_ids: their numbers, in the same order.
         using: the database alias.
-        shared: whether others may share the locks.
+        shared: whether others may share the locks: all of them.
         waited: seconds spent waiting for all of them together.
+        shared_keys: the keys that others may share.
     """
 
     keys: tuple[Key, ...]
@@ -247,6 +293,7 @@ class HeldLocks:
     using: str
     shared: bool
     waited: float
+    shared_keys: tuple[Key, ...] = ()
 
 
 class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers are lower-case nouns
@@ -297,30 +344,21 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
         shared: bool = False,
         using: str | None = None,
     ) -> None:
-        super().__init__(timeout=timeout, shared=shared, using=using)
-        self._template = key
+        def for_call(*args: Any, **kwargs: Any) -> AdvisoryBlock[HeldLock]:
+            parts = (part(*args, **kwargs) if is_argument(part) else part for part in key)
+            return advisory_lock(*parts, timeout=timeout, shared=shared, using=using)
+
         # Encoded here, so that a wrong part fails where it is written, not where it is entered.
         known = named(tuple("" if is_argument(part) else part for part in key))
-        self._key = None if any(map(is_argument, key)) else known
+        if any(map(is_argument, key)):
+            super().__init__(None, for_call, shared, _held_lock, timeout=timeout, using=using)
+        else:
+            super().__init__((known,), None, shared, _held_lock, timeout=timeout, using=using)
 
-    def _named(self) -> tuple[NamedKey, ...]:
-        if self._key is None:
-            raise TypeError(
-                "A callable in the key is for the decorator, where it is called with the call's "
-                "arguments. In a with statement, pass its value."
-            )
-        return (self._key,)
 
-    def _held(self, request: Request, waited: float) -> HeldLock:
-        return HeldLock(
-            request.keys[0].parts, request.ids[0], request.connection.alias, self._shared, waited
-        )
-
-    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
-        if self._key is not None:
-            return self
-        key = (part(*args, **kwargs) if is_argument(part) else part for part in self._template)
-        return type(self)(*key, timeout=self._timeout, shared=self._shared, using=self._using)
+def _held_lock(request: Request, waited: float) -> HeldLock:
+    using = request.connection.alias
+    return HeldLock(request.keys[0].parts, request.ids[0], using, request.shared, waited)
 
 
 class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
@@ -332,58 +370,88 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
 
     As a decorator, ``keys`` may be a callable that gets the call's arguments and returns the keys.
 
+    To lock some keys exclusively and share others, name both lists::
+
+        with advisory_locks(exclusive=[("account", a)], shared=[("rates", day)]):
+
+    A key that is in both lists is locked exclusively.
+
     Args:
         keys: the keys; each a tuple of parts, or a single part. ``DBLOCK_MAX_KEYS`` (1,000) at
             most, because every lock takes a place in a table that the whole cluster shares.
+        exclusive: more keys that are locked exclusively.
         timeout: seconds to wait for all of them together; as in :class:`advisory_lock`, but 0 may
             wait for a millisecond, because several keys are asked for in the waiting form.
-        shared: as there, for all of them.
-        using: as there.
+        shared: True to share all of ``keys``; or a list of keys to share, beside the others.
+        using: the database alias, as in :class:`advisory_lock`.
 
     Raises:
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
         UnsupportedDatabase: none of the keys is locked; as in :class:`advisory_lock`.
-        TypeError, ValueError: there are no keys, too many, or one can't be a key; before any SQL.
+        TypeError, ValueError: there are no keys, too many, one can't be a key, or the arguments
+            are not lists of keys; before any SQL.
     """
 
     def __init__(
         self,
-        keys: Iterable[Key | KeyPart] | Callable[..., Iterable[Key | KeyPart]],
-        *,
+        keys: Keys | Callable[..., Keys] = (),
+        *misplaced: object,
+        exclusive: Keys = (),
         timeout: float | EllipsisType | None = ...,
-        shared: bool = False,
+        shared: bool | Keys = False,
         using: str | None = None,
     ) -> None:
-        super().__init__(timeout=timeout, shared=shared, using=using)
-        self._argument = keys if callable(keys) else None
-        self._keys = () if callable(keys) else _several(keys)
-
-    def _named(self) -> tuple[NamedKey, ...]:
-        if self._argument is not None:
+        if misplaced:
             raise TypeError(
-                "A callable for the keys is for the decorator, where it is called with the call's "
-                "arguments. In a with statement, pass the keys."
+                "advisory_locks() takes one list of keys, not a key for each argument: "
+                "advisory_locks([('account', 1), ('account', 2)]). For a single key of several "
+                "parts there is advisory_lock()."
             )
-        return self._keys
+        if callable(keys):
+            if exclusive or not isinstance(shared, bool):
+                raise TypeError(
+                    "A callable for the keys of advisory_locks() returns all of them, for "
+                    "shared=True or False; pass exclusive= and shared= as lists in a with block."
+                )
+            keys_of, all_shared = keys, shared
 
-    def _held(self, request: Request, waited: float) -> HeldLocks:
-        return HeldLocks(
-            tuple(key.parts for key in request.keys),
-            request.ids,
-            request.connection.alias,
-            self._shared,
-            waited,
-        )
+            def for_call(*args: Any, **kwargs: Any) -> AdvisoryBlock[HeldLocks]:
+                return advisory_locks(
+                    keys_of(*args, **kwargs), timeout=timeout, shared=all_shared, using=using
+                )
 
-    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
-        if self._argument is None:
-            return self
-        return type(self)(
-            self._argument(*args, **kwargs),
-            timeout=self._timeout,
-            shared=self._shared,
-            using=self._using,
-        )
+            super().__init__(None, for_call, shared, _held_locks, timeout=timeout, using=using)
+            return
+        exclusively = (*_several(keys), *_several(exclusive))
+        if isinstance(shared, bool):
+            if shared and exclusive:
+                raise TypeError(
+                    "shared=True shares all keys. Pass the keys to share as a list: "
+                    "advisory_locks(exclusive=[…], shared=[…])."
+                )
+            together, mode = exclusively, shared
+            modes: bool | tuple[int, ...] = mode
+        else:
+            sharing = _several(shared)
+            together = (*exclusively, *sharing)
+            modes = (*([0] * len(exclusively)), *([1] * len(sharing)))
+        if not together:
+            raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
+        if len(together) > conf.max_keys:
+            raise ValueError(
+                f"More than {conf.max_keys} keys in one advisory_locks() call (DBLOCK_MAX_KEYS): "
+                f"each takes a place in the lock table that the whole cluster shares. Lock "
+                f"something coarser, or raise the setting."
+            )
+        super().__init__(together, None, modes, _held_locks, timeout=timeout, using=using)
+
+
+def _held_locks(request: Request, waited: float) -> HeldLocks:
+    keys = tuple(key.parts for key in request.keys)
+    modes = request.modes or (int(request.shared),) * len(keys)
+    shared_keys = tuple(key for key, mode in zip(keys, modes, strict=True) if mode)
+    using = request.connection.alias
+    return HeldLocks(keys, request.ids, using, all(modes), waited, shared_keys)
 
 
 def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = None) -> bool:
@@ -414,7 +482,7 @@ def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = N
     return try_lock(Request.of((wanted,), shared=shared, connection=connection))
 
 
-def _several(keys: Iterable[Key | KeyPart]) -> tuple[NamedKey, ...]:
+def _several(keys: Keys) -> tuple[NamedKey, ...]:
     if isinstance(keys, str | bytes):
         raise TypeError(
             f"advisory_locks() takes a list of keys, not {type(keys).__name__}: "
@@ -425,15 +493,7 @@ def _several(keys: Iterable[Key | KeyPart]) -> tuple[NamedKey, ...]:
             "advisory_locks() takes a list of keys, and a tuple of parts is a single key: "
             "advisory_locks([('account', 1), …]), or advisory_lock('account', 1) for that one."
         )
-    found: list[NamedKey] = []
-    for key in keys:
-        if len(found) == conf.max_keys:
-            raise ValueError(
-                f"More than {conf.max_keys} keys in one advisory_locks() call (DBLOCK_MAX_KEYS): "
-                f"each takes a place in the lock table that the whole cluster shares. Lock "
-                f"something coarser, or raise the setting."
-            )
-        found.append(named(key if isinstance(key, tuple) else (key,)))
-    if not found:
-        raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
-    return tuple(found)
+    most = conf.max_keys + 1  # more are refused; an endless iterable is not read to its end
+    return tuple(
+        named(key if isinstance(key, tuple) else (key,)) for key in itertools.islice(keys, most)
+    )

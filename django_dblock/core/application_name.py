@@ -100,15 +100,29 @@ def _tag(number: int, namespace: str) -> str:
     return f"{(number ^ crc32(namespace.encode('utf-8', 'surrogatepass'))) & 0xFFFF:04x}"
 
 
-def compose(application_name: str, labels: Sequence[str]) -> str:
-    """Add labels to an application_name within its 63 bytes; ``+`` stands for those left out."""
-    base, present = _split(application_name)
-    if not labels:
+def compose(application_name: str, labels: Iterable[str]) -> str:
+    """Add labels to an application_name within its 63 bytes; ``+`` stands for those left out.
+
+    No more labels are made than can fit, so a thousand locks cost no more than thirty.
+    """
+    base, present = split(application_name)
+    shown = [label for label in present if label != _MORE]
+    cut = len(shown) < len(present)
+    length = len(" ".join(shown))  # with labels that are there
+    most = MAX_APPLICATION_NAME - len(_OPEN) - len("]") - min(len(base), _MIN_BASE)
+    added = False
+    for label in labels:
+        added = True
+        if label in shown:  # a re-entered lock is named once
+            continue
+        shown.append(label)
+        length += len(label) + (len(shown) > 1)
+        if length > most:
+            cut = True
+            break
+    if not added:
         return application_name
-    wanted = list(dict.fromkeys([*present, *labels]))  # a re-entered lock is named once
-    if _MORE in wanted:
-        wanted.remove(_MORE)
-        wanted.append(_MORE)
+    wanted = [*shown, _MORE] if cut and length <= most else shown
     while (excess := len(text := f"{base}{_OPEN}{' '.join(wanted)}]") - MAX_APPLICATION_NAME) > 0:
         if len(base) > _MIN_BASE:
             base = base[: max(_MIN_BASE, len(base) - excess)]
@@ -119,14 +133,14 @@ def compose(application_name: str, labels: Sequence[str]) -> str:
 
 def without_labels(application_name: str) -> str:
     """Return what the program calls itself."""
-    return _split(application_name)[0]
+    return split(application_name)[0]
 
 
 def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[int, str]:
     """Find which of the lock numbers the labels in an application_name speak of."""
     found: dict[int, str] = {}
     wanted = list(numbers)
-    for text in _split(application_name)[1]:
+    for text in split(application_name)[1]:
         readings = _readings(text, namespace)
         tag = text.rpartition("~")[2]
         for number in wanted:
@@ -135,7 +149,8 @@ def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[
     return found
 
 
-def _split(application_name: str) -> tuple[str, list[str]]:
+def split(application_name: str) -> tuple[str, list[str]]:
+    """Return the program's own name, and the labels behind it."""
     base, opened, rest = application_name.partition(_OPEN)
     if not opened or not rest.endswith("]"):
         return application_name, []

@@ -9,15 +9,17 @@ from django_dblock.exceptions.base import DblockError, LockError
 
 
 class LockTimeout(LockError, TimeoutError):
-    """The lock was still held by somebody else when the time was up. Nothing was locked.
+    """Somebody else held the lock until the timeout. Nothing was locked.
 
-    The surrounding transaction, if there was one, is usable.
+    The surrounding transaction, if there is one, is usable.
 
     Attributes:
-        timeout: the time that was allowed, in seconds; None where only the server's own
-            ``lock_timeout`` applied.
-        waited: the time that was spent, in seconds.
-        holder: who has it, as far as is known.
+        timeout: the seconds that were allowed; None if only the server's ``lock_timeout`` applied.
+        waited: the seconds that were spent.
+        holder: who held the lock when the error was raised, in words: an advisory lock's backend
+            with its program and label, or a lease's owner. "another transaction" if nobody held the
+            lock any more, or the server could not be asked.
+        holder_pid: the backend that held an advisory lock; None if it is unknown, and for a lease.
     """
 
     def __init__(  # noqa: PLR0913 - its data
@@ -30,18 +32,24 @@ class LockTimeout(LockError, TimeoutError):
         waited: float,
         holder: str = "another transaction",
     ) -> None:
-        limit = "the server's lock_timeout" if timeout is None else f"timeout={timeout:g} s"
-        super().__init__(
-            f"{name} on database {using!r} is locked by {holder}: gave up after "
-            f"{waited:.3f} s ({limit}). Nothing was locked. Try again later, allow a longer "
-            f"timeout=, or see who holds it with 'manage.py dblock list'.",
-            keys=keys,
-            name=name,
-            using=using,
-        )
         self.timeout = timeout
         self.waited = waited
+        super().__init__("", keys=keys, name=name, using=using)
+        self.name_holder(holder, None)
+
+    def name_holder(self, holder: str, pid: int | None) -> None:
+        """Say who held the lock, in the message and in the attributes."""
         self.holder = holder
+        self.holder_pid = pid
+        limit = "the server's lock_timeout"
+        if self.timeout is not None:
+            limit = f"timeout={self.timeout:g} s"
+        message = (
+            f"{self.name} on database {self.using!r} is locked by {holder}: gave up after "
+            f"{self.waited:.3f} s ({limit}). Nothing was locked. Try again later, allow a longer "
+            f"timeout=, or see who holds it with 'manage.py dblock list'."
+        )
+        self.args = (message,)
 
 
 class LockDeadlock(LockError):

@@ -133,6 +133,42 @@ ORDER BY activity.xact_start
 LIMIT 1
 """
 
+# Several locks in two modes: a row each, in ascending order of their numbers. A key that is wanted
+# in both modes is locked exclusively.
+WAIT_ALL_MIXED = (
+    WAIT_ALL.replace(
+        "pg_try_advisory_xact_lock(wanted.id)",
+        "CASE WHEN wanted.shared = 1 THEN pg_try_advisory_xact_lock_shared(wanted.id)"
+        " ELSE pg_try_advisory_xact_lock(wanted.id) END",
+    )
+    .replace(
+        " pg_advisory_xact_lock(wanted.id)",
+        " CASE WHEN wanted.shared = 1 THEN pg_advisory_xact_lock_shared(wanted.id)::text"
+        " ELSE pg_advisory_xact_lock(wanted.id)::text END",
+    )
+    .replace(
+        "SELECT DISTINCT id FROM unnest(%(ids)s::bigint[]) AS id ORDER BY id",
+        "SELECT id, min(shared) AS shared"
+        " FROM unnest(%(ids)s::bigint[], %(modes)s::int[]) AS asked (id, shared)"
+        " GROUP BY id ORDER BY id",
+    )
+)
+
+# Who holds any of the locks at this moment, this session excepted. Asked after a timeout only:
+# reading pg_locks stops all lock traffic of the server for a moment.
+HOLDERS = """
+SELECT locks.pid::text, activity.application_name
+FROM unnest(%(classids)s::bigint[], %(objids)s::bigint[]) AS wanted (classid, objid)
+JOIN pg_locks AS locks
+    ON locks.classid::bigint = wanted.classid AND locks.objid::bigint = wanted.objid
+LEFT JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
+WHERE locks.locktype = 'advisory' AND locks.granted AND locks.objsubid = 1
+    AND locks.pid <> pg_backend_pid()
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY activity.xact_start
+LIMIT 1
+"""
+
 # Whether this session holds the lock exclusively.
 IS_HELD = """
 SELECT CASE WHEN EXISTS (

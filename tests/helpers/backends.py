@@ -1,6 +1,12 @@
 """What other packages put around Django's connection: ten-line stand-ins."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+import psycopg
+from django.db import connections
+from django.db.backends.postgresql.base import CursorDebugWrapper, DatabaseWrapper
 
 
 class Proxy:
@@ -17,3 +23,130 @@ class Proxy:
 
     def __delattr__(self, name: str) -> None:
         delattr(self.wrapped, name)
+
+    def __enter__(self) -> Self:
+        self.wrapped.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> Any:
+        return self.wrapped.__exit__(*error)
+
+    def __iter__(self) -> Any:
+        return iter(self.wrapped)
+
+
+class ProxiedConnection(Proxy):
+    """The same around psycopg's connection, with a proxy around each cursor, too."""
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return Proxy(self.wrapped.cursor(*args, **kwargs))
+
+
+class Tenants(DatabaseWrapper):
+    """A schema for each tenant, set by each cursor, as django-tenants and django-pgschemas do."""
+
+    schema = "public"
+
+    def _cursor(self, name: str | None = None) -> Any:
+        cursor = super()._cursor(name)
+        if name is None:
+            with suppress(psycopg.Error):  # in a transaction that is aborted it can't be set
+                cursor.cursor.execute(f'SET search_path = "{Tenants.schema}", public')
+        return cursor
+
+
+class Proxied(DatabaseWrapper):
+    """A driver behind a proxy, as ddtrace, New Relic, Elastic APM and pools have it."""
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        return ProxiedConnection(super().get_new_connection(conn_params))
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            with self.wrap_database_errors:
+                self.connection.close()
+
+
+class Rewritten(DatabaseWrapper):
+    """An execute wrapper that adds a statement and reads the cursor on, as pghistory does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute_wrappers.append(_add_context)
+
+
+class Logged(DatabaseWrapper):
+    """Each cursor is a debug cursor of a class of its own."""
+
+    @property
+    def queries_logged(self) -> bool:
+        return True
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        return _DebugCursor(cursor, self)
+
+
+class Pipelined(DatabaseWrapper):
+    """The driver is in pipeline mode as long as it is connected."""
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        driver = super().get_new_connection(conn_params)
+        driver.pipeline().__enter__()
+        return driver
+
+
+class _DebugCursor(CursorDebugWrapper):
+    pass
+
+
+_NOT_REWRITTEN = ("select", "set ", "savepoint", "release", "rollback", "begin", "create", "alter")
+
+
+def _add_context(execute: Any, query: Any, params: Any, many: bool, context: Any) -> Any:
+    """Rewrite what writes, with a positional parameter more, and go to the last result."""
+    cursor = context["cursor"]
+    assert getattr(cursor, "name", None) is None or cursor.name
+    _ = cursor.connection.info.transaction_status
+    if many or query.lstrip().lower().startswith(_NOT_REWRITTEN):
+        return execute(query, params, many, context)
+    assert not isinstance(params, dict), "psycopg does not mix named and positional parameters"
+    query = f"SELECT set_config('history.context', %s, true); {query}"
+    result = execute(query, ["tests", *(params or ())], many, context)
+    while result is not None and result.nextset():
+        pass
+    return result
+
+
+BACKENDS: dict[str, type[DatabaseWrapper]] = {
+    "django": DatabaseWrapper,
+    "tenants": Tenants,
+    "proxied": Proxied,
+    "rewritten": Rewritten,
+    "logged": Logged,
+    "pipelined": Pipelined,
+}
+
+
+@contextmanager
+def installed(name: str) -> Iterator[type[DatabaseWrapper]]:
+    """Let every connection to ``default``, of any thread, be of this backend."""
+    backend = BACKENDS[name]
+    handler: Any = connections
+
+    def create_connection(alias: str) -> Any:
+        if alias != "default":
+            return original(alias)
+        return backend(handler.settings[alias], alias)
+
+    original = handler.create_connection
+    before = connections["default"]
+    before.close()
+    handler.create_connection = create_connection
+    connections["default"] = create_connection("default")
+    try:
+        yield backend
+    finally:
+        connections["default"].close()
+        del handler.create_connection
+        connections["default"] = before
+        Tenants.schema = "public"
