@@ -38,7 +38,6 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
-from django_dblock.idempotency.identity import masked
 from django_dblock.models import FencedLock, IdempotencyKey
 from django_dblock.monitor import admin as monitor  # noqa: F401 - registers by being imported
 from django_dblock.monitor.formatting import lasting, short, visible
@@ -397,6 +396,8 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
     @admin.display(description=_("key"))
     def masked_key(self, row: IdempotencyKey) -> str:
         """Show the beginning of the key."""
+        from django_dblock.idempotency.identity import masked  # for a page, not at start-up
+
         return masked(row.key)
 
     @admin.display(description=_("request"))

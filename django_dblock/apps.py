@@ -1,6 +1,25 @@
-"""The app's registration: names it and hooks in the system checks."""
+"""The app's registration: its name and its system checks."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 from django.apps import AppConfig
+from django.core.checks import CheckMessage, Tags, register
+from django.core.signals import setting_changed
+
+# Module in django_dblock.checks, function, tags. The modules import most of the package, so each is
+# imported when its checks run: a process that runs no checks does not pay for them.
+_CHECKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("settings", "check_settings", ()),
+    ("settings", "check_server", (Tags.database,)),
+    ("settings", "check_tables", (Tags.database,)),
+    ("models", "check_models", (Tags.models,)),
+    ("models", "check_admin", (Tags.admin,)),
+    ("views", "check_guards", (Tags.urls,)),
+    ("views", "check_views", (Tags.urls,)),
+    ("views", "check_order", (Tags.urls,)),
+)
 
 
 class DblockConfig(AppConfig):
@@ -11,9 +30,35 @@ class DblockConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks; begin to log what is slow."""
-        # Importing the checks registers them.
-        from django_dblock.checks import models, settings, views  # noqa: F401
+        """Register the system checks, and begin to log slow locks where a setting asks for it."""
+        for module, name, tags in _CHECKS:
+            register(_imported_when_run(module, name), *tags)
+        from django.conf import settings
+
+        # conf forgets its values on the same signal: its receiver has to be connected first.
+        from django_dblock import conf  # noqa: F401
+
+        setting_changed.connect(_follow_setting, dispatch_uid="django_dblock.apps")
+        for name in ("DBLOCK_SLOW_WAIT", "DBLOCK_SLOW_HOLD"):
+            if getattr(settings, name, None) is not None:
+                _follow_setting(setting=name)
+
+
+def _imported_when_run(module: str, name: str) -> Callable[..., Sequence[CheckMessage]]:
+    """Return a system check that imports its module at its first run."""
+
+    def check(**options: Any) -> Sequence[CheckMessage]:
+        home = import_module(f"django_dblock.checks.{module}")
+        messages: Sequence[CheckMessage] = getattr(home, name)(**options)
+        return messages
+
+    check.__name__ = name
+    return check
+
+
+def _follow_setting(*, setting: str, **_: Any) -> None:
+    """Start or stop the log of slow locks after a change of its settings."""
+    if setting.startswith("DBLOCK_SLOW_"):
         from django_dblock.core.logging import follow_settings
 
         follow_settings()

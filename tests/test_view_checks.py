@@ -13,6 +13,7 @@ from django.views import View
 
 from django_dblock import advisory_lock, fenced_lock, idempotent
 from django_dblock.checks.views import check_guards
+from tests.helpers.registered import tags_of
 
 
 @idempotent(mode="lease")
@@ -90,7 +91,7 @@ def found(settings, monkeypatch):
 
 
 def test_it_is_registered():
-    assert check_guards in checks.registry.registry.registered_checks
+    assert tags_of(check_guards) == (checks.Tags.urls,)
 
 
 def test_a_sound_project(found, settings):

@@ -21,7 +21,6 @@ and in {name}:
     objects = VersionedManager.from_queryset({name}QuerySet)()"""
 
 
-@checks.register(checks.Tags.models)
 def check_models(
     app_configs: Sequence[AppConfig] | None = None, **_: Any
 ) -> list[checks.CheckMessage]:
@@ -33,7 +32,6 @@ def check_models(
     return found
 
 
-@checks.register(checks.Tags.admin)
 def check_admin(
     app_configs: Sequence[AppConfig] | None = None, **_: Any
 ) -> list[checks.CheckMessage]:

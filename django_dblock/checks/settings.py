@@ -34,7 +34,6 @@ TENANT_PACKAGES = frozenset(
 """The top packages of apps that put several tenants into one database."""
 
 
-@checks.register()
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Find a wrong value (E002), engine (E001) or isolation (W001), and W005."""
     wrong = [
@@ -89,7 +88,6 @@ def _inseparable_tenants() -> Iterator[checks.CheckMessage]:
         )
 
 
-@checks.register(checks.Tags.database)
 def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
     """Ask the server whether it is the primary (W002), PostgreSQL (E003), and how it runs."""
     if any(_wrong_settings()):
@@ -135,7 +133,6 @@ def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
     return found
 
 
-@checks.register(checks.Tags.database)
 def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
     """Find tables that don't exist (W004); silent in ``migrate``, which is about to make them."""
     if any(_wrong_settings()):

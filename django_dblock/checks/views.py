@@ -31,7 +31,6 @@ _AUTH_TESTS = (_AUTH_DECORATORS, "django.contrib.admin.views.decorators")
 _AUTH_DISPATCH = ("django.contrib.auth.mixins", "rest_framework.views", "adrf.views")
 
 
-@checks.register(checks.Tags.urls)
 def check_guards(**_: Any) -> list[checks.CheckMessage]:
     """Find guarded views inside ATOMIC_REQUESTS (W031) and guarded streams (W032)."""
     found: dict[tuple[Any, ...], checks.CheckMessage] = {}
@@ -44,7 +43,6 @@ def check_guards(**_: Any) -> list[checks.CheckMessage]:
     return list(found.values())
 
 
-@checks.register(checks.Tags.urls)
 def check_views(**_: Any) -> list[checks.CheckMessage]:
     """Find views with ``@idempotent`` and no ``scope=`` where no client can be logged in (W030)."""
     if _has_users():
@@ -65,7 +63,6 @@ def check_views(**_: Any) -> list[checks.CheckMessage]:
     ]
 
 
-@checks.register(checks.Tags.urls)
 def check_order(**_: Any) -> list[checks.CheckMessage]:
     """Find authorisation below ``@idempotent``, which a replay goes past (W033)."""
     found: dict[str, dict[str, bool]] = {}

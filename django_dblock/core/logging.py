@@ -8,9 +8,8 @@ import logging
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.signals import setting_changed
 from django.db import connections
-from django.dispatch import Signal, receiver
+from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import conf
@@ -30,12 +29,6 @@ def follow_settings() -> None:
     """Listen to what has a limit now, and no longer to what has none. A wrong one is none."""
     _listen(list(_WAITS), _waited, wanted=_is_set("slow_wait"))
     _listen([signals.lock_released], _held, wanted=_is_set("slow_hold"))
-
-
-@receiver(setting_changed)
-def _follow(*, setting: str, **_: Any) -> None:
-    if setting.startswith("DBLOCK_SLOW_"):
-        follow_settings()
 
 
 def _is_set(name: str) -> bool:

@@ -10,8 +10,6 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 
 from django_dblock.models import LockMonitor
-from django_dblock.monitor import views
-from django_dblock.monitor.views import MONITOR, RELEASE, TERMINATE, release, terminate, url_name
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[LockMonitor]
@@ -37,10 +35,13 @@ class LockMonitorAdmin(_Admin):
 
     def get_urls(self) -> list[URLPattern]:
         """Put three pages where other models have their lists and forms."""
+        # The pages import most of the package: only a process that needs URLs pays for them.
+        from django_dblock.monitor import views
+
         return [
-            path("", self._page(views.show), name=url_name(MONITOR)),
-            path("release/", self._page(release), name=url_name(RELEASE)),
-            path("terminate/", self._page(terminate), name=url_name(TERMINATE)),
+            path("", self._page(views.show), name=views.url_name(views.MONITOR)),
+            path("release/", self._page(views.release), name=views.url_name(views.RELEASE)),
+            path("terminate/", self._page(views.terminate), name=views.url_name(views.TERMINATE)),
         ]
 
     def _page(self, view: Callable[[HttpRequest, admin.AdminSite], HttpResponse]) -> Any:

@@ -5,6 +5,7 @@ from django.core import checks
 from django.db import connection
 
 from django_dblock.checks.settings import check_tables
+from tests.helpers.registered import tags_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -34,8 +35,7 @@ def test_a_sound_project(statements):
 
 
 def test_it_is_registered_and_asks_only_with_a_database():
-    assert check_tables in checks.registry.registry.registered_checks
-    assert check_tables.tags == (checks.Tags.database,)
+    assert tags_of(check_tables) == (checks.Tags.database,)
 
 
 def test_w004_names_the_tables_that_are_missing(renamed):

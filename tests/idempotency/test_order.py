@@ -33,6 +33,7 @@ from rest_framework.viewsets import ViewSet
 from django_dblock import IdempotencyKey, idempotent
 from django_dblock.checks.views import check_order
 from tests.app.idempotent_views import add_one, client
+from tests.helpers.registered import tags_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -273,7 +274,7 @@ def is_replay(response):
 
 
 def test_it_is_registered():
-    assert check_order in checks.registry.registry.registered_checks
+    assert tags_of(check_order) == (checks.Tags.urls,)
 
 
 @pytest.mark.parametrize("case", SERVED.values(), ids=SERVED)

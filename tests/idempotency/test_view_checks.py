@@ -11,6 +11,7 @@ from django.test.utils import modify_settings
 from django_dblock import idempotent
 from django_dblock.checks import views as home
 from django_dblock.checks.views import check_views
+from tests.helpers.registered import tags_of
 
 OURS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 pytestmark = pytest.mark.urls("tests.app.idempotent_matrix")
@@ -29,8 +30,7 @@ def test_a_sound_project():
 
 
 def test_it_is_registered_by_the_app():
-    assert check_views in checks.registry.registry.registered_checks
-    assert check_views.tags == (checks.Tags.urls,)
+    assert tags_of(check_views) == (checks.Tags.urls,)
 
 
 def test_w030_no_middleware_sets_the_user(settings):

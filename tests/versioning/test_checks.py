@@ -17,6 +17,7 @@ from django_dblock import (
 )
 from django_dblock.checks.models import check_admin, check_models
 from tests.app.models import Plain, Product, ProductProxy
+from tests.helpers.registered import tags_of
 
 
 class App:
@@ -38,10 +39,8 @@ def test_the_models_of_the_tests_are_sound():
 
 
 def test_they_are_registered_by_the_app():
-    registered = checks.registry.registry.registered_checks
-    assert {check_models, check_admin} <= registered
-    assert check_models.tags == (checks.Tags.models,)
-    assert check_admin.tags == (checks.Tags.admin,)
+    assert tags_of(check_models) == (checks.Tags.models,)
+    assert tags_of(check_admin) == (checks.Tags.admin,)
 
 
 @isolate_apps("tests.app")

@@ -42,7 +42,9 @@ for mode in ("atomic", "lease"):
                 ran.append(1)  # noqa: B023 - called before the next turn
                 return tenant.schema_name  # noqa: B023
 
-            results.setdefault(mode, []).append([run_once("pay", work=work, mode=mode), len(ran)])
+            results.setdefault(mode, []).append(
+                [run_once("pay", mode, work=work, mode=mode), len(ran)]
+            )
 
 leases = {}
 with tenant_context(acme), fenced_lock("sync", ttl=TTL) as first:
