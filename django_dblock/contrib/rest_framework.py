@@ -3,6 +3,7 @@
 Needs the extra: ``pip install "django-dblock[rest_framework]"``.
 """
 
+import warnings
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 from rest_framework.views import exception_handler as default_handler
 
 from django_dblock.core.problem import PROBLEM_JSON, Problem
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from rest_framework.generics import GenericAPIView as _View
 else:
     _View = object
+
+_warned: set[type] = set()
+"""The views whose responses were looked at for nested serializers."""
 
 
 class Refused(APIException):  # type: ignore[misc]  # the framework has no types
@@ -111,6 +116,13 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     allow writes without the header; a header that is sent still counts. An action that does not
     call ``get_object()`` uses ``request.if_match``.
 
+    A tag stands for the version of one row. Where a serializer nests the rows of other models, a
+    changed part leaves the tag as it is: a warning says so, once for each view class. Bump the
+    whole with ``touch_version()`` when a part changes, then set ``etag_covers_nested = True``.
+
+    Warns:
+        RuntimeWarning: a tag is sent for a response with nested serializers.
+
     Raises:
         RuntimeError: an unsafe method responded with success, and never used the precondition that
             the client sent.
@@ -118,6 +130,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     """
 
     if_match_required = True
+    etag_covers_nested = False
 
     def etag_variant(self) -> str:
         """Return the format of the renderer: representations of one URL differ by it."""
@@ -163,6 +176,8 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         """Put the tag on the response; raise if the view has ignored a precondition."""
         response = super().finalize_response(request, response, *args, **kwargs)
         instance = _shown(response)
+        if instance is not None and not self.etag_covers_nested:
+            self._warn_of_parts(response.data.serializer)
         if request.method in SAFE:
             if instance is not None and "ETag" not in response.headers:
                 set_etag(response, instance, self.etag_variant())
@@ -177,6 +192,26 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         if instance is not None:
             fresh_tag(response, instance, self.etag_variant())
         return response
+
+    def _warn_of_parts(self, serializer: Any) -> None:
+        view = type(self)
+        if view in _warned:
+            return
+        _warned.add(view)
+        parts = [
+            name
+            for name, field in getattr(serializer, "fields", {}).items()
+            if isinstance(field, BaseSerializer) and field.source != "*"
+        ]
+        if parts:
+            warnings.warn(
+                f"{view.__name__} sends the ETag of one row for a response that nests others "
+                f"({', '.join(parts)}): when one of these changes, the tag stays the same. Call "
+                f"touch_version() of the whole when a part changes, and set etag_covers_nested = "
+                f"True on the view.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _precondition(self) -> IfMatch:
         """Return ``request.if_match``; a permission class may be the first to ask for it."""

@@ -132,6 +132,7 @@ class Settings(VersionedViewMixin, viewsets.ModelViewSet):
 class Invoices(VersionedViewMixin, viewsets.ModelViewSet):
     queryset = Invoice.objects.all()
     serializer_class = InvoiceSerializer
+    etag_covers_nested = True
 
 
 class ProductList(VersionedViewMixin, generics.ListCreateAPIView):

@@ -9,6 +9,8 @@ from rest_framework.test import APIClient
 from rest_framework.views import exception_handler
 
 from django_dblock import MissingVersion, etag
+from django_dblock.contrib import rest_framework
+from tests.app import api_views
 from tests.app.models import Counter, Invoice, InvoiceLine, Product, Setting
 from tests.helpers.processes import process
 from tests.versioning.test_http import all_at_once, until_locked_out
@@ -382,3 +384,13 @@ def test_without_the_mixin_a_view_with_save_asks_nobody(product, rival, observer
     """
     with pytest.raises(Exception, match="so it was changed since it was read"):
         all_at_once("plain", product, rival, observer, room="api")
+
+
+def test_tag_of_nested_serializers_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(rest_framework, "_warned", set())
+    monkeypatch.setattr(api_views.Invoices, "etag_covers_nested", False)
+    invoice = Invoice.objects.create(customer="a")
+    with pytest.warns(RuntimeWarning, match=r"nests others \(lines\)") as caught:
+        call("get", f"invoices/{invoice.pk}")
+    assert len(caught) == 1
+    call("get", f"invoices/{invoice.pk}")  # a second warning would be an error of this test
