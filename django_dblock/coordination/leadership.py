@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Event
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -168,7 +169,7 @@ class leadership:  # noqa: N801 - used like a function
             while not self._is_stopped:
                 if (term := campaign.once()) is not None:
                     return term
-                self._pause(campaign.delay)
+                campaign.pause(self._pause, self._stop)
             return None
         finally:
             campaign.close()
@@ -270,6 +271,13 @@ class _Campaign:
         self._failures = 0
         self.delay = self._attempt.delay
         return term
+
+    def pause(self, sleep: Callable[[float], None], stop: Stopped) -> None:
+        """Sleep until the next try; while the database answers, a release wakes the candidate."""
+        if self._failures == 0 and (stop is None or isinstance(stop, Event)):
+            self._attempt.pause(stop)
+        else:
+            sleep(self.delay)
 
     def close(self) -> None:
         self._attempt.close()

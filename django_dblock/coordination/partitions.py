@@ -244,12 +244,14 @@ class Share:
         self._owned.clear()
         if self._worker is not None:
             self._worker.stop_renewing()
-        grant, before = self._acquire(self._worker_place, self._worker_wish, slots.LONGEST, 1)
+        grant, place, before = self._acquire(
+            self._worker_place, self._worker_wish, slots.LONGEST, 1
+        )
         if not grant:
             raise RuntimeError(
                 f"{self._place.facts['name']} has {slots.LONGEST} workers, which is the limit."
             )
-        self._worker = self._lease(Lease, self._worker_place, grant[0], before)
+        self._worker = self._lease(Lease, place, grant[0], before)
 
     def _target(self) -> int:
         """Return this worker's share: the first workers have one more if the count has a rest."""
@@ -273,23 +275,23 @@ class Share:
         slots.release_all(leaving)
 
     def _take(self, missing: int) -> None:
-        grant, before = self._acquire(self._place, self._wish, self.count, missing)
+        grant, place, before = self._acquire(self._place, self._wish, self.count, missing)
         for slot in grant:
-            self._owned[slot.slot] = self._lease(Partition, self._place, slot, before)
+            self._owned[slot.slot] = self._lease(Partition, place, slot, before)
 
     def _acquire(
         self, place: Place, wish: Wish, permits: int, units: int
-    ) -> tuple[tuple[slots.Slot, ...], float]:
+    ) -> tuple[tuple[slots.Slot, ...], Place, float]:
         for _ in range(3):  # rows are made on the way; others may be faster
             before = now()
             answer = slots.acquire_slots(
                 place, wish, None, permits=permits, units=units, at_least=1
             )
             if isinstance(answer, SlotGrant):
-                return answer.slots, before
+                return answer.slots, replace(place, schema=answer.schema), before
             if answer is not None:
                 break
-        return (), before
+        return (), place, before
 
     def _lease(self, kind: type[L], place: Place, slot: slots.Slot, before: float) -> L:
         place = replace(place, slot=slot.slot)

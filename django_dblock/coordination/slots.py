@@ -1,6 +1,7 @@
 """Leases on one of several slots: how they are named, acquired and released."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
@@ -36,9 +37,9 @@ class SlotGrant(Grant):
     slots: tuple[Slot, ...]
 
     @classmethod
-    def of(cls, slots: Sequence[Slot]) -> "SlotGrant":
-        """Return the grant of these slots."""
-        found = cls(slots[0].token, slots[0].expires_at)
+    def of(cls, slots: Sequence[Slot], schema: str) -> "SlotGrant":
+        """Return the grant of these slots, whose rows are in the schema."""
+        found = cls(slots[0].token, slots[0].expires_at, schema)
         found.slots = tuple(slots)
         return found
 
@@ -119,10 +120,12 @@ def answer(
     """
     slots = [Slot(*row[1:4]) for row in rows if row[0] == "acquired"]
     if slots:
+        schema: str = rows[0][5]
         if not replicated:
+            place = replace(place, schema=schema)
             give_back(place, [(place.name, slot.slot, slot.token) for slot in slots])
             raise NotReplicated(**place.facts)
-        return SlotGrant.of(slots)
+        return SlotGrant.of(slots, schema)
     if not rows or rows[0][0] == "made":
         return None
     outcome, _, token, _, remaining, owner, count, _ = rows[0]

@@ -57,7 +57,7 @@ WITH free AS MATERIALIZED (
         metadata = %(metadata)s::jsonb
     FROM granted
     WHERE lease.id = granted.id
-    RETURNING lease.slot, lease.token, lease.expires_at
+    RETURNING lease.slot, lease.token, lease.expires_at, lease.tableoid
 ), made AS (
     INSERT INTO django_dblock_fencedlock (
         name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
@@ -81,7 +81,8 @@ WITH free AS MATERIALIZED (
     WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
 )
 SELECT
-    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    'acquired', slot, token, expires_at, NULL::float8,
+    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -169,7 +170,8 @@ WITH gate AS MATERIALIZED (
     WHERE id = %(ticket)s AND EXISTS (SELECT FROM had)
 )
 SELECT
-    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    'acquired', slot, token, expires_at, NULL::float8,
+    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -211,7 +213,7 @@ free AS MATERIALIZED (
         metadata = %(metadata)s::jsonb
     FROM free
     WHERE lease.id = free.id
-    RETURNING lease.slot, lease.token, lease.expires_at
+    RETURNING lease.slot, lease.token, lease.expires_at, lease.tableoid
 ), made AS (
     INSERT INTO django_dblock_fencedlock (
         name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
@@ -225,9 +227,11 @@ free AS MATERIALIZED (
         %(lock_delay)s * interval '1 second', 1, %(metadata)s::jsonb
     FROM gate
     WHERE NOT EXISTS (SELECT FROM free)
-    RETURNING slot, token, expires_at
+    RETURNING slot, token, expires_at, tableoid
 ), had AS (
-    SELECT slot, token, expires_at FROM taken UNION ALL SELECT slot, token, expires_at FROM made
+    SELECT slot, token, expires_at, tableoid FROM taken
+    UNION ALL
+    SELECT slot, token, expires_at, tableoid FROM made
 )
 """
 ACQUIRE_READ = ACQUIRE_READ.replace("{reader}", _READER.strip())
@@ -275,13 +279,14 @@ WITH gate AS MATERIALIZED (
         metadata = %(metadata)s::jsonb
     FROM granted
     WHERE lease.id = granted.id
-    RETURNING lease.slot, lease.token, lease.expires_at
+    RETURNING lease.slot, lease.token, lease.expires_at, lease.tableoid
 ), left_queue AS (
     DELETE FROM django_dblock_fencedticket
     WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
 )
 SELECT
-    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    'acquired', slot, token, expires_at, NULL::float8,
+    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -316,7 +321,8 @@ WITH gate AS MATERIALIZED (
     WHERE lease.id = gate.id
 )
 SELECT
-    'acquired', slot, token, expires_at, NULL::float8, NULL, NULL::bigint,
+    'acquired', slot, token, expires_at, NULL::float8,
+    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
