@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from django.http import HttpRequest
 
 from django_dblock.conf import conf
-from django_dblock.core.decorators import Guard, mark
+from django_dblock.core.decorators import Guard, mark, refuse_unfinished
 from django_dblock.exceptions import (
     IdempotencyError,
     IdempotencyLeaseLost,
@@ -260,6 +260,7 @@ def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any
     def work(handle: Handle) -> Finished:
         try:
             response = run_with(handle)
+            refuse_unfinished(response, view, "idempotent")
         except (IdempotencyLeaseLost, IdempotencyNotReplicated):
             raise
         except Exception as error:

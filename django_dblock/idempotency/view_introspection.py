@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.transaction import Atomic
 from django.utils.decorators import method_decorator
 
+from django_dblock.core.decorators import refuse_what_runs_later
 from django_dblock.idempotency import rest_framework
 from django_dblock.idempotency.request import Adapter, adapter_of
 
@@ -52,23 +53,13 @@ def checked(view: Any, mode: str, options: dict[str, Any]) -> str:
         TypeError: the view can't be protected like this, at no request.
         ImproperlyConfigured: the decorator stands around what decides who may come in.
     """
-    if isinstance(view, staticmethod | classmethod | property) or not callable(view):
+    if not callable(view) and not hasattr(view, "__get__"):
         raise TypeError(
-            f"@idempotent was given {view!r}, which is no view. It decorates a view, and takes its "
-            f"options by name: @idempotent(scope=…)."
+            f"@idempotent was given {view!r}, which is not a view. It decorates a view, and takes "
+            f"its options by name: @idempotent(scope=…)."
         )
+    refuse_what_runs_later(view, "idempotent")
     name = name_of(view)
-    if isinstance(view, type):
-        raise TypeError(
-            f"{name} is a class: decorate the method that needs it, post() for example, or use "
-            f"method_decorator(idempotent, name='post')."
-        )
-    function = inspect.unwrap(view)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{name} is a generator, so it runs after the decorator has ended. A view returns its "
-            f"response."
-        )
     if mode == "atomic":
         _refuse_in_atomic_mode(view, name)
     if not is_async(view) and not is_trial(view):

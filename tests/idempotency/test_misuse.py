@@ -8,7 +8,7 @@ from django.db import transaction
 from django.http import HttpResponse, JsonResponse
 from django.test import RequestFactory
 
-from django_dblock import idempotent
+from django_dblock import IdempotencyKey, idempotent
 from tests.app.idempotent_views import client
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,6 +65,20 @@ def test_async_generator_is_told_at_once():
         @idempotent(mode="lease")
         async def view(request):
             yield b"x"
+
+
+def test_view_that_hides_a_coroutine_is_told_at_the_request():
+    async def work(request):
+        return HttpResponse()
+
+    @idempotent(scope=client)
+    def view(request):
+        return work(request)
+
+    request = RequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
+    with pytest.raises(TypeError, match="coroutine"):
+        view(request)
+    assert not IdempotencyKey.objects.exists()
 
 
 class TestDurable:
