@@ -25,7 +25,7 @@ from django_dblock import (
 from tests.app import idempotent_views as views
 from tests.idempotency import calling, leasing, test_async
 from tests.idempotency.rows import abandoned, make
-from tests.idempotency.test_answer import Turned
+from tests.idempotency.test_stored_response import Turned
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
