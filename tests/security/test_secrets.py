@@ -190,7 +190,7 @@ class TestAtRest:
         settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher
         way()
         found = dump()
-        assert found.count("COPY public.django_dblock_") == 3
+        assert found.count("COPY public.django_dblock_") == 4
         assert IdempotencyKey.objects.exists()
         assert readable(found) == (cipher is None)
 
