@@ -69,6 +69,7 @@ def test_the_code_of_a_page_runs(path, tmp_path, settings, connect):
                 raise
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(900)
 @pytest.mark.django_db(transaction=True)

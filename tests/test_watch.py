@@ -28,7 +28,10 @@ from tests.fencing.running import ROOT, dblock, environment
 from tests.helpers import observe, servers
 from tests.test_inspect import waiter_behind
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.slow,
+]
 
 LEAVE = b"\x1b[?1049l"
 """The terminal's own screen is back."""

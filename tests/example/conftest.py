@@ -58,7 +58,7 @@ def run(start: Start) -> Run:
 
     def run_one(*arguments: str, **more: str) -> tuple[int, str]:
         process = start(*arguments, **more)
-        said, _ = process.communicate(timeout=250)
+        said, _ = process.communicate(timeout=500)
         return process.returncode, said
 
     return run_one

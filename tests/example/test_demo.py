@@ -19,7 +19,7 @@ SMALL = (
 )
 LONG = ("--buyers=20000", "--stock=6", "--processes=2", "--workers=2")
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600), pytest.mark.loss]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600), pytest.mark.loss, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

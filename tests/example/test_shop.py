@@ -9,7 +9,7 @@ from embedded_postgres import Server
 
 from tests.example.helpers import Run, Start, read_until
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600), pytest.mark.slow]
 
 WAITING = "import signal; print('waiting', flush=True); signal.pause()"
 

@@ -17,7 +17,7 @@ from tests.fencing.test_protocol import in_a_thread
 from tests.helpers import observe, servers
 from tests.helpers.servers import crash, need, switched_to
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

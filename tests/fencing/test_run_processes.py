@@ -29,7 +29,7 @@ from tests.fencing.running import (
 )
 from tests.helpers import observe
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.slow]
 
 
 def waits(children=0):

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from urllib.parse import quote
 
+import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import JsonResponse
 from django.test import Client, RequestFactory, override_settings
@@ -16,6 +17,8 @@ from rest_framework.test import APIClient
 from django_dblock import idempotent
 from tests.app.idempotent_views import client
 from tests.app.models import Document
+
+pytestmark = pytest.mark.slow
 
 LATIN = st.text(st.characters(max_codepoint=0xFF))
 """A header or an address as WSGI hands it over: each byte a character."""

@@ -16,7 +16,7 @@ from tests.helpers import observe
 from tests.monitor import axe, scene
 from tests.monitor.conftest import PAGE
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 SHOTS = os.environ.get("DBLOCK_SHOTS")
