@@ -12,7 +12,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
-from django_dblock.core.connection import connection_for
+from django_dblock.core.connection import connection_for, positional
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
 from django_dblock.idempotency.identity import masked
@@ -205,7 +205,7 @@ def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> Lock
         stuck = sorted({row[5] for row in rows if row[16]})
         chain = []
         if stuck:
-            cursor.execute(sql.WAITS_ELSEWHERE, {"pids": stuck})
+            cursor.execute(*positional(sql.WAITS_ELSEWHERE, {"pids": stuck}))
             chain = cursor.fetchall()
     waits = [
         OtherWait(pid, lock, waits_for, waiting, tuple(dict.fromkeys(blocked_by)))
@@ -422,7 +422,7 @@ def fenced_leases(
         "limit": limit,
     }
     with connections[alias_for(using)].cursor() as cursor:
-        cursor.execute(sql.FENCED_LEASES, parameters)
+        cursor.execute(*positional(sql.FENCED_LEASES, parameters))
         rows = cursor.fetchall()
     return [
         FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
@@ -544,7 +544,7 @@ def read_requests(
     """
     parameters = {"id": pk, "limit": limit, "most": MOST_COUNTED}
     with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(idempotency_sql.UNFINISHED, parameters)
+        cursor.execute(*positional(idempotency_sql.UNFINISHED, parameters))
         rows = cursor.fetchall()
     requests = [
         UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps)), namespace))

@@ -6,6 +6,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import named
+from django_dblock.core.connection import positional
 from django_dblock.core.logging import audit_log, doer
 from django_dblock.fencing import store
 from django_dblock.fencing.lease_name import lease_name
@@ -114,7 +115,7 @@ def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> It
         cursor.execute(sql.PURGE_TICKETS)
         found = batch
         while found == batch:
-            cursor.execute(sql.PURGE, {"idle": float(idle), "batch": batch})
+            cursor.execute(*positional(sql.PURGE, {"idle": float(idle), "batch": batch}))
             found = cursor.rowcount
             yield found
 
@@ -127,7 +128,7 @@ def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) ->
     """
     _refuse_early(idle)
     with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(sql.COUNT_IDLE, {"idle": float(idle)})
+        cursor.execute(*positional(sql.COUNT_IDLE, {"idle": float(idle)}))
         [count] = cursor.fetchone()
         return int(count)
 

@@ -9,7 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.advisory.acquire import Request, lock
 from django_dblock.core.application_name import name, named
-from django_dblock.core.connection import connection_for
+from django_dblock.core.connection import connection_for, fetch
 from django_dblock.keys import KeyPart, to_pg_locks
 from django_dblock.sql import inspect as sql
 from django_dblock.testing.leaks import until
@@ -120,9 +120,8 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
 def _backends(request: Request) -> list[tuple[int, bool, bool]]:
     [number] = request.ids
     classid, objid = to_pg_locks(number)
-    with request.connection.cursor() as cursor:
-        cursor.execute(sql.BACKENDS, {"classid": classid, "objid": objid})
-        rows: list[tuple[int, bool, bool]] = cursor.fetchall()
+    parameters = {"classid": classid, "objid": objid}
+    rows: list[tuple[int, bool, bool]] = fetch(request.connection, sql.BACKENDS, parameters)
     return rows
 
 
