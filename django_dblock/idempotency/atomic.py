@@ -1,4 +1,7 @@
-"""Atomic mode: lock, read, run, record, in one transaction. See the protocol in the package."""
+"""Atomic mode: lock, read, run and record in one transaction.
+
+The package's docstring states the protocol.
+"""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -26,9 +29,6 @@ from django_dblock.idempotency.outcome import (
 )
 from django_dblock.sql import idempotency as sql
 
-# The savepoint under which a view runs: its effects can be undone, and the lock kept.
-
-
 _ENDED = (
     "The view has ended the transaction that it runs in, by COMMIT or ROLLBACK past Django, so its "
     "effects and its response can't be committed together, and the lock was free meanwhile. The "
@@ -41,15 +41,16 @@ Connection = Any
 
 
 class Effects:
-    """``transaction.atomic()``, whose SAVEPOINT and RELEASE travel in messages of ours.
+    """The savepoint under which a view runs, so that its effects can be undone without the lock.
 
-    Django's own would cost a round trip each. Its books are kept all the same: the savepoint stands
-    in ``connection.savepoint_ids``, so a rollback to it takes the ``on_commit`` hooks of the view
-    with it.
+    It is a ``transaction.atomic()`` block whose SAVEPOINT and RELEASE travel in messages that are
+    sent anyway. Django's own would cost a round trip each. Django's state is kept: the savepoint
+    stands in ``connection.savepoint_ids``, so a rollback to it discards the view's ``on_commit``
+    hooks too.
 
     Attributes:
-        savepoint: the statement that makes it; to be sent before entering.
-        release: the statement that ends it; :meth:`released` tells that it was sent.
+        savepoint: the statement that makes the savepoint. Send it before the block is entered.
+        release: the statement that ends the savepoint. Call :meth:`released` once it is sent.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -75,7 +76,7 @@ class Effects:
 
     @property
     def broken(self) -> bool:
-        """Whether an error was swallowed, so that nothing of this can be committed."""
+        """Whether the view has swallowed a database error, so that its effects can't commit."""
         connection = self._connection
         driver = connection.connection
         return bool(
@@ -86,30 +87,31 @@ class Effects:
         )
 
     def undo(self) -> None:
-        """Let leaving roll back to the savepoint, and go on after it."""
+        """Make leaving the block roll back to the savepoint."""
         self._connection.needs_rollback = True
 
     def released(self) -> None:
-        """Let leaving send nothing: the savepoint is gone, or COMMIT comes next."""
+        """Make leaving the block send nothing: the savepoint is released, or COMMIT comes next."""
         self._connection.savepoint_ids[-1] = None
 
 
 def run(
     identity: Identity, asked: RequestFingerprint, options: Options, work: Callable[[], Finished]
 ) -> Outcome:
-    """Run the work once, in a transaction of its own, or in the one that is open.
+    """Run the work once, in a transaction of its own or in the open one.
 
     Args:
-        identity: the request.
-        asked: what is asked for.
-        options: how.
-        work: what to run; what it raises goes on, and rolls its effects back.
+        identity: the identity of the request.
+        asked: the fingerprint of the request.
+        options: the options of the view or task.
+        work: the work. An exception that it raises rolls its effects back and is passed on.
 
     Raises:
-        TransactionManagementError: the work claims success, and its effects can't be committed;
-            or the row was written past the lock.
-        LockTableFull, LockDeadlock, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see
-            there.
+        TransactionManagementError: the work reports success, and its effects can't be committed;
+            or somebody has written the row without the lock.
+        LockTableFull, LockDeadlock, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock
+            can't be taken, as :class:`~django_dblock.advisory_lock` says.
+        DamagedAnswer: the stored response can't be read.
     """
     return _Run(identity, asked, options, work).outcome()
 
@@ -170,7 +172,7 @@ class _Run:
         found = store.ask(self.connection, self.identity, self.asked, effects.savepoint)
         known = decide(found, self.identity, resumes=False, refuses=True)
         if self.options.wait and found.waitable:
-            with effects:  # left at once: a lock taken under it would go with it
+            with effects:  # released before the wait: its rollback would free the lock
                 pass
             effects = Effects(self.connection)
             if not self._wait():
@@ -188,7 +190,7 @@ class _Run:
         return known
 
     def _wait(self) -> bool:
-        """Wait for the transaction of whoever works on it to end."""
+        """Wait until the transaction that runs the request ends; return whether it did in time."""
         try:
             acquire.lock(
                 self.identity.lock(self.connection), timeout=self.options.wait, joined=True
@@ -248,6 +250,6 @@ class _Run:
         self.written = True
 
     def _keep(self, effects: Effects) -> None:
-        """Leave a transaction of our own to its COMMIT; in another's, let Django release."""
+        """Leave the savepoint to COMMIT in a transaction of our own; else let Django release it."""
         if not self.joined:
             effects.released()

@@ -1,4 +1,4 @@
-"""A run in lease mode: its claim, its steps, and its answer."""
+"""A run in lease mode: its claim, its steps and its response."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -20,14 +20,14 @@ from django_dblock.sql import idempotency as sql
 
 
 class Lease:
-    """The claim of one run.
+    """The claim that one run holds.
 
     Attributes:
-        identity: the request.
-        claim: row, token, and the steps of earlier runs.
-        lost: the error that this run ended with, once it noticed.
-        completed: whether the answer is recorded and committed, by the view itself.
-        in_doubt: the names of steps that have begun and have not come to their record.
+        identity: the identity of the request.
+        claim: the row's number, token and random identity, and the results of recorded steps.
+        lost: the error of the lost claim, once the run has noticed the loss; else None.
+        completed: whether the view has recorded its response, and that is committed.
+        in_doubt: the names of the steps that have begun and are not recorded.
     """
 
     def __init__(
@@ -49,22 +49,32 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """The seconds for which the claim is surely ours, by this process' own clock."""
+        """The seconds for which nobody can take the claim over, by this process' clock."""
         return max(0.0, self._until - monotonic())
 
     def check(self) -> None:
-        """Raise if the run is over, by what we know without asking."""
+        """Raise if the run has completed, or its lease has run out by our own clock.
+
+        Raises:
+            IdempotencyError: the run has recorded its response already.
+            IdempotencyLeaseLost: the lease has run out.
+        """
         if self.completed:
             raise self._too_late()
         if monotonic() >= self._until:
             raise self._loss("its lease has run out")
 
     def guard(self) -> None:
-        """Hold the row until the open transaction ends."""
+        """Lock the row until the open transaction ends.
+
+        Raises:
+            IdempotencyLeaseLost: another run has taken the request over.
+            IdempotencyError: the run has recorded its response already.
+        """
         self._write(sql.GUARD)
 
     def record(self, name: str, result: Any) -> Any:
-        """Record a step, and renew; return the result as later runs will find it."""
+        """Record a step and renew the lease; return the result as later runs will find it."""
         text, result = dump_steps(name, result)
         before = monotonic()
 
@@ -77,7 +87,7 @@ class Lease:
         return result
 
     def complete(self, response: Any) -> None:
-        """Record the answer, in the open transaction or in its own."""
+        """Record the response, in the open transaction or in one of its own."""
 
         def committed() -> None:
             self.completed = True
@@ -137,14 +147,14 @@ class Lease:
 
 
 class Step:
-    """One recovery point; see :meth:`~django_dblock.idempotency.context.Handle.step`.
+    """One recovery point, made by :meth:`~django_dblock.idempotency.context.Handle.step`.
 
     Attributes:
-        name: of the step.
-        done: whether an earlier run, or an earlier block of this one, has recorded it; False in
-            the block that records it, and after it. A record in an open transaction is not one
-            yet.
-        result: what was recorded, or what to record; JSON.
+        name: the name of the step.
+        done: whether an earlier run, or an earlier block of this run, has recorded the step. False
+            in the block that records it, and after that block. A record in an open transaction
+            does not count yet.
+        result: the recorded result, or the result to record; JSON data.
     """
 
     def __init__(self, lease: Lease | None, name: str) -> None:

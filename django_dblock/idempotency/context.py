@@ -1,4 +1,4 @@
-"""What a view finds as ``request.idempotency``."""
+"""``request.idempotency``: what a view can ask and do about its own request."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ ResponseT = TypeVar("ResponseT")
 
 
 class Handle:
-    """One run of a request, or none where the request is not protected.
+    """The run of a request, as ``request.idempotency`` or as the argument of ``run_once``'s work.
 
-    It is there while the view runs, and no longer. Where there is no key, every method works, and
-    protects nothing: so a view with ``required=False`` reads the same.
+    The handle exists while the view runs. For a request without a key each method works and
+    protects nothing, so a view with ``required=False`` needs no second form.
 
     Attributes:
-        identity: the request; None where it has no key.
-        lease: its claim, in lease mode.
+        identity: the identity of the request; None without a key.
+        lease: the claim of the run in lease mode; else None.
     """
 
     def __init__(
@@ -39,51 +39,55 @@ class Handle:
 
     @property
     def protected(self) -> bool:
-        """Whether a repeat of this request would not be run again."""
+        """Whether a repetition of this request is kept from running again."""
         return self.identity is not None
 
     @property
     def key(self) -> str | None:
-        """The client's key; None where it sent none."""
+        """The client's key; None if the client sent none."""
         return None if self.identity is None else self.identity.key
 
     @property
     def scope(self) -> str | None:
-        """Whose key it is."""
+        """The scope of the client that owns the key; None without a key."""
         return None if self.identity is None else self.identity.scope
 
     @property
     def mode(self) -> str | None:
-        """``"atomic"`` or ``"lease"``; None where the request is not protected."""
+        """``"atomic"`` or ``"lease"``; None if the request is not protected."""
         if self.identity is None:
             return None
         return "atomic" if self.lease is None else "lease"
 
     @property
     def token(self) -> int | None:
-        """The fencing token of this run, in lease mode."""
+        """The fencing token of this run in lease mode; else None.
+
+        A later run of the same request has a greater token. It is never behind the server's clock,
+        in milliseconds since 1970, so the order holds after a restore too.
+        """
         return None if self.lease is None else self.lease.claim.token
 
     def derived_key(self, name: str) -> str:
         """Return a key for another service's own idempotency, one for each name.
 
-        Guaranteed: it is the same in every run of this request, for ever, also after a crash and
-        after the retention, and another for every other request and name. It tells neither scope
-        nor key.
+        Guaranteed: the derived key is the same in each run of this request, permanently, even after
+        a crash and after the retention. It differs for each other request, name and
+        ``DBLOCK_NAMESPACE``. It reveals neither scope nor key.
 
-        Not guaranteed: that the other service remembers it for as long as we do. Without a key of
-        the client's it is a new one each time. ``DBLOCK_NAMESPACE`` goes into it.
+        Not guaranteed: that the other service remembers the derived key as long as this package
+        remembers the request. For a request without a key, each call returns a new one.
 
         Args:
-            name: what it is for, ``"charge"`` for example; any text.
+            name: the use of the key, for example ``"charge"``; any text.
 
         Returns:
-            64 hexadecimal digits, a SHA-256; 32 without a key of the client's.
+            64 hexadecimal digits, a SHA-256; 32 digits for a request without a key.
         """
         return uuid4().hex if self.identity is None else self.identity.derived_key(name)
 
     def step(self, name: str) -> "Step":
-        """Record what a run has done outside, so that the next run need not do it again.
+        """Record an effect in the outside world, so that the next run does not repeat it.
 
         ::
 
@@ -91,24 +95,25 @@ class Handle:
                 if not step.done:
                     step.result = gateway.charge(…, idempotency_key=derived_key("charge"))
 
-        Guaranteed: once the block is left without an error, ``step.result`` is recorded, and every
-        later run finds ``step.done`` and that result. It is recorded only while this run has the
-        request; a block that is entered or left later raises. Inside ``transaction.atomic()`` the
-        record is part of that transaction. The lease is renewed.
+        Guaranteed: when the block is left without an error, ``step.result`` is recorded, and each
+        later run finds ``step.done`` and that result. The record is written only while this run
+        holds the request; a block that is entered or left later raises. Inside
+        ``transaction.atomic()`` the record is part of that transaction. The lease is renewed.
 
-        Not guaranteed: that what the block does happens once. A run that dies in the block, or
-        between its effect and the record, leaves no record: the next run enters it again. Give the
-        other side ``derived_key(name)``, or use ``on_abandoned="refuse"``.
+        Not guaranteed: that the effect of the block happens once. A run that dies in the block, or
+        between the effect and the record, leaves no record, and the next run enters the block
+        again. Pass ``derived_key(name)`` to the other service, or use ``on_abandoned="refuse"``.
 
         Args:
-            name: of the step; each once in a view.
+            name: the name of the step; use each name once in a view.
 
         Raises:
-            TypeError: in atomic mode, where nothing is recorded before the end.
-            IdempotencyLeaseLost: on entering, the lease has run out by our own clock; on leaving,
-                somebody else has taken the request over.
-            IdempotencyError: this run has recorded its answer already.
-            ValueError: the result is not JSON; on leaving.
+            TypeError: the request is in atomic mode, which records nothing before its end.
+            IdempotencyLeaseLost: on entering, the lease has run out by the process' own clock. On
+                leaving, another run has taken the request over.
+            IdempotencyNotReplicated: on leaving, no synchronous standby confirmed the record.
+            IdempotencyError: this run has recorded its response already.
+            ValueError: on leaving, the result is not JSON data.
 
         Source: the recovery points of B. Leach, "Implementing Stripe-like Idempotency Keys in
         Postgres", 2017.
@@ -121,17 +126,19 @@ class Handle:
         return Step(self.lease, name)
 
     def run_step(self, name: str, function: Callable[[], Any]) -> Any:
-        """Call the function unless an earlier run has, and return what it returned then, or now.
+        """Call the function unless an earlier run has; return the result of that call.
 
-        What is guaranteed, and not, is what :meth:`step` says. What is returned is what later runs
-        will find: a tuple is a list, as JSON has it.
+        Guaranteed, and not guaranteed: as of :meth:`step`. The result is returned as later runs
+        will find it: JSON turns a tuple into a list.
 
         Args:
-            name: of the step.
-            function: called without arguments; what it raises is raised, and nothing is recorded.
+            name: the name of the step.
+            function: called without arguments. An exception that it raises is passed on, and
+                nothing is recorded.
 
         Raises:
-            TypeError, IdempotencyLeaseLost, IdempotencyError, ValueError: as :meth:`step`.
+            TypeError, IdempotencyLeaseLost, IdempotencyNotReplicated, IdempotencyError, ValueError:
+                as :meth:`step`.
         """
         with self.step(name) as step:
             if not step.done:
@@ -139,7 +146,7 @@ class Handle:
         return step.result
 
     async def arun_step(self, name: str, function: Callable[[], Awaitable[Any]]) -> Any:
-        """Do the same with an async function; guarantees, arguments and errors are the same."""
+        """Call an async function unless an earlier run has; as :meth:`run_step`."""
         step = self.step(name)
         if not step.done:
             async with step:
@@ -148,19 +155,19 @@ class Handle:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Open a transaction that can't commit once somebody else has taken the request over.
+        """Open a transaction that can't commit after another run has taken the request over.
 
-        Guaranteed: while it is open, nobody takes the request over, even if the lease runs out; so
-        what is written in it is written by the only run there is, or rolled back. It ends with the
-        block, or with the transaction around it.
+        Guaranteed: while the transaction is open, no other run takes the request over, even if the
+        lease runs out. So its writes come from the only run, or are rolled back. The guarantee ends
+        with the block, or with the transaction around it.
 
-        Not guaranteed: that the block runs once in all runs of the request: put a :meth:`step` into
-        it, or write so that twice is as once. In atomic mode, and for a request without a key, it
-        is ``transaction.atomic()`` on the database of ``using``.
+        Not guaranteed: that the block runs once in all runs of the request. Put a :meth:`step` into
+        it, or make its writes idempotent. In atomic mode, and for a request without a key, the
+        block is ``transaction.atomic()`` on the database of ``using``.
 
         Raises:
-            IdempotencyLeaseLost: somebody has taken it over; the block was not run.
-            IdempotencyError: this run has recorded its answer already; likewise.
+            IdempotencyLeaseLost: another run has taken the request over. The block did not run.
+            IdempotencyError: this run has recorded its response already. The block did not run.
 
         Source: PostgreSQL manual, 13.3.2 "Row-Level Locks"; M. Kleppmann, "How to do distributed
         locking", 2016.
@@ -172,41 +179,44 @@ class Handle:
             yield
 
     def complete(self, response: ResponseT) -> ResponseT:
-        """Record the answer now, in the transaction that is open, and return it.
+        """Record the response now, in the open transaction, and return the response.
 
-        So the effects and the answer commit together::
+        Then the effects and the response commit together::
 
             with transaction.atomic():
                 Payment.objects.create(…)
                 return request.idempotency.complete(JsonResponse(…))
 
-        Guaranteed: when that transaction is committed, so is the answer, and every repeat gets it
-        until the retention is over; if it is rolled back, so is the answer. In atomic mode, and
-        without a key, this does nothing: the answer is recorded at the end, or not at all.
+        Guaranteed: the response is committed with that transaction, and each repetition gets it
+        until its retention ends. If the transaction is rolled back, the response is too. In atomic
+        mode, and without a key, this call does nothing: the response is recorded at the end of the
+        view, or not at all.
 
-        Not guaranteed: effects in other transactions. Without it, the answer is recorded after the
-        view has returned; a run that has lost its lease notices then, and effects that it has
-        committed stay.
+        Not guaranteed: effects in other transactions. Without this call, the response is recorded
+        after the view has returned. A run that has lost its lease notices only then, and the
+        effects that it has committed stay.
 
         Args:
-            response: what the view will return; of ``run_once``, the result. Render it before,
-                where its rendering takes long: it is rendered here.
+            response: the response that the view will return; for ``run_once``, the result. The
+                response is rendered here, so render a slow template before the transaction.
 
         Raises:
-            IdempotencyLeaseLost: somebody else has taken the request over. Let it pass: the
-                transaction rolls back, and the client gets the other's answer.
-            IdempotencyError: this run has recorded its answer already.
-            UnstorableResponse: the answer can't be given a second time.
+            IdempotencyLeaseLost: another run has taken the request over. Let the error pass: the
+                transaction rolls back, and the client gets the response of the other run.
+            IdempotencyNotReplicated: no synchronous standby confirmed the commit. The open
+                transaction's atomic block raises it.
+            IdempotencyError: this run has recorded its response already.
+            UnstorableResponse: the response can't be stored.
         """
         if self.lease is not None:
             self.lease.complete(response)
         return response
 
     async def acomplete(self, response: ResponseT) -> ResponseT:
-        """Record the answer now, in a transaction of its own: Django's can't span an await.
+        """Record the response now, in a transaction of its own, because none can span an await.
 
-        So effects that the view has committed before are not part of it; to commit both together,
-        call :meth:`complete` in a sync function, within ``transaction.atomic()``, through
+        Effects that the view has committed before are not part of that transaction. To commit both
+        together, call :meth:`complete` within ``transaction.atomic()`` in a sync function, through
         ``sync_to_async``. Arguments and errors are those of :meth:`complete`.
         """
         return await sync_to_async(self.complete)(response)

@@ -2,7 +2,8 @@
 
 Version 2 is SHA-256 over these parts, each as its length (8 bytes, big-endian) and its bytes: the
 method; the host in lower case, with its port unless that is the scheme's default; the path; the
-query; the media type; the character set, UTF-8 if the request names none that Django knows; then
+query; the media type; the character set, UTF-8 unless the request names another one that Django
+knows; then
 
 - for a multipart body: the name and values of each field, in the order of the names; then the
   field, name, media type, size and SHA-256 of each file. The raw body is not used, because its
@@ -12,7 +13,7 @@ query; the media type; the character set, UTF-8 if the request names none that D
 - the value that ``fingerprint=`` returned, instead of either.
 
 The field ``csrfmiddlewaretoken`` of a form, in either encoding, is left out: each page masks it
-anew. Version 1 had no host. Fingerprints of different versions are not compared.
+differently. Version 1 had no host. Fingerprints of different versions are not compared.
 
 Sources: draft-ietf-httpapi-idempotency-key-header-07, 2.4 "Idempotency Fingerprint"; RFC 9110, 7.1
 "Determining the Target Resource"; WHATWG URL, 5 "application/x-www-form-urlencoded"; Django's

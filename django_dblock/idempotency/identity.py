@@ -1,4 +1,4 @@
-"""Whose request it is, and which: the names that everything else hangs on."""
+"""The identity of a request: its namespace, scope and key; and its fingerprint."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ _SHOWN = 6
 
 
 def masked(key: str) -> str:
-    """Return the beginning of a key: who knows the whole can have the answer."""
+    """Return the beginning of a key. A whole key is a secret: it gives access to the response."""
     return f"{key[: min(_SHOWN, len(key) // 2)]}…"
 
 
@@ -46,11 +46,11 @@ class Identity:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What every error and signal about this request carries."""
+        """The data that each error and signal about this request carries."""
         return {"scope": self.scope, "key": masked(self.key), "using": self.using}
 
     def lock(self, connection: BaseDatabaseWrapper) -> Request:
-        """Return the request for the advisory lock; its label does not tell the whole key."""
+        """Return the request for the advisory lock. Its label shows only the masked key."""
         shown = ("idempotency", self.scope, masked(self.key))
         data = encode(("django_dblock.idempotency", self.scope, self.key))
         key = NamedKey(shown, data, shown)
@@ -62,9 +62,9 @@ class Identity:
         return {"namespace": self.namespace, "scope": self.scope, "key": self.key}
 
     def derived_key(self, name: str) -> str:
-        """Return a key for another service's own idempotency: the same in every run of the request.
+        """Return a key for another service's own idempotency; the same in each run of the request.
 
-        64 hexadecimal digits that tell neither scope nor key.
+        It has 64 hexadecimal digits, which reveal neither scope nor key.
         """
         data = encode(("django_dblock.derived", self.namespace, self.scope, self.key, name))
         return hashlib.sha256(data).hexdigest()
@@ -72,7 +72,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class RequestFingerprint:
-    """What was asked for: its fingerprint, and where, for people."""
+    """The fingerprint of a request, and its method and path for people."""
 
     fingerprint: bytes
     fingerprint_version: int
@@ -80,7 +80,7 @@ class RequestFingerprint:
     path: str = ""
 
     def parameters(self) -> dict[str, Any]:
-        """Put it into the form that the statements take."""
+        """Return the fingerprint in the form that the statements take."""
         return {
             "fingerprint": self.fingerprint.hex(),
             "fingerprint_version": self.fingerprint_version,
@@ -89,20 +89,20 @@ class RequestFingerprint:
         }
 
 
-# Whose key a request's is: nobody else's request may ever meet it.
+# Scopes: the client that owns a key. Two clients must never share one.
 
 
 _MAX_LENGTH = 255
 
-# What stands before the colon keeps the kinds apart: who may choose a text can't write another's.
+# The prefix keeps the kinds apart: a client that chooses its text can't forge another kind's scope.
 _USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
 
 
 def scope_from_user(user: Any, view: str) -> str:
-    """Return the scope of a client that is logged in.
+    """Return the scope of a logged-in user.
 
     Raises:
-        ImproperlyConfigured: it is not, so all strangers would share one.
+        ImproperlyConfigured: the user is anonymous, so all strangers would share one scope.
     """
     pk = getattr(user, "pk", None)
     if pk is None or not getattr(user, "is_authenticated", False):
@@ -184,7 +184,7 @@ def _described(value: Any) -> str:
 
 
 def _fitted(scope: str) -> str:
-    """Return it as it is, or its hash where it would not fit, or could not be stored."""
+    """Return the scope, or its hash if the scope is too long or not printable."""
     if len(scope) <= _MAX_LENGTH and scope.isprintable():
         return scope
     return f"{_HASH}:{sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"

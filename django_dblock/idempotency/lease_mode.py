@@ -1,4 +1,7 @@
-"""Lease mode: claim and commit, run, complete. See the protocol in the package."""
+"""Lease mode: claim and commit, run, complete.
+
+The package's docstring states the protocol.
+"""
 
 import asyncio
 import random
@@ -37,19 +40,19 @@ from django_dblock.idempotency.outcome import (
 from django_dblock.sql import idempotency as sql
 
 Kept = Callable[[Any], dict[str, Any]]
-"""What is kept of a response, in the form of the statements."""
+"""A function from a response to what is stored of it, in the form that the statements take."""
 
 _AT_REST = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
-"""No transaction is open; the latter of a connection that is lost."""
+"""The states without an open transaction; UNKNOWN is that of a lost connection."""
 
 _UNSET: Any = object()
 
 _SHORTEST, _LONGEST = 0.02, 0.5
-"""Seconds between two looks."""
+"""The bounds of the pause between two reads of the row, in seconds."""
 
 
 class Run:
-    """One request in lease mode; the caller sleeps, so that it serves async code, too."""
+    """One request in lease mode. The caller does the sleeping, so async code can use it too."""
 
     def __init__(
         self, identity: Identity, asked: RequestFingerprint, options: Options, kept: Kept
@@ -61,11 +64,13 @@ class Run:
         self._deadline = monotonic() + options.wait
 
     def begin(self) -> Lease | Outcome:
-        """Claim the request, and commit that; or return what it is told.
+        """Claim the request and commit the claim; or return the outcome if it may not run.
 
         Raises:
-            ImproperlyConfigured: a transaction is open, which would undo the claim in a crash.
-            LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+            ImproperlyConfigured: a transaction is open, so a crash would undo the claim.
+            LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock can't be
+                taken, as :class:`~django_dblock.advisory_lock` says.
+            DamagedAnswer: the stored response, or the result of a step, can't be read.
         """
         connection = connections[self.identity.using]
         _refuse_transaction(connection)
@@ -105,14 +110,17 @@ class Run:
         return Lease(self.identity, claimed, options, since, self.kept)
 
     def delay(self, begun: Lease | Outcome) -> float | None:
-        """Return how long to sleep before looking again; None where that would not help."""
+        """Return the seconds to sleep before the next attempt; None if no attempt is left."""
         left = self._deadline - monotonic()
         if not isinstance(begun, Refused) or begun.error.code != "in_progress" or left <= 0:
             return None
         return min(left, random.uniform(_SHORTEST, _LONGEST))  # noqa: S311 - no secret
 
     def finish(self, lease: Lease, finished: Finished) -> Outcome:
-        """Record the answer; or free the request; or find that somebody else has it.
+        """Record the response, or free the request if there is none to store.
+
+        If another run has taken the request over, return that run's response, or that it is still
+        in progress.
 
         Raises:
             TransactionManagementError: the view has left a transaction open.
@@ -142,18 +150,24 @@ class Run:
         return self.after_loss()
 
     def give_up(self, lease: Lease) -> None:
-        """Let the next retry run; but where a step may have had its effect, and is not recorded."""
+        """Let the next retry run, unless a step may have had its effect without being recorded.
+
+        With ``on_abandoned="refuse"`` such a request is left to an operator.
+        """
         doubtful = bool(lease.in_doubt) and self.options.on_abandoned == "refuse"
         statement = sql.ABANDON if doubtful else sql.GIVE_UP
         store.write(self.identity.using, lease.claim, statement)
 
     def try_to_give_up(self, lease: Lease) -> None:
-        """Do the same after an error, which must not be hidden by another; else the lease ends."""
+        """Give the request up after an error, which an error of the database must not hide.
+
+        If the database can't be reached, the claim ends with its lease.
+        """
         with suppress(Error):
             self.give_up(lease)
 
     def after_loss(self) -> Outcome:
-        """Return the winner's answer, or that it is not there yet."""
+        """Return the response of the run that took the request over, or that it is in progress."""
         connection = connections[self.identity.using]
         found = store.look(connection, self.identity, self.asked)
         known = decide(found, self.identity, resumes=True, refuses=False)
@@ -170,14 +184,15 @@ def run(
     """Run the work once, outside of any transaction.
 
     Args:
-        identity: the request.
-        asked: what is asked for.
-        options: how.
-        work: what to run; what it raises goes on, and frees the request.
-        kept: what is kept of a response that the work completes with.
+        identity: the identity of the request.
+        asked: the fingerprint of the request.
+        options: the options of the view or task.
+        work: the work. An exception that it raises frees the request and is passed on.
+        kept: returns what is stored of a response that the work completes with.
 
     Raises:
         ImproperlyConfigured: a transaction is open.
+        TransactionManagementError: the work has left a transaction open.
     """
     this = Run(identity, asked, options, kept)
     while (delay := this.delay(begun := this.begin())) is not None:
@@ -205,17 +220,17 @@ async def arun(  # noqa: PLR0913 - the last by name
     *,
     shield: bool = False,
 ) -> Outcome:
-    """Do the same with async work.
+    """Run async work once, outside of any transaction; as :func:`run`.
 
-    Where the work ends in a cancellation, its claim is not given up and stays until its lease ends:
+    If the work ends in a cancellation, its claim is not given up and stays until its lease ends:
     threads that the work has started can't be cancelled and may still be writing.
 
     Args:
-        identity: the request.
-        asked: what is asked for.
-        options: how.
-        work: what to run.
-        kept: what is kept of a response that the work completes with.
+        identity: the identity of the request.
+        asked: the fingerprint of the request.
+        options: the options of the view or task.
+        work: the async work.
+        kept: returns what is stored of a response that the work completes with.
         shield: whether a cancellation waits for the work, until the lease has run out. Django
             cancels a view whose client has gone, and the client will repeat its request.
     """
@@ -285,7 +300,7 @@ async def _shielded(
 
 
 def _refuse_transaction(connection: Any) -> None:
-    """Raise if a transaction is open, but for TestCase's, as ``atomic(durable=True)``."""
+    """Raise ImproperlyConfigured if a transaction other than TestCase's is open."""
     if in_callers_transaction(connection):
         raise ImproperlyConfigured(
             f"@idempotent(mode='lease') was reached inside an open transaction on database "
@@ -297,7 +312,7 @@ def _refuse_transaction(connection: Any) -> None:
 
 
 def _refuse_left_open(connection: Any) -> None:
-    """Raise if the answer would be written into a transaction that nobody is to commit."""
+    """Raise TransactionManagementError if the view has left a transaction open."""
     if in_testcase(connection):
         return
     driver = connection.connection

@@ -26,7 +26,7 @@ _STATUSES = range(200, 600)
 
 
 class _Resolvable(NamedTuple):
-    """A request that may be resolved: its name for people, and what the row says."""
+    """A request that may be resolved: its name for people, and values of its row."""
 
     name: str
     facts: dict[str, str]
@@ -36,7 +36,7 @@ class _Resolvable(NamedTuple):
     owner: str
 
 
-def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
+def resolve_idempotency_key(  # noqa: PLR0913 - a response has parts
     pk: int,
     *,
     outcome: Literal["retry", "done"],
@@ -48,44 +48,45 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
     by: str | None = None,
     using: str | None = None,
 ) -> None:
-    """Decide what becomes of a request that was begun and not ended, after having looked into it.
+    """Resolve a request that was begun and has not ended, after you have looked into it.
 
-    ``outcome="retry"`` frees it: the next repeat by its client runs, after the last step that was
-    recorded. ``outcome="done"`` records an answer, which every repeat gets from then on.
+    ``outcome="retry"`` frees the request: the next repetition by its client runs, after the last
+    recorded step. ``outcome="done"`` records a response, which each later repetition gets.
 
-    Guaranteed: whoever had the request is fenced off. What it still writes under
-    ``request.idempotency.guard()`` or with ``complete()`` is rolled back. A request that runs, by
-    its lease, or that was taken over meanwhile, is not touched. In an open transaction it holds
-    when that commits.
+    Guaranteed: the last holder of the request is fenced off. What it still writes under
+    ``request.idempotency.guard()`` or with ``complete()`` is rolled back. A request whose lease
+    runs, or that was taken over meanwhile, is not changed. In an open transaction, the guarantee
+    begins with its commit.
 
-    Not guaranteed: that the old worker stops, nor that what it did outside is undone; that is what
-    to look for before. The steps of a freed request are remembered until its retention, which
-    begins now, is over.
+    Not guaranteed: that the old worker stops, or that its effects outside are undone. Look for
+    those before. The steps of a freed request are kept until its retention ends, which begins now.
 
-    Each request that was resolved is logged as a warning by ``django_dblock.audit``, when that
-    commits; in a transaction without autocommit, at once.
+    ``django_dblock.audit`` logs each resolved request as a warning, when the transaction commits;
+    in a transaction without autocommit, at once.
 
     Args:
-        pk: the row's, as ``dblock list --kind idempotency`` shows it.
+        pk: the row's number, as ``dblock list --kind idempotency`` shows it.
         outcome: ``"retry"`` or ``"done"``.
-        status_code: of the answer, 200 to 599; for ``"done"``.
-        body: of the answer, likewise; stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says. Of
-            ``run_once``: the result as JSON, with 200.
-        content_type: of the body, where there is one.
-        token: the token that was seen with the request: resolve it only if it is still that.
-        ttl: how long to keep it, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` if not given.
-        by: who does this, for the audit log; the database role if not given.
+        status_code: the response's status for ``"done"``, 200 to 599.
+        body: the response's body for ``"done"``, stored as ``DBLOCK_IDEMPOTENCY_CIPHER`` says. For
+            a request of ``run_once``: the result as JSON, with status 200.
+        content_type: the media type of the body.
+        token: resolve the request only if it still has this token, which you have seen.
+        ttl: how long to keep the row, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` by
+            default.
+        by: the person who decides, for the audit log; the database role by default.
         using: the database alias, as in ``idempotent``.
 
     Raises:
-        ValueError: an argument is none of these; before any SQL, but for a result that is not JSON.
-        UnstorableResponse: the body is too large, or the content type could not be sent;
-            likewise.
+        ValueError: an argument is invalid. Raised before any SQL, except for a result that is not
+            JSON.
+        UnstorableResponse: the body is too large, or the content type can't be sent. Raised before
+            any SQL.
         django.core.exceptions.ObjectDoesNotExist: there is no such row; it is
             ``IdempotencyKey.DoesNotExist``.
-        IdempotencyInProgress: somebody is at work on the request.
-        IdempotencyError: it has an answer already, or somebody else was here meanwhile.
-        UnsupportedDatabase: the alias is not PostgreSQL's.
+        IdempotencyInProgress: the request is running.
+        IdempotencyError: the request has a response already, or its claim has changed meanwhile.
+        UnsupportedDatabase: the alias is not a PostgreSQL database.
 
     Source: M. Kleppmann, "How to do distributed locking", 2016: fencing tokens.
     """
@@ -103,7 +104,7 @@ def resolve_idempotency_key(  # noqa: PLR0913 - an answer has parts
         return
     raise IdempotencyError(
         f"{found.name} was taken over meanwhile, and was not touched. 'dblock list --kind "
-        f"idempotency' shows who has it now.",
+        f"idempotency' shows its holder.",
         **found.facts,
     )
 
@@ -194,27 +195,28 @@ BATCH = 1_000
 def purge_idempotency_keys(
     *, batch: int = BATCH, abandoned: bool = True, using: str | None = None
 ) -> int:
-    """Remove the requests whose retention is over; return how many.
+    """Remove the requests whose retention has ended; return how many were removed.
 
-    Guaranteed: a request that runs now, by its lease, stays; so does one that waits for a person
-    (``on_abandoned="refuse"``). A removed key is as new, as it was from the end of its retention
-    on. Any number of purges may run at once, beside all traffic: rows that somebody has locked are
-    passed over, and each batch is a commit of its own. Who repeats a key that is just being removed
-    waits for that batch, some milliseconds.
+    Guaranteed: a request whose lease runs is not removed, nor is one that waits for an operator
+    (``on_abandoned="refuse"``). A removed key is a new key, as it was since its retention ended.
+    Several purges may run at once, beside all traffic: locked rows are skipped, and each batch is a
+    commit of its own. A repetition of a key that is being removed waits for that batch, which takes
+    some milliseconds.
 
-    Not guaranteed: that nothing is left. What was locked, or expires meanwhile, goes with the next
-    purge. Nor that the file gets smaller: its pages are used again (PostgreSQL manual, 24.1.2).
+    Not guaranteed: that no expired row is left. Rows that were locked, or that expire meanwhile,
+    are removed by the next purge. Nor that the table's file gets smaller: its pages are used again
+    (PostgreSQL manual, 24.1.2).
 
     Args:
-        batch: how many rows go in one commit, from 1.
-        abandoned: also requests whose worker was lost and that nobody has repeated in time; False
-            leaves them for a person to look at.
+        batch: the number of rows in one commit, 1 or more.
+        abandoned: whether to remove requests whose worker was lost and that no client has repeated
+            in time. False leaves them to an operator.
         using: the database alias, as in ``idempotent``.
 
     Raises:
-        ValueError: ``batch`` is less than 1; before any SQL.
-        TransactionManagementError: a transaction is open; likewise.
-        UnsupportedDatabase: the alias is not PostgreSQL's.
+        ValueError: ``batch`` is less than 1. Raised before any SQL.
+        TransactionManagementError: a transaction is open. Raised before any SQL.
+        UnsupportedDatabase: the alias is not a PostgreSQL database.
 
     Source: PostgreSQL manual, "SELECT, The Locking Clause" (SKIP LOCKED), 24.1.2 "Recovering Disk
     Space".
@@ -225,10 +227,10 @@ def purge_idempotency_keys(
 def purge_in_batches(
     *, batch: int = BATCH, abandoned: bool = True, using: str | None = None
 ) -> Iterator[int]:
-    """Do the same one commit at a time; yield how many rows went in each.
+    """Purge one batch at a time; yield the number of rows that each commit has removed.
 
-    Guarantees and arguments are those of :func:`django_dblock.purge_idempotency_keys`. Whoever
-    takes no more batches ends the purge; what is removed by then is committed.
+    Guarantees and arguments are those of :func:`django_dblock.purge_idempotency_keys`. A caller
+    that takes no further batch ends the purge; the batches before are committed.
 
     Raises:
         ValueError, TransactionManagementError, UnsupportedDatabase: as
@@ -241,22 +243,22 @@ def purge_in_batches(
     parameters = {"batch": batch, "abandoned": abandoned, "now": _now(connection)}
     removed, latest = batch, "-infinity"
     while removed == batch:
-        _refuse_transaction(connection)  # whoever takes the batches may have begun one
+        _refuse_transaction(connection)  # the caller may have begun one between two batches
         removed, latest = _remove(connection, {**parameters, "after": latest})
         yield removed
 
 
 def count_expired_idempotency_keys(*, abandoned: bool = True, using: str | None = None) -> int:
-    """Return how many requests a purge would remove now; it removes nothing.
+    """Return how many requests a purge would remove now. Removes nothing.
 
-    Not guaranteed: that a purge after it removes as many.
+    Not guaranteed: that a later purge removes as many.
 
     Args:
         abandoned: as of :func:`django_dblock.purge_idempotency_keys`.
-        using: likewise.
+        using: the database alias, as in ``idempotent``.
 
     Raises:
-        UnsupportedDatabase: the alias is not PostgreSQL's.
+        UnsupportedDatabase: the alias is not a PostgreSQL database.
     """
     connection = connections[alias_for(using)]
     parameters = {"abandoned": abandoned, "now": _now(connection)}
@@ -270,7 +272,7 @@ def _now(connection: BaseDatabaseWrapper) -> str:
 
 
 def _remove(connection: BaseDatabaseWrapper, parameters: dict[str, Any]) -> tuple[int, str]:
-    """Remove one batch; return how many rows went, and when the last one of them expired."""
+    """Remove one batch; return the number of rows, and the latest expiry among them."""
     while True:
         try:
             [(removed, latest, _)] = fetch(connection, sql.PURGE, parameters)

@@ -1,4 +1,4 @@
-"""What a run came to, and what a request is told."""
+"""The outcome of a request: done, replayed or refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,14 @@ _LONGEST_WAIT = 5
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How the work ended.
+    """The end of the work.
 
     Attributes:
-        result: what goes back to the caller.
-        answer: what is kept of it, in the form of the statements; None frees the key.
-        keep_effects: whether what it has written is committed; never without an answer.
-        failed: whether it claims no success, so that undoing its effects contradicts nobody.
+        result: the result for the caller.
+        answer: what is stored of the result, in the form that the statements take; None frees the
+            key.
+        keep_effects: whether the effects of the work are committed; never without an answer.
+        failed: whether the result reports a failure, so that its effects may be rolled back.
     """
 
     result: Any
@@ -39,7 +40,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The work was run; ``kept`` where its answer is."""
+    """The work has run; ``kept`` says whether its response is stored."""
 
     result: Any
     kept: bool
@@ -47,14 +48,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """It was run before; this was its answer."""
+    """The work has run before; ``answer`` is its stored response."""
 
     answer: StoredResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It was not run."""
+    """The work has not run, or its commit is not safe; ``error`` says why."""
 
     error: IdempotencyError
 
@@ -63,13 +64,13 @@ Outcome = Done | Replayed | Refused
 
 
 def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) -> Outcome | None:
-    """Return what the request is told without running anything; None where it may run.
+    """Return the outcome of a request that may not run; None if it may.
 
     Args:
-        found: what is known of it.
-        identity: the request.
-        resumes: whether this run could go on after the steps of another.
-        refuses: whether what was abandoned is for a person.
+        found: the state of the request.
+        identity: the identity of the request.
+        resumes: whether a run can continue after the recorded steps of another run.
+        refuses: whether an abandoned request is left to an operator.
     """
     facts = identity.facts
     name = f"Idempotency key {facts['key']} of {facts['scope']}"
@@ -106,7 +107,7 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
 
 
 def in_progress(identity: Identity, remaining: int) -> IdempotencyInProgress:
-    """Return the error for a request that somebody is at work on."""
+    """Return the error for a request that is running."""
     facts = identity.facts
     return IdempotencyInProgress(
         f"Idempotency key {facts['key']} of {facts['scope']}: the same request is being worked on "
@@ -120,7 +121,7 @@ def in_progress(identity: Identity, remaining: int) -> IdempotencyInProgress:
 
 
 def tell(signal: Signal, identity: Identity, mode: str, **more: object) -> None:
-    """Send it, where somebody listens."""
+    """Send a signal about the request, if it has receivers."""
     if signal.receivers:
         from django_dblock.models import IdempotencyKey
 
@@ -128,7 +129,7 @@ def tell(signal: Signal, identity: Identity, mode: str, **more: object) -> None:
 
 
 def tell_outcome(outcome: Outcome, identity: Identity, mode: str) -> None:
-    """Send what a request came to."""
+    """Send the signal of the outcome, if it has receivers."""
     if isinstance(outcome, Done):
         if outcome.kept:
             tell(signals.idempotent_executed, identity, mode)

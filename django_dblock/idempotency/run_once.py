@@ -1,4 +1,4 @@
-"""``run_once``: the same guarantee without HTTP, for tasks, consumers and commands."""
+"""``run_once``: the guarantee of ``@idempotent`` for tasks, consumers and commands."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -35,44 +35,52 @@ def run_once(  # noqa: PLR0913 - all but the key by name
     fingerprint: Any = None,
     using: str | None = None,
 ) -> Any:
-    """Run work once for a key, and return its result; again, return the first result.
+    """Run work once for a key and return its result; return the first result to each repetition.
 
-    Guaranteed in atomic mode: what the work writes in the database of ``using`` is committed with
-    its result or not at all, and once for each key within ``ttl``. Inside an open transaction that
-    is when the outermost one commits, and until then the key is locked. What the work raises is
-    raised, and nothing is kept. In lease mode: as of :func:`~django_dblock.idempotent`.
+    Guaranteed in atomic mode: the writes of the work in the database of ``using`` are committed
+    with its result or not at all, and once for each key within ``ttl``. Inside an open transaction
+    that happens when the outermost one commits; until then the key is locked. An exception of the
+    work is raised, and nothing is stored. Guaranteed in lease mode: what
+    :func:`~django_dblock.idempotent` guarantees in its lease mode.
 
-    Not guaranteed: anything about the outside world, and other database aliases. When ``ttl`` is
-    over, the work runs again.
+    Not guaranteed: anything about the outside world, or about other database aliases. When ``ttl``
+    has passed, the work runs again.
 
     Args:
-        key: the parts of the key, as of an :func:`~django_dblock.advisory_lock`.
+        key: the parts of the key, as of an :class:`~django_dblock.advisory_lock`. A job that runs
+            once a day has the date among them: ``run_once("settlement", date, work=…)``.
         work: called without arguments; in lease mode with the
-            :class:`~django_dblock.idempotency.context.Handle`. What it returns must be JSON, and is
-            returned as JSON brings it back.
+            :class:`~django_dblock.idempotency.context.Handle`. Its result must be JSON data, and is
+            returned as JSON restores it: a tuple becomes a list.
         mode: ``"atomic"``, or ``"lease"`` for work that calls the outside world.
-        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
-        wait: seconds to wait for the same work that is running; 0 raises at once.
+        ttl: how long the result is stored, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL``
+            (24 h) by default.
+        wait: the seconds to wait while the same work is running; 0 raises at once.
         lease: in lease mode, how long a run may be silent before it counts as dead, a timedelta or
-            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60).
-        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``, as of
+            seconds; ``DBLOCK_IDEMPOTENCY_LEASE`` (60) by default.
+        on_abandoned: what the repetition of a dead run does: ``"takeover"`` or ``"refuse"``, as of
             :func:`~django_dblock.idempotent`.
         fingerprint: JSON data that describes the work, for example a message. The same key with
             other data raises IdempotencyKeyReused.
-        using: the database alias, likewise.
+        using: the database alias; ``DBLOCK_DATABASE`` by default, else the one to which the router
+            writes :class:`~django_dblock.IdempotencyKey`.
 
     Raises:
         IdempotencyInProgress: the same work is running now.
-        IdempotencyKeyReused: the key was used for something else.
-        IdempotencyAbandoned: its last run died, and a person has to look.
+        IdempotencyKeyReused: the key was used with another ``fingerprint=``.
+        IdempotencyAbandoned: the last run died, and ``on_abandoned="refuse"`` leaves the key to an
+            operator.
+        IdempotencyNotReplicated: the result is committed, but no synchronous standby confirmed it.
         TooManyIdempotencyKeys: there are as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS``
-            allows; all keys of ``run_once`` are of one scope.
-        UnstorableResponse: the result is not JSON, or too large; nothing was kept.
+            allows; all keys of ``run_once`` share one scope.
+        UnstorableResponse: the result is not JSON data, or is too large. Nothing was stored.
+        DamagedAnswer: the stored result can't be read.
         ImproperlyConfigured: in lease mode, a transaction is open.
         TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
             nothing it wrote can be committed.
-        TypeError, ValueError: the key or an argument can't be one; before any SQL.
-        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: see there.
+        TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: the lock can't be
+            taken, as :class:`~django_dblock.advisory_lock` says.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; the protocol is that of
     :mod:`django_dblock.idempotency`.
@@ -102,19 +110,19 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     fingerprint: Any = None,
     using: str | None = None,
 ) -> Any:
-    """Run async work once for a key, in lease mode, and return its result, or the first one.
+    """Run async work once for a key, in lease mode; return its result, or the first result.
 
-    Guaranteed, and not: as :func:`run_once` with ``mode="lease"``; atomic mode can't be had, since
-    Django's transactions can't span an await. A run that is cancelled frees its key.
+    Guaranteed, and not guaranteed: as of :func:`run_once` with ``mode="lease"``. There is no atomic
+    mode, because Django's transactions can't span an await. A run that is cancelled frees its key.
 
     Args:
         key: the parts of the key.
-        work: called with the :class:`~django_dblock.idempotency.context.Handle`, and awaited; what
-            it returns must be JSON.
-        ttl: how long the result is kept, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL`` (24 h).
-        wait: seconds to wait for the same work that is running; 0 raises at once.
+        work: called with the :class:`~django_dblock.idempotency.context.Handle`, and awaited. Its
+            result must be JSON data.
+        ttl: how long the result is stored, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_TTL``.
+        wait: the seconds to wait while the same work is running; 0 raises at once.
         lease: how long a run may be silent, a timedelta or seconds; ``DBLOCK_IDEMPOTENCY_LEASE``.
-        on_abandoned: what the repeat of a dead run does: ``"takeover"`` or ``"refuse"``.
+        on_abandoned: what the repetition of a dead run does: ``"takeover"`` or ``"refuse"``.
         fingerprint: JSON data that describes the work, for example a message. The same key with
             other data raises IdempotencyKeyReused.
         using: the database alias.
@@ -136,10 +144,10 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
 
 
 def identity_of(key: tuple[Any, ...], using: str | None) -> Identity:
-    """Return under which scope and key the run of a key stands in the table."""
+    """Return the identity under which ``run_once`` stores the result of a key."""
     found = named(key)
     text = ":".join(found.texts)
-    # The text for people, the digest for the rest: texts of different keys can be the same.
+    # The text is for people. The digest identifies: different keys can have the same text.
     shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
     return Identity(SCOPE, shown, store.alias_for(using))
 

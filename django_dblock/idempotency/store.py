@@ -1,4 +1,4 @@
-"""The table's answers: what is known of a request, and what became of a write."""
+"""The results of the table: the state of a request, and whether a write took effect."""
 
 import json
 import math
@@ -25,18 +25,19 @@ State = Literal["new", "done", "leased", "expired", "free", "abandoned"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of a request at the moment of asking.
+    """The state of a request at the moment when its row was read.
 
     Attributes:
-        state: ``new`` where there is no row; see :func:`_state`.
-        locked: whether nobody else works on it, and nobody will before our transaction ends.
-        full: whether its scope has as many live keys as it may.
-        id: of the row; 0 without one.
-        token: of the latest claim.
+        state: ``new`` if there is no row; else as :func:`_state` derives it.
+        locked: whether our transaction holds the advisory lock, so that no other one runs the
+            request.
+        full: whether the scope has as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS`` allows.
+        id: the row's number; 0 without a row.
+        token: the token of the latest claim.
         claim: the random identity of the latest claim; None if the latest run had none.
         same: False if the stored fingerprint shows that the key belongs to another request.
         remaining: whole seconds until the lease ends.
-        answer: the first one, where it may be given.
+        answer: the stored response, if it may be replayed.
         unconfirmed: whether no synchronous standby has confirmed the commit of the answer.
     """
 
@@ -53,12 +54,12 @@ class Found:
 
     @property
     def another(self) -> bool:
-        """Whether the key belongs to another request; one that is over has none."""
+        """Whether the key belongs to another request. An expired key belongs to no request."""
         return not self.same and self.state not in ("new", "expired")
 
     @property
     def waitable(self) -> bool:
-        """Whether the transaction that has the lock may bring the answer."""
+        """Whether waiting for the holder of the lock can bring a response."""
         return not self.locked and self.answer is None and not self.another
 
 
@@ -69,7 +70,7 @@ class Claim(NamedTuple):
         id: the row's primary key.
         token: the fencing token.
         claim: the random identity of this claim.
-        steps: the results that are recorded, by name.
+        steps: the recorded results, by the name of the step.
     """
 
     id: int
@@ -86,7 +87,7 @@ def alias_for(using: str | None) -> str:
     """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the table.
 
     Raises:
-        UnsupportedDatabase: it is not PostgreSQL.
+        UnsupportedDatabase: the alias is not a PostgreSQL database.
     """
     from django_dblock.models import IdempotencyKey  # the app registry may come after decorators
 
@@ -96,16 +97,19 @@ def alias_for(using: str | None) -> str:
 def ask(
     connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
 ) -> Found:
-    """Try for the lock, and read the row: one message. Opens the transaction that is owed.
+    """Try to take the lock, and read the row, in one message that also begins the transaction.
 
     Args:
-        connection: in an atomic block.
-        identity: the request.
-        asked: what is asked for.
-        then: statements without rows that go with it.
+        connection: a connection in an atomic block.
+        identity: the identity of the request.
+        asked: the fingerprint of the request.
+        then: statements without rows, for the same message.
 
     Raises:
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock can't be
+            taken, as :class:`~django_dblock.advisory_lock` says.
+        DamagedAnswer: the stored response can't be read.
+        ImproperlyConfigured: the stored response is encrypted, and no cipher is set.
     """
     statements, parameters = _reading(identity)
     locked, answers = acquire.try_lock_and(
@@ -117,7 +121,7 @@ def ask(
 def ask_again(
     connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
 ) -> Found:
-    """Read the row, under the lock that is had."""
+    """Read the row while this transaction holds the lock. Raises as :func:`ask` for a response."""
     statements, parameters = _reading(identity)
     answers = exchange(connection, *statements, *then, parameters=parameters)
     return _found(answers, identity, asked, locked=True)
@@ -135,13 +139,13 @@ def record(  # noqa: PLR0913 - what an answer is kept with
     """Write the response in the open transaction; return whether nobody else has.
 
     Args:
-        connection: with the open transaction.
-        identity: the request.
-        asked: what was asked for.
-        answer: in the form of the statement.
-        then: statements without rows that go with it.
-        ttl: seconds to keep it.
-        new: whether no row was there when it was read.
+        connection: the connection with the open transaction.
+        identity: the identity of the request.
+        asked: the fingerprint of the request.
+        answer: the response, in the form that the statement takes.
+        then: statements without rows, for the same message.
+        ttl: the seconds for which to keep the response.
+        new: whether there was no row when it was read.
     """
     parameters = {**identity.parameters(), "ttl": str(ttl), **asked.parameters(), **answer}
     statement = sql.RECORD_NEW if new else sql.RECORD_AGAIN
@@ -186,11 +190,14 @@ def claim(  # noqa: PLR0913 - what a claim is made of
     lease: float,
     ttl: float | None,
 ) -> Claim | None:
-    """Write a claim in the open transaction; None where somebody was faster, or holds the row.
+    """Write a claim in the open transaction; return None if another run was faster.
+
+    It also returns None while a transaction of the last holder has the row locked.
 
     Raises:
-        DamagedAnswer: the result of a step can't be read; let it undo the claim.
-        ImproperlyConfigured: likewise, as there is no cipher.
+        DamagedAnswer: the result of a step can't be read. Let the error roll the claim back.
+        ImproperlyConfigured: the result of a step is encrypted, and no cipher is set. Let the error
+            roll the claim back.
     """
     parameters = {
         **identity.parameters(),
@@ -214,21 +221,21 @@ def claim(  # noqa: PLR0913 - what a claim is made of
 
 
 def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool:
-    """Run a statement that is about a claim; whether the claim still holds.
+    """Run a statement that names a claim in its WHERE; return whether the claim still holds.
 
-    In an open transaction it is part of that; else it commits by itself.
+    Inside an open transaction the statement is part of it; else the statement commits by itself.
     """
     return bool(fetch(connections[using], statement, {**claimed.parameters(), **parameters}))
 
 
 def look(connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint) -> Found:
-    """Read the row without the lock: what became of it, and not what may be done."""
+    """Read the row without the lock: enough to report its state, not enough to run the request."""
     rows = fetch(connection, sql.READ, identity.parameters())
     return _found([rows], identity, asked, locked=True)
 
 
 def is_completed(using: str, claimed: Claim) -> bool:
-    """Whether the answer that is there is this claim's."""
+    """Return whether the stored response was written by this claim."""
     return bool(fetch(connections[using], sql.IS_COMPLETED, claimed.parameters()))
 
 
@@ -270,7 +277,7 @@ def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
 def _found(
     answers: list[Rows], identity: Identity, asked: RequestFingerprint, *, locked: bool
 ) -> Found:
-    """Read the rows: text where they came by one message, else what the driver makes of them."""
+    """Read the rows. Values are text if they came in one message, else typed by the driver."""
     rows, *more = answers
     full = more == [[("true",)]]
     if not rows:
@@ -338,10 +345,10 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
 
 
 def _state(*, completed: bool, over: bool | None, remaining: float | None) -> State:
-    """Say what a row is.
+    """Return the state of a row.
 
-    A finished request is over when its retention is; an unfinished one is somebody's until its
-    lease ends, and after that abandoned, unless it was given up properly: free.
+    A completed request expires when its retention ends. An unfinished request is leased until its
+    lease ends. After that it is abandoned, or free if its run has given it up.
     """
     if completed and not over:
         return "done"
@@ -364,5 +371,5 @@ def _bytes(value: Any) -> bytes:
 
 
 def _truth(value: Any) -> bool | None:
-    """Return a boolean of the server's, as text or not."""
+    """Return a boolean of the server, which may be text."""
     return value if value is None or isinstance(value, bool) else value == "t"

@@ -1,4 +1,4 @@
-"""The statements of the requests that happen once: see :mod:`django_dblock.idempotency`.
+"""The statements of idempotent requests; :mod:`django_dblock.idempotency` states the protocol.
 
 PostgreSQL manual: 13.2.1 "Read Committed Isolation Level"; "INSERT, ON CONFLICT Clause".
 
@@ -70,7 +70,7 @@ SELECT CASE WHEN EXISTS (
 ) END
 """
 
-# The view's effects are undone to here, where its answer is kept without them.
+# The savepoint to which the view's effects are rolled back if only its response is stored.
 SAVEPOINT = "SAVEPOINT {name}"
 RELEASE = "RELEASE SAVEPOINT {name}"
 
@@ -99,8 +99,8 @@ RECORD_NEW = RECORD_AND_COMMIT.replace(
     "RETURNING", "ON CONFLICT (namespace, scope, key) DO NOTHING\nRETURNING"
 )
 
-# The same where there was one that is over, and may be purged by now. It was read under the lock:
-# should it not be, somebody writes past the lock, and no row comes back.
+# The response, where an expired row was read, which may be purged by now. The row was read under
+# the lock, so if it has not expired any more, somebody writes past the lock, and no row comes back.
 RECORD_AGAIN = """
 INSERT INTO django_dblock_idempotencykey AS request (
     namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
@@ -160,10 +160,11 @@ RETURNING id::text, token::text, claim::text, steps::text, CASE
 END
 """
 
-# A claim on one that has: the next token fences off whoever had it. What is over begins anew; what
-# was left unfinished goes on after its last step. Where a transaction of the last holder is open,
-# the row is locked, and passed over here. Who completes does so past the advisory lock: what was
-# unfinished when it was read may have its answer by now, and that stays.
+# A claim on a request that has a row: the greater token fences the last holder off. An expired
+# request starts from the beginning; an unfinished one continues after its last step. While a
+# transaction of the last holder is open, the row is locked, and this statement skips it. A run
+# completes its request without the advisory lock, so a request that was read as unfinished may have
+# its response by now. That response stays.
 CLAIM_AGAIN = """
 UPDATE django_dblock_idempotencykey SET
     fingerprint = decode(%(fingerprint)s, 'hex'),
@@ -198,8 +199,8 @@ RETURNING id::text, token::text, claim::text, steps::text, CASE
 END
 """
 
-# A recovery point, and a sign of life. Nobody else has the request while the token is ours, even
-# if the lease has run out.
+# A recovery point, which renews the lease too. While the claim is ours, no other run holds the
+# request, even if the lease has run out.
 STEP = """
 UPDATE django_dblock_idempotencykey SET
     steps = steps || %(step)s::jsonb,
@@ -212,7 +213,7 @@ RETURNING id::text, CASE
 END
 """
 
-# Nobody takes the request over before this transaction ends.
+# Keep other runs from taking the request over before this transaction ends.
 GUARD = """
 SELECT id::text
 FROM django_dblock_idempotencykey
@@ -221,7 +222,7 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
 FOR NO KEY UPDATE
 """
 
-# The answer, in the effects' transaction or in its own.
+# The response, in the transaction of the effects or in one of its own.
 COMPLETE = """
 UPDATE django_dblock_idempotencykey SET
     status_code = %(status_code)s,
@@ -239,7 +240,7 @@ RETURNING id::text, CASE
 END
 """
 
-# Whether the answer that is there is the claim's own.
+# Whether the stored response is the claim's own.
 IS_COMPLETED = """
 SELECT id::text
 FROM django_dblock_idempotencykey
@@ -247,8 +248,8 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
     AND completed_at IS NOT NULL
 """
 
-# The run has ended without an answer to keep: the next retry may run at once, after the last step
-# that is recorded. Without any there is nothing to remember.
+# The run has ended without a response to store: the next retry may run at once, after the last
+# recorded step. Without a recorded step there is nothing to remember, and the row is removed.
 GIVE_UP = """
 WITH gone AS (
     DELETE FROM django_dblock_idempotencykey
@@ -261,7 +262,7 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
 RETURNING id::text
 """
 
-# The run has ended in the middle of a step, and nobody knows whether that had its effect.
+# The run has ended in the middle of a step, and it is unknown whether the step had its effect.
 ABANDON = """
 UPDATE django_dblock_idempotencykey SET locked_until = clock_timestamp()
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid

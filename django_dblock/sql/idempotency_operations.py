@@ -112,10 +112,10 @@ FROM django_dblock_idempotencykey
 WHERE id = %(id)s
 """
 
-# A person frees a request: the next repeat goes on after its last step. The token is passed, so
-# whoever had it can neither record, nor commit under a guard. Its retention counts from now. Should
-# somebody have taken it over since it was read, the token is another, or the lease runs, and no row
-# comes back.
+# An operator frees a request: the next repetition continues after its last step. The token is
+# advanced and the claim removed, so the last holder can neither record nor commit under a guard.
+# The retention counts from now. If another run has taken the request over since the row was read,
+# the token differs or the lease runs, and no row comes back.
 RETRY = """
 UPDATE django_dblock_idempotencykey
 SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
@@ -128,7 +128,7 @@ WHERE id = %(id)s AND token = %(token)s AND claim IS NOT DISTINCT FROM %(claim)s
 RETURNING id
 """
 
-# A person answers a request: likewise, and each repeat gets this answer.
+# An operator records the response of a request, under the same conditions.
 ANSWER = """
 UPDATE django_dblock_idempotencykey
 SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
