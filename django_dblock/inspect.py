@@ -130,7 +130,7 @@ class OtherWait:
     Attributes:
         pid: the backend that waits.
         lock: identifies the lock.
-        waits_for: the lock in words.
+        waits_for: a description of the lock.
         waiting: seconds.
         blocked_by: the backends in front.
     """
@@ -370,7 +370,8 @@ class FencedLease:
         renewed: seconds since it was renewed, or granted.
         remaining: seconds until it expires, if it is not renewed; negative if it has.
         lock_delay: seconds for which it is kept from others after that.
-        free_in: seconds until somebody else can have it, if it is not renewed; likewise.
+        free_in: seconds until another holder can be granted it, if it is not renewed; negative if
+            it can be now.
         grants: how often the name was granted since its row was made.
         metadata: what the holder gave with it.
         waiting: the owners of those who wait for it in turn (``fair=True``), the first in front;
@@ -464,7 +465,7 @@ class UnfinishedRequest:
         scope: whose key it is.
         key: the beginning of the key; never the whole.
         method: the HTTP method; empty for ``run_once``.
-        path: the URL's path; likewise.
+        path: the URL's path; empty for ``run_once``.
         owner: who had it last: host, process and thread, for people.
         token: the fencing token of the latest claim.
         age: seconds since it was begun.

@@ -6,8 +6,8 @@ frees it when this process or its machine dies.
 
 The transaction that holds the lock has no snapshot, so it does not keep ``CREATE INDEX
 CONCURRENTLY`` waiting. A backend that *waits* for an advisory lock does have one: it would block
-such a statement of the holder's, which would wait for the waiter, for ever, where no deadlock
-detector sees it. Therefore waiters try again and again and hold nothing in between.
+such a statement of the holder's, and that statement would wait for the waiter indefinitely, where
+no deadlock detector sees it. Therefore waiters try again and again, and hold nothing in between.
 """
 
 import random

@@ -47,11 +47,11 @@ def write_table(stdout: OutputWrapper, columns: Row, rows: Sequence[Row]) -> Non
 
 
 AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
-"""How ``rich`` prints what others have written: ``[bold]`` and ``:lock:`` are names like others."""
+"""Options that make ``rich`` print names as they are, ``[bold]`` and ``:lock:`` too."""
 
 
 def rich(columns: Row, rows: Sequence[Row]) -> Any:
-    """Make a table for ``rich``, which must be installed."""
+    """Return a table of ``rich``, which must be installed."""
     from rich.table import Table
 
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
@@ -61,7 +61,7 @@ def rich(columns: Row, rows: Sequence[Row]) -> Any:
 
 
 def plain(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
-    """Return the lines of the table, as wide as they are."""
+    """Return the lines of the table, however wide."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     form = _GAP.join(f"{{:{width}}}" for width in widths)
     for row in (columns, *rows):
@@ -69,7 +69,7 @@ def plain(columns: Row, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def fitted(columns: Row, rows: Sequence[Row], width: int) -> tuple[Row, list[Row]]:
-    """Cut the cells of the widest columns so far that each row is one line of a terminal."""
+    """Shorten the cells of the widest columns until each row is one line of a terminal."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     room = width - len(_GAP) * (len(widths) - 1)
     while sum(widths) > room and max(widths) > 1:
@@ -85,19 +85,19 @@ def fitted(columns: Row, rows: Sequence[Row], width: int) -> tuple[Row, list[Row
 
 
 def printable(text: str) -> str:
-    """Keep what somebody else has written from speaking to the terminal."""
+    """Return the text with ``?`` for control characters, which a terminal would obey."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def short(text: str) -> str:
-    """Cut the middle out of what is too long for a column: names differ at the end, too."""
+    """Return a text that fits a column, its middle left out: names differ at their ends, too."""
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - _TAIL - 1]}…{text[-_TAIL:]}"
 
 
 def seconds(value: float | None) -> str:
-    """Put a time into words; nothing for no time."""
+    """Return a time in seconds with its unit; an empty string for None."""
     return "" if value is None else f"{value:.1f} s"
 
 
@@ -107,7 +107,7 @@ def seconds(value: float | None) -> str:
 def progress_bar(
     stdout: OutputWrapper, what: str, batches: Iterable[int], total: int
 ) -> Iterable[int]:
-    """Show a person how far it is; a file is not told."""
+    """Show a progress bar on a terminal; print nothing if the output is redirected."""
     if not stdout.isatty():
         return batches
     try:
@@ -139,10 +139,10 @@ def _counted(stdout: OutputWrapper, batches: Iterable[int], total: int) -> Itera
 
 
 def confirm(question: str) -> None:
-    """Go on only after a yes.
+    """Return after the operator has answered yes.
 
     Raises:
-        CommandError: it was not a yes, or nobody is there.
+        CommandError: the answer is not yes, or standard input is no terminal.
     """
     if not sys.stdin.isatty():
         raise CommandError("Nobody is there to ask. Pass --yes to do it.")
@@ -152,7 +152,7 @@ def confirm(question: str) -> None:
 
 
 def operator_name() -> str:
-    """Return who runs this, by what the system knows, not by what the environment says."""
+    """Return the operator's name, from the operating system and not from the environment."""
     try:
         import pwd
 
@@ -241,22 +241,22 @@ def note_unreadable(kind: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 NOT_ACQUIRED = 75
-"""Somebody else has the lock: EX_TEMPFAIL of sysexits.h, try again later."""
+"""Another holder has the lock: EX_TEMPFAIL of sysexits.h, try again later."""
 
 LOST = 79
-"""The lock was lost while the command ran: the first number behind those of sysexits.h."""
+"""The lock was lost while the command ran: the first number after those of sysexits.h."""
 
 USAGE = 2
-"""As argparse has it."""
+"""The arguments are wrong; argparse's own status."""
 
 FAILED = 125
-"""Nothing was run, because dblock itself failed; as ``timeout`` and ``docker run`` have it."""
+"""Nothing was run, because dblock itself failed; the status of ``timeout`` and ``docker run``."""
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
-"""As the shells have them."""
+"""The command can't be executed, or does not exist; the statuses of the shells."""
 
 WARNINGS, ERRORS = 3, 4
-"""What ``dblock doctor`` has found; 1 and 2 say that it could not look."""
+"""The worst finding of ``dblock doctor``; 1 and 2 mean that it could not examine the database."""
 
 SIGNALLED = 128
-"""Plus the number of the signal; likewise."""
+"""Plus the number of the signal; the status of the shells."""

@@ -173,7 +173,7 @@ def find_leases(options: dict[str, Any]) -> Found:
 
 
 def lease_row(lease: FencedLease) -> tuple[str, ...]:
-    """Put one into words."""
+    """Return the cells of a row."""
     return (
         printable(lease.name),
         str(lease.slot),
@@ -217,7 +217,7 @@ def find_requests(options: dict[str, Any]) -> Found:
 
 
 def request_row(request: UnfinishedRequest) -> tuple[str, ...]:
-    """Put one into words."""
+    """Return the cells of a row."""
     return (
         str(request.id),
         request.state,
@@ -235,7 +235,7 @@ def request_row(request: UnfinishedRequest) -> tuple[str, ...]:
 
 
 SCHEMA = 1
-"""Raised when a field of the JSON changes its meaning or goes; new fields may come without."""
+"""The version of the JSON, raised if a field changes its meaning or is removed."""
 
 NOTHING = "Nothing is locked."
 
@@ -259,7 +259,7 @@ _TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the filters, and the form of the answer."""
+    """Add the filters, and the output format."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     add_filters(parser)
 

@@ -1,4 +1,4 @@
-"""``dblock purge``: remove the rows of locks nobody has had for long, and of requests long over."""
+"""``dblock purge``: remove the rows of leases that are long idle, and of expired requests."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _KINDS = ("fenced", "latches", "idempotency")
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One kind: what to call it, how many rows may go, and how they go."""
+    """How the rows of one kind are counted and removed, and what they are called."""
 
     what: str
     found_as: str
@@ -27,7 +27,7 @@ class _Job:
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take what to clean up, how long is long, and how much to do at once."""
+    """Add the kind, the idle time and the size of a batch."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("--kind", choices=_KINDS, help="what to clean up; everything if not given")
     parser.add_argument(
@@ -53,7 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Remove the rows in small commits, pass over those in use, and say how many went.
+    """Remove the rows in small commits, skip rows in use, and print how many were removed.
 
     Raises:
         CommandError: ``--idle`` or ``--batch`` is too small; or a table is missing.

@@ -53,7 +53,7 @@ def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Show the request, ask, and resolve it as it was shown.
 
     Raises:
-        CommandError: it is not there, somebody is at work on it, or nobody said yes.
+        CommandError: it is not there, somebody is at work on it, or the prompt was declined.
     """
     decision = _decision(options)
     request = _shown(stdout, options)
@@ -131,7 +131,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Show who has the lock, ask, end that grant, and write it to the audit log.
 
     Raises:
-        CommandError: it is not held, or not by the one that was shown; or nobody said yes.
+        CommandError: it is not held, or not by the one that was shown; or the prompt was declined.
     """
     if (options["name"] is None) == (options["request"] is None):
         raise CommandError("Give the NAME of a fenced lock, or --request with the ID of a request.")

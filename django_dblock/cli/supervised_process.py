@@ -21,7 +21,7 @@ class Job:
     Attributes:
         group: the number of the process group.
         returncode: the command's, as ``subprocess`` has it; None until it has ended.
-        stopped: whether the command has been stopped since somebody last looked.
+        stopped: whether the command has been stopped since the last look.
     """
 
     def __init__(self) -> None:
@@ -67,15 +67,15 @@ class Job:
         )
 
     def keep_until(self, until: float) -> None:
-        """Let the keeper kill the group at this time, unless it is told a later one."""
+        """Let the watchdog kill the group at this time, unless a later time is set."""
         runs = self._command is not None
         if until > self._told[0] + _NOT_WORTH_TELLING or runs != self._told[1]:
             self._told = until, runs
-            with contextlib.suppress(BrokenPipeError):  # somebody killed the keeper
+            with contextlib.suppress(BrokenPipeError):  # the watchdog was killed
                 self._told_through.write(watchdog.TOLD.pack(until, runs))
 
     def look(self) -> None:
-        """Note what became of the command, and bury what it left to us as the first process."""
+        """Note whether the command has ended or stopped, and reap orphaned child processes."""
         assert self._command is not None  # noqa: S101 - started
         for pid in (self._command.pid, -self.group):
             with contextlib.suppress(ChildProcessError):
@@ -98,7 +98,7 @@ class Job:
                 os.killpg(self.group, 0)
             except ProcessLookupError:
                 return True
-            except PermissionError:  # somebody is there, of another user
+            except PermissionError:  # a process of another user is left
                 return False
         return False
 

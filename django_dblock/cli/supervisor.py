@@ -1,4 +1,4 @@
-"""Watch over the command of ``dblock run``: it ends before the lease can be somebody else's.
+"""Supervise the command of ``dblock run``: end it before the lease can be granted to another.
 
 Of a ttl, counted back from the time until which the lease can be trusted:
 
@@ -7,7 +7,7 @@ Of a ttl, counted back from the time until which the lease can be trusted:
 - with 10 % left: SIGKILL; so the command has a quarter of the ttl to come to its end;
 - with 5 % left, should this process be frozen: SIGKILL by the keeper.
 
-Where the heartbeat finds the lease gone, somebody else may be at work at once: SIGTERM then, and
+If the heartbeat finds the lease lost, another holder may be at work already: SIGTERM then, and
 SIGKILL a quarter of the ttl later, but after 10 seconds at the latest, and never later than above.
 When the command ends by itself, what it left in its group is ended in the same way, before the lock
 is given back.
@@ -49,7 +49,7 @@ from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.keys import Key
 
-# What ``dblock run`` is told while it waits: signals, and that the lease is lost.
+# Signals, and the loss of the lease, while ``dblock run`` waits.
 
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -96,7 +96,7 @@ class Inbox:
         self._queue.put(None)
 
     def wait(self, seconds: float) -> int | None:
-        """Return the next signal; None when the time is over, or somebody called ``wake``."""
+        """Return the next signal; None at the timeout, or after ``wake()``."""
         try:
             return self._queue.get(timeout=max(0.0, seconds))
         except Empty:
@@ -159,13 +159,13 @@ _LONGEST_GRACE = 10.0
 
 _LONGEST_DYING = 2.0
 """Seconds for which those are waited for that were killed: one may be out of our reach (another
-user's), or its first process may bury nobody."""
+user's), or the container's first process may reap nothing."""
 
 _LOOK = 1.0
 """Seconds between two looks at the clock, for a machine that sleeps."""
 
 _SHORT_LOOK = 0.01
-"""Seconds between two looks at a group that is ending: its orphans tell nobody."""
+"""Seconds between two looks at a group that is ending: its orphans send no signal."""
 
 
 class Supervision:
@@ -217,7 +217,7 @@ class Supervision:
             number = self._inbox.wait(self._pause())
 
     def _follow_the_keeper(self) -> None:
-        """It has killed the command, or is about to; also where the lease can still be saved."""
+        """End the run: the watchdog has killed the command, or is about to."""
         if self._job.returncode in (None, -signal.SIGKILL):
             self.because = "'dblock run' was frozen until the lease was about to run out"
             self._kill_at = now()
@@ -258,7 +258,7 @@ class Supervision:
         self._job.signal(signal.SIGCONT)  # what is stopped ends only when it goes on
 
     def _stop(self) -> None:
-        """Stop with the command, as the shell expects. Nobody renews the lease then."""
+        """Stop with the command, as the shell expects. The lease is not renewed meanwhile."""
         self._terminal.take_back()
         os.kill(os.getpid(), signal.SIGSTOP)
 

@@ -13,7 +13,7 @@ from django_dblock.inspect import AdvisoryLock, BlockingSession, lock_waits
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the backend, and whether to ask."""
+    """Add the backend, and the option that skips the prompt."""
     parser.add_argument(
         "pid", metavar="PID", type=int, help="the backend, as 'dblock list' shows it"
     )
@@ -21,11 +21,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Show what it holds and waits for, ask, and end it if it is still the same.
+    """Show what the backend holds and waits for, ask, and end it if it is still the same one.
 
     Raises:
         CommandError: it has nothing to do with a lock, is another one by now, or may not be ended;
-            or nobody said yes.
+            or the prompt was declined.
     """
     pid, using = options["pid"], options["using"]
     locks, blockers = _sessions(pid, using)

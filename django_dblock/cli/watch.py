@@ -95,7 +95,7 @@ class Picture:
 
 
 def take(options: dict[str, Any]) -> Picture:
-    """Ask the database, one statement for each kind, and leave no transaction open.
+    """Read what is locked, one statement for each kind, and leave no transaction open.
 
     Raises:
         CommandError: the kind that was asked for has no table there; or the key can't be read.
@@ -118,7 +118,7 @@ def take(options: dict[str, Any]) -> Picture:
 
 
 def _end_transactions() -> None:
-    """With ``AUTOCOMMIT = False`` in the settings, asking has begun one."""
+    """End the transaction that a query begins if the settings have ``AUTOCOMMIT = False``."""
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection.in_atomic_block:
             continue  # not in use; or in a caller's transaction
@@ -127,7 +127,7 @@ def _end_transactions() -> None:
 
 
 def _hang_up() -> None:
-    """The next look connects anew."""
+    """Close dead connections, so that the next look connects again."""
     for connection in connections.all(initialized_only=True):
         connection.close_if_unusable_or_obsolete()
 
@@ -218,7 +218,7 @@ def _lines(picture: Picture) -> Iterator[str]:
 
 
 _SHORTEST, _LONGEST = 0.1, 86_400.0
-_NOBODY_READS = (errno.EPIPE, errno.EIO)
+_NO_READER = (errno.EPIPE, errno.EIO)
 """The pipe is closed; the terminal is gone."""
 
 
@@ -232,7 +232,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Show picture after picture; ends at Ctrl-C, SIGTERM, SIGHUP, and when nobody reads on.
+    """Show the locks again and again; ends at Ctrl-C, SIGTERM, SIGHUP, and if the output is closed.
 
     Raises:
         CommandError: the interval is none; or what ``dblock list`` would raise.
@@ -249,6 +249,6 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
                 while wait(max(0.0, until - time.monotonic())):
                     show(picture)  # in the terminal's new size
     except OSError as error:
-        if error.errno not in _NOBODY_READS:
+        if error.errno not in _NO_READER:
             raise
         console.discard(stdout)

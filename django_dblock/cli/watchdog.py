@@ -4,7 +4,7 @@ It kills the group when the time that it was last told is over, because ``dblock
 when its standard input ends, because ``dblock run`` was killed. Else ``dblock run`` ends *it*.
 
 It is the first member of the group, so the command is a member from its first instruction. When it
-is told that the command runs it leaves the group; while it lives, no other can have its number.
+learns that the command runs it leaves the group; while it lives, no other process gets its number.
 
 Runs by itself, with the standard library alone: ``python -I -S watchdog.py GROUP``, where GROUP is
 that of ``dblock run``. Reads, in C's form, a time (seconds of the clock of ``fencing.trust.now``)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def watch(group: int) -> None:
-    """Return when the time is over, or nobody is left to tell another."""
+    """Return when the time has passed, or standard input has ended."""
     until: float | None = None
     while until is None or time.clock_gettime(_CLOCK) < until:
         left = _LOOK if until is None else until - time.clock_gettime(_CLOCK)

@@ -12,7 +12,7 @@ from django_dblock.contrib.receivers import FewLabels, KeyLabel, Receivers
 _Grant = tuple[Any, ...]
 
 _MOST_LEASES = 1_000
-"""Whose spans are known; one whose release failed is told by no signal, and would stay for ever."""
+"""Leases whose spans are kept: a release that fails sends no signal, so its span would stay."""
 
 
 class Spans:

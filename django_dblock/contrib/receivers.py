@@ -112,7 +112,7 @@ class FewLabels:
     """Words for keys, but never more than ``MOST_LABELS`` of them: each is a time series.
 
     A key like ``advisory_lock(f"user-{pk}")`` has its number in its first part, and would make one
-    for each user, for ever.
+    for each user, and keep them all.
     """
 
     def __init__(self, label: KeyLabel) -> None:

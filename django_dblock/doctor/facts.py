@@ -1,4 +1,4 @@
-"""What was learnt about one database, before anybody judges it."""
+"""The facts about one database, before they are examined."""
 
 import select
 import time
@@ -76,8 +76,8 @@ class Table:
         missing: columns of the model that it does not have.
         denied: what our role may not do with it.
         live: its rows, as counted last.
-        dead: rows that are over and still there, likewise.
-        pages: of 8 kB, likewise.
+        dead: dead rows that are not removed yet, as the server estimates them.
+        pages: pages of 8 kB, as the server estimates them.
         vacuumed: seconds since it was; None for never.
     """
 
@@ -94,7 +94,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Somebody who keeps dead rows from being removed.
+    """A session or slot that keeps dead rows from being removed.
 
     Attributes:
         kind: a transaction's ``backend``, a ``prepared`` transaction or a replication ``slot``.

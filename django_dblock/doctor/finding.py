@@ -1,4 +1,4 @@
-"""What one examination says."""
+"""The result of one examination."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ LEVELS: tuple[Level, ...] = ("ok", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of the doctor.
 
     Attributes:
         id: what was looked at; stable, for scripts.
@@ -19,7 +19,7 @@ class Finding:
             told; ``error``, locks, leases or requests fail, or protect nothing.
         found: what is there.
         follows: what comes of it; empty where all is well.
-        do: what to do about it; likewise.
+        do: what to do about it; empty if nothing.
     """
 
     id: str

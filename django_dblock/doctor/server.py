@@ -8,11 +8,11 @@ from django_dblock.doctor.finding import Finding
 
 _OLDEST = 150_000
 _HARMLESS = 5
-"""Seconds of difference between two clocks that nobody notices."""
+"""Seconds by which two clocks may differ without a finding."""
 
 
 def engine(alias: str, version: str) -> Iterator[Finding]:
-    """Refuse by name what has PostgreSQL's functions, but not its locks."""
+    """Report servers that have PostgreSQL's functions but not its locks."""
     if "Cockroach" in version:
         yield foreign(alias, "CockroachDB", version)
 
@@ -29,7 +29,7 @@ def foreign(alias: str, name: str, version: str) -> Finding:
 
 
 def server_version(facts: Facts) -> Iterator[Finding]:
-    """Say which version it is; warn of one that nobody has tested."""
+    """Report the version; warn of an untested one."""
     shown = f"PostgreSQL {facts.settings['server_version']}, database {facts.session.database!r}."
     if facts.number("server_version_num") >= _OLDEST:
         yield Finding("server-version", "ok", shown)
@@ -176,7 +176,7 @@ _DO = (
 
 
 def lock_table(facts: Facts) -> Iterator[Finding]:
-    """Compare the places taken with those that the settings promise."""
+    """Compare the locks in the lock table with the room that the settings give it."""
     table = facts.lock_table
     room = facts.number("max_locks_per_transaction") * (
         facts.number("max_connections") + facts.number("max_prepared_transactions")

@@ -14,7 +14,7 @@ _LONG = 300
 
 
 def hung_client(facts: Facts) -> Iterator[Finding]:
-    """Find sessions that may be idle in a transaction for ever."""
+    """Find sessions that may be idle in a transaction indefinitely."""
     limits = {
         name: facts.number(name) / 1000
         for name in ("idle_in_transaction_session_timeout", "transaction_timeout")
@@ -28,7 +28,7 @@ def hung_client(facts: Facts) -> Iterator[Finding]:
         "hung-client", "warning",
         f"idle_in_transaction_session_timeout is 0{_newer(facts)}.",
         "A program that stops inside a lock's block, in a debugger or a call that hangs, keeps "
-        "the lock for ever.",
+        "the lock indefinitely.",
         f"ALTER ROLE {facts.session.grantee} SET idle_in_transaction_session_timeout = '60s';",
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def time_limits(facts: Facts) -> Iterator[Finding]:
     elif not statement:
         yield Finding(
             "time-limits", "info", shown,
-            "A statement that never ends keeps its transaction's locks for ever; 0 is no limit.",
+            "A statement that never ends keeps its transaction's locks; 0 is no limit.",
             f"ALTER ROLE {facts.session.grantee} SET statement_timeout = '30s';",
         )  # fmt: skip
     else:

@@ -19,18 +19,18 @@ else:
 
 @admin.register(LockMonitor)
 class LockMonitorAdmin(_Admin):
-    """Who may view it sees all locks; to end something there are permissions of their own."""
+    """The admin of the lock monitor; ending something needs permissions of its own."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
         """Refuse: locks are taken elsewhere."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse, likewise."""
+        """Refuse: the monitor changes no rows."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse, likewise."""
+        """Refuse: the monitor changes no rows."""
         return False
 
     def get_urls(self) -> list[URLPattern]:
@@ -45,7 +45,7 @@ class LockMonitorAdmin(_Admin):
         ]
 
     def _page(self, view: Callable[[HttpRequest, admin.AdminSite], HttpResponse]) -> Any:
-        """Keep it from who may not view, and out of ATOMIC_REQUESTS.
+        """Return the view for users with the view permission, outside ATOMIC_REQUESTS.
 
         In an open transaction a lease can't be ended, and what the server refuses would end it.
         """

@@ -1,4 +1,4 @@
-"""Times, and texts that somebody else has written, for people."""
+"""Times and foreign texts, formatted for people."""
 
 from django.utils.translation import gettext as _
 
@@ -7,7 +7,7 @@ _FEW = 10
 
 
 def visible(text: str) -> str:
-    r"""Spell out what would not show, or would turn the text around it: controls, bidi marks.
+    r"""Escape characters that don't show or that reorder text: controls, bidi marks.
 
     ``evil\u202egnp`` is read as it is, and looks like nothing else.
     """
@@ -18,12 +18,12 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put an error's text into a sentence: no line breaks, no full stop."""
+    """Return an error's text without line breaks and without its full stop."""
     return visible(" ".join(text.split())).rstrip(".")
 
 
 def short(text: str, most: int) -> str:
-    """Cut the middle out of what is too long: names differ at the end, too."""
+    """Return the text, its middle left out if it is too long: names differ at their ends."""
     if len(text) <= most:
         return text
     tail = most // 3
@@ -31,7 +31,7 @@ def short(text: str, most: int) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """Say how long, in the two units that matter."""
+    """Return a duration in its two largest units."""
     if seconds < _FEW:
         return _("%(seconds).1f s") % {"seconds": max(seconds, 0.0)}
     whole = int(seconds)

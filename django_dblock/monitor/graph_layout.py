@@ -70,12 +70,12 @@ class Layout:
 
 
 def lay_out(sizes: Mapping[str, Size], edges: Iterable[Edge]) -> Layout:
-    """Put every box somewhere, connected parts below each other, in the order they came in.
+    """Return the layout, connected parts below each other, in the order given.
 
     Args:
         sizes: each box by its id.
         edges: pairs of ids; the second is drawn to the right of the first, unless that can't be.
-            Those that name no box are left out.
+            Pairs with an unknown id are left out.
     """
     known = [edge for edge in dict.fromkeys(edges) if edge[0] in sizes and edge[1] in sizes]
     boxes: list[Box] = []
@@ -94,7 +94,7 @@ def lay_out(sizes: Mapping[str, Size], edges: Iterable[Edge]) -> Layout:
 
 
 def _parts(ids: Sequence[str], edges: Sequence[Edge]) -> list[list[str]]:
-    """Return what hangs together."""
+    """Return the connected parts."""
     near: dict[str, list[str]] = defaultdict(list)
     for source, target in edges:
         near[source].append(target)
@@ -197,7 +197,7 @@ def _layers(ids: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
 
 
 def _sorted_layers(layer_of: Mapping[str, int], steps: Sequence[Edge]) -> list[list[str]]:
-    """Put near each other what belongs together, so that few lines cross."""
+    """Sort each layer by its neighbours, so that few lines cross."""
     before: dict[str, list[str]] = defaultdict(list)
     after: dict[str, list[str]] = defaultdict(list)
     for source, target in steps:

@@ -35,12 +35,12 @@ class Shape:
     """A box with its words.
 
     Attributes:
-        kind: ``holder``, who waits for nobody; ``waiter``, who may hold something, too; ``lock``;
+        kind: ``holder``, which waits for nothing; ``waiter``, which may also hold locks; ``lock``;
             or ``more``: those for whom there is no room.
         title: the first line.
         detail: the second one.
         whole: all there is to say, for whoever points at it.
-        x: of its upper left corner; ``y`` likewise.
+        x: of the upper left corner; y: of the upper left corner.
     """
 
     kind: Kind
@@ -59,7 +59,7 @@ class Shape:
 
     @property
     def inner_height(self) -> int:
-        """Likewise."""
+        """The height of the border that is drawn."""
         return self.height - 2
 
 
@@ -68,10 +68,10 @@ class Arrow:
     """A line with its head: from who waits to the lock, from the lock to who holds it.
 
     Attributes:
-        waits: whether it says that somebody waits; else that somebody holds.
+        waits: whether the arrow leads from a waiter; else it leads to a holder.
         cycle: whether it closes a cycle.
         path: the line, as the ``d`` of an SVG path.
-        head: its head, likewise.
+        head: the arrow's head, as the ``d`` of an SVG path.
     """
 
     waits: bool
@@ -147,7 +147,7 @@ def _size(words: _Words, widest: int) -> Size:
 
 
 def _some(parties: Sequence[Party], seen: Counter[str], most: int) -> list[Party]:
-    """Return the first ones, and some of those that tie this queue to another one."""
+    """Return the first parties, and some of those that connect this queue to another one."""
     if len(parties) <= most + 1:  # a box that says "and one more" takes the same room
         return list(parties)
     first = list(parties[:most])
@@ -180,7 +180,7 @@ def _of_party(party: Party) -> _Words:
 
 
 def doing(party: Party) -> str:
-    """Say what a party does, and for how long."""
+    """Return what a party does, and for how long."""
     if party.waits_for:
         said = {"what": party.waits_for, "time": lasting(party.lasting or 0)}
         return _("waits for %(what)s, %(time)s") % said

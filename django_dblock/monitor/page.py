@@ -66,7 +66,7 @@ class Section(Generic[_Row]):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One who waits: their place in which queue, and behind whom."""
+    """A waiter: the place in its queue, and the backends in front."""
 
     queue: Queue
     party: Party
@@ -188,7 +188,7 @@ def make(
     at: datetime,
     search: str = "",
 ) -> Page:
-    """Sort what was read, and keep what matches and fits.
+    """Return the page: the rows sorted by urgency, those that match the search, up to a limit.
 
     Args:
         lock_waits: as :func:`django_dblock.inspect.lock_waits` returns them.
@@ -380,7 +380,7 @@ def _request(request: UnfinishedRequest) -> RequestRow:
     )
 
 
-# Ask the database for what the page shows; what it refuses is told, not raised.
+# Read what the page shows. An error of the database is shown, not raised.
 
 
 _UNDEFINED_TABLE = "42P01"
@@ -389,7 +389,7 @@ _UNDEFINED_TABLE = "42P01"
 def read(
     using: str | None, search: str = "", *, own_namespace: bool = False
 ) -> tuple[Page, list[str]]:
-    """Return the page of one alias, and in words what could not be read. Three statements.
+    """Return the page of one alias, and messages about what could not be read. Three statements.
 
     Not to be called in a transaction: what the server refuses would end it.
     """

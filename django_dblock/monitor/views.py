@@ -1,4 +1,4 @@
-"""The page; and the question that is asked before something is ended by force."""
+"""The views of the lock monitor: the page, and the questions before something is ended."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -37,11 +37,11 @@ from django_dblock.models import FencedLock, LockMonitor
 from django_dblock.monitor.formatting import one_line, visible
 from django_dblock.monitor.page import one_blocker, one_session, read
 
-# Who ended what: in the audit log, and in the admin's own.
+# The audit log and the admin's log.
 
 
 def log_release(request: HttpRequest, name: str, slot: int, token: int, using: str | None) -> None:
-    """Write down that a lease was ended."""
+    """Write the release of a lease to the audit log and the admin's log."""
     alias = alias_for(using)
     who, shown = request.user.get_username(), visible(name)
     audit_log.warning(
@@ -55,7 +55,7 @@ def log_release(request: HttpRequest, name: str, slot: int, token: int, using: s
 
 
 def log_termination(request: HttpRequest, pid: int, start: datetime, using: str | None) -> None:
-    """Write down in the admin that a backend was ended; the audit log knows already."""
+    """Write the end of a backend to the admin's log; terminate_backend() writes the audit log."""
     said = f"Ended the backend that began at {start.isoformat()}, on {connection_for(using).alias}."
     _write(request, LockMonitor, None, f"backend {pid}", said)
 
@@ -119,12 +119,12 @@ def requested_alias(request: HttpRequest) -> str | None:
 
 
 def requested_search(request: HttpRequest) -> str:
-    """Return what is looked for."""
+    """Return the search text."""
     return request.GET.get("q", "").strip()[:_LONGEST_SEARCH]
 
 
 def requested_refresh(request: HttpRequest) -> int:
-    """Return every how many seconds the page shall be new; 0 for never."""
+    """Return the seconds between two refreshes of the page; 0 for never."""
     given = request.GET.get("refresh", "")
     return int(given) if given in map(str, REFRESH) else _DEFAULT_REFRESH
 
@@ -200,10 +200,10 @@ def ask(
 
 
 def need(request: HttpRequest, permission: str) -> None:
-    """Go on if the user has the permission.
+    """Return if the user has the permission.
 
     Raises:
-        PermissionDenied: they don't.
+        PermissionDenied: the user does not have it.
     """
     if not request.user.has_perm(permission):  # type: ignore[union-attr] # signed in
         raise PermissionDenied
@@ -213,7 +213,7 @@ def need(request: HttpRequest, permission: str) -> None:
 
 
 _PATIENCE = 5.0
-"""Seconds that somebody who looks at a page waits for a guarded transaction to end."""
+"""Seconds that a request waits for a guarded transaction to end."""
 
 
 class Grant(NamedTuple):
@@ -244,7 +244,7 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Ask whether to end these leases (``?lease=SLOT:NAME``); a POST ends those that were shown.
 
     Raises:
-        PermissionDenied: not for this user.
+        PermissionDenied: the user lacks the permission.
         BadRequest: the form is not ours.
     """
     need(request, MAY_RELEASE)
@@ -319,7 +319,7 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Ask whether to end this backend (``?pid=…&start=…``); a POST ends the one that was shown.
 
     Raises:
-        PermissionDenied: not for this user.
+        PermissionDenied: the user lacks the permission.
         BadRequest: the form is not ours.
     """
     need(request, MAY_TERMINATE)

@@ -13,7 +13,7 @@ from django_dblock.monitor.formatting import visible
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One who holds or waits.
+    """A holder or a waiter.
 
     Attributes:
         id: tells it from all others of the page.
@@ -43,7 +43,7 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A lock that somebody waits for.
+    """A lock with its holders and waiters.
 
     Attributes:
         id: tells it from all others of the page.
@@ -51,7 +51,7 @@ class Queue:
         kind: ``advisory``, ``fenced``, or ``other``: a row, a table or a transaction that a holder
             of an advisory lock waits for, directly or behind others.
         shared: whether those who hold it hold it together.
-        holders: who has it.
+        holders: the parties that hold the lock.
         waiters: who waits, the first in front.
         longest: seconds the one who has waited longest does; None where that isn't known.
         lease: of a lease, slot and name as they stand in the table.
@@ -69,7 +69,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """One whom others wait for and who waits for nobody: where to begin.
+    """A party that others wait for and that waits for nothing: where to begin.
 
     Attributes:
         party: who it is.
@@ -112,7 +112,7 @@ def queues(
     others: Sequence[BlockingSession] = (),
     waits: Sequence[OtherWait] = (),
 ) -> list[Queue]:
-    """Return every lock that somebody waits for, the longest wait first."""
+    """Return every lock that has waiters, the longest wait first."""
     parties = _Parties(locks, others, waits)
     found = [
         *_advisory(locks, parties),
@@ -124,7 +124,7 @@ def queues(
 
 
 def blockers(found: Sequence[Queue]) -> list[Blocker]:
-    """Return those at whom every wait ends, the one who keeps most first; none of a cycle."""
+    """Return the parties at which every wait ends, most kept waiting first; none of a cycle."""
     held_by: dict[str, list[Queue]] = defaultdict(list)
     for queue in found:
         for holder in queue.holders:
