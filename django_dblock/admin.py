@@ -41,6 +41,7 @@ from django_dblock.conf import conf
 from django_dblock.models import FencedLock, IdempotencyKey
 from django_dblock.monitor import admin as monitor  # noqa: F401 - registers by being imported
 from django_dblock.monitor.formatting import lasting, short, visible
+from django_dblock.monitor.views import MAY_SEE_OTHERS
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -89,7 +90,11 @@ class BoundedChangeList(ChangeList):
 
 
 class ReadOnlyAdmin(_ModelAdmin):
-    """A read-only admin that reads a bounded number of rows, where the model is written."""
+    """A read-only admin that reads a bounded number of rows, where the model is written.
+
+    If the project has namespaces, users without the permission ``view_other_namespaces`` see the
+    rows of the current one only.
+    """
 
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
@@ -103,7 +108,14 @@ class ReadOnlyAdmin(_ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Read from the alias where the model is written, not from a replica."""
         rows = super().get_queryset(request)
-        return rows.using(conf.database or router.db_for_write(self.model))
+        rows = rows.using(conf.database or router.db_for_write(self.model))
+        if not conf.has_namespaces or request.user.has_perm(MAY_SEE_OTHERS):  # type: ignore[union-attr]
+            return rows
+        return rows.filter(self.own_rows(conf.namespace))
+
+    def own_rows(self, namespace: str) -> Q:
+        """Return the condition for the rows of a namespace."""
+        raise NotImplementedError
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django's
         """Allow the filters, and no other condition in the address: it need not have an index."""
@@ -286,6 +298,10 @@ class FencedLockAdmin(ReadOnlyAdmin):
         """Return the condition that the name or the owner has the word."""
         return Q(name__contains=word) | Q(owner__contains=word)
 
+    def own_rows(self, namespace: str) -> Q:
+        """Return the condition for the leases of a namespace, by their names."""
+        return Q(name__startswith=f"{namespace}::") if namespace else ~Q(name__contains="::")
+
     @admin.display(description=_("lease"), ordering="name")
     def name_and_slot(self, row: FencedLock) -> str:
         """Show the name, and the slot if it is not the first."""
@@ -392,6 +408,10 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
     def matches(self, word: str) -> Q:
         """Return the condition that scope or path have the word, or that it is the key."""
         return Q(scope__contains=word) | Q(path__contains=word) | Q(key=word)
+
+    def own_rows(self, namespace: str) -> Q:
+        """Return the condition for the requests of a namespace."""
+        return Q(namespace=namespace)
 
     @admin.display(description=_("key"))
     def masked_key(self, row: IdempotencyKey) -> str:

@@ -210,6 +210,9 @@ def find_requests(options: dict[str, Any]) -> Found:
     with note_unreadable("idempotency", options):
         requests = unfinished_requests(options["using"], limit=_limit(options))
     states = Counter(request.state for request in requests)
+    if conf.has_namespaces and not options["all_namespaces"]:
+        namespace = conf.namespace
+        requests = [request for request in requests if request.namespace == namespace]
     _note_limit(options, max(states.values(), default=0), "Requests in one state")
     if options["held"]:
         requests = [request for request in requests if request.state == "leased"]

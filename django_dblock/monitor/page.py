@@ -418,6 +418,10 @@ def read(
     if own_namespace:
         namespace = conf.namespace
         leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]
+        if conf.has_namespaces:  # counted are those that were read: the others are not ours
+            own = [row for row in requests.rows if row.namespace == namespace]
+            leased = sum(row.state == "leased" for row in own)
+            requests = Requests(own, len(own) - leased, leased)
     return make(waits, leases, requests, at=timezone.now(), search=search), told
 
 

@@ -44,6 +44,6 @@ def request(pk=1, **changes):
     facts = {
         "id": pk, "state": "leased", "scope": "user:7", "key": "3f1c0a…", "method": "POST",
         "path": "/pay/", "owner": "web-1:1:Main", "token": 1, "age": 3.0, "remaining": 57.0,
-        "expires_in": None, "steps": ("charge",),
+        "expires_in": None, "steps": ("charge",), "namespace": "",
     }  # fmt: skip
     return UnfinishedRequest(**{**facts, **changes})

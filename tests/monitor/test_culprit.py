@@ -233,6 +233,28 @@ class TestNamespaces:
         assert "psql" in said
         assert "Only locks of the namespace" not in said
 
+    def test_admin_lists_show_only_the_current_namespace(self, client, two, observer):
+        from django.contrib.auth.models import Permission
+
+        from tests.idempotency.rows import abandoned
+
+        for name in ("acme", "globex"):
+            abandoned(f"{name}-key", namespace=name)
+        user = User.objects.create_user("ann", is_staff=True)
+        codenames = ["view_fencedlock", "view_idempotencykey", "view_other_namespaces"]
+        for may in (codenames[:2], codenames):
+            user.user_permissions.set(Permission.objects.filter(codename__in=may))
+            client.force_login(user)
+            leases = client.get("/admin/django_dblock/fencedlock/").content.decode()
+            keys = client.get("/admin/django_dblock/idempotencykey/").content.decode()
+            for page in (leases, keys):
+                assert "acme" in page
+                assert ("globe" in page) == (len(may) == 3)
+        found = json.loads(listed("--json", "--kind", "idempotency"))["idempotency"]
+        assert [request["namespace"] for request in found] == ["acme"]
+        found = json.loads(listed("--json", "--kind", "idempotency", "--all-namespaces"))
+        assert len(found["idempotency"]) == 2
+
     def test_other_namespaces_leases_are_not_ended(self, person, two):
         ann = person("ann", "view", "release")
         row = FencedLock.objects.get(name="globex::nightly")
