@@ -57,13 +57,13 @@ def check_admin(
 
 
 def _carries_versions(admin: type) -> bool:
-    """Whether it is a VersionedAdmin; told by its name, as importing that needs the admin."""
+    """Return whether a class is a VersionedAdmin, by its module: importing it needs the admin."""
     home = "django_dblock.versioning.web.admin"
     return any(each.__module__ == home for each in admin.__mro__)
 
 
 def _is_both(queryset: type) -> bool:
-    """Whether a fenced write of it bumps: the fence first, and what is written then has it bump."""
+    """Return whether a queryset is fenced and bumps: the fence comes first, then the bump."""
     line = queryset.__mro__
     both = {FencedQuerySet, VersionedQuerySet}
     return both.issubset(line) and line.index(FencedQuerySet) < line.index(VersionedQuerySet)

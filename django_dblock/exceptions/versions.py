@@ -1,4 +1,4 @@
-"""A row was not written, because it is not what it was."""
+"""Errors of versions: a row was not written, because it is not the row that was read."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from django_dblock.exceptions.base import DblockError
 
 
 class StaleObject(DblockError):
-    """The row was written, or deleted, by somebody else since it was read. Nothing was written.
+    """The row was written or deleted by another writer since it was read. Nothing was written.
 
     The surrounding transaction, if there was one, is usable, and the instance keeps its version.
 
@@ -17,7 +17,7 @@ class StaleObject(DblockError):
         expected: the version the row should have had; None where it only had to be there.
         actual: the version it has; None where the row is gone.
         using: the database alias.
-        rolled_back: what the instance carries was written in a transaction that was rolled back.
+        rolled_back: the version in memory was written in a transaction that was rolled back.
         read: the version it was read with, where it was set to another by hand since; else None.
         read_using: the alias that the instance was read from or last written to, where that is
             another one; else None.
@@ -43,7 +43,7 @@ class StaleObject(DblockError):
             now = "isn't there" if actual is None else f"has version {actual}"
             what = (
                 f"{row} was not written: version {expected} in memory comes from a transaction "
-                f"that was rolled back (or whose COMMIT got no answer), and the row {now}."
+                f"that was rolled back (or whose COMMIT got no response), and the row {now}."
             )
         elif missing_in is not None:
             what = (
@@ -77,7 +77,7 @@ class StaleObject(DblockError):
                 f"changed since it was read."
             )
         super().__init__(
-            f"{what} Read it again (refresh_from_db()) and decide anew, or run the whole "
+            f"{what} Read the row again (refresh_from_db()) and decide, or run the whole "
             f"function again with @retry_on_conflict."
         )
         self.instance = instance
@@ -93,12 +93,12 @@ class StaleObject(DblockError):
 
     @property
     def deleted(self) -> bool:
-        """Whether the row is gone."""
+        """Return whether the row is gone."""
         return self.actual is None
 
 
 class StaleObjects(DblockError):
-    """Some of many rows were written by somebody else since they were read. Nothing was written.
+    """Some of many rows were written by another writer since they were read. Nothing was written.
 
     Attributes:
         model: the label of their model.
@@ -109,8 +109,8 @@ class StaleObjects(DblockError):
     def __init__(self, *, model: str, pks: list[Any], using: str) -> None:
         shown = ", ".join(repr(pk) for pk in pks[:10]) + (", …" if len(pks) > 10 else "")  # noqa: PLR2004
         super().__init__(
-            f"{len(pks)} of the {model} rows on database {using!r} changed, or went, since they "
-            f"were read: {shown}. Nothing was written. Read them again, or use "
+            f"{len(pks)} of the {model} rows on database {using!r} were changed or deleted since "
+            f"they were read: {shown}. Nothing was written. Read them again, or use "
             f'on_conflict="report" to write the others.'
         )
         self.model = model
@@ -124,7 +124,7 @@ class MissingVersion(DblockError, ValueError):
     Attributes:
         model: the label of its model.
         pk: its primary key.
-        adding: it was made here and never read.
+        adding: the instance was made in memory and never read.
     """
 
     def __init__(self, *, model: str, pk: Any, adding: bool) -> None:

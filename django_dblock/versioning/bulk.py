@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Row:
-    """One object and what is to be written of it."""
+    """One object to write, and the version that its row is expected to have."""
 
     instance: "GuardedSave"
     expected: int
 
     def settle(self, using: str, fields: Sequence[Any]) -> None:
-        """Let the instance carry what was written."""
+        """Carry the written version, and remember the written values."""
         values = [(field, None, getattr(self.instance, field.attname)) for field in fields]
         self.instance._version_settled(self.expected + 1, using, values)
 
@@ -83,7 +83,7 @@ def checked_fields(model: type["GuardedSave"], names: Iterable[str]) -> list[Any
 
 
 def _made_of_sql(field: Any) -> bool:
-    """Whether a value reaches the column through SQL. Django's own fields only name their type."""
+    """Return whether a value reaches the column through SQL of the field, and not as it is."""
     made = getattr(field, "get_placeholder", None) or getattr(field, "get_placeholder_sql", None)
     return made is not None and not made.__module__.startswith(
         ("django.db.models.fields", "django.contrib.postgres.fields")

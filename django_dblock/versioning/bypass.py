@@ -1,4 +1,4 @@
-"""Maintenance that is to leave the versions alone, for one context and never for the process."""
+"""Maintenance that leaves the versions alone, for one context and never for the process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,5 +27,5 @@ def bypass_versions() -> Iterator[None]:
 
 
 def bypassed() -> bool:
-    """Whether this thread or task is inside :func:`bypass_versions`."""
+    """Return whether this thread or task is inside :func:`bypass_versions`."""
     return _bypassed.get()

@@ -85,20 +85,32 @@ class VersionedModel(GuardedSave):
 
     Guarantees: an UPDATE by ``save()`` or ``save_cas()`` names the version that the instance was
     read with and writes the next one, in one statement and with as many statements as Django's
-    own ``save()``. If the row has another version, or is gone, nothing is written and
-    :class:`StaleObject` is raised; the instance keeps its version, the transaction stays usable
-    (with multi-table inheritance a savepoint is paid for that, inside a transaction). A row that
-    is gone is never inserted again. ``QuerySet.update()``, ``bulk_update()`` and fixtures bump.
+    own ``save()``. If the row has another version or is gone, nothing is written and
+    :class:`StaleObject` is raised. The instance then keeps its version, and the transaction stays
+    usable (for this, multi-table inheritance takes a savepoint inside a transaction). A row that is
+    gone is never inserted again. ``QuerySet.update()``, ``bulk_update()`` and fixtures bump.
 
-    Does not guarantee: anything about writes that go past Django; ``delete()`` and
-    ``QuerySet.delete()`` don't compare; a row created again under the same primary key starts at
-    1 again. On REPEATABLE READ and above the losing UPDATE is refused by PostgreSQL itself
-    (``OperationalError``, SQLSTATE 40001) and its transaction is over: use
-    :func:`retry_on_conflict`.
+    After a rollback the instance has the version again that it carried before. What the open
+    transaction has written past the instance by ``QuerySet.update()`` is merged into it, if the
+    query named the primary keys; a field that both have changed is a conflict.
 
-    Set ``cas_on_save = False`` on a model to make plain ``save()`` the last write that wins; it
-    still bumps (and leaves the version of the instance unloaded, as it can't be known), and still
-    never inserts a row that is gone.
+    Does not guarantee:
+
+    - anything about writes that go past Django;
+    - a comparison by ``delete()`` and ``QuerySet.delete()``;
+    - anything about a row that was created again under the same primary key: it starts at 1.
+
+    On REPEATABLE READ and above, and if a concurrent UPDATE moves the row to another partition,
+    PostgreSQL itself refuses the losing UPDATE (``OperationalError``, SQLSTATE 40001) and aborts
+    its transaction: use :func:`retry_on_conflict`.
+
+    Attributes:
+        cas_on_save: set it to False to make the last plain ``save()`` win. It still bumps, leaves
+            the version of the instance unloaded (as the version is not known then), and never
+            inserts a row that is gone.
+        unversioned: names of fields that don't count, such as ``{"last_login"}``. A ``save()`` with
+            ``update_fields`` of only these neither compares nor bumps; ``update()`` and
+            ``bulk_update()`` of only these don't bump. ``save_cas()`` always compares.
 
     Source: PostgreSQL manual, 13.2.1 Read Committed Isolation Level (an UPDATE looks at its
     condition again on the row that another transaction has written); M. Fowler, Patterns of
@@ -158,11 +170,11 @@ class VersionedModel(GuardedSave):
             )
 
     def expect_version(self, version: int) -> None:
-        """Compare every later write of this instance with the version that somebody else saw.
+        """Compare every later write of this instance with the version that a client saw.
 
-        For code that saves without passing ``expected=``: serializers, forms, the admin. From
-        then on this instance is compared also with ``cas_on_save = False``. Reading it again
-        (``refresh_from_db()``) takes the version that is read.
+        For code that saves without passing ``expected=``: serializers, forms, the admin. From then
+        on this instance is compared also with ``cas_on_save = False``. ``refresh_from_db()``
+        replaces this version by the version that is read.
         """
         self.__dict__[self._version_field.attname] = save.checked_version(version)
         self.__dict__.pop("_version_alone", None)
@@ -199,9 +211,9 @@ class VersionedModel(GuardedSave):
     def touch_version(self, *, using: str | None = None) -> None:
         """Bump the version and write nothing else, once per transaction.
 
-        For the root of an aggregate when one of its parts changes, so that whoever has the whole
-        on the screen notices. If this instance was written in the open transaction already, there
-        is nothing to do, and nothing is sent. One statement otherwise; no signals of Django's.
+        For the root of an aggregate when one of its parts changes, so that an editor who has the
+        whole on the screen notices. If this instance was written in the open transaction already,
+        nothing is sent. One statement otherwise; no signals of Django's.
 
         Raises:
             StaleObject: the row has another version or is gone.
@@ -236,7 +248,7 @@ class VersionedModel(GuardedSave):
 
 
 def expect(instance: VersionedModel, version: int) -> None:
-    """Compare whatever is done with this instance with the version that somebody saw.
+    """Compare each write and the delete of this instance with the version that a page showed.
 
     For code that calls ``save()`` and ``delete()`` itself: formsets, the admin. The delete is
     bound until the instance is written, or becomes another row's.

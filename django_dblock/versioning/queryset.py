@@ -25,7 +25,7 @@ class VersionedQuerySet(models.QuerySet[M]):
     """
 
     def update(self, **changes: Any) -> int:
-        """As Django's, and bump. Inside :func:`bypass_versions` it leaves the version alone."""
+        """Update as Django does, and bump the version unless :func:`bypass_versions` is active."""
         field: Any = cast("Any", self.model)._version_field
         if field.name in changes:
             raise ValueError(
@@ -46,10 +46,10 @@ class VersionedQuerySet(models.QuerySet[M]):
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
     ) -> int:
-        """As Django's, and bump. The version may be among the fields, but is never set from them.
+        """Update as Django does, and bump the version of each row.
 
-        So code that passes all fields of a model works; what is written to the version is the next
-        one of each row, whatever the objects carry.
+        The version may be among the fields, so that code which passes all fields of a model works.
+        Its value in the objects is ignored: each row gets its next version.
         """
         field: Any = cast("Any", self.model)._version_field
         others = [name for name in fields if name not in {field.name, field.attname}]
@@ -58,7 +58,7 @@ class VersionedQuerySet(models.QuerySet[M]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
-        """As Django's, but it can't update the rows that are there: that would not bump."""
+        """Create rows as Django does; refuse ``update_conflicts``, which would not bump."""
         if options.get("update_conflicts") or (len(args) > 2 and args[2]):  # noqa: PLR2004
             raise ValueError(
                 f"bulk_create(update_conflicts=True) of {self.model._meta.label} would overwrite "

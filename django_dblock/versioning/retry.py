@@ -1,4 +1,4 @@
-"""Run a function again when somebody else was faster."""
+"""Run a function again after a conflict."""
 
 import inspect
 import random
@@ -47,18 +47,18 @@ def retry_on_conflict(
 
     A conflict is a :class:`StaleObject` (or ``StaleObjects``), a serialization failure (SQLSTATE
     40001, also at COMMIT) or a deadlock (40P01, :class:`LockDeadlock`). Each run begins a new
-    transaction, so it reads what is there by then. Between two runs it sleeps a random time, at
-    most ``base``, twice that, four times that … and at most ``cap`` ("full jitter").
+    transaction, so it reads the rows as they are then. Between two runs it sleeps a random time: at
+    most ``base`` seconds, then twice ``base``, and so on up to ``cap`` ("full jitter").
 
     Guarantees: what a failed run did in the database is rolled back before the next begins.
 
-    Does not guarantee: anything about effects outside the database; they happen once per run
-    (use ``transaction.on_commit`` for them). Nor that it ends well: after the last attempt the
-    last error is raised. Objects read outside the function are not read again, so read inside.
+    Does not guarantee: success, as the last error is raised after the last attempt. Effects outside
+    the database happen once per run; use ``transaction.on_commit`` for them. Objects that were read
+    outside the function are not read again, so read them inside.
 
     Args:
         function: the function, where the decorator is used without arguments.
-        attempts: how often to run it at most.
+        attempts: the number of runs at most.
         base: the longest first sleep, in seconds.
         cap: the longest sleep, in seconds.
         using: the alias of the transaction; ``default`` if not given, as in ``atomic()``.
@@ -107,7 +107,7 @@ def retry_on_conflict(
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether running the transaction again may end better."""
+    """Return whether running the transaction again may succeed."""
     if isinstance(error, StaleObject | StaleObjects | LockDeadlock):
         return True
     return getattr(error.__cause__, "sqlstate", None) in RETRIED_STATES

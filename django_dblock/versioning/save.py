@@ -330,7 +330,7 @@ class GuardedSave(models.Model):
         return others or names
 
     def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
-        """As Django's; compare, where a form or the admin has bound it to what it showed."""
+        """Delete as Django does; compare if a page has bound the instance to a version."""
         pk, version = self.__dict__.pop("_version_delete", (None, None))
         if version is None or pk != self.pk:
             # Handed on as they came: treebeard's delete() and Wagtail's take no using=None.
@@ -344,7 +344,7 @@ class GuardedSave(models.Model):
 
     @property
     def _version_pk(self) -> Any:
-        """The primary key in the table with the version; with two parents, not that of the row."""
+        """Return the primary key in the table with the version, which may be a parent's."""
         return self._get_pk_val(self._version_field.model._meta)
 
     @classmethod
@@ -358,7 +358,7 @@ class GuardedSave(models.Model):
     def refresh_from_db(  # type: ignore[override]
         self, using: str | None = None, fields: Iterable[str] | None = None, **more: Any
     ) -> None:
-        """Read again. A version read alone, without the rest, is not one to compare with."""
+        """Read the row again. A version that is read alone is not one to compare with."""
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
         unloaded = names is None and name not in state  # Django would leave it so
@@ -498,7 +498,7 @@ class GuardedSave(models.Model):
         return rows
 
     def _version_created(self, using: str, *, known: bool) -> None:
-        """As after an INSERT; where it may have found another row there, carry no version."""
+        """Carry the version of a new row; none where the INSERT may have met another row."""
         if known:
             version = self.__dict__.get(self._version_field.attname)
             self._version_settled(version, using, (), unread=True)
@@ -556,7 +556,7 @@ def _was_moved(error: OperationalError, using: str) -> bool:
 
 
 class Tables:
-    """What there was before: a savepoint of the rows, and what the instance carried.
+    """The state before a save: a savepoint of the rows, and what the instance carried.
 
     Outside a transaction Django opens one for the save, so there no savepoint is needed.
     """
@@ -576,7 +576,7 @@ class Tables:
             self.connection.savepoint_commit(self.savepoint)
 
     def failed(self, *, stale: bool) -> None:
-        """Put back what was there, if the database has done so or can do so."""
+        """Restore the state of the instance, if the database has rolled back or can roll back."""
         if stale and self.savepoint is not None:
             self.connection.savepoint_rollback(self.savepoint)
             self.connection.savepoint_commit(self.savepoint)
@@ -590,7 +590,7 @@ class Tables:
                     self.state[name] = value
 
 
-# Zero rows: find out what happened, and say it.
+# Zero rows: find out what happened, and report it.
 
 
 def reconciled(
@@ -688,7 +688,7 @@ def conflict(  # noqa: PLR0913 - facts for the error
 
 
 def _read_with(instance: "GuardedSave", name: str) -> int | None:
-    """Return the version that it was read with, unless it was given another to compare with."""
+    """Return the version that the instance was read with; None after ``expect_version()``."""
     if "cas_on_save" in instance.__dict__:  # by expect_version()
         return None
     return loaded_state.original(instance).get(name)

@@ -1,4 +1,4 @@
-"""The admin: what it writes or deletes is what its user has seen."""
+"""The admin of versioned models: it writes and deletes only what its user has seen."""
 
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -84,45 +84,45 @@ class VersionedAdmin(_Base):
     # The change form.
 
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """As Django's; it compares."""
+        """Return Django's form class, which compares."""
         form = super().get_form(request, *args, **kwargs)
         return versioned_form(form, Page.of(request))
 
     def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
-        """As Django's; the inlines compare, and so do the inlines of inlines."""
+        """Return Django's inlines, which compare; so do the inlines of inlines."""
         inlines = super().get_inline_instances(request, obj)
         return [versioned_inline(inline) for inline in inlines]
 
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **options: Any
     ) -> Any:
-        """As Django's; the version's hidden field comes with the first input of the form."""
+        """Render Django's page, with the version's hidden field beside the first input."""
         shown = context["adminform"]
         if TOKEN in shown.form.fields and self.has_change_permission(request, context["original"]):
             _carry_token(shown)
         return super().render_change_form(request, context, *args, **options)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
-        """As Django's; or the form again, with the conflict."""
+        """Run Django's view; respond with the form and the conflict if a save ends in one."""
         view = super().changeform_view
         return _or_conflict(request, lambda: view(request, *args, **options))
 
     # The list.
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        """As Django's; it compares."""
+        """Return Django's form class, which compares."""
         if self._versioned:
             kwargs.setdefault("form", AdminForm)
         return super().get_changelist_form(request, **kwargs)
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
-        """As Django's; its rows compare."""
+        """Return Django's formset class, whose forms compare."""
         return versioned_formset(
             super().get_changelist_formset(request, **kwargs), Page.of(request)
         )
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        """As Django's; or the list again, with the conflicts in their rows."""
+        """Run Django's view; respond with the list and the conflicts if a save ends in one."""
         view = super().changelist_view
         try:
             return _or_conflict(request, lambda: view(request, extra_context))
@@ -143,7 +143,7 @@ class VersionedAdmin(_Base):
     def response_action(
         self, request: HttpRequest, queryset: Any, *args: Any, **options: Any
     ) -> Any:
-        """As Django's; a confirmed action is one transaction, and deletes what was shown."""
+        """Run an action; a confirmed one is one transaction, and deletes only what was shown."""
         act = partial(super().response_action, request, queryset, *args, **options)
         if not self._versioned:
             return act()
@@ -188,7 +188,7 @@ class VersionedAdmin(_Base):
     # Deleting one.
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
-        """As Django's; an object that is to be deleted is bound to what its page has shown."""
+        """Return the object; one that is to be deleted is bound to the version that was shown."""
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and hasattr(request, "_dblock_deletes"):
             seen = signed_version.load(obj._meta.label, obj.pk, request.POST.get(TOKEN))
@@ -197,7 +197,7 @@ class VersionedAdmin(_Base):
         return obj
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
-        """As Django's; or its page again, with what was changed."""
+        """Run Django's view; respond with its page and the changes if the row was changed."""
         view = super().delete_view
         if not self._versioned or request.method != "POST":
             return view(request, object_id, extra_context)
@@ -216,7 +216,7 @@ class VersionedAdmin(_Base):
         return _with_status(view(asking, object_id, extra_context), status)
 
     def render_delete_form(self, request: HttpRequest, context: dict[str, Any]) -> Any:
-        """As Django's; its form carries the version, and the values that the user may see."""
+        """Render Django's page, with the version and the values that the user may see."""
         response = super().render_delete_form(request, context)
         obj = context["object"]
         if not self._versioned:
@@ -317,7 +317,7 @@ def _unseen(error: ValidationError) -> str:
 
 
 def _confirm(response: Any, fields: SafeString, changed: Iterable[Row] = ()) -> None:
-    """Let a page that asks before it deletes have more fields in its form."""
+    """Add fields to the form of a page that asks before it deletes."""
     page = response.resolve_template(response.template_name)
     more = {"dblock_page": page, "dblock_fields": fields, "dblock_rows": changed}
     response.context_data = {**(response.context_data or {}), **more}

@@ -71,7 +71,7 @@ class AdminFormMixin(VersionedFormMixin):
         self._read = original(self.instance)
 
     def full_clean(self) -> None:
-        """As Django's; and with a conflict, if this form has one to show."""
+        """Clean as Django does, and add the conflict if this form has one to show."""
         super().full_clean()
         if not self.is_bound or not self._seen:
             return
@@ -107,7 +107,7 @@ class AdminFormMixin(VersionedFormMixin):
 
 
 class AdminForm(AdminFormMixin, _ModelForm):
-    """The form of an admin that names none."""
+    """The form of an admin that sets no form."""
 
 
 def versioned_form(form: Any, page: Page) -> Any:
@@ -132,7 +132,7 @@ class CarryingFormSet:
     """Renders each form's token beside a hidden field that the admin's templates render anyway."""
 
     def add_fields(self, form: Any, index: int | None) -> None:
-        """As Django's, and let the token come along."""
+        """Add Django's fields, and render the token beside one of them."""
         super().add_fields(form, index)  # type: ignore[misc]
         if TOKEN not in form.fields:
             return
@@ -142,7 +142,7 @@ class CarryingFormSet:
 
 
 def render_token_beside(form: Any, name: str) -> None:
-    """Let the input of a field be followed by the form's hidden token, in whatever template."""
+    """Render the form's hidden token after the input of a field, in any template."""
     widget = form.fields[name].widget
     render = widget.render
     widget.render = lambda *args, **options: format_html(

@@ -1,4 +1,4 @@
-"""What a person needs to decide a conflict: mine, theirs, and what both began with."""
+"""The diff of a conflict: mine, theirs, and the original of each field."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from django_dblock.versioning.save import unversioned_names
 
 
 class Unknown(Enum):
-    """A value nobody knows."""
+    """The type of :data:`UNKNOWN`."""
 
     UNKNOWN = "unknown"
 
@@ -44,25 +44,25 @@ class FieldDiff:
 
     @property
     def changed_by_me(self) -> bool:
-        """Whether mine differs from the original; where that is not known, from theirs."""
+        """Return whether mine differs from the original; if that is unknown, from theirs."""
         return self.counts and bool(
             self.mine != (self.theirs if self.original is UNKNOWN else self.original)
         )
 
     @property
     def changed_by_them(self) -> bool:
-        """Whether theirs differs from the original; where that is not known, from mine."""
+        """Return whether theirs differs from the original; if that is unknown, from mine."""
         return bool(self.theirs != (self.mine if self.original is UNKNOWN else self.original))
 
     @property
     def conflicting(self) -> bool:
-        """Whether both changed it, and not to the same value."""
+        """Return whether both changed the field, and not to the same value."""
         return self.changed_by_me and self.changed_by_them and bool(self.mine != self.theirs)
 
 
 @dataclass(frozen=True, slots=True)
 class ConflictDiff:
-    """The whole of a conflict, field by field.
+    """All fields of a conflict.
 
     Attributes:
         fields: by name, in the model's order.
@@ -74,12 +74,12 @@ class ConflictDiff:
 
     @property
     def deleted(self) -> bool:
-        """Whether the row is gone."""
+        """Return whether the row is gone."""
         return self.version is None
 
     @property
     def conflicting(self) -> list[FieldDiff]:
-        """The fields that both changed; with none, mine can be carried over to theirs."""
+        """Return the fields that both changed; without any, mine can be merged into theirs."""
         return [field for field in self.fields.values() if field.conflicting]
 
 
@@ -168,7 +168,7 @@ def _value(field: Any, value: Any) -> Any:
         return value
 
 
-# The diff of a form's conflict: what a form has beside plain columns comes in here.
+# The diff of a form's conflict, with the many-to-many fields of the form.
 
 
 def form_diff(

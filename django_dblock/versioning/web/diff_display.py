@@ -1,4 +1,4 @@
-"""The values of a conflict as people read them."""
+"""The values of a conflict as text for people."""
 
 import datetime as dt
 import decimal
@@ -18,7 +18,7 @@ from django_dblock.versioning.web.diff import UNKNOWN, ConflictDiff, FieldDiff
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table that a conflict is shown as; all values are text, not yet escaped.
+    """One row of the table that shows a conflict; all values are text, not yet escaped.
 
     Attributes:
         name: the field's name.
@@ -28,7 +28,7 @@ class Row:
         theirs: what is in the row now.
         mine_changed: the sender changed it.
         theirs_changed: somebody else changed it.
-        conflicting: both did, and not to the same value.
+        conflicting: both changed the field, and not to the same value.
         upload: a file, which a browser doesn't send twice.
         choice: the name of the input with which theirs is chosen.
     """
@@ -56,7 +56,7 @@ def rows(
     Args:
         diff: the conflict.
         fields: the model's fields by name.
-        labels: what the form calls them; of an empty one the model's name is taken.
+        labels: the labels of the form; if one is empty, the name from the model is used.
         choices: the names of the inputs to choose with.
     """
     found = []

@@ -43,7 +43,7 @@ _VARIANT = re.compile(r"[A-Za-z0-9._~+-]*\Z")  # no comma: Django splits lists o
 
 
 class MalformedTags(ValueError):
-    """A header that is no list of entity tags."""
+    """The header is not a list of entity tags."""
 
 
 def etag(instance: "GuardedSave", variant: str = "") -> str:
@@ -90,7 +90,7 @@ def carried(instance: "GuardedSave") -> int:
 
 
 def digest(instance: "GuardedSave", secret: str | bytes | None = None) -> str:
-    """Return what stands for the row in its tags."""
+    """Return the digest of the row in its tags."""
     model = instance._version_field.model._meta.label_lower
     fields: Any = instance._meta.pk_fields
     key = [str(field.to_python(getattr(instance, field.attname))) for field in fields]
@@ -120,7 +120,7 @@ def named(header: str) -> set[tuple[int, str]]:
 def newest(instance: "GuardedSave", tags: AbstractSet[tuple[int, str]]) -> int | None:
     """Return the highest version of this row among the tags.
 
-    Versions only grow, so whoever has seen that one knows that the others are past.
+    Versions only grow, so a client that has seen this version knows that the others are old.
     """
     secrets = [None, *settings.SECRET_KEY_FALLBACKS]
     mine = {digest(instance, secret) for secret in secrets}

@@ -44,7 +44,7 @@ DELETED = _(
 
 
 class VersionTokenField(forms.CharField):
-    """The hidden input. It is never what a user changed, and says so."""
+    """The hidden input of the token, which never counts as changed by the user."""
 
     widget = forms.HiddenInput
 
@@ -135,7 +135,7 @@ class VersionedFormMixin(_Base):
             return
         for name, field in self._guarded.items():
             if isinstance(self.fields[name], forms.FileField):
-                continue  # what is not uploaded anew stays as it is
+                continue  # a file that is not uploaded again stays as it is
             if posted[CHOICE + name] == THEIRS:
                 self._taken.append(name)
             elif name in self._seen.original:
@@ -150,7 +150,7 @@ class VersionedFormMixin(_Base):
             self.fields[name].disabled = disabled
 
     def full_clean(self) -> None:
-        """As Django's; a form without a valid token is invalid, and its instance bound by one."""
+        """Clean as Django does, and bind the instance; a form without a token is invalid."""
         self._disable_taken(disabled=True)
         super().full_clean()
         if not self.is_bound:
@@ -170,7 +170,7 @@ class VersionedFormMixin(_Base):
             self._say_gone()
 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's signature
-        """As Django's, in one transaction with the many-to-many relations.
+        """Save as Django does, in one transaction with the many-to-many relations.
 
         Raises:
             StaleObject: the row was written, or deleted, since the form was shown.
@@ -227,7 +227,7 @@ class VersionedFormMixin(_Base):
 
     @property
     def conflict(self) -> ConflictDiff | None:
-        """The diff of the conflict after :meth:`add_conflict`; else None."""
+        """Return the diff of the conflict after :meth:`add_conflict`; else None."""
         self.conflict_was_shown = self.conflict_was_shown or self._conflict is not None
         return self._conflict
 
@@ -241,7 +241,7 @@ class VersionedFormMixin(_Base):
 
     @property
     def conflict_rows(self) -> list[Row]:
-        """The conflict field by field, as people read it; empty without one."""
+        """Return the rows of the table that shows the conflict; none without a conflict."""
         if (diff := self.conflict) is None:
             return []
         labels = {name: self.fields[name].label for name in diff.fields}
@@ -249,7 +249,7 @@ class VersionedFormMixin(_Base):
         return rows(diff, self._guarded, labels, choices)
 
     def _editable(self) -> dict[str, Any]:
-        """The guarded fields, but for the one that ties an inline's row to its parent."""
+        """Return the guarded fields without the one that links an inline's row to its parent."""
         return {
             name: field
             for name, field in self._guarded.items()
@@ -257,7 +257,7 @@ class VersionedFormMixin(_Base):
         }
 
     def _show(self, name: str, value: Any) -> None:
-        """Let an input show a value instead of what was sent."""
+        """Show a value in an input instead of the value that was sent."""
         field: Any = self.fields[name]
         field.bound_data = lambda data, initial: value  # noqa: ARG005
 
@@ -295,7 +295,7 @@ def keep_tokens_of_unseen(response: Any, forms: Iterable[Any]) -> None:
 
 
 def row_of(instance: Any) -> tuple[str, Any]:
-    """Return what a token is bound to; a proxy's rows are those of its model."""
+    """Return the model and the key that a token is bound to; a proxy counts as its model."""
     return instance._meta.concrete_model._meta.label, instance.pk
 
 
@@ -314,7 +314,7 @@ def _guarded(form: Any) -> dict[str, Any]:
 
 
 def hides(field: forms.Field) -> bool:
-    """Whether a field can't be edited, or does not show its value: nothing of it is sent along."""
+    """Return whether a field can't be edited or does not show its value; no token holds it."""
     return field.disabled or (
         isinstance(field.widget, forms.PasswordInput) and not field.widget.render_value
     )
@@ -339,7 +339,7 @@ CHANGED = _(
 
 
 class VersionedDeleteForm(forms.Form):
-    """One hidden field, with the version that the page showed; without it the form is invalid."""
+    """A form of one hidden field, the version that the page showed; it is invalid without it."""
 
     version_token = VersionTokenField(required=False)
 

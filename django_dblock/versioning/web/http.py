@@ -32,7 +32,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that write nothing: RFC 9110, 9.2.1."""
 
 CONFLICTS = (StaleObject, StaleObjects, PreconditionFailed, LockDeadlock, OperationalError)
-"""What may be a conflict; :func:`conflict_problem` tells."""
+"""Errors that may be a conflict; :func:`conflict_problem` decides."""
 
 View = TypeVar("View", bound=Callable[..., Any])
 R = TypeVar("R", bound=HttpResponseBase)
@@ -47,8 +47,8 @@ class ConditionalRequest(HttpRequest):
 def set_etag(response: R, instance: VersionedModel, variant: str = "") -> R:
     """Put the tag of the version that the instance carries on a response, and return that.
 
-    With Django's ConditionalGetMiddleware a GET whose ``If-None-Match`` has this tag is answered
-    with 304. Arguments, guarantees and errors are those of :func:`etag`.
+    With Django's ConditionalGetMiddleware the response to a GET whose ``If-None-Match`` has this
+    tag is 304. Arguments, guarantees and errors are those of :func:`etag`.
     """
     response.headers["ETag"] = etag(instance, variant)
     return response
@@ -76,11 +76,11 @@ def if_match(
     Works on functions and, through ``method_decorator``, on methods and ``dispatch`` of class
     views, sync and async. Safe methods pass untouched.
 
-    Guarantees: a conflict that the view raises is answered with 412 and, where the row is there,
-    its present tag; what the request wrote under ATOMIC_REQUESTS is rolled back. Without the
-    header the answer is 428, before the view runs; to a malformed one it is 400. The answer to a
-    write carries the new tag. A view that succeeds without having looked at a precondition that
-    the client sent is an error.
+    Guarantees: a conflict that the view raises becomes a 412 response with the present tag of the
+    row, if there is a row. What the request wrote under ATOMIC_REQUESTS is rolled back. Without the
+    header the response is 428, before the view runs; with a malformed header it is 400. The
+    response to a write has the new tag. A view that succeeds without having used a precondition
+    that the client sent is an error.
 
     Does not guarantee: that what the view wrote before the conflict is undone without
     ATOMIC_REQUESTS; put several writes in ``transaction.atomic()``. ``If-Unmodified-Since``, and
@@ -88,17 +88,17 @@ def if_match(
 
     Departs from RFC 9110, knowingly: weak tags, and tags with a suffix that a compressing proxy
     has added, match, because a tag names the state of a row (13.1.1 wants the strong comparison);
-    a successful PUT is answered with an ETag even if the server has normalised what it was sent
+    the response to a successful PUT has an ETag even if the server has normalised the data
     (9.3.4). The tags of any variant match.
 
     Args:
         view: the view, where the decorator is used without arguments.
-        required: answer 428 where an unsafe method comes without ``If-Match`` and without
+        required: respond with 428 if an unsafe method comes without ``If-Match`` and without
             ``If-None-Match: *``. If False, ``bind()`` does nothing then.
-        variant: for the tags on the answers, as in :func:`etag`.
+        variant: for the tags of the responses, as in :func:`etag`.
 
     Raises:
-        RuntimeError: the view answered with success and never used ``request.if_match``, though
+        RuntimeError: the view succeeded and never used ``request.if_match``, though
             the client sent a precondition.
 
     Source: RFC 9110, 13.1.1 If-Match, 13.1.2 If-None-Match, 15.5.13 (412); RFC 6585, 3 (428);
@@ -140,7 +140,7 @@ def if_match(
 
 
 def conflict_problem(error: BaseException, *, conditional: bool) -> Problem | None:
-    """Return what to tell the client about a conflict; None where it is none.
+    """Return the problem to report for a conflict; None for other errors.
 
     Args:
         error: what was raised.
@@ -164,21 +164,21 @@ def conflict_problem(error: BaseException, *, conditional: bool) -> Problem | No
 
 
 def missing_problem() -> Problem:
-    """Return what to tell a client that has to say which version it saw, and does not."""
+    """Return the problem to report for a missing ``If-Match`` header."""
     detail = _("This request needs an If-Match header with the ETag of what you have read.")
     return Problem(428, "precondition_required", detail)
 
 
 def malformed_problem() -> Problem:
-    """Return what to tell a client whose ``If-Match`` can't be read."""
+    """Return the problem to report for a malformed ``If-Match`` header."""
     detail = _("The If-Match header is not a list of entity tags, or contradicts If-None-Match.")
     return Problem(400, "malformed_if_match", detail)
 
 
 def undo_request() -> None:
-    """Roll back what the request has written under ATOMIC_REQUESTS: its answer is a refusal.
+    """Roll back what the request has written under ATOMIC_REQUESTS.
 
-    A response that is returned, and not an error that is raised, would commit it.
+    Django commits when a view returns a response, also when that response reports a conflict.
     """
     connection: Any
     for connection in connections.all(initialized_only=True):
@@ -188,7 +188,7 @@ def undo_request() -> None:
 
 
 def unused(request: HttpRequest, response: HttpResponseBase) -> bool:
-    """Whether a precondition that the client sent had no part in an answer of success."""
+    """Return whether a view succeeded without using the precondition that the client sent."""
     if response.status_code >= 400:  # noqa: PLR2004
         return False
     if "Idempotent-Replayed" in response.headers:  # by @idempotent: the view was not run again
@@ -198,7 +198,7 @@ def unused(request: HttpRequest, response: HttpResponseBase) -> bool:
 
 
 def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, variant: str) -> None:
-    """Put the tag on an answer of success that has none, if the instance still has a version."""
+    """Add the ETag to a successful response without one, if the instance has a version."""
     successful = 200 <= response.status_code < 300  # noqa: PLR2004
     if instance is not None and instance.pk is not None and successful:
         # Not known after a save that did not compare; rolled back, it never came to be.
@@ -212,7 +212,7 @@ def present_tag(
     error: StaleObject | PreconditionFailed,
     variant: str,
 ) -> None:
-    """Put the tag that the row has now on the answer to a conflict, where it is known."""
+    """Add the row's present ETag to the response to a conflict, if it is known."""
     tag = condition.current_tag(error, variant)
     if tag is not None:
         response.headers["ETag"] = tag
@@ -235,7 +235,7 @@ def _finish(request: HttpRequest, response: Any, view: Any, variant: str) -> Any
     if unused(request, response):
         name = getattr(view, "__qualname__", view)
         raise RuntimeError(
-            f"The client sent a precondition (If-Match), and {name} answered "
+            f"The client sent a precondition (If-Match), and {name} responded with "
             f"{response.status_code} without having used it. Call request.if_match.bind(instance) "
             f"before writing, or save_cas(expected=request.if_match.expected(instance)); if it "
             f"writes nothing, request.if_match.waive()."
@@ -245,7 +245,7 @@ def _finish(request: HttpRequest, response: Any, view: Any, variant: str) -> Any
 
 
 def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpResponse:
-    """Return the answer to a conflict; raise any other error again."""
+    """Return the response to a conflict; raise any other error again."""
     condition: IfMatch = request.if_match  # type: ignore[attr-defined]
     problem = conflict_problem(error, conditional=bool(condition))
     if problem is None:
@@ -257,7 +257,7 @@ def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpRespons
 
 
 def _is_async(view: Any) -> bool:
-    """Whether to await the view; ``dispatch`` of an async class view does not look like it."""
+    """Return whether to await the view; also for ``dispatch`` of an async class view."""
     if iscoroutinefunction(view):
         return True
     owner = getattr(getattr(view, "func", None), "__self__", None)

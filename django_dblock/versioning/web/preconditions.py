@@ -1,4 +1,4 @@
-"""``request.if_match``: what a request says about the row it is to write, bound to the write."""
+"""``request.if_match``: the precondition of a request, bound to the write."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from django_dblock.versioning.model import VersionedModel
 
 Kind = Literal["none", "tags", "any", "absent"]
-"""Nothing was said; ``If-Match`` with tags; ``If-Match: *``; ``If-None-Match: *``."""
+"""No precondition; ``If-Match`` with tags; ``If-Match: *``; ``If-None-Match: *``."""
 
 
 class PreconditionFailed(DblockError):
-    """What a request's ``If-Match`` or ``If-None-Match`` asks for is not so. Nothing was written.
+    """A request's ``If-Match`` or ``If-None-Match`` does not hold. Nothing was written.
 
     Where the client names an older version of the row than it has, it is a :class:`StaleObject`.
 
@@ -66,14 +66,14 @@ class PreconditionFailed(DblockError):
 
 
 class IfMatch:
-    """The precondition of one request; true in a condition where the client sent one.
+    """The precondition of one request; true in a boolean context if the client sent one.
 
-    It holds for the rows that it is asked about, with ``bind()``, ``expected()`` or ``insert()``.
-    None of them compares and then writes: the write itself compares.
+    It holds for the instances that are passed to ``bind()``, ``expected()`` or ``insert()``.
+    No method compares before the write: the write itself compares.
 
     Attributes:
         kind: see :data:`Kind`.
-        used: the view has asked, or has said that it writes nothing.
+        used: the view has used it, or has called ``waive()``.
     """
 
     def __init__(self, kind: Kind, named: frozenset[tuple[int, str]] = frozenset()) -> None:
@@ -177,11 +177,11 @@ class IfMatch:
         await sync_to_async(self.insert)(instance, using=using)
 
     def waive(self) -> None:
-        """Say that this request writes nothing, so that the precondition may go unused."""
+        """Declare that this request writes nothing, so that the precondition may stay unused."""
         self.used = True
 
     def row(self) -> "VersionedModel | None":
-        """Return the instance that was asked about, where it was just one."""
+        """Return the instance that the view has used; None if there were none or several."""
         return next(iter(self._rows.values())) if len(self._rows) == 1 else None
 
     def current_tag(
@@ -189,7 +189,7 @@ class IfMatch:
     ) -> str | None:
         """Return the tag that the row has now; None where it is gone, or that is not known.
 
-        Only of a row that was asked about: the tag of another would be no answer to the request.
+        Only for a row that the view has used; the client did not ask about any other row.
         """
         instance, actual = error.instance, error.actual
         digest = etag.digest(instance)
@@ -218,7 +218,7 @@ class IfMatch:
 
 
 def conditional(request: HttpRequest) -> bool:
-    """Whether the request carries a precondition, well-formed or not."""
+    """Return whether the request has a precondition, well-formed or not."""
     return "If-Match" in request.headers or _absent(request)
 
 

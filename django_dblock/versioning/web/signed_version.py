@@ -1,7 +1,7 @@
-"""What a page showed, signed: the version of a row, and the values that stood in the form's fields.
+"""What a page showed, signed: the version of a row, and the values of the form's fields.
 
-It travels through the browser and back, so that the form that is posted can be compared with the
-row that it was made from. It can be read there, and is to hold only what the page shows anyway.
+The browser sends the token back, so that a posted form can be compared with the row that it was
+made from. The token is readable, so it holds only what the page shows anyway.
 """
 
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SALT: Final = "django_dblock.versioning.web.signed_version"
 
 LONGEST: Final = 4000
-"""Characters of a value that are worth sending twice; of a longer one the original is unknown."""
+"""The longest value, in characters, that a token holds; of a longer one no original is known."""
 
 MISSING: Final = _(
     "This page came back without the version that it showed, so nothing was saved. Load it again "
@@ -38,7 +38,7 @@ CODES: Final = frozenset({"version_missing", "version_unreadable"})
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What somebody had before their eyes.
+    """What a page has shown to its user.
 
     Attributes:
         version: the version of the row.
@@ -91,7 +91,7 @@ def _signer(label: str, pk: Any) -> Signer:
 
 
 def encoded(values: Iterable[tuple["Field[Any, Any]", Any]]) -> dict[str, Any]:
-    """Return the values of columns by field name, for JSON; without those too long or not plain."""
+    """Return the values of columns by field name for JSON; leave out long and unencodable ones."""
     found = {}
     for field, value in values:
         if hasattr(value, "resolve_expression"):

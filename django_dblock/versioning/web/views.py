@@ -1,4 +1,4 @@
-"""Views that answer a conflict with a page to decide it on."""
+"""Views that respond to a conflict with a page to resolve it."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -46,7 +46,7 @@ def form_conflict_response(
     ``ATOMIC_REQUESTS`` what the view has written so far is rolled back.
 
     Args:
-        request: what is answered.
+        request: the request that ended in the conflict.
         form: the form, or the formset that one of whose forms it was.
         error: what ``save()`` raised.
         template_name: a page of your own; within its ``<form>`` it includes
@@ -54,7 +54,7 @@ def form_conflict_response(
         context: more for the template, beside ``form``, ``formset`` and ``title``.
 
     Raises:
-        StaleObject: the error is about none of these forms, so there is nothing to show.
+        StaleObject: the error belongs to no form given, so there is nothing to show.
     """
     formset = form if hasattr(form, "forms") else None
     among = [each for each in getattr(form, "forms", [form]) if each.instance is error.instance]
@@ -83,14 +83,14 @@ def undo(using: str) -> None:
 
 
 class VersionedUpdateMixin(_Update):
-    """Let an ``UpdateView`` answer a conflict with a page that shows mine and theirs.
+    """Make an ``UpdateView`` respond to a conflict with a page that shows mine and theirs.
 
     Put it before ``UpdateView``; the form is a :class:`VersionedFormMixin` (made if only ``fields``
-    are given). The answer's status is 409. Nothing is written by the form; under
+    are given). The response's status is 409. Nothing is written by the form; under
     ``ATOMIC_REQUESTS`` nothing by the view.
 
     Does not guarantee: that a row which is gone before the view has read it can be told from one
-    that never was. A form with a version that is sent to it is answered with the page, too.
+    that never was. A posted form with a version gets the page, too.
 
     Attributes:
         conflict_template_name: the page; see :func:`form_conflict_response`.
@@ -99,19 +99,19 @@ class VersionedUpdateMixin(_Update):
     conflict_template_name: str = TEMPLATE
 
     def get_form_class(self) -> Any:
-        """As Django's, and with a version."""
+        """Return Django's form class, with a version."""
         form: Any = super().get_form_class()
         if issubclass(form, VersionedFormMixin):
             return form
         return type(form)(form.__name__, (VersionedFormMixin, form), {})
 
     def get_form(self, form_class: Any = None) -> Any:
-        """As Django's; keep the form, to show it again."""
+        """Return Django's form, and keep it to show it again."""
         self._form = super().get_form(form_class)
         return self._form
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """As Django's; or the conflict."""
+        """Handle the POST as Django does; respond with the page if it ends in a conflict."""
         try:
             return super().post(request, *args, **kwargs)
         except StaleObject as error:
@@ -151,7 +151,7 @@ class VersionedUpdateMixin(_Update):
 
 
 class VersionedDeleteMixin(_Delete):
-    """Let a ``DeleteView`` delete only what its page has shown.
+    """Make a ``DeleteView`` delete only what its page has shown.
 
     Put it before ``DeleteView``; the page renders ``{{ form }}``, which is one hidden field, and
     its errors. If the row was changed in between, nothing is deleted, and the page is shown again
@@ -163,11 +163,11 @@ class VersionedDeleteMixin(_Delete):
     form_class = VersionedDeleteForm
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        """As Django's, and the row."""
+        """Return Django's arguments and the row."""
         return {**super().get_form_kwargs(), "instance": self.object}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """As Django's; or the conflict."""
+        """Handle the POST as Django does; respond with the page if it ends in a conflict."""
         try:
             return super().post(request, *args, **kwargs)
         except StaleObject as error:
