@@ -373,7 +373,7 @@ class TestForgotten:
         for path in (f"forgets/{product.pk}/", f"forgets/{product.pk}/?redirect"):
             with pytest.raises(RuntimeError, match=r"if_match\.bind\(instance\) before writing"):
                 Client().put(f"/http/{path}", "{}", headers={"If-Match": etag(product)})
-        with pytest.raises(RuntimeError, match="forgets_async answered 200"):
+        with pytest.raises(RuntimeError, match="forgets_async responded with 200"):
             Client().put("/http/forgets-async/1/", "{}", headers={"If-Match": '"a"'})
 
     @pytest.mark.django_db(transaction=True)
