@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from django_dblock.advisory.operations import (
         terminate_backend as terminate_backend,
     )
+    from django_dblock.advisory.rows import alocked as alocked
+    from django_dblock.advisory.rows import lock_rows as lock_rows
+    from django_dblock.advisory.rows import lock_table as lock_table
     from django_dblock.coordination.latch import latch as latch
     from django_dblock.coordination.latch import purge_latches as purge_latches
     from django_dblock.coordination.leadership import Leader as Leader
@@ -153,6 +156,9 @@ _HOME = {
     "advisory_lock": "advisory.lock",
     "advisory_locks": "advisory.lock",
     "try_advisory_lock": "advisory.lock",
+    "alocked": "advisory.rows",
+    "lock_rows": "advisory.rows",
+    "lock_table": "advisory.rows",
     "namespace": "core.namespace",
     "latch": "coordination.latch",
     "purge_latches": "coordination.latch",

@@ -169,6 +169,13 @@ ORDER BY activity.xact_start
 LIMIT 1
 """
 
+# Set lock_timeout for the transaction; return the value before.
+SET_LOCK_TIMEOUT = """
+SELECT before.value
+FROM (SELECT current_setting('lock_timeout') AS value OFFSET 0) AS before
+WHERE set_config('lock_timeout', %(timeout)s, true) IS NOT NULL
+"""
+
 # Whether this session holds the lock exclusively.
 IS_HELD = """
 SELECT CASE WHEN EXISTS (

@@ -1,0 +1,204 @@
+"""Row and table locks with a deadline, and a locked transaction for async code."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import EllipsisType
+from typing import Any, TypeVar
+
+import psycopg
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.db import Error, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model, QuerySet
+from django.db.transaction import TransactionManagementError
+
+from django_dblock.advisory.lock import advisory_lock
+from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import caused_by, connection_for, fetch, in_transaction
+from django_dblock.core.decorators import refuse_unfinished, refuse_what_runs_later
+from django_dblock.exceptions import LockDeadlock, LockTimeout
+from django_dblock.keys import Key, KeyPart
+from django_dblock.sql import advisory as sql
+
+M = TypeVar("M", bound=Model)
+R = TypeVar("R")
+
+TABLE_MODES = (
+    "access share",
+    "row share",
+    "row exclusive",
+    "share update exclusive",
+    "share",
+    "share row exclusive",
+    "exclusive",
+    "access exclusive",
+)
+
+
+def lock_rows(
+    queryset: QuerySet[M],
+    *,
+    timeout: float | EllipsisType | None = ...,
+    of: Sequence[str] = (),
+    no_key: bool = False,
+) -> list[M]:
+    """Lock the queryset's rows until the transaction ends; return the instances.
+
+    Guaranteed: the rows are read and locked by one ``SELECT … FOR UPDATE`` in the order of their
+    primary keys, so two calls for the same rows can't deadlock with each other. No other
+    transaction changes, deletes or locks the rows until this transaction ends, or the savepoint in
+    which they were locked is rolled back. After a timeout the transaction is usable.
+
+    Not guaranteed: that rows which are inserted later are locked; that the whole call ends within
+    ``timeout``, because the server counts it for each row that it waits for.
+
+    Args:
+        queryset: the rows; it may filter, not slice. Its own order is replaced.
+        timeout: seconds to wait for a row, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not
+            wait; None leaves it to the server's ``lock_timeout``.
+        of: the relations whose rows are locked, as of ``select_for_update``.
+        no_key: lock with ``FOR NO KEY UPDATE``: rows that refer to these may be inserted meanwhile.
+
+    Raises:
+        TransactionManagementError: no transaction is open, so the locks would end at once.
+        LockTimeout: somebody else held a row for that long. No row is locked.
+        LockDeadlock: the server ended the wait because of a deadlock. No row is locked.
+        ValueError: the timeout is not a number of seconds.
+        UnsupportedDatabase: the queryset's database is not PostgreSQL.
+
+    Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
+    """
+    name = queryset.model._meta.label_lower  # noqa: SLF001 - Django's documented API
+    alias = queryset._db or router.db_for_write(queryset.model)  # type: ignore[attr-defined] # noqa: SLF001 - of using()
+    connection = connection_for(alias)
+    with _waiting(connection, "lock_rows", (name, "rows"), timeout) as nowait:
+        rows = queryset.using(alias).order_by("pk")
+        return list(rows.select_for_update(nowait=nowait, of=of, no_key=no_key))
+
+
+def lock_table(
+    model: type[Model],
+    *,
+    mode: str = "share row exclusive",
+    timeout: float | EllipsisType | None = ...,
+    using: str | None = None,
+) -> None:
+    """Lock a model's table until the transaction ends, for migrations and imports.
+
+    Guaranteed: no other transaction holds a conflicting lock of the table until this transaction
+    ends. After a timeout the transaction is usable.
+
+    Not guaranteed: anything about tables of parent or child models. Others queue behind this wait,
+    also for modes that don't conflict with the present holders, so keep the timeout short.
+
+    Args:
+        model: the model.
+        mode: the server's name of the mode, in lower case. "share row exclusive" keeps writers out
+            and lets readers in; "access exclusive" keeps everybody out.
+        timeout: seconds, as in :func:`lock_rows`.
+        using: the database alias; by default where the router writes the model.
+
+    Raises:
+        TransactionManagementError: no transaction is open, so the lock would end at once.
+        LockTimeout: somebody else held a conflicting lock for that long. Nothing is locked.
+        LockDeadlock: the server ended the wait because of a deadlock. Nothing is locked.
+        ValueError: the mode or the timeout can't be one.
+        UnsupportedDatabase: the database is not PostgreSQL.
+
+    Source: PostgreSQL manual, 13.3.1 "Table-Level Locks".
+    """
+    if mode not in TABLE_MODES:
+        raise ValueError(f"mode={mode!r} is none of {', '.join(TABLE_MODES)}.")
+    meta = model._meta  # noqa: SLF001 - Django's documented API
+    connection = connection_for(using or router.db_for_write(model))
+    with _waiting(connection, "lock_table", (meta.label_lower, "table"), timeout) as nowait:
+        # a name and a mode can't be parameters; the one is quoted, the other is one of a list
+        table = connection.ops.quote_name(meta.db_table)
+        statement = f"LOCK TABLE {table} IN {mode.upper()} MODE{' NOWAIT' if nowait else ''}"
+        fetch(connection, statement, {})
+
+
+@contextmanager
+def _waiting(
+    connection: BaseDatabaseWrapper,
+    function: str,
+    key: Key,
+    timeout: float | EllipsisType | None,
+) -> Iterator[bool]:
+    """Set the server's lock_timeout for a block under a savepoint; yield whether not to wait."""
+    limit = conf.advisory_timeout if isinstance(timeout, EllipsisType) else timeout
+    if not (limit is None or is_seconds(limit)):
+        raise ValueError(
+            f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
+            f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
+        )
+    if not in_transaction(connection):
+        raise TransactionManagementError(
+            f"{function}() needs an open transaction, or the locks would end before it returns. "
+            f"Call it inside transaction.atomic()."
+        )
+    started = monotonic()
+    facts: Any = {"keys": (key,), "name": ":".join(map(str, key)), "using": connection.alias}
+    try:
+        with transaction.atomic(using=connection.alias):
+            if not limit:
+                yield limit == 0
+                return
+            milliseconds = str(max(1, round(limit * 1000)))
+            [(before,)] = fetch(connection, sql.SET_LOCK_TIMEOUT, {"timeout": milliseconds})
+            yield False
+            fetch(connection, sql.SET_LOCK_TIMEOUT, {"timeout": before})
+    except Error as error:
+        if caused_by(error, psycopg.errors.LockNotAvailable):
+            waited = monotonic() - started
+            raise LockTimeout(**facts, timeout=limit, waited=waited) from error
+        if caused_by(error, psycopg.errors.DeadlockDetected):
+            raise LockDeadlock(**facts) from error
+        raise
+
+
+async def alocked(
+    function: Callable[..., R],
+    *args: Any,
+    key: Key | KeyPart,
+    timeout: float | EllipsisType | None = ...,  # noqa: ASYNC109 - the server's, for the lock
+    shared: bool = False,
+    using: str | None = None,
+    **kwargs: Any,
+) -> R:
+    """Run a sync function under an advisory lock, in a thread, from async code.
+
+    The whole transaction with its lock is in that thread: Django's transactions can't span an
+    await, and this does not pretend that they can. The promises are those of
+    :class:`advisory_lock` in a transaction of its own.
+
+    Args:
+        function: a sync function.
+        *args: its positional arguments.
+        key: the parts of the key as a tuple, or a single part.
+        timeout: seconds to wait, as in :class:`advisory_lock`.
+        shared: hold the lock together with other shared holders.
+        using: the database alias.
+        **kwargs: its keyword arguments.
+
+    Raises:
+        TypeError: the function is async, a generator function, or returns what runs later.
+        LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
+        UnsupportedDatabase, ValueError: as in :class:`advisory_lock`.
+    """
+    if iscoroutinefunction(function):
+        raise TypeError(
+            "alocked() runs a sync function in a thread: Django's transactions can't span an "
+            "await. Move what needs the lock into a sync function."
+        )
+    refuse_what_runs_later(function, "alocked")
+    parts = key if isinstance(key, tuple) else (key,)
+
+    def run() -> R:
+        with advisory_lock(*parts, timeout=timeout, shared=shared, using=using):
+            result = function(*args, **kwargs)
+            refuse_unfinished(result, function, "alocked")
+        return result
+
+    return await sync_to_async(run)()
