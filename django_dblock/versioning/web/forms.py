@@ -191,7 +191,7 @@ class VersionedFormMixin(_Base):
         is in the row. The token is that of the row as it is now, so sending the form again
         overwrites what was just shown, and nothing newer. If you render the page yourself, show
         ``conflict_rows``; the responses of this package keep the old token in a page that has not
-        shown the conflict (:func:`keep_tokens_of_unseen`). ``conflict`` is the diff,
+        shown the conflict (``keep_tokens_of_unseen``). ``conflict`` is the diff,
         ``conflict_rows`` the table to show, and the form has an error with the code ``"conflict"``.
 
         One statement for the row, and one for each relation among the fields.
