@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from django.db import connections
 
 from django_dblock.conf import conf
+from django_dblock.coordination.slots import Kind
 from django_dblock.core import application_name as labels
 from django_dblock.core.connection import connection_for, positional
 from django_dblock.fencing.store import alias_for
@@ -391,6 +392,15 @@ class FencedLease:
     grants: int
     metadata: dict[str, Any]
     waiting: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """What the lease is for: ``lock``, ``semaphore``, ``rwlock``, ``leader``, ….
+
+        ``partition`` and ``worker`` are the leases of ``partitions``.
+        """
+        kind = self.name.rpartition("~")[2]
+        return kind if kind in get_args(Kind) else "lock"
 
 
 def fenced_leases(

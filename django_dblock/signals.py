@@ -6,7 +6,9 @@ A receiver runs inside the lock's transaction and should not query it: the error
 abort the transaction, and nobody would see why.
 
 The sender is the lock's class. Each signal of a lock carries ``kind`` (``"advisory"`` or
-``"fenced"``), ``keys`` (a tuple of keys), ``name`` (the keys as text), ``using`` (the alias) and
+``"fenced"``; ``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``,
+``"partition"`` or ``"worker"`` of the coordination tools), ``keys`` (a tuple of keys), ``name``
+(the keys as text), ``using`` (the alias) and
 ``shared``. Signals of leases also carry ``token``.
 """
 

@@ -218,6 +218,11 @@ class _Block(fenced_lock):
 
 
 class _ReadBlock(_Block):
+    def __enter__(self) -> ReadLease:
+        lease = super().__enter__()
+        assert isinstance(lease, ReadLease)  # noqa: S101 - made by _lease() below
+        return lease
+
     def _attempt(self) -> Attempt:
         return Attempt(
             self._place(), self._wish, self._timeout, acquire=_acquire_read, queue_slot=1
@@ -228,6 +233,11 @@ class _ReadBlock(_Block):
 
 
 class _WriteBlock(_Block):
+    def __enter__(self) -> WriteLease:
+        lease = super().__enter__()
+        assert isinstance(lease, WriteLease)  # noqa: S101 - made by _lease() below
+        return lease
+
     def _attempt(self) -> Attempt:
         return Attempt(self._place(), self._wish, self._timeout, acquire=_acquire_write)
 

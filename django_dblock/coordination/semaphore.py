@@ -167,8 +167,8 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
         lock_delay: seconds for which a slot stays taken after its permit *expired* unreleased.
         on_lost: called once with the permit when it is lost; see ``fenced_lock``.
         using: the database alias of the lock table, as in ``fenced_lock``.
-        fair: wait in a queue, first come, first served among those who also wait so: with k slots
-            free, the first waiters whose units fit into k may take them.
+        fair: wait in a queue, first come, first served among the waiters with ``fair=True``: with k
+            slots free, the first waiters whose units fit into k may take them.
         metadata: a JSON object to show to operators.
 
     Raises:

@@ -164,7 +164,7 @@ WITH clock AS MATERIALIZED (
     (
         SELECT lock.*, clock.now, true
         FROM clock, django_dblock_fencedlock AS lock
-        WHERE %(expired)s
+        WHERE %(expired)s AND lock.grants > 0  -- a slot that was never granted is nobody's
             AND lock.expires_at + lock.lock_delay <= clock.now
             AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
             AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)

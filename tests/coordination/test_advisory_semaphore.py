@@ -1,5 +1,7 @@
 """advisory_semaphore: at most N transactions at a time."""
 
+import threading
+
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection, transaction
@@ -63,7 +65,7 @@ def test_a_waiter_that_gives_up_leaves_the_transaction_usable():
         with transaction.atomic():
             Counter.objects.create(name="before")
             with pytest.raises(LockTimeout) as caught:
-                advisory_semaphore("pdf", permits=1, timeout=0.01).__enter__()
+                advisory_semaphore("pdf", permits=1, timeout=0.3).__enter__()
             assert caught.value.keys == (("pdf",),)
             Counter.objects.create(name="after")
         holder.send("leave")
@@ -197,3 +199,24 @@ def meet(_number, permits):
                 )
                 met.append(cursor.fetchone()[0])
     return met
+
+
+def test_waiting_in_this_process():
+    with process(hold, 1) as holder:
+        holder.receive()
+        timer = threading.Timer(0.1, holder.send, ["leave"])
+        timer.start()
+        with advisory_semaphore("pdf", permits=1, timeout=60) as permit:
+            assert permit.waited > 0
+            assert permit.slot == 0
+        timer.join()
+
+
+def test_another_error_while_entering_comes_out(monkeypatch):
+    def fail(_request):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("django_dblock.coordination.semaphore.try_any", fail)
+    with pytest.raises(ZeroDivisionError):
+        advisory_semaphore("pdf", permits=1).__enter__()
+    assert not connection.in_atomic_block

@@ -150,6 +150,25 @@ class TestWithoutADatabase:
             break
         assert caplog.text.count("trying again") == 2
 
+    def test_stopped_meanwhile(self, monkeypatch):
+        stop = threading.Event()
+
+        def acquire(*_):
+            stop.set()
+            raise OperationalError("gone")
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        assert list(campaign(stop=stop)) == []
+
+    @pytest.mark.django_db
+    def test_in_a_test_case_the_error_comes_out(self, monkeypatch):
+        def acquire(*_):
+            raise OperationalError("gone")
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        with pytest.raises(OperationalError):
+            list(campaign())
+
     def test_a_connection_that_the_server_ended(self, observer):
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")

@@ -178,6 +178,14 @@ class TestOneWorker:
             assert one.numbers == (0,)
             assert two.numbers == (1,)
 
+    def test_left_in_another_order(self):
+        one, two = outbox(2), partitions("other", count=1, ttl=30)
+        one.__enter__()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert held(PARTS) == []
+        two.__exit__(None, None, None)
+
     def test_left_where_it_was_not_entered(self):
         with pytest.raises(RuntimeError, match="not entered in this thread"):
             outbox().__exit__(None, None, None)

@@ -4,17 +4,20 @@ import time
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 
 from django_dblock import (
     FencedLock,
     LockLost,
     LockTimeout,
+    NotReplicated,
     OpenTransaction,
+    UnsupportedDatabase,
     fenced_lock,
     fenced_semaphore,
     signals,
 )
+from django_dblock.fencing import store
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
@@ -84,8 +87,6 @@ def test_a_double_release_frees_nobody_elses_permit(observer):
         stale = permit._place, permit.token
         assert permit.release()
         with semaphore(1):
-            from django_dblock.fencing import store
-
             assert not store.release(stale[0], stale[1], hold_at_least=0)
             assert not permit.release()
             assert held(NAME) == [0]
@@ -329,3 +330,29 @@ def test_waiting_ends_in_time():
             pass
     assert caught.value.waited >= 0.05
     assert time.monotonic() - started < 30
+
+
+class TestAnswers:
+    def test_a_lost_race_is_tried_again(self, monkeypatch):
+        def fail(*_):
+            raise DatabaseError("could not serialize access")
+
+        monkeypatch.setattr(store, "durable", fail)
+        with pytest.raises(DatabaseError, match="serialize"):
+            semaphore().__enter__()
+        monkeypatch.setattr(store, "is_lost_race", lambda _: True)
+        with pytest.raises(LockTimeout, match="faster"):
+            semaphore(timeout=0.01).__enter__()
+
+    def test_cockroach_is_refused(self, monkeypatch):
+        row = ("cockroach", None, None, None, None, None, None, None)
+        monkeypatch.setattr(store, "durable", lambda *_: ([row], True))
+        with pytest.raises(UnsupportedDatabase, match="CockroachDB"):
+            semaphore().__enter__()
+
+    def test_a_commit_without_its_standby_does_not_count(self, monkeypatch):
+        real = store.durable
+        monkeypatch.setattr(store, "durable", lambda *a: (real(*a)[0], False))
+        with pytest.raises(NotReplicated):
+            semaphore(timeout=5).__enter__()
+        assert held(NAME) == []
