@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
 
 from django_dblock.core.application_name import named
+from django_dblock.core.decorators import refuse_unfinished
 from django_dblock.exceptions import UnstorableResponse
 from django_dblock.idempotency import atomic, lease_mode, store
 from django_dblock.idempotency.claim import Lease
@@ -79,6 +80,7 @@ def run_once(  # noqa: PLR0913 - all but the key by name
         TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
             nothing it wrote can be committed.
         TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
+        TypeError: the work returned a generator or a coroutine. Nothing was stored.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: the lock can't be
             taken, as :class:`~django_dblock.advisory_lock` says.
 
@@ -88,13 +90,13 @@ def run_once(  # noqa: PLR0913 - all but the key by name
     options = Options(mode, ttl, wait, lease, on_abandoned, using=using)
     identity, wanted = _prepared(key, fingerprint, options)
     if mode == "atomic":
-        outcome = atomic.run(identity, wanted, options, lambda: _finished(work()))
+        outcome = atomic.run(identity, wanted, options, lambda: _finished(_called(work)))
     else:
         outcome = lease_mode.run(
             identity,
             wanted,
             options,
-            lambda held: _finished(work(Handle(identity, held))),
+            lambda held: _finished(_called(work, Handle(identity, held))),
             _kept,
         )
     return _result(outcome, identity, options)
@@ -157,6 +159,13 @@ def _prepared(
 ) -> tuple[Identity, RequestFingerprint]:
     identity = identity_of(key, options.using)
     return identity, RequestFingerprint(of_work(described), WORK_VERSION)
+
+
+def _called(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the work; refuse a result whose code has yet to run."""
+    result = work(*arguments)
+    refuse_unfinished(result, work, "run_once")
+    return result
 
 
 def _finished(result: Any) -> Finished:

@@ -191,3 +191,15 @@ def test_who_waits_gets_the_others_result(observer):
             other.send("go on")
             assert waiter.receive() == other.receive()
     assert effects() == 1
+
+
+@pytest.mark.parametrize("mode", ["atomic", "lease"])
+def test_work_that_runs_later_is_refused(mode):
+    """Its effects would come after the record."""
+
+    async def later(*_):
+        add_one()
+
+    with pytest.raises(TypeError, match="later"):
+        run_once("a", work=later, mode=mode)
+    assert not IdempotencyKey.objects.exists()
