@@ -1,6 +1,6 @@
-"""The text under which a key's lease stands in the table: fixed for ever, no two keys share one.
+"""The name under which a key's lease stands in the table: fixed, and no two keys share one.
 
-Two releases run side by side during a deploy and must agree.
+Two releases of a project run side by side during a deployment, so they must agree on every name.
 
 - A key whose parts are ints and *plain* strings is its parts with ``:`` between them:
   ``nightly-sync``, ``inventory:sku-1``, ``account:7``. A string is plain if it is printable, not
@@ -9,8 +9,9 @@ Two releases run side by side during a deploy and must agree.
 - Any other key, and one longer than 200 characters, is its encoding (:mod:`django_dblock.keys`) put
   into words and cut to 200 characters, then ``~`` and 32 hex digits: the BLAKE2b-16 digest of the
   namespace and the key as they are encoded there. So keys that are equal there have one name.
-- ``DBLOCK_NAMESPACE`` goes before, with ``::`` between them, where it is plain; else it makes the
-  key one of the other kind.
+- ``DBLOCK_NAMESPACE`` goes before either, with ``::`` between them, where it is plain, so that a
+  name tells whose it is; the words are cut shorter for it. A namespace that is not plain makes the
+  key one of the other kind, and stands in the digest alone.
 """
 
 import re
@@ -40,6 +41,8 @@ def lease_name(key: NamedKey, namespace: str) -> str:
             return text
     salted = encode((namespace,)) + key.data
     words = labels.words(decode(key.data))
+    if namespace and _plain(namespace) is not None:
+        words = f"{namespace}::{words}"[:MAX_LENGTH]
     return f"{words}~{blake2b(salted, digest_size=16).hexdigest()}"
 
 

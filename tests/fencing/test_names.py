@@ -62,6 +62,15 @@ def test_the_namespace_goes_before():
     assert len(name("x" * 199, namespace="shop")) < 255
 
 
+def test_a_plain_namespace_goes_before_a_digest_too():
+    """So that a name tells whose it is."""
+    long = name("b:c" * 100, namespace="n" * 100)
+    assert long.startswith("n" * 100 + "::")
+    assert len(long) <= 233
+    assert name("b:c", namespace="shop").startswith("shop::")
+    assert name("b:c", namespace="shop") != name("b:c", namespace="shop2")
+
+
 def test_every_name_fits_the_column():
     assert len(name("x" * 1000)) <= 255
     assert len(name("\0" * 1000)) <= 255
