@@ -38,7 +38,7 @@ _PATIENCE = 6.0
 """Seconds after which a waiter that shows no sign of life is passed over."""
 
 _SIGN = _PATIENCE / 3
-"""Seconds between two signs of life, and so the longest sleep of a waiter that can be woken."""
+"""Seconds between two signs of life of a waiter: what one that can be woken sleeps."""
 
 _SLICE = 0.05
 """Seconds between two looks at the caller's stop event."""
@@ -211,7 +211,7 @@ class Attempt:
         """Decide how long to sleep."""
         first = self._ahead == 0
         if self._subscription is not None and self._subscription.heard:
-            self.delay = _SIGN * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
+            self.delay = _SIGN * random.uniform(1.0, 1.1)  # noqa: S311 - no secret
         elif self._ticket is None or first:
             longest = min(_LONGEST, max(self.delay, _SHORTEST) * 3)
             self.delay = random.uniform(_SHORTEST, longest)  # noqa: S311
