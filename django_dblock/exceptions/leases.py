@@ -1,4 +1,4 @@
-"""A lease was not had, or has ended."""
+"""Errors of leases: one was not granted, or has ended."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class OpenTransaction(LockError, TransactionManagementError, RuntimeError):
 class NotReplicated(LockError):
     """The lease was written, but the wait for the synchronous standby was cut short.
 
-    A failover could lose it, so it does not count as taken. It was given back, or expires.
+    A failover could lose the grant, so it does not count. The lease was released, or expires.
     """
 
     def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
@@ -46,20 +46,21 @@ class NotReplicated(LockError):
 
 
 class LockLost(LockError):
-    """The lease can't be trusted any longer: it ran out, or somebody else has it.
+    """The lease can no longer be trusted: it expired, or another holder has it.
 
     Attributes:
-        token: the fencing token that it had.
-        reason: what was noticed, in words.
+        token: the fencing token of the lost grant.
+        reason: what was noticed, as text.
     """
 
     def __init__(
         self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, token: int, reason: str
     ) -> None:
         super().__init__(
-            f"{name} on database {using!r} (token {token}) is lost: {reason}. Stop what the lock "
-            f"protected and don't write; what was written without lock.guard() or save_fenced() "
-            f"may have met a newer holder's. For longer pauses allow a longer ttl=.",
+            f"{name} on database {using!r} (token {token}) is lost: {reason}. Stop the work that "
+            f"the lock protected, and write nothing more. Writes without lock.guard() or "
+            f"save_fenced() may conflict with the new holder's. Allow a longer ttl= if pauses are "
+            f"longer.",
             keys=keys,
             name=name,
             using=using,

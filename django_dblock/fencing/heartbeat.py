@@ -95,7 +95,7 @@ class Line:
         return outcome
 
     def close(self) -> None:
-        """Hang up. The next use calls again."""
+        """Close the heartbeat's connection; it reconnects on the next renewal."""
         self._wrapper.close()
 
     def _connect(self, patience: float) -> None:
@@ -145,7 +145,7 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
 def _until(
     generator: Generator[Any, Any, Any], until: float, meanwhile: Callable[[], object]
 ) -> Generator[Any, Any, Any]:
-    """Drive the driver's own generator, which waits for the server for ever, up to a time."""
+    """Drive the driver's own generator, which waits without a limit, up to a time."""
     try:
         state = next(generator)
         while True:
@@ -229,7 +229,10 @@ class Heartbeat:
                 self._changed.notify()
 
     def forget(self, trust: Trust) -> None:
-        """Renew it no more. A renewal that is under way can't undo a release: see RENEW."""
+        """Stop renewing the lease.
+
+        A renewal already in flight cannot undo a release; ``sql.fencing.RENEW`` checks the token.
+        """
         with self._changed:
             self._due.pop(trust, None)
             if not self._due and self._lines:
@@ -344,7 +347,10 @@ class Heartbeat:
                     self._due[trust] = due
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: begin anew, with locks that no thread here could ever free."""
+        """In a forked child: start without leases, and with new locks.
+
+        No thread of the child could ever free a lock that a thread of the parent held.
+        """
         _of_parents.append(self._lines)
         self._begin()
 

@@ -1,4 +1,4 @@
-"""What a block of ``fenced_lock`` holds: the public handle of one grant."""
+"""The public handle of one grant: what ``with fenced_lock(…) as lock`` binds."""
 
 import logging
 import time
@@ -83,19 +83,20 @@ def is_ttl(value: object) -> bool:
 class Lease:
     """One grant of a fenced lock. Its identity is the token: never the host, process or thread.
 
-    Guaranteed while :attr:`lost` is false: nobody else has been granted the lock since. It looks
-    at this process's clock only; what has to be right in the database goes through :meth:`guard`
-    or ``save_fenced``, where the database itself looks. Usable from any thread of the process that
-    took it; in a forked child it is lost.
+    Guaranteed while :attr:`lost` is false: nobody else has been granted the lock since. ``lost``
+    reads this process's clock only. Writes that must be right go through :meth:`guard` or
+    ``save_fenced``, where the database checks the lease. A lease can be used from any thread of
+    the process that acquired it; in a forked child it is lost.
 
     Attributes:
         key: the key's parts, as given.
-        name: the same for people.
+        name: the key as it is shown to people.
         using: the database alias of the lock table.
-        token: greater than that of every earlier grant of the key. Hand it to what you call, and
-            let that refuse a smaller one than it has seen.
-        metadata: what was given, as it stands in the table.
-        waited: seconds spent waiting for it.
+        token: the fencing token, greater than the token of every earlier grant of the key. Pass it
+            to the systems you call; they must refuse a token smaller than the largest they have
+            seen.
+        metadata: the metadata that was given to ``fenced_lock``, as it stands in the table.
+        waited: seconds spent waiting for the lease.
         fences_rows: whether the token may be written into rows: ``save_fenced(lease)`` needs
             tokens that all compare with each other.
     """
@@ -133,42 +134,42 @@ class Lease:
 
     @property
     def expires_at(self) -> datetime:
-        """When it expires by the *server's* clock, unless it is renewed."""
+        """When the lease expires by the *server's* clock, unless it is renewed."""
         return self.trust.expires_at
 
     @property
     def remaining(self) -> float:
-        """Seconds for which it can be trusted without another renewal; 0 when it has ended."""
+        """Seconds for which the lease can be trusted without another renewal; 0 after its end."""
         return self.trust.remaining
 
     @property
     def lost(self) -> bool:
-        """Whether it ended before it was given back. Sends nothing; never goes back to False."""
+        """Whether the lease ended before it was released. Sends nothing; stays True once True."""
         return self.trust.reason is not None
 
     def check(self) -> None:
-        """Go on only if the lease can still be trusted. Looks at the clock; sends nothing.
+        """Raise if the lease can no longer be trusted. Reads the clock; sends nothing.
 
         Raises:
-            LockLost: it can't, or it was given back.
+            LockLost: the lease expired, was taken over, or was already released.
         """
         if self.lost or self.trust.ended:
             raise self.loss()
 
     def renew(self, ttl: float | None = None) -> None:
-        """Renew it now; one statement, one commit, on the caller's connection.
+        """Renew the lease now; one statement, one commit, on the caller's connection.
 
-        What was promised before is never shortened: a smaller ttl counts from when the old one
-        would have ended.
+        An expiry is never moved back: with a smaller ttl the lease still runs until its old expiry.
 
         Args:
-            ttl: seconds from now, and for all renewals after this one; None leaves it as it is.
+            ttl: seconds from now, and for all later renewals; None keeps the ttl.
 
         Raises:
-            LockLost: it has ended.
-            OpenTransaction: see there.
-            NotReplicated, django.db.Error: it was perhaps not renewed; it is not lost by that.
-            ValueError: this can't be a ttl.
+            LockLost: the lease expired, was taken over, or was already released.
+            OpenTransaction: a transaction is open on the connection.
+            NotReplicated: no synchronous standby confirmed the renewal. The lease is not lost.
+            django.db.Error: the renewal failed, or its result is unknown. The lease is not lost.
+            ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
@@ -190,20 +191,21 @@ class Lease:
         trust.extend(before, ttl, renewal.expires_at)
 
     async def arenew(self, ttl: float | None = None) -> None:
-        """Do what :meth:`renew` does, from a coroutine."""
+        """Renew the lease from a coroutine; otherwise as :meth:`renew`."""
         await sync_to_async(self.renew)(ttl)
 
     def release(self) -> bool:
-        """Give it back before the block ends; one statement, one commit.
+        """Release the lease before the block ends; one statement, one commit.
 
-        Returns whether it was still ours to give: False where it was lost, which is not an error
-        by itself, and where it was given back before.
+        Returns whether this call released it: False if the lease was lost, which is not an error
+        by itself, and False if it was already released.
 
-        Where the server has dropped the caller's connection it is sent once more, on a new one.
+        If the server has dropped the caller's connection, the release is sent once more on a new
+        connection. If a waiter has asked for the lease, it is notified in the same commit.
 
         Raises:
-            OpenTransaction: see there.
-            django.db.Error: it was perhaps not given back; then it expires.
+            OpenTransaction: a transaction is open on the connection.
+            django.db.Error: the release failed, or its result is unknown; then the lease expires.
         """
         if self._given_back or self.trust.foreign:
             return False
@@ -227,7 +229,7 @@ class Lease:
         self._send(signals.lock_released, held=now() - self._since, lost=lost or not had)
 
     async def arelease(self) -> bool:
-        """Do what :meth:`release` does, from a coroutine."""
+        """Release the lease from a coroutine; otherwise as :meth:`release`."""
         return await sync_to_async(self.release)()
 
     def guard(self, *, idle_timeout: float | None = None) -> AbstractContextManager[None]:
@@ -243,12 +245,12 @@ class Lease:
 
         Args:
             idle_timeout: seconds for which the transaction may stand idle before the server ends
-                it, so that a frozen holder blocks nobody for ever; the larger of ttl and 30 by
-                default. A stricter setting of yours stays in force.
+                it, so that a frozen holder does not block others indefinitely; the larger of ttl
+                and 30 by default. A stricter setting of yours stays in force.
 
         Raises:
-            LockLost: it is not held any longer; nothing was written.
-            ValueError: this can't be an idle_timeout.
+            LockLost: the lease is no longer held; nothing was written.
+            ValueError: ``idle_timeout`` is not a number of seconds above 0.
 
         Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
         """
@@ -264,12 +266,12 @@ class Lease:
 
     @property
     def place(self) -> Place:
-        """Which row of which table it is."""
+        """The row of the lock table."""
         return self._place
 
     @property
     def trusts(self) -> tuple[Trust, ...]:
-        """What this process believes of each row that the lease consists of: one, mostly."""
+        """What this process knows of each row of the lease: one row, except for a semaphore's."""
         return (self.trust,)
 
     def stop_renewing(self) -> None:
@@ -287,7 +289,7 @@ class Lease:
         return LockLost(**self._place.facts, token=self.token, reason=reason)
 
     def leave(self, *, failed: bool) -> None:
-        """Give it back at the end of the block; an error of the block's own comes first."""
+        """Release the lease at the end of the block; the block's own error takes precedence."""
         try:
             self.release()
         except Error:
@@ -299,7 +301,7 @@ class Lease:
             )
 
     def stop_on_loss(self, stop: Callable[[], None]) -> None:
-        """Call this, too, when it is lost, or at once if it is."""
+        """Call ``stop`` when the lease is lost, or at once if it is lost already."""
         self.stop = stop
         if self.lost:
             stop()

@@ -52,7 +52,7 @@ def _current_caller() -> Caller:
 
 
 class Entry:
-    """A block that was entered: by which object, for which lease, in which thread or task."""
+    """A block that was entered: the object, the lease, and the thread or task that entered."""
 
     def __init__(self, block: "fenced_lock", lease: Lease, caller: Caller) -> None:
         self.block = block
@@ -79,63 +79,76 @@ class Entry:
 # Which blocks the code that runs here has entered: each thread and each task has its own.
 _entered: ContextVar[tuple[Entry, ...]] = ContextVar("dblock_entered", default=())
 
-# All blocks that are entered in this process, for those who leave one in another thread or task.
+# All blocks that are entered in this process: a block may be left in another thread or task.
 _open: list[Entry] = []
 _open_mutex = threading.Lock()
 
 
-def _forget_the_parents() -> None:
+def _replace_mutex() -> None:
     global _open_mutex  # noqa: PLW0603 - a lock that no thread in a forked child could ever free
     _open_mutex = threading.Lock()
-    _open.clear()
 
 
-after_fork_in_child(_forget_the_parents)
+after_fork_in_child(_replace_mutex)
 
 
 class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
-    """Hold a key across transactions, for long work, with a token that fences stale holders off.
+    """Hold a key across transactions, for long work, with a token that refuses stale holders.
 
-    Entering takes a *lease* of ``ttl`` seconds, which a heartbeat renews until the block is left.
-    If this process dies or freezes, the lease expires by the database's clock, and the next one
-    has the lock. It is configuration only: share it, re-enter it, decorate with it.
+    Entering acquires a *lease* of ``ttl`` seconds, which a heartbeat renews until the block is
+    left. If this process dies or freezes, the lease expires by the database's clock, and the next
+    holder can acquire it. The object is configuration only: share it between threads, use it
+    again, decorate with it. It is not re-entrant: inside the block nobody else gets the key, the
+    caller itself included.
 
-    Guaranteed: at any time at most one holder has an unexpired lease on the key; each grant's token
-    is greater than all before it, for ever; what is written under ``lock.guard()`` or by
-    ``save_fenced(lock)`` is refused once the lease is no longer held, even if this process was
-    frozen and does not know yet.
+    Guaranteed:
 
-    Not guaranteed: that unguarded code stops when the lease is lost. It was frozen, perhaps, and
-    another holder is at work: call ``lock.check()`` before each step, guard what is written, and
-    give ``lock.token`` to other systems, to refuse a smaller one than they have seen. Nothing about
-    commits in another database.
+    - At any time at most one holder has an unexpired lease on the key.
+    - The token of each grant is greater than the tokens of all grants before it, permanently.
+    - Writes under ``lock.guard()`` or by ``save_fenced(lock)`` are refused once the lease is no
+      longer held, even if this process was frozen and does not know yet.
 
-    ``async with`` and async functions work too; the block is cancelled when the lease is lost. As a
-    decorator, a callable among the parts is called with the call's arguments.
+    Not guaranteed: that unguarded code stops when the lease is lost. Call ``lock.check()`` before
+    each step, guard what you write, and pass ``lock.token`` to other systems, which must refuse a
+    token smaller than the largest they have seen. Nothing is guaranteed about commits in another
+    database.
+
+    ``async with`` and async functions work as well; the task is cancelled when the lease is lost.
+    As a decorator, a callable among the parts of the key is called with the call's arguments.
+
+    Leave the block in the thread or task that entered it. A lease whose block was left elsewhere is
+    released. If the thread that entered ends without leaving, the lease is no longer renewed.
 
     Args:
         key: the parts of the key, see :mod:`django_dblock.keys`.
         ttl: seconds after which an unrenewed lease expires. A holder may be frozen, or without its
-            database, for about two thirds of it; the next one waits that long for a dead one.
-        timeout: seconds to wait; 0 (the default) does not, None waits for ever.
-        heartbeat: whether to renew it every third of the ttl; else it is yours to ``renew()``.
-        hold_at_least: seconds from its beginning for which the lock stays taken even if it is
-            given back earlier, for jobs that must not run twice in short order.
-        lock_delay: seconds for which nobody gets the lock after it *expired* unreleased, so that
-            what the lost holder has set off elsewhere can come to its end.
-        on_lost: called once with the lease when it is lost, in the thread that notices it: mostly
-            the heartbeat's, so it must be quick, and no place for queries.
+            database, for about two thirds of the ttl; the next holder waits up to one ttl for a
+            holder that died.
+        timeout: seconds to wait; 0 (the default) does not wait, None waits indefinitely. An
+            ``advisory_lock`` waits for 10 seconds by default.
+        heartbeat: whether to renew the lease every third of the ttl; if False, call ``renew()``.
+        hold_at_least: seconds since the grant for which nobody else acquires the key, even if the
+            lease is released earlier: for jobs that must not run twice in short order.
+        lock_delay: seconds for which nobody acquires the key after the lease *expired* unreleased,
+            so that requests that the lost holder has sent elsewhere can end.
+        on_lost: called once with the lease when the lease is lost, in the thread that notices the
+            loss: mostly the heartbeat's. So it must be quick, and must not run queries.
         using: the database alias of the lock table; ``DBLOCK_DATABASE``, else where the router
             writes :class:`django_dblock.FencedLock`.
-        fair: wait in a queue, first come, first served among those who also wait so.
-        metadata: a JSON object to show to those who ask who has the lock.
+        fair: wait in a queue: among callers that also set it, first come, first served.
+        metadata: a JSON object that ``dblock list``, the monitor and the admin show.
 
     Raises:
-        LockTimeout: somebody else still had it.
-        OpenTransaction: the lease would be invisible until the commit, and gone after a rollback.
-        LockLost: on leaving, where the block itself raised nothing: it ended before the block did.
-        NotReplicated, StandbyDatabase, UnsupportedDatabase: a lease there would protect nothing.
-        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        LockTimeout: on entering, another holder had the lease until the timeout.
+        SelfDeadlock: on entering with ``timeout=None``, this thread or task holds the key itself.
+        OpenTransaction: on entering, a transaction was open: the lease would be invisible until its
+            commit, and gone after a rollback.
+        LockLost: on leaving, the lease was lost before the block ended, and the block raised
+            nothing.
+        NotReplicated: on entering, no synchronous standby confirmed the grant.
+        StandbyDatabase: on entering, the server is a standby.
+        UnsupportedDatabase: on entering, the database is not PostgreSQL.
+        TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
 
     Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; M. Kleppmann, "How to do distributed
     locking", 2016 (fencing tokens).
@@ -159,7 +172,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         if not (timeout is None or is_seconds(timeout)):
             raise ValueError(
                 f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
-                f"{MAX_TIMEOUT:.0f}; None waits for ever."
+                f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
             )
         for argument, value in (("hold_at_least", hold_at_least), ("lock_delay", lock_delay)):
             if not is_seconds(value):

@@ -99,7 +99,7 @@ _NEWER_ROWS = "because a newer holder has written or claimed some of the rows"
 
 
 class FencedQuerySet(models.QuerySet[Any]):
-    """A QuerySet with ``fenced(lock)``; for managers of one's own, as ``as_manager()`` has it."""
+    """A QuerySet with ``fenced(lock)``; for your own managers, as ``as_manager()`` makes them."""
 
     _lease: Lease | None = None
 
@@ -261,7 +261,7 @@ class FencedModel(models.Model):
         Args:
             lock: what ``with fenced_lock(…) as lock`` bound.
             using: the database alias of the row, as in ``save()``.
-            update_fields: likewise.
+            update_fields: the fields to save, as in ``save()``.
 
         Raises:
             StaleFence: nothing was written. A LockLost, too.

@@ -34,11 +34,13 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
     Args:
         key: the parts of the key, as given to ``fenced_lock``.
         by: who does this, for the audit log; the database role if not given.
-        using: the database alias, likewise.
+        using: the database alias, as given to ``fenced_lock``.
 
     Raises:
-        OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
-        TypeError, ValueError: the key can't be one; before any SQL.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
+        UnsupportedDatabase: the database is not PostgreSQL.
+        TypeError, ValueError: a part of the key is not valid; before any SQL.
     """
     wanted = named(key)
     place = Place(wanted, lease_name(wanted, conf.namespace), store.alias_for(using))
@@ -56,21 +58,23 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
 def force_release_grant(
     name: str, slot: int, token: int, *, patience: float | None = None, using: str | None = None
 ) -> bool:
-    """End one grant that was seen in the table, and none that came after it; whether it was held.
+    """End one grant that was seen in the table, but no later grant; return whether it was held.
 
-    Guaranteed, and not: as :func:`force_release`; who calls this writes it down.
+    Guaranteed, and not guaranteed: as :func:`force_release`. The caller logs it.
 
     Args:
-        name: as it stands in the table.
-        slot: likewise.
-        token: the grant's.
-        patience: seconds to wait for guarded transactions that are open; as long as the session's
-            ``lock_timeout`` lets it if not given.
+        name: the lease's name in the table.
+        slot: the lease's slot in the table.
+        token: the fencing token of the grant.
+        patience: seconds to wait for guarded transactions that are open; if not given, as long as
+            the session's ``lock_timeout`` allows.
         using: the database alias, as in ``fenced_lock``.
 
     Raises:
-        OpenTransaction, StandbyDatabase, UnsupportedDatabase: see there.
-        django.db.OperationalError: the time was up; nothing was ended.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
+        UnsupportedDatabase: the database is not PostgreSQL.
+        django.db.OperationalError: ``patience`` ran out; nothing was ended.
     """
     place = Place(named((name,)), name, store.alias_for(using), slot)
     return _force_release(place, token, patience)

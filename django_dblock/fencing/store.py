@@ -1,4 +1,4 @@
-"""The lock table's answers: one statement each, with what a refusal means."""
+"""The lock table's results: one statement for each function, and what a refusal means."""
 
 import functools
 import re
@@ -100,7 +100,7 @@ class Look(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """What became of one lease in a batch: its new expiry, if any, and whether it is still ours."""
+    """The result for one lease of a batch: its new expiry, if any, and whether it is still ours."""
 
     expires_at: datetime | None
     ours: bool
@@ -118,7 +118,7 @@ def alias_for(using: str | None) -> str:
 
 
 def owner() -> str:
-    """Who we are, for people: host, process and thread."""
+    """Return host, process and thread of the caller, for people."""
     return f"{_host()}:{getpid()}:{threading.current_thread().name}"[:255]
 
 
@@ -126,10 +126,13 @@ _host = functools.cache(socket.gethostname)  # a system call, before which the G
 
 
 def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refusal | None:
-    """Take the lease if it is free; None if the row appeared just now: try again at once.
+    """Acquire the lease if it is free; None if the row appeared just now: try again at once.
 
     Raises:
-        OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: see there.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
+        UnsupportedDatabase: the server is CockroachDB.
+        NotReplicated: no synchronous standby confirmed the grant; it was given back.
     """
     parameters = {
         "name": place.name,
@@ -180,7 +183,9 @@ def renew(place: Place, token: int, ttl: float) -> Renewal:
     """Renew one lease.
 
     Raises:
-        OpenTransaction, StandbyDatabase, NotReplicated: see there.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
+        NotReplicated: no synchronous standby confirmed the renewal.
     """
     parameters = renewal_parameters([(place, token, ttl)])
     rows, replicated = durable(place, "renewed", sql.RENEW, parameters)
@@ -191,7 +196,7 @@ def renew(place: Place, token: int, ttl: float) -> Renewal:
 
 
 def renewal_parameters(leases: Sequence[tuple[Place, int, float]]) -> dict[str, list[Any]]:
-    """Put leases into the form that the one statement for all of them takes."""
+    """Return the parameters of ``RENEW`` for these leases."""
     return {
         "names": [place.name for place, _, _ in leases],
         "slots": [place.slot for place, _, _ in leases],
@@ -201,13 +206,14 @@ def renewal_parameters(leases: Sequence[tuple[Place, int, float]]) -> dict[str, 
 
 
 def release(place: Place, token: int, *, hold_at_least: float) -> bool:
-    """Give the lease back; whether it was still ours to give.
+    """Release the lease; return whether the caller still held it.
 
-    Where the server dropped the connection meanwhile, it is tried once more on a new one: a second
-    release of one grant does nothing more.
+    If the server dropped the connection meanwhile, the release is sent once more on a new one: a
+    second release of one grant changes nothing.
 
     Raises:
-        OpenTransaction, StandbyDatabase: see there.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
     """
     parameters = {
         "name": place.name,
@@ -240,8 +246,8 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
     """Run a statement that commits by itself; return its rows.
 
     Raises:
-        OpenTransaction: it would not be on its own.
-        StandbyDatabase: the server is one.
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)

@@ -210,7 +210,7 @@ FROM (
 
 # In a transaction: is the lease still ours, and may nobody take it before this transaction ends?
 # KEY SHARE lets our own renewals through and makes whoever wants the lease pass by. Should we
-# freeze, the server ends the transaction: nobody waits for us for ever. A stricter limit stays.
+# freeze, the server ends the transaction: nobody waits for us indefinitely. A stricter limit stays.
 GUARD = """
 SELECT token, set_config(
     'idle_in_transaction_session_timeout',
@@ -230,7 +230,7 @@ FOR KEY SHARE
 
 # An operator ends a lease: the token is passed, so the old holder can neither renew, nor release,
 # nor write under a guard. Waits for guarded transactions that are open. The lock_delay, if there is
-# one, counts from now. With a token it ends that grant, and none that came after it. A row is
+# one, counts from now. With a token it ends that grant, but no later grant. A row is
 # locked when the WHERE has left it, so the lock_timeout that is set there counts for that.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
