@@ -70,7 +70,7 @@ EXAMPLES = [
     (StandbyDatabase(**FACTS), "Pass using="),
     (OpenTransaction(**FACTS, act="taken"), "Enter fenced_lock() outside"),
     (NotReplicated(**FACTS), "Try again when replication works"),
-    (LockLost(**FACTS, token=7, reason="it ran out"), "don't write"),
+    (LockLost(**FACTS, token=7, reason="it ran out"), "write nothing more"),
     (SelfDeadlock(**FACTS, act="upgraded", advice="Leave the block first."), "Leave the block"),
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account", pk=1), "account 1"),
     (StaleFence(**FACTS, token=7, reason="a newer one", model="app.account"), "to app.account was"),
