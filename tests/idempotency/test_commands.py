@@ -67,7 +67,7 @@ class TestList:
         abandoned()
         with fenced_lock("a", ttl=60), advisory_lock("a"):
             titles = [block.split()[0] for block in run("list").split("\n\n")]
-        assert titles == ["lock", "fenced", "request"]
+        assert titles == ["lock", "lease", "request"]
 
     def test_filters(self):
         abandoned("lost-key")
@@ -99,7 +99,9 @@ class TestList:
         monkeypatch.setattr(idempotency_operations, "UNFINISHED", "SELECT * FROM no_such_table")
         with advisory_lock("a"):
             assert len(run("list").splitlines()) == 2
-        with pytest.raises(CommandError, match=r"'idempotency' is not in this database"):
+        with pytest.raises(
+            CommandError, match=r"'idempotency' can't be shown: .*run 'manage.py migrate'"
+        ):
             run("list", "--kind", "idempotency")
 
 
@@ -280,7 +282,8 @@ class TestPurge:
             " token = token - 31 * 86400000::bigint"
         )
         assert run("purge") == (
-            "1 of 1 rows of fenced locks removed.\n3 of 3 expired idempotency keys removed.\n"
+            "1 of 1 rows of fenced locks removed.\n0 of 0 rows of latches removed.\n"
+            "3 of 3 expired idempotency keys removed.\n"
         )
         assert IdempotencyKey.objects.count() == 3
 
@@ -297,7 +300,8 @@ class TestPurge:
 
     def test_json(self, expired):
         assert json.loads(run("purge", "--dry-run", "--json")) == {
-            "fenced": {"idle": 0, "removed": 0}, "idempotency": {"expired": 3, "removed": 0},
+            "fenced": {"idle": 0, "removed": 0}, "latches": {"idle": 0, "removed": 0},
+            "idempotency": {"expired": 3, "removed": 0},
         }  # fmt: skip
         assert json.loads(run("purge", "--kind", "idempotency", "--json")) == {
             "idempotency": {"expired": 3, "removed": 3}
@@ -343,6 +347,8 @@ class TestPurge:
     )
     def test_without_one_table_the_other_is_purged(self, kind, module, statement, monkeypatch):
         monkeypatch.setattr(module, statement, "SELECT * FROM no_such_table")
-        assert len(run("purge").splitlines()) == 1
-        with pytest.raises(CommandError, match=f"{kind!r} is not in this database"):
+        assert len(run("purge").splitlines()) == 2
+        with pytest.raises(
+            CommandError, match=f"{kind!r} can't be shown: .*run 'manage.py migrate'"
+        ):
             run("purge", "--kind", kind)
