@@ -395,7 +395,7 @@ class FencedLease:
 
     @property
     def kind(self) -> str:
-        """What the lease is for: ``lock``, ``semaphore``, ``rwlock``, ``leader``, ….
+        """The lease's purpose, such as ``lock``, ``semaphore``, ``rwlock`` or ``leader``.
 
         ``partition`` and ``worker`` are the leases of ``partitions``.
         """

@@ -70,6 +70,8 @@ nitpick_ignore_regex = [
     (r"py:class", r"GuardedSave"),  # what of VersionedModel is not for users
     (r"py:class", r"django_dblock\.versioning\.web\.diff_display\.Row"),  # likewise, of forms
     (r"py:class", r"django_dblock\.idempotency\.(identity\.Identity|claim\.Lease)"),  # likewise
+    # Blocks that are entered at once, and a union that is told in words.
+    (r"py:class", r"django_dblock\.coordination\.(rwlock\._\w+|leadership\.StopEvent)"),
     (r"py:data", r"Kind"),  # told in words beside it
     (r"py:class", r"'\w+'"),  # a value of a Literal
     (r"py:mod", r"fnmatch|django_dblock\.(versioning|fencing|sql)\.\w+"),  # not shown

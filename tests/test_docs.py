@@ -141,10 +141,9 @@ def test_every_setting_is_in_the_reference_with_its_default(settings):
 
 
 def test_every_system_check_is_in_the_reference_and_no_other():
-    sources = [path.read_text() for path in (ROOT / "django_dblock").rglob("*.py")]
-    registering = [source for source in sources if "@checks.register(" in source]
-    assert len(registering) > 1
-    ids = set(re.findall(r'"(dblock\.[EW]\d{3})"', "".join(registering)))
+    sources = [path.read_text() for path in (ROOT / "django_dblock" / "checks").glob("*.py")]
+    ids = set(re.findall(r'"(dblock\.[EW]\d{3})"', "".join(sources)))
+    assert len(ids) > 10
     assert (
         set(re.findall(r"^## `(dblock\.[EW]\d{3})`", reference("checks.md"), re.MULTILINE)) == ids
     )

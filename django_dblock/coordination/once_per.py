@@ -328,7 +328,7 @@ class once_per:  # noqa: N801 - a decorator
 
     Raises:
         ValueError, TypeError: an argument can't be one; before any SQL.
-        Everything that :func:`~django_dblock.run_once` raises, but for IdempotencyInProgress.
+        IdempotencyError: as of :func:`~django_dblock.run_once`, but no IdempotencyInProgress.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; ShedLock and Solid Queue's
     recurring tasks answer the same need.

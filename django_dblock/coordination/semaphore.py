@@ -48,7 +48,7 @@ class Permit(Lease):
     """One grant of a :class:`fenced_semaphore`: a lease on one slot, or on several.
 
     Guaranteed, and not, as for a :class:`~django_dblock.Lease`. With several units, the permit is
-    lost as soon as one of its slots is lost, and :meth:`guard` checks each slot.
+    lost as soon as one of its slots is lost, and ``guard()`` checks each slot.
 
     Attributes:
         slot: the number of the first slot, from 0 to permits - 1.
