@@ -1,8 +1,8 @@
-"""Waking waiters: one connection of this process listens, and wakes whom a NOTIFY is for.
+"""Waking waiters: one connection of this process listens, and wakes the waiters of a topic.
 
-A waiter subscribes to a *topic*, a short text that whoever changes something sends as the payload
-of a NOTIFY, in the transaction of the change. Notifications are a hint, never a promise: a waiter
-still looks for itself from time to time, and often while nobody listens for it.
+A waiter subscribes to a *topic*: a short text that is the payload of a NOTIFY, sent in the
+transaction that changes what the waiter waits for. Notifications are a hint, never a promise: a
+waiter still looks for itself from time to time, and often while nobody listens for it.
 
 The listener is a thread with a connection of its own for each database, started by the first
 subscription and ended soon after the last. It is not the heartbeat's connection: a beat may wait
@@ -46,16 +46,23 @@ def topic(*parts: str | int) -> str:
 
 
 def notify(connection: BaseDatabaseWrapper, topic: str) -> None:
-    """Wake who subscribed to the topic, when the caller's transaction commits. One statement.
+    """Wake the subscribers of the topic when the caller's transaction commits. One statement.
 
     Each COMMIT with a NOTIFY takes a lock of the whole server for a moment: send it only where
     somebody waits.
+
+    Args:
+        connection: Django's connection, in the transaction of the change.
+        topic: what the waiters subscribed to.
+
+    Raises:
+        django.db.Error: as a cursor raises it.
     """
     fetch(connection, sql.NOTIFY, {"topic": topic})
 
 
 class Subscription:
-    """One waiter's ear for one topic. Close it when the wait is over.
+    """One waiter's subscription to one topic. Close it when the wait is over.
 
     Attributes:
         topic: what wakes it.
@@ -161,11 +168,12 @@ class Listener:
                 self._idle_since = monotonic()
 
     def _run(self) -> None:
-        connection = dedicated(self._alias)
-        options = connection.settings_dict["OPTIONS"]
-        options["application_name"] = f"{options.get('application_name', '')} listener".strip()
-        options.setdefault("connect_timeout", 5)
+        connection = None
         try:
+            connection = dedicated(self._alias)
+            options = connection.settings_dict["OPTIONS"]
+            options["application_name"] = f"{options.get('application_name', '')} listener".strip()
+            options.setdefault("connect_timeout", 5)
             driver = self._listen(connection)
             if driver is None:
                 self._deaf_until = monotonic() + _BREAK
@@ -180,7 +188,8 @@ class Listener:
             with self._mutex:
                 self._thread = None
             self._wake_all()  # so that they look more often from now on
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _listen(self, connection: BaseDatabaseWrapper) -> Any:
         """Return psycopg's connection that listens; None behind a pooler, or a proxy."""

@@ -9,7 +9,8 @@ from django.db import connection, connections
 from django_dblock import LockTimeout, fenced_lock, force_release
 from django_dblock.core import notify
 from django_dblock.core.application_name import named
-from django_dblock.fencing import acquire, store
+from django_dblock.fencing import acquire, heartbeat, store
+from django_dblock.fencing import lock as module
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
 from tests.fencing.helpers import NAME, run
@@ -227,3 +228,32 @@ class TestWaiter:
             with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, timeout=0.4):
                 pass
             assert 0.4 <= time.monotonic() - started < 1.9
+
+
+class TestEdges:
+    def test_whose_ticket_is_gone_listens_for_a_new_one(self, observer):
+        lock = fenced_lock(NAME, ttl=300).__enter__()
+        one = attempt()
+        queue_up(one)
+        first = one._subscription
+        observer.execute("TRUNCATE django_dblock_fencedticket")
+        assert one.once() is None
+        assert one._subscription is None
+        one.delay = 0.0
+        one.pause()
+        assert one._subscription.topic == one._ticket.topic != first.topic
+        one.close()
+        lock.release()
+
+    def test_a_batch_of_which_all_were_released_is_no_beat(self):
+        with fenced_lock(NAME, ttl=60) as lock:
+            batch = heartbeat._batch_of(lock.trust)
+        own = heartbeat.Heartbeat()
+        own._beat(batch, [lock.trust])
+        assert own._lines == {}
+
+    def test_in_a_forked_child_blocks_have_a_lock_of_their_own(self, monkeypatch):
+        before = module._open_mutex
+        monkeypatch.setattr(module, "_open_mutex", before)
+        module._replace_mutex()
+        assert module._open_mutex is not before

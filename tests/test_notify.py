@@ -1,0 +1,173 @@
+"""Waking waiters by LISTEN and NOTIFY, and noticing where nobody can listen."""
+
+import threading
+
+import psycopg
+import pytest
+from django.db import connection, transaction
+
+from django_dblock.core import notify
+from django_dblock.core.connection import dedicated
+from tests.fencing.helpers import run
+from tests.helpers import observe
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+
+
+@pytest.fixture(autouse=True)
+def listeners(monkeypatch):
+    """Listeners of this test's own, which end with it."""
+    monkeypatch.setattr(notify, "_LINGER", 0.0)
+    monkeypatch.setattr(notify, "_listeners", {})
+    yield notify._listeners
+    observe.until(lambda: not threads(), "the listeners end")
+
+
+def threads():
+    return [one for one in threading.enumerate() if one.name == "dblock-listener"]
+
+
+@pytest.fixture
+def subscription():
+    found = notify.subscribe("default", "topic")
+    yield found
+    found.close()
+    found.close()
+
+
+def until_heard(subscription):
+    observe.until(lambda: subscription.heard, "somebody listens")
+    subscription.wait(0)  # it was woken once, for what nobody had heard before
+
+
+def test_it_is_woken_by_a_commit_and_by_nothing_else(subscription):
+    until_heard(subscription)
+    with transaction.atomic():
+        notify.notify(connection, "topic")
+        assert not subscription.wait(0.05), "not before the commit"
+    assert subscription.wait(60)
+    notify.notify(connection, "another")
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        notify.notify(connection, "topic")
+        raise ZeroDivisionError
+    assert not subscription.wait(0.05)
+
+
+def test_one_thread_and_one_connection_for_all(subscription, observer):
+    others = [notify.subscribe("default", "topic") for _ in range(5)]
+    until_heard(subscription)
+    assert len(threads()) == 1
+    listening = observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tests listener'"
+        " AND datname = current_database()"
+    ).fetchone()
+    assert listening == (1,)
+    notify.notify(connection, "topic")
+    for one in others:
+        assert one.wait(60)
+        one.close()
+
+
+def test_async(subscription):
+    async def wait():
+        assert not await subscription.await_(0.01)
+        threading.Timer(0.05, subscription.wake).start()
+        assert await subscription.await_(60)
+        subscription.wake()
+        assert await subscription.await_(60), "it was woken before it waited"
+
+    until_heard(subscription)
+    run(wait())
+
+
+def test_a_waiter_whose_event_loop_is_gone_is_no_error(subscription):
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    loop.close()
+    subscription._async = (loop, asyncio.Event())
+    subscription.wake()
+    subscription._async = None
+
+
+def test_a_lost_connection_wakes_all_and_is_made_again(subscription, observer):
+    until_heard(subscription)
+    observer.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'tests listener' AND datname = current_database()"
+    )
+    assert subscription.wait(60), "so that it looks more often"
+    until_heard(subscription)
+    notify.notify(connection, "topic")
+    assert subscription.wait(60)
+
+
+def test_behind_a_pooler_in_transaction_mode_nobody_listens(pooler, monkeypatch, listeners):
+    """It takes LISTEN and loses it; nothing has to be set for it to be noticed."""
+
+    def through_the_pooler(alias):
+        found = dedicated(alias)
+        found.settings_dict["HOST"], found.settings_dict["PORT"] = "127.0.0.1", str(pooler)
+        return found
+
+    monkeypatch.setattr(notify, "dedicated", through_the_pooler)
+    subscription = notify.subscribe("default", "topic")
+    listener = listeners["default"]
+    observe.until(lambda: listener._deaf_until > 0 and not threads(), "it gives up")
+    assert not subscription.heard
+    assert not threads(), "it is not tried again at once"
+    subscription.close()
+
+
+def test_a_driver_that_is_hidden_is_not_listened_to(monkeypatch, listeners):
+    monkeypatch.setattr(notify, "unwrapped", lambda _: None)
+    subscription = notify.subscribe("default", "topic")
+    observe.until(lambda: listeners["default"]._deaf_until > 0 and not threads(), "it gives up")
+    assert not subscription.heard
+    subscription.close()
+
+
+def test_a_server_that_can_not_be_reached(monkeypatch, listeners):
+    def unreachable(_self, _connection):
+        raise psycopg.OperationalError("no route")
+
+    monkeypatch.setattr(notify.Listener, "_listen", unreachable)
+    subscription = notify.subscribe("default", "topic")
+    observe.until(lambda: listeners["default"]._deaf_until > 0 and not threads(), "it gives up")
+    assert not subscription.heard
+    subscription.close()
+
+
+def test_an_alias_that_is_gone(monkeypatch, listeners):
+    """The thread must not die with its name still on the door."""
+    monkeypatch.setattr(notify, "dedicated", {}.__getitem__)
+    subscription = notify.subscribe("default", "topic")
+    observe.until(lambda: listeners["default"]._deaf_until > 0, "it gives up")
+    observe.until(lambda: listeners["default"]._thread is None, "another may be started")
+    subscription.close()
+
+
+def test_where_no_thread_can_be_started_the_waiter_polls(monkeypatch):
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        subscription = notify.subscribe("default", "topic")
+        assert not subscription.heard
+    subscription.close()
+
+
+def test_in_a_forked_child_there_are_no_listeners(monkeypatch, listeners):
+    listeners["default"] = object()
+    monkeypatch.setattr(notify, "_mutex", notify._mutex)
+    notify._leave_to_parent()
+    assert listeners == {}
+    assert notify._of_parents.pop().keys() == {"default"}
+
+
+def test_a_topic_is_short_and_its_parts_keep_apart():
+    assert len(notify.topic("x" * 10_000)) == 32
+    assert notify.topic("a", "b") != notify.topic("ab") != notify.topic("a", "b", "")
+    assert notify.topic("latch", 7) == notify.topic("latch", "7")
+    assert notify.topic("\ud800")
