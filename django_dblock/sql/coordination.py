@@ -16,6 +16,7 @@ Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
 # If too few rows exist, the statement makes rows for free slots and says so: try again at once.
 # The rows are made free, not granted, because an INSERT that loses a race could not be undone
 # within the statement, and then some of the units would be held.
+# Who wants several looks first whether there are as many, so that a try that must fail locks none.
 # In turn: tickets carry their units as slot = 1 - units. A caller may take its units only if the
 # free slots suffice for all live tickets before its own and for itself.
 ACQUIRE_SLOTS = """
@@ -25,6 +26,12 @@ WITH free AS MATERIALIZED (
     WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
         AND expires_at + lock_delay <= clock_timestamp()
         AND version() NOT LIKE '%%Cockroach%%'
+        AND (%(at_least)s = 1 OR (
+            SELECT count(*)
+            FROM django_dblock_fencedlock
+            WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
+                AND expires_at + lock_delay <= clock_timestamp()
+        ) >= %(at_least)s)
     ORDER BY slot
     LIMIT %(units)s
     FOR UPDATE SKIP LOCKED
