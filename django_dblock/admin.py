@@ -96,6 +96,17 @@ class ReadOnlyAdmin(_ModelAdmin):
     rows of the current one only.
     """
 
+    if TYPE_CHECKING:  # what each of the two admins defines
+
+        def own_rows(self, namespace: str) -> Q:
+            """Return the condition for the rows of a namespace."""
+
+        def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
+            """Return the matches that an index finds among all rows."""
+
+        def matches(self, word: str) -> Q:
+            """Return the condition for a word among the newest rows."""
+
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     paginator = BoundedPaginator
@@ -112,10 +123,6 @@ class ReadOnlyAdmin(_ModelAdmin):
         if not conf.has_namespaces or request.user.has_perm(MAY_SEE_OTHERS):  # type: ignore[union-attr]
             return rows
         return rows.filter(self.own_rows(conf.namespace))
-
-    def own_rows(self, namespace: str) -> Q:
-        """Return the condition for the rows of a namespace."""
-        raise NotImplementedError
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django's
         """Allow the filters, and no other condition in the address: it need not have an index."""
@@ -140,14 +147,6 @@ class ReadOnlyAdmin(_ModelAdmin):
         found.append(recent.order_by("-pk"))
         pks = {pk for rows in found for pk in rows.values_list("pk", flat=True)[:MOST_FOUND]}
         return queryset.filter(pk__in=pks), False
-
-    def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
-        """Return the matches that an index finds among all rows."""
-        raise NotImplementedError
-
-    def matches(self, word: str) -> Q:
-        """Return the condition for a word among the newest rows."""
-        raise NotImplementedError
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
         """Refuse: the protocol makes rows."""
