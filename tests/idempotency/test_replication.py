@@ -88,8 +88,8 @@ def test_first_call_is_503_and_its_retry_replays_once_confirmed(missing_standby)
     assert first.headers["Retry-After"] == "1"
     assert rows() == 1
     assert problem(ask(paying)) == (503, "not_replicated"), "still unconfirmed"
-    assert missing_standby.cancelled == 2
     missing_standby.stop()
+    assert missing_standby.cancelled >= 2
     with psycopg.connect(missing_standby._url, autocommit=True) as looking:
         looking.execute("SET synchronous_commit = local")
         names(looking, "")  # as if the standby had come
@@ -146,6 +146,9 @@ def test_step_and_response_that_were_not_replicated(transactional_db, cluster, w
         try:
             response = post(leased(work, store_5xx=True))
             assert problem(response) == (503, "not_replicated")
+            if what != "step":
+                unconfirmed = post(leased(lambda request: HttpResponse("done")))
+                assert problem(unconfirmed) == (503, "not_replicated")
         finally:
             operator.stop()
             names(looking, "")
