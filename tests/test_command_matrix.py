@@ -19,7 +19,12 @@ from django.db import connection, connections
 from tests.helpers import observe
 from tests.monitor import scene
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.slow,
+    pytest.mark.processes,
+    pytest.mark.server,
+]
 
 SUBCOMMANDS = {
     "list": ["list"],

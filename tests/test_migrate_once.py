@@ -17,7 +17,10 @@ from django_dblock.core.application_name import named
 from django_dblock.keys import encode, key_id
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.processes,
+]
 
 NUMBER = key_id(encode(migrate.KEY))
 
