@@ -6,7 +6,8 @@ import pickle
 import pytest
 from django.db import transaction
 
-from django_dblock import MissingVersion, StaleObject
+from django_dblock import MissingVersion, StaleObject, VersionedQuerySet
+from django_dblock.versioning import loaded_state, save
 from tests.app import models as app
 from tests.app.models import Code, Gadget, Invoice, Product, Special
 from tests.versioning.conftest import version_of
@@ -181,3 +182,26 @@ def test_version_none_is_the_first_of_a_new_row():
     product.version = None
     with pytest.raises(MissingVersion):
         product.save()
+
+
+def test_link_that_is_not_loaded_contradicts_nothing():
+    gadget = Gadget.objects.create(name="a")
+    del gadget.__dict__["product_ptr_id"]
+    assert loaded_state.links_agree(gadget)
+
+
+def test_child_row_added_by_an_instance_that_counts_as_read(product):
+    child = Gadget(product_ptr=product, watts=1)
+    child._state.adding = False
+    child.save_base(raw=True)
+    assert Gadget.objects.get().watts == 1
+
+
+def test_key_is_left_to_filter_where_that_is_not_djangos_own():
+    class Filtering(VersionedQuerySet):
+        def filter(self, *args, **kwargs):
+            return super().filter(*args, **kwargs)
+
+    assert save._key_range(Product, VersionedQuerySet, int) is not None
+    assert save._key_range(Product, Filtering, int) is None
+    assert save._key_range(Product, VersionedQuerySet, str) is None

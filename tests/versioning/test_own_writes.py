@@ -291,6 +291,21 @@ def test_delete_after_an_update(product):
         update(invoice, customer="ours")
         invoice.delete_cas()
     assert not Invoice.objects.exists()
+    setting = app.Setting.objects.create(name="a")
+    with transaction.atomic():
+        update(setting, value="ours")
+        setting.delete_cas()
+    assert not app.Setting.objects.exists()
+
+
+def test_a_value_that_was_changed_since_it_was_taken_over_stays(product):
+    with pytest.raises(Undo), transaction.atomic():
+        update(product, name="ours")
+        product.save()
+        product.name = "mine"
+        raise Undo
+    product.save()
+    assert Product.objects.get().name == "mine"
 
 
 def test_deleted_in_the_same_transaction(product):

@@ -105,6 +105,15 @@ def test_several_rollbacks_in_a_row_and_in_each_other(product, statements):
     assert_earlier_version_is_known(product, statements)
 
 
+def test_rollback_after_a_commit_of_the_same_instance(product, statements):
+    with transaction.atomic():
+        product.save()
+    with pytest.raises(Undo), transaction.atomic():
+        product.save_cas(expected=2)
+        raise Undo
+    assert_earlier_version_is_known(product, statements)
+
+
 def test_more_savepoints_than_are_remembered(product):
     with pytest.raises(Undo), transaction.atomic():
         for _ in range(25):
