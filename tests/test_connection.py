@@ -24,6 +24,7 @@ from django_dblock.core.connection import (
     DRIVER_METHODS,
     WRAPPER_METHODS,
     alias_of,
+    cancel_if_running,
     caused_by,
     connection_for,
     dedicated,
@@ -323,6 +324,26 @@ class TestDriver:
         endless = SimpleNamespace()
         endless.__wrapped__ = SimpleNamespace(__wrapped__=endless)
         assert unwrapped(endless) is None
+
+
+class TestCancel:
+    """What an exception has interrupted; tests/test_advisory.py shows it with a real signal."""
+
+    def test_closed_connection_is_left_alone(self, wrapper):
+        wrapper.connection.close()
+        cancel_if_running(wrapper)
+        wrapper.close()
+
+    def test_connection_that_can_not_be_cancelled_is_closed(self, wrapper, monkeypatch):
+        def fail(*args, **kwargs):
+            raise OSError
+
+        wrapper.connection.pgconn.send_query(b"SELECT pg_sleep(5)")
+        with monkeypatch.context() as patch:
+            patch.setattr(psycopg.waiting, "wait", fail)
+            cancel_if_running(wrapper)
+        assert wrapper.connection.closed
+        wrapper.close()
 
 
 class TestDedicated:

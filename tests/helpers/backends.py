@@ -86,15 +86,6 @@ class Logged(DatabaseWrapper):
         return _DebugCursor(cursor, self)
 
 
-class Pipelined(DatabaseWrapper):
-    """The driver is in pipeline mode as long as it is connected."""
-
-    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        driver = super().get_new_connection(conn_params)
-        driver.pipeline().__enter__()
-        return driver
-
-
 class _DebugCursor(CursorDebugWrapper):
     pass
 
@@ -123,7 +114,6 @@ BACKENDS: dict[str, type[DatabaseWrapper]] = {
     "proxied": Proxied,
     "rewritten": Rewritten,
     "logged": Logged,
-    "pipelined": Pipelined,
 }
 
 
