@@ -29,7 +29,7 @@ def scenario_with_latency() -> Scenario:
 
 def _rows(alias: str) -> list[Row]:
     rows = [
-        Row("raw", "our two statements, raw", _replay(alias)),
+        Row("raw", "the pair of statements that you would write by hand", _by_hand(alias)),
         Row("fenced_lock", "fenced_lock", functools.partial(_fenced, alias)),
         Row(
             "quiet", "the same, heartbeat=False", functools.partial(_fenced, alias, heartbeat=False)
@@ -53,26 +53,43 @@ def _redis(alias: str, number: int) -> None:
         pass
 
 
-def _replay(alias: str) -> Callable[[int], None]:
-    """Return a call that sends what ``fenced_lock`` sends, for another name each time."""
-    recorded: list[tuple[str, dict[str, Any]]] = []
+# Written by hand: one holder at a time by the server's clock, an expiry, an owner. No token that
+# fences, no guard, nobody who waits.
+TABLE = """
+CREATE TABLE IF NOT EXISTS lease_by_hand (
+    name varchar(255) PRIMARY KEY,
+    token bigint NOT NULL,
+    owner varchar(255) NOT NULL,
+    expires_at timestamptz NOT NULL
+) WITH (fillfactor = 50)
+"""
+TAKE = """
+INSERT INTO lease_by_hand (name, token, owner, expires_at)
+VALUES (%(name)s, 1, %(owner)s, clock_timestamp() + %(ttl)s * interval '1 second')
+ON CONFLICT (name) DO UPDATE
+SET token = lease_by_hand.token + 1,
+    owner = EXCLUDED.owner,
+    expires_at = clock_timestamp() + %(ttl)s * interval '1 second'
+WHERE lease_by_hand.expires_at <= clock_timestamp()
+RETURNING token
+"""
+RELEASE = """
+UPDATE lease_by_hand SET expires_at = clock_timestamp()
+WHERE name = %(name)s AND token = %(token)s
+"""
 
-    def record(execute, sql, parameters, many, context):
-        recorded.append((sql, parameters))
-        return execute(sql, parameters, many, context)
 
-    with connections[alias].execute_wrapper(record):
-        _fenced(alias, 0, heartbeat=False)
-    [(acquire, asked), (release, given)] = recorded
+def _by_hand(alias: str) -> Callable[[int], None]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(TABLE)
 
-    def replay(number: int) -> None:
-        name = f"raw:{tables.row_of(number)}"
+    def pair(number: int) -> None:
+        name = f"job:{tables.row_of(number)}"
         with connections[alias].cursor() as cursor:
-            cursor.execute(acquire, {**asked, "name": name})
-            [(outcome, token, *_)] = cursor.fetchall()
-            assert outcome == "acquired"
+            cursor.execute(TAKE, {"name": name, "owner": "host:1:main", "ttl": TTL})
+            [(token,)] = cursor.fetchall()
         with connections[alias].cursor() as cursor:
-            cursor.execute(release, {**given, "name": name, "token": token})
-            assert cursor.fetchone() is not None
+            cursor.execute(RELEASE, {"name": name, "token": token})
+            assert cursor.rowcount == 1
 
-    return replay
+    return pair
