@@ -8,17 +8,34 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Tags, register
 from django.core.signals import setting_changed
 
-# Module in django_dblock.checks, function, tags. The modules import most of the package, so each is
-# imported when its checks run: a process that runs no checks does not pay for them.
-_CHECKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("settings", "check_settings", ()),
-    ("settings", "check_server", (Tags.database,)),
-    ("settings", "check_tables", (Tags.database,)),
-    ("models", "check_models", (Tags.models,)),
-    ("models", "check_admin", (Tags.admin,)),
-    ("views", "check_guards", (Tags.urls,)),
-    ("views", "check_views", (Tags.urls,)),
-    ("views", "check_order", (Tags.urls,)),
+
+def _imported_when_run(module: str, name: str) -> Callable[..., Sequence[CheckMessage]]:
+    """Return a system check that imports its module at its first run."""
+
+    def check(**options: Any) -> Sequence[CheckMessage]:
+        home = import_module(f"django_dblock.checks.{module}")
+        messages: Sequence[CheckMessage] = getattr(home, name)(**options)
+        return messages
+
+    check.__name__ = name
+    return check
+
+
+# The modules of the checks import most of the package, so each is imported when its check runs: a
+# process that runs no checks does not pay for them. Made once, because ready() runs again whenever
+# tests replace INSTALLED_APPS, and the registry keeps each function once.
+_CHECKS: tuple[tuple[Callable[..., Sequence[CheckMessage]], tuple[str, ...]], ...] = tuple(
+    (_imported_when_run(module, name), tags)
+    for module, name, tags in (
+        ("settings", "check_settings", ()),
+        ("settings", "check_server", (Tags.database,)),
+        ("settings", "check_tables", (Tags.database,)),
+        ("models", "check_models", (Tags.models,)),
+        ("models", "check_admin", (Tags.admin,)),
+        ("views", "check_guards", (Tags.urls,)),
+        ("views", "check_views", (Tags.urls,)),
+        ("views", "check_order", (Tags.urls,)),
+    )
 )
 
 
@@ -31,8 +48,8 @@ class DblockConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, and begin to log slow locks where a setting asks for it."""
-        for module, name, tags in _CHECKS:
-            register(_imported_when_run(module, name), *tags)
+        for check, tags in _CHECKS:
+            register(check, *tags)
         from django.conf import settings
 
         # conf forgets its values on the same signal: its receiver has to be connected first.
@@ -42,18 +59,6 @@ class DblockConfig(AppConfig):
         for name in ("DBLOCK_SLOW_WAIT", "DBLOCK_SLOW_HOLD"):
             if getattr(settings, name, None) is not None:
                 _follow_setting(setting=name)
-
-
-def _imported_when_run(module: str, name: str) -> Callable[..., Sequence[CheckMessage]]:
-    """Return a system check that imports its module at its first run."""
-
-    def check(**options: Any) -> Sequence[CheckMessage]:
-        home = import_module(f"django_dblock.checks.{module}")
-        messages: Sequence[CheckMessage] = getattr(home, name)(**options)
-        return messages
-
-    check.__name__ = name
-    return check
 
 
 def _follow_setting(*, setting: str, **_: Any) -> None:
