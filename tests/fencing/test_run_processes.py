@@ -74,14 +74,13 @@ class TestSignals:
         source = """
 import os, signal, sys
 tell = lambda text: os.write(1, text + b"\\n")  # in one piece
-signal.signal(signal.SIGUSR1, lambda *_: tell(b"parent"))
 child = os.fork()
-if child == 0:
-    signal.signal(signal.SIGUSR1, lambda *_: tell(b"child"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("child ends"))
+waits_for = {signal.SIGUSR1} if child else {signal.SIGUSR1, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, waits_for)  # none is missed before sigwait
 tell(b"ready")
-while True:
-    signal.pause()
+while signal.sigwait(waits_for) == signal.SIGUSR1:
+    tell(b"parent" if child else b"child")
+sys.exit("child ends")
 """
         with running(command=(sys.executable, "-u", "-c", source)) as process:
             assert [line(process), line(process)] == ["ready", "ready"]
