@@ -38,10 +38,9 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
-from django_dblock.models import FencedLock, IdempotencyKey
+from django_dblock.models import MAY_SEE_OTHERS, FencedLock, IdempotencyKey
 from django_dblock.monitor import admin as monitor  # noqa: F401 - registers by being imported
 from django_dblock.monitor.formatting import lasting, short, visible
-from django_dblock.monitor.views import MAY_SEE_OTHERS
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -398,9 +397,14 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
         )
 
     def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
-        """Return the requests of a scope, and the one with a scope and a key."""
+        """Return the requests of a scope, and the one with a scope and a key.
+
+        Of the current namespace, with which the index begins; those of other namespaces are found
+        among the newest rows.
+        """
+        rows = rows.filter(namespace=conf.namespace)
         return [
-            rows.filter(scope=" ".join(words)).order_by("scope", "key"),
+            rows.filter(scope=" ".join(words)).order_by("namespace", "scope", "key"),
             rows.filter(scope__in=words, key__in=words).order_by(),
         ]
 

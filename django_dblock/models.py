@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
+# The permissions of this app that its pages ask for.
+MAY_RELEASE = "django_dblock.release_fencedlock"
+MAY_TERMINATE = "django_dblock.terminate_backend"
+MAY_SEE_OTHERS = "django_dblock.view_other_namespaces"
+
+
 class FencedLock(models.Model):
     """The lease on one name: its holder, its expiry, and the token of the latest grant.
 

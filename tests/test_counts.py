@@ -101,7 +101,7 @@ EXPECTED = {
     "lock, joined": (3, 2, 3, 0, 0, 0),
     "try, joined": (3, 2, 3, 0, 0, 0),
     "three locks": (3, 2, 3, 0, 0, 0),
-    "lease, first": (2, 2, 3, 2, 1200, 1),  # the third: in which schema the table is
+    "lease, first": (2, 2, 2, 2, 1200, 1),
     "lease, again": (2, 2, 2, 2, 500, 2),
     "lease, renewed": (3, 3, 3, 3, 750, 3),
     "lease, guarded": (5, 4, 5, 3, 650, 2),

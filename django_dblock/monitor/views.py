@@ -33,7 +33,7 @@ from django_dblock.inspect import (
     is_own_lease,
     lock_waits,
 )
-from django_dblock.models import FencedLock, LockMonitor
+from django_dblock.models import MAY_RELEASE, MAY_SEE_OTHERS, MAY_TERMINATE, FencedLock, LockMonitor
 from django_dblock.monitor.formatting import one_line, visible
 from django_dblock.monitor.page import one_blocker, one_session, read
 
@@ -127,11 +127,6 @@ def requested_refresh(request: HttpRequest) -> int:
     """Return the seconds between two refreshes of the page; 0 for never."""
     given = request.GET.get("refresh", "")
     return int(given) if given in map(str, REFRESH) else _DEFAULT_REFRESH
-
-
-MAY_RELEASE = "django_dblock.release_fencedlock"
-MAY_TERMINATE = "django_dblock.terminate_backend"
-MAY_SEE_OTHERS = "django_dblock.view_other_namespaces"
 
 
 def show(request: HttpRequest, site: AdminSite) -> HttpResponse:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_dblock import FencedLock, advisory_lock, fenced_lock, run_once, signals
 from django_dblock.contrib import prometheus, prometheus_state
+from django_dblock.contrib.receivers import WAIT_BUCKETS
 from tests.contrib import events
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,7 +69,7 @@ def test_everything_that_happens_is_in_a_scrape(registry, rival, observer, waits
     # How long the one wait lasts is the machine's affair: it may be shorter than any bucket.
     assert [bool(wait) for wait in waits] == [False, False, True]
     assert value("dblock_lock_wait_seconds_sum", lock(outcome="acquired")) == sum(waits)
-    for limit in prometheus.WAIT_BUCKETS:
+    for limit in WAIT_BUCKETS:
         at_most = lock(outcome="acquired", le=repr(float(limit)))
         within = sum(wait <= limit for wait in waits)
         assert value("dblock_lock_wait_seconds_bucket", at_most) == within

@@ -28,6 +28,7 @@ from django.db import connection
 from django.template import engines
 
 from django_dblock.conf import Conf
+from django_dblock.core.connection import drop_if_dead
 from django_dblock.keys import encode, key_id
 from tests.docs import elsewhere
 from tests.docs.blocks import Block
@@ -78,6 +79,7 @@ class Page:
         return self
 
     def __exit__(self, *error: object) -> None:
+        drop_if_dead(connection)  # a page may have ended it
         self._rival.close()  # tables are dropped next: nobody may still use them
         self._stack.__exit__(*error)
 

@@ -143,6 +143,13 @@ def test_8_what_was_told_to_have_failed_is_not_there():
     assert invariants(checkers.outcomes([operation(1, outcome=FAIL)], ["1"])) == [8]
 
 
+def test_9_nobody_commits_beside_a_writer():
+    reader, late = (entry(number, 0, token=5, change=0) for number in (1, 3))
+    writer = entry(2, 0, token=6)
+    assert checkers.beside_a_writer([reader, writer]) == []
+    assert invariants(checkers.beside_a_writer([reader, writer, late])) == [9]
+
+
 def test_every_invariant_has_a_red_example():
     """The names above say which; so none is left without one."""
     shown = {
