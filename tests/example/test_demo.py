@@ -113,7 +113,7 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
 def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=unguarded")
     assert status == 1
-    assert said.count("Nothing broke without the guard") == 12
+    assert said.count("Nothing broke without the guard") == 15
     assert said.count("The attack proves nothing") == 4
 
 

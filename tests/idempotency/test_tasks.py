@@ -52,7 +52,7 @@ class TestDjangosOwn:
 
     def test_on_another_alias(self, expired, fresh):
         result = fresh().purge.enqueue(using="other")
-        assert result.return_value == {"idempotency": 0, "fenced": 0}
+        assert result.return_value == {"idempotency": 0, "fenced": 0, "latches": 0}
 
     def test_the_function_can_be_a_task_itself(self, expired):
         from django.tasks import task

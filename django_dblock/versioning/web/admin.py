@@ -34,7 +34,12 @@ from django_dblock.versioning.web.admin_forms import (
 )
 from django_dblock.versioning.web.diff import conflict_diff
 from django_dblock.versioning.web.diff_display import Row, rows
-from django_dblock.versioning.web.forms import CHANGED, TOKEN, hides, keep_tokens_of_unseen
+from django_dblock.versioning.web.forms import (
+    CHANGED_BEFORE_DELETE,
+    TOKEN,
+    hides,
+    keep_tokens_of_unseen,
+)
 
 CHANGED_MANY = _(
     "Somebody else has changed this meanwhile, so nothing was done to it: %(names)s. Look at it "
@@ -207,7 +212,7 @@ class VersionedAdmin(_Base):
         except StaleObject as error:
             if error.instance is not request._dblock_deletes[0]:  # type: ignore[attr-defined]
                 raise
-            message, status = str(CHANGED), HTTPStatus.CONFLICT
+            message, status = str(CHANGED_BEFORE_DELETE), HTTPStatus.CONFLICT
         except ValidationError as error:
             message, status = _unseen(error), HTTPStatus.BAD_REQUEST
         self.message_user(request, message, messages.ERROR)

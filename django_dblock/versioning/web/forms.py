@@ -332,7 +332,7 @@ def encoded(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 # The form of a page that asks whether a row is to be deleted.
 
 
-CHANGED = _(
+CHANGED_BEFORE_DELETE = _(
     "Somebody else has changed this since you opened it. Nothing was deleted. Look at it again "
     "before you delete it."
 )

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from django_dblock.exceptions import StaleObject
 from django_dblock.versioning.web.forms import (
-    CHANGED,
+    CHANGED_BEFORE_DELETE,
     DELETED,
     TOKEN,
     VersionedDeleteForm,
@@ -179,7 +179,7 @@ class VersionedDeleteMixin(_Delete):
         """Return the page again, for what is there now."""
         self.object = self.get_object()
         form = self.get_form()
-        form.add_error(None, ValidationError(CHANGED, code="conflict"))
+        form.add_error(None, ValidationError(CHANGED_BEFORE_DELETE, code="conflict"))
         form.show_now()
         response = self.render_to_response(self.get_context_data(form=form))
         response.status_code = HTTPStatus.CONFLICT

@@ -40,7 +40,7 @@ class Judging(SimpleTestCase):
 
     def test_an_attack_that_breaks_nothing_is_repeated_but_not_for_ever(self) -> None:
         said: list[str] = []
-        stage = SimpleNamespace(report=SimpleNamespace(say=said.append))
+        stage = SimpleNamespace(report=SimpleNamespace(say=said.append, title=print))
         assert play(Round([run(), run(kept=False)]), stage).failure is None
         assert len(said) == 1
         assert "proves nothing" in play(Round([run()] * ATTEMPTS), stage).failure
