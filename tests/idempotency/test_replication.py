@@ -40,8 +40,9 @@ def missing_standby(transactional_db, cluster):
             looking.execute("SET synchronous_commit = local")
             looking.execute("TRUNCATE django_dblock_idempotencykey")
             operator = Operator(cluster.url)
-            names(looking, "ghost")
             operator.start()
+            names(looking, "ghost")
+            until_commits_wait(cluster.url)
             yield operator
             operator.stop()
             names(looking, "")
@@ -55,6 +56,20 @@ def names(looking, value):
         lambda: looking.execute("SHOW synchronous_standby_names").fetchone() == (value,),
         "the setting is read",
     )
+
+
+def until_commits_wait(url):
+    """Sessions read the setting by themselves, but the checkpointer tells commits to wait."""
+    heard = []
+    with psycopg.connect(url, autocommit=True) as probe:
+        probe.add_notice_handler(heard.append)
+        probe.execute("SET synchronous_commit = on")
+
+        def cancelled():
+            probe.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+            return heard
+
+        observe.until(cancelled, "a commit waits for the standby")
 
 
 class Operator(threading.Thread):
@@ -131,8 +146,9 @@ def test_step_and_response_that_were_not_replicated(transactional_db, cluster, w
         operator = Operator(cluster.url)
 
         def work(request):
-            names(looking, "ghost")
             operator.start()
+            names(looking, "ghost")
+            until_commits_wait(cluster.url)
             handle = request.idempotency
             if what == "step":
                 handle.run_step("charge", lambda: 1)
@@ -168,8 +184,9 @@ def test_async_run_is_told_too(transactional_db, cluster):
         operator = Operator(cluster.url)
 
         async def work(request):
-            names(looking, "ghost")
             operator.start()
+            names(looking, "ghost")
+            until_commits_wait(cluster.url)
             await request.idempotency.arun_step("charge", nothing)
             return HttpResponse()
 
