@@ -88,7 +88,7 @@ def key_of_the_run() -> None:
 
 def complete_without_token() -> None:
     """A run records its answer without a look at whose the request is by now."""
-    mine = "AND token = %(token)s::bigint AND completed_at IS NULL"
+    mine = "AND token = %(token)s::bigint AND claim = %(claim)s::uuid\n    AND completed_at IS NULL"
     idempotency.COMPLETE = _without(idempotency.COMPLETE, mine)
 
 
