@@ -1,0 +1,165 @@
+"""Branches that the tests of their rooms reach only in other processes, or not at all."""
+
+import signal
+import threading
+from dataclasses import fields
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.db import Error, connection, transaction
+
+from django_dblock import FencedLock, IdempotencyKey, advisory_semaphore, fenced_lock, lock_rows
+from django_dblock.cli import list as list_command
+from django_dblock.cli import purge
+from django_dblock.core.application_name import named
+from django_dblock.core.simple_query import send
+from django_dblock.fencing import store
+from django_dblock.idempotency import store as requests
+from django_dblock.inspect import BlockingSession, FencedLease, LockWaits, advisory_locks
+from tests.app.models import Product
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def blank(kind, **changes):
+    return kind(**{each.name: None for each in fields(kind)} | changes)
+
+
+def test_admin_shows_requests_that_are_kept_and_nothing_for_no_duration():
+    page = admin.site._registry[IdempotencyKey]
+    assert page.time_left(SimpleNamespace(state_now="done", left=None, kept_for=None)) == "kept"
+    assert apps.get_app_config("django_dblock").module.admin._seconds(None) == ""
+
+
+def test_admin_finds_a_lease_by_all_words():
+    for name in ("nightly a", "nightly b"):
+        with fenced_lock(name, ttl=60):
+            pass
+    page = admin.site._registry[FencedLock]
+    [found] = page.indexed_matches(FencedLock.objects.all(), ["nightly", "b"])
+    assert [lease.name for lease in found] == ["nightly b"]
+
+
+def test_semaphore_in_an_aborted_transaction_is_the_servers_error():
+    with pytest.raises(Error), transaction.atomic():
+        with pytest.raises(Error):
+            send(connection, "SELECT 1 / %(zero)s", parameters={"zero": 0})
+        with advisory_semaphore("pdf", permits=2, timeout=0):
+            pytest.fail("it can't be entered")
+
+
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_rows_are_locked_without_a_timeout_of_their_own(timeout):
+    Product.objects.create(name="a")
+    with transaction.atomic():
+        assert len(lock_rows(Product.objects.all(), timeout=timeout)) == 1
+
+
+def test_app_follows_the_settings_of_slow_locks(settings):
+    settings.DBLOCK_SLOW_WAIT = 1
+    apps.get_app_config("django_dblock").ready()
+
+
+def test_list_on_a_standby_says_so(monkeypatch):
+    waits = LockWaits([], [], [], standby=True)
+    monkeypatch.setattr(list_command, "lock_waits", lambda *_, **__: waits)
+    out = StringIO()
+    call_command("dblock", "list", "--kind", "advisory", stdout=out)
+    assert "this server is a standby" in out.getvalue()
+
+
+def test_list_shows_what_a_session_that_blocks_waits_for_itself():
+    session = blank(
+        BlockingSession, pid=7, program="web", keeps=1, holds=("a",), waits_for="a row of b",
+        blocked_by=(8, 0), user="u", client="c", state="active", query="q", hidden=False,
+    )  # fmt: skip
+    assert "a row of b behind 8, prepared" in list_command.blocker_row(session)
+
+
+def test_purge_notes_a_table_that_it_may_not_read(monkeypatch):
+    def done(_, job, options):
+        options["notes"].append("leases are not shown")
+        return 0
+
+    monkeypatch.setattr(purge, "_done", done)
+    out = StringIO()
+    call_command("dblock", "purge", stdout=out)
+    assert "Note: leases are not shown" in out.getvalue()
+
+
+@pytest.mark.parametrize("error", [ImproperlyConfigured("no"), BrokenPipeError()])
+def test_command_ends_in_a_line(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(list_command, "run", fail)
+    with pytest.raises((CommandError, SystemExit)):
+        call_command("dblock", "list", stdout=StringIO())
+
+
+def test_memory_of_granted_names_is_bounded(monkeypatch):
+    monkeypatch.setattr(store, "_MOST_NAMES", 1)
+    for name in ("a", "b"):
+        with fenced_lock(name, ttl=60):
+            pass
+    assert len(store._granted) == 1
+
+
+def test_interrupted_statement_of_a_lease_is_cancelled(observer):
+    def interrupt(*_):
+        raise InterruptedError
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(InterruptedError):
+            place = store.Place(named(("a",)), "a", "default")
+            store.run(place, "ended", "SELECT pg_sleep(60)", {})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    observe.until(lambda: observer.execute(sleeping).fetchone() is None, "nobody sleeps")
+
+
+def test_bodies_come_as_bytes_or_as_the_servers_text():
+    assert requests._bytes(None) == b""
+    assert requests._bytes(memoryview(b"a")) == b"a"
+    assert requests._bytes("\\x61") == b"a"
+
+
+def test_shared_waiter_stands_behind_an_exclusive_one(connect, observer):
+    holder, first, second = connect(), connect(), connect()
+    holder.execute("BEGIN")
+    holder.execute("SELECT pg_advisory_xact_lock_shared(1)")
+    waiting = [
+        threading.Thread(target=one.execute, args=[statement])
+        for one, statement in (
+            (first, "SELECT pg_advisory_xact_lock(1)"),
+            (second, "SELECT pg_advisory_xact_lock_shared(1)"),
+        )
+    ]
+    try:
+        for number, thread in enumerate(waiting, 1):
+            thread.start()
+            observe.until(
+                lambda number=number: sum(not lock.granted for lock in advisory_locks()) == number,
+                "it waits",
+            )
+        [last] = [lock for lock in advisory_locks() if lock.shared and not lock.granted]
+        assert last.place == 2
+    finally:
+        holder.execute("COMMIT")
+    for thread in waiting:
+        thread.join()
+
+
+def test_kind_of_a_lease_is_in_its_name():
+    kinds = [blank(FencedLease, name=name).kind for name in ("a", "a~semaphore", "a~unknown")]
+    assert kinds == ["lock", "semaphore", "lock"]
