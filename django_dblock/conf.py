@@ -84,7 +84,7 @@ class Conf:
         value: float | None = _read(
             "DBLOCK_ADVISORY_TIMEOUT",
             10,
-            f"a number of seconds from 0 to {MAX_TIMEOUT:.0f}, or None to wait for ever",
+            f"a number of seconds from 0 to {MAX_TIMEOUT:.0f}, or None to wait indefinitely",
             lambda value: value is None or is_seconds(value),
         )
         return value

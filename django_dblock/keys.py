@@ -1,6 +1,6 @@
 """From ``("inventory", sku)`` to the signed 64-bit number that PostgreSQL locks. Pure, no Django.
 
-The encoding is fixed for ever: two releases run side by side during a deploy and must agree.
+The encoding never changes: two releases run side by side during a deploy and must agree.
 
 A *value* is written as one tag byte, the payload's length as 8 bytes big-endian, and the payload:
 

@@ -67,7 +67,7 @@ def try_lock(request: Request) -> bool:
     """Take the one lock if it is free; one statement, no waiting.
 
     Raises:
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: see there.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as advisory_lock.
     """
     locked, _ = try_lock_and(request, parameters={})
     return locked
@@ -144,12 +144,12 @@ def lock(
 
     Raises:
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
-        UnsupportedDatabase: see there.
+        UnsupportedDatabase: as advisory_lock.
     """
     started = monotonic()
     # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
-    # that must live. So there a single lock is tried first; several can't be tried, because what
-    # was had of them could not be given back.
+    # that must live. So there a single lock is tried first; several can't be tried, because a
+    # partial result could not be given back.
     if len(request.ids) == 1 and not request.modes and (joined or timeout == 0):
         if try_lock(request):
             return 0.0
@@ -220,8 +220,8 @@ def _described(pid: str, application_name: str | None) -> str:
 def _is_held_exclusively(request: Request) -> bool:
     """Whether this very transaction has the lock already, and exclusively.
 
-    Up to PostgreSQL 16, a try for the shared form fails if anybody waits, even for the one who
-    holds the lock.
+    Up to PostgreSQL 16, a try for the shared form fails if anybody waits, even for the holder
+    of the lock.
     """
     [number] = request.ids
     classid, objid = to_pg_locks(number)

@@ -328,7 +328,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
 
     Raises:
         LockTimeout: somebody else still had it. Nothing is locked, the transaction is usable.
-        LockDeadlock: waiting would never have ended. Likewise.
+        LockDeadlock: waiting would never have ended. Nothing is locked, as above.
         LockTableFull: the server has no room for more locks.
         UnsafeIsolation: above READ COMMITTED, unless ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``.
         StandbyDatabase, UnsupportedDatabase: a lock there would protect nothing.

@@ -150,7 +150,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         confirm("Release it? What it protects may still be at work.")
     if not force_release_grant(lease.name, lease.slot, lease.token, using=options["using"]):
         raise CommandError(
-            f"{what} has ended meanwhile, and was not touched. 'dblock list' shows who has it now."
+            f"{what} has ended meanwhile, and was not touched. 'dblock list' shows the holder now."
         )
     who, alias = operator_name(), alias_for(options["using"])
     audit_log.warning(

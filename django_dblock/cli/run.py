@@ -74,7 +74,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
     Raises:
         SystemExit: with the command's status, if that is not 0.
-        CommandError: the lock was not had, or was lost; or the command can't be run.
+        CommandError: the lock was not acquired, or was lost; or the command can't be run.
     """
     if not hasattr(os, "killpg"):
         raise CommandError("'dblock run' needs the process groups of POSIX.", returncode=FAILED)

@@ -36,7 +36,7 @@ def instrument(
 
     Args:
         meter_provider: the global one by default.
-        tracer_provider: likewise.
+        tracer_provider: the global one by default.
         key_label: from the keys of a lock, a tuple of tuples, to ``dblock.lock.key``.
         spans_above: seconds; a shorter wait gets no span. That of a lease counts its statement.
 

@@ -179,7 +179,7 @@ def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
     """Close a connection that the driver knows to be dead; return whether it did. Sends nothing.
 
     Django replaces a dead connection only between two requests. A loop outside of a request, as a
-    worker has it, would get "the connection is closed" for ever.
+    worker has it, would get "the connection is closed" at every try.
 
     A transaction is never cut in two: inside one the connection stays, dead as it is.
     """

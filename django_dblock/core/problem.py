@@ -19,7 +19,7 @@ _OFFERED = [PROBLEM_JSON, "application/json", "text/html"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is told. It names no row, key or value: those are in the error, for the log.
+    """The problem that a client is told. It names no row, key or value: the error has them.
 
     Attributes:
         status: the HTTP status.

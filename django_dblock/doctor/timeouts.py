@@ -80,7 +80,7 @@ def waiting_client(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "waiting-client", "info",
         "client_connection_check_interval is 0.",
-        "One who waits for a lock and is gone keeps the place in the queue, and is given the "
+        "A disconnected waiter keeps its place in the queue, and is given the "
         "lock when its turn comes.",
         f"ALTER ROLE {facts.session.grantee} SET client_connection_check_interval = '10s';",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The tables of the fenced locks: leases, and the queue of those who wait in turn."""
+"""The tables of the fenced locks: leases, and the queue of waiters that wait in turn."""
 
 from typing import Any, ClassVar
 

@@ -50,10 +50,10 @@ class Queue:
         name: the lock's, to be shown.
         kind: ``advisory``, ``fenced``, or ``other``: a row, a table or a transaction that a holder
             of an advisory lock waits for, directly or behind others.
-        shared: whether those who hold it hold it together.
+        shared: whether its holders hold it together.
         holders: the parties that hold the lock.
         waiters: who waits, the first in front.
-        longest: seconds the one who has waited longest does; None where that isn't known.
+        longest: seconds that the longest waiter has waited; None where that isn't known.
         lease: of a lease, slot and name as they stand in the table.
     """
 

@@ -17,7 +17,7 @@ costs about a tenth of what locking costs, hence: flat, no more than needed, and
 are statements of their own.
 
 An answer ends in ``locked`` where the lock was free, in ``waited`` where it had to wait, and is
-``busy`` where it was not had. ``application_name`` is the one to show, label included.
+``busy`` where it was not acquired. ``application_name`` is the one to show, label included.
 """
 
 # One lock, without waiting. The label is set only where the lock was taken.
@@ -34,7 +34,7 @@ END
 """
 
 # One lock, waiting in the server's queue, first come, first served. The label is set first, so that
-# those who wait are seen by name; a failure takes it back with the savepoint or the transaction.
+# waiters are seen by name; a failure takes it back with the savepoint or the transaction.
 # Only where it has to wait, lock_timeout is set for this wait, and put back; dblock.lock_timeout
 # keeps the caller's value meanwhile, because only the server knows it.
 WAIT = """
@@ -56,7 +56,7 @@ END
 """
 
 # The same for several locks, a row each, in ascending order of their numbers, so that two callers
-# can't wait for each other. lock_timeout counts anew for each lock, so before each wait it is set
+# can't wait for each other. lock_timeout counts again for each lock, so before each wait it is set
 # to what is left of the one deadline, counted from the arrival of the message; 1 ms at least, since
 # 0 would be no limit. The sort stands in a sub-select: beside it, locks could be taken before the
 # rows are sorted.
@@ -117,7 +117,7 @@ FROM pg_settings
 WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout')
 """
 
-# Who holds a lock on one number, for the message to those who wait.
+# Who holds a lock on one number, for the waiters' message.
 HOLDER = """
 SELECT
     activity.pid,

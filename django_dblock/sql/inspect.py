@@ -204,7 +204,7 @@ ORDER BY lease.ended, lease.name, lease.slot
 # The statements of the helpers for tests. PostgreSQL manual: 53.13 "pg_locks".
 
 
-# The backends that have the lock of one number, or wait for it: whether it is had, and shared.
+# The backends that have the lock of one number, or wait for it: whether it is held, and shared.
 BACKENDS = """
 SELECT pid, granted, mode = 'ShareLock'
 FROM pg_locks

@@ -30,7 +30,8 @@ ALTER TABLE django_dblock_fencedlock
     )
 """
 
-# The queue, likewise. It is logged, because a standby refuses to look at an unlogged table at all.
+# The queue, in the same way. It is logged, because a standby refuses to read an unlogged
+# table.
 FENCEDTICKET = """
 ALTER TABLE django_dblock_fencedticket
     ALTER COLUMN name TYPE varchar(255) COLLATE "C",
@@ -42,7 +43,7 @@ ALTER TABLE django_dblock_fencedticket
     RESET (autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor)
 """
 
-# Collation "C", likewise. Rows go in large batches, so the pages are swept after a few per cent.
+# Collation "C", too. Rows go in large batches, so the pages are swept after a few per cent.
 IDEMPOTENCYKEY = """
 ALTER TABLE django_dblock_idempotencykey
     ALTER COLUMN scope TYPE varchar(255) COLLATE "C",

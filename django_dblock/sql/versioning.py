@@ -13,7 +13,7 @@ IS = "{table}.{column} = %s"
 GIVEN = "given (n, {names}) AS (VALUES {rows})"
 
 # The rows that still have their version, locked in the order of their keys, so that two calls over
-# the same rows never wait for each other; PostgreSQL looks at the version again once a lock is had.
+# the same rows never wait for each other; PostgreSQL looks at the version again under the lock.
 FRESH = """fresh AS (
   SELECT given.n FROM {table} AS target JOIN given ON {join}{others}
   WHERE target.{version} = given.expected{among}
