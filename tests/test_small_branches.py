@@ -1,26 +1,33 @@
 """Branches that the tests of their rooms reach only in other processes, or not at all."""
 
+import asyncio
 import signal
 import threading
 from dataclasses import fields
 from io import StringIO
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.db import Error, connection, transaction
+from django.db import Error, OperationalError, connection, transaction
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from django_dblock import FencedLock, IdempotencyKey, advisory_semaphore, fenced_lock, lock_rows
 from django_dblock.cli import list as list_command
 from django_dblock.cli import purge
 from django_dblock.core.application_name import named
+from django_dblock.core.connection import cancel_if_running
 from django_dblock.core.simple_query import send
 from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Attempt
 from django_dblock.idempotency import store as requests
 from django_dblock.inspect import BlockingSession, FencedLease, LockWaits, advisory_locks
+from django_dblock.monitor import views
+from django_dblock.versioning import save
 from tests.app.models import Product
 from tests.helpers import observe
 
@@ -163,3 +170,42 @@ def test_shared_waiter_stands_behind_an_exclusive_one(connect, observer):
 def test_kind_of_a_lease_is_in_its_name():
     kinds = [blank(FencedLease, name=name).kind for name in ("a", "a~semaphore", "a~unknown")]
     assert kinds == ["lock", "semaphore", "lock"]
+
+
+def test_statements_together_that_fail_raise_the_servers_error():
+    place = store.Place(named(("a",)), "a", "default")
+    with pytest.raises(Error):
+        store.durable_together(place, "taken", ["SELECT 1 / %(zero)s"], {"zero": 0})
+
+
+def test_async_waiter_that_nobody_can_wake_sleeps():
+    waiter = SimpleNamespace(_listen=lambda: None, delay=0)
+    assert asyncio.run(Attempt.apause(waiter)) is None
+
+
+def test_serialization_failure_of_another_kind_is_no_moved_row():
+    error = OperationalError()
+    error.__cause__ = psycopg.errors.SerializationFailure("could not serialize access")
+    assert not save._was_moved(error, "default")
+
+
+def test_pipeline_reads_the_result_of_a_cancelled_statement_itself(monkeypatch):
+    cancelled = []
+    pgconn = SimpleNamespace(
+        transaction_status=TransactionStatus.ACTIVE,
+        pipeline_status=PipelineStatus.ON,
+        get_cancel=lambda: SimpleNamespace(cancel=lambda: cancelled.append(1)),
+    )
+    driver = SimpleNamespace(closed=False, pgconn=pgconn)
+    monkeypatch.setattr("django_dblock.core.connection.unwrapped", lambda _: driver)
+    cancel_if_running(SimpleNamespace(connection=driver))
+    assert cancelled == [1]
+
+
+def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):
+    told = []
+    monkeypatch.setattr(views, "terminate_backend", lambda *_, **__: False)
+    monkeypatch.setattr(views.messages, "warning", lambda _, text: told.append(text))
+    request = SimpleNamespace(user=SimpleNamespace(get_username=lambda: "ann"))
+    views._terminate(request, 7, None, None, blocking=False)
+    assert "Backend 7 has ended" in told[0]
