@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import fields
 from io import StringIO
 from types import SimpleNamespace
@@ -25,7 +26,13 @@ from django_dblock.core.simple_query import send
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.idempotency import store as requests
-from django_dblock.inspect import BlockingSession, FencedLease, LockWaits, advisory_locks
+from django_dblock.inspect import (
+    BlockingSession,
+    FencedLease,
+    LockWaits,
+    _count_kept,
+    advisory_locks,
+)
 from django_dblock.monitor import views
 from django_dblock.versioning import save
 from tests.app.models import Product
@@ -209,3 +216,24 @@ def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):
     request = SimpleNamespace(user=SimpleNamespace(get_username=lambda: "ann"))
     views._terminate(request, 7, None, None, blocking=False)
     assert "Backend 7 has ended" in told[0]
+
+
+def test_async_waiter_is_woken():
+    async def woken(_):
+        return True
+
+    waiter = SimpleNamespace(_listen=lambda: SimpleNamespace(await_=woken), delay=0)
+    asyncio.run(Attempt.apause(waiter))
+    assert waiter._called
+
+
+def test_two_ways_to_a_waiter_count_it_once():
+    assert _count_kept(1, {1: [2, 3], 2: [4], 3: [4]}) == 3
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_moved_row_is_told_outside_of_a_transaction(inside):
+    error = OperationalError()
+    error.__cause__ = psycopg.errors.SerializationFailure("moved to another partition")
+    with transaction.atomic() if inside else nullcontext():
+        assert save._was_moved(error, "default") is not inside
