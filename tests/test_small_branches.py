@@ -17,7 +17,14 @@ from django.core.management import CommandError, call_command
 from django.db import Error, OperationalError, connection, transaction
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from django_dblock import FencedLock, IdempotencyKey, advisory_semaphore, fenced_lock, lock_rows
+from django_dblock import (
+    FencedLock,
+    IdempotencyKey,
+    StandbyDatabase,
+    advisory_semaphore,
+    fenced_lock,
+    lock_rows,
+)
 from django_dblock.cli import list as list_command
 from django_dblock.cli import purge
 from django_dblock.core.application_name import named
@@ -237,3 +244,14 @@ def test_moved_row_is_told_outside_of_a_transaction(inside):
     error.__cause__ = psycopg.errors.SerializationFailure("moved to another partition")
     with transaction.atomic() if inside else nullcontext():
         assert save._was_moved(error, "default") is not inside
+
+
+def test_error_of_another_kind_is_no_moved_row():
+    assert not save._was_moved(OperationalError(), "default")
+
+
+def test_standby_is_told_by_statements_that_travel_together(monkeypatch):
+    monkeypatch.setattr(store, "_is_standby", lambda connection, error: True)
+    place = store.Place(named(("a",)), "a", "default")
+    with pytest.raises(StandbyDatabase, match="is a standby"):
+        store.durable_together(place, "taken", ["SELECT 1 / %(zero)s"], {"zero": 0})

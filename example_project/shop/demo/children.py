@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +51,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
+    if not _ended_within(PATIENCE, process):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _ended_within(PATIENCE, process)
+
+
+def _ended_within(seconds: float, process: subprocess.Popen[bytes]) -> bool:
+    """Wait for its end, without ``Popen.wait``: whether it has ended.
+
+    A signal whose handler raises may leave that method's lock taken; who calls it after that,
+    while cleaning up, would wait indefinitely.
+    """
+    over = time.monotonic() + seconds
+    while process.returncode is None:
+        try:
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+        except ChildProcessError:  # whoever stopped it has seen its end
+            return True
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+        elif time.monotonic() > over:
+            return False
+        else:
+            time.sleep(0.01)  # between two looks, not instead of one
+    return True

@@ -239,3 +239,22 @@ class Paying(SimpleTestCase):
     def test_a_refusal_is_not_paid_and_not_sent_again(self) -> None:
         said, asked = self.pay(lambda number: (422 if number == 1 else 201, b""))
         assert (said["word"], said["status"], len(asked)) == ("failed", 422, 3)
+
+
+class ChildrenTest(SimpleTestCase):
+    def test_a_wait_that_a_signal_has_broken_off_does_not_hold_up_the_end(self) -> None:
+        ended = threading.Event()
+        with ExitStack() as stack:
+            process = stack.enter_context(child("lifeline"))
+            # What a handler leaves behind that raises in the middle of Popen.wait.
+            lock = process._waitpid_lock  # type: ignore[attr-defined]  # noqa: SLF001
+            lock.acquire()
+            self.addCleanup(lock.release)
+
+            def end() -> None:
+                stack.pop_all().close()
+                ended.set()
+
+            threading.Thread(target=end, daemon=True).start()
+            assert ended.wait(30), "the end waits for the lock of Popen"
+        assert process.returncode == -signal.SIGTERM
