@@ -31,14 +31,6 @@ class Migration(migrations.Migration):
                 ("lock_delay", models.DurationField()),
                 ("grants", models.BigIntegerField()),
                 ("metadata", models.JSONField()),
-                (
-                    "awaited_until",
-                    models.DateTimeField(
-                        editable=False,
-                        help_text="a release before this notifies the first waiter",
-                        null=True,
-                    ),
-                ),
             ],
             options={
                 "constraints": [
