@@ -450,11 +450,12 @@ class TestModes:
         assert held(observer) == {}
 
     def test_key_in_both_lists_is_locked_exclusively(self, observer):
-        with advisory_locks(exclusive=["a"], shared=["a", "b"]):
+        with advisory_locks(exclusive=["a"], shared=["a", "b"]) as locks:
             assert held(observer) == {
                 to_pg_locks(number("a")): "ExclusiveLock",
                 to_pg_locks(number("b")): "ShareLock",
             }
+        assert locks.shared_keys == (("b",),)
 
     def test_lists_add_to_the_keys(self, observer):
         with advisory_locks(["a"], exclusive=["b"], shared=["c"]) as locks:

@@ -1,6 +1,8 @@
 """core/connection: when the fast path may be taken, and what is done where it may not."""
 
 import functools
+import os
+import signal
 import sys
 from types import FunctionType, SimpleNamespace
 
@@ -37,6 +39,7 @@ from django_dblock.core.connection import (
 )
 from django_dblock.models import FencedLock
 from tests.app.models import Counter
+from tests.helpers import observe
 from tests.helpers.backends import Proxy
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -343,6 +346,20 @@ class TestCancel:
             patch.setattr(psycopg.waiting, "wait", fail)
             cancel_if_running(wrapper)
         assert wrapper.connection.closed
+        wrapper.close()
+
+    def test_server_that_does_not_answer_is_hung_up_on(self, wrapper, observer, monkeypatch):
+        pid = wrapper.connection.info.backend_pid
+        wrapper.connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+        asked = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        observe.until(lambda: observer.execute(asked, [pid]).fetchone() == ("PgSleep",), "it runs")
+        monkeypatch.setattr("django_dblock.core.connection._LONGEST_CANCEL", 0.2)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            cancel_if_running(wrapper)
+            assert wrapper.connection.closed
+        finally:
+            os.kill(pid, signal.SIGCONT)
         wrapper.close()
 
 

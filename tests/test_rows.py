@@ -41,6 +41,14 @@ class TestRows:
             with pytest.raises(Exception, match="lock timeout"):
                 rival.execute("SELECT FROM app_counter FOR KEY SHARE")
 
+    @pytest.mark.django_db(transaction=True, databases=["default", "other"])
+    def test_rows_of_an_instance_are_locked_in_its_database(self):
+        rows = Counter.objects.all()
+        rows._add_hints(instance=Counter.objects.using("other").create())  # as related managers do
+        with transaction.atomic(using="other"):
+            [row] = lock_rows(rows)
+        assert row._state.db == "other"
+
     def test_no_key_lets_references_in(self, counters, rival):
         with transaction.atomic():
             lock_rows(Counter.objects.all(), no_key=True, of=("self",))

@@ -449,7 +449,10 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
 def _held_locks(request: Request, waited: float) -> HeldLocks:
     keys = tuple(key.parts for key in request.keys)
     modes = request.modes or (int(request.shared),) * len(keys)
-    shared_keys = tuple(key for key, mode in zip(keys, modes, strict=True) if mode)
+    exclusive = {number for number, mode in zip(request.ids, modes, strict=True) if not mode}
+    shared_keys = tuple(
+        key for key, number in zip(keys, request.ids, strict=True) if number not in exclusive
+    )
     using = request.connection.alias
     return HeldLocks(keys, request.ids, using, all(modes), waited, shared_keys)
 

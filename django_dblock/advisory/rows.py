@@ -70,7 +70,9 @@ def lock_rows(
     Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
     """
     name = queryset.model._meta.label_lower  # noqa: SLF001 - Django's documented API
-    alias = queryset._db or router.db_for_write(queryset.model)  # type: ignore[attr-defined] # noqa: SLF001 - of using()
+    # The alias that Django would lock in: of using(), or of the router, which gets the hints of a
+    # related manager.
+    alias = queryset.select_for_update().db
     connection = connection_for(alias)
     with _waiting(connection, "lock_rows", (name, "rows"), timeout) as nowait:
         rows = queryset.using(alias).order_by("pk")

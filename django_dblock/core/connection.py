@@ -13,7 +13,7 @@ lend connections. The rule that keeps all of them working:
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cache, lru_cache
 from operator import attrgetter
 from types import FunctionType
@@ -26,6 +26,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
 from django_dblock.conf import conf
+from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import UnsupportedDatabase
 
 if TYPE_CHECKING:  # importing psycopg costs 60 ms that a command without a database need not pay
@@ -229,6 +230,34 @@ def unwrapped(driver: Any) -> "psycopg.Connection[Any] | None":
 _MOST_PROXIES = 10
 
 
+def bounded(
+    generator: Generator[Any, Any, Any],
+    deadline: float,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Generator[Any, Any, Any]:
+    """Drive a generator of psycopg's, which waits without a limit, up to a deadline.
+
+    Args:
+        generator: what ``psycopg.waiting.wait`` or ``Connection.wait`` would drive.
+        deadline: on the package's clock.
+        meanwhile: called whenever the wait's interval has passed and the server was silent.
+
+    Raises:
+        TimeoutError: the server is silent at the deadline.
+    """
+    try:
+        state = next(generator)
+        while True:
+            ready = yield state
+            if not ready:
+                meanwhile()
+                if monotonic() > deadline:
+                    raise TimeoutError("The server is silent.")
+            state = generator.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
 def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
     """End a statement that an exception has interrupted, and read its result.
 
@@ -245,15 +274,20 @@ def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
     if pgconn.transaction_status != TransactionStatus.ACTIVE:
         return
     try:
-        pgconn.get_cancel().cancel()
+        driver.cancel_safe(timeout=_LONGEST_CANCEL)
         if pgconn.pipeline_status == PipelineStatus.OFF:  # a pipeline reads its results itself
             # the result, an error, is dropped: the exception that interrupted is what counts
-            waiting.wait(generators.execute(pgconn), pgconn.socket, interval=_LONGEST_CANCEL)
+            reading = bounded(generators.execute(pgconn), monotonic() + _LONGEST_CANCEL)
+            waiting.wait(reading, pgconn.socket, interval=_LOOK)
     except Exception:  # noqa: BLE001 - what can't be cancelled is hung up
         driver.close()
 
 
 _LONGEST_CANCEL = 5.0
+"""Seconds to wait for the server, once for the cancellation and once for its effect."""
+
+_LOOK = 0.1
+"""Seconds between two looks at the clock, while the server is silent."""
 
 
 def after_fork_in_child(act: Callable[[], object]) -> None:

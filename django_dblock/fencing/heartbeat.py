@@ -11,12 +11,12 @@ import logging
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import ceil, frexp, inf
 from typing import Any, NamedTuple
 
-from django_dblock.core.connection import after_fork_in_child, dedicated, fetch, unwrapped
+from django_dblock.core.connection import after_fork_in_child, bounded, dedicated, fetch, unwrapped
 from django_dblock.fencing.deadline import GONE, Trust, now
 from django_dblock.fencing.store import in_schema, renewal_parameters, unreplicated
 from django_dblock.sql import fencing as sql
@@ -132,7 +132,7 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
     plain_wait = type(driver).wait
 
     def wait(generator: Any, interval: float = _LOOK, **more: Any) -> Any:
-        waiting = _until(generator, until, meanwhile)
+        waiting = bounded(generator, until, meanwhile)
         return plain_wait(driver, waiting, min(interval, _LOOK), **more)
 
     driver.wait = wait
@@ -140,23 +140,6 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
         yield
     finally:
         del driver.wait
-
-
-def _until(
-    generator: Generator[Any, Any, Any], until: float, meanwhile: Callable[[], object]
-) -> Generator[Any, Any, Any]:
-    """Drive the driver's own generator, which waits without a limit, up to a time."""
-    try:
-        state = next(generator)
-        while True:
-            ready = yield state
-            if not ready:
-                meanwhile()
-                if now() > until:
-                    raise TimeoutError("The server is silent.")
-            state = generator.send(ready)
-    except StopIteration as done:
-        return done.value
 
 
 logger = logging.getLogger("django_dblock.fencing")
