@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 from django.db import InterfaceError, OperationalError
 
-from django_dblock.cli.console import FAILED, LOST, USAGE
+from django_dblock.cli.console import FAILED, LOST, SIGNALLED, USAGE
 from django_dblock.cli.key import KEY_SYNTAX, parse_key
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
 def _term(stdout: OutputWrapper, key: Any, options: dict[str, Any]) -> int | None:
     """Return the command's status; None to campaign again."""
-    from django_dblock.cli.supervisor import Inbox, run_under
+    from django_dblock.cli.supervisor import Inbox, LostWhileRunning, run_under
 
     try:
         return run_under(
@@ -73,12 +73,14 @@ def _term(stdout: OutputWrapper, key: Any, options: dict[str, Any]) -> int | Non
         unreachable = isinstance(error.__cause__, OperationalError | InterfaceError)
         if error.returncode != LOST and not unreachable:
             raise
+        if isinstance(error, LostWhileRunning) and error.asked_to_end is not None:
+            return SIGNALLED + error.asked_to_end
         stdout.write(f"{error} Campaigning again.")
         stdout.flush()
         with Inbox() as inbox:
             inbox.collect()
             number = inbox.wait(_BREAK if unreachable else 0)
-        return None if number is None else 128 + number
+        return None if number is None else SIGNALLED + number
 
 
 def _block(key: Any, options: dict[str, Any], inbox: "Inbox") -> "fenced_lock":

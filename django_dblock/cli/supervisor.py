@@ -65,10 +65,12 @@ class Inbox:
 
     Attributes:
         interrupted_by: the signal that raised KeyboardInterrupt.
+        asked_to_end: the latest collected signal that asks this process to end; None without one.
     """
 
     def __init__(self) -> None:
         self.interrupted_by: int = signal.SIGINT
+        self.asked_to_end: int | None = None
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._before: dict[int, Any] = {}
 
@@ -109,6 +111,8 @@ class Inbox:
             signal.signal(number, handler)
 
     def _put(self, number: int, _frame: FrameType | None) -> None:
+        if number in ENDING:
+            self.asked_to_end = number
         self._queue.put(number)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
@@ -307,6 +311,16 @@ Block: TypeAlias = AbstractContextManager[Any]
 """What is held while the command runs: enters as a Lease or an AdvisoryHold."""
 
 
+class LostWhileRunning(CommandError):
+    """The lock was lost while the command ran.
+
+    Attributes:
+        asked_to_end: the signal that asked this process to end meanwhile; None without one.
+    """
+
+    asked_to_end: int | None = None
+
+
 class Record:
     """Whether the job of ``--once-per`` has succeeded in the period that it is now."""
 
@@ -392,11 +406,13 @@ def _run(
             raise CommandError(f"Nothing was run: {said}", returncode=FAILED) from error
         logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
     if because:
-        raise CommandError(
+        loss = LostWhileRunning(
             f"The lock was lost while the command ran ({because}). The command "
             f"{_fate(status)}. What it has done may have met the work of the next holder.",
             returncode=LOST,
         )
+        loss.asked_to_end = inbox.asked_to_end
+        raise loss
     assert status is not None  # noqa: S101 - it ran, and nothing was lost
     return status
 

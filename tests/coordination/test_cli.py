@@ -151,6 +151,29 @@ class TestLead:
             del os.environ["URL"]
         assert "Campaigning again." in capsys.readouterr().out
 
+    def test_a_signal_after_a_loss_ends_the_campaign(self, tmp_path):
+        """The command takes its own lease away; asked to end, it asks the leader to end too."""
+        from tests.conftest import conninfo
+
+        flag = tmp_path / "flag"
+        program = (
+            "import os, pathlib, signal, psycopg\n"
+            f"flag = pathlib.Path({str(flag)!r})\n"
+            "if flag.exists(): raise SystemExit(0)\n"
+            "flag.touch()\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+            "c = psycopg.connect(os.environ['URL'], autocommit=True)\n"
+            "c.execute('UPDATE django_dblock_fencedlock SET token = token + 1')\n"
+            "signal.sigwait({signal.SIGTERM})\n"
+            "os.kill(os.getppid(), signal.SIGTERM)\n"
+        )
+        os.environ["URL"] = conninfo()
+        try:
+            command = (sys.executable, "-c", program)
+            assert call("lead", "scheduler", "--ttl", "1", command=command) == 128 + signal.SIGTERM
+        finally:
+            del os.environ["URL"]
+
     def test_it_waits_for_a_database_that_is_away(self, monkeypatch, capsys):
         original, errors = store.acquire, [OperationalError("gone")]
 
