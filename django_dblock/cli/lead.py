@@ -53,8 +53,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     if not options["name"]:
         raise CommandError("NAME is empty: an unset variable?", returncode=USAGE)
     options = {**options, "exit_code": FAILED, "quiet": False}
-    key, _ = parse_key([options["name"]], options["using"])
-    _remove(options["ready_file"])  # of a process that was killed
+    try:
+        key, _ = parse_key([options["name"]], options["using"])
+    except CommandError as error:
+        error.returncode = USAGE
+        raise
+    with _usable(options["ready_file"]):
+        _remove(options["ready_file"])  # of a process that was killed
     while (status := _term(stdout, key, options)) is None:
         pass
     if status:
@@ -98,13 +103,26 @@ def _ready(path: Path | None, lease: "Lease") -> Iterator[None]:
         yield
         return
     lease.stop_on_loss(partial(_remove, path))
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(f"{lease.token}\n")
-    beside.replace(path)  # whoever sees it sees all of it
+    with _usable(path):
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text(f"{lease.token}\n")
+        beside.replace(path)  # whoever sees it sees all of it
     try:
         yield
     finally:
         _remove(path)
+
+
+@contextmanager
+def _usable(path: Path | None) -> Iterator[None]:
+    """Raise CommandError if the file can't be written or removed, before the command runs."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(
+            f"Nothing was run: --ready-file {path} can't be used: {error.strerror}.",
+            returncode=FAILED,
+        ) from error
 
 
 def _remove(path: Path | None) -> None:

@@ -322,9 +322,14 @@ class LostWhileRunning(CommandError):
 
 
 class Record:
-    """Whether the job of ``--once-per`` has succeeded in the period that it is now."""
+    """Whether the job of ``--once-per`` has succeeded in the period that it is now.
+
+    Attributes:
+        is_kept: whether this run's success has been recorded.
+    """
 
     def __init__(self, job: once_per, stdout: OutputWrapper) -> None:
+        self.is_kept = False
         self._job = job
         self._stdout = stdout
         self._period: Period | None = None
@@ -341,6 +346,7 @@ class Record:
         """Record that the job has succeeded, if the lock is still held."""
         assert self._period is not None  # noqa: S101 - is_made() was asked before
         self._job.record(self._period, lease)
+        self.is_kept = True
 
 
 def run_under(
@@ -381,16 +387,8 @@ def _run(
         with Job() as job, block(inbox) as held:
             if record is not None and record.is_made():
                 return 0
-            if isinstance(held, AdvisoryHold):
-                environment, ttl = {"DBLOCK_LOCK": held.name}, TTL
-            else:
-                environment = {
-                    "DBLOCK_LOCK": held.trust.place.name,
-                    "DBLOCK_TOKEN": str(held.token),
-                }
-                ttl = held.trust.ttl
             with leads(held):
-                because = _attend(job, held, ttl, environment, options["command"], inbox)
+                because = _attend(job, held, options["command"], inbox)
                 status = _status(job)
             if record is not None and status == 0 and not because:
                 record.make(held)
@@ -401,9 +399,14 @@ def _run(
     except LockLost as error:
         because = error.reason
     except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:
+        said = reason(error) if isinstance(error, Error) else str(error)
         if status is None:
-            said = reason(error) if isinstance(error, Error) else str(error)
             raise CommandError(f"Nothing was run: {said}", returncode=FAILED) from error
+        if record is not None and status == 0 and not record.is_kept:
+            raise CommandError(
+                f"The command succeeded, but that could not be recorded: {said}. It is due again.",
+                returncode=FAILED,
+            ) from error
         logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
     if because:
         loss = LostWhileRunning(
@@ -436,15 +439,13 @@ def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> "Block":
         raise CommandError(str(error), returncode=USAGE) from error
 
 
-def _attend(  # noqa: PLR0913, PLR0917 - what there is to attend to
-    job: Job,
-    lease: Lease | AdvisoryHold,
-    ttl: float,
-    environment: dict[str, str],
-    command: list[str],
-    inbox: Inbox,
-) -> str:
+def _attend(job: Job, lease: Lease | AdvisoryHold, command: list[str], inbox: Inbox) -> str:
     """Run the command under the lock; return why it was ended, or nothing."""
+    if isinstance(lease, AdvisoryHold):
+        environment, ttl = {"DBLOCK_LOCK": lease.name}, TTL
+    else:
+        environment = {"DBLOCK_LOCK": lease.trust.place.name, "DBLOCK_TOKEN": str(lease.token)}
+        ttl = lease.trust.ttl
     # It would stand idle meanwhile, perhaps for hours; the release opens another.
     if not connections[lease.using].in_atomic_block:
         connections[lease.using].close()

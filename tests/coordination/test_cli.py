@@ -111,6 +111,27 @@ class TestOncePer:
         assert error.returncode == 79
         assert call(*self.JOB, command=("false",)) == 1  # it is due
 
+    def test_a_success_that_cannot_be_recorded_is_no_success(self, monkeypatch):
+        def record(*_):
+            raise OperationalError("gone")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(once_per, "record", record)
+            error = refusal(*self.JOB)
+        assert error.returncode == 125
+        assert "could not be recorded: gone. It is due again." in str(error)
+        assert call(*self.JOB, command=("false",)) == 1  # it is due
+
+    def test_a_lock_that_cannot_be_given_back_is_logged(self, monkeypatch, caplog):
+        def release(*_, **more):
+            raise OperationalError("gone")
+
+        monkeypatch.setattr(store, "release", release)
+        assert call(*self.JOB) == 0
+        assert "The lock was not given back" in caplog.text
+        today = once_per("day", key="settlement", tz="UTC").current().start
+        assert missed("settlement", per="day", since=today, tz="UTC") == []
+
 
 class TestLead:
     def test_the_commands_status_and_what_it_knows(self, capfd):
@@ -195,9 +216,18 @@ class TestLead:
         monkeypatch.setattr(store, "acquire", acquire)
         assert call("lead", "scheduler") == 128 + signal.SIGTERM
 
-    @pytest.mark.parametrize("arguments", [("",), ("a", "--ttl", "0"), ("a", "--ttl", "x")])
+    @pytest.mark.parametrize(
+        "arguments", [("",), ("a", "--ttl", "0"), ("a", "--ttl", "x"), ("int:x",)]
+    )
     def test_usage(self, arguments):
         assert refusal("lead", *arguments).returncode in (1, 2)
+
+    @pytest.mark.parametrize("path", [".", "no-such-directory/ready"])
+    def test_a_ready_file_that_cannot_be_used(self, path, tmp_path):
+        error = refusal("lead", "scheduler", "--ready-file", str(tmp_path / path))
+        assert error.returncode == 125
+        assert "Nothing was run: --ready-file" in str(error)
+        assert leader("scheduler") is None
 
     def test_a_command_that_is_not_there(self):
         assert refusal("lead", "scheduler", command=("/no/such/command",)).returncode == 127
