@@ -375,8 +375,8 @@ class FencedLease:
             it can be now.
         grants: how often the name was granted since its row was made.
         metadata: what the holder gave with it.
-        waiting: the owners of the waiters in turn (``fair=True``), the first in front;
-            waiters that poll can't be seen.
+        waiting: the owners of the waiters in the queue, the first in front; a waiter without
+            ``fair=True`` takes its place there after its third try.
     """
 
     name: str

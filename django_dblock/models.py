@@ -70,7 +70,7 @@ class LockMonitor(FencedLock):
 
 
 class FencedTicket(models.Model):
-    """The place of one waiter in the queue for a name (``fair=True``)."""
+    """The place of one waiter in the queue for a name."""
 
     name: "models.CharField[str, str]" = models.CharField(max_length=255)
     slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)

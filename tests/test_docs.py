@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import types
 import typing
 from datetime import datetime
@@ -187,6 +188,21 @@ def test_every_subcommand_and_option_is_in_the_reference():
         missing = {option for option in taken if f"`{option}`" not in sections[name]}
         assert missing <= {"--using", "--namespace"}, name
     assert "`--using`" in reference("command.md")
+
+
+def shown_commands():
+    """Each ``python manage.py dblock …`` that a page shows, with its place."""
+    for path in PAGES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for command in re.findall(r"python manage\.py dblock ([a-z][^`|>&;#]*)", line):
+                yield pytest.param(command.strip(), id=f"{shown(path)}:{number}")
+
+
+@pytest.mark.parametrize("command", list(shown_commands()))
+def test_every_shown_command_has_options_that_exist(command):
+    """Commands in shell, text and unit files are shown only, so nothing else would notice."""
+    parser = load_command_class("django_dblock", "dblock").create_parser("manage.py", "dblock")
+    parser.parse_args(shlex.split(command))
 
 
 def test_every_exit_status_of_dblock_run_is_in_the_reference():

@@ -1,7 +1,7 @@
 """A database of the demo's own, on whatever server DATABASE_URL names.
 
-The demo never deletes anything: each run adds products of its own. So it could hardly do harm in
-the database it was given; but nobody wants its orders there either.
+Each run adds products and orders of its own, deletes those products in the end, and empties the
+outbox for the last round. Nobody wants that in the database that the demo was given.
 """
 
 import os

@@ -1,4 +1,5 @@
 import datetime as dt
+import os
 from contextlib import AbstractContextManager
 from importlib import import_module
 from io import StringIO
@@ -10,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.test import TestCase
 from django.utils import timezone
 
-from django_dblock import FencedLock
+from django_dblock import FencedLock, fenced_lock
 from shop import settlement
 from shop.models import Order, Payment, Settlement
 
@@ -68,6 +69,13 @@ class Settling(TestCase):
         first, second = settle(nightly=True), settle(nightly=True)
         assert first == f"The run of {timezone.localdate()}: ran, 2 payments, 30.50.\n"
         assert second == f"The run of {timezone.localdate()}: done, 2 payments, 30.50.\n"
+
+    def test_a_nightly_run_beside_another_worker_asks_to_be_run_again(self) -> None:
+        busy = self.assertRaisesMessage(CommandError, "another worker is settling")
+        with fenced_lock("settlement", ttl=30), busy as caught:
+            settle(nightly=True)
+        assert caught.exception.returncode == os.EX_TEMPFAIL
+        assert ": ran, 2 payments" in settle(nightly=True)
 
     def test_a_day_without_payments_is_booked_as_nothing(self) -> None:
         assert "0 payments, 0.00 in all" in settle(date=YESTERDAY - dt.timedelta(days=30))

@@ -28,14 +28,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, date: dt.date | None, nightly: bool, wait: float, **_: Any) -> None:
-        if nightly:
-            run = settle_last_night.run()
-            self.stdout.write(
-                f"The run of {run.period}: {run.state}, {run.result or 'no result yet'}."
-            )
-            return
         day = date or timezone.localdate() - dt.timedelta(days=1)
         try:
+            if nightly:
+                self._run_nightly()
+                return
             settlement, new = settle(day, wait=wait)
         except DayNotOver as error:
             raise CommandError(f"{error} Its last payments would never be booked.") from error
@@ -53,3 +50,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{day}: {settlement.payments} payments, {settlement.amount:.2f} in all; {said}."
         )
+
+    def _run_nightly(self) -> None:
+        run = settle_last_night.run()
+        self.stdout.write(f"The run of {run.period}: {run.state}, {run.result or 'no result yet'}.")
