@@ -101,8 +101,11 @@ def named_keys(queryset: "QuerySet[Any]") -> frozenset[Any] | None:
     targets = (model._meta.pk, version_model._meta.pk)
     for condition in query.where.children:
         if isinstance(condition, Exact | In) and isinstance(condition.lhs, Col):
+            column = condition.lhs
+            # The same table may be joined once more: the key of a child, a neighbour, an ancestor.
+            updated = column.alias == query.base_table and column.target in targets
             values = [condition.rhs] if isinstance(condition, Exact) else condition.rhs
-            if condition.lhs.target in targets and isinstance(values, list | tuple | set):
+            if updated and isinstance(values, list | tuple | set):
                 return _keys(version_model, values)
     return None
 

@@ -12,7 +12,7 @@ from django.test import TestCase
 from django_dblock import StaleObject, VersionedQuerySet
 from django_dblock.versioning import own_writes
 from tests.app import models as app
-from tests.app.models import Gadget, Invoice, InvoiceLine, Product
+from tests.app.models import Gadget, Invoice, InvoiceLine, Product, Shelf, Tag
 from tests.versioning.conftest import overtake, version_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -234,6 +234,23 @@ def test_rows_that_the_query_does_not_name_are_a_conflict(product, rows):
         assert rows(product).update(stock=1) == 1
         with pytest.raises(StaleObject):
             product.save()
+
+
+def test_key_of_a_joined_row_names_no_row_that_is_updated(rival):
+    """The query names the key of ``mine`` and changes its neighbour."""
+    tag = Tag.objects.create(name="a")
+    mine, neighbour = (Shelf.objects.create(name=name, main=tag) for name in ("a", "b"))
+    table = Shelf._meta.db_table
+    with transaction.atomic():
+        others = Shelf.objects.filter(main__main_of=mine).exclude(name="a")
+        assert others.update(name="next") == 1
+        rival.execute(
+            f"UPDATE {table} SET note = 'theirs', version = version + 1 WHERE id = {mine.pk}"
+        )
+        with pytest.raises(StaleObject):
+            mine.save()
+    assert Shelf.objects.get(pk=mine.pk).note == "theirs"
+    assert Shelf.objects.get(pk=neighbour.pk).name == "next"
 
 
 @pytest.mark.parametrize(
