@@ -52,16 +52,21 @@ class Fate:
         self.committed = True
 
     def pending(self, connection: Connection) -> bool:
-        """Return whether its transaction is still open on this connection."""
+        """Return whether its transaction is known to be open on this connection still."""
         if self.testcase_block is not None:
             return self.testcase_block in connection.savepoint_ids
+        # In manual transaction management a COMMIT leaves Django's list as it is.
+        automatic = connection.in_atomic_block and connection.commit_on_exit
+        return automatic and self._is_listed(connection)
+
+    def _is_listed(self, connection: Connection) -> bool:
         return any(hook is self for _, hook, _ in connection.run_on_commit)
 
     def rolled_back(self, connection: Connection) -> bool:
         """Return whether the write never came to be; also True where COMMIT got no response."""
         if self.committed or self.testcase_block is not None:
             return False
-        return not self.pending(connection)
+        return not self._is_listed(connection)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

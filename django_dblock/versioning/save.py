@@ -296,9 +296,12 @@ class GuardedSave(models.Model):
         if update_fields and attempt:
             update_fields = self._version_update_fields(update_fields, attempt.mode)
         connection = connections[using]
-        usable = connection.in_atomic_block and not connection.needs_rollback
         model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
-        tables = Tables(self, connection, usable=usable) if model._meta.parents else None
+        several = bool(model._meta.parents)
+        # In manual transaction management Django opens a block for several tables all the same.
+        inside = connection.in_atomic_block or (several and not connection.get_autocommit())
+        usable = inside and not connection.needs_rollback
+        tables = Tables(self, connection, usable=usable) if several else None
         saving = _saving.set((self, attempt))
         try:
             super().save_base(
@@ -311,7 +314,7 @@ class GuardedSave(models.Model):
         except BaseException as error:
             stale = attempt is not None and error is attempt.conflict
             if stale and usable:
-                connection.set_rollback(False)
+                connection.needs_rollback = False
             if tables:
                 tables.failed(stale=stale)
             raise

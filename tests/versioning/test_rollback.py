@@ -373,6 +373,37 @@ def test_manual_transactions_are_seen_by_their_numbers(product):
     assert_rolled_back(product)
 
 
+@pytest.fixture
+def by_hand():
+    """Manage the test's transactions by hand."""
+    transaction.set_autocommit(False)
+    yield
+    transaction.rollback()
+    transaction.set_autocommit(True)
+
+
+def test_conflict_leaves_a_manual_transaction_usable_with_several_tables(db, by_hand):
+    gadget = Gadget.objects.create(name="a", watts=1)
+    overtake(gadget)
+    with pytest.raises(StaleObject):
+        gadget.save()
+    assert Product.objects.get().name == "theirs"
+    transaction.commit()
+    gadget.refresh_from_db()
+    gadget.watts = 3
+    gadget.save()
+    transaction.rollback()
+    assert Gadget.objects.get().watts == 1
+
+
+def test_touch_bumps_after_the_commit_of_a_manual_transaction(product, by_hand):
+    with transaction.atomic():
+        product.save()
+    transaction.commit()
+    product.touch_version()
+    assert version_of(product) == product.version == 3
+
+
 # on_commit
 
 
