@@ -3,8 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+from django.db.models.query_utils import DeferredAttribute
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from django.db.models import Model
 
 MAX_VERSION = 2**63 - 2
@@ -14,6 +17,23 @@ if TYPE_CHECKING:
     _Base = models.BigIntegerField[int, int]
 else:
     _Base = models.BigIntegerField
+
+
+class _VersionAttribute(DeferredAttribute):
+    """The attribute of a version. One that is read later than its row is not one to compare with.
+
+    A deferred version that is read for one instance goes through ``refresh_from_db()``.
+    """
+
+    def fetch_many(self, instances: "Iterable[Model]") -> None:
+        """Read the version of all peers, as Django 6.1 does with ``FETCH_PEERS``."""
+        name = self.field.attname
+        peers = list(instances)
+        deferred = [each for each in peers if name not in each.__dict__]
+        super().fetch_many(peers)
+        for instance in deferred:
+            if name in instance.__dict__ and hasattr(instance, "_version_was_read"):
+                instance._version_was_read([self.field])
 
 
 class VersionField(_Base):
@@ -28,6 +48,7 @@ class VersionField(_Base):
     """
 
     description = "Version (grows with every write)"
+    descriptor_class = _VersionAttribute
     fixed = {"default": 1, "db_default": 1, "editable": False, "null": False}  # noqa: RUF012
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -379,12 +379,18 @@ class GuardedSave(models.Model):
         ]
         loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
         if self._version_field in read:
-            state.pop("_version_written", None)
-            state.pop("_version_alone", None)
-            state["_version_epoch"] = own_writes.clock.now
-            keys = self._meta.pk_fields
-            if any(not (each in read or each in keys or each.primary_key) for each in loaded):
-                self._version_alone = True
+            self._version_was_read(read)
+
+    def _version_was_read(self, read: Iterable[Any]) -> None:
+        """Carry the version that was just read with these fields."""
+        state = self.__dict__
+        state.pop("_version_written", None)
+        state.pop("_version_alone", None)
+        state["_version_epoch"] = own_writes.clock.now
+        older = {field for field in self._meta.concrete_fields if field.attname in state}
+        older.difference_update(read, self._meta.pk_fields)
+        if any(not field.primary_key for field in older):
+            self._version_alone = True
 
     def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
         self,

@@ -7,6 +7,7 @@ import uuid
 import pytest
 from django.db import IntegrityError, transaction
 from django.db.models import F
+from django.db.models.query_utils import DeferredAttribute
 
 from django_dblock import MissingVersion, StaleObject, VersionField, bypass_versions
 from tests.app import models as app
@@ -237,6 +238,32 @@ def test_a_deferred_version_is_never_loaded_silently(product, statements):
     deferred.save_cas(expected=1)
     assert deferred.version == 2
     deferred.save()
+
+
+def test_a_deferred_version_read_for_all_peers_is_not_theirs(product, monkeypatch):
+    """Django 6.1 with FETCH_PEERS; before that, the same call."""
+
+    def fetch_many(attribute, instances):
+        versions = dict(Product.objects.values_list("pk", "version"))
+        for each in instances:
+            if each.pk in versions:
+                each.version = versions[each.pk]
+
+    if not hasattr(DeferredAttribute, "fetch_many"):
+        monkeypatch.setattr(DeferredAttribute, "fetch_many", fetch_many, raising=False)
+    gone = Product.objects.create(name="gone")
+    read = list(Product.objects.defer("version").order_by("pk"))
+    bare = Product.objects.only("pk").get(pk=product.pk)
+    overtake(product)
+    Product.objects.filter(pk=gone.pk).delete()
+    Product.version.fetch_many([*read, bare])
+    assert [each.__dict__.get("version") for each in read] == [2, None]
+    for each in read:
+        with pytest.raises(MissingVersion):
+            each.save()
+    bare.stock = 1  # nothing of it is older than its version
+    bare.save()
+    assert Product.objects.values_list("name", "stock").get() == ("theirs", 1)
 
 
 def test_a_conflict_with_a_deferred_version_leaves_it_deferred(product):
