@@ -246,6 +246,8 @@ class OncePer(_Job[R]):
                 *job.key_for(period), work=work, mode=job.mode, **job.options(period, now)
             )
         except IdempotencyInProgress:
+            if ran:  # the error is the job's own: something in it is running elsewhere
+                raise
             return job.is_running(period)
         return PeriodRun(period, "ran" if ran else "done", result)
 
@@ -281,6 +283,8 @@ class AsyncOncePer(_Job[R]):
         try:
             result = await arun_once(*job.key_for(period), work=work, **job.options(period, now))
         except IdempotencyInProgress:
+            if ran:
+                raise
             return job.is_running(period)
         return PeriodRun(period, "ran" if ran else "done", result)
 

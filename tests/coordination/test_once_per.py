@@ -9,8 +9,17 @@ from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import transaction
 
-from django_dblock import IdempotencyKey, OncePer, Period, missed, once_per
+from django_dblock import (
+    IdempotencyInProgress,
+    IdempotencyKey,
+    OncePer,
+    Period,
+    missed,
+    once_per,
+)
 from django_dblock.coordination.once_per import _Calendar
+from django_dblock.idempotency.outcome import in_progress
+from django_dblock.idempotency.run_once import identity_of
 from tests.app.models import Counter
 from tests.helpers.processes import process, race
 
@@ -272,6 +281,25 @@ class TestRuns:
         assert settle() == "done"
         assert not Counter.objects.exists()
         caches["default"].clear()
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_run_in_progress_inside_the_job_is_its_error(self, is_async):
+        """Only a run of this job counts as running; the job's own wait for another one failed."""
+        busy = in_progress(identity_of(("another job",), None), 1)
+
+        def settle(period):
+            raise busy
+
+        async def settle_async(period, run):
+            raise busy
+
+        with pytest.raises(IdempotencyInProgress) as caught:
+            if is_async:
+                job = once_per("day", key="settlement", mode="lease")(settle_async)
+                async_to_sync(job)()
+            else:
+                once_per("day", key="settlement")(settle)()
+        assert caught.value is busy
 
     def test_a_callable_names_its_own_periods(self):
         @once_per(lambda now: f"shift-{now:%Y}", key="a", keep=timedelta(hours=1))
