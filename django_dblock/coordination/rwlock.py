@@ -100,7 +100,8 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
     Each reader and the writer hold a lease, which a heartbeat renews, with a fencing token. Waiters
     queue: a waiting writer keeps new readers out, readers that were there first finish, and a
     reader that waited before the next writer reads first. So neither side starves. A dead waiter
-    keeps its place for six seconds.
+    keeps its place for six seconds. A reader may read again inside its block, even while a writer
+    waits, because that writer waits for the reader.
 
     Guaranteed: while a writer's lease is unexpired no reader has one, and the reverse; nothing that
     is written under the guard of one commits beside the other, even if a holder was frozen: the
@@ -224,9 +225,9 @@ class _ReadBlock(_Block):
         return lease
 
     def _attempt(self) -> Attempt:
-        return Attempt(
-            self._place(), self._wish, self._timeout, acquire=_acquire_read, queue_slot=1
-        )
+        place = self._place()
+        acquire = _acquire_read_again if _held_here(place) else _acquire_read
+        return Attempt(place, self._wish, self._timeout, acquire=acquire, queue_slot=1)
 
     def _lease(self, place: Place, success: Success) -> ReadLease:
         return ReadLease(_granted(place, success), success, **self._terms())
@@ -298,6 +299,15 @@ def _acquire_read(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | R
     return _acquire(place, sql.ACQUIRE_READ, slots.terms(place, wish, ticket), "held")
 
 
+def _acquire_read_again(place: Place, wish: Wish, _: int | None) -> SlotGrant | Refusal | None:
+    """Read beside our own read lease, before the writers that wait for its end."""
+    return _acquire(place, sql.ACQUIRE_READ, slots.terms(place, wish, _FIRST_OF_ALL), "held")
+
+
+_FIRST_OF_ALL = 0
+"""A ticket that no waiter has: all of theirs are greater."""
+
+
 def _acquire_write(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | Refusal | None:
     return _acquire(place, sql.ACQUIRE_WRITE, slots.terms(place, wish, ticket), "readers")
 
@@ -310,12 +320,18 @@ def _acquire(
     return slots.answer(place, rows, noun, replicated=replicated)
 
 
+def _held_here(place: Place) -> list[ReadLease | WriteLease]:
+    """Return the leases of this lock that this thread or task holds."""
+    return [
+        lease
+        for lease in _holding.get()
+        if (lease.place.name, lease.using) == (place.name, place.using)
+        and not (lease.trust.ended or lease.lost)
+    ]
+
+
 def _refuse_self(place: Place, *, writes: bool) -> None:
-    for lease in _holding.get():
-        trust = lease.trust
-        is_here = (trust.place.name, trust.place.using) == (place.name, place.using)
-        if not is_here or trust.ended or lease.lost:
-            continue
+    for lease in _held_here(place):
         if isinstance(lease, WriteLease):
             raise SelfDeadlock(
                 **place.facts,

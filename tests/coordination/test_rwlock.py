@@ -214,6 +214,19 @@ class TestSelf:
         with lock().read(ttl=30), lock().read(ttl=30), fenced_rwlock("other").write(ttl=30):
             assert held(NAME) == [1, 2]
 
+    @pytest.mark.processes
+    def test_another_read_passes_a_waiting_writer(self, observer):
+        """Behind the writer it would wait for itself: the writer waits for its first read."""
+        with lock().read(ttl=30) as first, other("write", timeout=30) as writer:
+            assert writer.receive() == "asks"
+            observe.until(lambda: tickets(observer) == [0], "the writer queues")
+            with lock().read(ttl=30):
+                assert held(NAME) == [1, 2]
+                assert not is_free_for("read")  # the negative twin: somebody new
+            first.release()
+            assert isinstance(writer.receive(), int)
+            leave(writer)
+
     def test_a_lost_lease_is_not_held(self, observer):
         with pytest.raises(LockLost), lock().read(ttl=30) as lease:
             expire(observer, NAME)
