@@ -113,12 +113,20 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
-# Give several slots back, as sql.fencing.RELEASE does for one.
+# Give several slots back, as sql.fencing.RELEASE does for one. The rows are locked in the order of
+# their slots, as waiters do (sql.fencing.STAY), so that a release and a waiter never deadlock.
 RELEASE_SLOTS = """
 WITH wanted AS MATERIALIZED (
     SELECT *
     FROM unnest(%(names)s::text[], %(slots)s::int[], %(tokens)s::bigint[])
         AS wanted (name, slot, token)
+), ours AS MATERIALIZED (
+    SELECT lease.id
+    FROM wanted
+    JOIN django_dblock_fencedlock AS lease
+        ON lease.name = wanted.name AND lease.slot = wanted.slot AND lease.token = wanted.token
+    ORDER BY lease.name, lease.slot
+    FOR NO KEY UPDATE OF lease
 )
 UPDATE django_dblock_fencedlock AS lease
 SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
@@ -126,8 +134,8 @@ SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
         lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
         interval '0'
     )
-FROM wanted
-WHERE lease.name = wanted.name AND lease.slot = wanted.slot AND lease.token = wanted.token
+FROM ours
+WHERE lease.id = ours.id
 RETURNING lease.name, lease.slot, set_config('synchronous_commit',
     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 """

@@ -1,5 +1,6 @@
 """fenced_semaphore: at most N at a time, by rows that nothing can make drift."""
 
+import threading
 import time
 
 import pytest
@@ -17,10 +18,12 @@ from django_dblock import (
     fenced_semaphore,
     signals,
 )
+from django_dblock.coordination import slots
 from django_dblock.fencing import store
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
+from tests.fencing.helpers import in_a_thread
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
@@ -149,6 +152,26 @@ class TestUnits:
         assert permit.remaining == 0
         assert not Counter.objects.exists()
 
+    def test_released_in_the_order_in_which_waiters_mark(self, rival, observer):
+        """A waiter locks the slots from the lowest on; a release in another order may deadlock."""
+        with semaphore(units=2) as permit:
+            for slot in (1, 0):  # so they lie in the table in this order, too
+                expired = "UPDATE django_dblock_fencedlock SET renewed_at = now() WHERE slot = %s"
+                observer.execute(expired, [slot])
+            identities = [slots.identity(trust) for trust in reversed(permit.trusts)]
+            gate = "SELECT FROM django_dblock_fencedlock WHERE slot = %s FOR NO KEY UPDATE"
+            with rival.transaction():
+                rival.execute(gate, [0])
+                releasing = threading.Thread(
+                    target=in_a_thread,
+                    args=[lambda: slots.give_back(permit.place, identities)],
+                )
+                releasing.start()
+                observe.until(lambda: blocked(observer), "the release waits for slot 0")
+                assert observer.execute(f"{gate} SKIP LOCKED", [1]).fetchall() == [()]
+            releasing.join()
+        assert held(NAME) == []
+
     def test_renewed_together(self):
         with semaphore(3, units=2, heartbeat=False) as permit:
             before = permit.expires_at
@@ -189,6 +212,13 @@ class TestFair:
             assert permit.slot == 0
             with pytest.raises(LockTimeout), semaphore(2, fair=True):
                 pass
+
+
+def blocked(observer):
+    return observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    ).fetchone()[0]
 
 
 def test_save_fenced_says_what_to_use_instead():
