@@ -280,7 +280,11 @@ class _Campaign:
             sleep(self.delay)
 
     def close(self) -> None:
-        self._attempt.close()
+        try:
+            self._attempt.close()
+        except (OperationalError, InterfaceError) as error:
+            name = self._attempt.place.name
+            logger.warning("%s keeps its place in the queue until it expires: %s", name, error)
 
 
 @dataclass(frozen=True, slots=True)

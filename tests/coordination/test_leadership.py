@@ -160,6 +160,29 @@ class TestWithoutADatabase:
         monkeypatch.setattr(store, "acquire", acquire)
         assert list(campaign(stop=stop)) == []
 
+    def test_stopped_after_it_has_queued(self, monkeypatch, caplog):
+        """Its ticket can't be given back; it expires by itself."""
+        stop = threading.Event()
+        answers = [store.Refusal(3600, 1, "somebody")] * 2
+
+        def acquire(*_):
+            if answers:
+                return answers.pop()
+            return store.Refusal(0, 1, "somebody")
+
+        def drop_ticket(*_):
+            raise OperationalError("gone")
+
+        def look(*_):
+            stop.set()
+            return store.Look(queued=True, ahead=0, refusal=None)
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        monkeypatch.setattr(store, "look", look)
+        monkeypatch.setattr(store, "drop_ticket", drop_ticket)
+        assert list(campaign(stop=stop)) == []
+        assert "keeps its place in the queue" in caplog.text
+
     @pytest.mark.django_db
     def test_in_a_test_case_the_error_comes_out(self, monkeypatch):
         def acquire(*_):
