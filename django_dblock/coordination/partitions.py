@@ -7,8 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from django_dblock.fencing.acquire import Success
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.lock import Blocks, Entry
 from django_dblock.fencing.store import Grant, Place, Wish
 from django_dblock.keys import KeyPart, encode, key_id
 from django_dblock.sql import coordination as sql
@@ -34,11 +34,6 @@ from django_dblock.sql import coordination as sql
 logger = logging.getLogger("django_dblock.coordination")
 
 L = TypeVar("L", bound=Lease)
-
-# Which blocks the code that runs here has entered: each thread and each task has its own.
-_entered: ContextVar[tuple[tuple["partitions", "Share"], ...]] = ContextVar(
-    "dblock_partitions", default=()
-)
 
 _LONGEST_PAUSE = 0.5
 """Seconds between two looks of a worker that owns less than its share."""
@@ -102,6 +97,7 @@ class Share:
         self._workers = 0
         self._last = -1
         self._due = 0.0
+        self._left_behind: Callable[[], str | None] = _never_left
 
     def __len__(self) -> int:
         """Return how many partitions are owned now."""
@@ -219,6 +215,18 @@ class Share:
             self._worker = None
             slots.release_all(leases)
 
+    def note_entry(self, left_behind: Callable[[], str | None]) -> None:
+        """Note who entered the block: its leases are renewed while somebody can leave it.
+
+        Args:
+            left_behind: says why nobody can leave the block any more, or None.
+        """
+        with self._mutex:
+            self._left_behind = left_behind
+            leases: list[Lease | None] = [self._worker, *self._owned.values()]
+            for lease in filter(None, leases):
+                lease.trust.left_behind = left_behind
+
     def _turn(self) -> list[int]:
         with self._mutex:
             numbers = sorted(self._owned)
@@ -251,6 +259,9 @@ class Share:
             raise RuntimeError(
                 f"{self._place.facts['name']} has {slots.LONGEST} workers, which is the limit."
             )
+        # All that follows goes where the registration is, whatever the search path is by then.
+        self._worker_place = place
+        self._place = replace(self._place, schema=place.schema)
         self._worker = self._lease(Lease, place, grant[0], before)
 
     def _target(self) -> int:
@@ -303,6 +314,7 @@ class Share:
             metadata={},
             on_lost=None,
         )
+        lease.trust.left_behind = self._left_behind
         heartbeat.watch(lease.trust, renews=slots.renews(place.using))
         if signals.lock_acquired.receivers:
             signals.lock_acquired.send_robust(
@@ -385,7 +397,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
 
     def __enter__(self) -> Share:
         share = self._join()
-        _entered.set((*_entered.get(), (self, share)))
+        self._push(share)
         return share
 
     def __exit__(
@@ -394,14 +406,14 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _leave(self._pop(), failed=kind is not None)
+        _leave(_blocks.remove(self), failed=kind is not None)
 
     async def __aenter__(self) -> Share:
         share, cancelled = await to_its_end(sync_to_async(self._join)())
         if cancelled is not None:
             await to_its_end(sync_to_async(_leave)(share, failed=True))
             raise cancelled
-        _entered.set((*_entered.get(), (self, share)))
+        self._push(share)
         return share
 
     async def __aexit__(
@@ -410,21 +422,15 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        share = self._pop()
+        share = _blocks.remove(self)
         _, cancelled = await to_its_end(sync_to_async(_leave)(share, failed=kind is not None))
         if cancelled is not None:
             raise cancelled
 
-    def _pop(self) -> Share:
-        entered = _entered.get()
-        for place in reversed(range(len(entered))):
-            if entered[place][0] is self:
-                _entered.set(entered[:place] + entered[place + 1 :])
-                return entered[place][1]
-        raise RuntimeError(
-            "A block of partitions() was left that was not entered in this thread or task. Its "
-            "leases end when their ttl is over."
-        )
+    def _push(self, share: Share) -> None:
+        entry = Entry(self, share)
+        share.note_entry(entry.left_behind)
+        _blocks.add(entry)
 
     def _join(self) -> Share:
         using = store.alias_for(self._using)
@@ -437,6 +443,9 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         return share
 
 
+_blocks: Blocks[Share] = Blocks("dblock_partitions")
+
+
 def _leave(share: Share, *, failed: bool) -> None:
     try:
         share.leave()
@@ -444,6 +453,10 @@ def _leave(share: Share, *, failed: bool) -> None:
         if not failed:
             raise
         logger.warning("%r was not released, it expires", share, exc_info=True)
+
+
+def _never_left() -> None:
+    """The block has not been entered yet."""
 
 
 def _check_count(count: int) -> None:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 from django.db import connections
@@ -37,6 +37,7 @@ from django_dblock.keys import KeyPart, is_argument
 
 P = ParamSpec("P")
 R = TypeVar("R")
+L = TypeVar("L")
 
 
 Caller: TypeAlias = threading.Thread | asyncio.Task[Any]
@@ -51,13 +52,13 @@ def _current_caller() -> Caller:
     return task or threading.current_thread()
 
 
-class Entry:
-    """A block that was entered: the object, the lease, and the thread or task that entered."""
+class Entry(Generic[L]):
+    """A block that was entered: the object, its lease, and the thread or task that entered."""
 
-    def __init__(self, block: "fenced_lock", lease: Lease, caller: Caller) -> None:
+    def __init__(self, block: object, lease: L) -> None:
         self.block = block
         self.lease = lease
-        self.caller = caller
+        self.caller = _current_caller()
 
     def left_behind(self) -> str | None:
         """Return why nobody can leave the block any more; None while somebody can."""
@@ -76,20 +77,51 @@ class Entry:
         return not self.caller.is_alive()
 
 
-# Which blocks the code that runs here has entered: each thread and each task has its own.
-_entered: ContextVar[tuple[Entry, ...]] = ContextVar("dblock_entered", default=())
+class Blocks(Generic[L]):
+    """The blocks that are open in this process; one may be left in another thread or task."""
 
-# All blocks that are entered in this process: a block may be left in another thread or task.
-_open: list[Entry] = []
-_open_mutex = threading.Lock()
+    def __init__(self, name: str) -> None:
+        # Which blocks the code that runs here has entered: each thread and each task has its own.
+        self._here: ContextVar[tuple[Entry[L], ...]] = ContextVar(name, default=())
+        self._open: list[Entry[L]] = []
+        self._replace_mutex()
+        after_fork_in_child(self._replace_mutex)
+
+    def _replace_mutex(self) -> None:
+        self._mutex = threading.Lock()  # no thread in a forked child could ever free the old one
+
+    @property
+    def entered_here(self) -> tuple[Entry[L], ...]:
+        """The blocks that the code that runs here has entered."""
+        return self._here.get()
+
+    def add(self, entry: Entry[L]) -> None:
+        """Note that a block was entered here."""
+        self._here.set((*self._here.get(), entry))
+        with self._mutex:
+            self._open.append(entry)
+
+    def remove(self, block: object) -> L:
+        """Note that the block was left; return its lease.
+
+        Raises:
+            RuntimeError: it is not open, or nobody can say which one was meant.
+        """
+        entered = self._here.get()
+        with self._mutex:
+            mine = [entry for entry in self._open if entry.block is block]
+            # The latest of this context; else of an ended thread or task; else the only one.
+            here = [entry for entry in entered if entry in mine]
+            found = here or [entry for entry in mine if entry.is_orphan] or mine
+            if not found or not (here or found[-1].is_orphan or len(found) == 1):
+                raise RuntimeError(_NOT_HERE.format(name=type(block).__name__, count=len(found)))
+            entry = found[-1]
+            self._open.remove(entry)
+        self._here.set(tuple(other for other in entered if other is not entry))
+        return entry.lease
 
 
-def _replace_mutex() -> None:
-    global _open_mutex  # noqa: PLW0603 - a lock that no thread in a forked child could ever free
-    _open_mutex = threading.Lock()
-
-
-after_fork_in_child(_replace_mutex)
+_blocks: Blocks[Lease] = Blocks("dblock_entered")
 
 
 class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
@@ -333,30 +365,17 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             and entry.lease.fences_rows  # of a semaphore's permits, others may be released
             and entry.lease.token == refusal.token
             and (entry.lease.place.name, entry.lease.using) == (place.name, place.using)
-            for entry in _entered.get()
+            for entry in _blocks.entered_here
         )
 
     def _push(self, lease: Lease) -> None:
-        entry = Entry(self, lease, _current_caller())
+        entry = Entry(self, lease)
         for trust in lease.trusts:
             trust.left_behind = entry.left_behind
-        _entered.set((*_entered.get(), entry))
-        with _open_mutex:
-            _open.append(entry)
+        _blocks.add(entry)
 
     def _pop(self) -> Lease:
-        entered = _entered.get()
-        with _open_mutex:
-            mine = [entry for entry in _open if entry.block is self]
-            # The latest of this context; else of an ended thread or task; else the only one.
-            here = [entry for entry in entered if entry in mine]
-            found = here or [entry for entry in mine if entry.is_orphan] or mine
-            if not found or not (here or found[-1].is_orphan or len(found) == 1):
-                raise RuntimeError(_NOT_HERE.format(name=type(self).__name__, count=len(found)))
-            entry = found[-1]
-            _open.remove(entry)
-        _entered.set(tuple(other for other in entered if other is not entry))
-        return entry.lease
+        return _blocks.remove(self)
 
     def _send(self, signal: Signal, place: Place, **more: object) -> None:
         if signal.receivers:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import DatabaseError, OperationalError, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 
 from django_dblock import (
     FencedLock,
@@ -24,6 +24,7 @@ from django_dblock.fencing import store
 from django_dblock.fencing.store import Refusal
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
+from tests.fencing.helpers import in_a_thread
 from tests.helpers import observe
 from tests.helpers.processes import process
 
@@ -186,9 +187,48 @@ class TestOneWorker:
         assert held(PARTS) == []
         two.__exit__(None, None, None)
 
-    def test_left_where_it_was_not_entered(self):
-        with pytest.raises(RuntimeError, match="not entered in this thread"):
+    def test_it_stays_in_the_schema_where_it_was_entered(self, observer):
+        """The body may change the search path, as a loop over tenants does."""
+        with outbox() as mine, connection.cursor() as cursor:
+            cursor.execute("SET search_path TO pg_temp")
+            try:
+                mine.balance()
+                assert mine.numbers == (0, 1, 2, 3)
+                expire(observer, WORKERS)
+                mine._worker.trust.lose("lost for the test")
+                mine.balance()
+                assert mine.numbers == (0, 1, 2, 3)
+            finally:
+                cursor.execute("RESET search_path")
+
+    def test_never_entered(self):
+        with pytest.raises(RuntimeError, match="0 blocks"):
             outbox().__exit__(None, None, None)
+
+    def test_left_in_another_thread(self):
+        """Else its leases would be renewed for as long as this process lives."""
+        block = outbox()
+        in_a_thread(block.__enter__)
+        assert held(PARTS) == [0, 1, 2, 3]
+        block.__exit__(None, None, None)
+        assert held(PARTS) == held(WORKERS) == []
+
+    def test_a_generator_closed_in_another_thread(self):
+        def work():
+            with outbox() as mine:
+                yield mine
+
+        generator = work()
+        next(generator)
+        assert in_a_thread(generator.close) is None
+        assert held(PARTS) == held(WORKERS) == []
+
+    def test_a_thread_that_ended_without_leaving_it(self):
+        """Nobody handles the partitions, so they must go to another worker."""
+        mine = in_a_thread(outbox(ttl=1.5).__enter__)
+        assert len(mine) == 4
+        observe.until(lambda: len(mine) == 0, "it is told at the next beat")
+        observe.until(lambda: held(PARTS) == held(WORKERS) == [], "they expire")
 
 
 class TestTwoWorkers:
