@@ -61,6 +61,9 @@ Keys: TypeAlias = Iterable[Key | KeyPart]
 P = ParamSpec("P")
 R = TypeVar("R")
 HeldT = TypeVar("HeldT")
+Take: TypeAlias = Callable[[Request, float | None, bool, "list[Rows]"], tuple[HeldT, float]]
+"""From the request, the seconds to wait, whether the transaction is somebody else's, and the list
+that gets the holders; see :func:`django_dblock.advisory.acquire.lock`."""
 
 _NO_ASYNC = (
     "{what} can't hold an advisory lock: it ends with its transaction, and Django's transactions "
@@ -89,7 +92,7 @@ class AdvisoryBlock(Generic[HeldT]):
         for_call: returns the block for one call of a decorated function, from its arguments; None
             if every call has the same keys.
         shared: for each key whether the lock is shared, or one answer for all keys.
-        held: makes what ``with … as`` binds, from the request and the seconds waited.
+        take: takes the locks; returns what ``with … as`` binds, and the seconds waited.
         timeout: seconds; ``...`` for the setting.
         using: the database alias.
     """
@@ -99,7 +102,7 @@ class AdvisoryBlock(Generic[HeldT]):
         keys: tuple[NamedKey, ...] | None,
         for_call: Callable[..., "AdvisoryBlock[HeldT]"] | None,
         shared: bool | tuple[int, ...],  # noqa: FBT001 - a list of them, or one for all
-        held: Callable[[Request, float], HeldT],
+        take: Take[HeldT],
         *,
         timeout: float | EllipsisType | None,
         using: str | None,
@@ -113,10 +116,13 @@ class AdvisoryBlock(Generic[HeldT]):
         self._for_call = for_call
         self._shared = shared if isinstance(shared, bool) else False
         self._modes = () if isinstance(shared, bool) else shared
-        self._held = held
+        self._take = take
         self._timeout = timeout
         self._using = using
         self._used = False
+
+    _kind = "advisory"
+    _names_holder = True
 
     # A lock that is built and not entered protects nothing, and looks as if it did.
     _used = True
@@ -158,8 +164,7 @@ class AdvisoryBlock(Generic[HeldT]):
         started = monotonic()
         holders: list[Rows] = []
         try:
-            waited = lock(request, timeout=timeout, joined=atomic is None, holders=holders)
-            held = self._held(request, waited)
+            held, waited = self._take(request, timeout, atomic is None, holders)
             since = monotonic()
             entries.append(_Entry(request, atomic, since))
             self._send(signals.lock_acquired, request, waited=waited, took=since - started)
@@ -168,7 +173,8 @@ class AdvisoryBlock(Generic[HeldT]):
             if atomic is not None:
                 atomic.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, LockTimeout):
-                name_holder(error, request, holders)
+                if self._names_holder:
+                    name_holder(error, request, holders)
                 self._send(signals.lock_timeout, request, waited=error.waited)
             elif isinstance(error, LockDeadlock):
                 self._send(signals.lock_deadlock, request, waited=monotonic() - started)
@@ -227,7 +233,7 @@ class AdvisoryBlock(Generic[HeldT]):
         if signal.receivers:  # nothing is built where nobody listens
             signal.send_robust(
                 type(self),
-                kind="advisory",
+                kind=self._kind,
                 shared=request.shared,
                 **request.facts,
                 **more,
@@ -351,14 +357,21 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
         # Encoded here, so that a wrong part fails where it is written, not where it is entered.
         known = named(tuple("" if is_argument(part) else part for part in key))
         if any(map(is_argument, key)):
-            super().__init__(None, for_call, shared, _held_lock, timeout=timeout, using=using)
+            super().__init__(None, for_call, shared, _take_one, timeout=timeout, using=using)
         else:
-            super().__init__((known,), None, shared, _held_lock, timeout=timeout, using=using)
+            super().__init__((known,), None, shared, _take_one, timeout=timeout, using=using)
 
 
-def _held_lock(request: Request, waited: float) -> HeldLock:
+def _take_one(
+    request: Request,
+    timeout: float | None,
+    joined: bool,  # noqa: FBT001 - as Take
+    holders: "list[Rows]",
+) -> tuple[HeldLock, float]:
+    waited = lock(request, timeout=timeout, joined=joined, holders=holders)
     using = request.connection.alias
-    return HeldLock(request.keys[0].parts, request.ids[0], using, request.shared, waited)
+    held = HeldLock(request.keys[0].parts, request.ids[0], using, request.shared, waited)
+    return held, waited
 
 
 class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
@@ -420,7 +433,7 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
                     keys_of(*args, **kwargs), timeout=timeout, shared=all_shared, using=using
                 )
 
-            super().__init__(None, for_call, shared, _held_locks, timeout=timeout, using=using)
+            super().__init__(None, for_call, shared, _take_all, timeout=timeout, using=using)
             return
         exclusively = (*_several(keys), *_several(exclusive))
         if isinstance(shared, bool):
@@ -443,10 +456,16 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
                 f"each takes a place in the lock table that the whole cluster shares. Lock "
                 f"something coarser, or raise the setting."
             )
-        super().__init__(together, None, modes, _held_locks, timeout=timeout, using=using)
+        super().__init__(together, None, modes, _take_all, timeout=timeout, using=using)
 
 
-def _held_locks(request: Request, waited: float) -> HeldLocks:
+def _take_all(
+    request: Request,
+    timeout: float | None,
+    joined: bool,  # noqa: FBT001 - as Take
+    holders: "list[Rows]",
+) -> tuple[HeldLocks, float]:
+    waited = lock(request, timeout=timeout, joined=joined, holders=holders)
     keys = tuple(key.parts for key in request.keys)
     modes = request.modes or (int(request.shared),) * len(keys)
     exclusive = {number for number, mode in zip(request.ids, modes, strict=True) if not mode}
@@ -454,7 +473,7 @@ def _held_locks(request: Request, waited: float) -> HeldLocks:
         key for key, number in zip(keys, request.ids, strict=True) if number not in exclusive
     )
     using = request.connection.alias
-    return HeldLocks(keys, request.ids, using, all(modes), waited, shared_keys)
+    return HeldLocks(keys, request.ids, using, all(modes), waited, shared_keys), waited
 
 
 def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = None) -> bool:

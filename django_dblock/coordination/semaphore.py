@@ -4,26 +4,18 @@ import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from types import EllipsisType, TracebackType
-from typing import Any, NoReturn, ParamSpec, Self, TypeVar
+from dataclasses import replace
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from asgiref.sync import iscoroutinefunction
-from django.db import transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.transaction import Atomic
-from django.dispatch import Signal
-
-from django_dblock import signals
 from django_dblock.advisory.acquire import Request, lock, try_any
-from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.advisory.lock import AdvisoryBlock
+from django_dblock.conf import conf
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import SlotGrant
-from django_dblock.core.application_name import NamedKey, name, named
+from django_dblock.core.application_name import named
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import connection_for, in_transaction
-from django_dblock.core.decorators import Guard, mark
-from django_dblock.exceptions import DblockError, LockTimeout
+from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.deadline import Trust
@@ -32,16 +24,13 @@ from django_dblock.fencing.lock import fenced_lock
 from django_dblock.fencing.store import Grant, Place
 from django_dblock.keys import KeyPart, is_argument
 
+if TYPE_CHECKING:
+    from django_dblock.core.simple_query import Rows
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _MOST_ADVISORY = 200
-
-_NO_ASYNC = (
-    "advisory_semaphore() can't be held by async code: its permit ends with its transaction, and "
-    "Django's transactions can't span an await. Move the limited part into a sync function and "
-    "call it with asgiref.sync.sync_to_async, or use fenced_semaphore()."
-)
 
 
 class Permit(Lease):
@@ -274,7 +263,7 @@ class HeldPermit:
         return f"<HeldPermit {self.key!r} slot={self.slot}>"
 
 
-class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
+class advisory_semaphore(AdvisoryBlock[HeldPermit]):  # noqa: N801 - context managers are lower-case nouns
     """Let at most ``permits`` transactions into the block at a time, per key.
 
     The transaction-scoped sibling of :class:`fenced_semaphore`, as ``advisory_lock`` is that of
@@ -306,6 +295,9 @@ class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
     Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
     """
 
+    _kind = "advisory_semaphore"
+    _names_holder = False  # there are several
+
     def __init__(
         self,
         *key: KeyPart | Callable[..., KeyPart],
@@ -313,150 +305,47 @@ class advisory_semaphore:  # noqa: N801 - context managers are lower-case nouns
         timeout: float | EllipsisType | None = ...,
         using: str | None = None,
     ) -> None:
+        def for_call(*args: Any, **kwargs: Any) -> AdvisoryBlock[HeldPermit]:
+            parts = (part(*args, **kwargs) if is_argument(part) else part for part in key)
+            return advisory_semaphore(*parts, permits=permits, timeout=timeout, using=using)
+
         _check_count("permits", permits, _MOST_ADVISORY)
-        if not (timeout is None or timeout is ... or is_seconds(timeout)):
-            raise ValueError(
-                f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
-                f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
-            )
+        take = functools.partial(_take_permit, permits)
         # Encoded here, so that a wrong part fails where it is written.
         known = named(tuple("" if is_argument(part) else part for part in key))
-        self._template = key
-        self._key = None if any(map(is_argument, key)) else known
-        self._permits = permits
-        self._timeout = timeout
-        self._using = using
+        if any(map(is_argument, key)):
+            super().__init__(None, for_call, False, take, timeout=timeout, using=using)  # noqa: FBT003 - not shared
+        else:
+            super().__init__((known,), None, False, take, timeout=timeout, using=using)  # noqa: FBT003
 
-    def __enter__(self) -> HeldPermit:
-        key = self._entered_key()
-        timeout = (
-            conf.advisory_timeout if isinstance(self._timeout, EllipsisType) else self._timeout
-        )
-        connection = connection_for(self._using)
-        atomic = None
-        if not in_transaction(connection):
-            atomic = transaction.atomic(using=connection.alias)
-            atomic.__enter__()
-        started = monotonic()
+
+def _take_permit(
+    permits: int,
+    request: Request,
+    timeout: float | None,
+    _joined: bool,  # noqa: FBT001 - a try that fails must always leave the transaction usable
+    _holders: "list[Rows]",
+) -> tuple[HeldPermit, float]:
+    started = monotonic()
+    [key] = request.keys
+    connection = request.connection
+    order = random.sample(range(permits), permits)
+    keys = tuple(named((*key.parts, "permit", slot)) for slot in order)
+    found = try_any(Request.of(keys, shared=False, connection=connection))
+    if found is not None:
+        return HeldPermit(key.parts, order[found], connection.alias, 0.0), 0.0
+    holders = f"{permits} transactions, which is its limit"
+    waited = monotonic() - started
+    if timeout is None or timeout > waited:
+        left = None if timeout is None else timeout - waited
+        one = Request.of(keys[:1], shared=False, connection=connection)
         try:
-            held = self._take(key, connection, timeout, started)
-            entry = _Entry(held, atomic, monotonic())
-            self._send(signals.lock_acquired, held, waited=held.waited, took=entry.since - started)
-            _entries(connection).append(entry)
-        except BaseException as error:  # nobody else will leave what was entered here
-            if atomic is not None:
-                atomic.__exit__(type(error), error, error.__traceback__)
-            failed = HeldPermit(key.parts, -1, connection.alias, monotonic() - started)
-            if isinstance(error, LockTimeout):
-                self._send(signals.lock_timeout, failed, waited=error.waited)
-            elif isinstance(error, DblockError):
-                self._send(signals.lock_refused, failed, error=error)
-            raise
-        return held
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        connection = connection_for(self._using)
-        entry = _entries(connection).pop()
-        if entry.atomic is None:
-            return  # the transaction that was joined ends the permit
-        commits = kind is None and not connection.needs_rollback
-        committed = None  # stays so if leaving raises: COMMIT may have happened, or not
-        try:
-            entry.atomic.__exit__(kind, error, traceback)
-            committed = commits
-        finally:
-            held = monotonic() - entry.since
-            self._send(signals.lock_released, entry.held, held=held, committed=committed)
-
-    async def __aenter__(self) -> NoReturn:
-        raise TypeError(_NO_ASYNC)
-
-    async def __aexit__(self, *_: object) -> None:
-        """Never reached: entering raises."""
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Run each call of the function inside the block."""
-        if isinstance(function, type):
-            raise TypeError(f"{function.__qualname__} is a class: decorate one of its methods.")
-        if iscoroutinefunction(function):
-            raise TypeError(_NO_ASYNC)
-
-        @functools.wraps(function)
-        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self._for_call(args, kwargs):
-                return function(*args, **kwargs)
-
-        mark(locked, function, Guard(type(self).__name__, outside=False, using=self._using))
-        return locked
-
-    def _entered_key(self) -> NamedKey:
-        if self._key is None:
-            raise TypeError(
-                "A callable in the key is for the decorator, where it is called with the call's "
-                "arguments. In a with statement, pass its value."
-            )
-        return self._key
-
-    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
-        if self._key is not None:
-            return self
-        key = (part(*args, **kwargs) if is_argument(part) else part for part in self._template)
-        return type(self)(*key, permits=self._permits, timeout=self._timeout, using=self._using)
-
-    def _take(
-        self,
-        key: NamedKey,
-        connection: BaseDatabaseWrapper,
-        timeout: float | None,
-        started: float,
-    ) -> HeldPermit:
-        order = random.sample(range(self._permits), self._permits)
-        permits = tuple(named((*key.parts, "permit", slot)) for slot in order)
-        request = Request.of(permits, shared=False, connection=connection)
-        found = try_any(request)
-        if found is not None:
-            return HeldPermit(key.parts, order[found], connection.alias, 0.0)
-        facts: dict[str, Any] = {"keys": (key.parts,), "name": name(key), "using": connection.alias}
-        holders = f"{self._permits} transactions, which is its limit"
+            lock(one, timeout=left, joined=True)
+        except LockTimeout as error:
+            waited = monotonic() - started
+            raise LockTimeout(
+                **request.facts, timeout=timeout, waited=waited, holder=holders
+            ) from error
         waited = monotonic() - started
-        if timeout is None or timeout > waited:
-            left = None if timeout is None else timeout - waited
-            one = Request.of(permits[:1], shared=False, connection=connection)
-            try:
-                lock(one, timeout=left, joined=True)
-            except LockTimeout as error:
-                waited = monotonic() - started
-                raise LockTimeout(
-                    **facts, timeout=timeout, waited=waited, holder=holders
-                ) from error
-            return HeldPermit(key.parts, order[0], connection.alias, monotonic() - started)
-        raise LockTimeout(**facts, timeout=timeout, waited=waited, holder=holders)
-
-    def _send(self, signal: Signal, permit: HeldPermit, **more: object) -> None:
-        if signal.receivers:
-            signal.send_robust(
-                type(self),
-                kind="advisory_semaphore",
-                shared=False,
-                keys=(permit.key,),
-                name=name(named(permit.key)),
-                using=permit.using,
-                **more,
-            )
-
-
-@dataclass(slots=True)
-class _Entry:
-    held: HeldPermit
-    atomic: Atomic | None
-    since: float
-
-
-def _entries(connection: BaseDatabaseWrapper) -> list[_Entry]:
-    entries: list[_Entry] = connection.__dict__.setdefault("_dblock_permits", [])
-    return entries
+        return HeldPermit(key.parts, order[0], connection.alias, waited), waited
+    raise LockTimeout(**request.facts, timeout=timeout, waited=waited, holder=holders)

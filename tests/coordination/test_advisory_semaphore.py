@@ -1,10 +1,13 @@
 """advisory_semaphore: at most N transactions at a time."""
 
+import functools
 import threading
+from contextlib import suppress
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from django_dblock import (
     LockTimeout,
@@ -159,6 +162,52 @@ def test_what_it_refuses():
         advisory_semaphore("pdf", permits=1, timeout=-1)
     with pytest.raises(ValueError, match="permits"):
         advisory_semaphore("pdf", permits=201)
+
+
+def test_what_runs_later_is_refused():
+    def pages():
+        yield 1
+
+    with pytest.raises(TypeError, match="generator function"):
+        advisory_semaphore("pdf", permits=1)(pages)
+    render = advisory_semaphore("pdf", permits=1)(functools.partial(next, iter([pages()])))
+    with pytest.raises(TypeError, match="returned a generator"):
+        render()
+
+
+def forget(_semaphore):
+    """Do not enter it; it goes when this returns."""
+
+
+def test_semaphore_that_is_never_entered_warns():
+    with pytest.warns(ResourceWarning, match="never entered"):
+        forget(advisory_semaphore("pdf", permits=1))
+
+
+def test_dead_connection_is_replaced(observer):
+    connection.ensure_connection()
+    pid = connection.connection.info.backend_pid
+    observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
+    with pytest.raises(OperationalError), connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    with advisory_semaphore("pdf", permits=1):
+        pass
+
+
+def test_swallowed_error_is_no_commit():
+    ends = []
+
+    def hear(signal, committed, **data):
+        ends.append(committed)
+
+    signals.lock_released.connect(hear)
+    try:
+        with advisory_semaphore("pdf", permits=1):
+            with suppress(psycopg.Error):  # past Django, which does not see the error
+                connection.connection.execute("SELECT 1 / 0")
+    finally:
+        signals.lock_released.disconnect(hear)
+    assert ends == [False]
 
 
 def test_an_error_in_the_block_comes_out_and_frees(observer):
