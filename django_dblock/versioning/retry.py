@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
 
+from django_dblock.core.decorators import refuse_unfinished, refuse_what_runs_later
 from django_dblock.exceptions import (
     LockDeadlock,
     RetryInTransaction,
@@ -66,7 +67,8 @@ def retry_on_conflict(
     Raises:
         RetryInTransaction: called inside an open transaction, where a retry can't see new data.
             The block of a TestCase does not count.
-        TypeError: the function is async or a generator: no transaction spans an await or a yield.
+        TypeError: the function is async, a generator, or made of one (``@contextmanager``), or has
+            returned a coroutine or a generator: no transaction spans an await or a yield. A class.
 
     Source: PostgreSQL manual, 13.5 Serialization Failure Handling; M. Brooker, Exponential Backoff
     And Jitter (AWS Architecture Blog, 2015).
@@ -81,14 +83,19 @@ def retry_on_conflict(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _refuse_what_spans(function)
 
+        def run(alias: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with transaction.atomic(using=alias):
+                result = function(*args, **kwargs)
+                refuse_unfinished(result, function, "retry_on_conflict")
+            return result
+
         @wraps(function)
         def retrying(*args: P.args, **kwargs: P.kwargs) -> R:
             alias = using or DEFAULT_DB_ALIAS
             _refuse_inside(function, alias)
             for attempt in range(1, attempts):
                 try:
-                    with transaction.atomic(using=alias):
-                        return function(*args, **kwargs)
+                    return run(alias, *args, **kwargs)
                 except (StaleObject, StaleObjects, LockDeadlock, OperationalError) as error:
                     if not is_conflict(error):
                         raise
@@ -98,8 +105,7 @@ def retry_on_conflict(
                         function, error=error, attempt=attempt, delay=delay
                     )
                 time.sleep(delay)
-            with transaction.atomic(using=alias):
-                return function(*args, **kwargs)
+            return run(alias, *args, **kwargs)
 
         return retrying
 
@@ -118,15 +124,11 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _refuse_what_spans(function: Callable[..., object]) -> None:
-    if (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    ):
+    refuse_what_runs_later(function, "retry_on_conflict")
+    if inspect.iscoroutinefunction(function):
         raise TypeError(
-            f"@retry_on_conflict can't guard {_name(function)}: no transaction spans an "
-            f"await or a yield. Put the work into a plain function, guard that, and call it with "
-            f"sync_to_async()."
+            f"@retry_on_conflict can't guard {_name(function)}: no transaction spans an await. Put "
+            f"the work into a plain function, guard that, and call it with sync_to_async()."
         )
 
 

@@ -1,7 +1,7 @@
 """retry_on_conflict: the whole function again, in a new transaction, after a random pause."""
 
 import functools
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
@@ -232,11 +232,43 @@ def test_what_spans_an_await_or_a_yield_is_refused():
     async def both():
         yield
 
-    for function in (coroutine, generator, both):
-        with pytest.raises(TypeError, match="sync_to_async"):
+    refused = {
+        coroutine: "sync_to_async",
+        generator: "generator",
+        both: "generator",
+        contextmanager(generator): "its body runs after the call",
+        functools.partial(generator): "its body runs after the call",
+        Product: "is a class",
+        staticmethod(len): "below @staticmethod",
+    }
+    for function, why in refused.items():
+        with pytest.raises(TypeError, match=why):
             retry_on_conflict(function)
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=why):
             retry_on_conflict(attempts=2)(function)
+
+
+def test_arguments_of_any_name_reach_the_function():
+    def function(**options):
+        return options
+
+    options = {"alias": 1, "function": 2, "using": 3, "attempt": 4}
+    assert retry_on_conflict(function)(**options) == options
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_result_that_has_yet_to_run_is_refused_and_rolled_back(attempts):
+    async def later():
+        pass
+
+    @retry_on_conflict(attempts=attempts)
+    def hidden():
+        Counter.objects.create(name="a")
+        return later()
+
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        hidden()
+    assert not Counter.objects.exists()
 
 
 class InATestCase(TestCase):
