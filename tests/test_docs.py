@@ -35,7 +35,7 @@ DEMO = (
 )
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -q tox && .venv/bin/tox"
 
-MOST_NOT_RUN = 5
+MOST_NOT_RUN = 3
 
 
 def shown(path: Path) -> str:

@@ -108,7 +108,8 @@ LOGGING = {
 DBLOCK_LOCKED_STATUS = 503
 DBLOCK_ADVISORY_TIMEOUT = env.float("DBLOCK_ADVISORY_TIMEOUT", 5)
 
-# More than ACQUIRER_TIMEOUT, so that who only waits is not taken for dead.
+# More than twice ACQUIRER_TIMEOUT: a request may wait so long for a permit, and as long again for
+# the acquirer.
 DBLOCK_IDEMPOTENCY_LEASE = env.float("DBLOCK_IDEMPOTENCY_LEASE", 15)
 # Of one order, which is whose keys they are: its buyer needs a few, and nobody fills the table.
 DBLOCK_IDEMPOTENCY_MAX_KEYS = 100
