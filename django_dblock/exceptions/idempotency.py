@@ -178,10 +178,12 @@ class DamagedAnswer(IdempotencyError):
 
 
 class UnstorableResponse(IdempotencyError):
-    """The response can't be stored, so a retry could not get it. The effects were rolled back.
+    """The response can't be stored, so a retry could not get it.
 
-    The client gets a 500. The log of ``django_dblock.idempotency`` says why, and with ``DEBUG`` the
-    response does. The view has returned
+    In atomic mode the effects were rolled back. In lease mode what the view has committed stays,
+    and the next retry runs the view again. The client gets a 500. The log of
+    ``django_dblock.idempotency`` says why, and with ``DEBUG`` the response does. The view has
+    returned
 
     - a stream, or something that is not a response,
     - a body longer than ``DBLOCK_IDEMPOTENCY_MAX_BODY``: ``store_body=False`` stores none,

@@ -231,16 +231,19 @@ class ViewConfig:
         return responses.kept(adapter.finalised(response), store_body=self.options.store_body)
 
     def _unstorable(self, adapter: Adapter, error: UnstorableResponse) -> Finished:
-        """Tell the log why, and the client that nothing was done."""
+        """Log why the response is not stored; tell the client what became of the effects."""
         request = adapter.http
+        committed = self.options.mode == "lease"  # the view's own transactions have decided
         responses.logger.error(
-            "%s %s: %s Everything was rolled back.",
+            "%s %s: %s %s",
             request.method,
             escape_uri_path(request.path),
             error,
+            "What the view has committed stays." if committed else "Everything was rolled back.",
             extra={"status_code": 500, "request": request, "error": error},
         )
-        return responses.not_stored(refused(adapter, error))
+        problem = idempotency_problem(error, committed=committed)
+        return responses.not_stored(adapter.refusal(problem))
 
 
 def checked_header(name: Any) -> str | None:

@@ -234,11 +234,24 @@ _REASONS = {
 }
 
 
-def idempotency_problem(error: IdempotencyError) -> Problem:
-    """Return what to tell a client."""
+_UNSTORABLE_IN_LEASE_MODE = _(
+    "The response could not be kept, and what was done before may stay. Find out what was done "
+    "before you send the request again."
+)
+
+
+def idempotency_problem(error: IdempotencyError, *, committed: bool = False) -> Problem:
+    """Return what to tell a client.
+
+    Args:
+        error: the error of the request.
+        committed: whether the view may have committed effects before an UnstorableResponse.
+    """
     status, detail = _PROBLEMS[error.code]
     if isinstance(error, IdempotencyKeyInvalid):
         detail = _REASONS[error.reason]
+    elif isinstance(error, UnstorableResponse) and committed:
+        detail = _UNSTORABLE_IN_LEASE_MODE
     text = str(detail)
     if isinstance(error, IdempotencyKeyMissing | IdempotencyKeyInvalid):
         text %= {"source": _source(error.header)}

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
-from django.http import Http404, HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 
 from django_dblock import IdempotencyKey, idempotent, signals
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
@@ -623,6 +623,20 @@ def test_an_answer_that_cant_be_kept_rolls_back_the_transaction_that_completes()
     assert (answer.status_code, code(answer)) == (500, "unstorable")
     assert effects() == 0
     assert not IdempotencyKey.objects.exists()
+
+
+def test_client_is_not_told_that_committed_effects_are_undone(caplog):
+    def work(request):
+        add_one()
+        return StreamingHttpResponse([b"paid"])
+
+    answer = post(leased(work))
+    assert (answer.status_code, code(answer)) == (500, "unstorable")
+    assert effects() == 1
+    assert b"nothing was done" not in answer.content
+    assert b"what was done before may stay" in answer.content
+    assert "What the view has committed stays." in caplog.text
+    assert "rolled back" not in caplog.text
 
 
 # Steps
