@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_dblock.core.connection import unwrapped
+from django_dblock.core.connection import drop_if_dead, unwrapped
 
 if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
@@ -42,7 +42,12 @@ _watches: "WeakKeyDictionary[Any, CommitWatch]" = WeakKeyDictionary()
 
 
 def watch_commits(connection: BaseDatabaseWrapper) -> CommitWatch:
-    """Return the watch of the connection, which has to be connected. Sends nothing."""
+    """Return the watch of the connection; connect first, in autocommit also if it is known dead.
+
+    A later statement would replace a dead connection, and the watch would hear nothing of the new.
+    """
+    drop_if_dead(connection)
+    connection.ensure_connection()
     driver = unwrapped(connection.connection) or connection.connection
     watch = _watches.get(driver)
     if watch is None:

@@ -103,7 +103,6 @@ class Lease:
                 transaction, its atomic block raises it.
         """
         connection = connections[self.identity.using]
-        connection.ensure_connection()
         watch = watch_commits(connection)
         before = watch.unconfirmed
 

@@ -137,7 +137,6 @@ class Run:
 
     def _complete(self, lease: Lease, finished: Finished, answer: dict[str, Any]) -> Outcome:
         connection = connections[self.identity.using]
-        connection.ensure_connection()  # the view may have closed it
         watch = watch_commits(connection)
         before = watch.unconfirmed
         parameters = {**answer, "ttl": self.options.ttl_seconds}
