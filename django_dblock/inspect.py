@@ -403,13 +403,14 @@ class FencedLease:
         return kind if kind in get_args(Kind) else "lock"
 
 
-def fenced_leases(
+def fenced_leases(  # noqa: PLR0913 - what there is to choose
     using: str | None = None,
     *,
     name: str | None = None,
     expired: bool = False,
     pattern: str | None = None,
     limit: int | None = None,
+    own_namespace: bool = False,
 ) -> list[FencedLease]:
     """Return every lease that nobody else can be granted now, by name and slot.
 
@@ -421,6 +422,7 @@ def fenced_leases(
         expired: also those that anybody can be granted, behind the others.
         pattern: only names that match; ``*`` stands for any text, as in :mod:`fnmatch`.
         limit: at most so many of the expired leases, by name; all if None.
+        own_namespace: if the project has namespaces, only the leases of the current one.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL.
@@ -431,6 +433,7 @@ def fenced_leases(
         "expired": expired,
         "like": None if pattern is None else _like(pattern),
         "limit": limit,
+        "namespace": conf.namespace if own_namespace and conf.has_namespaces else None,
     }
     with connections[alias_for(using)].cursor() as cursor:
         cursor.execute(*positional(sql.FENCED_LEASES, parameters))

@@ -23,7 +23,6 @@ from django_dblock.inspect import (
     FencedLease,
     UnfinishedRequest,
     fenced_leases,
-    is_own_lease,
     lock_waits,
     unfinished_requests,
 )
@@ -163,10 +162,8 @@ def find_leases(options: dict[str, Any]) -> Found:
             expired=not options["held"],
             pattern=options["name"],
             limit=_limit(options),
+            own_namespace=not options["all_namespaces"],
         )
-    if not options["all_namespaces"]:
-        namespace = conf.namespace
-        leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]
     ended = sum(lease.state == "expired" for lease in leases)
     _note_limit(options, ended, "Leases that have ended")
     return {"fenced": [lease for lease in leases if lease.waiting or not options["blocked"]]}

@@ -21,7 +21,6 @@ from django_dblock.inspect import (
     Requests,
     UnfinishedRequest,
     fenced_leases,
-    is_own_lease,
     lock_waits,
     read_requests,
 )
@@ -401,9 +400,14 @@ def read(
         told,
     )
     nothing: list[FencedLease] = []
-    leases = _asked(lambda: fenced_leases(using), nothing, _("Leases"), told)
+    leases = _asked(
+        lambda: fenced_leases(using, own_namespace=own_namespace), nothing, _("Leases"), told
+    )
+    only_own = own_namespace and conf.has_namespaces
+    limit = MOST_SEARCHED if search else MOST_ROWS
     requests = _asked(
-        lambda: read_requests(using, limit=MOST_SEARCHED if search else MOST_ROWS),
+        # No index begins with the namespace, so others' requests are read and left out.
+        lambda: read_requests(using, limit=MOST_COUNTED if only_own else limit),
         Requests([], 0, 0),
         _("Requests"),
         told,
@@ -415,13 +419,11 @@ def read(
                 "leases and requests may be outdated"
             )
         )
-    if own_namespace:
+    if only_own:  # counted are those that were read: the others are not ours
         namespace = conf.namespace
-        leases = [lease for lease in leases if is_own_lease(lease.name, namespace)]
-        if conf.has_namespaces:  # counted are those that were read: the others are not ours
-            own = [row for row in requests.rows if row.namespace == namespace]
-            leased = sum(row.state == "leased" for row in own)
-            requests = Requests(own, len(own) - leased, leased)
+        own = [row for row in requests.rows if row.namespace == namespace]
+        leased = sum(row.state == "leased" for row in own)
+        requests = Requests(own, len(own) - leased, leased)
     return make(waits, leases, requests, at=timezone.now(), search=search), told
 
 

@@ -269,16 +269,13 @@ def _need_own_lease(request: HttpRequest, name: str) -> None:
 
 def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
     """Return the held leases that the user may see; None after an error, which is shown."""
-    namespace, sees_others = conf.namespace, request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr]
+    sees_others = request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr]
     try:
-        return [
-            lease
-            for lease in fenced_leases(using)
-            if lease.state == "held" and (sees_others or is_own_lease(lease.name, namespace))
-        ]
+        leases = fenced_leases(using, own_namespace=not sees_others)
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
         return None
+    return [lease for lease in leases if lease.state == "held"]
 
 
 def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:

@@ -159,6 +159,10 @@ WITH clock AS MATERIALIZED (
         WHERE lock.expires_at + lock.lock_delay > clock.now
             AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
             AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+            AND CASE %(namespace)s::text
+                WHEN '' THEN strpos(lock.name, '::') = 0
+                ELSE coalesce(starts_with(lock.name, %(namespace)s::text || '::'), true)
+            END
     )
     UNION ALL
     (
@@ -168,6 +172,10 @@ WITH clock AS MATERIALIZED (
             AND lock.expires_at + lock.lock_delay <= clock.now
             AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
             AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+            AND CASE %(namespace)s::text
+                WHEN '' THEN strpos(lock.name, '::') = 0
+                ELSE coalesce(starts_with(lock.name, %(namespace)s::text || '::'), true)
+            END
         ORDER BY lock.name, lock.slot
         LIMIT %(limit)s::bigint
     )

@@ -255,6 +255,30 @@ class TestNamespaces:
         found = json.loads(listed("--json", "--kind", "idempotency", "--all-namespaces"))
         assert len(found["idempotency"]) == 2
 
+    def test_others_do_not_crowd_out_the_current_namespace(self, person, observer, settings):
+        settings.DBLOCK_NAMESPACE = "acme"
+        observer.execute(
+            "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+            " renewed_at, expires_at, lock_delay, grants, metadata) SELECT name, 0, 1, 'w', now(),"
+            " now(), now() - interval '1 day', '0', 1, '{}'"
+            " FROM unnest(ARRAY['a::1', 'a::2', 'a::3', 'acme::ended', 'ended']) AS name"
+        )
+        observer.execute(
+            "INSERT INTO django_dblock_idempotencykey (namespace, scope, key, fingerprint,"
+            " fingerprint_version, method, path, headers, body_kind, token, owner, steps,"
+            " created_at, locked_until) SELECT CASE n WHEN 0 THEN 'acme' ELSE 'globex' END,"
+            " 'user:7', n::text, '', 1, 'POST', '/pay/', '{}', 'plain', 1, 'worker-' || n, '{}',"
+            " now(), now() - interval '1 day' - n * interval '1 minute'"
+            " FROM generate_series(0, 150) n"
+        )
+        found = json.loads(listed("--json", "--kind", "fenced", "--limit", "2"))
+        assert [lease["name"] for lease in found["fenced"]] == ["acme::ended"]
+        assert found["notes"] == []
+        assert "worker-0" in words(shown(person("ann", "view")))
+        settings.DBLOCK_NAMESPACE = str  # a callable: the current namespace is the empty one
+        found = json.loads(listed("--json", "--kind", "fenced", "--limit", "2"))
+        assert [lease["name"] for lease in found["fenced"]] == ["ended"]
+
     def test_other_namespaces_leases_are_not_ended(self, person, two):
         ann = person("ann", "view", "release")
         row = FencedLock.objects.get(name="globex::nightly")
