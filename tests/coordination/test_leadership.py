@@ -20,6 +20,7 @@ from django_dblock import (
 from django_dblock.fencing import store
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
+from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -324,8 +325,7 @@ class TestAsync:
             original = store.acquire
 
             def acquire(*arguments):
-                loop.call_soon_threadsafe(task.cancel)
-                time.sleep(0.05)
+                cancel(task, loop)
                 return original(*arguments)
 
             monkeypatch.setattr(store, "acquire", acquire)
@@ -342,8 +342,7 @@ class TestAsync:
             loop = asyncio.get_running_loop()
 
             def acquire(*_):
-                loop.call_soon_threadsafe(task.cancel)
-                time.sleep(0.05)
+                cancel(task, loop)
                 return store.Refusal(3600, 1, "somebody")
 
             monkeypatch.setattr(store, "acquire", acquire)

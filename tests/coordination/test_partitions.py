@@ -26,6 +26,7 @@ from tests.app.models import Counter
 from tests.coordination.rows import expire, held
 from tests.fencing.helpers import in_a_thread
 from tests.helpers import observe
+from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -376,8 +377,7 @@ class TestAsync:
 
             def cancelling(function):
                 def call(*arguments, **more):
-                    loop.call_soon_threadsafe(task.cancel)
-                    time.sleep(0.05)
+                    cancel(task, loop)
                     return function(*arguments, **more)
 
                 return call

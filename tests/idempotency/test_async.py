@@ -15,6 +15,7 @@ from django_dblock import IdempotencyKey, arun_once, idempotent, signals
 from django_dblock.exceptions import IdempotencyInProgress, IdempotencyLeaseLost
 from django_dblock.idempotency.lease_mode import Run
 from tests.app.idempotent_views import add_one, client
+from tests.helpers.cancelling import cancel
 from tests.idempotency.leasing import effects, expire, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -127,7 +128,7 @@ def test_a_cancellation_meets_no_half_written_row(moment, monkeypatch):
         loop = asyncio.get_running_loop()
 
         def during(*arguments):
-            loop.call_soon_threadsafe(task.cancel)
+            cancel(task, loop)
             return original(*arguments)
 
         monkeypatch.setattr(Run, moment, during)
@@ -180,7 +181,7 @@ def test_a_cancellation_while_it_looks(monkeypatch):
         loop = asyncio.get_running_loop()
 
         def begin(self):
-            loop.call_soon_threadsafe(task.cancel)
+            cancel(task, loop)
             return original(self)
 
         monkeypatch.setattr(Run, "begin", begin)

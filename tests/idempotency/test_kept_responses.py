@@ -69,15 +69,14 @@ class TestComeBackLater:
     """A stored "come back later" would say so for a day."""
 
     @KINDS
+    @pytest.mark.parametrize("headers", [{}, {"Retry-After": "30"}], ids=["", "Retry-After"])
     @pytest.mark.parametrize("status", [401, 403, 408, 412, 423, 425, 428, 429, 503])
-    def test_status_is_not_stored(self, kind, status):
-        def make():
-            return JsonResponse({}, status=status, headers={"Retry-After": "30"})
-
-        view = kind(make)
+    def test_status_is_not_stored(self, kind, status, headers):
+        view = kind(lambda: JsonResponse({}, status=status, headers=headers))
         for _ in range(2):
             response = send(view)
-            assert (response.status_code, response.headers["Retry-After"]) == (status, "30")
+            assert response.status_code == status
+            assert response.headers.get("Retry-After") == headers.get("Retry-After")
             assert not replayed(response)
         assert effects() == (0 if kind is sync_view else 2)
         assert not IdempotencyKey.objects.exclude(completed_at=None).exists()
