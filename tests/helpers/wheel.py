@@ -1,6 +1,8 @@
 """Install the wheel that was just built, and lay the tests where the source tree can't be seen.
 
-``python wheel.py DIST AWAY SOURCE``, called by ``tox -e wheel``.
+``python wheel.py DIST AWAY SOURCE``, called by ``tox -e wheel``. The wheel must have each file of
+the package, as it is in the tree, and no other. So the tests of the tree count for the wheel, and
+only those of what is found at run time are run again: see tox.ini.
 """
 
 import shutil
@@ -10,18 +12,6 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-NEEDED = [
-    "django_dblock/migrations/0001_initial.py",
-    "django_dblock/py.typed",
-    "django_dblock/sql/advisory.py",
-    "django_dblock/sql/fencing.py",
-    "django_dblock/sql/versioning.py",
-    "django_dblock/static/django_dblock/conflict.css",
-    "django_dblock/templates/django_dblock/base.html",
-    "django_dblock/templates/django_dblock/conflict.html",
-    "django_dblock/templates/django_dblock/conflict_fields.html",
-    "django_dblock/templates/django_dblock/admin/confirm.html",
-]
 LEFT_OUT = [
     "benchmarks",
     "docs",
@@ -34,13 +24,26 @@ LEFT_OUT = [
 ]
 
 
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Return what is in a wheel, by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def files(source: Path, package: str) -> dict[str, bytes]:
+    """Return the files of a package in the tree, by name, without what Python has compiled."""
+    return {
+        str(path.relative_to(source)): path.read_bytes()
+        for path in (source / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
 def main() -> None:
     dist, away, source = map(Path, sys.argv[1:])
     [wheel] = dist.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert all(name in names for name in NEEDED), names
-    strangers = {name.split("/")[0] for name in names} - {"django_dblock"}
-    assert all(name.endswith(".dist-info") for name in strangers), strangers
+    shipped = {name: data for name, data in contents(wheel).items() if ".dist-info/" not in name}
+    assert shipped == files(source, "django_dblock"), set(shipped)
     groups = tomllib.loads((source / "pyproject.toml").read_text())["dependency-groups"]
     needed = [
         requirement
