@@ -17,6 +17,7 @@ from django_dblock.versioning.save import (
     conflict,
     missing_version,
     reconciled,
+    unless_moved,
 )
 
 
@@ -34,11 +35,14 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
 
     own = type(instance).delete is not GuardedSave.delete  # it may have more to do
     if there and not own and Collector(using=using).can_fast_delete(instance):
-        with transaction.mark_for_rollback_on_error(using=using):
-            count = rows(expected)._raw_delete(using)
-        if not count and (version := reconciled(instance, expected, using)) is not None:
+
+        def delete(version: int) -> Any:
             with transaction.mark_for_rollback_on_error(using=using):
-                count = rows(version)._raw_delete(using)
+                return rows(version)._raw_delete(using)
+
+        count = unless_moved(lambda: delete(expected), using)
+        if not count and (version := reconciled(instance, expected, using)) is not None:
+            count = delete(version)
         if not count:
             raise conflict(instance, expected, using)
         setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
@@ -46,7 +50,7 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
     # What hangs on the row is collected and deleted in several statements: from the first of them
     # on nobody else may write it.
     with transaction.atomic(using=using):
-        if there and not _lock(rows(expected)):
+        if there and not unless_moved(lambda: _lock(rows(expected)), using):
             version = reconciled(instance, expected, using)
             if version is None or not _lock(rows(version)):
                 raise conflict(instance, expected, using)
@@ -60,7 +64,7 @@ def _lock(rows: Any) -> bool:
 def touch(instance: "GuardedSave", expected: int, using: str) -> None:
     """Write the version after ``expected`` and nothing else, if the row has that version."""
     taken: dict[str, tuple[Any, Any]] = {}
-    if not _bump(instance, expected, using):
+    if not unless_moved(lambda: _bump(instance, expected, using), using):
         version = reconciled(instance, expected, using, taken)
         if version is None or not _bump(instance, version, using):
             raise conflict(instance, expected, using)

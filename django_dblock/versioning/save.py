@@ -462,12 +462,7 @@ class GuardedSave(models.Model):
         send: Callable[[Any, Values], Any],
     ) -> tuple[Any, Values]:
         """Send an UPDATE that compares, and once more where nobody else has written the row."""
-        try:
-            sent = send(rows, values)
-        except OperationalError as error:
-            if not _was_moved(error, using):
-                raise
-            sent = False
+        sent = unless_moved(lambda: send(rows, values), using)
         if sent or attempt.compared is None or attempt.expected is not None:
             return sent, values
         version = reconciled(self, attempt.compared, using, attempt.taken)
@@ -541,8 +536,18 @@ class GuardedSave(models.Model):
         loaded_state.written(self, values)
 
 
+def unless_moved(send: Callable[[], Any], using: str) -> Any:
+    """Return what a statement that compares returns; False where its row was moved away from it."""
+    try:
+        return send()
+    except OperationalError as error:
+        if not _was_moved(error, using):
+            raise
+        return False
+
+
 def _was_moved(error: OperationalError, using: str) -> bool:
-    """Return whether an UPDATE met a row that a concurrent one has moved to another partition.
+    """Return whether a statement met a row that a concurrent UPDATE has moved to another partition.
 
     PostgreSQL reports that as 40001 at every isolation level. Inside a transaction nothing can be
     done about it, as the transaction is aborted; the error then gets a note.
@@ -552,7 +557,7 @@ def _was_moved(error: OperationalError, using: str) -> bool:
         return False
     if "moved to another partition" not in str(cause):
         return False
-    if not connections[using].in_atomic_block:
+    if connections[using].get_autocommit():
         return True
     error.add_note(
         "A concurrent UPDATE has changed the partition key of this row. It is a conflict, but "

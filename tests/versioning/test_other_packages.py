@@ -5,11 +5,12 @@ The packages themselves are in tests/stacks.
 
 import copy
 import threading
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
 import pytest
 from django.db import OperationalError, connection, models, transaction
+from django.db.models.deletion import Collector
 from django.db.models.options import Options
 from django.test.utils import isolate_apps
 
@@ -274,33 +275,56 @@ def partitioned():
         cursor.execute(f"ALTER TABLE {table}_whole RENAME TO {table}")
 
 
-@pytest.mark.parametrize("atomic", [False, True])
-def test_row_that_moved_to_another_partition(partitioned, rival, observer, atomic):
+@contextmanager
+def by_hand():
+    transaction.set_autocommit(False)
+    yield
+
+
+@pytest.mark.parametrize("write", ["save", "touch_version", "delete_cas"])
+@pytest.mark.parametrize("block", [nullcontext, transaction.atomic, by_hand])
+def test_row_that_moved_to_another_partition(
+    partitioned, rival, observer, block, write, monkeypatch
+):
+    monkeypatch.setattr(Collector, "can_fast_delete", lambda *_: True)
+    raised = raised_by_moved_row(rival, observer, write, block)
+    if block is not nullcontext:
+        assert raised.__cause__.sqlstate == "40001"
+        assert "run it again with @retry_on_conflict" in raised.__notes__[0]
+    else:
+        assert isinstance(raised, StaleObject)
+        assert (raised.expected, raised.actual) == (1, 2)
+    product = Product.objects.get()
+    assert (product.name, product.version) == ("a", 2)
+    product.save()
+    assert version_of(product) == 3
+
+
+def test_row_that_moved_while_a_delete_locks_it(partitioned, rival, observer):
+    raised = raised_by_moved_row(rival, observer, "delete_cas", nullcontext)
+    assert "run it again with @retry_on_conflict" in raised.__notes__[0]
+    assert version_of(Product.objects.get()) == 2
+
+
+def raised_by_moved_row(rival, observer, write, block):
+    """Return what a write raises that waits for a row which is being moved."""
     product, raised = Product.objects.get(pk=7), []
     product.name = "mine"
 
-    def save():
+    def run():
         try:
-            with transaction.atomic() if atomic else nullcontext():
-                product.save()
+            with block():
+                getattr(product, write)()
         except (StaleObject, OperationalError) as error:
             raised.append(error)
         finally:
             connection.close()
 
-    thread = threading.Thread(target=save)
+    thread = threading.Thread(target=run)
     with rival.transaction():
         rival.execute("UPDATE app_product SET stock = 2, version = version + 1")
         thread.start()
-        until(lambda: observer.execute(WAITING).fetchone(), "the save waits for the row")
+        until(lambda: observer.execute(WAITING).fetchone(), "the write waits for the row")
     thread.join()
     [error] = raised
-    if atomic:
-        assert error.__cause__.sqlstate == "40001"
-        assert "run it again with @retry_on_conflict" in error.__notes__[0]
-    else:
-        assert isinstance(error, StaleObject)
-        assert (error.expected, error.actual) == (1, 2)
-    product.refresh_from_db()
-    product.save()
-    assert version_of(product) == 3
+    return error
