@@ -138,7 +138,7 @@ def once_task(  # noqa: PLR0913 - all by name
     Raises:
         TypeError: the task returned nothing that JSON can express (UnstorableResponse); or it was
             called as a function and has no ``key``.
-        Everything that ``run_once`` raises.
+        IdempotencyError: as ``run_once`` raises it.
     """
     options = OnceOptions(mode, ttl, lease, on_abandoned, using)
 
