@@ -1,7 +1,5 @@
 """Branches that the tests of their rooms reach only in other processes, or not at all."""
 
-import asyncio
-import signal
 import threading
 from contextlib import nullcontext
 from dataclasses import fields
@@ -20,18 +18,14 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from django_dblock import (
     FencedLock,
     IdempotencyKey,
-    StandbyDatabase,
     advisory_semaphore,
     fenced_lock,
     lock_rows,
 )
 from django_dblock.cli import list as list_command
 from django_dblock.cli import purge
-from django_dblock.core.application_name import named
 from django_dblock.core.connection import cancel_if_running
 from django_dblock.core.simple_query import send
-from django_dblock.fencing import store
-from django_dblock.fencing.acquire import Attempt
 from django_dblock.idempotency import store as requests
 from django_dblock.inspect import (
     BlockingSession,
@@ -124,31 +118,6 @@ def test_command_ends_in_a_line(monkeypatch, error):
         call_command("dblock", "list", stdout=StringIO())
 
 
-def test_memory_of_granted_names_is_bounded(monkeypatch):
-    monkeypatch.setattr(store, "_MOST_NAMES", 1)
-    for name in ("a", "b"):
-        with fenced_lock(name, ttl=60):
-            pass
-    assert len(store._granted) == 1
-
-
-def test_interrupted_statement_of_a_lease_is_cancelled(observer):
-    def interrupt(*_):
-        raise InterruptedError
-
-    old = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    try:
-        with pytest.raises(InterruptedError):
-            place = store.Place(named(("a",)), "a", "default")
-            store.run(place, "ended", "SELECT pg_sleep(60)", {})
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-    sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    observe.until(lambda: observer.execute(sleeping).fetchone() is None, "nobody sleeps")
-
-
 def test_bodies_come_as_bytes_or_as_the_servers_text():
     assert requests._bytes(None) == b""
     assert requests._bytes(memoryview(b"a")) == b"a"
@@ -186,17 +155,6 @@ def test_kind_of_a_lease_is_in_its_name():
     assert kinds == ["lock", "semaphore", "lock"]
 
 
-def test_statements_together_that_fail_raise_the_servers_error():
-    place = store.Place(named(("a",)), "a", "default")
-    with pytest.raises(Error):
-        store.durable_together(place, "taken", ["SELECT 1 / %(zero)s"], {"zero": 0})
-
-
-def test_async_waiter_that_nobody_can_wake_sleeps():
-    waiter = SimpleNamespace(_listen=lambda: None, delay=0)
-    assert asyncio.run(Attempt.apause(waiter)) is None
-
-
 def test_serialization_failure_of_another_kind_is_no_moved_row():
     error = OperationalError()
     error.__cause__ = psycopg.errors.SerializationFailure("could not serialize access")
@@ -226,15 +184,6 @@ def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):
     assert "Backend 7 has ended" in told[0]
 
 
-def test_async_waiter_is_woken():
-    async def woken(_):
-        return True
-
-    waiter = SimpleNamespace(_listen=lambda: SimpleNamespace(await_=woken), delay=0)
-    asyncio.run(Attempt.apause(waiter))
-    assert waiter._called
-
-
 def test_two_ways_to_a_waiter_count_it_once():
     assert _count_kept(1, {1: [2, 3], 2: [4], 3: [4]}) == 3
 
@@ -249,10 +198,3 @@ def test_moved_row_is_told_outside_of_a_transaction(inside):
 
 def test_error_of_another_kind_is_no_moved_row():
     assert not save._was_moved(OperationalError(), "default")
-
-
-def test_standby_is_told_by_statements_that_travel_together(monkeypatch):
-    monkeypatch.setattr(store, "_is_standby", lambda connection, error: True)
-    place = store.Place(named(("a",)), "a", "default")
-    with pytest.raises(StandbyDatabase, match="is a standby"):
-        store.durable_together(place, "taken", ["SELECT 1 / %(zero)s"], {"zero": 0})

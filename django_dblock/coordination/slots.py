@@ -6,7 +6,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-from django.db import DatabaseError, connections
+from django.db import connections
 
 from django_dblock.core.application_name import NamedKey
 from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
@@ -100,12 +100,7 @@ def granted(
         OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: as
             :func:`acquire_slots`.
     """
-    try:
-        rows, replicated = store.durable(place, "taken", statement, parameters)
-    except DatabaseError as error:
-        if store.is_lost_race(error):
-            return None
-        raise
+    rows, replicated = store.durable(place, "taken", statement, parameters)
     return answer(place, rows, noun, replicated=replicated)
 
 

@@ -19,8 +19,11 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 from typing import NamedTuple, TypeAlias
+
+from django.db import Error
 
 from django_dblock.core import notify
 from django_dblock.core.clock import monotonic
@@ -163,7 +166,9 @@ class Attempt:
             self._subscription = None
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
-            store.drop_ticket(self.place, ticket)
+            # The ticket expires by itself, and what ended the wait is what the caller must see.
+            with suppress(Error):
+                store.drop_ticket(self.place, ticket)
 
     def _listen(self) -> notify.Subscription | None:
         if self._subscription is None and self._ticket is not None and self._is_woken:

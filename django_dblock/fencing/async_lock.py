@@ -46,8 +46,9 @@ class Stop:
         return self._fired and self._task.uncancel() <= self._cancelling
 
 
-def _give_back(lease: Lease | None) -> bool:
-    return lease is not None and lease.release()
+def _give_back(lease: Lease | None) -> None:
+    if lease is not None:
+        lease.leave(failed=True)
 
 
 async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:

@@ -19,6 +19,7 @@ from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, name
 from django_dblock.core.connection import (
     cancel_if_running,
+    caused_by,
     connection_for,
     drop_if_dead,
     fetch,
@@ -34,7 +35,6 @@ from django_dblock.exceptions import (
 from django_dblock.sql import fencing as sql
 
 _READ_ONLY = "25006"
-_SERIALIZATION_FAILURE = "40001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +146,12 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     }
     row = (place.using, place.name, place.slot)
     rows: list[Any] = []
-    try:
-        # The short statement finds nothing where there is no row yet, and where the lease is held.
-        # So it is for names that this process was granted the last time that it asked.
-        if row in _granted and not (wish.in_turn or ticket is not None):
-            rows, replicated = durable(place, "taken", sql.TAKE, parameters)
-        if not rows:
-            rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
-    except Error as error:
-        if is_lost_race(error):
-            return None
-        raise
+    # The short statement finds nothing where there is no row yet, and where the lease is held.
+    # So it is for names that this process was granted the last time that it asked.
+    if row in _granted and not (wish.in_turn or ticket is not None):
+        rows, replicated = durable(place, "taken", sql.TAKE, parameters)
+    if not rows:
+        rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
     if not rows:
         return None
     outcome, token, expires_at, remaining, holder, schema, _ = rows[0]
@@ -224,11 +219,6 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
     return bool(run_again(place, "released", sql.RELEASE, parameters))
 
 
-def is_lost_race(error: Error) -> bool:
-    """Whether another session was faster, as the server says it above READ COMMITTED."""
-    return getattr(error.__cause__, "sqlstate", None) == _SERIALIZATION_FAILURE
-
-
 def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
     """Do what :func:`run` does; once more, on a new connection, if the server dropped this one.
 
@@ -245,17 +235,33 @@ def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]
 def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
     """Run a statement that commits by itself; return its rows.
 
+    Where the isolation level is above READ COMMITTED, the server refuses a row that was changed
+    since the statement began. Nothing was written then, so the statement is sent again.
+
     Raises:
         OpenTransaction: a transaction is open on the connection.
         StandbyDatabase: the server is a standby.
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
+    while True:
+        try:
+            with _interruptible(connection):
+                return fetch(connection, in_schema(statement, place.schema), parameters)
+        except Error as error:
+            if _is_standby(connection, error):
+                raise StandbyDatabase(**place.facts) from error
+            was_changed = caused_by(error, psycopg.errors.SerializationFailure)
+            if not was_changed or connection.in_atomic_block:  # TestCase's: it is aborted
+                raise
+
+
+@contextmanager
+def _interruptible(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Cancel the statement if anything but its own error ends the wait for its result."""
     try:
-        return fetch(connection, in_schema(statement, place.schema), parameters)
-    except Error as error:
-        if _is_standby(connection, error):
-            raise StandbyDatabase(**place.facts) from error
+        yield
+    except Error:
         raise
     except BaseException:
         # a signal handler's exception, say: the statement must not go on for nobody
@@ -300,13 +306,17 @@ def durable_together(
     try:
         with unreplicated(connection.connection) as warnings:
             if _takes_several(connection):
-                with connection.cursor() as cursor:
+                with _interruptible(connection), connection.cursor() as cursor:
                     cursor.execute(*positional(";".join(statements), parameters))
                     while cursor.nextset():
                         pass
                     rows: list[Any] = cursor.fetchall()
             else:
-                with transaction.atomic(using=place.using), connection.cursor() as cursor:
+                with (
+                    transaction.atomic(using=place.using),
+                    _interruptible(connection),
+                    connection.cursor() as cursor,
+                ):
                     for statement in statements:
                         cursor.execute(*positional(statement, parameters))
                     rows = cursor.fetchall()

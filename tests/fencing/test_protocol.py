@@ -4,7 +4,6 @@ import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import psycopg
 import pytest
 from django.db import OperationalError, ProgrammingError, connection, connections, transaction
 
@@ -499,19 +498,6 @@ class TestWhere:
             assert not isinstance(caught.value, StandbyDatabase)
         finally:
             connection.close()
-
-    def test_a_lost_race_above_read_committed_is_tried_again(self, monkeypatch):
-        failures = [psycopg.errors.SerializationFailure()]
-        plain = table.run
-
-        def run(*arguments):
-            if failures:
-                raise OperationalError from failures.pop()
-            return plain(*arguments)
-
-        monkeypatch.setattr(table, "run", run)
-        with fenced_lock(NAME, ttl=30, timeout=5):
-            pass
 
 
 class Router:

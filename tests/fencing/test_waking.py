@@ -4,15 +4,17 @@ import threading
 import time
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
 from django_dblock import LockTimeout, fenced_lock, force_release
 from django_dblock.core import notify
 from django_dblock.core.application_name import named
+from django_dblock.core.connection import template_of
 from django_dblock.fencing import acquire, heartbeat, store
 from django_dblock.fencing import lock as module
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
+from django_dblock.sql import fencing as sql
 from tests.fencing.helpers import NAME, run
 from tests.helpers import observe
 
@@ -245,6 +247,18 @@ class TestEdges:
         one.close()
         lock.release()
 
+    def test_the_end_of_a_wait_is_told_also_where_the_ticket_stays(self):
+        statement, _ = template_of(sql.DROP_TICKET)
+
+        def refuse(execute, text, *rest):
+            if text == statement:
+                raise OperationalError("the server is gone")
+            return execute(text, *rest)
+
+        with fenced_lock(NAME, ttl=30), connection.execute_wrapper(refuse):
+            with pytest.raises(LockTimeout):
+                fenced_lock(NAME, ttl=30, timeout=0.3).__enter__()
+
     def test_a_batch_of_which_all_were_released_is_no_beat(self):
         with fenced_lock(NAME, ttl=60) as lock:
             batch = heartbeat._batch_of(lock.trust)
@@ -257,3 +271,58 @@ class TestEdges:
         monkeypatch.setattr(module, "_open_mutex", before)
         module._replace_mutex()
         assert module._open_mutex is not before
+
+
+class TestIsolation:
+    """Above READ COMMITTED a row that changed meanwhile is an error of the server's, not a wait."""
+
+    @pytest.fixture(params=["repeatable read", "serializable"], autouse=True)
+    def _isolation(self, request):
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET default_transaction_isolation = '{request.param}'")
+        yield
+        connection.close()
+
+    RENEW = "UPDATE django_dblock_fencedlock SET renewed_at = clock_timestamp()"
+    MAKE = (
+        "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at, renewed_at,"
+        " expires_at, lock_delay, grants, metadata) VALUES (%s, 0, 1, 'another', now(), now(),"
+        " now() + interval '1 minute', '0', 1, '{}')"
+    )
+
+    def while_the_row_changes(self, rival, observer, act, change=RENEW, parameters=()):
+        """Run it while another session has changed the row and has yet to commit."""
+        [pid] = rival.execute("SELECT pg_backend_pid()").fetchone()
+        rival.execute("BEGIN")
+        rival.execute(change, parameters)
+
+        def commit():
+            blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+            observe.until(
+                lambda: observer.execute(blocked, [pid]).fetchone() == (1,), "it waits for the row"
+            )
+            rival.execute("COMMIT")
+
+        committing = in_a_thread(commit)
+        result = act()
+        committing.join()
+        return result
+
+    def test_a_waiter_looks_again(self, rival, observer):
+        one = attempt()
+        with fenced_lock(NAME, ttl=30):
+            while one._ticket is None:
+                one.once()
+            assert self.while_the_row_changes(rival, observer, one.once) is None
+        one.close()
+
+    def test_one_who_was_slower_to_make_the_row_learns_who_holds_it(self, rival, observer):
+        def enter():
+            with pytest.raises(LockTimeout, match="locked by another"):
+                fenced_lock(NAME, ttl=30).__enter__()
+
+        self.while_the_row_changes(rival, observer, enter, self.MAKE, [NAME])
+
+    def test_a_release_is_sent_again(self, rival, observer):
+        lock = fenced_lock(NAME, ttl=30).__enter__()
+        assert self.while_the_row_changes(rival, observer, lock.release)

@@ -1,0 +1,76 @@
+"""How a lease's statements end: with an error, interrupted, or on a standby."""
+
+import signal
+
+import pytest
+from django.db import Error, connection
+
+from django_dblock import StandbyDatabase, fenced_lock
+from django_dblock.core.application_name import named
+from django_dblock.fencing import store
+from tests.helpers import observe
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PLACE = store.Place(named(("a",)), "a", "default")
+
+
+def alone(statement):
+    store.run(PLACE, "ended", statement, {})
+
+
+def in_one_message(statement):
+    store.durable_together(PLACE, "taken", [statement], {})
+
+
+def one_by_one(statement):
+    """As where the driver's cursor takes one statement at a time."""
+    connection.settings_dict["OPTIONS"]["server_side_binding"] = True
+    try:
+        store.durable_together(PLACE, "taken", [statement], {})
+    finally:
+        del connection.settings_dict["OPTIONS"]["server_side_binding"]
+
+
+@pytest.mark.parametrize("send", [alone, in_one_message, one_by_one])
+def test_an_interrupted_statement_is_cancelled(send, observer):
+    """As by Celery's soft time limit: the server must not go on waiting for nobody."""
+
+    class TimeLimit(Exception):
+        pass
+
+    def interrupt(*_):
+        raise TimeLimit
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeLimit):
+            send("SELECT pg_sleep(60)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    observe.until(lambda: observer.execute(sleeping).fetchone() is None, "nobody sleeps")
+    with fenced_lock("a", ttl=30):
+        """The connection is of use again."""
+
+
+@pytest.mark.parametrize("send", [in_one_message, one_by_one])
+def test_statements_together_that_fail_raise_the_servers_error(send):
+    with pytest.raises(Error, match="division by zero"):
+        send("SELECT 1 / 0")
+
+
+def test_a_standby_is_told_by_statements_that_travel_together(monkeypatch):
+    monkeypatch.setattr(store, "_is_standby", lambda connection, error: True)
+    with pytest.raises(StandbyDatabase, match="is a standby"):
+        in_one_message("SELECT 1 / 0")
+
+
+def test_memory_of_granted_names_is_bounded(monkeypatch):
+    monkeypatch.setattr(store, "_MOST_NAMES", 1)
+    for name in ("a", "b"):
+        with fenced_lock(name, ttl=60):
+            pass
+    assert len(store._granted) == 1
