@@ -362,6 +362,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         place = attempt.place
         return any(
             entry.caller is caller
+            and entry.lease.remaining > 0  # a hold_at_least or lock_delay ends without the caller
             and entry.lease.fences_rows  # of a semaphore's permits, others may be released
             and entry.lease.token == refusal.token
             and (entry.lease.place.name, entry.lease.using) == (place.name, place.using)

@@ -150,6 +150,13 @@ class TestNotReentrant:
 
         run(main())
 
+    def test_a_lease_that_ends_by_itself_is_waited_for(self):
+        """The caller has released it: only what is left of hold_at_least keeps it."""
+        with fenced_lock(NAME, ttl=30, hold_at_least=0.5) as first:
+            first.release()
+            with fenced_lock(NAME, ttl=30, timeout=None) as second:
+                assert second.token > first.token
+
     def test_another_thread_may_wait(self):
         """Also one that was started inside the block, with its context."""
         import contextvars
