@@ -54,6 +54,21 @@ def test_it_is_woken_by_a_commit_and_by_nothing_else(subscription):
     assert not subscription.wait(0.05)
 
 
+def test_a_wake_up_at_the_very_end_of_a_wait_is_kept_for_the_next(subscription, monkeypatch):
+    until_heard(subscription)
+    plain_wait = subscription._event.wait
+
+    def wait(seconds):
+        woken = plain_wait(seconds)
+        subscription.wake()
+        return woken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subscription._event, "wait", wait)
+        assert not subscription.wait(0)
+    assert subscription.wait(0)
+
+
 def test_one_thread_and_one_connection_for_all(subscription, observer):
     others = [notify.subscribe("default", "topic") for _ in range(5)]
     until_heard(subscription)

@@ -92,7 +92,8 @@ class Subscription:
     def wait(self, seconds: float) -> bool:
         """Wait until woken, or for so many seconds; return whether it was woken."""
         woken = self._event.wait(seconds)
-        self._event.clear()
+        if woken:  # else a wake-up of this very moment would be lost
+            self._event.clear()
         return woken
 
     async def await_(self, seconds: float) -> bool:
