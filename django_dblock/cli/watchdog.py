@@ -7,7 +7,7 @@ It is the first member of the group, so the command is a member from its first i
 learns that the command runs it leaves the group; while it lives, no other process gets its number.
 
 Runs by itself, with the standard library alone: ``python -I -S watchdog.py GROUP``, where GROUP is
-that of ``dblock run``. Reads, in C's form, a time (seconds of the clock of ``fencing.trust.now``)
+that of ``dblock run``. Reads, in C's form, a time (seconds of ``core.clock.monotonic``)
 and whether the command runs.
 """
 

@@ -36,9 +36,15 @@ Why it is safe:
 What it does not do: stop code that neither checks nor guards; bound how long a name is taken after
 its holder died to less than the ttl; order commits on another database.
 
-Where each part is: ``lock`` (the block) asks through ``waiting`` what ``table`` answers, and hands
-out a ``lease``; ``trust`` is what this process believes of it, ``heartbeat`` and ``beat`` renew it,
-``guard`` ties a transaction to it; ``write``, ``model`` and ``queryset`` fence rows; ``operate`` is
-for operators; ``names`` says what a key is called in the table. The statements, each explained, are
-in :mod:`django_dblock.sql.fencing`; the tests in ``tests/fencing`` are named after these points.
+Where each part is:
+
+- ``lock`` is the block. It asks through ``acquire``, which waits, and hands out a ``lease``;
+  ``async_lock`` does the same for ``async with``.
+- ``lease`` is the holder's handle, with the guard that ties a transaction to the lease.
+- ``deadline`` says how long this process may trust the lease; ``heartbeat`` renews it.
+- ``store`` sends the statements, which :mod:`django_dblock.sql.fencing` explains one by one.
+- ``lease_name`` says what a key is called in the table.
+- ``model`` fences rows; ``operations`` is for operators.
+
+The tests in ``tests/fencing`` are named after the points of the protocol.
 """
