@@ -17,6 +17,25 @@ def test_a_child_does_it_first():
     assert found.stdout == "7\n"
 
 
+def test_a_child_forked_while_a_thread_enters_a_block_can_use_blocks():
+    """No thread of the child could ever free the mutex that the parent's thread holds."""
+    forks = (
+        "import os, signal; from django_dblock.fencing.lock import Blocks, Entry\n"
+        "blocks = Blocks('forked')\n"
+        "blocks._mutex.acquire()  # as if another thread were entering just now\n"
+        "if not (child := os.fork()):\n"
+        "    signal.alarm(30)\n"
+        "    blocks.add(Entry('block', 'lease'))\n"
+        "    print(blocks.remove('block'), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", forks], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "lease\n"
+
+
 def test_where_there_is_no_fork_nothing_is_asked(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork")
     after_fork_in_child(print)

@@ -11,7 +11,6 @@ from django_dblock.core import notify
 from django_dblock.core.application_name import named
 from django_dblock.core.connection import template_of
 from django_dblock.fencing import acquire, heartbeat, store
-from django_dblock.fencing import lock as module
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
 from django_dblock.sql import fencing as sql
@@ -265,12 +264,6 @@ class TestEdges:
         own = heartbeat.Heartbeat()
         own._beat(batch, [lock.trust])
         assert own._lines == {}
-
-    def test_in_a_forked_child_blocks_have_a_lock_of_their_own(self, monkeypatch):
-        before = module._open_mutex
-        monkeypatch.setattr(module, "_open_mutex", before)
-        module._replace_mutex()
-        assert module._open_mutex is not before
 
 
 class TestIsolation:
