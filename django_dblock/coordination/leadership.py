@@ -25,7 +25,7 @@ from django_dblock.core.connection import fetch
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.async_lock import Stop
-from django_dblock.fencing.lock import fenced_lock
+from django_dblock.fencing.lock import Entry, fenced_lock
 from django_dblock.fencing.store import Place
 from django_dblock.keys import KeyPart
 from django_dblock.sql import coordination as sql
@@ -144,6 +144,7 @@ class leadership:  # noqa: N801 - used like a function
 
     def __iter__(self) -> Iterator[Term]:
         while (term := self._elect()) is not None:
+            term.trust.left_behind = Entry(self, term).left_behind
             try:
                 yield term
             finally:
@@ -151,6 +152,7 @@ class leadership:  # noqa: N801 - used like a function
 
     async def __aiter__(self) -> AsyncIterator[Term]:
         while (term := await self._aelect()) is not None:
+            term.trust.left_behind = Entry(self, term).left_behind
             try:
                 yield term
             finally:

@@ -20,6 +20,8 @@ from django_dblock import (
 from django_dblock.fencing import store
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
+from tests.fencing.helpers import in_a_thread
+from tests.helpers import observe
 from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process
 
@@ -99,6 +101,17 @@ def test_without_with_the_loss_comes_out(observer):
             expire(observer, NAME)
             with term.guard():
                 pass
+
+
+def test_a_leader_whose_thread_has_ended_is_replaced():
+    """Nobody can end the body of the loop any more, so nobody would ever resign."""
+    terms = iter(campaign(ttl=1.5))
+    term = in_a_thread(lambda: next(terms))
+    assert held(NAME) == [0]
+    observe.until(lambda: term.lost, "it is told at the next beat")
+    assert "the thread that entered the block has ended" in term.trust.reason
+    observe.until(lambda: held(NAME) == [], "it expires")
+    terms.close()
 
 
 def test_anothers_loss_comes_out(observer):
