@@ -1,13 +1,13 @@
 """What the decorators for Celery and for django.tasks share."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import iscoroutinefunction
 
+from django_dblock.core import decorators as core
 from django_dblock.exceptions import IdempotencyInProgress, LockTimeout
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
@@ -48,7 +48,9 @@ def locked(
                 return on_busy(error)
             if pass_lease:
                 kwargs["lease"] = lease
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            core.refuse_unfinished(result, function, "locked_task")
+            return result
 
     return run
 
@@ -64,7 +66,11 @@ def once(
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        ran = False
+
         def work(*handle: Any) -> Any:
+            nonlocal ran
+            ran = True
             if handle:
                 kwargs["run"] = handle[0]
             return function(*args, **kwargs)
@@ -75,6 +81,8 @@ def once(
         try:
             result: R = run_once(prefix, name, *parts, work=work, **options._asdict())
         except IdempotencyInProgress as error:
+            if ran:  # the error is the task's own: something in it is running elsewhere
+                raise
             return on_busy(error)
         return result
 
@@ -90,5 +98,6 @@ def refuse_what_runs_later(function: Callable[..., Any], decorator: str, task: s
     name = getattr(function, "__qualname__", repr(function))
     if hasattr(function, "delay") or hasattr(function, "enqueue"):
         raise TypeError(f"{name} is a task already: put @{decorator} below @{task}.")
-    if iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if iscoroutinefunction(function):
         raise TypeError(f"{name} runs later than its call: @{decorator} would protect nothing.")
+    core.refuse_what_runs_later(function, decorator)

@@ -1,14 +1,25 @@
 """@locked_task and @once_task, of tasks that run at once; with a real Redis: tests/stacks."""
 
+import functools
 import importlib
 import sys
+from contextlib import contextmanager
 
 import pytest
 from celery import Celery
 from celery.exceptions import Retry
 
-from django_dblock import LockTimeout, UnstorableResponse, fenced_lock, run_once
+from django_dblock import (
+    IdempotencyInProgress,
+    LockTimeout,
+    UnstorableResponse,
+    fenced_lock,
+    run_once,
+)
 from django_dblock.contrib.celery import locked_task, once_task
+from django_dblock.contrib.task_wrappers import OnceOptions, once
+from django_dblock.idempotency.outcome import in_progress
+from django_dblock.idempotency.run_once import identity_of
 from tests.app.models import Counter
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -130,14 +141,25 @@ class TestLocked:
                 locked_task("a", ttl=30, busy="wait")
             with pytest.raises(ValueError, match="ttl"):
                 locked_task("a", ttl=0)
-            for function in (coroutine, generator):
-                with pytest.raises(TypeError, match="runs later"):
-                    locked_task("a", ttl=30)(function)
+            with pytest.raises(TypeError, match="runs later"):
+                locked_task("a", ttl=30)(coroutine)
+            for function in (generator, contextmanager(generator), functools.partial(generator)):
+                for decorator in (locked_task("a", ttl=30), once_task()):
+                    with pytest.raises(TypeError, match="runs after the call"):
+                        decorator(function)
+            with pytest.raises(TypeError, match="class"):
+                locked_task("a", ttl=30)(Counter)
             with pytest.raises(TypeError, match="below"):
                 locked_task("a", ttl=30)(sync)
             with pytest.raises(TypeError, match="below"):
                 once_task()(sync)
         assert len(sent) == 0
+
+    def test_what_has_yet_to_run_is_refused(self):
+        """A task that only returns a generator would do its work without the lock."""
+        function = locked_task("sync", "acme", ttl=30)(lambda: (number for number in range(3)))
+        with pytest.raises(TypeError, match="returned a generator"):
+            function()
 
 
 class TestOnce:
@@ -174,6 +196,23 @@ class TestOnce:
         name = f"{__name__}.charge"
         assert run_once("celery", name, "o-2", work=work, mode="lease") == "done"
         assert asked == ["IdempotencyInProgress"]
+
+    def test_a_run_in_progress_inside_the_task_is_its_error(self):
+        """It is no other message for the same work, so it is not retried."""
+        busy = in_progress(identity_of(("another job",), None), 1)
+
+        def work():
+            raise busy
+
+        with pytest.raises(IdempotencyInProgress) as caught:
+            once(
+                work,
+                "test",
+                lambda: "key",
+                OnceOptions("atomic", None, None, "takeover", None),
+                pytest.fail,
+            )()
+        assert caught.value is busy
 
     def test_without_a_task_id(self):
         function = once_task()(lambda: None)
