@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.db import ProgrammingError, transaction
 
-from django_dblock.core.connection import connection_for
+from django_dblock.core.connection import connection_for, fetch
 from django_dblock.core.logging import audit_log, doer
 from django_dblock.exceptions import TerminationRefused
 from django_dblock.sql import advisory as sql
@@ -55,19 +55,19 @@ def terminate_backend(
     connection = connection_for(using)
     alias = connection.alias
     try:
-        with transaction.atomic(using=alias), connection.cursor() as cursor:
-            cursor.execute(
+        with transaction.atomic(using=alias):
+            rows = fetch(
+                connection,
                 sql.TERMINATE,
                 {"pid": pid, "backend_start": backend_start, "blocking": blocking},
             )
-            row = cursor.fetchone()
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
             raise
         raise TerminationRefused(pid=pid, using=alias, reason=str(error).strip()) from error
-    if row is None:
+    if not rows:
         return False
-    _, user, application_name, began, told = row
+    [(_, user, application_name, began, told)] = rows
     if told is None:
         raise TerminationRefused(
             pid=pid, using=alias, reason="it may not see whether that is still the same connection"

@@ -20,6 +20,7 @@ from django.db.models import Model
 from psycopg import IsolationLevel
 
 from django_dblock.conf import Conf, conf
+from django_dblock.core.connection import fetch
 from django_dblock.sql import doctor as sql
 
 TENANT_PACKAGES = frozenset(
@@ -174,9 +175,8 @@ def _is_called_by_migrate() -> bool:
 
 
 def _missing(alias: str, models: Sequence[type[Model]]) -> list[str]:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql.MISSING_TABLES, {"names": [model._meta.db_table for model in models]})  # noqa: SLF001 - Django's
-        return [name for (name,) in cursor.fetchall()]
+    names = [model._meta.db_table for model in models]  # noqa: SLF001 - Django's
+    return [name for (name,) in fetch(connections[alias], sql.MISSING_TABLES, {"names": names})]
 
 
 def _connection() -> BaseDatabaseWrapper:

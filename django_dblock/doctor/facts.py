@@ -11,6 +11,7 @@ from django.db import OperationalError, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_dblock.conf import conf
+from django_dblock.core.connection import positional
 from django_dblock.sql import doctor as sql
 
 
@@ -296,6 +297,6 @@ def _rows(
     connection: BaseDatabaseWrapper, statement: str, parameters: dict[str, Any] | None = None
 ) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
+        cursor.execute(*positional(statement, parameters or {}))
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     return rows

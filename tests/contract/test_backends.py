@@ -5,8 +5,12 @@ Each test is run on Django's own backend, which takes the fast path, and on the 
 """
 
 import threading
+from contextlib import nullcontext, suppress
+from io import StringIO
 
 import pytest
+from django.core import checks
+from django.core.management import call_command
 from django.db import OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, JsonResponse
@@ -23,7 +27,10 @@ from django_dblock import (
     UnsafeIsolation,
     advisory_lock,
     advisory_locks,
+    advisory_semaphore,
     fenced_lock,
+    fenced_rwlock,
+    fenced_semaphore,
     force_release,
     idempotent,
     inspect,
@@ -34,7 +41,7 @@ from django_dblock import (
     terminate_backend,
     try_advisory_lock,
 )
-from django_dblock.core.connection import fast_driver
+from django_dblock.core.connection import dedicated, fast_driver, unwrapped
 from django_dblock.keys import encode, key_id
 from tests.app.fenced import Account
 from tests.app.models import Counter
@@ -81,6 +88,16 @@ def test_only_djangos_own_backend_takes_the_fast_path(backend):
     connection.ensure_connection()
     taken = fast_driver(connections["default"]) is not None
     assert taken == (backend == "django")
+
+
+def test_only_an_opaque_proxy_hides_the_driver(backend):
+    own = dedicated("default")
+    try:
+        for each in (connections["default"], own):
+            each.ensure_connection()
+            assert (unwrapped(each.connection) is None) == (backend == "opaque")
+    finally:
+        own.close()
 
 
 class TestAdvisory:
@@ -382,6 +399,16 @@ class TestOperations:
         with advisory_lock(*KEY, timeout=30):
             pass
 
+    def test_checks_ask_the_server(self):
+        found = checks.run_checks(databases=["default"])
+        assert not [message for message in found if message.id.startswith("dblock.E")]
+
+    def test_doctor_asks_the_server(self):
+        output = StringIO()
+        with suppress(SystemExit):
+            call_command("dblock", "doctor", stdout=output)
+        assert output.getvalue().startswith("ok  ")
+
     def test_tables_are_purged(self):
         run_once("a", work=count)
         IdempotencyKey.objects.update(expires_at="2000-01-01T00:00Z")
@@ -394,8 +421,24 @@ class TestOperations:
 
     @pytest.mark.parametrize(
         "lock",
-        [advisory_lock, lambda key: fenced_lock(key, ttl=30)],
-        ids=["advisory_lock", "fenced_lock"],
+        [
+            advisory_lock,
+            lambda key: fenced_lock(key, ttl=30),
+            lambda key: advisory_semaphore(key, permits=2),
+            lambda key: fenced_semaphore(key, permits=2, ttl=30),
+            lambda key: fenced_rwlock(key).write(ttl=30),
+            lambda key: nullcontext(run_once(key, work=count)),
+            lambda key: nullcontext(run_once(key, work=count, mode="lease")),
+        ],
+        ids=[
+            "advisory_lock",
+            "fenced_lock",
+            "advisory_semaphore",
+            "fenced_semaphore",
+            "fenced_rwlock",
+            "run_once",
+            "run_once in lease mode",
+        ],
     )
     def test_dead_connection_is_replaced(self, observer, lock):
         """A loop that locks outside of a request goes on after the server was restarted."""

@@ -55,16 +55,32 @@ class Tenants(DatabaseWrapper):
         return cursor
 
 
-class Proxied(DatabaseWrapper):
-    """A driver behind a proxy, as ddtrace, New Relic, Elastic APM and pools have it."""
+class OpaqueConnection(ProxiedConnection):
+    """A proxy below which psycopg's connection can't be found."""
 
-    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        return ProxiedConnection(super().get_new_connection(conn_params))
+    def fileno(self) -> int:
+        found: int = self.wrapped.fileno()
+        return found
+
+
+class Proxied(DatabaseWrapper):
+    """A driver behind a proxy, as ddtrace, New Relic, Elastic APM and pools have it.
+
+    Agents replace ``psycopg.connect``, so the package's own connections are proxies, too.
+    """
+
+    proxy: type[ProxiedConnection] = ProxiedConnection
 
     def _close(self) -> None:
         if self.connection is not None:
             with self.wrap_database_errors:
                 self.connection.close()
+
+
+class Opaque(Proxied):
+    """A driver that is hidden in its proxy."""
+
+    proxy = OpaqueConnection
 
 
 class Rewritten(DatabaseWrapper):
@@ -98,9 +114,9 @@ def _add_context(execute: Any, query: Any, params: Any, many: bool, context: Any
     cursor = context["cursor"]
     assert getattr(cursor, "name", None) is None or cursor.name
     _ = cursor.connection.info.transaction_status
+    assert not isinstance(params, dict), "psycopg does not mix named and positional parameters"
     if many or query.lstrip().lower().startswith(_NOT_REWRITTEN):
         return execute(query, params, many, context)
-    assert not isinstance(params, dict), "psycopg does not mix named and positional parameters"
     query = f"SELECT set_config('history.context', %s, true); {query}"
     result = execute(query, ["tests", *(params or ())], many, context)
     while result is not None and result.nextset():
@@ -112,6 +128,7 @@ BACKENDS: dict[str, type[DatabaseWrapper]] = {
     "django": DatabaseWrapper,
     "tenants": Tenants,
     "proxied": Proxied,
+    "opaque": Opaque,
     "rewritten": Rewritten,
     "logged": Logged,
 }
@@ -128,14 +145,21 @@ def installed(name: str) -> Iterator[type[DatabaseWrapper]]:
             return original(alias)
         return backend(handler.settings[alias], alias)
 
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        driver = plain_connect(*args, **kwargs)
+        return backend.proxy(driver) if issubclass(backend, Proxied) else driver
+
     original = handler.create_connection
+    plain_connect = psycopg.connect
     before = connections["default"]
     before.close()
     handler.create_connection = create_connection
     connections["default"] = create_connection("default")
+    psycopg.connect = connect  # type: ignore[assignment]
     try:
         yield backend
     finally:
+        psycopg.connect = plain_connect  # type: ignore[method-assign]
         connections["default"].close()
         del handler.create_connection
         connections["default"] = before
