@@ -13,7 +13,7 @@ from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_dblock.advisory import acquire
-from django_dblock.core.connection import caused_by, drop_if_dead, in_transaction
+from django_dblock.core.connection import caused_by, in_transaction
 from django_dblock.core.replication import watch_commits
 from django_dblock.exceptions import LockTimeout
 from django_dblock.idempotency import store
@@ -136,20 +136,20 @@ class _Run:
         self.written = False
 
     def outcome(self) -> Outcome:
+        self.watch = watch_commits(self.connection)
+        self.before = self.watch.unconfirmed
         if self.joined:
-            self.watch = watch_commits(self.connection)
-            self.before = self.watch.unconfirmed
             outcome = self._outcome()
             self._check_after_commit()
             return outcome
-        drop_if_dead(self.connection)
-        with transaction.atomic(using=self.identity.using):
-            self.watch = watch_commits(self.connection)
-            self.before = self.watch.unconfirmed
-            outcome = self._outcome()
-        if self.watch.unconfirmed != self.before:
-            return Refused(store.mark_unconfirmed(self.identity))
-        return outcome
+        unconfirmed = None
+        try:
+            with transaction.atomic(using=self.identity.using):
+                outcome = self._outcome()
+        finally:  # an on_commit hook may have raised after the commit
+            if self.watch.unconfirmed != self.before:
+                unconfirmed = store.mark_unconfirmed(self.identity)
+        return outcome if unconfirmed is None else Refused(unconfirmed)
 
     def _check_after_commit(self) -> None:
         """Let the commit of the caller's transaction raise if no standby confirms the response.

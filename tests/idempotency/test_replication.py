@@ -127,6 +127,18 @@ def test_run_once_raises():
 
 
 @pytest.mark.usefixtures("missing_standby")
+def test_response_is_unconfirmed_also_if_a_hook_raises():
+    @idempotent(scope=client)
+    def view(request, how):
+        transaction.on_commit(lambda: 1 / 0)
+        return HttpResponse("paid", status=201)
+
+    with pytest.raises(ZeroDivisionError):
+        ask(view)
+    assert problem(ask(view)) == (503, "not_replicated")
+
+
+@pytest.mark.usefixtures("missing_standby")
 def test_commit_of_the_callers_transaction_raises():
     """As ATOMIC_REQUESTS does it: the response is not sent."""
     with pytest.raises(IdempotencyNotReplicated):
