@@ -32,6 +32,8 @@ SUBCOMMANDS = {
     "watch": ["watch", "--interval", "0.1"],
     "key": ["key", "inventory", "sku-1"],
     "run": ["run", "--lock", "matrix", "--", "true"],
+    "lead": ["lead", "matrix", "--", "true"],
+    "migrate": ["migrate", "--timeout", "1", "--", "--plan"],
     "release": ["release", "nächtlich", "--yes"],
     "release --request": ["release", "--request", "1", "--retry", "--yes"],
     "terminate": ["terminate", "1", "--yes"],
