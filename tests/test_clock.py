@@ -1,10 +1,14 @@
 """The package's clock goes on when the clocks of a test stand still."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+import django_dblock
 from django_dblock.core import clock
+from django_dblock.testing import assert_no_locks
 
 
 def test_clock_is_monotonic_seconds():
@@ -26,3 +30,18 @@ def test_clock_goes_on_under_a_frozen_clock(frozen_clocks):
     time.sleep(0.01)
     assert time.monotonic() == frozen
     assert clock.monotonic() - before >= 0.01
+
+
+def test_no_module_waits_by_another_clock():
+    package = Path(django_dblock.__file__).parent
+    others = re.compile(r"\btime\.(monotonic|perf_counter)|from time import")
+    used = {path.name for path in package.rglob("*.py") if others.search(path.read_text())}
+    assert used == {"clock.py"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.django_db(transaction=True)
+def test_a_search_for_locks_ends_under_a_frozen_clock(frozen_clocks, hold_lock):
+    with hold_lock("inventory", "sku-1"):
+        with pytest.raises(AssertionError, match="lock inventory:sku-1, held by"):
+            assert_no_locks(within=0.05)

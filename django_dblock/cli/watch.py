@@ -3,7 +3,6 @@
 import errno
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from django.db import InterfaceError, OperationalError, connections
 from django_dblock.cli import console
 from django_dblock.cli import list as list_command
 from django_dblock.cli.console import Row, fitted, printable
+from django_dblock.core.clock import monotonic
 
 # Wait for the next refresh, or for a signal.
 
@@ -245,8 +245,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             while True:
                 picture = take(options)
                 show(picture)
-                until = time.monotonic() + interval
-                while wait(max(0.0, until - time.monotonic())):
+                until = monotonic() + interval
+                while wait(max(0.0, until - monotonic())):
                     show(picture)  # in the terminal's new size
     except OSError as error:
         if error.errno not in _NO_READER:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from django.apps import apps
 
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import connection_for, in_transaction
 from django_dblock.inspect import AdvisoryLock, FencedLease, advisory_locks, fenced_leases
 
@@ -29,8 +30,8 @@ def refuse_transaction(using: str | None, helper: str, why: str) -> None:
 
 def until(look: Callable[[], T], satisfied: Callable[[T], bool], within: float) -> T:
     """Call ``look`` until its result satisfies or the time is over; return the last result."""
-    deadline = time.monotonic() + within
-    while not satisfied(seen := look()) and time.monotonic() < deadline:
+    deadline = monotonic() + within
+    while not satisfied(seen := look()) and monotonic() < deadline:
         time.sleep(_PAUSE)
     return seen
 

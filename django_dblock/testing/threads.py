@@ -2,12 +2,12 @@
 
 import inspect
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from django.db import connections
 
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import connection_for
 from django_dblock.testing.leaks import refuse_transaction
 
@@ -54,11 +54,11 @@ def race(
     refuse_transaction(using, "race", WHY)
     barrier = threading.Barrier(count)
     racers = [_Racer(number, function, catch, using, barrier) for number in range(count)]
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     for racer in racers:
         racer.start()
     for racer in racers:
-        racer.join(max(0.0, deadline - time.monotonic()))
+        racer.join(max(0.0, deadline - monotonic()))
     if late := [str(racer.number) for racer in racers if racer.is_alive()]:
         raise TimeoutError(
             f"race(): {len(late)} of {count} threads have not ended after {timeout:g} s: number "

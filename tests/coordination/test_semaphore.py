@@ -135,6 +135,16 @@ class TestUnits:
                 assert other.slots == (3, 4)
         assert held(NAME) == []
 
+    def test_none_if_some_of_the_free_slots_are_locked(self, rival):
+        """Another seeker is taking them: enough were free, and one of them is left."""
+        with semaphore(3, units=2):
+            pass
+        with rival.transaction():
+            rival.execute("SELECT FROM django_dblock_fencedlock WHERE slot < 2 FOR UPDATE")
+            with pytest.raises(LockTimeout), semaphore(3, units=2) as permit:
+                pytest.fail(f"half of it: {permit.slots}")
+        assert held(NAME) == []
+
     def test_taken_and_released_in_one_statement_each(self, statements):
         with semaphore(5, units=3):
             pass
