@@ -86,6 +86,14 @@ def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
     written(instance, [(field, None, state[field.attname]) for field in known])
 
 
+def assign(instance: Any, attribute: str, value: Any) -> None:
+    """Set an attribute as if the row had been read so; forget the object of another foreign key."""
+    field = instance._meta.get_field(attribute)
+    if field.is_relation and field.is_cached(instance):
+        field.delete_cached_value(instance)
+    instance.__dict__[attribute] = value
+
+
 def is_same_row(instance: Any) -> bool:
     """Return whether the primary key is still that of the row whose version is carried."""
     kept = instance.__dict__.get(_ORIGIN)

@@ -175,5 +175,5 @@ def merge(
             return None
         taken[attribute] = (state[attribute], theirs)
     for attribute, (_, theirs) in taken.items():
-        state[attribute] = theirs
+        loaded_state.assign(instance, attribute, theirs)
     return taken

@@ -20,6 +20,8 @@ from typing import Any, Final, Self
 
 from django.db import connections
 
+from django_dblock.versioning import loaded_state
+
 Connection = Any
 """Django's wrapper; the attributes that are read here stand in no stubs."""
 
@@ -199,7 +201,7 @@ def restore(instance: Instance, earlier: Before) -> None:
     state = instance.__dict__
     for name, (old, taken) in state["_version_written"].taken.items():
         if state.get(name) == taken:
-            state[name] = old
+            loaded_state.assign(instance, name, old)
     state[instance._version_field.attname] = earlier.version
     for name, value in {**earlier.kept, "_version_written": earlier.written}.items():
         if value is None:

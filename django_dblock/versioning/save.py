@@ -479,7 +479,7 @@ class GuardedSave(models.Model):
             attempt.compared = version
             return sent, with_version(merged, field, version + 1)
         for name, (old, _) in taken.items():
-            state[name] = old
+            loaded_state.assign(self, name, old)
         taken.clear()
         return sent, values
 

@@ -69,6 +69,19 @@ def test_removed_from_a_related_manager_and_then_saved(product):
     assert line.product_id is None
 
 
+def test_related_object_is_forgotten_with_the_key_that_was_taken_over(product):
+    line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
+    with pytest.raises(Undo), transaction.atomic():
+        product.lines.remove(line)
+        line.save()
+        assert line.product is None
+        line.save()  # Django takes the key of a related object that is kept, where there is none
+        assert InvoiceLine.objects.get().product_id is None
+        raise Undo
+    line.save()
+    assert line.product == InvoiceLine.objects.get().product == product
+
+
 @pytest.mark.parametrize("signal", [pre_save, post_save])
 def test_updated_in_a_signal_and_then_saved(product, receiver, signal):
     def restock(instance, **_):
