@@ -282,11 +282,7 @@ class _Campaign:
             sleep(self.delay)
 
     def close(self) -> None:
-        try:
-            self._attempt.close()
-        except (OperationalError, InterfaceError) as error:
-            name = self._attempt.place.name
-            logger.warning("%s keeps its place in the queue until it expires: %s", name, error)
+        self._attempt.close()
 
 
 @dataclass(frozen=True, slots=True)

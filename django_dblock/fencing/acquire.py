@@ -16,10 +16,10 @@ ticket expires.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Event
 from typing import NamedTuple, TypeAlias
 
@@ -30,6 +30,8 @@ from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
 from django_dblock.fencing.store import Grant, Place, Refusal, Wish
+
+logger = logging.getLogger("django_dblock.fencing")
 
 _SHORTEST, _LONGEST = 0.01, 0.5
 """Seconds between two looks of the first in the queue while nobody listens for it."""
@@ -167,8 +169,14 @@ class Attempt:
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
             # The ticket expires by itself, and what ended the wait is what the caller must see.
-            with suppress(Error):
+            try:
                 store.drop_ticket(self.place, ticket)
+            except Error as error:
+                logger.warning(
+                    "%s: a waiter keeps its place in the queue until it expires: %s",
+                    self.place.name,
+                    error,
+                )
 
     def _listen(self) -> notify.Subscription | None:
         if self._subscription is None and self._ticket is not None and self._is_woken:

@@ -6,7 +6,7 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    """A proxy and its permissions; nothing is sent but their names."""
+    """A proxy and two permissions; nothing is sent but their names."""
 
     dependencies: ClassVar[list[tuple[str, str]]] = [("django_dblock", "0002_idempotencykey")]
     operations: ClassVar[list[Any]] = [
@@ -18,10 +18,6 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "lock monitor",
                 "permissions": (
                     ("terminate_backend", "Can end a connection that holds or awaits a lock"),
-                    (
-                        "view_other_namespaces",
-                        "Can see and end locks of other namespaces and programs",
-                    ),
                 ),
                 "proxy": True,
                 "default_permissions": ("view",),
@@ -32,10 +28,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterModelOptions(
             name="fencedlock",
-            options={
-                "verbose_name": "lease",
-                "verbose_name_plural": "leases",
-                "permissions": (("release_fencedlock", "Can end a lease by force"),),
-            },
+            options={"permissions": (("release_fencedlock", "Can end a fenced lock by force"),)},
         ),
     ]

@@ -1,4 +1,4 @@
-"""The mark of a lease that somebody waits for."""
+"""The mark of a lease that somebody waits for, and permissions' names."""
 
 from typing import Any, ClassVar
 
@@ -18,5 +18,28 @@ class Migration(migrations.Migration):
                 help_text="a release before this notifies the first waiter",
                 null=True,
             ),
+        ),
+        migrations.AlterModelOptions(
+            name="fencedlock",
+            options={
+                "verbose_name": "lease",
+                "verbose_name_plural": "leases",
+                "permissions": (("release_fencedlock", "Can end a lease by force"),),
+            },
+        ),
+        migrations.AlterModelOptions(
+            name="lockmonitor",
+            options={
+                "default_permissions": ("view",),
+                "permissions": (
+                    ("terminate_backend", "Can end a connection that holds or awaits a lock"),
+                    (
+                        "view_other_namespaces",
+                        "Can see and end locks of other namespaces and programs",
+                    ),
+                ),
+                "verbose_name": "lock monitor",
+                "verbose_name_plural": "lock monitor",
+            },
         ),
     ]

@@ -1,0 +1,136 @@
+"""Each primitive behind what other packages put around Django's connection."""
+
+import pytest
+from django.db import connection, connections, transaction
+
+from django_dblock import (
+    FencedLock,
+    LockTimeout,
+    advisory_semaphore,
+    fenced_rwlock,
+    fenced_semaphore,
+    latch,
+    leader,
+    leadership,
+    once_per,
+    partitions,
+)
+from tests.app.models import Counter
+from tests.helpers import backends
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "other"]),
+    pytest.mark.server,
+]
+
+TABLES = ("fencedlock", "fencedticket", "idempotencykey", "latchpart")
+
+
+@pytest.fixture(params=backends.BACKENDS, autouse=True)
+def backend(request, transactional_db):
+    with backends.installed(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def tenants(observer):
+    """Two schemas with tables of their own; returns a function that goes into one of them."""
+    for schema in ("acme", "globex"):
+        observer.execute(f"CREATE SCHEMA {schema}")
+        for table in TABLES:
+            name = f"django_dblock_{table}"
+            observer.execute(f"CREATE TABLE {schema}.{name} (LIKE public.{name} INCLUDING ALL)")
+
+    def enter(schema):
+        backends.Tenants.schema = schema
+        with connection.cursor() as cursor:  # on other backends, as a middleware does
+            cursor.execute(f'SET search_path = "{schema}", public')
+
+    yield enter
+    enter("public")
+    observer.execute("DROP SCHEMA acme, globex CASCADE")
+
+
+def permit(using=None):
+    with fenced_semaphore("a", permits=2, ttl=30, units=2, using=using) as held:
+        with pytest.raises(LockTimeout), fenced_semaphore("a", permits=2, ttl=30, using=using):
+            pass
+        held.renew()
+        with held.guard():
+            pass
+
+
+def read_and_write(using=None):
+    lock = fenced_rwlock("a", using=using)
+    with lock.read(ttl=30) as reading, reading.guard():
+        pass
+    with lock.write(ttl=30) as writing:
+        writing.renew()
+        with writing.downgrade() as reading, reading.guard():
+            pass
+
+
+def lead(using=None):
+    for term in leadership("a", ttl=30, using=using):
+        term.renew()
+        with term.guard():
+            assert leader("a", using=using).token == term.token
+        break
+    assert leader("a", using=using) is None
+
+
+def split(using=None):
+    with partitions("a", count=3, ttl=30, using=using) as mine:
+        for part in mine:
+            with part, part.guard():
+                pass
+        mine.balance()
+        assert len(mine) == 3
+
+
+def settle(using=None):
+    job = once_per("day", key="a", using=using)(lambda period: "settled")
+    assert [job.run().state, job.run().state] == ["ran", "done"]
+
+
+def count_down(using=None):
+    done = latch("a", parties=2, using=using)
+    assert not done.done
+    for part in (1, 2):
+        with transaction.atomic(using=using):
+            done.count_down(part)
+    done.wait(timeout=0)
+
+
+def advise(using=None):
+    with advisory_semaphore("a", permits=1, using=using):
+        Counter.objects.using(using or "default").create(name="in the block")
+
+
+ALL = [permit, read_and_write, lead, split, settle, count_down, advise]
+
+
+@pytest.mark.parametrize("use", ALL)
+def test_it_works(use):
+    use()
+    assert not FencedLock.objects.filter(name="a").exists()
+
+
+@pytest.mark.parametrize("use", ALL)
+def test_on_another_alias(use):
+    use("other")
+    assert not FencedLock.objects.exists()
+    assert connections["default"].in_atomic_block is False
+
+
+@pytest.mark.parametrize("use", [permit, read_and_write, lead, split, settle, count_down])
+def test_in_a_tenants_schema(use, tenants, observer):
+    """Rows go to the tenant's tables, and what one tenant has done is not done for another."""
+    for schema in ("acme", "globex"):
+        tenants(schema)
+        use()
+    rows = [
+        observer.execute(f"SELECT count(*) FROM public.django_dblock_{table}").fetchone()[0]
+        for table in TABLES
+    ]
+    assert rows == [0, 0, 0, 0]
