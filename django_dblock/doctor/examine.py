@@ -1,4 +1,4 @@
-"""Examine one database: everything, in the order in which it matters."""
+"""Examine one database: all examinations, the most important first."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,10 +34,13 @@ EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 
 
 def examine(using: str | None = None) -> list[Finding]:
-    """Ask the database of an alias, and say what is well and what is not.
+    """Examine the database of an alias; return what is in order and what is not.
 
-    The same few statements always, whatever is locked; waits for no lock, changes nothing. A
-    picture of a moment. What stops the asking, no connection or another engine, is a finding, too.
+    Guaranteed: the examination sends the same few statements, however many locks there are. It
+    waits for no lock and changes nothing. If the database can't be reached, or is of another
+    engine, that is a finding, too.
+
+    Not guaranteed: that the findings still hold when they are returned.
 
     Args:
         using: the database alias, as in :func:`django_dblock.advisory_lock`.
@@ -67,6 +70,6 @@ def _unreachable(alias: str, error: Exception) -> Finding:
         "connection",
         "error",
         f"Database {alias!r} can't be asked: {said}",
-        "No lock can be had there.",
-        "Look at the alias's HOST, PORT, USER and NAME, and at the server's log.",
+        "Locks can't be acquired there.",
+        "Check the alias's HOST, PORT, USER and NAME, and the server's log.",
     )

@@ -17,18 +17,18 @@ from django_dblock.sql import doctor as sql
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who we are there, and how we got there.
+    """The doctor's session: its server, its role, and how it is connected.
 
     Attributes:
-        in_recovery: whether it is a standby.
-        backend: the server process that answers us.
+        in_recovery: whether the server is a standby.
+        backend: the process id of the session's backend.
         role: the database role.
         database: the database's name.
         on_socket: whether the server is reached by a Unix socket.
-        sees_all: whether other roles' sessions are shown to us whole.
-        forbidden: the functions that lock which we may not call.
-        clock_ahead: seconds by which the server's clock is ahead of ours.
-        pooled: whether the driver was told another server process than the one that answers.
+        sees_all: whether the role sees all details of other roles' sessions.
+        forbidden: the lock functions that the role may not call.
+        clock_ahead: seconds by which the server's clock is ahead of this machine's.
+        pooled: whether the driver was given another process id than ``backend``, as poolers do.
     """
 
     in_recovery: bool
@@ -43,7 +43,7 @@ class Session:
 
     @property
     def grantee(self) -> str:
-        """The role, as SQL has it."""
+        """The role, quoted for SQL."""
         return '"' + self.role.replace('"', '""') + '"'
 
 
@@ -52,11 +52,11 @@ class LockTable:
     """The table of locks that the whole server shares.
 
     Attributes:
-        used: places taken.
-        pid: the backend that has the most; None for a prepared transaction.
-        most: how many locks it has.
-        role: its role.
-        application_name: its name.
+        used: the number of places that are taken.
+        pid: the backend that holds the most locks; None for a prepared transaction.
+        most: the number of locks that this backend holds.
+        role: the role of this backend.
+        application_name: the ``application_name`` of this backend.
     """
 
     used: int
@@ -68,18 +68,18 @@ class LockTable:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One of our tables.
+    """One of the package's tables.
 
     Attributes:
-        name: as the model has it.
-        exists: whether it is found by its name alone.
-        elsewhere: the schema where one of that name is, if it is not.
-        missing: columns of the model that it does not have.
-        denied: what our role may not do with it.
-        live: its rows, as counted last.
+        name: the table's name in the model.
+        exists: whether the name without a schema leads to the table.
+        elsewhere: the schema with a table of this name, if ``exists`` is false.
+        missing: the model's columns that the table lacks.
+        denied: the privileges that the role lacks on the table.
+        live: live rows, as the server estimates them.
         dead: dead rows that are not removed yet, as the server estimates them.
         pages: pages of 8 kB, as the server estimates them.
-        vacuumed: seconds since it was; None for never.
+        vacuumed: seconds since the last vacuum; None if the table was never vacuumed.
     """
 
     name: str
@@ -100,9 +100,9 @@ class Pin:
     Attributes:
         kind: a transaction's ``backend``, a ``prepared`` transaction or a replication ``slot``.
         name: the backend's pid, the transaction's identifier or the slot's name.
-        xids: how many transactions have begun since.
-        seconds: for how long; None where hidden, or unknown.
-        detail: whose it is, and in which state.
+        xids: how many transactions have begun since the pin was set.
+        seconds: the age of the pin in seconds; None if it is hidden or unknown.
+        detail: the role, the ``application_name`` and the state.
     """
 
     kind: Literal["backend", "prepared", "slot"]
@@ -114,23 +114,24 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All of it.
+    """All facts about one database.
 
     Attributes:
         alias: the database alias.
-        version: what ``version()`` says.
-        session: who we are there.
-        settings: the server's settings as this session has them, in their base units.
-        lock_table: how full it is.
-        tables: ours, as they are in this database.
-        elsewhere: those of them that are read and written through another alias, with that alias,
-            where no ``using=`` is given.
-        pins: who keeps dead rows, the oldest first.
-        isolation: the level of a transaction of this alias; None if none could be begun.
-        refused: what was said instead of beginning one.
+        version: the result of ``version()``.
+        session: the doctor's session.
+        settings: the server's settings in this session, in their base units.
+        lock_table: how full the lock table is.
+        tables: the package's tables in this database.
+        elsewhere: the tables that are read and written through another alias if no ``using=`` is
+            given, with that alias.
+        pins: what keeps dead rows from being removed, the oldest first.
+        isolation: the isolation level of this alias's transactions; None if no transaction could
+            be begun.
+        refused: the server's error when no transaction could be begun; else empty.
         shared: whether a pooler lends one server connection to several clients; None if that could
             not be seen.
-        server_side_cursors: whether Django uses them on this alias.
+        server_side_cursors: whether Django uses server-side cursors on this alias.
     """
 
     alias: str
@@ -147,7 +148,7 @@ class Facts:
     server_side_cursors: bool
 
     def number(self, setting: str) -> int:
-        """Return a setting as a number; 0, which is no limit, where the server doesn't have it."""
+        """Return a setting as a number; 0 (no limit) if the server lacks the setting."""
         return int(self.settings.get(setting, 0))
 
 
@@ -155,20 +156,21 @@ class Facts:
 
 
 _PATIENCE = 5
-"""Seconds; a pool that has no connection left would make a second client wait for minutes."""
+"""Seconds; a pool without a free connection would make a second client wait for minutes."""
 
 _LOOKS = 3
 
 
 def is_shared(connection: BaseDatabaseWrapper) -> bool | None:
-    """Whether two clients were seen on one server connection, or one client on two.
+    """Return whether a pooler lends a server connection for one transaction at a time.
 
-    Then it is lent for a transaction at a time. If neither is seen, it belongs to the session, as
-    far as three looks can tell. Opens a second connection for a moment.
+    That is so if two clients were seen on one server connection, or one client on two. If neither
+    is seen in three samples, the pooler probably lends a connection for a session. The function
+    opens a second connection for a moment.
 
     Returns:
-        None if the pooler had no server connection for a second client, or ours is in a
-        transaction, where it always keeps the same one.
+        None if the pooler had no server connection for a second client; or if this client is in a
+        transaction, during which a pooler always keeps the same server connection.
     """
     if connection.in_atomic_block:
         return None
@@ -187,36 +189,45 @@ def is_shared(connection: BaseDatabaseWrapper) -> bool | None:
 
 
 def _backend(other: "psycopg.Connection[Any]") -> int:
-    """Ask by the driver's own means, which can stop waiting."""
-    driver = other.pgconn
+    """Return the process id of a connection's backend, waiting ``_PATIENCE`` seconds at most.
+
+    Raises:
+        TimeoutError: the server did not respond in time.
+        psycopg.OperationalError: the connection was closed, or the statement failed.
+    """
+    driver = other.pgconn  # libpq's own calls: psycopg's execute() has no timeout
     driver.send_query(sql.BACKEND.encode())
     if not select.select([driver.socket], [], [], _PATIENCE)[0]:
         raise TimeoutError
-    found = driver.get_result()
-    driver.get_result()  # the end of the answer
-    if found is None or (value := found.get_value(0, 0)) is None:
+    result = driver.get_result()
+    driver.get_result()  # None, the end of the results
+    if result is None or (value := result.get_value(0, 0)) is None:
         raise psycopg.OperationalError(driver.error_message.decode(errors="replace"))
     return int(value)
 
 
-# Ask one database everything that the examinations need: the same few statements always.
+# Read everything that the examinations need from one database, always by the same few statements.
 
 
 _PROTOCOL_VIOLATION = "08P01"
-"""PgBouncer's answer to BEGIN in statement mode."""
+"""The SQLSTATE of PgBouncer's error for BEGIN in statement mode."""
 
 
 def version(connection: BaseDatabaseWrapper) -> str:
-    """Return what the server says it is."""
+    """Return the result of the server's ``version()``."""
     [[said]] = _rows(connection, sql.VERSION)
     return str(said)
 
 
 def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
-    """Ask the rest; ``said`` is what it says it is.
+    """Read all facts about the connection's database.
+
+    Args:
+        connection: the connection to the database.
+        said: the result of :func:`version`.
 
     Raises:
-        django.db.Error: it can't be asked.
+        django.db.Error: a statement failed, or the server can't be reached.
     """
     session = _session(connection)
     settings = dict(_rows(connection, sql.SETTINGS))
@@ -259,7 +270,7 @@ def _session(connection: BaseDatabaseWrapper) -> Session:
 
 
 def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[str, str]]:
-    """Our tables; and those of them that have their home in another alias."""
+    """Return the package's tables, and the alias of each table that belongs to another alias."""
     from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
 
     columns: dict[str, list[str]] = {}
@@ -274,21 +285,21 @@ def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[st
     return tuple(_table(columns[row[0]], row) for row in rows), elsewhere
 
 
-def _table(wanted: Iterable[str], row: tuple[Any, ...]) -> Table:
+def _table(expected: Iterable[str], row: tuple[Any, ...]) -> Table:
     name, exists, elsewhere, columns, denied, *numbers = row
-    missing = tuple(column for column in wanted if column not in columns)
+    missing = tuple(column for column in expected if column not in columns)
     return Table(name, exists, elsewhere, missing, tuple(denied), *numbers)
 
 
 def _transaction(connection: BaseDatabaseWrapper) -> tuple[str | None, str]:
-    """Begin one: its level; or None, and what was said instead."""
+    """Return the isolation level of a new transaction and ""; or None and the server's error."""
     try:
         with transaction.atomic(using=connection.alias):
             [[isolation]] = _rows(connection, sql.ISOLATION)
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) != _PROTOCOL_VIOLATION:
             raise
-        connection.close()  # it was hung up
+        connection.close()  # the pooler has closed its side
         return None, str(error)
     return isolation, ""
 

@@ -14,12 +14,13 @@ class Finding:
     """One result of the doctor.
 
     Attributes:
-        id: what was looked at; stable, for scripts.
-        level: ``ok``; ``info``, worth knowing; ``warning``, it will hurt some day, or can't be
-            told; ``error``, locks, leases or requests fail, or protect nothing.
-        found: what is there.
-        follows: what comes of it; empty where all is well.
-        do: what to do about it; empty if nothing.
+        id: the name of what was examined; stable, for scripts.
+        level: ``ok``; ``info``, worth knowing; ``warning``, a problem at some later time, or one
+            that could not be examined; ``error``, locks, leases or requests fail, or protect
+            nothing.
+        found: what was found.
+        follows: the consequence; empty where the level is ``ok``.
+        do: what to do about it; empty if nothing needs to be done.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Examine what kind of server it is, and how it runs transactions."""
+"""Examine what kind of server the alias leads to, and how that server runs transactions."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def engine(alias: str, version: str) -> Iterator[Finding]:
 
 
 def foreign(alias: str, name: str, version: str) -> Finding:
-    """Say that this is no PostgreSQL."""
+    """Return the finding that the database is not PostgreSQL."""
     return Finding(
         "engine",
         "error",
@@ -29,14 +29,14 @@ def foreign(alias: str, name: str, version: str) -> Finding:
 
 
 def server_version(facts: Facts) -> Iterator[Finding]:
-    """Report the version; warn of an untested one."""
+    """Report the server's version; warn if the package is not tested on that version."""
     shown = f"PostgreSQL {facts.settings['server_version']}, database {facts.session.database!r}."
     if facts.number("server_version_num") >= _OLDEST:
         yield Finding("server-version", "ok", shown)
     else:
         yield Finding(
             "server-version", "warning", shown,
-            "The package is tested on PostgreSQL 15 and newer; what it does there is not known.",
+            "The package is tested on PostgreSQL 15 and newer; it may misbehave on this version.",
             "Upgrade the server.",
         )  # fmt: skip
 
@@ -47,7 +47,8 @@ def standby(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "standby", "error",
             f"Database {facts.alias!r} is a standby (in recovery).",
-            "Locks there are refused with StandbyDatabase: the primary would never see them.",
+            "Locks on a standby are refused with StandbyDatabase: the primary would never see "
+            "such locks.",
             "Set DBLOCK_DATABASE, or pass using=, with the alias of the primary; behind a proxy or "
             "a list of hosts, add target_session_attrs=read-write to the alias's OPTIONS.",
         )  # fmt: skip
@@ -58,7 +59,7 @@ def standby(facts: Facts) -> Iterator[Finding]:
 def isolation(facts: Facts) -> Iterator[Finding]:
     """Find transactions whose snapshot can be older than a lock."""
     if facts.isolation is None:
-        return  # no transaction at all: the pooler's finding says so
+        return  # no transaction could be begun: pooler_mode() reports that
     shown = f"Transactions run at {facts.isolation.upper()}."
     if facts.isolation.startswith("read "):
         yield Finding("isolation", "ok", shown)
@@ -66,7 +67,7 @@ def isolation(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "isolation", "info", shown,
             "What is read under a lock can be older than the lock. "
-            "DBLOCK_ALLOW_SNAPSHOT_ISOLATION says that this is meant.",
+            "DBLOCK_ALLOW_SNAPSHOT_ISOLATION allows this.",
             "Let each lock be its transaction's first statement, and retry serialization failures.",
         )  # fmt: skip
     else:
@@ -82,23 +83,23 @@ def isolation(facts: Facts) -> Iterator[Finding]:
 
 
 def synchronous_commit(facts: Facts) -> Iterator[Finding]:
-    """Find commits that are answered before they are on disk."""
+    """Find commits that the server confirms before they are on disk."""
     setting = facts.settings["synchronous_commit"]
     if setting == "off":
         yield Finding(
             "synchronous-commit", "warning",
             "synchronous_commit is off.",
-            "After a crash of the server the last commits are missing, though they were answered: "
-            "an idempotent request and its effects go together, and a repeat has them again; "
-            "leases are safe, because they commit with 'on' by themselves.",
-            "If that is not meant: take the setting off the role, the database or the server.",
+            "After a crash of the server the last commits can be missing, although they were "
+            "confirmed. An idempotent request and its effects are lost together, and a retry runs "
+            "the request again. Leases are safe: they are committed with synchronous_commit on.",
+            "If you do not want this: take the setting off the role, the database or the server.",
         )  # fmt: skip
     else:
         yield Finding("synchronous-commit", "ok", f"synchronous_commit is {setting}.")
 
 
 def clock(facts: Facts) -> Iterator[Finding]:
-    """Compare the clocks; a wrong one of ours is harmless, and said to be."""
+    """Compare this machine's clock with the server's; a difference is harmless for locks."""
     ahead = facts.session.clock_ahead
     if abs(ahead) < _HARMLESS:
         yield Finding("clock", "ok", "This machine's clock and the server's agree.")
@@ -107,67 +108,68 @@ def clock(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "clock", "info",
         f"This machine's clock is {amount} {'behind' if ahead > 0 else 'ahead of'} the server's.",
-        "Harmless for locks: all that expires does so by the server's clock, and a holder counts "
+        "Harmless for locks: everything expires by the server's clock, and a holder counts "
         "seconds, not the time of day.",
-        "Nothing, for locks. If it is the server's that is wrong, let NTP slew it; don't set it.",
+        "Nothing, for locks. If the server's clock is wrong, let NTP slew it; don't set it.",
     )  # fmt: skip
 
 
-# Examine what stands between us and the server.
+# Examine a pooler between the client and the server.
 #
-# PgBouncer's manual: "pool_mode". A pooler tells its clients a process number of its own for the
-# cancelling of queries, so the driver's differs from what ``pg_backend_pid()`` says.
+# PgBouncer's manual: "pool_mode". For cancelling queries a pooler gives its clients a process
+# number of its own, so the driver's number differs from ``pg_backend_pid()``.
 
 
 def pooler_mode(facts: Facts) -> Iterator[Finding]:
-    """Find a pooler, and for how long it lends a server connection."""
+    """Find a pooler, and whether it lends a server connection for a transaction or a session."""
     if facts.isolation is None:
         yield Finding(
             "pooler-mode", "error",
             f"A pooler refuses transactions: {facts.refused}.",
-            "Nothing works: a lock, a guard and an idempotent request are transactions.",
+            "Nothing works: locks, guards and idempotent requests need transactions.",
             "Set pool_mode = transaction (or session) in PgBouncer, for this database and user.",
         )  # fmt: skip
     elif not facts.session.pooled:
         yield Finding("pooler-mode", "ok", "No pooler in front of the server.")
     elif facts.shared:
-        yield Finding("pooler-mode", "ok", "A pooler lends connections for a transaction each.")
+        yield Finding("pooler-mode", "ok", "A pooler lends a connection for one transaction.")
     elif facts.shared is None:
         yield Finding(
             "pooler-mode", "info",
-            "There is a pooler, and whether it lends connections for a transaction or for a "
-            "session can't be told: it had none for a second client, or a transaction was open.",
-            "Locks work in both modes. A pool that is used up makes everybody wait.",
+            "There is a pooler, but the doctor could not see whether it lends a connection for a "
+            "transaction or for a session: it had no connection for a second client, or a "
+            "transaction was open.",
+            "Locks work in both modes. A pool without a free connection makes all clients wait.",
             "Look at SHOW POOLS in the pooler's console: cl_waiting should be 0.",
         )  # fmt: skip
     else:
         yield Finding(
             "pooler-mode", "ok",
-            "A pooler lends connections for a session each, as far as three looks can tell.",
+            "A pooler lends a connection for a session, as far as three samples show.",
         )  # fmt: skip
 
 
 def pooler_cursors(facts: Facts) -> Iterator[Finding]:
-    """Find server-side cursors, which need a session, where there is none."""
+    """Find server-side cursors, which need a session, behind a pooler that lends transactions."""
     if facts.shared and facts.server_side_cursors:
         yield Finding(
             "pooler-cursors", "warning",
             f"Database {facts.alias!r} uses server-side cursors through a pooler that lends "
             f"connections for a transaction.",
-            "QuerySet.iterator() outside a transaction fails, or reads somebody else's cursor.",
+            "QuerySet.iterator() outside a transaction fails, or reads another client's cursor.",
             "Set DISABLE_SERVER_SIDE_CURSORS to True in the alias's settings.",
         )  # fmt: skip
 
 
-# Examine the lock table of the server.
+# Examine the server's lock table.
 #
 # PostgreSQL manual: 20.12 "Lock Management".
 
 
 _TIGHT, _FULL = 0.5, 0.9
 _FOLLOWS = (
-    "When it is full, nobody on the server gets a lock, tables' included: LockTableFull here, "
-    "'out of shared memory' elsewhere."
+    "When the lock table is full, no session on the server gets a lock, not even a table lock: "
+    "this package raises LockTableFull, other code sees 'out of shared memory'."
 )
 _DO = (
     "Lock fewer keys in one transaction; or raise max_locks_per_transaction (needs a restart, on "
@@ -176,7 +178,7 @@ _DO = (
 
 
 def lock_table(facts: Facts) -> Iterator[Finding]:
-    """Compare the locks in the lock table with the room that the settings give it."""
+    """Compare the number of entries in the lock table with the room that the settings give it."""
     table = facts.lock_table
     room = facts.number("max_locks_per_transaction") * (
         facts.number("max_connections") + facts.number("max_prepared_transactions")
@@ -187,19 +189,19 @@ def lock_table(facts: Facts) -> Iterator[Finding]:
         yield Finding("lock-table", "ok", shown)
         return
     who = (
-        "a prepared transaction"
+        "A prepared transaction"
         if table.pid is None
-        else f"backend {table.pid} (role {table.role}, {table.application_name!r})"
+        else f"Backend {table.pid} (role {table.role}, {table.application_name!r})"
     )
     yield Finding(
         "lock-table",
         "error" if share >= _FULL else "warning",
-        f"{shown} Most locks, {table.most:,}, are those of {who}.",
+        f"{shown} {who} holds the most locks, {table.most:,}.",
         _FOLLOWS,
         _DO,
     )
 
 
 def lock_table_full(said: str) -> Finding:
-    """Say that there was no room left for the questions themselves."""
+    """Return the finding that the lock table had no room left for the doctor's own statements."""
     return Finding("lock-table", "error", f"No place for a lock is left: {said}", _FOLLOWS, _DO)

@@ -1,4 +1,4 @@
-"""Examine whether our tables are there, and what our role may do."""
+"""Examine whether the package's tables exist, and what the database role may do with them."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from django_dblock.doctor.finding import Finding
 
 
 def migration(facts: Facts) -> Iterator[Finding]:
-    """Find tables and columns that a migration would have made."""
+    """Find tables and columns that are missing because a migration was not run."""
     elsewhere = {
         table.name: facts.elsewhere[table.name]
         for table in facts.tables
@@ -29,9 +29,9 @@ def migration(facts: Facts) -> Iterator[Finding]:
         where = ", ".join(f"{name} in {alias!r}" for name, alias in elsewhere.items())
         yield Finding(
             "tables-elsewhere", "info",
-            f"These tables are in another database, by the settings and routers: {where}.",
-            "They were not looked at.",
-            "Call 'manage.py dblock doctor --using' with that alias, too.",
+            f"The settings and routers put these tables into another database: {where}.",
+            "The doctor did not examine these tables.",
+            "Run 'manage.py dblock doctor --using' with that alias, too.",
         )  # fmt: skip
 
 
@@ -41,13 +41,13 @@ def _lack(table: Table) -> str:
     if table.elsewhere:
         return (
             f"Table {table.name} is in schema {table.elsewhere!r}, which is not in the "
-            f"search_path, or closed to our role."
+            f"search_path, or which the role may not use."
         )
     return f"There is no table {table.name}."
 
 
 def privileges(facts: Facts) -> Iterator[Finding]:
-    """Find what our role may not do."""
+    """Find privileges that the role lacks."""
     role, grantee = facts.session.role, facts.session.grantee
     lacks = [f"{table.name}: {', '.join(table.denied)}" for table in facts.tables if table.denied]
     if lacks:
@@ -75,56 +75,62 @@ def privileges(facts: Facts) -> Iterator[Finding]:
 
 
 def visibility(facts: Facts) -> Iterator[Finding]:
-    """Say what the server hides from our role, lest it be taken for absent."""
+    """Report what the server hides from the role, so that hidden is not taken for absent."""
     role, grantee = facts.session.role, facts.session.grantee
     if facts.session.sees_all:
-        yield Finding("visibility", "ok", f"Role {role!r} is shown other roles' sessions whole.")
+        yield Finding(
+            "visibility", "ok", f"Role {role!r} sees all details of other roles' sessions."
+        )
     else:
         yield Finding(
             "visibility", "info",
-            f"From role {role!r} the server hides the query, state, client and times of other "
-            f"roles' sessions.",
-            "'dblock list' and 'doctor' show them as hidden. Locks need none of it.",
-            f"To see them: GRANT pg_read_all_stats TO {grantee};",
+            f"The server hides the query, state, client and times of other roles' sessions from "
+            f"role {role!r}.",
+            "'dblock list' and 'doctor' show these details as hidden. Locks work without them.",
+            f"To see the details: GRANT pg_read_all_stats TO {grantee};",
         )  # fmt: skip
 
 
-# Examine whether dead rows are removed, and who keeps them.
+# Examine whether dead rows are removed, and which transaction or slot keeps them.
 #
 # PostgreSQL manual: 25.1.2 "Recovering Disk Space", 27.2 "pg_stat_all_tables".
 
 
 _MANY = 1000
-"""Dead rows that are no ordinary moment between two vacuums."""
+"""Dead rows; more than usually accumulate between two vacuums."""
 _LARGE = 128
 """Pages; a megabyte."""
 _HOUR = 3600
 _LONG_AGO = 1_000_000
-"""Transactions begun since; for those whose time is hidden or unknown."""
+"""The age in transactions from which a pin is old, if its age in seconds is hidden or unknown."""
 
 
 def table_bloat(facts: Facts) -> Iterator[Finding]:
-    """Find tables of ours that are mostly dead rows, and say who keeps them."""
+    """Find the package's tables that are mostly dead rows, and what keeps those rows."""
     bloated = [table for table in facts.tables if _is_bloated(table)]
     if not bloated:
-        yield Finding("table-bloat", "ok", "Our tables have few dead rows.")
+        yield Finding("table-bloat", "ok", "The package's tables have few dead rows.")
         return
-    follows = "Every statement on these tables reads past them, and takes longer and longer."
+    follows = "Every statement on these tables reads the dead rows, too, and gets slower."
     off = facts.settings["autovacuum"] == "off"
     do = f"VACUUM {', '.join(table.name for table in bloated)};"
-    # So many rows did not die since somebody came a moment ago: nobody is to end an innocent one.
-    pin = next((each for each in facts.pins if each.xids >= _MANY or _is_old(each)), None)
+    # A transaction that began a moment ago can't have kept so many rows: don't advise to end it.
+    pin = next((pin for pin in facts.pins if pin.xids >= _MANY or _is_old(pin)), None)
     if pin:
-        then = do if off else "autovacuum removes them; VACUUM does so at once."
-        do = f"End what keeps them, if it is not needed: {_end(pin)} Then {then}"
-        follows = f"{follows} Kept by {_shown(pin)}, the oldest that may still see them."
+        then = do if off else "autovacuum removes the rows; VACUUM does so at once."
+        do = f"End what keeps the dead rows, if it is not needed: {_end(pin)} Then {then}"
+        follows = (
+            f"{follows} The dead rows are kept by {_shown(pin)}, the oldest that may still see "
+            f"them."
+        )
     if off:
-        do = f"{do} And switch autovacuum on: it is off on this server."
+        do = f"{do} Also switch autovacuum on: it is off on this server."
     yield Finding("table-bloat", "warning", " ".join(map(_size, bloated)), follows, do)
 
 
 def _is_bloated(table: Table) -> bool:
-    """Mostly dead; or fewer rows than pages, where a page has room for two of ours at least."""
+    """Return whether a table has more dead rows than live ones, or more pages than live rows."""
+    # A page has room for two of the package's rows at least.
     return (table.dead >= _MANY and table.dead > table.live) or (
         table.pages > max(_LARGE, table.live)
     )
@@ -139,18 +145,20 @@ def _size(table: Table) -> str:
 
 
 def oldest_transaction(facts: Facts) -> Iterator[Finding]:
-    """Find who keeps dead rows for long, also where ours do not suffer from it yet."""
+    """Find what keeps dead rows for long, also if the package's tables are not bloated yet."""
     old = [pin for pin in facts.pins if _is_old(pin)]
     if old:
         yield Finding(
             "oldest-transaction", "warning",
             f"Dead rows are kept by {'; by '.join(map(_shown, old))}.",
             "No row that has died since can be removed, in any table of the database: tables "
-            "that are often written, leases' above all, grow and get slow.",
+            "that are often written, above all the leases' table, grow and get slow.",
             f"If it is not needed: {_end(old[0])}",
         )  # fmt: skip
     else:
-        yield Finding("oldest-transaction", "ok", "Nobody keeps dead rows for long.")
+        yield Finding(
+            "oldest-transaction", "ok", "No transaction or slot keeps dead rows for long."
+        )
 
 
 def _is_old(pin: Pin) -> bool:

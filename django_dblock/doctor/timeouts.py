@@ -1,4 +1,4 @@
-"""Examine how long the locks of a client stay taken that hangs, or has vanished.
+"""Examine how long a client that hangs or has vanished keeps its locks.
 
 PostgreSQL manual: 20.3.2 "TCP Settings", 20.11.1 "Statement Behavior".
 """
@@ -10,7 +10,7 @@ from django_dblock.doctor.facts import Facts
 from django_dblock.doctor.finding import Finding
 
 _LONG = 300
-"""Seconds; who waits for a lock has long given up."""
+"""Seconds of silence; most waiters for a lock have given up by then."""
 
 
 def hung_client(facts: Facts) -> Iterator[Finding]:
@@ -38,12 +38,13 @@ def _newer(facts: Facts) -> str:
 
 
 def vanished_client(facts: Facts) -> Iterator[Finding]:
-    """Work out when the server notices that the machine of a silent client is gone."""
+    """Report after how many seconds the server notices that a client's machine has vanished."""
     whose = "pooler's" if facts.session.pooled else "client's"
     if facts.session.on_socket:
         yield Finding(
             "vanished-client", "ok",
-            f"By a Unix socket: the kernel tells at once when the {whose} process ends.",
+            f"Connected by a Unix socket: the kernel reports at once when the {whose} process "
+            f"ends.",
         )  # fmt: skip
         return
     idle, interval, count = (
@@ -51,7 +52,7 @@ def vanished_client(facts: Facts) -> Iterator[Finding]:
     )
     silence = idle + interval * count
     shown = (
-        f"A {whose} machine that has vanished is noticed after {silence:,} s of silence "
+        f"The server notices that a {whose} machine has vanished after {silence:,} s of silence "
         f"(tcp_keepalives_idle {idle}, _interval {interval}, _count {count}; tcp_user_timeout "
         f"{facts.number('tcp_user_timeout') / 1000:g} s)."
     )
@@ -61,16 +62,20 @@ def vanished_client(facts: Facts) -> Iterator[Finding]:
     role = facts.session.grantee
     yield Finding(
         "vanished-client", "warning", shown,
-        "Until then its transaction is open, and its locks are taken, unless another limit ends "
-        "it sooner.",
+        "Until then its transaction stays open and keeps its locks, unless another timeout ends "
+        "the transaction sooner.",
         f"ALTER ROLE {role} SET tcp_keepalives_idle = '30s'; the same with "
         f"tcp_keepalives_interval = '10s' and tcp_keepalives_count = 3."
-        + (" And tcp_keepalive of the pooler, for its clients." if facts.session.pooled else ""),
+        + (
+            " Set tcp_keepalive in the pooler, too, for the pooler's clients."
+            if facts.session.pooled
+            else ""
+        ),
     )  # fmt: skip
 
 
 def waiting_client(facts: Facts) -> Iterator[Finding]:
-    """Find that the server doesn't look after clients while it works or waits for them."""
+    """Find that the server does not check during a statement whether its client is connected."""
     interval = facts.number("client_connection_check_interval") / 1000
     if interval:
         yield Finding(
@@ -80,14 +85,14 @@ def waiting_client(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "waiting-client", "info",
         "client_connection_check_interval is 0.",
-        "A disconnected waiter keeps its place in the queue, and is given the "
-        "lock when its turn comes.",
+        "A disconnected waiter keeps its place in the queue, and is granted the lock when its turn "
+        "comes.",
         f"ALTER ROLE {facts.session.grantee} SET client_connection_check_interval = '10s';",
     )  # fmt: skip
 
 
 def time_limits(facts: Facts) -> Iterator[Finding]:
-    """Find a limit of the server that strikes before the lock's own timeout."""
+    """Find a server timeout that fires before the lock's own timeout."""
     statement, lock = (facts.number(f"{name}_timeout") / 1000 for name in ("statement", "lock"))
     shown = f"statement_timeout is {statement:g} s, lock_timeout is {lock:g} s."
     ours = conf.advisory_timeout
@@ -102,7 +107,7 @@ def time_limits(facts: Facts) -> Iterator[Finding]:
     elif not statement:
         yield Finding(
             "time-limits", "info", shown,
-            "A statement that never ends keeps its transaction's locks; 0 is no limit.",
+            "A statement that never ends keeps its transaction's locks; 0 means no limit.",
             f"ALTER ROLE {facts.session.grantee} SET statement_timeout = '30s';",
         )  # fmt: skip
     else:

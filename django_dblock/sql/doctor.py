@@ -4,11 +4,11 @@ PostgreSQL manual: 20.3.2 "TCP Settings", 20.11 "Client Connection Defaults", 20
 Management", 27.2 "The Cumulative Statistics System", 53.13 "pg_locks".
 """
 
-# What it says it is. First, because a look-alike may not know what the others ask.
+# The server's own description. First, because another engine may lack what later statements use.
 VERSION = "SELECT version()"
 
-# Who we are there, whether by a Unix socket, whose statistics we may see, and which of the
-# functions that lock we may not call.
+# The session: its role, whether it came by a Unix socket, whether it sees other roles' sessions,
+# and which lock functions the role may not call.
 SESSION = """
 SELECT
     pg_is_in_recovery(),
@@ -30,8 +30,8 @@ SELECT
     )
 """
 
-# The settings as this session has them, in their base units. Those that a version doesn't have
-# are missing.
+# The settings in this session, in their base units. Settings that a server version lacks are
+# missing from the result.
 SETTINGS = """
 SELECT name, setting
 FROM pg_settings
@@ -44,8 +44,9 @@ WHERE name IN (
 )
 """
 
-# How many places of the shared lock table are taken, and by whom most of them: a place for each
-# thing that is locked, not for each lock; none for the fast path's and for predicates.
+# How many places of the shared lock table are taken, and which backend holds the most locks. Each
+# locked object takes one place, however many sessions lock it. Fast-path and predicate locks take
+# no place.
 LOCK_TABLE = """
 WITH locks AS (
     SELECT *
@@ -72,8 +73,8 @@ LEFT JOIN most ON true
 LEFT JOIN pg_stat_activity AS activity ON activity.pid = most.pid
 """
 
-# Our tables as the server knows them: where they are, or where else one of that name is; their
-# columns; what we may not do with them; and their rows, dead rows, pages and last vacuum.
+# The package's tables: whether they exist, or in which other schema a table of that name is;
+# their columns; the privileges that the role lacks; rows, dead rows, pages and the last vacuum.
 TABLES = """
 SELECT
     wanted.name,
@@ -108,9 +109,9 @@ LEFT JOIN pg_stat_all_tables AS statistics ON statistics.relid = class.oid
 ORDER BY wanted.number
 """
 
-# Who keeps dead rows from being removed, the oldest first: transactions of this database,
-# standbys, prepared transactions and replication slots. The times and states of other roles'
-# transactions may be hidden, their ages in transactions never are.
+# What keeps dead rows from being removed, the oldest first: transactions of this database,
+# standbys, prepared transactions and replication slots. The server may hide the times and states
+# of other roles' transactions, but never their ages in transactions.
 PINS = """
 SELECT kind, name, xids, seconds, detail
 FROM (
@@ -148,20 +149,20 @@ ORDER BY xids DESC, seconds DESC NULLS LAST
 LIMIT 5
 """
 
-# The level of a transaction that the alias begins.
+# The isolation level of a transaction of this alias.
 ISOLATION = "SELECT current_setting('transaction_isolation')"
 
-# Which server connection this client has now.
+# The backend that serves this client now.
 BACKEND = "SELECT pg_backend_pid()"
 
 
 # The statements of the system checks.
 
 
-# What kind of server this is.
+# The engine, whether it is a standby, and its default isolation level.
 SERVER = "SELECT version(), pg_is_in_recovery(), current_setting('default_transaction_isolation')"
 
-# Which of these tables are not where unqualified names are looked for.
+# The tables that unqualified names do not lead to.
 MISSING_TABLES = """
 SELECT name
 FROM unnest(%(names)s::text[]) WITH ORDINALITY AS wanted (name, number)
