@@ -20,6 +20,8 @@ from tests.helpers import observe, servers
 
 pytest_plugins = [
     "tests.helpers.left_out",
+    "tests.helpers.lock_table",
+    "tests.helpers.operating",
     "tests.helpers.workers",
     "django_dblock.testing.pytest",
     "pytester",
@@ -151,6 +153,19 @@ def pooler(django_db_setup: None) -> Iterator[int]:
     """A PgBouncer in transaction mode before the test database: its port."""
     with servers.pgbouncer(conninfo(), connections["default"].settings_dict["NAME"]) as port:
         yield port
+
+
+@pytest.fixture
+def pooled(pooler, rival, observer):
+    """The default alias goes through the pooler; the other connections, opened before, do not."""
+    alias = connections["default"]
+    direct = {name: alias.settings_dict[name] for name in ("HOST", "PORT")}
+    through = {"HOST": "127.0.0.1", "PORT": pooler, "DISABLE_SERVER_SIDE_CURSORS": True}
+    alias.close()
+    alias.settings_dict.update(through)
+    yield through
+    alias.close()
+    alias.settings_dict.update(direct)
 
 
 @pytest.fixture(scope="session")

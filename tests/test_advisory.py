@@ -32,10 +32,11 @@ from django_dblock import (
     advisory_locks,
     try_advisory_lock,
 )
-from django_dblock.keys import encode, key_id, to_pg_locks
+from django_dblock.keys import to_pg_locks
 from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
+from tests.helpers.locks import held, hold, number
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
@@ -43,44 +44,6 @@ pytestmark = [
 ]
 
 KEY = ("inventory", "sku-1")
-
-
-def number(*key):
-    return key_id(encode(key))
-
-
-def hold(rival, *key, shared=False):
-    """Let somebody else's transaction lock the key."""
-    rival.execute("BEGIN")
-    form = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    rival.execute(f"SELECT {form}(%s)", [number(*key)])
-
-
-def deadlock(rival, observer, **options):
-    """Bring us and somebody else into one, which the server ends in our statement."""
-    hold(rival, "b")
-    with transaction.atomic(), advisory_lock("a"):
-        waiting = threading.Thread(
-            target=lambda: rival.execute(
-                f"SET LOCAL deadlock_timeout = '1h'; SELECT pg_advisory_xact_lock({number('a')})"
-            )
-        )
-        waiting.start()
-        observe.until_blocked(observer)
-        with pytest.raises(LockDeadlock), advisory_lock("b", **options):
-            pass
-    waiting.join()
-    rival.execute("ROLLBACK")
-
-
-def held(observer):
-    """The numbers locked in the test database."""
-    rows = observer.execute(
-        "SELECT classid::bigint, objid::bigint, mode FROM pg_locks WHERE locktype = 'advisory'"
-        " AND granted AND database ="
-        " (SELECT oid FROM pg_database WHERE datname = current_database())"
-    ).fetchall()
-    return {(classid, objid): mode for classid, objid, mode in rows}
 
 
 def sql(sent):

@@ -16,7 +16,7 @@ from django_dblock.inspect import advisory_locks as inspect_locks
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
 from tests.helpers import observe, recipes
-from tests.test_advisory import deadlock, held, hold, number
+from tests.helpers.locks import deadlock, held, hold, number
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),

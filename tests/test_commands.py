@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -13,22 +12,11 @@ from django.db import connection
 from django_dblock import advisory_lock
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
-from tests.test_advisory import number
-from tests.test_inspect import waiter_behind
-from tests.test_keys import ONE
+from tests.helpers.commands import Terminal, run
+from tests.helpers.locks import number, waiter_behind
+from tests.helpers.some_keys import ONE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Terminal(StringIO):
-    def isatty(self):
-        return True
-
-
-def run(*arguments):
-    out = StringIO()
-    call_command("dblock", *arguments, stdout=out)
-    return out.getvalue()
 
 
 class TestList:

@@ -1,37 +1,18 @@
 """What is locked, by whom, who waits: for commands, pages and people."""
 
 import threading
-from contextlib import ExitStack, contextmanager
 
 import pytest
 from django.db import connection, connections, transaction
 
 from django_dblock import UnsupportedDatabase, advisory_lock, advisory_locks
 from django_dblock.inspect import advisory_locks as inspect_locks
-from tests.helpers import observe
-from tests.helpers.processes import process
-from tests.test_advisory import number
+from tests.helpers.locks import number, waiter_behind
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
     pytest.mark.server,
 ]
-
-
-def wait(_channel):
-    with advisory_lock("inventory", "sku-1", timeout=30) as lock:
-        return lock.waited
-
-
-@contextmanager
-def waiter_behind(observer):
-    """Hold the lock while another process really waits for it."""
-    with ExitStack() as stack:
-        with advisory_lock("inventory", "sku-1"):
-            waiter = stack.enter_context(process(wait))
-            observe.until_blocked(observer)
-            yield
-        assert waiter.receive() > 0
 
 
 def test_nothing_is_locked():

@@ -19,7 +19,7 @@ from django_dblock.core.application_name import (
 )
 from django_dblock.keys import encode, key_id
 from tests.app.models import Counter, Seat
-from tests.test_keys import keys
+from tests.helpers.some_keys import keys
 
 application_names = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=63)
 

@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_dblock import advisory_lock, fenced_lock, namespace
 from django_dblock.conf import conf
-from tests.test_advisory import number
+from tests.helpers.locks import number
 
 TENANT = "acme"
 NOTHING = None

@@ -17,6 +17,7 @@ from django_dblock import (
 )
 from django_dblock.sql import advisory as sql
 from tests.helpers import observe
+from tests.helpers.operating import LOCK, STARTED, is_alive, is_gone, pid_of
 from tests.helpers.processes import process
 
 pytestmark = [
@@ -24,47 +25,11 @@ pytestmark = [
     pytest.mark.server,
 ]
 
-LOCK = "SELECT pg_advisory_lock(1)"
-STARTED = "SELECT backend_start FROM pg_stat_activity WHERE pid = %s"
-
 
 def hold(channel):
     with advisory_lock("inventory", "sku-1"):
         channel.send("held")
         channel.receive()
-
-
-def pid_of(rival):
-    return rival.info.backend_pid
-
-
-def is_gone(observer, pid):
-    return observer.execute(STARTED, [pid]).fetchone() is None
-
-
-def is_alive(rival):
-    return rival.execute("SELECT 1").fetchone() == (1,)
-
-
-@pytest.fixture
-def holding(rival):
-    """Somebody who holds a lock on the level of the session."""
-    rival.execute(LOCK)
-    yield rival
-    if not rival.closed:
-        rival.close()
-
-
-@pytest.fixture
-def plain_role(observer, monkeypatch):
-    """Connect as a role that may lock, and nothing more."""
-    observer.execute("DROP ROLE IF EXISTS dblock_plain; CREATE ROLE dblock_plain LOGIN")
-    connection.close()
-    monkeypatch.setitem(connection.settings_dict, "USER", "dblock_plain")
-    yield "dblock_plain"
-    connection.close()
-    monkeypatch.undo()
-    observer.execute("DROP ROLE dblock_plain")
 
 
 class TestEnds:

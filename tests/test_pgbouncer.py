@@ -5,10 +5,10 @@ from django.db import connection, transaction
 
 from django_dblock import LockTimeout, advisory_lock, advisory_locks
 from tests.app.models import Counter
-from tests.concurrency.test_counter import PROCESSES, outer_transaction, own_transaction
 from tests.helpers import observe
+from tests.helpers.counting import outer_transaction, own_transaction
+from tests.helpers.locks import hold
 from tests.helpers.processes import race
-from tests.test_advisory import hold
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -17,17 +17,7 @@ pytestmark = [
     pytest.mark.server,
 ]
 
-
-@pytest.fixture
-def pooled(pooler, rival, observer):
-    """The default alias goes through the pooler; the other connections, opened before, do not."""
-    direct = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
-    through = {"HOST": "127.0.0.1", "PORT": pooler, "DISABLE_SERVER_SIDE_CURSORS": True}
-    connection.close()
-    connection.settings_dict.update(through)
-    yield through
-    connection.close()
-    connection.settings_dict.update(direct)
+PROCESSES = 8
 
 
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])

@@ -7,7 +7,7 @@ from django.db import IntegrityError, ProgrammingError, connection, transaction
 
 from django_dblock import advisory_lock, advisory_locks
 from django_dblock.signals import lock_acquired, lock_deadlock, lock_released
-from tests.test_advisory import deadlock
+from tests.helpers.locks import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,7 +9,7 @@ from django.test import override_settings
 from django_dblock import LockTimeout, advisory_lock, fenced_lock, signals
 from django_dblock.checks.settings import check_settings
 from tests.contrib import events
-from tests.test_advisory import deadlock
+from tests.helpers.locks import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

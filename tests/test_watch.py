@@ -26,7 +26,7 @@ from django_dblock.cli.watch import Picture
 from tests.doctor.helpers import leading
 from tests.fencing.running import ROOT, dblock, environment
 from tests.helpers import observe, servers
-from tests.test_inspect import waiter_behind
+from tests.helpers.locks import waiter_behind
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),

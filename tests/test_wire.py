@@ -18,7 +18,7 @@ from psycopg.pq import Trace
 from django_dblock import LockTimeout, UnsafeIsolation, advisory_lock, advisory_locks
 from django_dblock.core.simple_query import send
 from tests.app.models import Counter
-from tests.test_advisory import held, hold
+from tests.helpers.locks import held, hold
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 

@@ -4,11 +4,11 @@ The same without it, and with the well-known recipes, does lose: so the test can
 """
 
 import pytest
-from django.db import transaction
 
 from django_dblock import advisory_lock, advisory_locks, testing
 from tests.app.models import Counter
 from tests.helpers import recipes
+from tests.helpers.counting import outer_transaction, own_transaction
 from tests.helpers.processes import race
 
 pytestmark = [
@@ -19,27 +19,6 @@ pytestmark = [
 ]
 
 PROCESSES, ROUNDS = 8, 100
-
-
-def add_one():
-    counter = Counter.objects.get(name="hits")
-    counter.value += 1
-    counter.save()
-
-
-def own_transaction(_number, lock, rounds):
-    for _ in range(rounds):
-        with lock("counter", "hits"):
-            add_one()
-
-
-def outer_transaction(_number, lock, rounds):
-    """As under ATOMIC_REQUESTS: the block ends before the transaction does."""
-    for _ in range(rounds):
-        with transaction.atomic():
-            with lock("counter", "hits"):
-                add_one()
-            Counter.objects.count()  # the rest of the view
 
 
 def in_threads(count, work, *arguments):

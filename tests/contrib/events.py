@@ -23,7 +23,7 @@ from django_dblock import (
 from django_dblock.testing import hold_lock
 from tests.app.fenced import Account, Stock
 from tests.helpers import observe
-from tests.test_advisory import deadlock
+from tests.helpers.locks import deadlock
 
 
 def advisory(sku="sku-1"):

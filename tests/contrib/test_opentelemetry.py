@@ -14,7 +14,7 @@ from django_dblock.contrib import opentelemetry, opentelemetry_spans
 from django_dblock.contrib.receivers import HOLD_BUCKETS, WAIT_BUCKETS
 from tests.contrib import events
 from tests.helpers import observe
-from tests.test_advisory import deadlock
+from tests.helpers.locks import deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

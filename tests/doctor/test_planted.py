@@ -18,7 +18,6 @@ from tests.conftest import conninfo
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.fencing.running import dblock, environment
 from tests.helpers import observe, servers
-from tests.test_lock_table_full import full, small  # noqa: F401 - fixtures
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
@@ -121,7 +120,7 @@ class TestLockTable:
     """``primary`` has room for 10 * (20 + 2) locks by its settings, and for some more in fact."""
 
     @pytest.mark.parametrize(("locks", "level"), [(150, "warning"), (210, "error")])
-    def test_nearly_full(self, locks, level, small, primary):  # noqa: F811
+    def test_nearly_full(self, locks, level, small_lock_table, primary):
         with psycopg.connect(primary.url, application_name="bulk") as filling:
             filling.execute(
                 "SELECT pg_advisory_xact_lock(n) FROM generate_series(1, %s::int) AS n", [locks]
@@ -135,7 +134,7 @@ class TestLockTable:
         assert "'bulk'" in finding.found
         assert "max_locks_per_transaction" in finding.do
 
-    def test_a_prepared_transaction_fills_it(self, small, primary):  # noqa: F811
+    def test_a_prepared_transaction_fills_it(self, small_lock_table, primary):
         with psycopg.connect(primary.url, autocommit=True) as filling:
             filling.execute(
                 "BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 150) AS n;"
@@ -157,7 +156,7 @@ class TestLockTable:
             each.execute("ROLLBACK")
         assert after - before == 1
 
-    def test_full(self, full, small):  # noqa: F811
+    def test_full(self, full_lock_table, small_lock_table):
         """There is no room for the doctor's own questions."""
         findings = found("other")
         assert findings["lock-table"].level == "error"

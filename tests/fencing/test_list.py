@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django_dblock import FencedLock, advisory_lock, fenced_lock
 from django_dblock.sql import inspect as sql
 from tests.fencing.helpers import NAME
-from tests.test_commands import Terminal, run
+from tests.helpers.commands import Terminal, run
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 

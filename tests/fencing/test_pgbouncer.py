@@ -16,7 +16,6 @@ from tests.app.models import Account
 from tests.fencing.helpers import NAME, expire, row, until_renewed
 from tests.fencing.test_protocol import count_up
 from tests.helpers.processes import race
-from tests.test_pgbouncer import pooled  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -59,7 +58,7 @@ def test_nothing_of_a_session_is_left_for_the_next_client():
         assert cursor.fetchone() == ("off",), "as the test's server has it"
 
 
-def test_many_processes_on_one_key(pooled):  # noqa: F811
+def test_many_processes_on_one_key(pooled):
     race(4, count_up, 15, options=pooled)
     assert row("count").metadata == {"value": 60}
 

@@ -1,6 +1,5 @@
 """``manage.py dblock purge``: rows nobody has wanted for long go, in small commits."""
 
-import io
 import json
 import sys
 
@@ -9,7 +8,7 @@ from django.core.management import CommandError, call_command
 
 from django_dblock import FencedLock, fenced_lock
 from tests.fencing.helpers import NAME
-from tests.test_commands import run
+from tests.helpers.commands import Terminal, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,11 +84,6 @@ def test_what_is_too_small_is_refused_before_any_sql(arguments, dry, statements)
     with statements() as sent, pytest.raises(CommandError, match=r"at least|at the earliest"):
         run("purge", "--kind", "fenced", *arguments, *dry)
     assert len(sent) == 0
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_a_person_sees_how_far_it_is(idle, monkeypatch):

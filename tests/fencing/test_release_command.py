@@ -10,24 +10,9 @@ from django.core.management import CommandError
 from django_dblock import FencedLock, LockLost, fenced_lock
 from django_dblock.cli import console
 from tests.fencing.helpers import NAME, row
-from tests.test_commands import run
+from tests.helpers.commands import run
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def says(monkeypatch):
-    """What the operator types."""
-
-    def type_(text):
-        monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
-
-    return type_
 
 
 def test_the_holder_is_shown_and_fenced_off(caplog):

@@ -1,6 +1,5 @@
 """``manage.py dblock``: the requests beside the locks in list, release and purge."""
 
-import io
 import json
 import logging
 import sys
@@ -16,15 +15,10 @@ from django_dblock.sql import (
     fencing,
     idempotency_operations,
 )
+from tests.helpers.commands import Terminal, run
 from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished, values
-from tests.test_commands import run
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def shown(*arguments):
@@ -103,12 +97,6 @@ class TestList:
             CommandError, match=r"'idempotency' can't be shown: .*run 'manage.py migrate'"
         ):
             run("list", "--kind", "idempotency")
-
-
-@pytest.fixture
-def says(monkeypatch):
-    """What the operator types."""
-    return lambda text: monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
 
 
 @contextmanager
