@@ -168,6 +168,36 @@ class Settlement(models.Model):
         return f"Settlement of {self.date}"
 
 
+class Delivery(models.Model):
+    """What the warehouse has put on the shelves; a table here, and elsewhere perhaps its feed."""
+
+    number = models.PositiveIntegerField(
+        unique=True, help_text="the warehouse's own, from 1 and without gaps"
+    )
+    product = models.ForeignKey(Product, models.CASCADE, related_name="+")
+    quantity = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ("number",)
+        verbose_name_plural = "deliveries"
+
+    def __str__(self) -> str:
+        return f"Delivery {self.number}: {self.quantity} of {self.product}"
+
+
+class StockSync(models.Model):
+    """Up to which of the warehouse's deliveries the stock is counted."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    position = models.PositiveIntegerField(default=0)
+    token = models.BigIntegerField(
+        default=0, help_text="the fencing token of the leader that counted last"
+    )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.position}"
+
+
 class Mail(models.Model):
     """One mail that waits to be sent; written in the transaction of its order."""
 

@@ -10,11 +10,13 @@ SHOP_ACQUIRER_CALLS         how many calls to it there may be at a time
 ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
-SHOP_FENCING                on; off lets a settlement book whose lease has expired
+SHOP_FENCING                on; off lets a settlement book, and a stock sync count, whose lease has
+                            expired
 SHOP_IDEMPOTENCY            on; off charges for a payment as often as it is asked for
 SHOP_PARTITIONS             on; off lets a worker record a mail whose claim has expired
 SHOP_OUTBOX_TTL             seconds after which a dead worker's mails are sent by another
 SHOP_SETTLEMENT_TTL         seconds after which a settlement that froze is taken over
+SHOP_STOCK_TTL              seconds after which a stock sync that died or froze is replaced
 DBLOCK_ADVISORY_TIMEOUT     seconds a purchase waits for its product
 DBLOCK_IDEMPOTENCY_LEASE    seconds after which a payment whose worker died is taken over
 ==========================  =====================================================================
@@ -123,6 +125,7 @@ SHOP_IDEMPOTENCY = env.bool("SHOP_IDEMPOTENCY", True)
 SHOP_PARTITIONS = env.bool("SHOP_PARTITIONS", True)
 SHOP_OUTBOX_TTL = env.float("SHOP_OUTBOX_TTL", 30)
 SHOP_SETTLEMENT_TTL = env.float("SHOP_SETTLEMENT_TTL", 60)
+SHOP_STOCK_TTL = env.float("SHOP_STOCK_TTL", 15)
 SHOP_CURRENCY = "EUR"
 ACQUIRER_URL = env.str("ACQUIRER_URL", "http://127.0.0.1:8010")
 ACQUIRER_TIMEOUT = env.float("ACQUIRER_TIMEOUT", 5)

@@ -10,7 +10,7 @@
 ``editors.py``            one of them: each visit reads a product, changes it and saves it
 ``payers.py``             one of them: each visit pays one order, several times at once
 ``kills.py``              SIGKILL for the site's workers, in the middle of it
-``workers.py``            processes that settle a day, one of which is frozen and thawed
+``workers.py``            processes of ``manage.py``, one of which is frozen and thawed
 ``interruption.py``       Ctrl-C and its kin
 ``site.py``               the real site, under gunicorn; ``children.py`` ends whatever was started
 ``database.py``           a database of the demo's own

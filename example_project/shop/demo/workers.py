@@ -93,6 +93,16 @@ def draining(
 
 
 @contextmanager
+def syncing(
+    names: Sequence[str], database_url: str, env: Mapping[str, str]
+) -> Iterator[list[Worker]]:
+    """Let workers of these names keep the stock in step with the warehouse, one at a time."""
+    commands = {name: ("sync_stock", f"--name={name}") for name in names}
+    with _started(commands, database_url, env) as workers:
+        yield workers
+
+
+@contextmanager
 def _started(
     commands: Mapping[str, Sequence[str]], database_url: str, env: Mapping[str, str]
 ) -> Iterator[list[Worker]]:
