@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, connections
 
-from django_dblock import FencedLock
+from django_dblock import FencedLock, fenced_lock
+from django_dblock.core.application_name import named
+from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.store import Place, Wish
 from tests.helpers import observe
 
 NAME = "nightly-sync"
@@ -108,3 +111,37 @@ def in_a_thread(work):
     thread.start()
     thread.join()
     return found[0]
+
+
+def attempt(timeout=60, *, in_turn=False):
+    return Attempt(Place(named((NAME,)), NAME, "default"), Wish(30, 0, "{}", in_turn), timeout)
+
+
+def count_up(_number, times):
+    for _ in range(times):
+        with fenced_lock("counted", ttl=30, timeout=60):
+            FencedLock.objects.get_or_create(
+                name="count",
+                defaults={
+                    "token": 1, "owner": "", "acquired_at": "2000-01-01T00:00Z",
+                    "renewed_at": "2000-01-01T00:00Z", "expires_at": "2000-01-01T00:00Z",
+                    "lock_delay": "0", "grants": 0, "metadata": {"value": 0},
+                },
+            )  # fmt: skip
+            found = row("count")
+            found.metadata = {"value": found.metadata["value"] + 1}
+            found.save()
+
+
+def started(work):
+    """Begin it in a thread, which closes its connections at the end; return the thread."""
+
+    def run_and_close():
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run_and_close)
+    thread.start()
+    return thread

@@ -12,8 +12,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from django_dblock import FencedLock, NotReplicated, StandbyDatabase, fenced_lock
-from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row
-from tests.fencing.test_protocol import in_a_thread
+from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
 from tests.helpers.servers import crash, need, switched_to
 
@@ -158,7 +157,7 @@ def test_fact_set_config_in_a_statement_counts_for_the_commit_of_that_statement(
         one.execute("SET synchronous_commit = off")
         one.execute("CREATE TABLE fact AS SELECT 1 AS n")
         assert notices == []
-        waiting = in_a_thread(
+        waiting = started(
             lambda: one.execute(
                 "UPDATE fact SET n = 2 RETURNING set_config('synchronous_commit', 'on', true)"
             )

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.fencing.test_protocol import in_a_thread
+from tests.fencing.helpers import started
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -60,7 +60,7 @@ def test_a_locking_select_looks_again_at_a_row_that_changed_while_it_waited(one,
     """So a free lease that somebody else takes in between is not free any more."""
     rival.execute("BEGIN; UPDATE fact SET n = 2")
     found = []
-    waiting = in_a_thread(
+    waiting = started(
         lambda: found.extend(one.execute("SELECT n FROM fact WHERE n = 1 FOR UPDATE").fetchall())
     )
     until_waiting(observer)
@@ -77,7 +77,7 @@ def test_set_is_worked_out_on_the_row_as_it_is_when_it_is_locked(one, rival, obs
         "WITH free AS MATERIALIZED (SELECT id FROM fact FOR UPDATE)"
         " UPDATE fact SET n = fact.n + 1 FROM free WHERE fact.id = free.id RETURNING n"
     )
-    waiting = in_a_thread(lambda: found.extend(one.execute(statement).fetchall()))
+    waiting = started(lambda: found.extend(one.execute(statement).fetchall()))
     until_waiting(observer)
     rival.execute("COMMIT")
     waiting.join()

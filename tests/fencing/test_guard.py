@@ -5,8 +5,7 @@ from django.db import IntegrityError, connection, transaction
 
 from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
 from tests.app.models import Account
-from tests.fencing.helpers import NAME, expire, until_renewed
-from tests.fencing.test_protocol import in_a_thread
+from tests.fencing.helpers import NAME, expire, started, until_renewed
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -79,7 +78,7 @@ def in_another_thread(function):
         except BaseException as error:  # noqa: BLE001 - raised below
             caught.append(error)
 
-    in_a_thread(run).join()
+    started(run).join()
     for error in caught:
         raise error
 
@@ -88,7 +87,7 @@ def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, r
     rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
     lock.renew()
     rival.execute("SELECT FROM django_dblock_fencedlock FOR SHARE")
-    renewing = in_a_thread(lock.renew)
+    renewing = started(lock.renew)
     first = lock.expires_at
     observe.until(renewing.is_alive, "it tries")
     assert lock.expires_at == first
@@ -172,7 +171,7 @@ def test_an_idle_timeout_that_the_server_can_not_express_is_its_longest(lock):
 def test_force_release_waits_for_it(lock, observer):
     done = []
     with lock.guard():
-        forcing = in_a_thread(lambda: done.append(force_release(NAME)))
+        forcing = started(lambda: done.append(force_release(NAME)))
         observe.until(
             lambda: observer.execute(
                 "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"

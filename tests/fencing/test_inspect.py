@@ -4,8 +4,7 @@ import pytest
 
 from django_dblock import fenced_lock
 from django_dblock.inspect import fenced_leases
-from tests.fencing.helpers import NAME
-from tests.fencing.test_waiting import attempt
+from tests.fencing.helpers import NAME, attempt
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

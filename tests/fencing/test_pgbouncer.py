@@ -13,8 +13,7 @@ from django_dblock import (
     purge_fenced_locks,
 )
 from tests.app.models import Account
-from tests.fencing.helpers import NAME, expire, row, until_renewed
-from tests.fencing.test_protocol import count_up
+from tests.fencing.helpers import NAME, count_up, expire, row, until_renewed
 from tests.helpers.processes import race
 
 pytestmark = [

@@ -1,11 +1,10 @@
 """The protocol, point by point: what is sent, what is written, who has the lock."""
 
-import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from django.db import OperationalError, ProgrammingError, connection, connections, transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 
 from django_dblock import (
     FencedLock,
@@ -18,7 +17,16 @@ from django_dblock import (
     fenced_lock,
 )
 from django_dblock.fencing import store as table
-from tests.fencing.helpers import NAME, expire, is_expired, row, updates, wal_written
+from tests.fencing.helpers import (
+    NAME,
+    count_up,
+    expire,
+    is_expired,
+    row,
+    started,
+    updates,
+    wal_written,
+)
 from tests.helpers import observe
 from tests.helpers.processes import race
 
@@ -171,22 +179,6 @@ def try_once(_number, name):
     return "held"
 
 
-def count_up(_number, times):
-    for _ in range(times):
-        with fenced_lock("counted", ttl=30, timeout=60):
-            FencedLock.objects.get_or_create(
-                name="count",
-                defaults={
-                    "token": 1, "owner": "", "acquired_at": "2000-01-01T00:00Z",
-                    "renewed_at": "2000-01-01T00:00Z", "expires_at": "2000-01-01T00:00Z",
-                    "lock_delay": "0", "grants": 0, "metadata": {"value": 0},
-                },
-            )  # fmt: skip
-            found = row("count")
-            found.metadata = {"value": found.metadata["value"] + 1}
-            found.save()
-
-
 class TestTokens:
     def test_each_is_greater_and_not_behind_the_clock(self, observer):
         tokens = []
@@ -263,7 +255,7 @@ class TestRenew:
         with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
             first = lock.expires_at
-            renewing = in_a_thread(lock.renew)
+            renewing = started(lock.renew)
             observe.until(lambda: lock.expires_at == first, "not yet")
             rival.execute("COMMIT")
             renewing.join()
@@ -276,18 +268,6 @@ class TestRenew:
                 lock.renew(ttl=ttl)
         with pytest.raises(ValueError, match="ttl="):
             fenced_lock(NAME, ttl=ttl)
-
-
-def in_a_thread(function):
-    def run():
-        try:
-            function()
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
 
 
 class TestRelease:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,33 +11,11 @@ from django_dblock import FencedLock, fenced_lock
 from django_dblock.cli.supervised_process import Job
 from django_dblock.fencing import store as table
 from django_dblock.fencing.deadline import now
+from tests.fencing.commands import printed, python, refusal, run
 from tests.fencing.helpers import NAME, is_expired, row
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-def run(*arguments, command=("true",)):
-    """Return the exit status, as a shell would see it."""
-    try:
-        call_command("dblock", "run", "--lock", NAME, *arguments, "--", *command)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
-def refusal(*arguments, command=("true",)):
-    with pytest.raises(CommandError) as caught:
-        run(*arguments, command=command)
-    return caught.value
-
-
-def python(source):
-    return (sys.executable, "-c", source)
-
-
-def printed(capfd):
-    return capfd.readouterr().out
 
 
 class TestExitStatus:

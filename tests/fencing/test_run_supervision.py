@@ -24,7 +24,7 @@ from django_dblock.cli import (
 from django_dblock.cli.supervised_process import Job
 from django_dblock.fencing import deadline as trust
 from django_dblock.fencing import heartbeat as beat
-from tests.fencing.test_run import printed, python, refusal, run
+from tests.fencing.commands import printed, python, refusal, run
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)

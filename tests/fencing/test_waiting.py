@@ -6,20 +6,14 @@ import pytest
 from django.db import connections
 
 from django_dblock import LockTimeout, fenced_lock
-from django_dblock.core.application_name import named
 from django_dblock.fencing import acquire as waiting
-from django_dblock.fencing.acquire import Attempt
-from django_dblock.fencing.store import Place, Refusal, Wish
+from django_dblock.fencing.store import Refusal
 from django_dblock.models import FencedTicket
-from tests.fencing.helpers import NAME, expire
+from tests.fencing.helpers import NAME, attempt, expire
 from tests.helpers import observe
 from tests.helpers.processes import process
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
-
-
-def attempt(timeout=60, *, in_turn=False):
-    return Attempt(Place(named((NAME,)), NAME, "default"), Wish(30, 0, "{}", in_turn), timeout)
 
 
 def tickets(observer):

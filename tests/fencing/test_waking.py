@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection
 
 from django_dblock import LockTimeout, fenced_lock, force_release
 from django_dblock.core import notify
@@ -14,7 +14,7 @@ from django_dblock.fencing import acquire, heartbeat, store
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
 from django_dblock.sql import fencing as sql
-from tests.fencing.helpers import NAME, run
+from tests.fencing.helpers import NAME, run, started
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -47,18 +47,6 @@ def queue_up(one):
 
     observe.until(can_be_woken, "it can be woken")
     assert one.once() is None
-
-
-def in_a_thread(work):
-    def work_and_close():
-        try:
-            work()
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=work_and_close)
-    thread.start()
-    return thread
 
 
 def notified(rival):
@@ -144,7 +132,7 @@ class TestWaiter:
         queue_up(one)
         assert one.delay > acquire._SIGN / 2
         one.delay = 60.0
-        releasing = in_a_thread(lock.release)
+        releasing = started(lock.release)
         one.pause()
         releasing.join()
         assert one.once() is not None
@@ -219,7 +207,7 @@ class TestWaiter:
                 )
             lock.release()
 
-        releasing = in_a_thread(release)
+        releasing = started(release)
         assert run(wait()) > 0
         releasing.join()
 
@@ -296,7 +284,7 @@ class TestIsolation:
             )
             rival.execute("COMMIT")
 
-        committing = in_a_thread(commit)
+        committing = started(commit)
         result = act()
         committing.join()
         return result

@@ -14,7 +14,7 @@ from django_dblock import FencedLock, LockLost, fenced_lock
 from tests.helpers import observe
 from tests.monitor import scene
 from tests.monitor.conftest import PAGE
-from tests.monitor.test_page import html, words
+from tests.monitor.pages import html, words
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
