@@ -144,6 +144,8 @@ RETURNING lease.name, lease.slot, set_config('synchronous_commit',
 # Several statements in one message, each with a snapshot of its own. The order matters: a statement
 # that waits for the gate and then counts readers would count in the snapshot from before its wait.
 # FOR NO KEY UPDATE makes grants follow each other, and does not wait for open guards (KEY SHARE).
+# A purge may delete the gate between MAKE_GATE and LOCK_GATE, and another session make the gate
+# again. So LOCK_GATE says which row it has locked, and nothing is granted by any other row.
 # READ COMMITTED, whatever the role's default is: above it, all statements share the first snapshot.
 READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 MAKE_GATE = """
@@ -158,7 +160,9 @@ WHERE NOT EXISTS (SELECT FROM django_dblock_fencedlock WHERE name = %(name)s::te
 ON CONFLICT (name, slot) DO NOTHING
 """
 LOCK_GATE = """
-SELECT set_config('idle_in_transaction_session_timeout', '10000', true)
+SELECT
+    set_config('idle_in_transaction_session_timeout', '10000', true),
+    set_config('django_dblock.gate', id::text, true)
 FROM django_dblock_fencedlock
 WHERE name = %(name)s::text AND slot = 0
 FOR NO KEY UPDATE
@@ -167,11 +171,15 @@ FOR NO KEY UPDATE
 # A reader needs the gate free: no writer, no open guard of an ended writer (SKIP LOCKED passes such
 # a gate by), and no writer's ticket (slot 0) before the reader's own. The token is greater than the
 # last writer's.
+# The last writer may be frozen, or inside a statement that judged its lease before the lease ended,
+# and is about to lock the gate. The server judges a row again only if the row was written since. So
+# the first reader after a writer advances the gate's token, and the gate belongs to nobody.
 ACQUIRE_READ = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
     FROM django_dblock_fencedlock
     WHERE name = %(name)s::text AND slot = 0
+        AND id::text = current_setting('django_dblock.gate', true)
         AND expires_at + lock_delay <= clock_timestamp()
         AND NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket
@@ -180,7 +188,12 @@ WITH gate AS MATERIALIZED (
                 AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
         )
     FOR UPDATE SKIP LOCKED
-), {reader}, left_queue AS (
+), {reader}, passed AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET token = lease.token + 1, owner = ''
+    FROM gate
+    WHERE lease.id = gate.id AND lease.owner <> ''
+), left_queue AS (
     DELETE FROM django_dblock_fencedticket
     WHERE id = %(ticket)s AND EXISTS (SELECT FROM had)
 )
@@ -216,7 +229,7 @@ free AS MATERIALIZED (
 ), taken AS (
     UPDATE django_dblock_fencedlock AS lease
     SET token = GREATEST(
-            lease.token + 1, (SELECT token + 1 FROM gate),
+            lease.token + 1, (SELECT token + 2 FROM gate),
             floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
         ),
         owner = %(owner)s::text,
@@ -236,7 +249,7 @@ free AS MATERIALIZED (
     SELECT
         %(name)s::text,
         (SELECT max(slot) + 1 FROM django_dblock_fencedlock WHERE name = %(name)s::text),
-        GREATEST(gate.token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+        GREATEST(gate.token + 2, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
         %(owner)s::text, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + %(ttl)s * interval '1 second',
         %(lock_delay)s * interval '1 second', 1, %(metadata)s::jsonb
@@ -254,11 +267,14 @@ ACQUIRE_READ = ACQUIRE_READ.replace("{reader}", _READER.strip())
 # A writer needs the gate free and every reader's row lockable: none held, and none guarded. Its
 # token is greater than every token that a row of this lock carries. Tickets: the writer's turn
 # comes when nobody alive, reader or writer, stands before it.
+# Readers whose leases have ended may be about to lock their rows, as above, so a writer advances
+# the tokens of all readers since the last writer.
 ACQUIRE_WRITE = """
 WITH gate AS MATERIALIZED (
     SELECT id
     FROM django_dblock_fencedlock
     WHERE name = %(name)s::text AND slot = 0
+        AND id::text = current_setting('django_dblock.gate', true)
         AND expires_at + lock_delay <= clock_timestamp()
         AND NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket
@@ -279,10 +295,15 @@ WITH gate AS MATERIALIZED (
     WHERE (SELECT count(*) FROM readers) = (
         SELECT count(*) FROM django_dblock_fencedlock WHERE name = %(name)s::text AND slot > 0
     )
+), passed AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET token = lease.token + 1, owner = ''
+    FROM readers
+    WHERE lease.id = readers.id AND lease.owner <> '' AND EXISTS (SELECT FROM granted)
 ), taken AS (
     UPDATE django_dblock_fencedlock AS lease
     SET token = GREATEST(
-            lease.token + 1, granted.newest + 1,
+            lease.token + 1, granted.newest + 2,
             floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
         ),
         owner = %(owner)s::text,
@@ -331,7 +352,10 @@ WITH gate AS MATERIALIZED (
     FOR NO KEY UPDATE
 ), {reader}, closed AS (
     UPDATE django_dblock_fencedlock AS lease
-    SET expires_at = clock_timestamp(), lock_delay = interval '0'
+    SET token = lease.token + 1,
+        owner = '',
+        expires_at = clock_timestamp(),
+        lock_delay = interval '0'
     FROM gate
     WHERE lease.id = gate.id
 )

@@ -142,9 +142,9 @@ class TestTokens:
             pass
         observer.execute("UPDATE django_dblock_fencedlock SET token = 9e15 WHERE slot = 1")
         with lock().write(ttl=30) as lease:
-            assert lease.token == 9e15 + 1
-        with lock().read(ttl=30) as lease:
             assert lease.token == 9e15 + 2
+        with lock().read(ttl=30) as lease:
+            assert lease.token == 9e15 + 4
 
     def test_rows_are_fenced_by_the_writer_only(self):
         account = Account.objects.create(name="a")
@@ -392,10 +392,13 @@ def enter_often(number, one_statement):
 
 def count_in_the_statement_that_waits():
     """The trap: the snapshot in which readers are counted is from before the wait for the gate."""
-    waits = "FOR UPDATE SKIP LOCKED"
     rwlock.sql.LOCK_GATE = rwlock.sql.MAKE_GATE
-    rwlock.sql.ACQUIRE_READ = rwlock.sql.ACQUIRE_READ.replace(waits, "FOR UPDATE", 1)
-    rwlock.sql.ACQUIRE_WRITE = rwlock.sql.ACQUIRE_WRITE.replace(waits, "FOR UPDATE", 1)
+    locked = "AND id::text = current_setting('django_dblock.gate', true)"
+    for name in ("ACQUIRE_READ", "ACQUIRE_WRITE"):
+        statement = getattr(rwlock.sql, name)
+        assert locked in statement
+        statement = statement.replace(locked, "").replace("UPDATE SKIP LOCKED", "UPDATE", 1)
+        setattr(rwlock.sql, name, statement)
 
 
 @pytest.mark.processes
