@@ -1,5 +1,7 @@
 """Ask a view as a client would, in a transaction of its own or in an open one."""
 
+import json
+
 from django.db import transaction
 from django.test import RequestFactory
 
@@ -34,3 +36,22 @@ def effects():
 def rows():
     """How many keys are known."""
     return IdempotencyKey.objects.count()
+
+
+def problem(response):
+    """Its status and code; a problem is JSON, and no cache keeps it."""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "Idempotent-Replayed" not in response.headers
+    told = json.loads(response.content)
+    assert set(told) == {"type", "title", "status", "detail", "code"}
+    assert told["status"] == response.status_code
+    return response.status_code, told["code"]
+
+
+def is_replay(response, of):
+    return (
+        response.headers.get("Idempotent-Replayed") == "true"
+        and (response.status_code, response.content) == (of.status_code, of.content)
+        and "Idempotent-Replayed" not in of.headers
+    )

@@ -9,39 +9,16 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.http import HttpResponse, JsonResponse
-from django.test import AsyncRequestFactory
 
 from django_dblock import IdempotencyKey, arun_once, idempotent, signals
 from django_dblock.exceptions import IdempotencyInProgress, IdempotencyLeaseLost
 from django_dblock.idempotency.lease_mode import Run
-from tests.app.idempotent_views import add_one, client
+from tests.app.idempotent_views import add_one
 from tests.helpers.cancelling import cancel
+from tests.idempotency.aleasing import leased, post, request
 from tests.idempotency.leasing import effects, expire, row
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def leased(work, **options):
-    async def view(request):
-        return await work(request)
-
-    return idempotent(**{"scope": client, "mode": "lease", **options})(view)
-
-
-def request(key='"key"', method="POST", user=None):
-    headers = {} if key is None else {"Idempotency-Key": key}
-    made = AsyncRequestFactory().generic(method, "/x/", b"{}", "application/json", headers=headers)
-    if user is not None:
-
-        async def auser():
-            return user
-
-        made.auser = auser
-    return made
-
-
-def post(view, **more):
-    return async_to_sync(view)(request(**more))
 
 
 async def effect(request=None):

@@ -19,6 +19,7 @@ from django_dblock import (
     resolve_idempotency_key,
     run_once,
 )
+from tests.helpers.ciphers import Turned
 from tests.idempotency.leasing import (
     die,
     effect,
@@ -29,7 +30,6 @@ from tests.idempotency.leasing import (
     row,
     unable_to_give_up,
 )
-from tests.idempotency.test_stored_response import Turned
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

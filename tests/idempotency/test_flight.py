@@ -3,14 +3,12 @@
 Each effect is a row of its own, so nothing but the key keeps two requests apart.
 """
 
-import json
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 from django.db import OperationalError, connection, transaction
-from django.http import JsonResponse
 
 from django_dblock import IdempotencyKey, idempotent
 from tests.app.idempotent_views import client
@@ -18,7 +16,8 @@ from tests.app.models import Document
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 from tests.idempotency import calling, leasing
-from tests.idempotency.test_table import problem
+from tests.idempotency.calling import problem
+from tests.idempotency.flight import DURING, charge, documents, pay, told
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -35,25 +34,6 @@ own, in one that is open, or in lease mode."""
 LONG = 60
 """Seconds to wait, where what ends the wait is what the test does."""
 
-DURING = []
-"""Called inside the view, after its effect; returns the status to answer with."""
-
-
-def pay(request, how):
-    document = Document.objects.create()
-    statuses = [each() for each in DURING]
-    return JsonResponse({"document": str(document.pk)}, status=[201, *statuses][-1])
-
-
-def charge(request, how):
-    """The same in lease mode, where the view undoes by itself what it does not complete."""
-    with request.idempotency.guard():
-        response = pay(request, how)
-        if response.status_code < 500:
-            return request.idempotency.complete(response)
-        transaction.set_rollback(True)
-        return response
-
 
 def view(kind, wait=0):
     if kind == "lease":
@@ -64,16 +44,6 @@ def view(kind, wait=0):
 def ask(kind, *, wait=0, **more):
     call = calling.ask_joined if kind == "joined" else calling.ask
     return call(view(kind, wait), **more)
-
-
-def told(response):
-    """Status, whether it is a replay, and what it says."""
-    replayed = response.headers.get("Idempotent-Replayed") == "true"
-    return response.status_code, replayed, json.loads(response.content)
-
-
-def documents():
-    return [{"document": str(pk)} for pk in Document.objects.values_list("pk", flat=True)]
 
 
 # Who runs, in other processes

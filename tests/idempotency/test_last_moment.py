@@ -10,8 +10,8 @@ from tests.app.idempotent_views import client
 from tests.app.models import Document
 from tests.helpers.processes import process
 from tests.idempotency import calling, leasing
-from tests.idempotency.test_flight import DURING, documents
-from tests.idempotency.test_table import problem
+from tests.idempotency.calling import problem
+from tests.idempotency.flight import DURING, documents
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
 

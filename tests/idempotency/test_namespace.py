@@ -8,8 +8,7 @@ from django.http import HttpResponse
 from django_dblock import IdempotencyKey, idempotent, purge_idempotency_keys, run_once
 from django_dblock.exceptions import TooManyIdempotencyKeys
 from tests.app.idempotent_views import add_one, client
-from tests.idempotency.calling import ask, effects
-from tests.idempotency.test_table import problem
+from tests.idempotency.calling import ask, effects, problem
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 

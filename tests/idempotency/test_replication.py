@@ -15,9 +15,9 @@ from django_dblock.core.replication import watch_commits
 from tests.app.idempotent_views import add_one, client
 from tests.helpers import observe, servers
 from tests.helpers.servers import switched_to
-from tests.idempotency.calling import ask, ask_joined, effects, rows
+from tests.idempotency import aleasing
+from tests.idempotency.calling import ask, ask_joined, effects, problem, rows
 from tests.idempotency.leasing import leased, post
-from tests.idempotency.test_table import problem
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
@@ -204,9 +204,6 @@ def test_step_and_response_that_were_not_replicated(transactional_db, cluster, w
 
 
 def test_async_run_is_told_too(transactional_db, cluster):
-    from tests.idempotency.test_async import leased as aleased
-    from tests.idempotency.test_async import post as apost
-
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
         call_command("migrate", verbosity=0)
         looking.execute("SET synchronous_commit = local")
@@ -224,7 +221,7 @@ def test_async_run_is_told_too(transactional_db, cluster):
             return 1
 
         try:
-            assert problem(apost(aleased(work))) == (503, "not_replicated")
+            assert problem(aleasing.post(aleasing.leased(work))) == (503, "not_replicated")
         finally:
             operator.stop()
             names(looking, "")

@@ -11,8 +11,7 @@ from django.test import Client
 
 from django_dblock import IdempotencyKey
 from tests.idempotency import stack
-from tests.idempotency.calling import effects, rows
-from tests.idempotency.test_table import is_replay
+from tests.idempotency.calling import effects, is_replay, rows
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

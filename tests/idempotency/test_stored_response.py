@@ -7,17 +7,7 @@ from django.http import HttpResponse
 
 from django_dblock.exceptions import UnstorableResponse
 from django_dblock.idempotency.stored_response import StoredResponse
-
-
-class Turned:
-    """A cipher that can be told from none."""
-
-    def encrypt(self, data):
-        return b"~" + data[::-1]
-
-    def decrypt(self, data):
-        return data[:0:-1]
-
+from tests.helpers.ciphers import Turned
 
 CIPHER = Turned()
 

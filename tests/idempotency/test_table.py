@@ -14,28 +14,9 @@ from django_dblock import IdempotencyKey, signals
 from django_dblock.exceptions import UnsupportedDatabase
 from tests.app import idempotent_views as views
 from tests.idempotency import calling, pages
-from tests.idempotency.calling import effects, rows
+from tests.idempotency.calling import effects, is_replay, problem, rows
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
-
-
-def problem(response):
-    """Its status and code; a problem is JSON, and no cache keeps it."""
-    assert response.headers["Content-Type"] == "application/problem+json"
-    assert response.headers["Cache-Control"] == "no-store"
-    assert "Idempotent-Replayed" not in response.headers
-    told = json.loads(response.content)
-    assert set(told) == {"type", "title", "status", "detail", "code"}
-    assert told["status"] == response.status_code
-    return response.status_code, told["code"]
-
-
-def is_replay(response, of):
-    return (
-        response.headers.get("Idempotent-Replayed") == "true"
-        and (response.status_code, response.content) == (of.status_code, of.content)
-        and "Idempotent-Replayed" not in of.headers
-    )
 
 
 def expire():

@@ -7,9 +7,8 @@ from django.test import RequestFactory
 from django_dblock import IdempotencyKey, idempotent
 from django_dblock.idempotency import fingerprint
 from tests.app.idempotent_views import add_one, client
-from tests.idempotency.calling import effects
+from tests.idempotency.calling import effects, problem
 from tests.idempotency.leasing import Died, expire, unable_to_give_up
-from tests.idempotency.test_table import problem
 
 MODES = pytest.mark.parametrize("mode", ["atomic", "lease"])
 

@@ -28,9 +28,9 @@ from tests.app.models import Document
 from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.idempotency import calling, leasing, recipes
-from tests.idempotency.test_crashes import first_call
-from tests.idempotency.test_flight import DURING, charge, documents, pay, told
-from tests.idempotency.test_table import is_replay, problem
+from tests.idempotency.calling import is_replay, problem
+from tests.idempotency.crashing import first_call
+from tests.idempotency.flight import DURING, charge, documents, pay, told
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -16,7 +16,7 @@ from tests.idempotency.rows import abandoned
 from tests.monitor import scene
 from tests.monitor.conftest import PAGE
 from tests.monitor.conftest import stage as stage  # noqa: PLC0414 - a fixture
-from tests.security.test_secrets import CANARY
+from tests.security.planted import CANARY
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 

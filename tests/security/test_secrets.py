@@ -23,13 +23,13 @@ from django_dblock import (
     signals,
 )
 from tests.app import idempotent_views as views
-from tests.idempotency import calling, leasing, test_async
+from tests.helpers.ciphers import Turned
+from tests.idempotency import aleasing, calling, leasing
 from tests.idempotency.rows import abandoned, make
-from tests.idempotency.test_stored_response import Turned
+from tests.security.planted import CANARY
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
-CANARY = "canary-6f1d2c"
 LIST = "/admin/django_dblock/idempotencykey/"
 
 
@@ -105,7 +105,7 @@ def step_of_an_async_view():
 
         return JsonResponse(await request.idempotency.arun_step("charge", call), safe=False)
 
-    async_to_sync(test_async.leased(work))(test_async.request())
+    async_to_sync(aleasing.leased(work))(aleasing.request())
 
 
 def answer_in_lease_mode():

@@ -2,6 +2,8 @@
 
 from html.parser import HTMLParser
 
+from django import forms
+
 
 class Page(HTMLParser):
     """The fields of the page's last form, as a browser that changes nothing would send them."""
@@ -63,3 +65,20 @@ class Page(HTMLParser):
             if value is not None:
                 data[name] = value
         return data
+
+
+def sent(form, **changes):
+    """What a browser sends of a form that it was shown."""
+    data = {}
+    for bound in form:
+        value, widget = bound.value(), bound.field.widget
+        if isinstance(widget, forms.MultiWidget):
+            parts = value if isinstance(value, list) else widget.decompress(value)
+            data |= {f"{bound.html_name}_{at}": str(part or "") for at, part in enumerate(parts)}
+        elif value is True:
+            data[bound.html_name] = "on"
+        elif isinstance(value, list):
+            data[bound.html_name] = [str(getattr(each, "pk", each)) for each in value]
+        elif value is not None and value is not False and not isinstance(widget, forms.FileInput):
+            data[bound.html_name] = str(value)
+    return {**data, **{form.add_prefix(name): value for name, value in changes.items()}}

@@ -117,8 +117,6 @@ def test_the_base_manager_bumps_without_a_word_in_migrations():
 
 
 def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
-    from tests.versioning.test_checks import App
-
     class Hiding(type(Product.objects)):
         def get_queryset(self):
             return super().get_queryset().filter(stock=0)
@@ -127,8 +125,8 @@ def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
         stock = models.IntegerField(default=0)
         objects = Hiding()
 
-        class Meta(App):
-            pass
+        class Meta:
+            app_label = "app"
 
     assert Hidden._default_manager.name == "objects"
     assert Hidden._base_manager.name == "_versioned"

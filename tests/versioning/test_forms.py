@@ -22,6 +22,7 @@ from tests.app.models import (
     Shelf,
     Tag,
 )
+from tests.versioning.pages import sent
 
 pytestmark = pytest.mark.django_db
 
@@ -49,23 +50,6 @@ class ShelfForm(VersionedModelForm):
         )  # fmt: skip
         widgets: ClassVar = {"secret": forms.PasswordInput, "checked": forms.SplitDateTimeWidget}
         field_classes: ClassVar = {"checked": forms.SplitDateTimeField}
-
-
-def sent(form, **changes):
-    """What a browser sends of a form that it was shown."""
-    data = {}
-    for bound in form:
-        value, widget = bound.value(), bound.field.widget
-        if isinstance(widget, forms.MultiWidget):
-            parts = value if isinstance(value, list) else widget.decompress(value)
-            data |= {f"{bound.html_name}_{at}": str(part or "") for at, part in enumerate(parts)}
-        elif value is True:
-            data[bound.html_name] = "on"
-        elif isinstance(value, list):
-            data[bound.html_name] = [str(getattr(each, "pk", each)) for each in value]
-        elif value is not None and value is not False and not isinstance(widget, forms.FileInput):
-            data[bound.html_name] = str(value)
-    return {**data, **{form.add_prefix(name): value for name, value in changes.items()}}
 
 
 def post(form_class, instance, data, files=None, **options):

@@ -6,7 +6,7 @@ from django.db import transaction
 
 from django_dblock import StaleObject, VersionedModelForm
 from tests.app.models import Box, Shelf
-from tests.versioning.test_forms import sent
+from tests.versioning.pages import sent
 
 pytestmark = pytest.mark.django_db
 

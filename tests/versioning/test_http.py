@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from contextlib import ExitStack
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -34,10 +33,13 @@ from tests.app.models import (
     ProductProxy,
     Setting,
 )
-from tests.helpers import observe
-from tests.helpers.processes import process
+from tests.versioning.writing import all_at_once, send
 
 pytestmark = [pytest.mark.django_db, pytest.mark.loss]
+
+
+def somebody_else_writes(product):
+    Product.objects.filter(pk=product.pk).update(stock=99)
 
 
 @pytest.fixture
@@ -45,22 +47,8 @@ def product():
     return Product.objects.create(name="tea", stock=1)
 
 
-def send(path, product, tag=None, method="put", room="http", **changes):
-    headers = {} if tag is None else {"If-Match": tag}
-    return getattr(Client(), method)(
-        f"/{room}/{path}/{getattr(product, 'pk', product)}/",
-        json.dumps(changes or {"stock": 7}),
-        "application/json",
-        headers=headers,
-    )
-
-
 def stock(product):
     return Product.objects.values_list("stock", flat=True).get(pk=product.pk)
-
-
-def somebody_else_writes(product):
-    Product.objects.filter(pk=product.pk).update(stock=99)
 
 
 class TestEtag:
@@ -579,40 +567,6 @@ class TestAsync:
 
 
 # Real processes.
-
-
-def put_once(_channel, room, path, pk, tag, stock):
-    response = send(path, pk, tag, room=room, stock=stock, name=f"writer {stock}")
-    return response.status_code, response.get("ETag")
-
-
-LOCKED_OUT = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE %s
-"""
-
-
-def until_locked_out(observer, query, count):
-    """Wait until so many clients wait for a row that somebody else has written."""
-    observe.until(
-        lambda: observer.execute(LOCKED_OUT, [query]).fetchone() == (count,),
-        f"{count} waiting in {query}",
-    )
-
-
-def all_at_once(path, product, rival, observer, count=4, room="http"):
-    """Let every client read the row and reach its UPDATE before any of them writes."""
-    with ExitStack() as stack:
-        with rival.transaction():
-            rival.execute("SELECT FROM app_product WHERE id = %s FOR UPDATE", [product.pk])
-            clients = [
-                stack.enter_context(
-                    process(put_once, room, path, product.pk, etag(product), 100 + each)
-                )
-                for each in range(count)
-            ]
-            until_locked_out(observer, "UPDATE%", count)
-        return [client.receive() for client in clients]
 
 
 @pytest.mark.django_db(transaction=True)

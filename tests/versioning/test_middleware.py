@@ -12,19 +12,9 @@ from django.utils import translation
 
 from django_dblock import DblockError
 from tests.app.models import Counter
+from tests.versioning.answers import STATUSES
 
 pytestmark = pytest.mark.django_db
-
-STATUSES = [
-    ("timeout", 423, "locked", "1"),
-    ("deadlock", 409, "conflict", "1"),
-    ("serialization", 409, "conflict", "1"),
-    ("fenced", 409, "taken_over", None),
-    ("lost", 409, "lock_lost", None),
-    ("changed", 409, "changed", None),
-    ("deleted", 409, "deleted", None),
-    ("several", 409, "changed", None),
-]
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from django_dblock.contrib import rest_framework
 from tests.app import api_views
 from tests.app.models import Counter, Invoice, InvoiceLine, Product, Setting
 from tests.helpers.processes import process
-from tests.versioning.test_http import all_at_once, until_locked_out
-from tests.versioning.test_middleware import STATUSES
+from tests.versioning.answers import STATUSES
+from tests.versioning.writing import all_at_once, until_locked_out
 
 pytestmark = pytest.mark.django_db
 

@@ -2,37 +2,18 @@ import datetime as dt
 import os
 from contextlib import AbstractContextManager
 from importlib import import_module
-from io import StringIO
 from typing import Any
 from unittest import mock
 
 from django.apps import apps
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.test import TestCase
 from django.utils import timezone
 
 from django_dblock import FencedLock, fenced_lock
 from shop import settlement
-from shop.models import Order, Payment, Settlement
-
-YESTERDAY = timezone.localdate() - dt.timedelta(days=1)
-
-
-def paid(amount: str, moment: dt.datetime) -> Payment:
-    order = Order.objects.create(buyer="Ada", total=amount)
-    return Payment.objects.create(
-        order=order, amount=amount, charge_id=str(order.reference), created_at=moment
-    )
-
-
-def settle(**options: object) -> str:
-    said = StringIO()
-    call_command("settle", stdout=said, **options)
-    return said.getvalue()
-
-
-def small_batches() -> AbstractContextManager[Any]:
-    return mock.patch.object(settlement, "BATCH", 1)
+from shop.models import Payment, Settlement
+from shop.tests.settling import YESTERDAY, paid, settle, small_batches
 
 
 def interrupted(*, after: int) -> AbstractContextManager[Any]:

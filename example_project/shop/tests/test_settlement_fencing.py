@@ -25,7 +25,7 @@ from shop.demo.database import address_of
 from shop.demo.rounds.fenced import ThreeWorkers
 from shop.demo.stage import Stage
 from shop.models import Payment, Settlement
-from shop.tests.test_settlement import YESTERDAY, paid, settle, small_batches
+from shop.tests.settling import YESTERDAY, paid, settle, small_batches
 
 
 class Together(TransactionTestCase):
