@@ -8,6 +8,8 @@ import types
 import typing
 from datetime import datetime
 from io import StringIO
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -46,28 +48,37 @@ def reference(name: str) -> str:
     return (REFERENCE / name).read_text()
 
 
+def projects():
+    """Each page's runnable blocks, by the project that they belong to."""
+    for path in PAGES:
+        if path.parent.name == "tutorial":  # followed in a project of their own: see below
+            continue
+        found = [block for block in blocks(path) if block.language in RUN]
+        for number, of_project in groupby(found, key=attrgetter("project")):
+            name = f"{shown(path)}:{number}" if number else shown(path)
+            yield pytest.param([block for block in of_project if not block.not_run], id=name)
+
+
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-@pytest.mark.parametrize(
-    "path",
-    # The tutorials are followed, in a project of their own: see below.
-    [
-        path
-        for path in PAGES
-        if path.parent.name != "tutorial" and any(block.language in RUN for block in blocks(path))
-    ],
-    ids=shown,
-)
-def test_the_code_of_a_page_runs(path, tmp_path, settings, connect):
-    found = [block for block in blocks(path) if block.language in RUN and not block.not_run]
+@pytest.mark.parametrize("project", list(projects()))
+def test_the_code_of_a_page_runs(project, tmp_path, settings, connect):
     with Page(tmp_path, settings, connect) as page:
-        if not any(block.source.startswith("# store/models.py\n") for block in found):
+        if not any(block.source.startswith("# store/models.py\n") for block in project):
             page.use_models()
-        for block in found:
+        for block in project:
             try:
                 page.run(block)
             except Exception as error:
-                error.add_note(f"in {shown(path)}, line {block.line}")
+                error.add_note(f"in {shown(block.path)}, line {block.line}")
                 raise
+
+
+def test_a_new_project_begins_where_a_page_says_so(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(
+        "```python\n1\n```\n\n<!-- a new project -->\n\n<!-- run\n2\n-->\n\n```html\n3\n```\n"
+    )
+    assert [block.project for block in blocks(path)] == [0, 1, 1]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@
 ```` ```postgresql ````     run on a connection of its own, rolled back at the end of the page
 ```` ```html ````           a template, written to the file that its first line, a comment, names
 ``<!-- run`` … ``-->``      Python that readers don't see: what stands around the visible code
+``<!-- a new project -->``  what follows runs in a project and a test of its own
 ``<!-- not run: why -->``   before a fence: it is not run, for that reason
 ``<!-- prints: REGEX -->``  before a fence of a tutorial: what is printed, where that differs
 ``<!-- by hand`` … ``-->``  in a tutorial: Python that does what the reader is told to do by hand
@@ -35,6 +36,7 @@ class Block:
     line: int
     not_run: str | None = None
     prints: str | None = None
+    project: int = 0
 
     @property
     def place(self) -> str:
@@ -46,14 +48,17 @@ def blocks(path: Path, *, by_hand: bool = False) -> list[Block]:
     found: list[Block] = []
     lines = path.read_text().splitlines()
     not_run = prints = None
-    number = 0
+    number = project = 0
     while number < len(lines):
         line = lines[number]
         number += 1
         if line.startswith("<!-- run"):
             end = lines.index("-->", number)
-            found.append(_block("python", lines, number, end, path, None))
+            block = _block("python", lines, number, end, path, None)
+            found.append(replace(block, project=project))
             number = end + 1
+        elif line == "<!-- a new project -->":
+            project += 1
         elif line.startswith("<!-- by hand"):
             end = lines.index("-->", number)
             if by_hand:
@@ -66,7 +71,7 @@ def blocks(path: Path, *, by_hand: bool = False) -> list[Block]:
         elif (match := _FENCE.match(line)) and match["fence"][0] == "`":
             end = lines.index(match["fence"], number)
             block = _block(match["language"], lines, number, end, path, not_run)
-            found.append(replace(block, prints=prints))
+            found.append(replace(block, prints=prints, project=project))
             number, not_run, prints = end + 1, None, None
         elif line.strip():
             not_run = None
