@@ -1,11 +1,14 @@
 """The documentation says what the code does: its code runs, and nothing public is left out."""
 
 import ast
+import importlib.util
 import json
+import pkgutil
 import re
 import shlex
 import types
 import typing
+from contextlib import suppress
 from datetime import datetime
 from io import StringIO
 from itertools import groupby
@@ -13,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 from django.core.management import call_command, load_command_class
 from django.dispatch import Signal
 
@@ -119,11 +123,52 @@ def test_the_readme_starts_with_two_commands():
 
 
 def test_every_public_name_is_in_the_reference():
-    pages = reference("api.md") + reference("errors.md")
+    pages = "".join(path.read_text() for path in REFERENCE.glob("*.md"))
     for name in django_dblock.__all__:
         if name != "__version__":
             entry = rf"^\.\. auto\w+:: (django_dblock\.)?{name}(\(\))?$"
             assert re.search(entry, pages, re.MULTILINE), name
+
+
+def test_every_dotted_name_on_a_page_exists():
+    """A module, a name in one, a model, a permission, or a logger."""
+    permissions = {
+        f"django_dblock.{codename}"
+        for model in apps.get_app_config("django_dblock").get_models()
+        for codename, _ in [*model._meta.permissions, *_default_permissions(model)]
+    }
+    loggers = documented_loggers()
+    assert not _resolves("django_dblock.fencing.admin")
+    for path in PAGES:
+        for name in set(re.findall(r"(?<![\w/])django_dblock(?:\.\w+)+", path.read_text())):
+            if name not in permissions and name not in loggers:
+                assert _resolves(name), f"{shown(path)}: {name}"
+
+
+def _default_permissions(model):
+    name = model._meta.model_name
+    return [(f"{action}_{name}", "") for action in model._meta.default_permissions]
+
+
+def _resolves(name):
+    with suppress(LookupError, ValueError):
+        return apps.get_model(name)
+    with suppress(ImportError, AttributeError):
+        pkgutil.resolve_name(name)
+        return True
+    with suppress(ImportError):  # django_dblock.contrib.tasks can't be imported before Django 6.0
+        return importlib.util.find_spec(name) is not None
+    return False
+
+
+def documented_loggers():
+    rows = re.findall(r"^\| (`django_dblock\..+?) \|", reference("logging.md"), re.MULTILINE)
+    return set(re.findall(r"`([\w.]+)`", "".join(rows)))
+
+
+def test_every_logger_is_in_the_reference_and_no_other():
+    sources = [path.read_text() for path in (ROOT / "django_dblock").rglob("*.py")]
+    assert documented_loggers() == set(re.findall(r'getLogger\("([\w.]+)"\)', "".join(sources)))
 
 
 def test_every_error_is_in_the_reference():
@@ -283,7 +328,7 @@ def test_what_dblock_list_prints_has_the_schemas_fields():
 
 def test_every_page_is_reached_from_an_index():
     listed = set()
-    for index in (ROOT / "docs").rglob("index.md"):
+    for index in (ROOT / "docs").rglob("*.md"):
         for tree in re.findall(r"```\{toctree\}\n(.+?)```", index.read_text(), re.DOTALL):
             for line in tree.splitlines():
                 if line and not line.startswith(":"):

@@ -1,4 +1,4 @@
-"""Clients that vanish without a word: see docs/how-to/free-the-locks-of-a-vanished-client.md.
+"""Clients that vanish without a word: see docs/how-to/timeouts-and-outages.md.
 
 A client in a network of its own holds locks; then the network is gone, and no packet says so. What
 the server knows of it is what its settings make it ask for.
@@ -152,7 +152,7 @@ def test_the_settings_free_the_locks_of_a_client_that_vanished(network, server):
 
 
 def test_the_how_to_gives_these_settings():
-    page = Path(__file__).parents[2] / "docs/how-to/free-the-locks-of-a-vanished-client.md"
+    page = Path(__file__).parents[2] / "docs/how-to/timeouts-and-outages.md"
     given = re.findall(r"^ALTER ROLE shop SET (\w+) = '?(\w+)'?;$", page.read_text(), re.MULTILINE)
     assert dict(given[: len(ASKING)]) == ASKING
 
