@@ -302,8 +302,10 @@ class FencedLockAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("lease"), ordering="name")
     def name_and_slot(self, row: FencedLock) -> str:
-        """Show the name, and the slot if it is not the first."""
-        name = f"{row.name} (slot {row.slot})" if row.slot else row.name
+        """Show the name and what the lease is to its holder, such as ``openai (permit 2)``."""
+        from django_dblock.fencing.lease_name import title_of  # for a page, not at start-up
+
+        name = title_of(row.name, row.slot)
         # Long names break at their colons instead of widening the table.
         return format_html_join(mark_safe("<wbr>"), "{}", _pieces(visible(name)))
 
@@ -319,11 +321,15 @@ class FencedLockAdmin(ReadOnlyAdmin):
             return str(_("%(time)s left") % {"time": _seconds(row.left)})
         if row.state_now == "delayed":
             return str(_("free in %(time)s") % {"time": _seconds(row.free_in)})
+        if not row.grants:
+            return str(_("never granted"))
         return str(_("ended %(time)s ago") % {"time": _seconds(row.left)})
 
     @admin.display(description=_("granted"))
     def age(self, row: Any) -> str:
         """Show the time since the lease was granted."""
+        if not row.grants:
+            return "-"
         return str(_("%(time)s ago") % {"time": _seconds(row.aged)})
 
     @admin.display(description=_("owner"))
@@ -418,10 +424,10 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("key"))
     def masked_key(self, row: IdempotencyKey) -> str:
-        """Show the beginning of the key."""
-        from django_dblock.idempotency.identity import masked  # for a page, not at start-up
+        """Show the beginning of the key; of a ``once_per`` job its name and period."""
+        from django_dblock.idempotency.identity import shown_key  # for a page, not at start-up
 
-        return masked(row.key)
+        return visible(shown_key(row.scope, row.key))
 
     @admin.display(description=_("request"))
     def request(self, row: IdempotencyKey) -> str:

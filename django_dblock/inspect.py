@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from django.db import connections
 
 from django_dblock.conf import conf
-from django_dblock.coordination.slots import Kind
 from django_dblock.core import application_name as labels
 from django_dblock.core.connection import connection_for, positional
+from django_dblock.fencing.lease_name import Role, meaning_of, title_of
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
-from django_dblock.idempotency.identity import masked
+from django_dblock.idempotency.identity import shown_key
 from django_dblock.sql import idempotency_operations as idempotency_sql
 from django_dblock.sql import inspect as sql
 
@@ -361,7 +361,8 @@ class FencedLease:
 
     Attributes:
         name: the key, as it is called in the table (:mod:`django_dblock.fencing.lease_name`).
-        slot: 0, but for semaphores.
+        slot: 0 for a ``fenced_lock``, a leader and a writer; else the number of the permit, reader,
+            partition or worker.
         state: ``held``; ``delayed``, it has ended, but its ``hold_at_least`` or ``lock_delay``
             keeps it from others; or ``expired``: it was given back or not renewed, and anybody may
             have it.
@@ -376,7 +377,8 @@ class FencedLease:
         grants: how often the name was granted since its row was made.
         metadata: what the holder gave with it.
         waiting: the owners of the waiters in the queue, the first in front; a waiter without
-            ``fair=True`` takes its place there after its third try.
+            ``fair=True`` takes its place there after its third try. Who waits for a permit, or for
+            a read-write lock, waits for its name: the first lease of that name has all of them.
     """
 
     name: str
@@ -394,19 +396,37 @@ class FencedLease:
     waiting: tuple[str, ...]
 
     @property
-    def kind(self) -> str:
-        """The lease's purpose, such as ``lock``, ``semaphore``, ``rwlock`` or ``leader``.
+    def key(self) -> str:
+        """The name for people: without the suffix that tells the kind in the table."""
+        return meaning_of(self.name, self.slot).key
 
-        ``partition`` and ``worker`` are the leases of ``partitions``.
+    @property
+    def kind(self) -> str:
+        """The lease's kind, as in the signals.
+
+        ``fenced``, ``semaphore``, ``rwlock``, ``leader``; ``partition`` and ``worker`` are the
+        leases of ``partitions``.
         """
-        kind = self.name.rpartition("~")[2]
-        return kind if kind in get_args(Kind) else "lock"
+        return meaning_of(self.name, self.slot).kind
+
+    @property
+    def role(self) -> Role:
+        """What the lease is to its holder.
+
+        ``lock``, ``permit``, ``writer``, ``reader``, ``leader``, ``partition`` or ``worker``.
+        """
+        return meaning_of(self.name, self.slot).role
+
+    @property
+    def title(self) -> str:
+        """The key and the role for people, such as ``openai (permit 2)``."""
+        return title_of(self.name, self.slot)
 
 
 def fenced_leases(  # noqa: PLR0913 - what there is to choose
     using: str | None = None,
     *,
-    name: str | None = None,
+    name: str | Sequence[str] | None = None,
     expired: bool = False,
     pattern: str | None = None,
     limit: int | None = None,
@@ -418,9 +438,10 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
 
     Args:
         using: the database alias, as in :func:`django_dblock.fenced_lock`.
-        name: only the lease with this name, as it stands in the table.
+        name: only leases with this name, or one of these names, as they stand in the table.
         expired: also those that anybody can be granted, behind the others.
-        pattern: only names that match; ``*`` stands for any text, as in :mod:`fnmatch`.
+        pattern: only names that match, with or without the suffix of their kind; ``*`` stands for
+            any text, as in :mod:`fnmatch`.
         limit: at most so many of the expired leases, by name; all if None.
         own_namespace: if the project has namespaces, only the leases of the current one.
 
@@ -429,7 +450,7 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
         django.db.ProgrammingError: the lock table does not exist; run ``manage.py migrate``.
     """
     parameters = {
-        "name": name,
+        "names": None if name is None else [name] if isinstance(name, str) else list(name),
         "expired": expired,
         "like": None if pattern is None else _like(pattern),
         "limit": limit,
@@ -438,10 +459,16 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
     with connections[alias_for(using)].cursor() as cursor:
         cursor.execute(*positional(sql.FENCED_LEASES, parameters))
         rows = cursor.fetchall()
-    return [
+    leases = [
         FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
         for *row, metadata, waiting in rows
-        if pattern is None or fnmatchcase(row[0], pattern)
+    ]
+    if pattern is None:
+        return leases
+    return [
+        lease
+        for lease in leases
+        if fnmatchcase(lease.name, pattern) or fnmatchcase(lease.key, pattern)
     ]
 
 
@@ -476,7 +503,7 @@ class UnfinishedRequest:
             refused until a person has looked; ``free``: it was given up, and a repeat goes on after
             its last step; or ``leased``: somebody is at work on it.
         scope: whose key it is.
-        key: the beginning of the key; never the whole.
+        key: the beginning of the key, never the whole; of a ``once_per`` job its name and period.
         method: the HTTP method; empty for ``run_once``.
         path: the URL's path; empty for ``run_once``.
         owner: who had it last: host, process and thread, for people.
@@ -561,7 +588,9 @@ def read_requests(
         cursor.execute(*positional(idempotency_sql.UNFINISHED, parameters))
         rows = cursor.fetchall()
     requests = [
-        UnfinishedRequest(*(*row[:3], masked(row[3]), *row[4:], tuple(sorted(steps)), namespace))
+        UnfinishedRequest(
+            *(*row[:3], shown_key(row[2], row[3]), *row[4:], tuple(sorted(steps)), namespace)
+        )
         for *row, namespace, steps, _, _ in rows
     ]
     idle, leased = (rows[0][-2] or 0, rows[0][-1] or 0) if rows else (0, 0)

@@ -152,7 +152,7 @@ def test_shared_waiter_stands_behind_an_exclusive_one(connect, observer):
 
 def test_kind_of_a_lease_is_in_its_name():
     kinds = [blank(FencedLease, name=name).kind for name in ("a", "a~semaphore", "a~unknown")]
-    assert kinds == ["lock", "semaphore", "lock"]
+    assert kinds == ["fenced", "semaphore", "fenced"]
 
 
 def test_serialization_failure_of_another_kind_is_no_moved_row():

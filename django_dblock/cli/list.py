@@ -16,7 +16,7 @@ from django_dblock.cli.console import note_unreadable, printable, seconds
 from django_dblock.cli.key import KEY_SYNTAX, parse_key
 from django_dblock.conf import conf
 from django_dblock.core.application_name import named, without_labels
-from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.lease_name import lease_name, names_of
 from django_dblock.inspect import (
     AdvisoryLock,
     BlockingSession,
@@ -143,22 +143,22 @@ def blocker_row(session: BlockingSession) -> tuple[str, ...]:
 
 
 LEASE_COLUMNS = (
-    "lease", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
+    "lease", "role", "slot", "state", "token", "owner", "age", "free in", "renewed", "grants",
     "delay", "waiting",
 )  # fmt: skip
 
 
 def find_leases(options: dict[str, Any]) -> Found:
     """Return the leases that match the filters; none if the table does not exist."""
-    name = None
+    names = None
     if options["key"]:
         key, _ = parse_key(options["key"], options["using"])
-        name = lease_name(named(key), conf.namespace)
+        names = names_of(lease_name(named(key), conf.namespace))
     leases: list[FencedLease] = []
     with note_unreadable("fenced", options):
         leases = fenced_leases(
             options["using"],
-            name=name,
+            name=names,
             expired=not options["held"],
             pattern=options["name"],
             limit=_limit(options),
@@ -166,13 +166,17 @@ def find_leases(options: dict[str, Any]) -> Found:
         )
     ended = sum(lease.state == "expired" for lease in leases)
     _note_limit(options, ended, "Leases that have ended")
-    return {"fenced": [lease for lease in leases if lease.waiting or not options["blocked"]]}
+    if options["blocked"]:
+        wanted = {lease.name for lease in leases if lease.waiting}
+        leases = [lease for lease in leases if lease.name in wanted]
+    return {"fenced": leases}
 
 
 def lease_row(lease: FencedLease) -> tuple[str, ...]:
     """Return the cells of a row."""
     return (
-        printable(lease.name),
+        printable(lease.key),
+        lease.role,
         str(lease.slot),
         lease.state,
         str(lease.token),
@@ -373,5 +377,7 @@ def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
     """All that is nested in one is JSON already."""
     if locks:
         names = [field.name for field in fields(locks[0])]
+        if isinstance(locks[0], FencedLease):
+            names += ["key", "kind", "role"]
         for values in map(attrgetter(*names), locks):
             yield dict(zip(names, values, strict=True))

@@ -9,6 +9,7 @@ from django.core.management.base import CommandError, CommandParser, OutputWrapp
 from django_dblock.cli.console import confirm, operator_name, printable, seconds
 from django_dblock.core.logging import audit_log
 from django_dblock.exceptions import IdempotencyError
+from django_dblock.fencing.lease_name import names_of
 from django_dblock.fencing.operations import force_release_grant
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency.operations import JSON, resolve_idempotency_key
@@ -141,7 +142,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     if given := given_request_options(options):
         raise CommandError(f"{' and '.join(given)}: only with --request.")
     lease = _held(options["name"], options["slot"], options["using"])
-    what = printable(f"{lease.name} (slot {lease.slot}, token {lease.token})")
+    place = f"{'slot' if lease.role == 'lock' else lease.role} {lease.slot}"
+    what = printable(f"{lease.key} ({place}, token {lease.token})")
     stdout.write(
         f"{what} is held by {printable(lease.owner)}, since {seconds(lease.age)}, for another "
         f"{seconds(lease.remaining)} unless renewed."
@@ -165,14 +167,26 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
 
 def _held(name: str, slot: int, using: str | None) -> FencedLease:
+    """Return the lease with this name; one name can be that of a lock and of a semaphore, too.
+
+    Raises:
+        CommandError: there is none, it is not held, or there are several.
+    """
     leases = [
-        lease for lease in fenced_leases(using, name=name, expired=True) if lease.slot == slot
+        lease
+        for lease in fenced_leases(using, name=names_of(name), expired=True)
+        if lease.slot == slot
     ]
+    named_so = [lease for lease in leases if lease.name == name]
+    leases = named_so or [lease for lease in leases if lease.state == "held"] or leases[:1]
     if not leases:
         raise CommandError(
             f"There is no fenced lock {name!r} with slot {slot}. 'dblock list --kind fenced' shows "
             f"the names as they are in the table."
         )
+    if len(leases) > 1:
+        names = ", ".join(lease.name for lease in leases)
+        raise CommandError(f"{name!r} is several leases: give one of these names: {names}.")
     [lease] = leases
     if lease.state == "expired":
         raise CommandError(f"{name!r} is not held: anybody may have it.")

@@ -4,12 +4,15 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
 
 from django.db import Error, connections
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from django_dblock.core.connection import connection_for
+from django_dblock.fencing.lease_name import ROLES
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import advisory_locks, count_unfinished_requests, fenced_leases
@@ -63,31 +66,43 @@ def _alias(using: str | None) -> str:
     return connection_for(using).alias
 
 
-def _advisory(using: str | None) -> Mapping[str, int]:
-    return Counter("held" if lock.granted else "wanted" for lock in advisory_locks(using))
+_Counts: TypeAlias = Mapping[tuple[str, ...], int]
+"""How many there are of each combination of labels."""
 
 
-def _leases(using: str | None) -> Mapping[str, int]:
-    return Counter(lease.state for lease in fenced_leases(using))
+def _advisory(using: str | None) -> _Counts:
+    return Counter(("held" if lock.granted else "wanted",) for lock in advisory_locks(using))
+
+
+def _leases(using: str | None) -> _Counts:
+    counts: Counter[tuple[str, ...]] = Counter()
+    for lease in fenced_leases(using):
+        counts[lease.kind, lease.state] += 1
+        counts[lease.kind, "wanted"] += len(lease.waiting)
+    return counts
+
+
+def _requests(using: str | None) -> _Counts:
+    return {(state,): count for state, count in count_unfinished_requests(using).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Gauge:
-    """One gauge: its name and help, the states it counts, and how it is read from an alias."""
+    """One gauge: its name and help, the labels it counts by, and how it is read from an alias."""
 
     name: str
     text: str
-    states: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
     where: Callable[[str | None], str]
-    read: Callable[[str | None], Mapping[str, int]]
+    read: Callable[[str | None], _Counts]
 
     def family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(self.name, self.text, labels=("using", "state"))
+        return GaugeMetricFamily(self.name, self.text, labels=("using", *self.labels))
 
     def measured(self, using: str | None, alias: str) -> GaugeMetricFamily:
         family, counts = self.family(), self.read(using)
-        for state in self.states:
-            family.add_metric((alias, state), counts.get(state, 0))
+        for values in product(*self.labels.values()):
+            family.add_metric((alias, *values), counts.get(values, 0))
         return family
 
 
@@ -95,22 +110,22 @@ _GAUGES = (
     _Gauge(
         "dblock_advisory_locks",
         "Advisory locks in the database, other programs' locks included, by state.",
-        ("held", "wanted"),
+        {"state": ("held", "wanted")},
         _alias,
         _advisory,
     ),
     _Gauge(
         "dblock_leases",
-        "Leases that nobody else can be granted, by state.",
-        ("held", "delayed"),
+        "Leases that nobody else can be granted, and waiters in their queues, by kind and state.",
+        {"kind": ("fenced", *ROLES), "state": ("held", "delayed", "wanted")},
         leases_alias,
         _leases,
     ),
     _Gauge(
         "dblock_unfinished_requests",
         "Requests with an idempotency key that have no response yet, by state.",
-        ("leased", "free", "abandoned"),
+        {"state": ("leased", "free", "abandoned")},
         requests_alias,
-        count_unfinished_requests,
+        _requests,
     ),
 )

@@ -12,16 +12,30 @@ Two releases of a project run side by side during a deployment, so they must agr
 - ``DBLOCK_NAMESPACE`` goes before either, with ``::`` between them, where it is plain, so that a
   name tells whose it is; the words are cut shorter for it. A namespace that is not plain makes the
   key one of the other kind, and stands in the digest alone.
+- The leases of semaphores, read-write locks, leadership and partitions have a suffix that tells
+  their kind: ``openai~semaphore``. People are shown the name without it, with the lease's role:
+  ``openai (permit 2)``.
 """
 
 import re
 from enum import Enum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
 from django_dblock.keys import decode, encode, plain_int, plain_str
+
+Role: TypeAlias = Literal["lock", "permit", "writer", "reader", "leader", "partition", "worker"]
+
+ROLES: dict[str, Role] = {
+    "semaphore": "permit",
+    "rwlock": "reader",  # the writer has slot 0
+    "leader": "leader",
+    "partition": "partition",
+    "worker": "worker",
+}
+"""What a lease of each kind is to its holder."""
 
 MAX_LENGTH = 200
 
@@ -60,3 +74,43 @@ def _plain(part: Any) -> str | None:
     if not part or ":" in part or "~" in part or not part.isprintable():
         return None
     return None if part[0] in _INTEGERS_BEGIN and _INTEGER.fullmatch(part) else part
+
+
+class Meaning(NamedTuple):
+    """What a lease's name and slot in the table mean.
+
+    Attributes:
+        key: the name without the suffix of its kind.
+        kind: as in the signals: ``fenced``, ``semaphore``, ``rwlock``, ``leader``, ``partition`` or
+            ``worker``.
+        role: what the lease is to its holder.
+    """
+
+    key: str
+    kind: str
+    role: Role
+
+
+def meaning_of(name: str, slot: int) -> Meaning:
+    """Return what the name and slot of a lease mean."""
+    key, _, kind = name.rpartition("~")
+    if kind not in ROLES:
+        return Meaning(name, "fenced", "lock")
+    if kind == "rwlock" and slot == 0:
+        return Meaning(key, kind, "writer")
+    return Meaning(key, kind, ROLES[kind])
+
+
+def title_of(name: str, slot: int) -> str:
+    """Return a lease's name for people: ``nightly``, ``openai (permit 2)``, ``sync (leader)``."""
+    key, _, role = meaning_of(name, slot)
+    if role in ("leader", "writer"):  # there is one
+        return f"{key} ({role})"
+    if role == "lock":
+        return f"{key} (slot {slot})" if slot else key
+    return f"{key} ({role} {slot})"
+
+
+def names_of(key: str) -> list[str]:
+    """Return the names that leases of a key have, by their kinds."""
+    return [key, *(f"{key}~{kind}" for kind in ROLES)]

@@ -19,12 +19,26 @@ from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, named
 from django_dblock.keys import encode, is_instance, key_id, plain_str
 
+ONCE = "once"
+"""The scope of ``run_once`` and ``once_per``."""
+
 _SHOWN = 6
 
 
 def masked(key: str) -> str:
     """Return the beginning of a key. A whole key is a secret: it gives access to the response."""
     return f"{key[: min(_SHOWN, len(key) // 2)]}…"
+
+
+def shown_key(scope: str, key: str) -> str:
+    """Return the key as operators see it: of a ``once_per`` job its name and period, else masked.
+
+    No client makes the key of a job, and nobody can ask for its result with it.
+    """
+    job, mark, _ = key.rpartition("#")
+    if mark and scope == ONCE and job.startswith("once_per:"):
+        return job
+    return masked(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +61,11 @@ class Identity:
     @property
     def facts(self) -> dict[str, str]:
         """The data that each error and signal about this request carries."""
-        return {"scope": self.scope, "key": masked(self.key), "using": self.using}
+        return {"scope": self.scope, "key": shown_key(self.scope, self.key), "using": self.using}
 
     def lock(self, connection: BaseDatabaseWrapper) -> Request:
-        """Return the request for the advisory lock. Its label shows only the masked key."""
-        shown = ("idempotency", self.scope, masked(self.key))
+        """Return the request for the advisory lock. Its label shows :func:`shown_key`."""
+        shown = ("idempotency", self.scope, shown_key(self.scope, self.key))
         data = encode(("django_dblock.idempotency", self.scope, self.key))
         key = NamedKey(shown, data, shown)
         number = key_id(data, self.namespace)

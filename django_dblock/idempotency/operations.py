@@ -15,7 +15,7 @@ from django_dblock.conf import conf, seconds_of
 from django_dblock.core.connection import caused_by, fetch, in_callers_transaction
 from django_dblock.core.logging import audit_log, doer
 from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
-from django_dblock.idempotency.identity import masked
+from django_dblock.idempotency.identity import shown_key
 from django_dblock.idempotency.options import Duration
 from django_dblock.idempotency.store import alias_for
 from django_dblock.idempotency.stored_response import StoredResponse
@@ -159,7 +159,7 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
             f"shows those that have not ended."
         )
     scope, key, token, claim, owner, method, done, remaining = rows[0]
-    facts = {"scope": scope, "key": masked(key), "using": alias}
+    facts = {"scope": scope, "key": shown_key(scope, key), "using": alias}
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
         raise IdempotencyError(

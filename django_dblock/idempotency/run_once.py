@@ -15,13 +15,12 @@ from django_dblock.idempotency import atomic, lease_mode, store
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
 from django_dblock.idempotency.fingerprint import WORK_VERSION, of_work
-from django_dblock.idempotency.identity import Identity, RequestFingerprint
+from django_dblock.idempotency.identity import ONCE, Identity, RequestFingerprint
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.outcome import Done, Finished, Outcome, Refused, tell_outcome
 from django_dblock.idempotency.stored_response import StoredResponse
 from django_dblock.keys import KeyPart
 
-SCOPE = "once"
 _SHOWN = 200
 
 
@@ -151,7 +150,7 @@ def identity_of(key: tuple[Any, ...], using: str | None) -> Identity:
     text = ":".join(found.texts)
     # The text is for people. The digest identifies: different keys can have the same text.
     shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
-    return Identity(SCOPE, shown, store.alias_for(using))
+    return Identity(ONCE, shown, store.alias_for(using))
 
 
 def _prepared(

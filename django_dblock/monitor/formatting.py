@@ -30,6 +30,30 @@ def short(text: str, most: int) -> str:
     return f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
+def role_name(role: str) -> str:
+    """Return what a lease is to its holder, in the reader's language."""
+    return {
+        "permit": _("permit"),
+        "writer": _("writer"),
+        "reader": _("reader"),
+        "leader": _("leader"),
+        "partition": _("partition"),
+        "worker": _("worker"),
+    }.get(role, _("lease"))
+
+
+def numbered_role(role: str, slot: int) -> str:
+    """Return the role with the slot's number; empty for a lease that is the only one of its name.
+
+    ``permit 2``, ``reader 1``, ``leader``.
+    """
+    if role in ("leader", "writer"):
+        return role_name(role)
+    if role != "lock":
+        return f"{role_name(role)} {slot}"
+    return _("slot %(slot)s") % {"slot": slot} if slot else ""
+
+
 def lasting(seconds: float) -> str:
     """Return a duration in its two largest units."""
     if seconds < _FEW:

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_dblock.monitor import graph_layout as graph
-from django_dblock.monitor.formatting import lasting, short
+from django_dblock.monitor.formatting import lasting, role_name, short
 from django_dblock.monitor.graph_layout import Size
 from django_dblock.monitor.wait_queues import Party, Queue
 
@@ -197,7 +197,7 @@ def doing(party: Party) -> str:
 
 def _of_lock(queue: Queue) -> _Words:
     waiting = _("%(count)d waiting") % {"count": len(queue.waiters)}
-    kinds = {"fenced": _("lease"), "other": _("not an advisory lock")}
+    kinds = {"fenced": role_name(queue.role), "other": _("not an advisory lock")}
     kind = kinds.get(queue.kind) or (_("shared") if queue.shared else _("exclusive"))
     detail = f"{kind} · {waiting}"
     return _Words("lock", queue.name, detail, f"{queue.name}\n{detail}")

@@ -231,7 +231,7 @@ def make(
         ),
         leases=_section(
             sorted(lease_rows, key=_lease_urgency),
-            lambda row: _has(words, row.name, row.owner, row.metadata),
+            lambda row: _has(words, row.name, row.lease.role, row.owner, row.metadata),
         ),
         requests=_requests(requests, words),
         others=_section(
@@ -360,7 +360,7 @@ def _lease(lease: FencedLease) -> LeaseRow:
     ttl = max(lease.remaining + lease.renewed, 0.0)
     share = min(max(lease.remaining / ttl, 0.0), 1.0) if ttl else 0.0
     metadata = ", ".join(f"{key}: {value}" for key, value in lease.metadata.items())
-    return LeaseRow(lease, visible(lease.name), visible(lease.owner), ttl, share, visible(metadata))
+    return LeaseRow(lease, visible(lease.key), visible(lease.owner), ttl, share, visible(metadata))
 
 
 def _lease_urgency(row: LeaseRow) -> tuple[int, bool, bool, float]:

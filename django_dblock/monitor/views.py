@@ -24,6 +24,7 @@ from django_dblock.conf import conf
 from django_dblock.core.connection import connection_for
 from django_dblock.core.logging import audit_log
 from django_dblock.exceptions import DblockError
+from django_dblock.fencing.lease_name import title_of
 from django_dblock.fencing.operations import force_release_grant
 from django_dblock.fencing.store import alias_for
 from django_dblock.inspect import (
@@ -279,7 +280,7 @@ def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
 
 
 def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
-    said = {"name": visible(grant.name)}
+    said = {"name": visible(title_of(grant.name, grant.slot))}
     try:
         ended = force_release_grant(
             grant.name, grant.slot, grant.token, patience=_PATIENCE, using=using

@@ -25,6 +25,7 @@ class Party:
         waits_for: what it waits for, if that is neither an advisory lock nor a lease: ``a row of
             auth_user``; else empty.
         outsider: whether the backend has no advisory lock that is shown.
+        lease: of the holder of a lease, slot and name as they stand in the table.
         hidden: whether the server hides what it does.
         began: when the backend's connection did; None where hidden, or where there is none.
     """
@@ -39,6 +40,7 @@ class Party:
     began: datetime | None
     waits_for: str = ""
     outsider: bool = False
+    lease: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Queue:
         holders: the parties that hold the lock.
         waiters: who waits, the first in front.
         longest: seconds that the longest waiter has waited; None where that isn't known.
-        lease: of a lease, slot and name as they stand in the table.
+        role: of leases, what they are to their holders; ``lock`` unless there are several.
     """
 
     id: str
@@ -64,7 +66,7 @@ class Queue:
     holders: tuple[Party, ...]
     waiters: tuple[Party, ...]
     longest: float | None
-    lease: str = ""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def queues(
     found = [
         *_advisory(locks, parties),
         *_other(waits, parties),
-        *(_fenced(lease) for lease in leases if lease.waiting),
+        *_fenced(leases),
     ]
     found.sort(key=lambda queue: (-(queue.longest or 0), -len(queue.waiters)))
     return found
@@ -235,22 +237,36 @@ def _advisory(locks: Sequence[AdvisoryLock], parties: _Parties) -> Iterable[Queu
         )
 
 
-def _fenced(lease: FencedLease) -> Queue:
+def _fenced(leases: Iterable[FencedLease]) -> Iterable[Queue]:
+    """Return a queue for each name: its permits or readers are waited for together."""
+    of: dict[str, list[FencedLease]] = defaultdict(list)
+    for lease in leases:
+        of[lease.name].append(lease)
+    for name, those in of.items():
+        waiting = [owner for lease in those for owner in lease.waiting]
+        if waiting:
+            yield Queue(
+                id=f"lease:{name}",
+                name=visible(those[0].key),
+                kind="fenced",
+                shared=len(those) > 1,
+                holders=tuple(map(_holder, those)),
+                waiters=tuple(
+                    _owner(owner, f"waiter:{number}:{name}", None, waits=True)
+                    for number, owner in enumerate(waiting)
+                ),
+                longest=None,
+                role=those[0].role,
+            )
+
+
+def _holder(lease: FencedLease) -> Party:
     key = f"{lease.slot}:{lease.name}"
-    return Queue(
-        id=f"lease:{key}",
-        name=visible(lease.name),
-        kind="fenced",
-        shared=False,
-        holders=(_owner(lease.owner, f"holder:{key}", lease.age, waits=False),),
-        waiters=tuple(
-            _owner(owner, f"waiter:{number}:{key}", None, waits=True)
-            for number, owner in enumerate(lease.waiting)
-        ),
-        longest=None,
-        lease=key if lease.state == "held" else "",
+    shown = key if lease.state == "held" else ""
+    return _owner(lease.owner, f"holder:{key}", lease.age, waits=False, lease=shown)
+
+
+def _owner(name: str, key: str, lasting: float | None, *, waits: bool, lease: str = "") -> Party:
+    return Party(
+        key, None, visible(name), None, lasting, waits, hidden=False, began=None, lease=lease
     )
-
-
-def _owner(name: str, key: str, lasting: float | None, *, waits: bool) -> Party:
-    return Party(key, None, visible(name), None, lasting, waits, hidden=False, began=None)

@@ -148,6 +148,8 @@ ORDER BY waits.waiting DESC NULLS LAST, chain.pid
 
 # The leases by the server's clock, read once for all; those that have ended come last, and only so
 # many of them: a table can hold a million. Each branch is cut before the waiters are looked up.
+# Waiters wait for a name, whichever of its slots becomes free: its first row has them all. (A
+# ticket's slot says how many permits are wanted, or whether a reader or a writer waits.)
 # The metadata travels as text, because what comes of jsonb depends on who set up the connection.
 FENCED_LEASES = """
 WITH clock AS MATERIALIZED (
@@ -157,8 +159,11 @@ WITH clock AS MATERIALIZED (
         SELECT lock.*, clock.now, false AS ended
         FROM clock, django_dblock_fencedlock AS lock
         WHERE lock.expires_at + lock.lock_delay > clock.now
-            AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
-            AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+            AND (%(names)s::text[] IS NULL OR lock.name = ANY(%(names)s::text[]))
+            AND (
+                %(like)s::text IS NULL
+                OR lock.name LIKE %(like)s::text OR lock.name LIKE %(like)s::text || '~%%'
+            )
             AND CASE %(namespace)s::text
                 WHEN '' THEN strpos(lock.name, '::') = 0
                 ELSE coalesce(starts_with(lock.name, %(namespace)s::text || '::'), true)
@@ -170,8 +175,11 @@ WITH clock AS MATERIALIZED (
         FROM clock, django_dblock_fencedlock AS lock
         WHERE %(expired)s AND lock.grants > 0  -- a slot that was never granted is nobody's
             AND lock.expires_at + lock.lock_delay <= clock.now
-            AND (%(name)s::text IS NULL OR lock.name = %(name)s::text)
-            AND (%(like)s::text IS NULL OR lock.name LIKE %(like)s::text)
+            AND (%(names)s::text[] IS NULL OR lock.name = ANY(%(names)s::text[]))
+            AND (
+                %(like)s::text IS NULL
+                OR lock.name LIKE %(like)s::text OR lock.name LIKE %(like)s::text || '~%%'
+            )
             AND CASE %(namespace)s::text
                 WHEN '' THEN strpos(lock.name, '::') = 0
                 ELSE coalesce(starts_with(lock.name, %(namespace)s::text || '::'), true)
@@ -197,13 +205,16 @@ SELECT
     extract(epoch FROM lease.expires_at + lease.lock_delay - lease.now)::float8,
     lease.grants,
     lease.metadata::text,
-    ARRAY(
-        SELECT ticket.owner::text
-        FROM django_dblock_fencedticket AS ticket
-        WHERE ticket.name = lease.name AND ticket.slot = lease.slot
-            AND ticket.expires_at > lease.now
-        ORDER BY ticket.id
-    )
+    CASE
+        WHEN row_number() OVER (PARTITION BY lease.name ORDER BY lease.ended, lease.slot) = 1
+        THEN ARRAY(
+            SELECT ticket.owner::text
+            FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = lease.name AND ticket.expires_at > lease.now
+            ORDER BY ticket.id
+        )
+        ELSE '{}'
+    END
 FROM lease
 ORDER BY lease.ended, lease.name, lease.slot
 """

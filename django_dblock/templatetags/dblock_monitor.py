@@ -11,6 +11,8 @@ register = template.Library()
 
 register.filter("visible", formatting.visible)
 register.filter("doing", doing)
+register.filter("role_name", formatting.role_name)
+register.filter("numbered_role", formatting.numbered_role)
 
 
 @register.filter

@@ -72,7 +72,7 @@ def _locked(using: str | None) -> list[AdvisoryLock | FencedLease]:
 
 def _shown(lock: AdvisoryLock | FencedLease) -> str:
     if isinstance(lock, FencedLease):
-        return f"  lease {lock.name}, token {lock.token}, of {lock.owner}"
+        return f"  lease {lock.title}, token {lock.token}, of {lock.owner}"
     key = lock.name or lock.key_id or f"{lock.classid}/{lock.objid}"
     verb = "held" if lock.granted else "wanted"
     query = " ".join((lock.query or "").split())[:_MOST]

@@ -229,18 +229,24 @@ class TestState:
         found = {}
         run_once("a", work=work, mode="lease")
 
-        def value(name, which):
-            return found[(name, ("state", which), ("using", "default"))]
+        def value(name, which, *more):
+            return found[(name, *more, ("state", which), ("using", "default"))]
 
         assert value("dblock_advisory_locks", "held") == 1
         assert value("dblock_advisory_locks", "wanted") == 0
-        assert value("dblock_leases", "held") == 1
+        assert value("dblock_leases", "held", ("kind", "fenced")) == 1
+        assert value("dblock_leases", "held", ("kind", "leader")) == 0
         assert value("dblock_unfinished_requests", "leased") == 1
 
     def test_zero_is_shown(self, state):
         found = scraped(state)
         assert set(found.values()) == {0.0}
-        assert ("dblock_leases", ("state", "delayed"), ("using", "default")) in found
+        assert (
+            "dblock_leases",
+            ("kind", "worker"),
+            ("state", "delayed"),
+            ("using", "default"),
+        ) in found
 
     def test_without_the_database_the_rest_of_the_scrape_is_there(self, state, monkeypatch, caplog):
         def fail(using):
@@ -281,7 +287,9 @@ class TestState:
             thread.start()
             thread.join()
         found, still_open = left
-        assert found["dblock_leases", ("state", "held"), ("using", "other")] == 1
+        assert (
+            found["dblock_leases", ("kind", "fenced"), ("state", "held"), ("using", "other")] == 1
+        )
         assert ("dblock_advisory_locks", ("state", "held"), ("using", "default")) in found
         assert still_open == []
 

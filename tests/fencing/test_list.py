@@ -36,13 +36,13 @@ def test_the_table(rendering, observer):
         ticket(observer, "host:1:MainThread")
         [title, kept, held, over] = run("list").splitlines()
     assert title.split() == [
-        "lease", "slot", "state", "token", "owner", "age", "free", "in", "renewed",
+        "lease", "role", "slot", "state", "token", "owner", "age", "free", "in", "renewed",
         "grants", "delay", "waiting",
     ]  # fmt: skip
-    assert held.split()[:4] == [NAME, "0", "held", str(lock.token)]
+    assert held.split()[:5] == [NAME, "lock", "0", "held", str(lock.token)]
     assert held.split()[-4:] == ["1", "5.0", "s", "host:1:MainThread"]
-    assert kept.split()[:3] == ["kept", "0", "delayed"]
-    assert over.split()[:3] == ["over", "0", "expired"]
+    assert kept.split()[:4] == ["kept", "lock", "0", "delayed"]
+    assert over.split()[:4] == ["over", "lock", "0", "expired"]
 
 
 def test_names_are_whole_in_a_pipe_and_shortened_on_a_terminal(observer, monkeypatch):
@@ -82,7 +82,7 @@ def test_json_has_every_field():
     assert 0 < lease["remaining"] <= 60 < lease["free_in"] <= 65
     assert lease.keys() == {
         "name", "slot", "state", "token", "owner", "age", "renewed", "remaining", "lock_delay",
-        "free_in", "grants", "metadata", "waiting",
+        "free_in", "grants", "metadata", "waiting", "key", "kind", "role",
     }  # fmt: skip
 
 

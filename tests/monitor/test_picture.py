@@ -54,7 +54,20 @@ class TestQueues:
         [held, kept] = queues(
             [], [lease("a", waiting=("x",)), lease("b", waiting=("x",), state="delayed")]
         )
-        assert (held.lease, kept.lease) == ("0:a", "")
+        assert [queue.holders[0].lease for queue in (held, kept)] == ["0:a", ""]
+
+    def test_the_permits_of_a_semaphore_are_waited_for_together(self):
+        permits = [
+            lease("api~semaphore", owner="w-0", waiting=("x", "y")),
+            lease("api~semaphore", owner="w-1", slot=1, waiting=()),
+        ]
+        [queue] = queues([], permits)
+        assert (queue.name, queue.role, queue.shared) == ("api", "permit", True)
+        assert [holder.name for holder in queue.holders] == ["w-0", "w-1"]
+        assert [waiter.name for waiter in queue.waiters] == ["x", "y"]
+        assert [root.keeps for root in blockers([queue])] == [2, 2]
+        [shape] = [s for s in draw([queue]).shapes if s.kind == "lock"]
+        assert (shape.title, shape.detail) == ("api", "permit · 2 waiting")
 
 
 class TestBlockers:
