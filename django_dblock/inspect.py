@@ -397,7 +397,7 @@ class FencedLease:
 
     @property
     def key(self) -> str:
-        """The name for people: without the suffix that tells the kind in the table."""
+        """Return the name for people, without the suffix that tells the kind in the table."""
         return meaning_of(self.name, self.slot).key
 
     @property
