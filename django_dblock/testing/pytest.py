@@ -29,6 +29,16 @@ def hold_lock() -> Iterator[Callable[..., testing.hold_lock]]:
 
 
 @pytest.fixture
+def hold_lease() -> Iterator[Callable[..., testing.hold_lease]]:
+    """Hold leases until the test ends: ``hold_lease(fenced_semaphore("api", permits=1, ttl=30))``.
+
+    Takes the argument of :class:`django_dblock.testing.hold_lease` and returns it, entered.
+    """
+    with ExitStack() as stack:
+        yield lambda block: stack.enter_context(testing.hold_lease(block))
+
+
+@pytest.fixture
 def race() -> Callable[..., list[Any]]:
     """Return :func:`django_dblock.testing.race`, to call ``race(8, buy)``."""
     return testing.race

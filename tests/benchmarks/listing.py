@@ -30,7 +30,10 @@ FROM generate_series(1, %s::int) AS n
 """
 STATEMENTS: Sequence[tuple[str, dict[str, Any] | None]] = (
     (sql.ADVISORY_LOCKS, None),
-    (sql.FENCED_LEASES, {"name": None, "expired": True, "like": None, "limit": None}),
+    (
+        sql.FENCED_LEASES,
+        {"names": None, "expired": True, "like": None, "limit": None, "namespace": None},
+    ),
     (idempotency_operations.UNFINISHED, {"id": None, "limit": None, "most": 1000}),
 )
 
