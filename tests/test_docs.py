@@ -341,6 +341,16 @@ def test_every_page_is_reached_from_an_index():
     assert {path.resolve() for path in pages} == listed
 
 
+def test_the_search_finds_each_how_to_by_words_of_its_own():
+    """Sphinx puts an index entry that holds the query before all that only mentions it."""
+    pages = {}
+    for path in sorted((ROOT / "docs" / "how-to").glob("*.md")):
+        words = re.findall(r"^```\{index\} (.+)$", path.read_text(), re.MULTILINE)
+        assert bool(words) == (path.name != "index.md"), shown(path)
+        for word in ", ".join(words).split(", "):
+            assert pages.setdefault(word, path) == path or not word, word
+
+
 def test_links_between_files_lead_somewhere():
     for path in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]:
         for target in re.findall(
