@@ -75,6 +75,11 @@ def is_seconds(value: object) -> bool:
     )
 
 
+def are_seconds(*values: object) -> bool:
+    """Whether each of these is a number of seconds that the server can wait."""
+    return all(map(is_seconds, values))
+
+
 class Conf:
     """``settings.DBLOCK_*`` with their defaults; a wrong value raises ImproperlyConfigured."""
 

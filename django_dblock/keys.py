@@ -73,13 +73,19 @@ def encode(key: tuple[Any, ...]) -> bytes:
     """
     if not key:
         raise ValueError("A lock needs a key: at least one part, as in ('inventory', sku).")
-    return _value(b"(", b"".join(_part(part, key, (place,)) for place, part in enumerate(key, 1)))
+    return _value(b"(", b"".join([_part(part, key, (place,)) for place, part in enumerate(key, 1)]))
 
 
 def key_id(encoded: bytes, namespace: str = "") -> int:
     """Hash an encoded key to the signed 64-bit number that PostgreSQL locks."""
     salted = _value(b"s", namespace.encode("utf-8", "surrogatepass")) + encoded
     return int.from_bytes(blake2b(salted, digest_size=8).digest(), "big", signed=True)
+
+
+def numbered(key: tuple[Any, ...], namespace: str) -> tuple[bytes, int]:
+    """Return the key as :func:`encode` writes it, and its :func:`key_id` in the namespace."""
+    data = encode(key)
+    return data, key_id(data, namespace)
 
 
 def decode(encoded: bytes) -> Key:
@@ -116,6 +122,8 @@ def _read(values: bytes) -> Key:
 
 
 def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
+    if type(part) is str:  # nearly always
+        return _value(b"s", part.encode("utf-8", "surrogatepass"))
     if isinstance(part, Enum):
         return _part(part.value, key, place)
     if isinstance(part, str):

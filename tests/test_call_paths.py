@@ -66,15 +66,15 @@ def saving():
     return product.save_cas
 
 
-# Files, and changes of file. The goals, not reached yet: advisory_lock 6 and 25, save_cas 4
-# and 8, fenced_lock 8 and 55, @idempotent atomic 14 and 65, lease 16 and 75. Django's own atomic()
-# measures 5 and 39.
+# Files, and changes of file. The goals: advisory_lock 6 and 25, save_cas 4 and 8 (reached),
+# fenced_lock 8 and 55, @idempotent atomic 14 and 65, lease 16 and 75. Django's own atomic()
+# measures 5 and 39. The seventh file of advisory_lock is conf, which is asked for the namespace.
 CEILINGS = {
-    "advisory_lock": (7, 42),
-    "save_cas": (5, 10),
-    "fenced_lock": (11, 78),
-    "idempotent atomic": (21, 110),
-    "idempotent lease": (23, 132),
+    "advisory_lock": (7, 24),
+    "save_cas": (4, 8),
+    "fenced_lock": (11, 66),
+    "idempotent atomic": (21, 78),
+    "idempotent lease": (23, 98),
 }
 
 

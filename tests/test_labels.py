@@ -202,3 +202,12 @@ def test_a_project_whose_own_name_looks_alike():
 
 def test_a_hostile_label_can_not_make_reading_slow():
     assert read(f" lock[{':'.join('1' * 20)}]", [1], "") == {}
+
+
+@pytest.mark.parametrize("own", ["shop", "", "shop lock[a]", "x" * 60])
+@pytest.mark.parametrize("parts", [["sku-1"], ["a" * 40], ["a", "b"], ["sku-1", "sku-1"]])
+def test_labelled_equals_composing_the_labels(own, parts):
+    keys = [named((part,)) for part in parts]
+    numbers = [number((part,)) for part in parts]
+    shown = [label((part,), number((part,)), "full") for part in parts]
+    assert labels.labelled(own, keys, numbers, "full", "") == compose(own, shown)

@@ -268,11 +268,9 @@ def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) ->
 def _parameters(request: Request) -> dict[str, Parameter]:
     application_name = _reported_application_name(request.connection)
     if (mode := conf.labels) != "off":
-        shown = (
-            labels.label(key, number, mode, request.namespace)
-            for key, number in zip(request.keys, request.ids, strict=True)
+        application_name = labels.labelled(
+            application_name or "", request.keys, request.ids, mode, request.namespace
         )
-        application_name = labels.compose(application_name or "", shown)
     levels = "%" if conf.allow_snapshot_isolation else "read %"
     return {"application_name": application_name, "levels": levels}
 

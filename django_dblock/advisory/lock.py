@@ -41,7 +41,7 @@ from django_dblock.advisory.acquire import Request, lock, name_holder, try_lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named, names
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import connection_for, drop_if_dead, in_transaction
+from django_dblock.core.connection import connection_for, in_transaction, joins
 from django_dblock.core.decorators import (
     Guard,
     mark,
@@ -154,11 +154,10 @@ class AdvisoryBlock(Generic[HeldT]):
         request = Request.of(
             self._keys, shared=self._shared, connection=connection, modes=self._modes
         )
-        drop_if_dead(connection)
         entries = _entries(connection)
         depth = len(entries)
         atomic = None
-        if not in_transaction(connection):
+        if not joins(connection):
             atomic = transaction.atomic(using=connection.alias)
             atomic.__enter__()
         started = monotonic()
@@ -355,11 +354,11 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
             return advisory_lock(*parts, timeout=timeout, shared=shared, using=using)
 
         # Encoded here, so that a wrong part fails where it is written, not where it is entered.
-        known = named(tuple("" if is_argument(part) else part for part in key))
-        if any(map(is_argument, key)):
+        if any(map(callable, key)) and any(map(is_argument, key)):
+            named(tuple("" if is_argument(part) else part for part in key))
             super().__init__(None, for_call, shared, _take_one, timeout=timeout, using=using)
         else:
-            super().__init__((known,), None, shared, _take_one, timeout=timeout, using=using)
+            super().__init__((named(key),), None, shared, _take_one, timeout=timeout, using=using)
 
 
 def _take_one(

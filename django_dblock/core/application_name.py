@@ -131,6 +131,30 @@ def compose(application_name: str, labels: Iterable[str]) -> str:
     return text
 
 
+def labelled(
+    application_name: str,
+    keys: Sequence[NamedKey],
+    numbers: Sequence[int],
+    mode: LabelMode,
+    namespace: str,
+) -> str:
+    """Add the labels of keys to an application_name, as :func:`compose` does.
+
+    Args:
+        application_name: the name that the server reported.
+        keys: the keys.
+        numbers: the number of each key.
+        mode: ``DBLOCK_LABELS``, not off.
+        namespace: the namespace of the numbers.
+    """
+    if len(keys) == 1 and _OPEN not in application_name:  # nearly always
+        text = f"{application_name}{_OPEN}{label(keys[0], numbers[0], mode, namespace)}]"
+        if len(text) <= MAX_APPLICATION_NAME:
+            return text
+    shown = (label(key, number, mode, namespace) for key, number in zip(keys, numbers, strict=True))
+    return compose(application_name, shown)
+
+
 def without_labels(application_name: str) -> str:
     """Return what the program calls itself."""
     return split(application_name)[0]

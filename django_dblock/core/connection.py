@@ -111,6 +111,12 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
+def joins(connection: BaseDatabaseWrapper) -> bool:
+    """Return :func:`in_transaction`, after :func:`drop_if_dead`: what a block does at its start."""
+    drop_if_dead(connection)
+    return in_transaction(connection)
+
+
 def in_testcase(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the innermost atomic block is one that TestCase opened around a test."""
     blocks: list[Any] = connection.atomic_blocks

@@ -46,6 +46,11 @@ def watch_commits(connection: BaseDatabaseWrapper) -> CommitWatch:
 
     A later statement would replace a dead connection, and the watch would hear nothing of the new.
     """
+    driver = connection.connection
+    plain: Any = connection.Database.Connection  # type: ignore[attr-defined]
+    # A proxy may not be hashable, so only the driver's own connection is looked up first.
+    if type(driver) is plain and not driver.closed and (known := _watches.get(driver)) is not None:
+        return known
     drop_if_dead(connection)
     connection.ensure_connection()
     driver = unwrapped(connection.connection) or connection.connection

@@ -166,7 +166,14 @@ class _Message:
     def execute(self, template: str, parameters: Sequence[Parameter]) -> None:
         driver = self._driver
         self._query.query = template.encode()
-        text = template % tuple(map(self._literal, parameters))
+        text = template % tuple(
+            [
+                f"'{value}'"
+                if type(value) is str and "'" not in value and "\\" not in value
+                else self._literal(value)
+                for value in parameters
+            ]
+        )
         with driver.lock:
             driver.pgconn.send_query(text.encode())
             results = driver.wait(generators.execute(driver.pgconn))
@@ -174,25 +181,22 @@ class _Message:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
             if result.status == ExecStatus.TUPLES_OK:
-                columns = range(result.nfields)
-                self.results.append(
-                    [
-                        tuple(_text(result.get_value(row, column)) for column in columns)
-                        for row in range(result.ntuples)
-                    ]
-                )
+                self.results.append(_rows(result))
 
     def _literal(self, value: Parameter) -> str:
         if value is None:
             return "NULL"
         if isinstance(value, str):
-            if "'" not in value and "\\" not in value:
-                return f"'{value}'"
             return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
         if isinstance(value, int):
             return str(value)
         return f"'{{{','.join(map(str, value))}}}'"
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _rows(result: Any) -> Rows:
+    # in one frame: a call for each value costs more than the value
+    value, columns = result.get_value, range(result.nfields)
+    return [
+        tuple([None if (found := value(row, n)) is None else found.decode() for n in columns])
+        for row in range(result.ntuples)
+    ]

@@ -14,6 +14,7 @@ from django.dispatch import Signal
 
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT
+from django_dblock.core import application_name as labels
 from django_dblock.core.connection import drop_if_dead, in_transaction
 from django_dblock.core.simple_query import send
 from django_dblock.exceptions import LockLost
@@ -114,7 +115,7 @@ class Lease:
         on_lost: Callable[["Lease"], object] | None,
     ) -> None:
         self.key = place.key.parts
-        self.name: str = place.facts["name"]
+        self.name = labels.name(place.key)
         self.using = place.using
         self.token = success.grant.token
         self.metadata = metadata
@@ -288,8 +289,11 @@ class Lease:
         reason = self.trust.reason or "it was released"
         return LockLost(**self._place.facts, token=self.token, reason=reason)
 
-    def leave(self, *, failed: bool) -> None:
-        """Release the lease at the end of the block; the block's own error takes precedence."""
+    def leave(self, *, failed: bool) -> bool:
+        """Release the lease at the end of the block; return whether it was lost.
+
+        The block's own error takes precedence over one of the release.
+        """
         try:
             self.release()
         except Error:
@@ -299,6 +303,7 @@ class Lease:
             logger.warning(
                 "%s was not released, it expires", self.name, exc_info=True, extra=self._logged
             )
+        return self.lost
 
     def stop_on_loss(self, stop: Callable[[], None]) -> None:
         """Call ``stop`` when the lease is lost, or at once if it is lost already."""

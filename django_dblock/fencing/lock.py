@@ -17,7 +17,7 @@ from django.db import connections
 from django.dispatch import Signal
 
 from django_dblock import signals
-from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
+from django_dblock.conf import MAX_TIMEOUT, are_seconds, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named
 from django_dblock.core.connection import after_fork_in_child
 from django_dblock.core.decorators import (
@@ -201,18 +201,12 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
     ) -> None:
         if not is_ttl(ttl):
             raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
-        if not (timeout is None or is_seconds(timeout)):
-            raise ValueError(
-                f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
-                f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
-            )
-        for argument, value in (("hold_at_least", hold_at_least), ("lock_delay", lock_delay)):
-            if not is_seconds(value):
-                raise ValueError(f"{argument}={value!r} is not a number of seconds from 0.")
+        if not are_seconds(0 if timeout is None else timeout, hold_at_least, lock_delay):
+            raise _not_seconds(timeout, hold_at_least=hold_at_least, lock_delay=lock_delay)
         if not (metadata is None or isinstance(metadata, dict)):
             raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
         self._template = key
-        callables = any(map(is_argument, key))
+        callables = any(map(callable, key)) and any(map(is_argument, key))
         known = named(
             tuple("" if is_argument(part) else part for part in key) if callables else key
         )
@@ -242,8 +236,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         traceback: TracebackType | None,
     ) -> None:
         lease = self._pop()
-        lease.leave(failed=kind is not None)
-        if kind is None and lease.lost:
+        if lease.leave(failed=kind is not None) and kind is None:
             raise lease.loss()
 
     async def __aenter__(self) -> Lease:
@@ -393,6 +386,17 @@ _NOT_HERE = (
     "of the same object are open in others, so nobody can say which one was meant. Enter and leave "
     "a block in one thread or task, or use an object of its own for each block."
 )
+
+
+def _not_seconds(timeout: object, **others: object) -> ValueError:
+    """Return the error for the first of these arguments that is not a number of seconds."""
+    if not (timeout is None or is_seconds(timeout)):
+        return ValueError(
+            f"timeout={timeout!r} is not a number of seconds from 0 (do not wait) to "
+            f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
+        )
+    argument, value = next(found for found in others.items() if not is_seconds(found[1]))
+    return ValueError(f"{argument}={value!r} is not a number of seconds from 0.")
 
 
 def _storable(metadata: dict[str, Any]) -> str:

@@ -54,8 +54,9 @@ class Effects:
     """
 
     def __init__(self, connection: Connection) -> None:
-        connection.savepoint_state += 1  # as Django numbers its own
-        self._name = f"dblock_{connection.savepoint_state}"
+        # Numbered by depth: a few texts, so that each message is put together only once. Blocks
+        # at one depth follow each other, so at most one of them is open.
+        self._name = f"dblock_{len(connection.savepoint_ids)}"
         self._connection = connection
         self._block = transaction.atomic(using=connection.alias, savepoint=False)
         self.savepoint = sql.SAVEPOINT.format(name=self._name)

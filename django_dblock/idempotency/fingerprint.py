@@ -119,9 +119,7 @@ def _is_streamed(request: HttpRequest) -> bool:
 
     A form is read by ``request.POST``, which has the same limit: there the refusal is the answer.
     """
-    if request.content_type == _URLENCODED or not request_body.is_unread(request):
-        return False
-    return request_body.is_too_large(request)
+    return request.content_type != _URLENCODED and request_body.is_unread_and_too_large(request)
 
 
 def _is_token(pair: bytes) -> bool:

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock.advisory.acquire import Request
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, named
-from django_dblock.keys import encode, is_instance, key_id, plain_str
+from django_dblock.keys import encode, is_instance, numbered, plain_str
 
 ONCE = "once"
 """The scope of ``run_once`` and ``once_per``."""
@@ -66,14 +66,15 @@ class Identity:
     def lock(self, connection: BaseDatabaseWrapper) -> Request:
         """Return the request for the advisory lock. Its label shows :func:`shown_key`."""
         shown = ("idempotency", self.scope, shown_key(self.scope, self.key))
-        data = encode(("django_dblock.idempotency", self.scope, self.key))
+        parts = ("django_dblock.idempotency", self.scope, self.key)
+        data, number = numbered(parts, self.namespace)
         key = NamedKey(shown, data, shown)
-        number = key_id(data, self.namespace)
         return Request((key,), (number,), False, connection, self.namespace)  # noqa: FBT003 - fast
 
-    def parameters(self) -> dict[str, str]:
-        """Return the identity in the form that the statements take."""
-        return {"namespace": self.namespace, "scope": self.scope, "key": self.key}
+    def parameters(self, asked: "RequestFingerprint | None" = None) -> dict[str, Any]:
+        """Return the identity, and the fingerprint if given, in the form that statements take."""
+        parameters = {"namespace": self.namespace, "scope": self.scope, "key": self.key}
+        return parameters if asked is None else {**parameters, **asked.parameters()}
 
     def derived_key(self, name: str) -> str:
         """Return a key for another service's own idempotency; the same in each run of the request.
@@ -179,7 +180,7 @@ def _is_nobody(value: Any) -> bool:  # noqa: PLR0911 - a return for each type
     if isinstance(value, Enum):
         return _is_nobody(value.value)
     if isinstance(value, str):
-        text = plain_str(value)
+        text = value if type(value) is str else plain_str(value)
         return text.strip().lower() in _NOBODY or bool(_NOBODY_PART.search(text))
     if isinstance(value, bytes | bytearray):
         return not bytes(value).strip(b"\0 \t\r\n")

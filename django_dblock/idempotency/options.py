@@ -47,9 +47,9 @@ class Options:
     @property
     def ttl_seconds(self) -> float:
         """The seconds for which the response is stored."""
-        return seconds_of(self.ttl) or conf.idempotency_ttl
+        return (self.ttl is not None and seconds_of(self.ttl)) or conf.idempotency_ttl
 
     @property
     def lease_seconds(self) -> float:
         """The seconds for which a run may be silent in lease mode."""
-        return seconds_of(self.lease) or conf.idempotency_lease
+        return (self.lease is not None and seconds_of(self.lease)) or conf.idempotency_lease

@@ -63,7 +63,9 @@ class Refused:
 Outcome = Done | Replayed | Refused
 
 
-def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) -> Outcome | None:
+def decide(  # noqa: PLR0911 - a return for each outcome
+    found: Found, identity: Identity, *, resumes: bool, refuses: bool
+) -> Outcome | None:
     """Return the outcome of a request that may not run; None if it may.
 
     Args:
@@ -72,6 +74,10 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
         resumes: whether a run can continue after the recorded steps of another run.
         refuses: whether an abandoned request is left to an operator.
     """
+    if found.answer is not None:
+        return Replayed(found.answer)
+    if found.same and found.locked and not found.full and found.state in ("new", "expired"):
+        return None  # nearly always; what follows names the request
     facts = identity.facts
     name = f"Idempotency key {facts['key']} of {facts['scope']}"
     if found.another:
@@ -82,8 +88,6 @@ def decide(found: Found, identity: Identity, *, resumes: bool, refuses: bool) ->
                 **facts,
             )
         )
-    if found.answer is not None:
-        return Replayed(found.answer)
     if found.state == "leased" or not found.locked:
         return Refused(in_progress(identity, found.remaining))
     if (found.state == "abandoned" and refuses) or (found.state == "free" and not resumes):

@@ -28,10 +28,10 @@ def is_unread(request: HttpRequest) -> bool:
     return not (inner._read_started or hasattr(inner, "_body"))  # noqa: SLF001 - Django's state
 
 
-def is_too_large(request: HttpRequest) -> bool:
-    """Return whether ``request.body`` would refuse an unread body as too large for memory."""
+def is_unread_and_too_large(request: HttpRequest) -> bool:
+    """Return whether nobody has read the body, and ``request.body`` would refuse to: too large."""
     limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    if limit is None:
+    if limit is None or not is_unread(request):
         return False
     stream = _stream(request)
     if _is_seekable(stream):  # the length in the header may be absent, as of a chunked body

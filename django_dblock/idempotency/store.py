@@ -147,7 +147,7 @@ def record(  # noqa: PLR0913 - what an answer is kept with
         ttl: the seconds for which to keep the response.
         new: whether there was no row when it was read.
     """
-    parameters = {**identity.parameters(), "ttl": str(ttl), **asked.parameters(), **answer}
+    parameters = {**identity.parameters(asked), "ttl": str(ttl), **answer}
     statement = sql.RECORD_NEW if new else sql.RECORD_AGAIN
     return bool(send(connection, statement, *then, parameters=parameters))
 
@@ -169,7 +169,7 @@ def record_and_commit(  # noqa: PLR0913 - as record()
         IntegrityError: somebody has written the row past the lock: :func:`is_own_conflict`. Or a
             deferred constraint fails at COMMIT. Nothing is committed.
     """
-    parameters = {**identity.parameters(), "ttl": str(ttl), **asked.parameters(), **answer}
+    parameters = {**identity.parameters(asked), "ttl": str(ttl), **answer}
     exchange_and_commit(connection, sql.RECORD_AND_COMMIT, *then, parameters=parameters)
     return True
 
@@ -200,7 +200,7 @@ def claim(  # noqa: PLR0913 - what a claim is made of
             roll the claim back.
     """
     parameters = {
-        **identity.parameters(),
+        **identity.parameters(asked),
         "owner": owner,
         "lease": str(lease),
         "ttl": None if ttl is None else str(ttl),
@@ -208,7 +208,6 @@ def claim(  # noqa: PLR0913 - what a claim is made of
         "token": found.token,
         "claim": found.claim,
         "resume": int(found.state in ("free", "abandoned")),
-        **asked.parameters(),
     }
     statement = sql.CLAIM_NEW if found.state == "new" else sql.CLAIM_AGAIN
     rows = send(connection, statement, parameters=parameters)
@@ -267,7 +266,7 @@ def not_replicated(identity: Identity) -> IdempotencyNotReplicated:
 
 
 def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
-    parameters: dict[str, Any] = {**identity.parameters()}
+    parameters = identity.parameters()
     if (max_keys := conf.idempotency_max_keys) is None:
         return (sql.READ,), parameters
     parameters["max_keys"] = max_keys

@@ -521,7 +521,10 @@ class GuardedSave(models.Model):
     ) -> None:
         """Carry the version that was written, and remember in which transaction that was."""
         state, name = self.__dict__, self._version_field.attname
-        fate = None if version is None else rollback.current(connections[using])
+        connection = connections[using]
+        # what is committed at once can't be rolled back
+        shared = version is not None and connection.in_atomic_block
+        fate = rollback.current(connection) if shared else None
         if fate is None or version is None:
             state.pop("_version_written", None)
         else:
