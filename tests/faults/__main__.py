@@ -1,4 +1,4 @@
-"""``python -m tests.faults [--minutes M] [--seed N] [--workload W] [--nemesis X] [--system S]``."""
+"""``python -m tests.faults [--minutes M] [--seed N] [--workload W] [--nemesis X] …``."""
 
 import argparse
 import os
@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workload", action="append", help="only trials of this workload")
     parser.add_argument("--nemesis", action="append", help="only trials under this nemesis")
     parser.add_argument("--system", action="append", help="only trials of this system")
+    parser.add_argument("--backend", action="append", help="only trials with this backend")
     parser.add_argument("--trial", action="append", type=int, help="only the trial of this number")
     parser.add_argument("--mutations", action="store_true", help="only the broken ones")
     parser.add_argument(

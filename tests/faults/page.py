@@ -38,6 +38,9 @@ def page(found: dict[str, Any], pictures: dict[str, str]) -> str:
         + "<h2>By system</h2>"
         + pictures.get("losses", "")
         + _systems(found["systems"])
+        + "<h2>By backend (ours)</h2><p>What stands around Django's connection, drawn from the"
+        " trial's seed.</p>"
+        + _table(_BACKEND_HEADS, [row.values() for row in found["backends"]])
         + "<h2>Where ours pays</h2><p>How long a frozen holder of an advisory lock blocks the next"
         " (it was let go on after 3 s):</p>"
         + _table(("", "s"), [each.values() for each in found["blocked_by_a_frozen_holder"]])
@@ -49,6 +52,11 @@ def page(found: dict[str, Any], pictures: dict[str, str]) -> str:
         + _trials(found["trials"])
         + "</html>\n"
     )
+
+
+_BACKEND_HEADS = (
+    "backend", "trials", "operations", "faults", "violations", "mutations", "caught",
+)  # fmt: skip
 
 
 def _ordered(counts: dict[str, int]) -> str:
@@ -79,15 +87,16 @@ def _trials(trials: list[dict[str, Any]]) -> str:
         (
             result["number"], kinds[result["expected"]],
             f"{result['system']} {result['mutation']}", result["workload"], result["nemesis"],
-            result["version"], result["operations"], sum(result["faults"].values()),
+            result["version"], result["backend"], result["operations"],
+            sum(result["faults"].values()),
             "; ".join(violation["text"] for violation in result["violations"]),
             result["replay"],
         )
         for result in trials
     ]  # fmt: skip
     heads = (
-        "", "", "system", "workload", "nemesis", "PostgreSQL", "operations", "faults", "violations",
-        "replay",
+        "", "", "system", "workload", "nemesis", "PostgreSQL", "backend", "operations", "faults",
+        "violations", "replay",
     )  # fmt: skip
     return _table(heads, rows)
 

@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass
 
+from tests.helpers.backends import BACKENDS
+
 TTL = 0.4
 """Seconds of the leases; short, so that many expire in a run of minutes."""
 
@@ -24,6 +26,7 @@ class Trial:
         seconds: how long the workers run.
         seed: of everything that is thrown.
         version: of PostgreSQL.
+        backend: what stands around Django's connection, by its name in ``helpers/backends.py``.
         ttl: seconds.
         workers: how many.
         attempt: which, where the first ones found nothing and something must be found.
@@ -38,6 +41,7 @@ class Trial:
     seed: str
     version: int
     mutation: str = ""
+    backend: str = "django"
     ttl: float = TTL
     workers: int = 4
     attempt: int = 1
@@ -143,6 +147,7 @@ def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
                 Trial(
                     number, seconds=round(seconds, 2), seed=f"{seed} {number}",
                     version=dice.choice(versions), **kind,
+                    backend=_backend(f"{seed} {number}", **kind),
                 )
             )  # fmt: skip
     if minutes >= _LONG_MINUTES:
@@ -152,9 +157,22 @@ def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
                 Trial(
                     number, system, workload, nemesis, HOLDS, seconds=_LONG_SECONDS,
                     seed=f"{seed} {number}", version=dice.choice(versions),
+                    backend=_backend(f"{seed} {number}", expected=HOLDS, nemesis=nemesis),
                 )
             )  # fmt: skip
     return trials
+
+
+def _backend(seed: str, *, expected: str, nemesis: str, **_: object) -> str:
+    """Draw what stands around the connection: in half of the trials nothing does.
+
+    Peers and the shop run on Django's own backend. The path that a tenant's cursor sets is lost in
+    a pooler that gives each statement another session, so that pair shows nothing of ours.
+    """
+    if expected == FAILS or nemesis == "site":
+        return "django"
+    others = [name for name in BACKENDS if (name, nemesis) != ("tenants", "pooler")][1:]
+    return random.Random(f"{seed} backend").choice(["django"] * len(others) + others)
 
 
 _OVERHEAD = 1.3

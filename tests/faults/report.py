@@ -42,6 +42,7 @@ def write(
         "blocked_by_a_frozen_holder": prices,
         "totals": totals(results),
         "systems": by_system(results),
+        "backends": by_backend(results),
         "failures": failures(results),
         "around": around.curves(result for result in results if result["expected"] == HOLDS),
         "trials": [{**result, "around": None} for result in results],
@@ -74,6 +75,24 @@ def by_system(results: list[Result]) -> list[dict[str, Any]]:
         row["faults"] += sum(result["faults"].values())
         row["violations"] += violated(result)
     return list(rows.values())
+
+
+def by_backend(results: list[Result]) -> list[dict[str, Any]]:
+    """Add up the trials of ours by what stands around the connection, and the mutations caught."""
+    rows = []
+    for name in dict.fromkeys(result["backend"] for result in results):
+        of_name = [result for result in results if result["backend"] == name]
+        ours = [result for result in of_name if result["expected"] == HOLDS]
+        broken = {result["mutation"] for result in of_name if result["expected"] == CAUGHT}
+        caught = {result["mutation"] for result in of_name if violated(result)}
+        rows.append(
+            {"name": name, "trials": len(ours),
+             "operations": sum(result["operations"] for result in ours),
+             "faults": sum(sum(result["faults"].values()) for result in ours),
+             "violations": sum(map(violated, ours)),
+             "mutations": len(broken), "caught": len(broken & caught)},
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: row["name"])
 
 
 def totals(results: list[Result]) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def _wanted(trial: Trial, arguments: argparse.Namespace) -> bool:
         (not arguments.workload or trial.workload in arguments.workload)
         and (not arguments.nemesis or trial.nemesis in arguments.nemesis)
         and (not arguments.system or trial.system in arguments.system)
+        and (not arguments.backend or trial.backend in arguments.backend)
         and (not arguments.trial or trial.number in arguments.trial)
         and (not arguments.mutations or trial.expected == CAUGHT)
     )
@@ -125,7 +126,8 @@ def _line(result: dict[str, Any]) -> str:
     taken = "" if takeovers is None else f"{takeovers} takeovers; "
     return (
         f"{result['number']:>4}  {result['system']}{mark} × {result['workload']} × "
-        f"{result['nemesis']}, PostgreSQL {result['version']}: {result['operations']} operations "
+        f"{result['nemesis']}, {result['backend']}, PostgreSQL {result['version']}: "
+        f"{result['operations']} operations "
         f"({result['outcomes'].get('ok', 0)} ok, {result['outcomes'].get('unknown', 0)} unknown), "
         f"{faults or 'no faults'}; {taken}{violated} violations"
         + "".join(f"\n      {v['invariant']}: {v['text']}" for v in result["violations"])

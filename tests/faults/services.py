@@ -100,6 +100,10 @@ def libfaketime() -> Path:
     raise LookupError("libfaketime is not installed (Debian package faketime)")
 
 
+TENANT = "tenant"
+"""The schema of the trials whose backend has one; with all tables, as ``public`` has them."""
+
+
 def make_tables(server: Server) -> None:
     from django.core.management import call_command
     from django.db import connection
@@ -108,11 +112,16 @@ def make_tables(server: Server) -> None:
 
     connection.close()
     connection.settings_dict["PORT"] = server.port
-    call_command("migrate", "django_dblock", verbosity=0)
-    with connection.schema_editor() as editor:
-        for model in MODELS:
-            editor.create_model(model)
-    connection.close()
+    with connect(server) as database:
+        database.execute(f"CREATE SCHEMA {TENANT}")
+    for schema in ("public", TENANT):
+        connection.settings_dict["OPTIONS"]["options"] = f"-c search_path={schema}"
+        call_command("migrate", "django_dblock", verbosity=0)
+        with connection.schema_editor() as editor:
+            for model in MODELS:
+                editor.create_model(model)
+        connection.close()
+    del connection.settings_dict["OPTIONS"]["options"]
 
 
 def url(server: Server) -> str:
@@ -120,8 +129,9 @@ def url(server: Server) -> str:
     return f"host=127.0.0.1 port={server.port} user=postgres dbname=postgres connect_timeout=5"
 
 
-def connect(server: Server) -> psycopg.Connection[Any]:
-    return psycopg.connect(url(server), autocommit=True)
+def connect(server: Server, *, tenant: bool = False) -> psycopg.Connection[Any]:
+    path = f"-c search_path={TENANT}" if tenant else ""
+    return psycopg.connect(url(server), autocommit=True, options=path)
 
 
 class Crew:

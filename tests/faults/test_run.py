@@ -3,6 +3,7 @@
 import json
 import threading
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 
 from tests.faults import aftermath, run, services
 from tests.faults.clock import now
+from tests.faults.history import Writer, read
 from tests.faults.plan import HOLDS, Trial
 from tests.faults.services import Services, connect
 from tests.faults.stage import Over, Stage
@@ -48,7 +50,7 @@ def ran(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "versions", lambda: [18])
     arguments = Namespace(
         minutes=60, seed="1", output=tmp_path, started=0.0, smoke=False, mutations=False,
-        workload=None, nemesis=None, system=None, trial=None,
+        workload=None, nemesis=None, system=None, backend=None, trial=None,
     )  # fmt: skip
 
     def everything(running, price=lambda *_: []):
@@ -177,6 +179,29 @@ def test_a_nemesis_is_ended_before_what_it_works_on_is_taken_down(tmp_path):
         raise ZeroDivisionError
     assert ended.is_set()
     found.stage.close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "noted", "says"),
+    [
+        ("django", {"backend": "DatabaseWrapper", "fast": True}, ""),
+        ("django", {"backend": "DatabaseWrapper", "fast": False}, "'fast': False"),
+        ("logged", {"backend": "Logged", "fast": False}, ""),
+        ("logged", {"backend": "DatabaseWrapper", "fast": True}, "in place of"),
+        ("logged", None, "no worker has said"),
+    ],
+)
+def test_a_connection_that_is_not_the_planned_one_is_an_error(tmp_path, backend, noted, says):
+    found = Running(replace(trial(1), backend=backend), Nothing(), tmp_path / "t")
+    found.stage.close()
+    history = Writer(tmp_path / "t" / "worker-0-0.jsonl", "0.0")
+    if noted:
+        history.note("backend", **noted)
+    with history.operation("add"):
+        pass
+    told = found._not_as_planned(read(tmp_path / "t"))
+    assert len(told) == bool(says)
+    assert says in "".join(told)
 
 
 def test_a_state_that_is_never_seen_is_told_by_its_name(tmp_path, monkeypatch):

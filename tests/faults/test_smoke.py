@@ -9,7 +9,8 @@ import pytest
 
 from tests.faults.checkers import INVARIANTS, Violation
 from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
-from tests.faults.report import failures, has_shown
+from tests.faults.report import by_backend, failures, has_shown
+from tests.helpers.backends import BACKENDS
 
 pytestmark = pytest.mark.faults
 
@@ -29,6 +30,31 @@ def test_a_plan_has_ours_every_peer_and_every_mutation():
     assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
 
 
+def test_each_backend_is_drawn_for_ours_and_half_of_them_are_djangos():
+    trials = plan(60, "7", [18])
+    ours = [trial for trial in trials if trial.expected == HOLDS and trial.workload != "shop"]
+    assert {trial.backend for trial in ours} == set(BACKENDS)
+    share = sum(trial.backend == "django" for trial in ours) / len(ours)
+    assert 0.4 < share < 0.6
+    assert len({trial.backend for trial in trials if trial.expected == CAUGHT}) > 2
+    assert {trial.backend for trial in trials if trial.expected == FAILS} == {"django"}
+
+
+def test_backend_comes_from_the_trials_seed():
+    """What a seed has thrown before is thrown again, whatever backends there are."""
+    again = {trial.number: trial.backend for trial in plan(5, "7", [18])}
+    assert again == {trial.number: trial.backend for trial in plan(5, "7", [18, 16])}
+
+
+def test_path_of_a_tenant_is_not_set_through_a_pooler():
+    assert not [
+        trial
+        for seed in range(20)
+        for trial in plan(5, str(seed), [18])
+        if (trial.backend, trial.nemesis) == ("tenants", "pooler")
+    ]
+
+
 def test_a_long_plan_throws_everything_at_every_workload_and_has_patroni():
     trials = plan(60, "7", [18])
     thrown = {(trial.workload, trial.nemesis) for trial in trials if trial.expected == HOLDS}
@@ -44,7 +70,7 @@ def result(expected=HOLDS, system="fenced", mutation="", lost=0, **more):
         "number": 1, "expected": expected, "system": system, "mutation": mutation,
         "workload": "counter", "nemesis": "pause", "violations": violations, "errors": [],
         "replay": "python -m …", "outcomes": {"ok": 100}, "faults": {"stop": 1},
-        "seconds": 4, "ordered": {}, **more,
+        "seconds": 4, "ordered": {}, "backend": "django", "operations": 100, **more,
     }  # fmt: skip
 
 
@@ -76,6 +102,23 @@ def test_a_run_fails_for_each_thing_that_it_must_show_and_does_not(results, begi
     found = failures(results)
     assert len(found) == len(begins)
     assert all(map(str.startswith, found, begins))
+
+
+def test_a_report_adds_up_by_backend():
+    rows = by_backend(
+        [
+            result(),
+            result(backend="tenants", lost=2),
+            result(FAILS, "redis_py", lost=5),
+            result(CAUGHT, mutation="one", backend="tenants"),
+            result(CAUGHT, mutation="one", backend="tenants", lost=1),
+            result(CAUGHT, mutation="two", backend="tenants"),
+        ]
+    )
+    assert [list(row.values()) for row in rows] == [
+        ["django", 1, 100, 1, 0, 0, 0],
+        ["tenants", 1, 100, 1, 2, 2, 1],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +163,13 @@ def test_each_workload_has_run_under_a_nemesis(found):
         "savepoints", "permits", "readers_writers", "settlements", "outbox", "latches",
     }  # fmt: skip
     assert sum(found["totals"]["faults"].values()) > 0
+
+
+def test_each_worker_had_the_connection_that_its_trial_is_about(found):
+    """A trial in which one has not is broken; see ``Running._not_as_planned``."""
+    assert len({trial["backend"] for trial in found["trials"]}) > 3
+    assert not [trial["errors"] for trial in found["trials"] if trial["errors"]]
+    assert sum(row["operations"] for row in found["backends"]) == found["totals"]["operations"]
 
 
 def test_an_order_was_looked_for_in_what_was_done_with_leases(found):

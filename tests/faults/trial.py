@@ -18,11 +18,12 @@ from typing import Any
 from tests.faults import aftermath, around, history
 from tests.faults.checkers import Violation
 from tests.faults.clock import now
-from tests.faults.history import Operation
+from tests.faults.history import OK, Operation
 from tests.faults.plan import Trial
-from tests.faults.services import Services, connect, url
+from tests.faults.services import Services, url
 from tests.faults.stage import Over, Stage, lives
 from tests.faults.wake import Wakes
+from tests.helpers.backends import BACKENDS
 
 _PATIENCE = 20
 """Seconds after which a worker that should have ended hangs."""
@@ -135,6 +136,7 @@ class Running:
             "system": trial.system,
             "workload": trial.workload,
             "mutation": trial.mutation,
+            "backend": trial.backend,
             "ttl": trial.ttl,
             "size": 12,
             "until": self.stage.until,
@@ -165,7 +167,8 @@ class Running:
     def _verdict(self, hung: list[str], errors: list[str], started: float) -> dict[str, Any]:
         trial, stage = self.trial, self.stage
         operations = history.read(self.folder)
-        with connect(stage.server) as database:
+        errors += self._not_as_planned(operations)
+        with stage.connect() as database:
             found: list[Violation] = self.workload.judge(database, trial.name, operations)
             if hasattr(self.workload, "ordered"):
                 verdict = self.workload.ordered(operations)
@@ -177,6 +180,20 @@ class Running:
                 others=getattr(self.nemesis, "OTHERS", None),
             )  # fmt: skip
         return self._result(operations, found, errors, started)
+
+    def _not_as_planned(self, operations: list[Operation]) -> list[str]:
+        """Say where a worker's connection was not the one that the trial is about."""
+        planned = {
+            "backend": BACKENDS[self.trial.backend].__name__, "fast": self.trial.backend == "django"
+        }  # fmt: skip
+        noted = [
+            {name: note[name] for name in planned}
+            for note in history.notes(self.folder)
+            if note["kind"] == "backend"
+        ]
+        if not noted and any(operation.outcome == OK for operation in operations):
+            return ["no worker has said what its connection is"]
+        return [f"{note} in place of {planned}" for note in noted if note != planned]
 
     def _result(
         self, operations: list[Operation], found: list[Violation], errors: list[str], started: float

@@ -4,6 +4,7 @@ import importlib
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -14,9 +15,12 @@ from typing import Any, NoReturn
 from django.db import Error, connections
 
 from django_dblock import DblockError
+from django_dblock.core.connection import fast_driver
 from tests.faults.boundaries import Boundaries
 from tests.faults.clock import mend_sleep, now
 from tests.faults.history import Writer
+from tests.faults.services import TENANT
+from tests.helpers import backends
 
 _BREAK = 0.02
 """Seconds after an error, so that a server that is away is not asked a thousand times a second."""
@@ -83,19 +87,35 @@ def _run(orders: dict[str, Any]) -> None:
             dice, worker.history, orders["faults"], tuple(orders["pauses"]),
             orders["server"], orders["channel"],
         ).install()  # fmt: skip
+    with backends.installed(orders["backend"], *connections):
+        backends.Tenants.schema = TENANT
+        _take_turns(worker)
+        connections.close_all()
+    _wait_for_threads(worker)
+
+
+def _take_turns(worker: Worker) -> None:
     stopping = threading.Event()
     errors = (Error, DblockError, OSError, *worker.system.ERRORS)
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     while now() < worker.until and not stopping.is_set():
         try:
             worker.workload.turn(worker)
+            _note_backend(worker)
         except errors:  # the history has it
             for connection in connections.all(initialized_only=True):
                 with suppress(Error):
                     connection.close()
             time.sleep(worker.dice.uniform(0, _BREAK))
-    connections.close_all()
-    _wait_for_threads(worker)
+
+
+def _note_backend(worker: Worker) -> None:
+    """Note once what the connection is, and whether statements may travel in one message."""
+    connection = connections["default"]
+    if connection.connection is not None and "noted" not in worker.state:
+        fast = fast_driver(connection) is not None
+        worker.history.note("backend", backend=type(connection).__name__, fast=fast)
+        worker.state["noted"] = True
 
 
 def _wait_for_threads(worker: Worker) -> None:
@@ -104,6 +124,15 @@ def _wait_for_threads(worker: Worker) -> None:
     while now() < deadline and threading.active_count() > 1:
         time.sleep(0.02)
     left = [
-        thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
+        f"{thread.name} in {_where(thread)}"
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread()
     ]
     worker.history.note("end", threads=left)
+
+
+def _where(thread: threading.Thread) -> str:
+    """Return the last calls of a thread, the innermost last."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    calls = traceback.extract_stack(frame)[-8:] if frame else []
+    return " > ".join(f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in calls)

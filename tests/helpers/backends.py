@@ -135,13 +135,14 @@ BACKENDS: dict[str, type[DatabaseWrapper]] = {
 
 
 @contextmanager
-def installed(name: str) -> Iterator[type[DatabaseWrapper]]:
-    """Let every connection to ``default``, of any thread, be of this backend."""
+def installed(name: str, *aliases: str) -> Iterator[type[DatabaseWrapper]]:
+    """Let every connection to these aliases (``default``), of any thread, be of this backend."""
+    aliases = aliases or ("default",)
     backend = BACKENDS[name]
     handler: Any = connections
 
     def create_connection(alias: str) -> Any:
-        if alias != "default":
+        if alias not in aliases:
             return original(alias)
         return backend(handler.settings[alias], alias)
 
@@ -151,16 +152,18 @@ def installed(name: str) -> Iterator[type[DatabaseWrapper]]:
 
     original = handler.create_connection
     plain_connect = psycopg.connect
-    before = connections["default"]
-    before.close()
+    before = {alias: connections[alias] for alias in aliases}
     handler.create_connection = create_connection
-    connections["default"] = create_connection("default")
+    for alias in aliases:
+        before[alias].close()
+        connections[alias] = create_connection(alias)
     psycopg.connect = connect  # type: ignore[assignment]
     try:
         yield backend
     finally:
         psycopg.connect = plain_connect  # type: ignore[method-assign]
-        connections["default"].close()
         del handler.create_connection
-        connections["default"] = before
+        for alias in aliases:
+            connections[alias].close()
+            connections[alias] = before[alias]
         Tenants.schema = "public"
