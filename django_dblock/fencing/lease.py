@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import Error, connections, transaction
+from django.db import Error, NotSupportedError, connections, transaction
 from django.dispatch import Signal
 
 from django_dblock import signals
@@ -17,7 +17,7 @@ from django_dblock.conf import MAX_TIMEOUT
 from django_dblock.core import application_name as labels
 from django_dblock.core.connection import drop_if_dead, in_transaction
 from django_dblock.core.simple_query import send
-from django_dblock.exceptions import LockLost
+from django_dblock.exceptions import LockLost, OpenTransaction
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Success
 from django_dblock.fencing.deadline import EXPIRED, GONE, Trust, now
@@ -205,12 +205,19 @@ class Lease:
         connection. If a waiter has asked for the lease, it is notified in the same commit.
 
         Raises:
-            OpenTransaction: a transaction is open on the connection.
+            OpenTransaction: a transaction is open on the connection; the lease is still held.
+            NotSupportedError: the connection is in pipeline mode; the lease is still held.
             django.db.Error: the release failed, or its result is unknown; then the lease expires.
         """
         if self._given_back or self.trust.foreign:
             return False
-        store.refuse_transaction(self._place, connections[self.using], "released")
+        try:
+            store.refuse_transaction(self._place, connections[self.using], "released")
+        except (OpenTransaction, NotSupportedError):
+            raise  # nothing was tried: the lease is held on
+        except Error:  # asking whether a transaction is open has to connect first
+            self.stop_renewing()
+            raise
         lost = self.lost
         self.stop_renewing()  # first, or it would look at what has ended again and again
         had = self._release_row()

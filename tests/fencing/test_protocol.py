@@ -348,6 +348,16 @@ class TestRelease:
         connection.close()
         assert not lock.lost
 
+    def test_release_that_cannot_connect_ends_the_renewals(self, unreachable):
+        with pytest.raises(OperationalError), fenced_lock(NAME, ttl=30) as lock:
+            unreachable()
+            connection.close()
+            with pytest.raises(OperationalError):
+                lock.release()
+            with pytest.raises(LockLost, match="it was released"):
+                lock.check()
+        connection.close()
+
     def test_hold_at_least(self, observer):
         with fenced_lock(NAME, ttl=30, hold_at_least=60):
             pass
