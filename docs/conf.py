@@ -64,7 +64,7 @@ nitpick_ignore_regex = [
         r"TransactionManagementError|ConnectionDoesNotExist|ValidationError|ImproperlyConfigured",
     ),  # Django's, in our Raises
     (r"py:exc", r"RequestDataTooBig"),  # Django's, in our Raises
-    (r"py:exc", r"IntegrityError|OperationalError"),  # Django's, in our Raises
+    (r"py:exc", r"IntegrityError|NotSupportedError|OperationalError"),  # Django's, in our Raises
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
     (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT|ResponseT)"),  # type variables
     (r"py:class", r"GuardedSave"),  # what of VersionedModel is not for users

@@ -13,7 +13,6 @@ from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import Error, OperationalError, connection, transaction
-from psycopg.pq import PipelineStatus, TransactionStatus
 
 from django_dblock import (
     FencedLock,
@@ -24,7 +23,6 @@ from django_dblock import (
 )
 from django_dblock.cli import list as list_command
 from django_dblock.cli import purge
-from django_dblock.core.connection import cancel_if_running
 from django_dblock.core.simple_query import send
 from django_dblock.idempotency import store as requests
 from django_dblock.inspect import (
@@ -159,20 +157,6 @@ def test_serialization_failure_of_another_kind_is_no_moved_row():
     error = OperationalError()
     error.__cause__ = psycopg.errors.SerializationFailure("could not serialize access")
     assert not save._was_moved(error, "default")
-
-
-def test_pipeline_reads_the_result_of_a_cancelled_statement_itself(monkeypatch):
-    cancelled = []
-    pgconn = SimpleNamespace(
-        transaction_status=TransactionStatus.ACTIVE,
-        pipeline_status=PipelineStatus.ON,
-    )
-    driver = SimpleNamespace(
-        closed=False, pgconn=pgconn, cancel_safe=lambda **limit: cancelled.append(limit)
-    )
-    monkeypatch.setattr("django_dblock.core.connection.unwrapped", lambda _: driver)
-    cancel_if_running(SimpleNamespace(connection=driver))
-    assert len(cancelled) == 1
 
 
 def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):

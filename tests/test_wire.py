@@ -236,9 +236,3 @@ class TestOneByOne:
                 pass
         finally:
             connection.close()
-
-    def test_the_drivers_pipeline_mode(self, observer):
-        with transaction.atomic():
-            Counter.objects.count()
-            with connection.connection.pipeline(), advisory_lock(*KEY):
-                assert len(held(observer)) == 1

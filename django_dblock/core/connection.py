@@ -20,7 +20,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import django
-from django.db import DEFAULT_DB_ALIAS, Error, connections, router
+from django.db import DEFAULT_DB_ALIAS, Error, NotSupportedError, connections, router
 from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
@@ -52,11 +52,32 @@ def connection_for(using: str | None, model: type[Model] | None = None) -> BaseD
     Raises:
         UnsupportedDatabase: the engine is not PostgreSQL.
         ConnectionDoesNotExist: there is no such alias.
+        NotSupportedError: as :func:`refuse_pipeline`.
     """
     connection = connections[alias_of(using, model)]
     if connection.vendor != "postgresql":
         raise UnsupportedDatabase(using=connection.alias, engine=connection.display_name)
+    refuse_pipeline(connection)
     return connection
+
+
+def refuse_pipeline(connection: BaseDatabaseWrapper) -> None:
+    """Refuse psycopg's pipeline mode. Sends nothing.
+
+    In a pipeline ``cursor.execute()`` returns before the server has answered. Errors come with a
+    later statement, ``rowcount`` is -1, and in autocommit nothing is committed until the pipeline
+    is synchronized. So nobody could say that a lock is held or that a row was written.
+
+    Raises:
+        NotSupportedError: the connection is in pipeline mode.
+    """
+    pgconn = getattr(connection.connection, "pgconn", None)
+    if pgconn is not None and pgconn.pipeline_status:
+        raise NotSupportedError(
+            f"The connection {connection.alias!r} is in psycopg's pipeline mode, in which nobody "
+            f"knows yet whether a statement has worked. Nothing was sent. Do this before "
+            f"pipeline() or after it; a pipeline inside the block of a lock is fine."
+        )
 
 
 def dedicated(alias: str) -> BaseDatabaseWrapper:
@@ -148,8 +169,9 @@ def fetch(
         parameters: the values.
 
     Raises:
-        django.db.Error: as a cursor raises it.
+        django.db.Error: as a cursor raises it; ``NotSupportedError`` as :func:`refuse_pipeline`.
     """
+    refuse_pipeline(connection)
     drop_if_dead(connection)
     try:
         with connection.cursor() as cursor:
@@ -271,7 +293,7 @@ def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
     Celery's soft time limit, the server would go on waiting, and get the lock for nobody.
     """
     from psycopg import generators, waiting
-    from psycopg.pq import PipelineStatus, TransactionStatus
+    from psycopg.pq import TransactionStatus
 
     driver = unwrapped(connection.connection)
     if driver is None or driver.closed:
@@ -281,10 +303,9 @@ def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
         return
     try:
         driver.cancel_safe(timeout=_LONGEST_CANCEL)
-        if pgconn.pipeline_status == PipelineStatus.OFF:  # a pipeline reads its results itself
-            # the result, an error, is dropped: the exception that interrupted is what counts
-            reading = bounded(generators.execute(pgconn), monotonic() + _LONGEST_CANCEL)
-            waiting.wait(reading, pgconn.socket, interval=_LOOK)
+        # the result, an error, is dropped: the exception that interrupted is what counts
+        reading = bounded(generators.execute(pgconn), monotonic() + _LONGEST_CANCEL)
+        waiting.wait(reading, pgconn.socket, interval=_LOOK)
     except Exception:  # noqa: BLE001 - what can't be cancelled is hung up
         driver.close()
 

@@ -27,6 +27,7 @@ from django_dblock.core.connection import (
     cancel_if_running,
     fast_driver,
     positional,
+    refuse_pipeline,
     template_of,
 )
 from django_dblock.sql.advisory import BEGIN, COMMIT
@@ -94,6 +95,7 @@ def _exchange(
     opening = None if driver is None else _opening(driver)
     try:
         if driver is None or opening is None:
+            refuse_pipeline(connection)
             return _one_by_one(connection, statements, parameters)
         closing = (COMMIT,) if commits else ()
         return _in_one_message(connection, driver, opening + statements + closing, parameters)

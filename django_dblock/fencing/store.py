@@ -25,6 +25,7 @@ from django_dblock.core.connection import (
     fetch,
     in_callers_transaction,
     positional,
+    refuse_pipeline,
 )
 from django_dblock.exceptions import (
     NotReplicated,
@@ -328,17 +329,19 @@ def durable_together(
 
 
 def _takes_several(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the driver puts parameters into the text, as a message of several statements needs.
-
-    The driver's pipeline mode takes one statement at a time, whatever the cursor.
-    """
-    options = connection.settings_dict["OPTIONS"]
-    pipeline = getattr(connection.connection, "_pipeline", None)
-    return not options.get("server_side_binding") and pipeline is None
+    """Return whether the driver puts parameters into the text, as several statements need it."""
+    return not connection.settings_dict["OPTIONS"].get("server_side_binding")
 
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
-    """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``."""
+    """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``.
+
+    Raises:
+        NotSupportedError: the connection is in pipeline mode.
+    """
+    pgconn = getattr(connection.connection, "pgconn", None)
+    if pgconn is not None and pgconn.pipeline_status:
+        refuse_pipeline(connection)
     if in_callers_transaction(connection):
         raise OpenTransaction(**place.facts, act=act)
 

@@ -16,6 +16,7 @@ from django_dblock.versioning.save import (
     compare,
     conflict,
     missing_version,
+    not_in_pipeline,
     reconciled,
     unless_moved,
 )
@@ -26,6 +27,7 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
 
     One statement where Django's ``delete()`` would send one; else the row is locked first.
     """
+    not_in_pipeline(connections[using])
     field, there = instance._version_field, instance._is_pk_set()
 
     def rows(version: int) -> Any:
@@ -63,6 +65,7 @@ def _lock(rows: Any) -> bool:
 
 def touch(instance: "GuardedSave", expected: int, using: str) -> None:
     """Write the version after ``expected`` and nothing else, if the row has that version."""
+    not_in_pipeline(connections[using])
     taken: dict[str, tuple[Any, Any]] = {}
     if not unless_moved(lambda: _bump(instance, expected, using), using):
         version = reconciled(instance, expected, using, taken)

@@ -11,7 +11,7 @@ from django_dblock.exceptions import StaleObjects
 from django_dblock.signals import stale_object
 from django_dblock.versioning import bulk, own_writes
 from django_dblock.versioning.bypass import bypassed
-from django_dblock.versioning.save import bumped, is_unversioned
+from django_dblock.versioning.save import bumped, is_unversioned, not_in_pipeline
 
 M = TypeVar("M", bound=Model, covariant=True)  # noqa: PLC0105 - the name of Django's own stubs
 
@@ -113,6 +113,7 @@ class VersionedQuerySet(models.QuerySet[M]):
         if not rows:
             return []
         connection = connections[self.db]
+        not_in_pipeline(connection)
         most = connection.ops.bulk_batch_size(bulk.parameters_per_row(model, columns), rows)
         size = min(batch_size or most, most)
         written: list[bulk.Row] = []

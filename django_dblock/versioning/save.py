@@ -15,6 +15,7 @@ from django.db.models.functions import Greatest
 from django.db.models.query import QuerySet
 from django.db.models.sql.where import ExtraWhere
 
+from django_dblock.core.connection import refuse_pipeline
 from django_dblock.exceptions import MissingVersion, StaleObject
 from django_dblock.signals import stale_object
 from django_dblock.sql.versioning import IS
@@ -85,6 +86,18 @@ def plain_save(instance: "GuardedSave", update_fields: Iterable[str] | None) -> 
     if update_fields and is_unversioned(type(instance), update_fields):
         return Attempt("ignore")
     return Attempt("compare" if instance.cas_on_save else "bump")
+
+
+def not_in_pipeline(connection: BaseDatabaseWrapper) -> None:
+    """Refuse psycopg's pipeline mode, in which no statement says how many rows it has changed.
+
+    Raises:
+        NotSupportedError: as ``core.connection.refuse_pipeline``, which is asked only where it
+            will refuse: each save passes here.
+    """
+    pgconn = getattr(connection.connection, "pgconn", None)
+    if pgconn is not None and pgconn.pipeline_status:
+        refuse_pipeline(connection)
 
 
 def is_unversioned(model: Any, names: Iterable[str]) -> bool:
@@ -296,6 +309,8 @@ class GuardedSave(models.Model):
         if update_fields and attempt:
             update_fields = self._version_update_fields(update_fields, attempt.mode)
         connection = connections[using]
+        if attempt:
+            not_in_pipeline(connection)
         model: Any = self._meta.concrete_model  # a proxy's own names its model as a parent
         several = bool(model._meta.parents)
         # In manual transaction management Django opens a block for several tables all the same.

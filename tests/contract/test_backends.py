@@ -5,15 +5,17 @@ Each test is run on Django's own backend, which takes the fast path, and on the 
 """
 
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from io import StringIO
 
+import psycopg
 import pytest
 from django.core import checks
 from django.core.management import call_command
-from django.db import OperationalError, connection, connections, transaction
+from django.db import NotSupportedError, OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, JsonResponse
+from psycopg.pq import PipelineStatus
 
 from django_dblock import (
     FencedLock,
@@ -34,6 +36,12 @@ from django_dblock import (
     force_release,
     idempotent,
     inspect,
+    latch,
+    leadership,
+    lock_rows,
+    lock_table,
+    once_per,
+    partitions,
     purge_fenced_locks,
     purge_idempotency_keys,
     retry_on_conflict,
@@ -449,4 +457,163 @@ class TestOperations:
         with pytest.raises(OperationalError), lock("a"):
             pass
         with lock("a"):
+            pass
+
+
+@contextmanager
+def pipelined():
+    """Put psycopg's connection into pipeline mode; fail if it was not in it to the end."""
+    driver = connection.connection
+    with driver.pipeline():
+        yield
+        assert driver.info.pipeline_status == PipelineStatus.ON
+
+
+def entered(*blocks):
+    """Return a function that makes each of these in turn, and enters those that can be."""
+
+    def act():
+        with ExitStack() as stack:
+            for block in blocks:
+                made = block()
+                if hasattr(made, "__enter__"):
+                    stack.enter_context(made)
+
+    return act
+
+
+LAST_STATEMENT = "SELECT query, query_start, xact_start FROM pg_stat_activity WHERE pid = %s"
+
+
+class TestPipeline:
+    """In psycopg's pipeline mode nobody knows whether a statement has worked: all is refused.
+
+    What Django and psycopg do there is written down in ``tests/test_pipeline.py``.
+    """
+
+    @pytest.fixture(autouse=True)
+    def connected(self, backend):
+        connection.ensure_connection()
+
+    @staticmethod
+    def refused(act, observer):
+        """The act is refused in a pipeline, and the server has not heard of it."""
+        pid = [connection.connection.info.backend_pid]
+        before = observer.execute(LAST_STATEMENT, pid).fetchone()
+        with pipelined(), pytest.raises(NotSupportedError, match="before pipeline"):
+            act()
+        assert observer.execute(LAST_STATEMENT, pid).fetchone() == before
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            entered(lambda: advisory_lock(*KEY)),
+            entered(lambda: advisory_lock(*KEY, timeout=0)),
+            entered(lambda: advisory_locks(["a", "b"])),
+            entered(transaction.atomic, lambda: try_advisory_lock("a")),
+            entered(transaction.atomic, lambda: lock_rows(Counter.objects.all())),
+            entered(transaction.atomic, lambda: lock_table(Counter)),
+            entered(lambda: fenced_lock(*KEY, ttl=30)),
+            entered(lambda: advisory_semaphore("a", permits=2)),
+            entered(lambda: fenced_semaphore("a", permits=2, ttl=30)),
+            entered(lambda: fenced_rwlock("a").read(ttl=30)),
+            entered(lambda: partitions("a", count=3, ttl=30)),
+            lambda: next(iter(leadership("a", ttl=30))),
+            lambda: once_per("day", key="a")(lambda period: 1).run(),
+            lambda: latch("a", parties=1).count_down(1),
+            lambda: run_once("a", work=count),
+            lambda: run_once("a", work=count, mode="lease"),
+            lambda: force_release("a", by="tests"),
+            lambda: terminate_backend(1, by="tests"),
+            purge_fenced_locks,
+            purge_idempotency_keys,
+            inspect.advisory_locks,
+            lambda: list(inspect.fenced_leases()),
+            lambda: list(inspect.unfinished_requests()),
+        ],
+        ids=[
+            "advisory_lock", "timeout=0", "advisory_locks", "try_advisory_lock", "lock_rows",
+            "lock_table", "fenced_lock", "advisory_semaphore", "fenced_semaphore",
+            "fenced_rwlock", "partitions", "leadership", "once_per", "latch", "run_once",
+            "run_once in lease mode", "force_release", "terminate_backend", "purge_fenced_locks",
+            "purge_idempotency_keys", "inspect.advisory_locks", "inspect.fenced_leases",
+            "inspect.unfinished_requests",
+        ],
+    )  # fmt: skip
+    def test_is_refused_before_any_statement(self, act, observer):
+        self.refused(act, observer)
+
+    @pytest.mark.parametrize("mode", ["atomic", "lease"])
+    def test_view_is_refused_before_any_statement(self, mode, observer):
+        @idempotent(scope=lambda request: "client", mode=mode)
+        def view(request: HttpRequest, how: str) -> JsonResponse:
+            return JsonResponse({"value": count()})
+
+        self.refused(lambda: view(request(), "x"), observer)
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda product: product.save(),
+            lambda product: product.save_cas(),
+            lambda product: product.delete_cas(),
+            lambda product: product.touch_version(),
+            lambda product: Product.objects.bulk_save_cas([product], ["stock"]),
+            lambda product: Product(name="b").save(),
+        ],
+        ids=["save", "save_cas", "delete_cas", "touch_version", "bulk_save_cas", "create"],
+    )
+    def test_versioned_write_is_refused_before_any_statement(self, act, observer):
+        product = Product.objects.create(name="a")
+        self.refused(lambda: act(product), observer)
+        product.stock = 3
+        product.save()
+        assert Product.objects.get().stock == 3, "after the pipeline it is written"
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda lease: lease.renew(),
+            lambda lease: lease.release(),
+            lambda lease: lease.guard().__enter__(),
+            lambda lease: Account.objects.get().save_fenced(lease),
+        ],
+        ids=["renew", "release", "guard", "save_fenced"],
+    )
+    def test_lease_that_is_held_is_kept(self, act, observer):
+        Account.objects.create(name="a")
+        with fenced_lock(*KEY, ttl=30, heartbeat=False) as lease:
+            with pipelined(), pytest.raises(NotSupportedError, match="before pipeline"):
+                act(lease)
+            lease.check()
+            with lease.guard():
+                count()
+        assert effects() == 1
+
+    def test_pipeline_inside_a_block_commits_with_it(self, rival, observer):
+        names = iter("abcdefghij")
+
+        def insert():
+            # the driver's cursor: what a wrapper makes two statements of, no pipeline takes
+            with pipelined(), connection.connection.cursor() as cursor:
+                for name in (next(names), next(names)):
+                    cursor.execute("INSERT INTO app_counter (name, value) VALUES (%s, 1)", [name])
+
+        with advisory_lock(*KEY):
+            insert()
+            assert len(observe.locks(observer)) == 1
+            assert rival.execute("SELECT count(*) FROM app_counter").fetchone() == (0,)
+        assert effects() == 2
+        with pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
+            insert()
+            raise ZeroDivisionError
+        with fenced_lock(*KEY, ttl=30) as lease, lease.guard():
+            insert()
+        for mode in ("atomic", "lease"):
+            run_once(mode, work=lambda *_: insert(), mode=mode)
+        assert effects() == 8
+
+    def test_check_notices_a_pipeline_that_is_off(self, monkeypatch):
+        monkeypatch.setattr(psycopg.Connection, "pipeline", lambda _: nullcontext())
+        with pytest.raises(AssertionError), pipelined():
             pass
