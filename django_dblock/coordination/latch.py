@@ -1,20 +1,22 @@
 """``latch``: go on when all parts of some work are done."""
 
-import asyncio
-import random
-import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from math import inf
+from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import name, named
-from django_dblock.core.clock import monotonic
+from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.connection import connection_for, fetch, in_callers_transaction
-from django_dblock.exceptions import LockTimeout
+from django_dblock.fencing import store
+from django_dblock.fencing.acquire import Attempt, Demand
 from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.store import Grant, Look, Place, Refusal, Wish
 from django_dblock.keys import KeyPart
 from django_dblock.sql import coordination as sql
 
@@ -22,9 +24,6 @@ MONTH = 30 * 86_400
 HOUR = 3_600
 BATCH = 100
 """Latches that go in one commit of a purge."""
-
-_SHORTEST, _LONGEST = 0.01, 0.5
-"""Seconds between two looks."""
 
 
 class latch:  # noqa: N801 - lower-case like the locks
@@ -85,6 +84,9 @@ class latch:  # noqa: N801 - lower-case like the locks
     def count_down(self, part: KeyPart) -> bool:
         """Note that the part is done, when the surrounding transaction commits. One statement.
 
+        If somebody waits, a second statement after the COMMIT wakes all waiters if the latch is
+        open then.
+
         Args:
             part: the part's name or number, of the types that a key's part can have.
 
@@ -97,7 +99,21 @@ class latch:  # noqa: N801 - lower-case like the locks
         text = _text(part)
         if self._names is not None and text not in self._names:
             raise ValueError(f"{part!r} is none of the parts of {self!r}.")
-        return bool(self._rows(sql.COUNT_DOWN, part=text))
+        rows = self._rows(sql.COUNT_DOWN, part=text)
+        if any(is_awaited for (is_awaited,) in rows):
+            self._wake_at_commit()
+        return bool(rows)
+
+    def _wake_at_commit(self) -> None:
+        connection = connections[_alias_of(self._using)]
+        parameters = self._parameters
+
+        def wake_waiters() -> None:
+            fetch(connection, sql.WAKE_LATCH, parameters)
+
+        # In manual transaction management nobody tells of the COMMIT: the waiters look.
+        if connection.in_atomic_block or connection.get_autocommit():
+            transaction.on_commit(wake_waiters, using=connection.alias, robust=True)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -132,6 +148,11 @@ class latch:  # noqa: N801 - lower-case like the locks
     def wait(self, *, timeout: float | None) -> None:
         """Return when every part is done.
 
+        A waiter is woken after the COMMIT of the last part. It looks for itself every two seconds,
+        and every half second or more often where it can't be woken: behind a pooler in transaction
+        mode, say. A part that was counted before somebody waited, and is committed later, wakes
+        nobody: the waiter's own look finds it.
+
         Args:
             timeout: seconds to wait; 0 looks once, None waits indefinitely.
 
@@ -139,23 +160,31 @@ class latch:  # noqa: N801 - lower-case like the locks
             LockTimeout: some parts were still missing.
             TransactionManagementError: a transaction is open: it would see its own parts as done,
                 and could still be rolled back.
+            StandbyDatabase: the server is a standby, which can't be waited on.
             ValueError: the timeout can't be one.
         """
-        for delay in self._looks(timeout):
-            time.sleep(delay)
+        attempt = self._attempt(timeout)
+        try:
+            while attempt.once() is None:
+                attempt.pause()
+        finally:
+            attempt.close()
 
     async def wait_async(self, *, timeout: float | None) -> None:  # noqa: ASYNC109 - as wait()
         """Do what :meth:`wait` does, from a coroutine."""
-        looks = self._looks(timeout)
-        while (delay := await sync_to_async(lambda: next(looks, None))()) is not None:  # noqa: ASYNC110
-            await asyncio.sleep(delay)
+        attempt = await sync_to_async(self._attempt)(timeout)
+        try:
+            while await sync_to_async(attempt.once)() is None:
+                await attempt.apause()
+        finally:
+            await to_its_end(sync_to_async(attempt.close)())
 
     def reset(self) -> int:
         """Close the latch: forget its parts. Returns how many there were. One statement."""
         return len(self._rows(sql.RESET_LATCH))
 
-    def _looks(self, timeout: float | None) -> Iterator[float]:
-        """Look, and yield how long to sleep before the next look, until every part is done."""
+    def _attempt(self, timeout: float | None) -> Attempt:
+        """Begin to wait: what is acquired is the sight of all parts, and nothing is held."""
         if not (timeout is None or is_seconds(timeout)):
             raise ValueError(
                 f"timeout={timeout!r} is not a number of seconds from 0 (look once) to "
@@ -167,25 +196,37 @@ class latch:  # noqa: N801 - lower-case like the locks
                 f"{self!r} can't be waited for in an open transaction: it would see its own parts "
                 f"as done, and could still be rolled back. Wait outside transaction.atomic()."
             )
-        started, delay = monotonic(), _SHORTEST
-        while (missing := self.missing) > 0:
-            waited = monotonic() - started
-            if timeout is not None and waited >= timeout:
-                raise LockTimeout(
-                    keys=(self._key.parts,),
-                    name=name(self._key),
-                    using=connection.alias,
-                    timeout=timeout,
-                    waited=waited,
-                    holder=f"{missing} of {self.parties} parts that are missing",
-                )
-            delay = random.uniform(_SHORTEST, min(_LONGEST, delay * 3))  # noqa: S311 - no secret
-            yield delay if timeout is None else min(delay, timeout - waited)
+        parameters = self._parameters
+        place = Place(self._key, parameters["queue"], connection.alias, kind="latch")
+        more = {**parameters, "names": self._names and list(self._names)}
 
-    def _rows(self, statement: str, **parameters: str) -> list[tuple[str, ...]]:
+        def acquire(place: Place, _: Wish, ticket: int | None) -> Grant | Refusal:
+            row = {**more, "ticket": ticket}
+            [(missing,)] = store.run(place, "waited for", sql.LOOK_AT_LATCH, row)
+            return _OPEN if missing <= 0 else self._refusal(missing)
+
+        def look(place: Place, ticket: store.Ticket, patience: float | None) -> Look:
+            row = {**more, "ticket": ticket.id, "owner": ticket.owner, "patience": patience}
+            [(queued, missing)] = store.run(place, "waited for", sql.STAY_AT_LATCH, row)
+            return Look(queued, 0, self._refusal(missing), max(missing, 0))
+
+        return Attempt(place, _NO_TERMS, timeout, Demand(acquire, look))
+
+    def _refusal(self, missing: int) -> Refusal:
+        return Refusal(inf, 0, f"{missing} of {self.parties} parts that are missing")
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
         text = lease_name(self._key, conf.namespace)
+        return {"latch": text, "queue": f"{text}~latch", "parties": self.parties}
+
+    def _rows(self, statement: str, **parameters: str) -> list[tuple[Any, ...]]:
         connection = connections[_alias_of(self._using)]
-        return fetch(connection, statement, {"latch": text, **parameters})
+        return fetch(connection, statement, {**self._parameters, **parameters})
+
+
+_OPEN = Grant(0, datetime.max.replace(tzinfo=UTC))
+_NO_TERMS = Wish(0.0, 0.0, "{}", in_turn=False)
 
 
 def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:

@@ -13,7 +13,7 @@ from django_dblock.coordination.slots import SlotGrant
 from django_dblock.core.application_name import named
 from django_dblock.exceptions import SelfDeadlock
 from django_dblock.fencing import store
-from django_dblock.fencing.acquire import Attempt, Success
+from django_dblock.fencing.acquire import Attempt, Demand, Success
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
@@ -28,7 +28,21 @@ _holding: ContextVar[tuple["ReadLease | WriteLease", ...]] = ContextVar(
 )
 
 
-class ReadLease(Lease):
+class _TurnLease(Lease):
+    """A lease whose release wakes those whose turn it is: readers together, or one writer."""
+
+    def _release_row(self) -> bool:
+        parameters = {
+            "name": self._place.name,
+            "slot": self._place.slot,
+            "token": self.token,
+            "hold_at_least": self._hold_at_least,
+            "ticket": None,
+        }
+        return bool(store.run_again(self._place, "released", sql.RELEASE_TURN, parameters))
+
+
+class ReadLease(_TurnLease):
     """One reader's lease. Others may read, too; nobody is granted the write lock meanwhile.
 
     Its token is greater than that of every earlier writer.
@@ -37,7 +51,7 @@ class ReadLease(Lease):
     fences_rows = False
 
 
-class WriteLease(Lease):
+class WriteLease(_TurnLease):
     """The writer's lease. Its token is greater than every token granted before it."""
 
     def downgrade(self, *, ttl: float | None = None) -> "_Downgrade":
@@ -227,7 +241,9 @@ class _ReadBlock(_Block):
     def _attempt(self) -> Attempt:
         place = self._place()
         acquire = _acquire_read_again if _held_here(place) else _acquire_read
-        return Attempt(place, self._wish, self._timeout, acquire=acquire, queue_slot=1)
+        # The gate must be free, and no writer before us.
+        demand = Demand(acquire, units=0, capacity=0)
+        return Attempt(place, self._wish, self._timeout, demand)
 
     def _lease(self, place: Place, success: Success) -> ReadLease:
         return ReadLease(_granted(place, success), success, **self._terms())
@@ -240,7 +256,9 @@ class _WriteBlock(_Block):
         return lease
 
     def _attempt(self) -> Attempt:
-        return Attempt(self._place(), self._wish, self._timeout, acquire=_acquire_write)
+        # All must be free, and nobody before us, readers included.
+        demand = Demand(_acquire_write, scope=_ALL_SLOTS, least=1)
+        return Attempt(self._place(), self._wish, self._timeout, demand)
 
     def _lease(self, place: Place, success: Success) -> WriteLease:
         return WriteLease(_granted(place, success), success, **self._terms())
@@ -306,6 +324,9 @@ def _acquire_read_again(place: Place, wish: Wish, _: int | None) -> SlotGrant | 
 
 _FIRST_OF_ALL = 0
 """A ticket that no waiter has: all of theirs are greater."""
+
+_ALL_SLOTS = 2**31 - 1
+"""Above the slot of every reader."""
 
 
 def _acquire_write(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | Refusal | None:

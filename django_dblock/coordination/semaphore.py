@@ -17,7 +17,7 @@ from django_dblock.core.application_name import named
 from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
-from django_dblock.fencing.acquire import Attempt, Success
+from django_dblock.fencing.acquire import Attempt, Demand, Success
 from django_dblock.fencing.deadline import Trust
 from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.lock import fenced_lock
@@ -117,8 +117,6 @@ class Permit(Lease):
             yield
 
     def _release_row(self) -> bool:
-        if not self._others:
-            return super()._release_row()
         leases = [slots.identity(trust) for trust in self.trusts]
         ours = slots.give_back(self._place, leases, hold_at_least=self._hold_at_least)
         return len(ours) == len(leases)
@@ -216,9 +214,8 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
         acquire = functools.partial(
             slots.acquire_slots, permits=self._permits, units=self._units, at_least=self._units
         )
-        return Attempt(
-            place, self._wish, self._timeout, acquire=acquire, queue_slot=1 - self._units
-        )
+        demand = Demand(acquire, units=self._units, capacity=self._permits, scope=self._permits)
+        return Attempt(place, self._wish, self._timeout, demand)
 
     def _lease(self, place: Place, success: Success) -> Permit:
         return Permit(

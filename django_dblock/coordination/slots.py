@@ -136,7 +136,7 @@ def give_back(
     """Release leases in one statement; return (name, slot) of those that were still ours.
 
     Args:
-        place: one of them, for errors.
+        place: one of them, for errors; waiters for its name are woken.
         leases: name, slot and token of each.
         hold_at_least: seconds since the grant for which a slot stays taken.
 
@@ -145,6 +145,7 @@ def give_back(
         StandbyDatabase: the server is a standby.
     """
     parameters = {
+        "name": place.name,
         "names": [name for name, _, _ in leases],
         "slots": [slot for _, slot, _ in leases],
         "tokens": [token for _, _, token in leases],

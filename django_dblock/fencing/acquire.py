@@ -20,6 +20,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from math import inf
 from threading import Event
 from typing import NamedTuple, TypeAlias
 
@@ -29,7 +30,7 @@ from django_dblock.core import notify
 from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
-from django_dblock.fencing.store import Grant, Place, Refusal, Wish
+from django_dblock.fencing.store import Grant, Look, Place, Refusal, Wish
 
 logger = logging.getLogger("django_dblock.fencing")
 
@@ -52,6 +53,35 @@ _SLICE = 0.05
 Acquire: TypeAlias = Callable[[Place, Wish, int | None], Grant | Refusal | None]
 """Take the lease if it is free: as :func:`django_dblock.fencing.store.acquire`."""
 
+LookAt: TypeAlias = Callable[[Place, store.Ticket, float | None], Look]
+"""Look at the lease and the queue: as :func:`django_dblock.fencing.store.look`."""
+
+
+class Demand(NamedTuple):
+    """What a waiter needs to be free. By default: the one lease of the name.
+
+    A try has a chance if `units` fit into what is left of the `capacity` by the slots that are held
+    and, in turn, by the waiters that come before.
+
+    Attributes:
+        acquire: sends the statement that takes it; by default `store.acquire`.
+        look: sends the statement that looks at it; by default `store.look`.
+        units: what this waiter needs; its ticket carries ``1 - units`` as its slot.
+        capacity: how many units there are.
+        scope: slots below this number count as held.
+        least: the units that an earlier ticket counts for at least.
+    """
+
+    acquire: Acquire | None = None
+    look: LookAt | None = None
+    units: int = 1
+    capacity: int = 1
+    scope: int = 1
+    least: int = 0
+
+
+_ONE_LEASE = Demand()
+
 
 class Success(NamedTuple):
     """The lease, asked for at ``before`` on our clock, after ``waited`` seconds."""
@@ -68,10 +98,7 @@ class Attempt:
         place: the lease to acquire.
         wish: the terms of the lease.
         timeout: seconds until LockTimeout; None waits indefinitely.
-        acquire: sends the statement that takes the lease; by default `store.acquire`.
-        queue_slot: the slot that this waiter's ticket carries.
-        is_woken: whether every release of what is waited for notifies the queue; by default what
-            `store.acquire` takes.
+        demand: what must be free; by default the lease.
 
     Attributes:
         place: what is waited for.
@@ -79,22 +106,18 @@ class Attempt:
         refusal: the latest answer of the table, if the lease was held.
     """
 
-    def __init__(  # noqa: PLR0913 - what other primitives change is named
+    def __init__(
         self,
         place: Place,
         wish: Wish,
         timeout: float | None,
-        *,
-        acquire: Acquire | None = None,
-        queue_slot: int = 0,
-        is_woken: bool | None = None,
+        demand: Demand = _ONE_LEASE,
     ) -> None:
         self.place = place
         self.delay = _SHORTEST
         self.refusal: Refusal | None = None
-        self._acquire = acquire
-        self._queue_slot = queue_slot
-        self._is_woken = acquire is None if is_woken is None else is_woken
+        self._demand = demand
+        self._acquire: Acquire = demand.acquire or store.acquire
         self._wish = wish
         self._timeout = timeout
         self._started = monotonic()
@@ -104,6 +127,8 @@ class Attempt:
         self._shown = 0.0
         self._ahead = 0
         self._called = False
+        self._came_in_vain = False
+        self._nap = _SHORTEST
         self._subscription: notify.Subscription | None = None
 
     def once(self) -> Success | None:
@@ -128,7 +153,7 @@ class Attempt:
             raise self.time_is_up(waited)
         self._knocks += 1
         if self._ticket is None and (self._wish.in_turn or self._knocks > _KNOCKS):
-            self._ticket = store.take_ticket(self.place, self._queue_slot, _PATIENCE)
+            self._queue_up()
             self.delay = 0.0  # what was released before the lease was marked, nobody will tell
             return None
         self._plan(answer, left)
@@ -179,41 +204,48 @@ class Attempt:
                 )
 
     def _listen(self) -> notify.Subscription | None:
-        if self._subscription is None and self._ticket is not None and self._is_woken:
+        if self._subscription is None and self._ticket is not None:
             self._subscription = notify.subscribe(self.place.using, self._ticket.topic)
         return self._subscription
 
     def _ask(self) -> Grant | Refusal | None:
         """Take the lease, or in the queue look first whether that has a chance."""
-        acquire = self._acquire or store.acquire
+        self._came_in_vain = False
         if self._ticket is None:
-            return acquire(self.place, self._wish, None)
+            return self._acquire(self.place, self._wish, None)
         if self._called:  # it is our turn, most likely
             self._called = False
-            return acquire(self.place, self._wish, self._ticket.id)
-        refusal = self._look(self._ticket)
-        # Other primitives have more rows under a name, and their own idea of what is free.
-        has_a_chance = (
-            self._acquire is not None
-            or refusal is None
-            or (refusal.remaining <= 0 and not (self._wish.in_turn and self._ahead))
-        )
-        if not has_a_chance:
-            return refusal
-        return acquire(self.place, self._wish, self._ticket.id)
+            answer = self._acquire(self.place, self._wish, self._ticket.id)
+            # One of several rows may have been passed by, because somebody had it for a moment.
+            self._came_in_vain = self._demand is not _ONE_LEASE
+            return answer
+        look = self._look(self._ticket)
+        before = look.ahead if self._wish.in_turn else 0
+        has_a_chance = look.held + before + self._demand.units <= self._demand.capacity
+        if look.refusal is not None and not has_a_chance:
+            return look.refusal
+        return self._acquire(self.place, self._wish, self._ticket.id)
 
-    def _look(self, ticket: store.Ticket) -> Refusal | None:
+    def _look(self, ticket: store.Ticket) -> Look:
         """Look at the lease and the queue; show that we live, where that is due."""
         now = monotonic()
         signs = now - self._shown >= _SIGN * 0.9
-        look = store.look(self.place, ticket, _PATIENCE if signs else None)
+        patience = _PATIENCE if signs else None
+        demand = self._demand
+        if demand.look is not None:
+            look = demand.look(self.place, ticket, patience)
+        else:
+            look = store.look(self.place, ticket, patience, scope=demand.scope, least=demand.least)
         if signs:
             self._shown = now
         if not look.queued:  # it was purged while we were frozen
             self._leave_topic()
-            self._ticket = store.take_ticket(self.place, self._queue_slot, _PATIENCE)
+            self._queue_up()
         self._ahead = look.ahead
-        return look.refusal
+        return look
+
+    def _queue_up(self) -> None:
+        self._ticket = store.take_ticket(self.place, 1 - self._demand.units, _PATIENCE)
 
     def _leave_topic(self) -> None:
         if self._subscription is not None:
@@ -222,12 +254,14 @@ class Attempt:
 
     def _plan(self, answer: Refusal | None, left: float | None) -> None:
         """Decide how long to sleep."""
-        first = self._ahead == 0
-        if self._subscription is not None and self._subscription.heard:
+        heard = self._subscription is not None and self._subscription.heard
+        soon = answer is None or self._came_in_vain
+        if heard and not soon:
+            self._nap = _SHORTEST
             self.delay = _SIGN * random.uniform(1.0, 1.1)  # noqa: S311 - no secret
-        elif self._ticket is None or first:
-            longest = min(_LONGEST, max(self.delay, _SHORTEST) * 3)
-            self.delay = random.uniform(_SHORTEST, longest)  # noqa: S311
+        elif self._ticket is None or self._ahead == 0 or soon:
+            longest = min(_LONGEST, self._nap * 3)
+            self.delay = self._nap = random.uniform(_SHORTEST, longest)  # noqa: S311
         else:
             longest = min(0.2 + 0.1 * self._ahead, _SIGN)
             self.delay = random.uniform(longest / 2, longest)  # noqa: S311
@@ -247,6 +281,8 @@ class Attempt:
         """Return the error that says who holds the lease."""
         answer = self.refusal
         holder = "somebody who was faster, or before us in the queue"
-        if answer is not None and answer.remaining > 0:
+        if answer is not None and answer.remaining == inf:
+            holder = answer.owner  # nothing that ends by itself
+        elif answer is not None and answer.remaining > 0:
             holder = f"{note}{answer.owner} (token {answer.token}, {answer.remaining:.1f} s left)"
         return LockTimeout(**self.place.facts, timeout=self._timeout, waited=waited, holder=holder)

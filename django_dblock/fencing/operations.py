@@ -85,6 +85,7 @@ def _force_release(place: Place, token: int | None, patience: float | None) -> b
         "name": place.name,
         "slot": place.slot,
         "token": token,
+        "ticket": None,
         "patience": None if patience is None else f"{max(round(patience * 1000), 1)}ms",
     }
     rows = store.run(place, "released", sql.FORCE_RELEASE, parameters)

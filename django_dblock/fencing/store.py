@@ -91,13 +91,15 @@ class Look(NamedTuple):
 
     Attributes:
         queued: whether its ticket is still there.
-        ahead: how many live tickets come before its own.
+        ahead: how many units the live tickets before its own ask for.
         refusal: the lease that ends first; None where there is no row at all.
+        held: how many of the slots that the waiter can use are held.
     """
 
     queued: bool
     ahead: int
     refusal: Refusal | None
+    held: int = 0
 
 
 class Renewal(NamedTuple):
@@ -418,7 +420,9 @@ def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
     return Ticket(number, who, topic)
 
 
-def look(place: Place, ticket: Ticket, patience: float | None) -> Look:
+def look(
+    place: Place, ticket: Ticket, patience: float | None, *, scope: int = 1, least: int = 0
+) -> Look:
     """Look at the lease and at the queue.
 
     Args:
@@ -426,25 +430,25 @@ def look(place: Place, ticket: Ticket, patience: float | None) -> Look:
         ticket: our place in the queue.
         patience: seconds for which the ticket is good from now, and the lease marked as awaited;
             None: only look.
+        scope: the waiter can use slots below this number.
+        least: the units that a ticket before ours counts for at least.
     """
     parameters = {
         "name": place.name,
         "ticket": ticket.id,
         "owner": ticket.owner,
         "patience": patience,
+        "scope": scope,
+        "least": least,
     }
     statement = sql.LOOK if patience is None else sql.STAY
-    [(queued, ahead, remaining, token, holder)] = run(place, "queued for", statement, parameters)
+    [row] = run(place, "queued for", statement, parameters)
+    queued, ahead, held, remaining, token, holder = row
     refusal = None if remaining is None else Refusal(remaining, token, holder)
-    return Look(bool(queued), ahead, refusal)
+    return Look(bool(queued), int(ahead), refusal, held)
 
 
 def drop_ticket(place: Place, ticket: Ticket) -> None:
     """Leave the queue; pass a wake-up on to the next if the lease is free."""
     parameters = {"name": place.name, "ticket": ticket.id, "owner": ticket.owner}
     run(place, "left", sql.DROP_TICKET, parameters)
-
-
-def wake(place: Place, count: int) -> None:
-    """Notify the first waiters in the queue for the name: those that may be able to go on now."""
-    run(place, "announced", sql.WAKE, {"name": place.name, "count": count})

@@ -5,9 +5,14 @@ All but the latch work on the rows of the lease protocol (:mod:`django_dblock.fe
 statements in :mod:`django_dblock.sql.fencing`. These statements only differ in which slots a caller
 may take.
 
+A release notifies the waiters in the queue that can go on now, in its own commit, and only if the
+released row is marked as awaited (`sql.fencing.STAY`).
+
 PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Level", "SELECT, The
 Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
 """
+
+from django_dblock.sql.fencing import IS_NEXT
 
 # Take `units` free slots of 0 … permits-1, or none if fewer than `at_least` are free. Slots that
 # another statement has locked are skipped, so seekers never wait for each other. A slot is free
@@ -19,6 +24,8 @@ Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
 # Who wants several looks first whether there are as many, so that a try that must fail locks none.
 # In turn: tickets carry their units as slot = 1 - units. A caller may take its units only if the
 # free slots suffice for all live tickets before its own and for itself.
+# A waiter that leaves the queue with its slots notifies the next one, if that one's units are free,
+# too: two releases at a time see one free slot each, and notify the same waiter.
 ACQUIRE_SLOTS = """
 WITH free AS MATERIALIZED (
     SELECT id
@@ -89,7 +96,24 @@ WITH free AS MATERIALIZED (
 )
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
-    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
+    (pg_identify_object(1259, tableoid, 0)).schema,
+    CASE WHEN %(ticket)s::bigint IS NOT NULL THEN (
+        SELECT count(pg_notify('django_dblock', next.tableoid::text || '.' || next.id::text))
+        FROM (
+            SELECT ticket.tableoid, ticket.id, 1 - ticket.slot AS units
+            FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = %(name)s::text AND ticket.id <> %(ticket)s
+                AND ticket.expires_at > clock_timestamp()
+            ORDER BY ticket.id
+            LIMIT 1
+        ) AS next
+        WHERE next.units + %(units)s <= (
+            SELECT count(*)
+            FROM django_dblock_fencedlock
+            WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
+                AND expires_at + lock_delay <= clock_timestamp()
+        )
+    ) END,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
@@ -115,6 +139,8 @@ SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIK
 
 # Give several slots back, as sql.fencing.RELEASE does for one. The rows are locked in the order of
 # their slots, as waiters do (sql.fencing.STAY), so that a release and a waiter never deadlock.
+# If a waiter has asked for one of them, the first in the queue are notified whose units fit into
+# the slots that are free then. So nobody is woken before a first waiter for which too few are free.
 RELEASE_SLOTS = """
 WITH wanted AS MATERIALIZED (
     SELECT *
@@ -127,17 +153,38 @@ WITH wanted AS MATERIALIZED (
         ON lease.name = wanted.name AND lease.slot = wanted.slot AND lease.token = wanted.token
     ORDER BY lease.name, lease.slot
     FOR NO KEY UPDATE OF lease
+), released AS (
+    UPDATE django_dblock_fencedlock AS lease
+    SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
+        lock_delay = GREATEST(
+            lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+            interval '0'
+        )
+    FROM ours
+    WHERE lease.id = ours.id
+    RETURNING lease.id, lease.name, lease.slot,
+        lease.awaited_until > clock_timestamp() AS is_awaited,
+        set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 )
-UPDATE django_dblock_fencedlock AS lease
-SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
-    lock_delay = GREATEST(
-        lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
-        interval '0'
+SELECT name, slot, (
+    SELECT count(pg_notify('django_dblock', queue.topic))
+    FROM (
+        SELECT ticket.tableoid::text || '.' || ticket.id::text AS topic,
+            sum(1 - ticket.slot) OVER (ORDER BY ticket.id) AS units
+        FROM django_dblock_fencedticket AS ticket
+        WHERE ticket.name = %(name)s::text AND ticket.expires_at > clock_timestamp()
+            AND EXISTS (SELECT FROM released WHERE is_awaited)
+    ) AS queue
+    WHERE queue.units <= (
+        SELECT count(*)
+        FROM django_dblock_fencedlock
+        WHERE name = %(name)s::text
+            AND (expires_at + lock_delay <= clock_timestamp()
+                OR id IN (SELECT id FROM released))
     )
-FROM ours
-WHERE lease.id = ours.id
-RETURNING lease.name, lease.slot, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+)
+FROM released
 """
 
 # The read-write lock. Slot 0 is the gate: the writer's lease. Slots 1, 2, … are the readers'.
@@ -342,7 +389,43 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
+# Give a reader's or the writer's lease back. If a waiter has asked for it, those are notified who
+# can go on now: readers, all up to the next writer, when a writer leaves; the next writer when the
+# last reader leaves. Another reader that is leaving at this moment counts as gone: SKIP LOCKED
+# passes its row by, or this statement has waited for the other and sees the row as the other left
+# it. So of two that leave together, the last to commit notifies the writer. One more row is locked
+# at most, nothing is waited for with a row in hand, and guards (KEY SHARE) go on beside it.
+RELEASE_TURN = """
+WITH released AS (
+    UPDATE django_dblock_fencedlock
+    SET expires_at = LEAST(expires_at, clock_timestamp()),
+        lock_delay = GREATEST(
+            acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(), interval '0'
+        )
+    WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s
+    RETURNING awaited_until > clock_timestamp() AS is_awaited,
+        set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+), others AS MATERIALIZED (
+    SELECT 1
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s::text AND slot <> %(slot)s
+        AND expires_at + lock_delay > clock_timestamp()
+        AND EXISTS (SELECT FROM released WHERE is_awaited)
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT CASE WHEN is_awaited THEN (
+    SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
+    FROM django_dblock_fencedticket AS ticket
+    WHERE ticket.name = %(name)s::text AND {is_next}
+        AND CASE ticket.slot WHEN 0 THEN NOT EXISTS (SELECT FROM others) ELSE %(slot)s = 0 END
+) END
+FROM released
+""".replace("{is_next}", IS_NEXT)
+
 # From write to read without a gap: in one transaction, and only while the write lease is held.
+# Readers that wait, all up to the next writer, are notified: they can read beside this one.
 DOWNGRADE = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
@@ -358,15 +441,21 @@ WITH gate AS MATERIALIZED (
         lock_delay = interval '0'
     FROM gate
     WHERE lease.id = gate.id
+    RETURNING lease.awaited_until > clock_timestamp() AS is_awaited
 )
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
-    (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
+    (pg_identify_object(1259, tableoid, 0)).schema,
+    CASE WHEN EXISTS (SELECT FROM closed WHERE is_awaited) THEN (
+        SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
+        FROM django_dblock_fencedticket AS ticket
+        WHERE ticket.name = %(name)s::text AND ticket.slot > 0 AND {is_next}
+    ) END,
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit')
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 FROM had
-""".replace("{reader}", _READER.strip())
+""".replace("{reader}", _READER.strip()).replace("{is_next}", IS_NEXT)
 
 # Who has the lease, by the server's clock; no row: nobody.
 HOLDER = """
@@ -399,15 +488,61 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = ANY(%(keys)s)
 
 # A latch has a row for each part that is done. The row is written in the part's own transaction,
 # so it counts from that transaction's COMMIT; two parts write two rows, so they never wait for each
-# other.
+# other. Told is whether somebody waits.
 COUNT_DOWN = """
 INSERT INTO django_dblock_latchpart (latch, part, done_at)
 VALUES (%(latch)s, %(part)s, clock_timestamp())
 ON CONFLICT (latch, part) DO NOTHING
-RETURNING 1
+RETURNING EXISTS (
+    SELECT FROM django_dblock_fencedticket
+    WHERE name = %(queue)s::text AND expires_at > clock_timestamp()
+)
 """
 PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s::text ORDER BY part"
 COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text"
+
+# If the latch is open, notify all that wait for it. Sent after the COMMIT of a part, because no
+# statement before it sees the parts that are about to be committed: of the parts that are counted
+# at the same time, the last to commit sees all others.
+WAKE_LATCH = """
+SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
+FROM django_dblock_fencedticket AS ticket
+WHERE ticket.name = %(queue)s::text AND ticket.expires_at > clock_timestamp()
+    AND (SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text) >= %(parties)s
+"""
+
+# How many parts are missing? The ticket of a waiter, if it has one, goes when none is.
+LOOK_AT_LATCH = """
+WITH parts AS (
+    SELECT %(parties)s - count(*) AS missing
+    FROM django_dblock_latchpart
+    WHERE latch = %(latch)s::text AND (%(names)s::text[] IS NULL OR part = ANY(%(names)s::text[]))
+), left_queue AS (
+    DELETE FROM django_dblock_fencedticket
+    WHERE id = %(ticket)s AND name = %(queue)s::text AND (SELECT missing FROM parts) <= 0
+)
+SELECT missing FROM parts
+"""
+
+# The same look by a waiter that stays in the queue; it shows that it lives, if `patience` is given.
+STAY_AT_LATCH = """
+WITH shown AS (
+    UPDATE django_dblock_fencedticket
+    SET expires_at = clock_timestamp() + %(patience)s::float8 * interval '1 second'
+    WHERE id = %(ticket)s AND name = %(queue)s::text AND owner = %(owner)s::text
+        AND %(patience)s::float8 IS NOT NULL
+    RETURNING set_config('synchronous_commit', 'off', true)
+)
+SELECT
+    EXISTS (
+        SELECT FROM django_dblock_fencedticket
+        WHERE id = %(ticket)s AND name = %(queue)s::text AND owner = %(owner)s::text
+    ),
+    %(parties)s - count(*)
+FROM django_dblock_latchpart
+WHERE latch = %(latch)s::text AND (%(names)s::text[] IS NULL OR part = ANY(%(names)s::text[]))
+"""
+
 RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s::text RETURNING part"
 
 # All rows of latches whose latest part is older: a latch is never purged in part, because then it

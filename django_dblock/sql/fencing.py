@@ -196,17 +196,18 @@ RETURNING
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 """
 
-# Notify the first waiters in the queue for a name: as many as may have become able to go on.
-WAKE = """
-SELECT count(pg_notify('django_dblock', first.topic))
-FROM (
-    SELECT ticket.tableoid::text || '.' || ticket.id::text AS topic
-    FROM django_dblock_fencedticket AS ticket
-    WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
-    ORDER BY ticket.id
-    LIMIT %(count)s
-) AS first
-"""
+# Who is next in the queue for a name: its first waiter; in that for a read-write lock, the readers
+# (slot 1) before the first writer, or the first waiter if that is a writer (slot 0). A ticket that
+# goes with the statement is not in the way.
+IS_NEXT = """
+ticket.expires_at > clock_timestamp() AND NOT EXISTS (
+    SELECT FROM django_dblock_fencedticket AS earlier
+    WHERE earlier.name = ticket.name AND earlier.id < ticket.id
+        AND earlier.id IS DISTINCT FROM %(ticket)s
+        AND earlier.expires_at > clock_timestamp()
+        AND (earlier.slot <= 0 OR ticket.slot <= 0)
+)
+""".strip()
 
 # In a transaction: is the lease still ours, and may nobody take it before this transaction ends?
 # KEY SHARE lets our own renewals through and makes whoever wants the lease pass by. Should we
@@ -251,13 +252,11 @@ SET token = GREATEST(
 FROM lease
 WHERE released.id = lease.id
 RETURNING lease.held, CASE WHEN released.awaited_until > clock_timestamp() THEN (
-    SELECT pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text)::text
+    SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
     FROM django_dblock_fencedticket AS ticket
-    WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
-    ORDER BY ticket.id
-    LIMIT 1
+    WHERE ticket.name = %(name)s AND {is_next}
 ) END
-"""
+""".replace("{is_next}", IS_NEXT)
 
 # Remove rows that nobody has wanted for so long that the clock has left their tokens behind: a new
 # row's token is the clock's, so it is greater than any that this row ever had.
@@ -305,6 +304,10 @@ RETURNING id, tableoid::text || '.' || id::text, set_config('synchronous_commit'
 # most once in half of its time, however many wait. A row that a release has locked is waited for,
 # and then seen as the release left it: either the release sees the mark, or this sees the release.
 # In the order of slots, so that two waiters that mark several rows never deadlock.
+# Of semaphores and read-write locks there are more rows: only the held ones of `scope`, the slots
+# that this waiter can use, are counted. Told is the lease that ends first, a held one if there is.
+# A ticket's slot is 1 - units, so a reader of a read-write lock (slot 1) weighs nothing: those
+# behind wait for it only if they say so (`least`).
 STAY = """
 WITH shown AS (
     UPDATE django_dblock_fencedticket
@@ -323,26 +326,28 @@ WITH shown AS (
     SET awaited_until = clock_timestamp() + %(patience)s * interval '1 second'
     FROM unmarked
     WHERE lease.id = unmarked.id
-    RETURNING lease.id, lease.expires_at, lease.lock_delay, lease.token, lease.owner
+    RETURNING lease.id, lease.slot, lease.expires_at + lease.lock_delay AS ends, lease.token,
+        lease.owner
 ), seen AS (
     SELECT * FROM marked
     UNION ALL
-    SELECT id, expires_at, lock_delay, token, owner
+    SELECT id, slot, expires_at + lock_delay, token, owner
     FROM django_dblock_fencedlock
     WHERE name = %(name)s AND id NOT IN (SELECT id FROM marked)
 )
 SELECT
     (SELECT count(*) FROM shown),
-    (SELECT count(*)
+    (SELECT coalesce(sum(GREATEST(1 - ticket.slot, %(least)s)), 0)
         FROM django_dblock_fencedticket AS ticket
         WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
             AND ticket.id < %(ticket)s),
-    extract(epoch FROM seen.expires_at + seen.lock_delay - clock_timestamp())::float8,
+    (SELECT count(*) FROM seen WHERE slot < %(scope)s AND ends > clock_timestamp()),
+    extract(epoch FROM seen.ends - clock_timestamp())::float8,
     seen.token,
     seen.owner
 FROM (SELECT) AS always
 LEFT JOIN seen ON true
-ORDER BY seen.expires_at + seen.lock_delay
+ORDER BY seen.ends <= clock_timestamp(), seen.ends
 LIMIT 1
 """
 
@@ -352,21 +357,25 @@ SELECT
     (SELECT count(*)
         FROM django_dblock_fencedticket
         WHERE id = %(ticket)s AND name = %(name)s AND owner = %(owner)s),
-    (SELECT count(*)
+    (SELECT coalesce(sum(GREATEST(1 - ticket.slot, %(least)s)), 0)
         FROM django_dblock_fencedticket AS ticket
         WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
             AND ticket.id < %(ticket)s),
+    (SELECT count(*)
+        FROM django_dblock_fencedlock
+        WHERE name = %(name)s AND slot < %(scope)s
+            AND expires_at + lock_delay > clock_timestamp()),
     extract(epoch FROM seen.expires_at + seen.lock_delay - clock_timestamp())::float8,
     seen.token,
     seen.owner
 FROM (SELECT) AS always
 LEFT JOIN django_dblock_fencedlock AS seen ON seen.name = %(name)s
-ORDER BY seen.expires_at + seen.lock_delay
+ORDER BY seen.expires_at + seen.lock_delay <= clock_timestamp(), seen.expires_at + seen.lock_delay
 LIMIT 1
 """
 
-# Leave the queue without the lease. Should it be free, the wake-up was perhaps for this waiter, so
-# it is passed on to the next.
+# Leave the queue without the lease. Should it be free, the wake-up was perhaps for this waiter, or
+# this waiter stood in the way of the next: so the next is notified.
 DROP_TICKET = """
 WITH gone AS (
     DELETE FROM django_dblock_fencedticket
@@ -374,18 +383,15 @@ WITH gone AS (
     RETURNING set_config('synchronous_commit', 'off', true)
 )
 SELECT (SELECT count(*) FROM gone), (
-    SELECT pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text)::text
+    SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
     FROM django_dblock_fencedticket AS ticket
-    WHERE ticket.name = %(name)s AND ticket.expires_at > clock_timestamp()
-        AND ticket.id <> %(ticket)s
+    WHERE ticket.name = %(name)s AND ticket.id <> %(ticket)s AND {is_next}
         AND EXISTS (
             SELECT FROM django_dblock_fencedlock AS lease
             WHERE lease.name = %(name)s AND lease.expires_at + lease.lock_delay <= clock_timestamp()
         )
-    ORDER BY ticket.id
-    LIMIT 1
 )
-"""
+""".replace("{is_next}", IS_NEXT)
 
 # Waiters that died left their tickets behind.
 PURGE_TICKETS = "DELETE FROM django_dblock_fencedticket WHERE expires_at < clock_timestamp()"

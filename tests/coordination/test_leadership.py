@@ -187,7 +187,7 @@ class TestWithoutADatabase:
         def drop_ticket(*_):
             raise OperationalError("gone")
 
-        def look(*_):
+        def look(*_, **__):
             stop.set()
             return store.Look(queued=True, ahead=0, refusal=None)
 

@@ -15,7 +15,8 @@ from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
 from django_dblock.sql import fencing as sql
 from tests.fencing.helpers import NAME, run, started
-from tests.helpers import observe
+from tests.helpers import observe, queueing
+from tests.helpers.queueing import notified
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
@@ -26,33 +27,8 @@ def attempt(timeout=60, *, in_turn=False):
 
 @pytest.fixture(autouse=True)
 def _no_listener_is_left():
-    yield
-    notify._LINGER, before = 0.0, notify._LINGER
-    observe.until(lambda: not listeners(), "the listener ends")
-    notify._LINGER = before
-
-
-def listeners():
-    return [one for one in threading.enumerate() if one.name == "dblock-listener"]
-
-
-def queue_up(one):
-    """Ask until it has a ticket and can be woken."""
-
-    def can_be_woken():
-        assert one.once() is None
-        one.delay = 0.0
-        one.pause()
-        return one._subscription is not None and one._subscription.heard
-
-    observe.until(can_be_woken, "it can be woken")
-    assert one.once() is None
-
-
-def notified(rival):
-    """What was sent to the channel since the rival listened."""
-    rival.execute("SELECT 1")
-    return [one.payload for one in rival.notifies(timeout=0.2)]
+    with queueing.no_listener_is_left():
+        yield
 
 
 class TestRelease:
@@ -101,16 +77,6 @@ class TestRelease:
         assert notified(rival) == [second._ticket.topic]
         second.close()
 
-    def test_wake(self, rival):
-        one = attempt()
-        with fenced_lock(NAME, ttl=30):
-            while one._ticket is None:
-                one.once()
-            rival.execute("LISTEN django_dblock")
-            store.wake(one.place, 5)
-            assert notified(rival) == [one._ticket.topic]
-        one.close()
-
     def test_a_ticket_with_an_id_that_came_back_is_nobody_elses(self):
         """After a failover or a restore the sequence repeats ids."""
         one = attempt()
@@ -129,7 +95,7 @@ class TestWaiter:
         """It would have slept for two seconds."""
         lock = fenced_lock(NAME, ttl=30).__enter__()
         one = attempt()
-        queue_up(one)
+        queueing.until_it_can_be_woken(one)
         assert one.delay > acquire._SIGN / 2
         one.delay = 60.0
         releasing = started(lock.release)
@@ -142,7 +108,7 @@ class TestWaiter:
     def test_an_idle_one_sends_one_statement_in_two_seconds(self, statements):
         lock = fenced_lock(NAME, ttl=300).__enter__()
         one = attempt()
-        queue_up(one)
+        queueing.until_it_can_be_woken(one)
         with statements() as sent:
             assert one.once() is None
         assert len(sent) <= 1
@@ -223,7 +189,7 @@ class TestEdges:
     def test_whose_ticket_is_gone_listens_for_a_new_one(self, observer):
         lock = fenced_lock(NAME, ttl=300).__enter__()
         one = attempt()
-        queue_up(one)
+        queueing.until_it_can_be_woken(one)
         first = one._subscription
         observer.execute("TRUNCATE django_dblock_fencedticket")
         assert one.once() is None

@@ -1,0 +1,519 @@
+"""Waiters for permits, read and write leases and latches: who is woken, by what, at what cost."""
+
+import threading
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+
+from django_dblock import LockTimeout, fenced_rwlock, fenced_semaphore, latch
+from django_dblock.coordination import rwlock
+from django_dblock.core import notify
+from django_dblock.fencing import acquire
+from django_dblock.fencing.operations import force_release_grant
+from django_dblock.sql import coordination as sql
+from tests.coordination.rows import expire, held
+from tests.helpers import observe, queueing
+from tests.helpers.queueing import in_a_thread, notified, until_it_can_be_woken, until_queued
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
+
+PERMITS, TURNS = "api~semaphore", "catalogue~rwlock"
+
+
+@pytest.fixture(autouse=True)
+def _no_listener_is_left():
+    with queueing.no_listener_is_left():
+        yield
+
+
+@pytest.fixture
+def waiting():
+    """Make waiters that leave the queue with the test."""
+    made = []
+
+    def make(attempt):
+        made.append(attempt)
+        return attempt
+
+    yield make
+    for attempt in made:
+        attempt.close()
+
+
+def semaphore(permits=1, **more):
+    return fenced_semaphore("api", permits=permits, ttl=300, timeout=60, **more)
+
+
+def turns(mode):
+    return getattr(fenced_rwlock("catalogue"), mode)(ttl=300, timeout=60)
+
+
+def imported(parties=3):
+    return latch("import", parties=parties)
+
+
+def hold(block):
+    """Take it as somebody else would: no block of this task."""
+    lease = block.__enter__()
+    rwlock._holding.set(())
+    return lease
+
+
+def queue(waiting, *blocks):
+    """Let them queue one after the other; return their topics."""
+    return [until_queued(waiting(block._attempt())) for block in blocks]
+
+
+def listen(rival):
+    rival.execute("LISTEN django_dblock")
+
+
+class TestNobodyWaits:
+    @pytest.mark.parametrize(
+        "block",
+        [
+            semaphore,
+            lambda: semaphore(2, units=2),
+            lambda: turns("read"),
+            lambda: turns("write"),
+        ],
+        ids=["permit", "two units", "read", "write"],
+    )
+    def test_release_costs_nothing_more(self, block, rival, statements):
+        with block():
+            pass
+        listen(rival)
+        with statements() as sent:
+            for _ in range(3):
+                with block():
+                    pass
+        assert len(sent) == 6
+        assert notified(rival) == []
+
+    def test_count_down_costs_nothing_more(self, rival, statements):
+        listen(rival)
+        with statements() as sent:
+            for part in range(3):
+                imported().count_down(part)
+        assert len(sent) == 3
+        assert notified(rival) == []
+
+
+class TestPermits:
+    def test_one_permit_wakes_the_first_alone(self, waiting, rival):
+        permit = hold(semaphore())
+        first, *_ = queue(waiting, semaphore(), semaphore(), semaphore())
+        listen(rival)
+        permit.release()
+        assert notified(rival) == [first]
+
+    def test_two_units_wake_the_first_two(self, waiting, rival):
+        permit = hold(semaphore(2, units=2))
+        topics = queue(waiting, semaphore(2), semaphore(2), semaphore(2))
+        listen(rival)
+        permit.release()
+        assert notified(rival) == topics[:2]
+
+    def test_nobody_is_woken_before_a_first_that_needs_more(self, waiting, rival):
+        one, two = hold(semaphore(3)), hold(semaphore(3, units=2))
+        first, _ = queue(waiting, semaphore(3, units=3), semaphore(3))
+        listen(rival)
+        one.release()
+        assert notified(rival) == []
+        two.release()
+        assert notified(rival) == [first]
+
+    def test_two_releases_before_the_first_has_asked_wake_two(self, waiting, rival):
+        permits = [hold(semaphore(2)), hold(semaphore(2))]
+        topics = queue(waiting, semaphore(2), semaphore(2), semaphore(2))
+        listen(rival)
+        for permit in permits:
+            permit.release()
+        assert notified(rival) == [topics[0], *topics[:2]]
+
+    def test_who_is_granted_wakes_the_next_if_there_is_more(self, waiting, rival, observer):
+        """Two releases that don't see each other wake the same waiter."""
+        permits = [hold(semaphore(2)), hold(semaphore(2))]
+        waiters = [waiting(semaphore(2)._attempt()) for _ in range(3)]
+        topics = [until_queued(one) for one in waiters]
+        expire(observer, PERMITS)
+        listen(rival)
+        assert waiters[0].once() is not None
+        assert notified(rival) == [topics[1]]
+        assert waiters[1].once() is not None
+        assert notified(rival) == []
+        for permit in permits:
+            permit.release()
+
+    def test_who_is_granted_wakes_no_next_that_needs_more(self, waiting, rival, observer):
+        permit = hold(semaphore(2, units=2))
+        first = waiting(semaphore(2)._attempt())
+        until_queued(first)
+        queue(waiting, semaphore(2, units=2))
+        expire(observer, PERMITS)
+        listen(rival)
+        assert first.once() is not None
+        assert notified(rival) == []
+        permit.release()
+
+    def test_who_leaves_the_queue_passes_it_on(self, waiting, rival):
+        permit = hold(semaphore(2))
+        heavy = semaphore(2, units=2)._attempt()
+        until_queued(heavy)
+        [light] = queue(waiting, semaphore(2, fair=True))
+        listen(rival)
+        heavy.close()
+        assert notified(rival) == [light]
+        permit.release()
+
+    def test_whoever_gets_too_few_looks_and_sleeps(self, waiting, statements):
+        """Not every permit that is free is for a waiter that needs two."""
+        permit = hold(semaphore(2))
+        one = waiting(semaphore(2, units=2)._attempt())
+        until_it_can_be_woken(one)
+        with statements() as sent:
+            assert one.once() is None
+        assert len(sent) == 1
+        assert one.delay > acquire._SIGN / 2
+        permit.release()
+
+    def test_a_slot_that_is_locked_for_a_moment_is_asked_for_again_soon(self, waiting, rival):
+        """It is woken, but another waiter is just marking the row that was released."""
+        permits = [hold(semaphore(2)), hold(semaphore(2))]
+        one = waiting(semaphore(2)._attempt())
+        until_it_can_be_woken(one)
+        permits[0].release()
+        one.delay = 60.0
+        one.pause()
+        with rival.transaction():
+            rival.execute("SELECT FROM django_dblock_fencedlock WHERE slot = 0 FOR UPDATE")
+            assert one.once() is None
+        assert one.delay <= 3 * acquire._SHORTEST
+        assert one.once() is not None
+        permits[1].release()
+
+
+class TestTurns:
+    def test_the_writer_wakes_all_readers_up_to_the_next_writer(self, waiting, rival):
+        lease = hold(turns("write"))
+        topics = queue(waiting, *map(turns, ["read", "read", "write", "read"]))
+        listen(rival)
+        lease.release()
+        assert sorted(notified(rival)) == sorted(topics[:2])
+
+    def test_the_writer_wakes_one_writer_that_comes_first(self, waiting, rival):
+        lease = hold(turns("write"))
+        first, *_ = queue(waiting, *map(turns, ["write", "read", "write"]))
+        listen(rival)
+        lease.release()
+        assert notified(rival) == [first]
+
+    def test_only_the_last_reader_wakes_the_writer(self, waiting, rival):
+        leases = [hold(turns("read")), hold(turns("read"))]
+        first, *_ = queue(waiting, *map(turns, ["write", "read"]))
+        listen(rival)
+        leases[0].release()
+        assert notified(rival) == []
+        leases[1].release()
+        assert notified(rival) == [first]
+
+    LEAVE = "UPDATE django_dblock_fencedlock SET expires_at = clock_timestamp() WHERE slot = 1"
+
+    def leave_together(self, waiting, rival, observer):
+        """Release slot 2 while slot 1 is being released; return who is notified."""
+        first, second = hold(turns("read")), hold(turns("read"))
+        queue(waiting, turns("write"))
+        observer.execute("LISTEN django_dblock")
+        with rival.transaction():
+            rival.execute(self.LEAVE)
+            second.release()
+        found = notified(observer)
+        first.release()
+        return found
+
+    def test_of_two_readers_that_leave_together_one_wakes_the_writer(
+        self, waiting, rival, observer
+    ):
+        assert len(self.leave_together(waiting, rival, observer)) == 1
+
+    def test_twin_without_skip_locked_the_wake_up_is_lost(
+        self, waiting, rival, observer, monkeypatch
+    ):
+        """The negative twin: each of the two sees the other, and neither wakes the writer."""
+        counted = sql.RELEASE_TURN.replace("FOR NO KEY UPDATE SKIP LOCKED", "")
+        monkeypatch.setattr(sql, "RELEASE_TURN", counted)
+        assert self.leave_together(waiting, rival, observer) == []
+
+    def test_of_two_that_wait_for_each_others_row_the_later_wakes(self, waiting, rival, observer):
+        first, second = hold(turns("read")), hold(turns("read"))
+        queue(waiting, turns("write"))
+        observer.execute("LISTEN django_dblock")
+        with rival.transaction():
+            looked = "SELECT FROM django_dblock_fencedlock WHERE slot = 2 FOR NO KEY UPDATE"
+            rival.execute(self.LEAVE)
+            rival.execute(looked)
+            releasing = in_a_thread(second.release)
+            observe.until(lambda: blocked(observer), "the release waits for its row")
+        releasing.join()
+        assert len(notified(observer)) == 1
+        first.release()
+
+    def test_a_downgrade_wakes_the_readers_before_the_next_writer(self, waiting, rival):
+        lease = hold(turns("write"))
+        topics = queue(waiting, *map(turns, ["read", "write", "read"]))
+        listen(rival)
+        with lease.downgrade():
+            assert notified(rival) == topics[:1]
+
+    def test_a_downgrade_wakes_no_writer(self, waiting, rival):
+        lease = hold(turns("write"))
+        queue(waiting, turns("write"))
+        listen(rival)
+        with lease.downgrade():
+            assert notified(rival) == []
+
+    def test_a_writer_that_gives_up_wakes_the_readers_behind(self, waiting, rival):
+        lease = hold(turns("read"))
+        writer = turns("write")._attempt()
+        until_queued(writer)
+        topics = queue(waiting, turns("read"), turns("read"))
+        listen(rival)
+        writer.close()
+        assert sorted(notified(rival)) == sorted(topics)
+        lease.release()
+
+    def test_a_release_by_force_wakes_the_readers_together(self, waiting, rival):
+        lease = hold(turns("write"))
+        topics = queue(waiting, *map(turns, ["read", "read", "write"]))
+        listen(rival)
+        assert force_release_grant(TURNS, 0, lease.token)
+        assert sorted(notified(rival)) == sorted(topics[:2])
+        lease.release()
+
+    def test_a_reader_behind_a_writer_sleeps(self, waiting, statements):
+        lease = hold(turns("read"))
+        queue(waiting, turns("write"))
+        one = waiting(turns("read")._attempt())
+        until_it_can_be_woken(one)
+        with statements() as sent:
+            assert one.once() is None
+        assert len(sent) == 1
+        assert one.delay > acquire._SIGN / 2
+        lease.release()
+
+
+def blocked(observer):
+    return observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    ).fetchone()[0]
+
+
+class TestLatch:
+    def wait(self, waiting, parties=2):
+        return until_queued(waiting(imported(parties)._attempt(60)))
+
+    def test_the_last_part_wakes_all_and_no_part_before(self, waiting, rival, statements):
+        topics = [self.wait(waiting), self.wait(waiting)]
+        listen(rival)
+        with statements() as sent:
+            imported(2).count_down("a")
+        assert len(sent) == 2
+        assert notified(rival) == []
+        imported(2).count_down("b")
+        assert sorted(notified(rival)) == sorted(topics)
+
+    def test_at_the_commit_and_not_before(self, waiting, rival):
+        topic = self.wait(waiting, 1)
+        listen(rival)
+        with transaction.atomic():
+            imported(1).count_down("a")
+            assert notified(rival) == []
+        assert notified(rival) == [topic]
+
+    def test_a_part_that_rolled_back_wakes_nobody(self, waiting, rival):
+        self.wait(waiting, 1)
+        listen(rival)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            imported(1).count_down("a")
+            raise ZeroDivisionError
+        assert notified(rival) == []
+
+    def test_of_two_parts_at_a_time_the_last_to_commit_wakes(self, waiting, rival):
+        """Neither statement sees the other's part."""
+        topic = self.wait(waiting)
+        listen(rival)
+        counted, commit = threading.Event(), threading.Event()
+
+        def count():
+            with transaction.atomic():
+                imported(2).count_down("a")
+                counted.set()
+                assert commit.wait(60)
+
+        counting = in_a_thread(count)
+        assert counted.wait(60)
+        imported(2).count_down("b")
+        assert notified(rival) == []
+        commit.set()
+        counting.join()
+        assert notified(rival) == [topic]
+
+    def test_in_manual_transaction_management_the_waiter_looks_for_itself(self, waiting, rival):
+        one = waiting(imported(1)._attempt(60))
+        until_queued(one)
+        listen(rival)
+        connection.set_autocommit(False)
+        try:
+            imported(1).count_down("a")
+            connection.commit()
+        finally:
+            connection.set_autocommit(True)
+        assert notified(rival) == []
+        assert one.once() is not None
+
+    def test_a_wake_up_that_fails_is_not_the_parts_failure(self, waiting, caplog):
+        one = waiting(imported(1)._attempt(60))
+        until_queued(one)
+
+        def refuse(execute, text, *rest):
+            if "pg_notify" in text:
+                raise DatabaseError("no channel")
+            return execute(text, *rest)
+
+        with connection.execute_wrapper(refuse), transaction.atomic():
+            assert imported(1).count_down("a")
+        assert "no channel" in caplog.text
+        assert one.once() is not None
+
+    def test_named_parts(self, waiting):
+        one = waiting(imported(["a", "b"])._attempt(60))
+        until_queued(one)
+        imported(["a", "b"]).count_down("a")
+        assert one.once() is None
+        imported(["a", "b", "c"]).count_down("c")
+        assert one.once() is None
+        imported(["a", "b"]).count_down("b")
+        assert one.once() is not None
+
+    def test_it_leaves_no_ticket(self, observer):
+        with pytest.raises(LockTimeout, match="1 of 1 parts that are missing"):
+            imported(1).wait(timeout=0.3)
+        waiter = imported(1)._attempt(60)
+        until_queued(waiter)
+        assert tickets(observer) == 1
+        imported(1).count_down("a")
+        assert waiter.once() is not None
+        assert tickets(observer) == 0
+        waiter.close()
+
+    def test_a_ticket_that_was_purged_is_taken_anew(self, waiting, observer):
+        one = waiting(imported(1)._attempt(60))
+        until_queued(one)
+        observer.execute("TRUNCATE django_dblock_fencedticket")
+        assert one.once() is None
+        assert tickets(observer) == 1
+
+
+def tickets(observer):
+    return observer.execute("SELECT count(*) FROM django_dblock_fencedticket").fetchone()[0]
+
+
+def held_permit():
+    return hold(semaphore()).release
+
+
+def held_for(mode):
+    return lambda: hold(turns(mode)).release
+
+
+KINDS = {
+    "permit": (held_permit, lambda: semaphore()._attempt()),
+    "read": (held_for("write"), lambda: turns("read")._attempt()),
+    "write after a writer": (held_for("write"), lambda: turns("write")._attempt()),
+    "write after a reader": (held_for("read"), lambda: turns("write")._attempt()),
+    "latch": (
+        lambda: lambda: imported(1).count_down("a"),
+        lambda: imported(1)._attempt(60),
+    ),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+class TestEachKind:
+    def test_a_waiter_is_woken_and_goes_on(self, kind, waiting):
+        take, attempt = kind
+        release, one = take(), waiting(attempt())
+        until_it_can_be_woken(one)
+        one.delay = 60.0
+        releasing = in_a_thread(release)
+        one.pause()
+        releasing.join()
+        observe.until(one.once, "it goes on")
+
+    @pytest.mark.parametrize("count", [1, 20])
+    def test_waiters_send_a_statement_in_two_seconds(self, kind, count, waiting, statements):
+        take, attempt = kind
+        release = take()
+        waiters = [waiting(attempt()) for _ in range(count)]
+        for one in waiters:
+            until_it_can_be_woken(one)
+        for signs in (False, True):
+            for one in waiters:
+                one._shown -= acquire._PATIENCE * signs
+            with statements() as sent:
+                assert [one.once() for one in waiters] == [None] * count
+            assert len(sent) == count
+            assert all(one.delay >= 0.9 * acquire._SIGN for one in waiters)
+        release()
+
+    def test_where_nobody_listens_it_looks_often(self, kind, waiting, monkeypatch):
+        monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
+        monkeypatch.setattr(notify, "_listeners", {})
+        take, attempt = kind
+        release, one = take(), waiting(attempt())
+        for _ in range(10):
+            assert one.once() is None
+            assert one.delay <= acquire._LONGEST
+            one.delay = 0.0
+            one.pause()
+        assert not one._subscription.heard
+        release()
+        observe.until(one.once, "its own look finds it")
+
+    def test_a_wake_up_that_is_lost_is_found_by_the_next_look(self, kind, waiting):
+        take, attempt = kind
+        release, one = take(), waiting(attempt())
+        until_it_can_be_woken(one)
+        release()
+        one._subscription.close()
+        one._subscription = None
+        observe.until(one.once, "its own look finds it")
+
+
+class TestFrozen:
+    def test_a_permit_goes_to_the_next_that_looks(self, waiting):
+        permit = hold(semaphore())
+        queue(waiting, semaphore())
+        second = waiting(semaphore()._attempt())
+        until_queued(second)
+        permit.release()
+        assert second.once() is not None
+
+    def test_a_turn_goes_on_when_the_ticket_of_the_first_expires(self, waiting, observer):
+        lease = hold(turns("write"))
+        frozen, second = waiting(turns("write")._attempt()), waiting(turns("read")._attempt())
+        until_queued(frozen)
+        until_queued(second)
+        lease.release()
+        assert second.once() is None
+        observer.execute(
+            "UPDATE django_dblock_fencedticket SET expires_at = clock_timestamp() WHERE id = %s",
+            [frozen._ticket.id],
+        )
+        assert second.once() is not None
+        assert held(TURNS) == [1]
