@@ -114,8 +114,9 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
     Each reader and the writer hold a lease, which a heartbeat renews, with a fencing token. Waiters
     queue: a waiting writer keeps new readers out, readers that were there first finish, and a
     reader that waited before the next writer reads first. So neither side starves. A dead waiter
-    keeps its place for six seconds. A reader may read again inside its block, even while a writer
-    waits, because that writer waits for the reader.
+    keeps its place for six seconds. When a writer leaves, all readers before the next writer are
+    woken together; when the last reader leaves, the next writer is. A reader may read again inside
+    its block, even while a writer waits, because that writer waits for the reader.
 
     Guaranteed: while a writer's lease is unexpired no reader has one, and the reverse; nothing that
     is written under the guard of one commits beside the other, even if a holder was frozen: the

@@ -139,6 +139,10 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
     with different limits, at most the larger limit is held. After a limit was lowered, permits on
     higher slots run to their end and are not granted again.
 
+    A release wakes the first waiters whose units fit into what is free then, and nobody behind a
+    first waiter that needs more. Woken or not, a waiter looks for itself every two seconds, so a
+    wake-up that was lost costs no more than that.
+
     ``async with`` and async functions work too. As a decorator, a callable among the key's parts is
     called with the call's arguments.
 
