@@ -390,8 +390,8 @@ SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIK
 """
 
 # Give a reader's or the writer's lease back. If a waiter has asked for it, those are notified who
-# can go on now: readers, all up to the next writer, when a writer leaves; the next writer when the
-# last reader leaves. Another reader that is leaving at this moment counts as gone: SKIP LOCKED
+# can go on now: readers, all up to the next writer; or the next writer when the last reader, or a
+# writer, leaves. Another reader that is leaving at this moment counts as gone: SKIP LOCKED
 # passes its row by, or this statement has waited for the other and sees the row as the other left
 # it. So of two that leave together, the last to commit notifies the writer. One more row is locked
 # at most, nothing is waited for with a row in hand, and guards (KEY SHARE) go on beside it.
@@ -419,7 +419,7 @@ SELECT CASE WHEN is_awaited THEN (
     SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
     FROM django_dblock_fencedticket AS ticket
     WHERE ticket.name = %(name)s::text AND {is_next}
-        AND CASE ticket.slot WHEN 0 THEN NOT EXISTS (SELECT FROM others) ELSE %(slot)s = 0 END
+        AND (ticket.slot > 0 OR NOT EXISTS (SELECT FROM others))
 ) END
 FROM released
 """.replace("{is_next}", IS_NEXT)

@@ -98,6 +98,18 @@ class TestNobodyWaits:
         assert len(sent) == 3
         assert notified(rival) == []
 
+    @pytest.mark.parametrize("block", [semaphore, lambda: turns("write")], ids=["permit", "write"])
+    def test_who_has_not_looked_yet_is_not_notified(self, block, waiting, rival):
+        """The mark says whether it is worth looking at the queue; this waiter's look comes next."""
+        lease = hold(block())
+        one = waiting(block()._attempt())
+        while one._ticket is None:
+            assert one.once() is None
+        listen(rival)
+        lease.release()
+        assert notified(rival) == []
+        assert one.once() is not None
+
 
 class TestPermits:
     def test_one_permit_wakes_the_first_alone(self, waiting, rival):
@@ -216,6 +228,19 @@ class TestTurns:
         assert notified(rival) == []
         leases[1].release()
         assert notified(rival) == [first]
+
+    def test_readers_behind_a_writer_that_died_are_woken_by_a_reader(
+        self, waiting, rival, observer
+    ):
+        leases = [hold(turns("read")), hold(turns("read"))]
+        _, reader = queue(waiting, turns("write"), turns("read"))
+        observer.execute(
+            "UPDATE django_dblock_fencedticket SET expires_at = clock_timestamp() WHERE slot = 0"
+        )
+        listen(rival)
+        leases[0].release()
+        assert notified(rival) == [reader]
+        leases[1].release()
 
     LEAVE = "UPDATE django_dblock_fencedlock SET expires_at = clock_timestamp() WHERE slot = 1"
 
