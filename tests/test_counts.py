@@ -132,7 +132,7 @@ OPERATIONS = {
     "permit, awaited": (permit_and_release, [permit_and_release, wait_for_a_permit]),
     "two units": (two_units_and_release, [two_units_and_release]),
     "read lease": (read_and_release, [read_and_release]),
-    "write lease": (write_and_release, [read_and_release]),
+    "write lease after a read": (write_and_release, [read_and_release]),
     "part": (count_down, []),
     "part, awaited": (count_down_while_somebody_waits, [wait_for_the_latch]),
     "force release": (end_a_lease_that_nobody_holds, [lease_and_release]),
@@ -160,7 +160,7 @@ EXPECTED = {
     "permit, awaited": (2, 2, 2, 2, 500, 2),
     "two units": (2, 2, 2, 2, 900, 4),
     "read lease": (5, 2, 5, 2, 600, 2),
-    "write lease": (5, 2, 5, 2, 600, 2),
+    "write lease after a read": (5, 2, 5, 2, 800, 3),
     "part": (1, 1, 1, 1, 700, 0),
     "part, awaited": (2, 2, 2, 2, 700, 0),
     "force release": (1, 1, 1, 1, 250, 1),
@@ -171,7 +171,7 @@ EXPECTED = {
     "read and save_cas": (2, 2, 2, 1, 250, 1),
 }
 WRITES_AN_INDEX = {"run_once, lease"}
-ONE_MESSAGE = {"read lease", "write lease"}
+ONE_MESSAGE = {"read lease", "write lease after a read"}
 """Several statements that travel together, through the ordinary cursor as well."""
 
 
