@@ -12,7 +12,7 @@ PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Le
 Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
 """
 
-from django_dblock.sql.fencing import IS_NEXT
+from django_dblock.sql.notify import IS_NEXT
 
 # Take `units` free slots of 0 … permits-1, or none if fewer than `at_least` are free. Slots that
 # another statement has locked are skipped, so seekers never wait for each other. A slot is free

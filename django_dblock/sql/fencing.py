@@ -16,6 +16,8 @@ Common to all:
   statement, and for nothing after it (tests/fencing/test_facts.py pins these and the rest).
 """
 
+from django_dblock.sql.notify import IS_NEXT
+
 # Take the lease if it is free: the latest one has expired, its lock_delay too, and no transaction
 # guarded by it is still open. An open guard holds the row FOR KEY SHARE, so SKIP LOCKED passes it
 # by; a plain UPDATE would not, because it does not conflict with KEY SHARE.
@@ -195,19 +197,6 @@ RETURNING
     set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 """
-
-# Who is next in the queue for a name: its first waiter; in that for a read-write lock, the readers
-# (slot 1) before the first writer, or the first waiter if that is a writer (slot 0). A ticket that
-# goes with the statement is not in the way.
-IS_NEXT = """
-ticket.expires_at > clock_timestamp() AND NOT EXISTS (
-    SELECT FROM django_dblock_fencedticket AS earlier
-    WHERE earlier.name = ticket.name AND earlier.id < ticket.id
-        AND earlier.id IS DISTINCT FROM %(ticket)s
-        AND earlier.expires_at > clock_timestamp()
-        AND (earlier.slot <= 0 OR ticket.slot <= 0)
-)
-""".strip()
 
 # In a transaction: is the lease still ours, and may nobody take it before this transaction ends?
 # KEY SHARE lets our own renewals through and makes whoever wants the lease pass by. Should we

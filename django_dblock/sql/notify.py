@@ -11,3 +11,16 @@ NOTIFY = "SELECT pg_notify('django_dblock', %(topic)s)"
 # The process number that the server itself knows this session by. A pooler tells its clients
 # another one, and loses what was listened to.
 BACKEND_PID = "SELECT pg_backend_pid() AS pid"
+
+# Who is next in the queue for a name: its first waiter; in that for a read-write lock, the readers
+# (slot 1) before the first writer, or the first waiter if that is a writer (slot 0). A ticket that
+# goes with the statement is not in the way.
+IS_NEXT = """
+ticket.expires_at > clock_timestamp() AND NOT EXISTS (
+    SELECT FROM django_dblock_fencedticket AS earlier
+    WHERE earlier.name = ticket.name AND earlier.id < ticket.id
+        AND earlier.id IS DISTINCT FROM %(ticket)s
+        AND earlier.expires_at > clock_timestamp()
+        AND (earlier.slot <= 0 OR ticket.slot <= 0)
+)
+""".strip()
