@@ -166,10 +166,7 @@ class Project:
     def write(self, how: str | None, name: str, source: str) -> None:
         path = self.folder / name
         if how is None:
-            for folder in path.relative_to(self.folder).parents:
-                (self.folder / folder).mkdir(parents=True, exist_ok=True)
-                if "management" in str(folder):
-                    (self.folder / folder / "__init__.py").touch()
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
         elif how == "in ":
             path.write_text(_replaced(path.read_text(), source))
