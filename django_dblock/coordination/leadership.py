@@ -198,22 +198,26 @@ class leadership:  # noqa: N801 - used like a function
                     raise cancelled
                 if term is not None:
                     return term
-                await self._apause(campaign.delay)
+                await self._apause(campaign)
             return None
         finally:
             await to_its_end(sync_to_async(campaign.close)())
 
-    async def _apause(self, seconds: float) -> None:
+    async def _apause(self, campaign: "_Campaign") -> None:
+        ending: set[asyncio.Future[Any]] = {asyncio.ensure_future(campaign.asleep())}
+        look = None if self._stop is None else _SLICE
         if isinstance(self._stop, asyncio.Event):
-            waiting = asyncio.ensure_future(self._stop.wait())
-            try:
-                await asyncio.wait({waiting}, timeout=seconds)
-            finally:
-                waiting.cancel()
-            return
-        ends = monotonic() + seconds
-        while not self._is_stopped and (left := ends - monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(left, _SLICE))
+            ending.add(asyncio.ensure_future(self._stop.wait()))
+            look = None
+        try:
+            ended: set[asyncio.Future[Any]] = set()
+            while not (ended or self._is_stopped):
+                ended, _ = await asyncio.wait(
+                    ending, timeout=look, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            for task in ending:
+                task.cancel()
 
 
 class TermLock(fenced_lock):
@@ -280,6 +284,13 @@ class _Campaign:
             self._attempt.pause(stop)
         else:
             sleep(self.delay)
+
+    async def asleep(self) -> None:
+        """Do what :meth:`pause` does, without blocking the event loop."""
+        if self._failures == 0:
+            await self._attempt.apause()
+        else:
+            await asyncio.sleep(self.delay)
 
     def close(self) -> None:
         self._attempt.close()

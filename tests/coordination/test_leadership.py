@@ -17,11 +17,12 @@ from django_dblock import (
     leadership,
     signals,
 )
-from django_dblock.fencing import store
+from django_dblock.core import notify
+from django_dblock.fencing import acquire, store
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
 from tests.fencing.helpers import in_a_thread
-from tests.helpers import observe
+from tests.helpers import observe, queueing
 from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process
 
@@ -330,6 +331,49 @@ class TestAsync:
             return [term async for term in campaign(stop=stop)]
 
         assert async_to_sync(lead)() == []
+
+    @pytest.mark.parametrize("stop", [None, threading.Event, asyncio.Event])
+    def test_a_candidate_is_woken_when_the_leader_resigns(self, stop, monkeypatch, observer):
+        """By itself it would look again after a minute."""
+        monkeypatch.setattr(acquire, "_SIGN", 60.0)
+        terms = iter(campaign())
+        next(terms)
+
+        def resign():
+            asked = "SELECT count(*) FROM django_dblock_fencedticket"
+            try:
+                observe.until(lambda: observer.execute(asked).fetchone() == (1,), "it queues")
+                observe.until(lambda: notify._listeners["default"].hears, "somebody listens")
+            finally:
+                terms.close()
+
+        async def lead():
+            async for term in campaign(stop=stop and stop()):
+                return term.token
+            return None
+
+        with queueing.no_listener_is_left():
+            resigning = queueing.in_a_thread(resign)
+            assert async_to_sync(lead)() > 0
+            resigning.join()
+
+    def test_a_candidate_goes_on_trying(self, monkeypatch, caplog):
+        original, errors = store.acquire, [OperationalError("gone"), OperationalError("starting")]
+
+        def acquire(*arguments):
+            if errors:
+                raise errors.pop()
+            return original(*arguments)
+
+        async def lead():
+            async for _term in campaign():
+                return "elected"
+            return None
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        monkeypatch.setattr("django_dblock.coordination.leadership._SHORTEST_BREAK", 0.001)
+        assert async_to_sync(lead)() == "elected"
+        assert caplog.text.count("trying again") == 2
 
     def test_a_candidate_cancelled_while_it_is_elected_resigns(self, monkeypatch):
         async def lead():
