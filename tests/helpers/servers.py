@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server
 
@@ -159,6 +160,14 @@ def switched_to(server: Server) -> Iterator[None]:
     finally:
         connection.close()
         settings.update(before)
+
+
+def migrate(server: Server) -> None:
+    """Make the tables in its database, and let no crash take them away."""
+    with switched_to(server):
+        call_command("migrate", verbosity=0)
+        with connection.cursor() as cursor:
+            cursor.execute("CHECKPOINT")
 
 
 def forgetful() -> Server:

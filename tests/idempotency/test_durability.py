@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from django.core.management import call_command
 from django.db import connection
 
 from django_dblock import run_once
@@ -18,8 +17,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss]
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(django_db_setup, django_db_blocker):
     server = servers.forgetful()
+    with django_db_blocker.unblock():
+        servers.migrate(server)
     yield server
     server.remove()
 
@@ -27,7 +28,6 @@ def cluster():
 @pytest.fixture
 def own(transactional_db, cluster):
     with switched_to(cluster):
-        call_command("migrate", verbosity=0)
         yield cluster
 
 

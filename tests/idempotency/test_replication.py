@@ -5,7 +5,6 @@ import unittest
 
 import psycopg
 import pytest
-from django.core.management import call_command
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import TestCase
@@ -25,8 +24,10 @@ WAITING = "SELECT pid, query_start FROM pg_stat_activity WHERE wait_event = 'Syn
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(django_db_setup, django_db_blocker):
     server = servers.throw_away()
+    with django_db_blocker.unblock():
+        servers.migrate(server)
     yield server
     server.remove()
 
@@ -35,7 +36,6 @@ def cluster():
 def missing_standby(transactional_db, cluster):
     """Commits wait for a standby that never comes; an operator cancels each wait at once."""
     with switched_to(cluster):
-        call_command("migrate", verbosity=0)
         with psycopg.connect(cluster.url, autocommit=True) as looking:
             looking.execute("SET synchronous_commit = local")
             looking.execute("TRUNCATE django_dblock_idempotencykey")
@@ -168,7 +168,6 @@ WRITES = ["step", "complete", "return"]
 )
 def test_step_and_response_that_were_not_replicated(transactional_db, cluster, what, dead):
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
-        call_command("migrate", verbosity=0)
         looking.execute("SET synchronous_commit = local")
         looking.execute("TRUNCATE django_dblock_idempotencykey")
         operator = Operator(cluster.url)
@@ -205,7 +204,6 @@ def test_step_and_response_that_were_not_replicated(transactional_db, cluster, w
 
 def test_async_run_is_told_too(transactional_db, cluster):
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
-        call_command("migrate", verbosity=0)
         looking.execute("SET synchronous_commit = local")
         looking.execute("TRUNCATE django_dblock_idempotencykey")
         operator = Operator(cluster.url)
