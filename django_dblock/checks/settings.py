@@ -138,13 +138,13 @@ def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
     """Find tables that don't exist (W004); silent in ``migrate``, which is about to make them."""
     if any(_wrong_settings()):
         return []
-    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
+    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey, LatchPart
 
     found: list[checks.CheckMessage] = []
     for alias in databases or ():
         models = [
             model
-            for model in (FencedLock, FencedTicket, IdempotencyKey)
+            for model in (FencedLock, FencedTicket, IdempotencyKey, LatchPart)
             if alias == (conf.database or router.db_for_write(model))
         ]
         if (

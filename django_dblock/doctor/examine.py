@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from django.db import DatabaseError, InterfaceError
 
 from django_dblock.core.connection import connection_for
-from django_dblock.doctor import server, tables, timeouts
+from django_dblock.doctor import coordination, server, tables, timeouts
 from django_dblock.doctor.facts import Facts, gather, version
 from django_dblock.doctor.finding import Finding
 from django_dblock.doctor.server import lock_table, lock_table_full, pooler_cursors, pooler_mode
@@ -28,6 +28,9 @@ EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     timeouts.time_limits,
     table_bloat,
     oldest_transaction,
+    coordination.partitions,
+    coordination.unattended,
+    coordination.jobs,
     server.synchronous_commit,
     server.clock,
 )

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import psycopg
 from django.db import OperationalError, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from django_dblock.conf import conf
-from django_dblock.core.connection import positional
+from django_dblock.core.connection import caused_by, positional
 from django_dblock.sql import doctor as sql
 
 
@@ -112,6 +113,47 @@ class Pin:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unattended:
+    """Work that leases coordinate and that nobody does.
+
+    Attributes:
+        what: ``partitions`` without an owner beside live workers; or the last ``leader`` or
+            ``worker`` of a name has gone.
+        key: the key of the lease.
+        seconds: for how long.
+        unowned: how many partitions have no owner.
+        parts: how many partitions there are.
+        workers: how many workers live.
+        total: how many such keys there are; not all are shown.
+    """
+
+    what: Literal["partitions", "leader", "worker"]
+    key: str
+    seconds: float
+    unowned: int
+    parts: int
+    workers: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job of ``once_per``.
+
+    Attributes:
+        what: ``stuck``: a run has ended without a result; ``latest``: the latest finished run.
+        name: the job's name and its period; of a stuck run also which one.
+        seconds: since the run ended.
+        total: how many stuck runs there are; not all are shown.
+    """
+
+    what: Literal["stuck", "latest"]
+    name: str
+    seconds: float
+    total: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All facts about one database.
@@ -132,6 +174,8 @@ class Facts:
         shared: whether a pooler lends one server connection to several clients; None if that could
             not be seen.
         server_side_cursors: whether Django uses server-side cursors on this alias.
+        unattended: work that nobody does; None if the leases could not be read at once.
+        jobs: the jobs of ``once_per``; None if the requests could not be read at once.
     """
 
     alias: str
@@ -146,6 +190,8 @@ class Facts:
     refused: str
     shared: bool | None
     server_side_cursors: bool
+    unattended: tuple[Unattended, ...] | None
+    jobs: tuple[Job, ...] | None
 
     def number(self, setting: str) -> int:
         """Return a setting as a number; 0 (no limit) if the server lacks the setting."""
@@ -233,8 +279,17 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
     settings = dict(_rows(connection, sql.SETTINGS))
     [lock_table] = _rows(connection, sql.LOCK_TABLE)
     tables, elsewhere = _tables(connection)
+    readable = frozenset(
+        table.name
+        for table in tables
+        if table.exists
+        and not table.missing
+        and "SELECT" not in table.denied
+        and table.name not in elsewhere
+    )
     pins = tuple(Pin(*row) for row in _rows(connection, sql.PINS))
     isolation, refused = _transaction(connection)
+    unattended, jobs = _coordinated(connection, readable) if isolation else (None, None)
     return Facts(
         alias=connection.alias,
         version=said,
@@ -248,7 +303,29 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
         refused=refused,
         shared=is_shared(connection) if session.pooled and isolation else None,
         server_side_cursors=not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"),
+        unattended=unattended,
+        jobs=jobs,
     )
+
+
+def _coordinated(
+    connection: BaseDatabaseWrapper, readable: frozenset[str]
+) -> tuple[tuple[Unattended, ...] | None, tuple[Job, ...] | None]:
+    """Read the tables themselves, unless that means to wait for somebody who has locked them."""
+    unattended: tuple[Unattended, ...] | None = None
+    jobs: tuple[Job, ...] | None = None
+    try:
+        with transaction.atomic(using=connection.alias):
+            _rows(connection, sql.PATIENCE)
+            if {"django_dblock_fencedlock", "django_dblock_fencedticket"} <= readable:
+                unattended = tuple(Unattended(*row) for row in _rows(connection, sql.UNATTENDED))
+            if "django_dblock_idempotencykey" in readable:
+                jobs = tuple(Job(*row) for row in _rows(connection, sql.JOBS))
+            transaction.set_rollback(True, using=connection.alias)  # the limits end with it
+    except OperationalError as error:
+        if not caused_by(error, LockNotAvailable, QueryCanceled):
+            raise
+    return unattended, jobs
 
 
 def _session(connection: BaseDatabaseWrapper) -> Session:
@@ -271,11 +348,11 @@ def _session(connection: BaseDatabaseWrapper) -> Session:
 
 def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[str, str]]:
     """Return the package's tables, and the alias of each table that belongs to another alias."""
-    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey
+    from django_dblock.models import FencedLock, FencedTicket, IdempotencyKey, LatchPart
 
     columns: dict[str, list[str]] = {}
     elsewhere: dict[str, str] = {}
-    for model in (FencedLock, FencedTicket, IdempotencyKey):
+    for model in (FencedLock, FencedTicket, IdempotencyKey, LatchPart):
         meta = model._meta  # noqa: SLF001 - Django's
         columns[meta.db_table] = [str(field.column) for field in meta.local_concrete_fields]
         alias = conf.database or router.db_for_write(model)
@@ -288,6 +365,8 @@ def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[st
 def _table(expected: Iterable[str], row: tuple[Any, ...]) -> Table:
     name, exists, elsewhere, columns, denied, *numbers = row
     missing = tuple(column for column in expected if column not in columns)
+    if name == "django_dblock_latchpart":  # its rows are written once
+        denied = [privilege for privilege in denied if privilege != "UPDATE"]
     return Table(name, exists, elsewhere, missing, tuple(denied), *numbers)
 
 

@@ -19,7 +19,7 @@ def migration(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "migration", "error",
             " ".join(map(_lack, wrong)),
-            "fenced_lock() and idempotent requests fail there; advisory_lock() and versions need "
+            "Leases, latches and idempotent requests fail there; advisory_lock() and versions need "
             "no table.",
             f"Run 'manage.py migrate django_dblock --database {facts.alias}'.",
         )  # fmt: skip
@@ -59,7 +59,7 @@ def privileges(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "privileges", "error",
             f"Role {role!r} lacks privileges on {'; '.join(lacks)}.",
-            "fenced_lock() or idempotent requests fail with 'permission denied'.",
+            "Leases, latches or idempotent requests fail with 'permission denied'.",
             f"As the owner of the tables: {grants};",
         )  # fmt: skip
     if facts.session.forbidden:

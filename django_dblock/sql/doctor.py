@@ -155,6 +155,120 @@ ISOLATION = "SELECT current_setting('transaction_isolation')"
 # The backend that serves this client now.
 BACKEND = "SELECT pg_backend_pid()"
 
+# The doctor waits for nobody who has locked one of our tables, and reads none for minutes.
+PATIENCE = """
+SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', '5s', true)
+"""
+
+# Work that leases coordinate and that nobody does, the longest first. One pass over the leases.
+# 'partitions': some have had no owner for twice the ttl of their workers, although workers live; a
+# partition that was never owned counts from when its oldest worker came. 'leader' and 'worker': the
+# latest holder of the name is gone, and nobody waits to follow.
+UNATTENDED = """
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), lease AS MATERIALIZED (
+    SELECT
+        regexp_replace(name, '~[^~]*$', '') AS key,
+        substring(name FROM '[^~]*$') AS kind,
+        name || ' ' || slot AS place,
+        name, acquired_at, renewed_at, expires_at, metadata
+    FROM django_dblock_fencedlock
+    WHERE grants > 0
+        AND (name LIKE '%~partition' OR name LIKE '%~worker' OR name LIKE '%~leader')
+), crew AS (
+    SELECT
+        key,
+        count(*) AS workers,
+        max(CASE WHEN metadata ->> 'count' ~ '^[0-9]{1,5}$'
+            THEN (metadata ->> 'count')::int END) AS parts,
+        max(expires_at - renewed_at) AS ttl,
+        min(acquired_at) AS since
+    FROM clock, lease
+    WHERE kind = 'worker' AND expires_at > now
+    GROUP BY key
+), unowned AS (
+    SELECT
+        crew.key, crew.workers, crew.parts, crew.ttl,
+        clock.now - greatest(crew.since, owner.expires_at) AS since
+    FROM clock, crew
+    CROSS JOIN LATERAL generate_series(0, crew.parts - 1) AS part (number)
+    LEFT JOIN lease AS owner ON owner.place = crew.key || '~partition ' || part.number
+    WHERE owner.expires_at IS NULL OR owner.expires_at <= clock.now
+), found AS (
+    SELECT
+        'partitions' AS what, key, max(since) AS since, count(*) AS unowned,
+        max(parts) AS parts, max(workers) AS workers
+    FROM unowned
+    WHERE since > 2 * ttl
+    GROUP BY key
+    UNION ALL
+    SELECT kind, key, clock.now - max(expires_at), 0, 0, 0
+    FROM clock, lease
+    WHERE kind IN ('leader', 'worker')
+    GROUP BY kind, key, name, clock.now
+    HAVING max(expires_at) < clock.now - interval '5 minutes'
+        AND NOT EXISTS (
+            SELECT FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = lease.name AND ticket.expires_at > clock.now
+        )
+)
+SELECT what, key, extract(epoch FROM since)::float8, unowned, parts, workers, total
+FROM (
+    SELECT
+        *,
+        row_number() OVER (PARTITION BY what = 'partitions' ORDER BY since DESC) AS place,
+        count(*) OVER (PARTITION BY what = 'partitions') AS total
+    FROM found
+) AS ranked
+WHERE place <= 5
+ORDER BY what = 'partitions' DESC, place
+"""
+
+# The jobs of once_per whose run has ended without a result an hour ago or more; and of each job
+# with a known period, the latest finished run. A job's key is its name, period and label, '#' and
+# 40 digits. A label has digits and few letters: trimming takes them off much faster than a regular
+# expression. Only the newest requests are read: a job whose latest run is not among them is not
+# judged.
+JOBS = """
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), stuck AS (
+    SELECT
+        regexp_replace(key, '#[^#]*$', '') AS job,
+        clock.now - coalesce(locked_until, created_at) AS since
+    FROM clock, (
+        SELECT scope, key, locked_until, created_at, expires_at
+        FROM django_dblock_idempotencykey
+        WHERE completed_at IS NULL
+        LIMIT 10000
+    ) AS unfinished
+    WHERE scope = 'once' AND key LIKE 'once_per:%#%'
+        AND coalesce(locked_until, created_at) < clock.now - interval '1 hour'
+        AND (expires_at IS NULL OR expires_at > clock.now)
+), latest AS (
+    SELECT rtrim(left(key, -41), '0123456789TW:-') AS job, max(completed_at) AS finished
+    FROM django_dblock_idempotencykey
+    WHERE id > (SELECT max(id) - 100000 FROM django_dblock_idempotencykey)
+        AND scope = 'once' AND key LIKE 'once_per:%#%' AND completed_at IS NOT NULL
+    GROUP BY 1
+)
+(
+    SELECT 'stuck', job, extract(epoch FROM since)::float8, count(*) OVER ()
+    FROM stuck
+    ORDER BY since DESC
+    LIMIT 5
+)
+UNION ALL
+(
+    SELECT 'latest', job, extract(epoch FROM clock.now - finished)::float8, 0
+    FROM clock, latest
+    WHERE right(job, 4) IN (':day', 'week', 'onth', 'hour', ' min', 'ours')
+    ORDER BY finished
+    LIMIT 1000
+)
+"""
+
 
 # The statements of the system checks.
 

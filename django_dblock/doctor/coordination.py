@@ -1,0 +1,107 @@
+"""Examine whether coordinated work is done: partitions, leaders, workers, and jobs."""
+
+import re
+from collections.abc import Iterator
+
+from django_dblock.doctor.facts import Facts, Job, Unattended
+from django_dblock.doctor.finding import Finding
+
+_SHOWN = 5
+
+_PERIOD = re.compile(r":(day|week|month|hour|[0-9]+ min|[0-9]+ hours)$")
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_LENGTHS = {"hour": _HOUR, "day": _DAY, "week": 7 * _DAY, "month": 31 * _DAY}
+
+_LATE = 3
+"""Periods after which a job counts as one that nobody starts; a weekend is no reason yet."""
+
+
+def partitions(facts: Facts) -> Iterator[Finding]:
+    """Find partitions without an owner although workers are alive."""
+    if facts.unattended is None:
+        return
+    stalled = [each for each in facts.unattended if each.what == "partitions"]
+    if not stalled:
+        yield Finding("partitions", "ok", "No partition lacks an owner beside live workers.")
+        return
+    yield Finding(
+        "partitions", "warning",
+        f"{_listed(map(_unowned, stalled), stalled[0].total)}.",
+        "Nobody handles the rows of these partitions. A worker takes partitions between two uses: "
+        "one hangs in a long use, or has stopped iterating.",
+        "See the workers with 'manage.py dblock list', and restart the one that hangs.",
+    )  # fmt: skip
+
+
+def _unowned(each: Unattended) -> str:
+    return (
+        f"{each.unowned} of {each.parts} partitions of {each.key!r} have had no owner for up to "
+        f"{each.seconds:.0f} s, with {each.workers} live worker(s)"
+    )
+
+
+def unattended(facts: Facts) -> Iterator[Finding]:
+    """Find leaderships and partitions of which every candidate and worker has gone."""
+    if facts.unattended is None:
+        return
+    left = [each for each in facts.unattended if each.what != "partitions"]
+    if not left:
+        yield Finding("unattended", "ok", "No leadership and no partitions have been left.")
+        return
+    yield Finding(
+        "unattended", "info",
+        f"{_listed(map(_left, left), left[0].total)}.",
+        "What the leader or the workers did is not done. If the work was removed, that is as it "
+        "should be, and 'manage.py dblock purge' forgets the name a month later.",
+        "If the work is still needed, start its processes.",
+    )  # fmt: skip
+
+
+def _left(each: Unattended) -> str:
+    if each.what == "leader":
+        return f"Nobody has led {each.key!r} for {each.seconds:.0f} s, and nobody campaigns"
+    return f"No worker of {each.key!r} has been alive for {each.seconds:.0f} s"
+
+
+def jobs(facts: Facts) -> Iterator[Finding]:
+    """Find runs of ``once_per`` jobs that ended without a result, and jobs that nobody starts."""
+    if facts.jobs is None:
+        return
+    stuck = [job for job in facts.jobs if job.what == "stuck"]
+    late = [job for job in facts.jobs if job.what == "latest" and _is_late(job)]
+    if stuck:
+        texts = (f"{job.name} has had no worker for {job.seconds:.0f} s" for job in stuck)
+        yield Finding(
+            "jobs", "warning",
+            f"{_listed(texts, stuck[0].total)}.",
+            "The run died or failed, and no call has repeated it: its period has no result.",
+            "Call the job again, or its run_for() if the period is over. With "
+            "on_abandoned='refuse', decide with 'manage.py dblock release --request'.",
+        )  # fmt: skip
+    elif late:
+        texts = (f"{job.name} finished last {job.seconds:.0f} s ago" for job in late)
+        yield Finding(
+            "jobs", "info",
+            f"{_listed(texts, len(late))}.",
+            f"No run has finished for more than {_LATE} periods. If the job was removed, that is "
+            f"as it should be.",
+            "If the job is still needed, see what calls it; missed() lists the periods.",
+        )  # fmt: skip
+    else:
+        yield Finding("jobs", "ok", "No run of a once_per job was left, and no job is late.")
+
+
+def _is_late(job: Job) -> bool:
+    """Whether the latest finished run is more than three periods old; False if it has no period."""
+    found = _PERIOD.search(job.name)
+    if found is None:
+        return False
+    number, _, unit = found[1].partition(" ")
+    length = int(number) * (_HOUR if unit == "hours" else _MINUTE) if unit else _LENGTHS[number]
+    return job.seconds > _LATE * length
+
+
+def _listed(texts: Iterator[str], total: int) -> str:
+    shown = [text for _, text in zip(range(_SHOWN), texts, strict=False)]
+    more = total - len(shown)
+    return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)

@@ -1,0 +1,198 @@
+"""``dblock doctor``: coordinated work that nobody does is planted for real, and found."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from django.db import connection, transaction
+
+from django_dblock import IdempotencyKey, leadership, once_per, partitions
+from django_dblock.sql import doctor as sql
+from django_dblock.testing import database_time
+from tests.doctor.helpers import found
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+
+WORKERS, PARTS, TERMS = "outbox~worker", "outbox~partition", "sync~leader"
+
+
+@pytest.fixture
+def age(observer):
+    """Let leases of a name have been granted, or have ended, longer ago."""
+
+    def apply(name, seconds, *, ended=False, slot=None):
+        observer.execute(
+            "UPDATE django_dblock_fencedlock SET acquired_at = acquired_at - %(ago)s,"
+            " expires_at = CASE WHEN %(ended)s THEN clock_timestamp() - %(ago)s ELSE expires_at END"
+            " WHERE name = %(name)s AND grants > 0 AND (%(slot)s::int IS NULL OR slot = %(slot)s)",
+            {"ago": timedelta(seconds=seconds), "name": name, "ended": ended, "slot": slot},
+        )
+
+    return apply
+
+
+def worker():
+    return partitions("outbox", count=4, ttl=30)
+
+
+class TestPartitions:
+    def test_a_partition_without_an_owner_beside_live_workers(self, age):
+        with worker():
+            age(WORKERS, 300)
+            age(PARTS, 100, ended=True, slot=1)
+            age(PARTS, 61, ended=True, slot=3)
+            finding = found()["partitions"]
+        assert finding.level == "warning"
+        assert finding.found == (
+            "2 of 4 partitions of 'outbox' have had no owner for up to 100 s, with 1 live "
+            "worker(s)."
+        )
+        assert "hangs in a long use" in finding.follows
+
+    def test_one_that_nobody_ever_owned_counts_from_the_oldest_worker(self, age, observer):
+        with worker():
+            observer.execute("DELETE FROM django_dblock_fencedlock WHERE name = %s", [PARTS])
+            assert found()["partitions"].level == "ok", "the worker came a moment ago"
+            age(WORKERS, 90)
+            assert found()["partitions"].found.startswith("4 of 4 partitions of 'outbox'")
+
+    def test_negative_twin_what_a_worker_will_take_in_time_is_no_finding(self, age):
+        with worker():
+            age(WORKERS, 300)
+            age(PARTS, 45, ended=True, slot=1)
+            assert found()["partitions"].level == "ok"
+
+    def test_a_worker_that_came_after_the_owner_died_has_time_to_take_them(self, age):
+        with worker():
+            age(PARTS, 3000, ended=True)
+            assert found()["partitions"].level == "ok"
+
+    def test_a_count_that_is_none_is_passed_over(self, age, observer):
+        with worker():
+            age(WORKERS, 300)
+            age(PARTS, 100, ended=True)
+            observer.execute(
+                "UPDATE django_dblock_fencedlock SET metadata = %s WHERE name = %s",
+                ['{"count": "many"}', WORKERS],
+            )
+            assert found()["partitions"].level == "ok"
+
+
+class TestUnattended:
+    def test_nobody_leads_and_no_worker_is_alive(self, age):
+        for _ in leadership("sync", ttl=30):
+            break
+        with worker():
+            pass
+        assert found()["unattended"].level == "ok", "they may come back"
+        age(TERMS, 400, ended=True)
+        age(WORKERS, 7200, ended=True)
+        finding = found()["unattended"]
+        assert finding.level == "info"
+        assert finding.found == (
+            "No worker of 'outbox' has been alive for 7200 s; Nobody has led 'sync' for 400 s, "
+            "and nobody campaigns."
+        )
+
+    def test_negative_twin_a_candidate_that_waits_attends(self, age, observer):
+        for _ in leadership("sync", ttl=30):
+            break
+        age(TERMS, 400, ended=True)
+        observer.execute(
+            "INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)"
+            " VALUES (%s, 0, 'w', clock_timestamp() + interval '6 s')",
+            [TERMS],
+        )
+        assert found()["unattended"].level == "ok"
+
+    def test_five_are_named_and_the_rest_is_counted(self, age):
+        for number in range(7):
+            for _ in leadership("sync", number, ttl=30):
+                break
+            age(f"sync:{number}~leader", 400 + number, ended=True)
+        finding = found()["unattended"]
+        assert finding.found.count("Nobody has led") == 5
+        assert "'sync:6'" in finding.found
+        assert finding.found.endswith("; and 2 more.")
+
+
+NOW = datetime.now(UTC)
+
+
+def job(per="day", **options):
+    @once_per(per, key=("reports", "nightly"), tz="UTC", **options)
+    def report(period, *handle):
+        pass
+
+    return report
+
+
+class TestJobs:
+    def fail(self):
+        @once_per("day", key="settlement", tz="UTC", mode="lease")
+        def settle(period, handle):
+            handle.run_step("read", lambda: None)  # what keeps the row of a run that fails
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            settle.run_for(date.today())
+
+    @pytest.mark.parametrize("died", [True, False], ids=["died", "failed"])
+    def test_a_run_without_a_result_that_nobody_repeats(self, died, observer):
+        self.fail()
+        assert found()["jobs"].level == "ok", "its next call may come"
+        observer.execute(
+            "UPDATE django_dblock_idempotencykey SET created_at = clock_timestamp() - %(ago)s,"
+            " locked_until = CASE WHEN %(died)s THEN clock_timestamp() - %(ago)s END",
+            {"ago": timedelta(hours=2), "died": died},
+        )
+        finding = found()["jobs"]
+        assert finding.level == "warning"
+        assert finding.found == (
+            f"once_per:settlement:day:{date.today()} has had no worker for 7200 s."
+        )
+        assert "run_for()" in finding.do
+
+    @pytest.mark.parametrize(
+        ("per", "late", "in_time"),
+        [("day", 3.1, 2.9), ("15 min", 0.04, 0.03), ("6 hours", 0.8, 0.7), ("month", 94, 92)],
+    )
+    def test_a_job_that_nobody_starts_any_more(self, per, late, in_time, observer):
+        job(per, keep=365)()
+        for days, level in ((in_time, "ok"), (late, "info")):
+            observer.execute(
+                "UPDATE django_dblock_idempotencykey SET completed_at = clock_timestamp() - %s",
+                [timedelta(days=days)],
+            )
+            finding = found()["jobs"]
+            assert finding.level == level
+        assert f"once_per:reports:nightly:{per} finished last " in finding.found
+        job(per)()  # the record of this period is there: it does not run again
+        with database_time(NOW + timedelta(days=100)):
+            job(per)()
+        assert found()["jobs"].level == "ok", "its latest run is new"
+
+    @pytest.mark.parametrize("label", ["2026", "the last week"])
+    def test_jobs_with_a_calendar_of_their_own_are_not_judged(self, label, observer):
+        job(lambda now: label)()
+        observer.execute(
+            "UPDATE django_dblock_idempotencykey"
+            " SET completed_at = clock_timestamp() - interval '90 days'"
+        )
+        assert IdempotencyKey.objects.get().key.startswith("once_per:reports:nightly:custom:")
+        assert found()["jobs"].level == "ok"
+
+
+def test_a_connection_that_ends_meanwhile_is_the_finding(monkeypatch):
+    monkeypatch.setattr(sql, "UNATTENDED", "SELECT pg_terminate_backend(pg_backend_pid())")
+    try:
+        assert list(found()) == ["connection"]
+    finally:
+        connection.close()
+
+
+def test_limits_of_the_callers_transaction_stay_as_they_are():
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL lock_timeout = '7s'")
+        found()
+        cursor.execute("SHOW lock_timeout")
+        assert cursor.fetchone() == ("7s",)
