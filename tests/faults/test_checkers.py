@@ -6,6 +6,8 @@ from tests.faults import checkers
 from tests.faults.checkers import Entry
 from tests.faults.history import FAIL, OK, UNKNOWN, Operation, Writer, notes, read
 
+pytestmark = pytest.mark.faults
+
 
 def operation(number, act="add", outcome=OK, began=0.0, ended=1.0, **data):
     return Operation(str(number), act, began, ended, outcome, {"name": "a", **data})

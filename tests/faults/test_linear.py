@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tests.faults import linear
 from tests.faults.history import FAIL, OK, UNKNOWN, Operation
 
+pytestmark = pytest.mark.faults
+
 
 def did(act, token, began, ended, outcome=OK, **data):
     number = f"{act} {token} {began} {ended} {outcome} {sorted(data.items())}"
