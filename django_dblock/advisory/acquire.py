@@ -1,4 +1,7 @@
-"""Ask the server for locks: try first, then wait in its queue. See the protocol in ``advisory``."""
+"""Ask the server for locks: try first, then wait in its queue.
+
+The protocol is described in :mod:`django_dblock.advisory.lock`.
+"""
 
 import json
 import math
@@ -30,7 +33,16 @@ from django_dblock.sql import advisory as sql
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for: keys with their numbers, how, and on which connection."""
+    """A request for locks: the keys with their numbers, the mode and the connection.
+
+    Attributes:
+        keys: the keys, encoded and named.
+        ids: the signed 64-bit number of each key.
+        shared: whether the locks are shared, if ``modes`` is empty.
+        connection: the connection that takes the locks.
+        namespace: the namespace that the numbers were made in.
+        modes: 1 (shared) or 0 (exclusive) for each key; empty if all keys have the mode ``shared``.
+    """
 
     keys: tuple[NamedKey, ...]
     ids: tuple[int, ...]
@@ -48,14 +60,14 @@ class Request:
         connection: BaseDatabaseWrapper,
         modes: tuple[int, ...] = (),
     ) -> Self:
-        """Number the keys within the namespace of this moment."""
+        """Return the request for these keys in the current namespace."""
         namespace = conf.namespace
         ids = tuple(key_id(key.data, namespace) for key in keys)
         return cls(keys, ids, shared, connection, namespace, modes)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every error and signal about this request carries."""
+        """The arguments that every error and signal about this request gets."""
         return {
             "keys": tuple(key.parts for key in self.keys),
             "name": labels.names(self.keys),
@@ -64,10 +76,14 @@ class Request:
 
 
 def try_lock(request: Request) -> bool:
-    """Take the one lock if it is free; one statement, no waiting.
+    """Take the request's only lock if it is free, with one statement and without waiting.
+
+    Returns:
+        Whether the lock is held.
 
     Raises:
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as advisory_lock.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: when
+            :class:`~django_dblock.advisory_lock` raises them.
     """
     locked, _ = try_lock_and(request, parameters={})
     return locked
@@ -76,9 +92,17 @@ def try_lock(request: Request) -> bool:
 def try_lock_and(
     request: Request, *statements: str, parameters: Mapping[str, Parameter]
 ) -> tuple[bool, list[Rows]]:
-    """Do the same, and run more statements in the same message, whether it was free or not.
+    """Take the request's only lock if it is free, and run more statements in the same message.
 
-    Each of them sees what the last holder committed. Returns the rows of those that have any.
+    The statements run whether the lock was free or not. Each statement sees what the last holder
+    committed.
+
+    Returns:
+        Whether the lock is held, and the rows of each statement that returns rows.
+
+    Raises:
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: when
+            :class:`~django_dblock.advisory_lock` raises them.
     """
     [number] = request.ids
     connection = request.connection
@@ -89,27 +113,28 @@ def try_lock_and(
         if answer == "busy":
             return request.shared and _is_held_exclusively(request), answers
     except Error as error:
-        # There was no savepoint, so the transaction is over, and Django has to know: or leaving
-        # atomic() would send a COMMIT that the server turns into a rollback without a word.
+        # Without a savepoint the transaction is aborted, and Django has to know: else leaving
+        # atomic() would send a COMMIT, which the server silently turns into a rollback.
         _mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
     return _is_locked(request, answer), answers
 
 
 def try_any(request: Request) -> int | None:
-    """Take the first of the locks that is free, in the order given; one statement, no waiting.
+    """Take the first free lock, in the order given, with one statement and without waiting.
 
     Returns:
-        The place of the lock in the request, or None if somebody else holds each of them.
+        The index of the lock in the request; None if other transactions hold all of the locks.
 
     Raises:
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as :func:`lock`.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: when
+            :class:`~django_dblock.advisory_lock` raises them.
     """
-    each = [
+    requests = [
         replace(request, keys=(key,), ids=(number,))
         for key, number in zip(request.keys, request.ids, strict=True)
     ]
-    shown = list(map(_parameters, each))
+    shown = list(map(_parameters, requests))
     parameters: dict[str, Parameter] = {
         "ids": list(request.ids),
         "levels": shown[0]["levels"],
@@ -137,19 +162,20 @@ def lock(
 
     Args:
         request: what to lock.
-        timeout: seconds for all locks together; 0 does not wait; None leaves it to the server.
-        joined: whether the transaction is somebody else's and must survive a failure.
-        holders: gets the rows of ``sql.HOLDERS`` after a timeout, if they can travel with what is
-            sent then; for :func:`name_holder`.
+        timeout: seconds for all locks together; 0 does not wait; None waits as long as the server's
+            ``lock_timeout`` allows.
+        joined: whether the caller opened the transaction, so that it must stay usable.
+        holders: receives the rows of ``sql.HOLDERS`` after a timeout, if that statement can travel
+            with the rollback to the savepoint; for :func:`name_holder`.
 
     Raises:
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
-        UnsupportedDatabase: as advisory_lock.
+        UnsupportedDatabase: when :class:`~django_dblock.advisory_lock` raises them.
     """
     started = monotonic()
-    # A savepoint is paid for only where one is needed: to undo a wait that failed, in a transaction
-    # that must live. So there a single lock is tried first; several can't be tried, because a
-    # partial result could not be given back.
+    # A savepoint is needed only to undo a failed wait in the caller's transaction. To save the
+    # savepoint, try a single lock first. Several locks can't be tried: if only some of them were
+    # free, these could not be released before the transaction ends.
     if len(request.ids) == 1 and not request.modes and (joined or timeout == 0):
         if try_lock(request):
             return 0.0
@@ -175,19 +201,19 @@ def lock(
     except Error as error:
         _raise_for(error, request, timeout, monotonic() - started)
     [first] = answers[0]
-    _is_locked(request, first)  # or the reason why not, the same in each row
+    _is_locked(request, first)  # a refusal has the same reason in each row
     return 0.0 if all(row == ("locked",) for row in answers) else monotonic() - started
 
 
 def name_holder(error: LockTimeout, request: Request, known: list[Rows]) -> None:
-    """Ask the server who holds the lock, and say so in the error; do nothing if that fails.
+    """Add the holder of the lock to the error; leave the error as it is if the look-up fails.
 
-    In a transaction the question stands under a savepoint, so that the transaction survives it.
+    In a transaction the look-up runs under a savepoint, so that the transaction stays usable.
 
     Args:
-        error: what will be raised.
-        request: what was asked for.
-        known: what :func:`lock` has been told already.
+        error: the error that will be raised.
+        request: the request that timed out.
+        known: the holders that :func:`lock` has received already; if empty, one statement is sent.
     """
     try:
         if known:
@@ -196,7 +222,7 @@ def name_holder(error: LockTimeout, request: Request, known: list[Rows]) -> None
             rows = _send_in_savepoint(request, sql.HOLDERS, _halves(request))
         else:
             rows = fetch(request.connection, sql.HOLDERS, _halves(request))
-    except Exception:  # noqa: BLE001 - whatever it is, the timeout is what the caller must hear of
+    except Exception:  # noqa: BLE001 - the caller must get the LockTimeout, not this error
         return
     if rows:
         [(pid, application_name)] = rows
@@ -218,11 +244,9 @@ def _described(pid: str, application_name: str | None) -> str:
 
 
 def _is_held_exclusively(request: Request) -> bool:
-    """Whether this very transaction has the lock already, and exclusively.
-
-    Up to PostgreSQL 16, a try for the shared form fails if anybody waits, even for the holder
-    of the lock.
-    """
+    """Return whether this transaction already holds the lock, exclusively."""
+    # Up to PostgreSQL 16, trying the shared form fails while another transaction waits, even for
+    # the holder of the lock.
     [number] = request.ids
     classid, objid = to_pg_locks(number)
     parameters: dict[str, Parameter] = {"classid": classid, "objid": objid}
@@ -230,9 +254,10 @@ def _is_held_exclusively(request: Request) -> bool:
 
 
 def _milliseconds_left(timeout: float | None, started: float) -> str | None:
-    """How long the server may wait, as it is told: at least 1, since 0 would be no limit."""
+    """Return the value of ``lock_timeout`` for the rest of the timeout; None without a timeout."""
     if timeout is None:
         return None
+    # at least 1: for the server, 0 means no limit
     return str(max(1, math.ceil((timeout - (monotonic() - started)) * 1000)))
 
 
@@ -245,7 +270,7 @@ def _send_in_savepoint(
     connection = request.connection
     try:
         return send(connection, sql.SAVEPOINT, statement, sql.RELEASE, parameters=parameters)
-    except BaseException as error:  # a worker's time limit and Ctrl-C interrupt waits, too
+    except BaseException as error:  # also a worker's time limit and Ctrl-C, which interrupt a wait
         try:
             if holders is not None and caused_by(error, psycopg.errors.LockNotAvailable):
                 rows = send(
@@ -254,13 +279,13 @@ def _send_in_savepoint(
                 holders.append(rows)
             else:
                 send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
-        except BaseException as gone:  # noqa: BLE001 - show the first error
-            _mark_for_rollback(connection, gone)
+        except BaseException as later:  # noqa: BLE001 - the first error is raised
+            _mark_for_rollback(connection, later)
         raise
 
 
 def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> None:
-    if connection.in_atomic_block:  # as django.db.transaction.mark_for_rollback_on_error does
+    if connection.in_atomic_block:  # the same as django.db.transaction.mark_for_rollback_on_error
         connection.needs_rollback = True
         setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
 
@@ -276,16 +301,21 @@ def _parameters(request: Request) -> dict[str, Parameter]:
 
 
 def _reported_application_name(connection: BaseDatabaseWrapper) -> str | None:
-    """What the server last reported: no round trip, and right after a rollback, too."""
+    """Return the ``application_name`` that the server last reported; no round trip."""
+    # The server reports each change, also the one that a rollback makes.
     try:
         reported = connection.connection.pgconn.parameter_status(b"application_name")
-    except psycopg.Error:  # the connection is closed; the statement that follows will say so
+    except psycopg.Error:  # the connection is closed; the next statement raises for that
         return None
     return None if reported is None else reported.decode(errors="replace")
 
 
 def _is_locked(request: Request, answer: str | None) -> bool:
-    """Whether the answer says so; raises what it says instead."""
+    """Return True if the statement's result says that the lock is held.
+
+    Raises:
+        StandbyDatabase, UnsupportedDatabase, UnsafeIsolation: the result names that reason.
+    """
     if answer is not None and answer.endswith(("locked", "waited")):
         return True
     if answer == "standby":
@@ -296,13 +326,13 @@ def _is_locked(request: Request, answer: str | None) -> bool:
 
 
 def _raise_for(error: Error, request: Request, timeout: float | None, waited: float) -> NoReturn:
-    """Raise our own error for what the lock caused; anything else goes on as Django's."""
+    """Raise the package's error for an error that the lock caused; else raise Django's again."""
     cause = error.__cause__
     if isinstance(cause, psycopg.errors.LockNotAvailable):
         raise LockTimeout(**request.facts, timeout=timeout, waited=waited) from error
     if isinstance(cause, psycopg.errors.DeadlockDetected):
         raise LockDeadlock(**request.facts) from error
-    # The hint names the setting in every language; without it, it is the server's memory.
+    # The hint names the setting in every language; without the hint, the server's memory is full.
     if isinstance(cause, psycopg.errors.OutOfMemory) and "max_locks_per_transaction" in str(
         cause.diag.message_hint
     ):

@@ -1,22 +1,23 @@
-"""Locks that live and die with a transaction: PostgreSQL's advisory locks.
+"""Locks that end with a transaction: PostgreSQL's advisory locks.
 
-The protocol, in one page:
+The protocol:
 
 1. The key becomes a number (:mod:`django_dblock.keys`).
-2. Outside a transaction, entering the block opens ``transaction.atomic``; inside one, it joins.
-3. One statement takes the lock, or refuses where a lock would protect nothing: on a standby, above
-   READ COMMITTED, on an engine that only plays along. In a transaction of our own it travels with
-   BEGIN, in one message, and waits if it has to.
-4. Waiting is done in the server's own queue, first come, first served, under a ``lock_timeout`` of
-   its own. In a transaction that was there before, the lock is first tried without waiting, and
-   only if somebody else has it a second message waits, under a savepoint, so that a timeout does
-   not take the caller's work with it.
+2. Outside a transaction, entering the block opens ``transaction.atomic``. Inside a transaction, the
+   block joins that transaction.
+3. One statement takes the lock. The statement refuses where a lock would protect nothing: on a
+   standby, above READ COMMITTED, on an engine whose advisory locks do nothing. If the block opened
+   the transaction, the statement travels with BEGIN in one message, and waits if the key is locked.
+4. A waiter waits in the server's own queue, first come, first served, under its own
+   ``lock_timeout``. In a transaction that the caller opened, a first message tries the lock without
+   waiting. Only if another transaction holds the key, a second message waits, under a savepoint, so
+   that a timeout does not undo the caller's work.
 5. COMMIT or ROLLBACK frees the lock, and so does the death of the process, of its machine or of
-   the connection. There is no release call, so there is none to forget, and no moment at which the
-   lock is free and the changes are not yet visible.
+   the connection. There is no release call to forget, and at no moment is the lock free while the
+   changes are not yet visible.
 
-Nothing here remembers which locks are held: the server knows, and a savepoint that is rolled back
-frees the locks taken under it.
+This module keeps no list of the locks that are held. The server has that list, and frees the locks
+that were taken under a savepoint when the savepoint is rolled back.
 """
 
 import functools
@@ -54,7 +55,7 @@ from django_dblock.keys import Key, KeyPart, is_argument
 if TYPE_CHECKING:
     from django_dblock.core.simple_query import Rows
 
-# Entering and leaving a block that holds locks: whose transaction it is, and when it ends.
+# Entering and leaving a block that holds locks.
 
 
 Keys: TypeAlias = Iterable[Key | KeyPart]
@@ -62,8 +63,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 HeldT = TypeVar("HeldT")
 Take: TypeAlias = Callable[[Request, float | None, bool, "list[Rows]"], tuple[HeldT, float]]
-"""From the request, the seconds to wait, whether the transaction is somebody else's, and the list
-that gets the holders; see :func:`django_dblock.advisory.acquire.lock`."""
+"""Takes the locks. The arguments are those of :func:`django_dblock.advisory.acquire.lock`: the
+request, the timeout in seconds, whether the caller opened the transaction, and the list that
+receives the holders. Returns what ``with … as`` binds, and the seconds waited."""
 
 _NO_ASYNC = (
     "{what} can't hold an advisory lock: it ends with its transaction, and Django's transactions "
@@ -74,7 +76,7 @@ _NO_ASYNC = (
 
 @dataclass(slots=True)
 class _Entry:
-    """One entry into a block: the transaction it opened, if it did, and since when it holds."""
+    """One entry into a block: the transaction that the block opened, if any, and its start."""
 
     request: Request
     atomic: Atomic | None
@@ -84,14 +86,14 @@ class _Entry:
 class AdvisoryBlock(Generic[HeldT]):
     """A block that holds advisory locks until its transaction ends.
 
-    It is configuration only; each entry leaves its own record on the connection, as Atomic does. So
-    one object can be shared by threads, re-entered, and called recursively.
+    The object is configuration only; each entry puts its own record on the connection, as Atomic
+    does. So threads can share one block, and a block can be re-entered and called recursively.
 
     Args:
-        keys: the keys, encoded and named; None if only a decorated call knows them.
+        keys: the keys, encoded and named; None if they depend on a decorated call's arguments.
         for_call: returns the block for one call of a decorated function, from its arguments; None
             if every call has the same keys.
-        shared: for each key whether the lock is shared, or one answer for all keys.
+        shared: whether the locks are shared; a tuple has 1 (shared) or 0 for each key.
         take: takes the locks; returns what ``with … as`` binds, and the seconds waited.
         timeout: seconds; ``...`` for the setting.
         using: the database alias.
@@ -101,7 +103,7 @@ class AdvisoryBlock(Generic[HeldT]):
         self,
         keys: tuple[NamedKey, ...] | None,
         for_call: Callable[..., "AdvisoryBlock[HeldT]"] | None,
-        shared: bool | tuple[int, ...],  # noqa: FBT001 - a list of them, or one for all
+        shared: bool | tuple[int, ...],  # noqa: FBT001 - one for all keys, or one for each
         take: Take[HeldT],
         *,
         timeout: float | EllipsisType | None,
@@ -124,7 +126,8 @@ class AdvisoryBlock(Generic[HeldT]):
     _kind = "advisory"
     _names_holder = True
 
-    # A lock that is built and not entered protects nothing, and looks as if it did.
+    # A block that is built but never entered locks nothing, although the code reads as if it did.
+    # True until __init__ has finished: a block whose arguments were refused does not warn.
     _used = True
 
     def __del__(self) -> None:
@@ -167,7 +170,7 @@ class AdvisoryBlock(Generic[HeldT]):
             since = monotonic()
             entries.append(_Entry(request, atomic, since))
             self._send(signals.lock_acquired, request, waited=waited, took=since - started)
-        except BaseException as error:  # nobody else will leave what was entered here
+        except BaseException as error:  # __exit__ is not called if __enter__ raises
             del entries[depth:]
             if atomic is not None:
                 atomic.__exit__(type(error), error, error.__traceback__)
@@ -191,9 +194,9 @@ class AdvisoryBlock(Generic[HeldT]):
         connection = connection_for(self._using)
         entry = _left(connection)
         if entry.atomic is None:
-            return  # the transaction that was joined ends the lock
+            return  # the caller's transaction ends the lock
         commits = kind is None and not connection.needs_rollback and not _is_aborted(connection)
-        committed = None  # stays so where leaving raises: COMMIT may have happened, or not
+        committed = None  # unknown: if COMMIT raises, it may have happened or not
         try:
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits
@@ -206,10 +209,16 @@ class AdvisoryBlock(Generic[HeldT]):
         raise TypeError(_NO_ASYNC.format(what="'async with'"))
 
     async def __aexit__(self, *_: object) -> None:
-        """Never reached: entering raises."""
+        """Do nothing; never called, because ``__aenter__`` raises."""
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Run each call of the function inside the block."""
+        """Return a function that runs each call inside the block.
+
+        Raises:
+            TypeError: the function is async, a class, a generator function or another function
+                whose body runs after the call. When called: the function returned something that
+                runs later, such as a generator.
+        """
         self._used = True
         decorator = type(self).__name__
         if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -229,7 +238,7 @@ class AdvisoryBlock(Generic[HeldT]):
         return locked
 
     def _send(self, signal: Signal, request: Request, **more: object) -> None:
-        if signal.receivers:  # nothing is built where nobody listens
+        if signal.receivers:  # don't build the arguments without a receiver
             signal.send_robust(
                 type(self),
                 kind=self._kind,
@@ -249,28 +258,29 @@ def _left(connection: BaseDatabaseWrapper) -> _Entry:
     if not entries:
         raise TransactionManagementError(
             f"A block of advisory_lock() was left that was not entered on this connection to "
-            f"{connection.alias!r}: in another thread, or before DBLOCK_DATABASE was changed. The "
-            f"lock ends with the transaction it was taken in."
+            f"{connection.alias!r}: it was entered in another thread, or before DBLOCK_DATABASE "
+            f"was changed. The lock ends with the transaction in which it was taken."
         )
     return entries.pop()
 
 
 def _is_aborted(connection: BaseDatabaseWrapper) -> bool:
-    """Whether an error was swallowed in the block: the server will answer COMMIT with ROLLBACK."""
+    """Return whether the server has aborted the transaction, so that COMMIT becomes ROLLBACK."""
+    # That is so if the block swallowed a database error: Django's needs_rollback is not set then.
     driver = connection.connection
     return driver is not None and driver.info.transaction_status == TransactionStatus.INERROR
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLock:
-    """What a block holds. A record of the moment of locking: it asks nobody whether it still holds.
+    """The lock that a block has taken: a record of that moment, which is not updated later.
 
     Attributes:
         key: the key's parts, as given.
         key_id: the signed 64-bit number that PostgreSQL locked.
         using: the database alias.
-        shared: whether others may share the lock.
-        waited: seconds spent waiting; 0.0 where nobody was before us.
+        shared: whether other transactions may share the lock.
+        waited: seconds spent waiting; 0.0 if the lock was free.
     """
 
     key: Key
@@ -282,15 +292,15 @@ class HeldLock:
 
 @dataclass(frozen=True, slots=True)
 class HeldLocks:
-    """What a block of ``advisory_locks`` holds; see :class:`HeldLock`.
+    """The locks that a block of ``advisory_locks`` has taken; a record, as :class:`HeldLock` is.
 
     Attributes:
         keys: the keys, in the order given.
-        key_ids: their numbers, in the same order.
+        key_ids: the signed 64-bit numbers that PostgreSQL locked, in the same order.
         using: the database alias.
-        shared: whether others may share the locks: all of them.
-        waited: seconds spent waiting for all of them together.
-        shared_keys: the keys that others may share.
+        shared: whether other transactions may share all of the locks.
+        waited: seconds spent waiting for all locks together; 0.0 if all were free.
+        shared_keys: the keys that other transactions may share.
     """
 
     keys: tuple[Key, ...]
@@ -302,21 +312,23 @@ class HeldLocks:
 
 
 class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers are lower-case nouns
-    """Lock a key until the transaction ends, waiting for it if somebody else has it.
+    """Lock a key until the transaction ends; wait while another transaction holds the key.
 
-    In autocommit, entering opens ``transaction.atomic``, and the lock ends with its commit or
-    rollback, which leaving the block brings. **Inside an open transaction** (``ATOMIC_REQUESTS``,
-    an outer ``atomic()``, ``TestCase``) it joins that one: the lock ends with the *outer*
-    transaction, and leaving the block sends nothing and frees nothing.
+    In autocommit, entering the block opens ``transaction.atomic``. Leaving the block commits or
+    rolls back, and that ends the lock. **Inside an open transaction** (``ATOMIC_REQUESTS``, an
+    outer ``atomic()``, ``TestCase``) the block joins that transaction: the lock ends with the
+    *outer* transaction, and leaving the block sends nothing and frees nothing.
 
-    Guaranteed, from entering until that end: no other transaction in the same database holds the
-    key (with ``shared=True``: none holds it exclusively), and whatever they committed before is
-    visible to every statement in the block. It ends, too, when the process, its machine, or the
-    connection dies, and when a savepoint under which it was taken is rolled back.
+    Guaranteed, from entering the block until the lock ends: no other transaction in the same
+    database holds the key (with ``shared=True``: no other transaction holds the key exclusively).
+    Whatever earlier holders committed is visible to every statement in the block. The lock ends,
+    too, when the process, its machine, or the connection dies, and when a savepoint under which the
+    lock was taken is rolled back.
 
-    Not guaranteed: anything about code that does not ask for the lock; anything about commits in
-    another database, on the same server or elsewhere; that ``on_commit`` hooks run under it (they
-    run after COMMIT, when it is gone); that it ends with the block, inside an open transaction.
+    Not guaranteed: anything about code that does not take the lock; anything about commits in
+    another database, on the same server or elsewhere; that ``on_commit`` hooks run under the lock
+    (they run after COMMIT, which ends the lock); that the lock ends with the block, inside an open
+    transaction.
 
     As a decorator, a callable among the parts is called with the call's arguments::
 
@@ -326,18 +338,27 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
     Args:
         key: the parts of the key, see :mod:`django_dblock.keys`.
         timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait;
-            None waits as long as the server's ``lock_timeout`` lets it.
-        shared: hold it together with other shared holders, excluding exclusive ones.
-        using: the database alias; ``DBLOCK_DATABASE``, else ``default``. It must be the one whose
-            rows the lock protects.
+            None waits as long as the server's ``lock_timeout`` allows.
+        shared: hold the lock together with other shared holders, excluding exclusive holders.
+        using: the database alias; ``DBLOCK_DATABASE``, else ``default``. It must be the alias of
+            the rows that the lock protects.
 
     Raises:
-        LockTimeout: somebody else still had it. Nothing is locked, the transaction is usable.
-        LockDeadlock: waiting would never have ended. Nothing is locked, as above.
+        LockTimeout: another transaction held the key until the timeout. Nothing is locked, and the
+            caller's transaction is usable.
+        LockDeadlock: the server found a deadlock and ended the wait. Nothing is locked, and the
+            caller's transaction is usable.
         LockTableFull: the server has no room for more locks.
-        UnsafeIsolation: above READ COMMITTED, unless ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``.
-        StandbyDatabase, UnsupportedDatabase: a lock there would protect nothing.
-        TypeError, ValueError: the key or the timeout can't be one; before any SQL.
+        UnsafeIsolation: the transaction is above READ COMMITTED, and
+            ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION`` is not set.
+        StandbyDatabase: the server is a standby, where a lock would protect nothing.
+        UnsupportedDatabase: the alias is not PostgreSQL, or its advisory locks do nothing.
+        TypeError: before any SQL: a part's type can't be in a key; or a ``with`` block has a
+            callable in its key; or an ``async with`` block, or an async or generator function as
+            the decorated function, which no lock can cover.
+        ValueError: before any SQL: the key is empty, a part has no value that can be locked, or the
+            timeout is not a number of seconds.
+        TransactionManagementError: on leaving: the block was entered on another connection.
 
     Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
     """
@@ -353,7 +374,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
             parts = (part(*args, **kwargs) if is_argument(part) else part for part in key)
             return advisory_lock(*parts, timeout=timeout, shared=shared, using=using)
 
-        # Encoded here, so that a wrong part fails where it is written, not where it is entered.
+        # Encode the key here, so that a wrong part raises where the key is written.
         if any(map(callable, key)) and any(map(is_argument, key)):
             named(tuple("" if is_argument(part) else part for part in key))
             super().__init__(None, for_call, shared, _take_one, timeout=timeout, using=using)
@@ -364,7 +385,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
 def _take_one(
     request: Request,
     timeout: float | None,
-    joined: bool,  # noqa: FBT001 - as Take
+    joined: bool,  # noqa: FBT001 - the signature of Take
     holders: "list[Rows]",
 ) -> tuple[HeldLock, float]:
     waited = lock(request, timeout=timeout, joined=joined, holders=holders)
@@ -376,9 +397,9 @@ def _take_one(
 class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
     """Lock several keys until the transaction ends: all of them, or none.
 
-    The same promises as :class:`advisory_lock`, for all keys together, under one deadline and in
-    one round trip. They are taken in the order of their numbers, whatever order they are given
-    in, so two calls can't deadlock with each other. Two *nested* calls still can.
+    The guarantees are those of :class:`advisory_lock`, for all keys together, under one deadline
+    and in one round trip. The locks are taken in the order of their numbers, in whatever order the
+    keys are given, so two calls can't deadlock with each other. Two *nested* calls still can.
 
     As a decorator, ``keys`` may be a callable that gets the call's arguments and returns the keys.
 
@@ -392,16 +413,24 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
         keys: the keys; each a tuple of parts, or a single part. ``DBLOCK_MAX_KEYS`` (1,000) at
             most, because every lock takes a place in a table that the whole cluster shares.
         exclusive: more keys that are locked exclusively.
-        timeout: seconds to wait for all of them together; as in :class:`advisory_lock`, but 0 may
-            wait for a millisecond, because several keys are asked for in the waiting form.
+        timeout: seconds to wait for all locks together, as in :class:`advisory_lock`; but 0 may
+            wait for a millisecond, because the statement for several keys always waits.
         shared: True to share all of ``keys``; or a list of keys to share, beside the others.
         using: the database alias, as in :class:`advisory_lock`.
 
     Raises:
-        LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
-        UnsupportedDatabase: none of the keys is locked; as in :class:`advisory_lock`.
-        TypeError, ValueError: there are no keys, too many, one can't be a key, or the arguments
-            are not lists of keys; before any SQL.
+        LockTimeout: another transaction held one of the keys until the timeout. None of the keys is
+            locked, and the caller's transaction is usable.
+        LockDeadlock: the server found a deadlock and ended the wait. None of the keys is locked,
+            and the caller's transaction is usable.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: none of the keys is
+            locked; raised when :class:`advisory_lock` raises them.
+        TypeError: before any SQL: the arguments are not lists of keys, ``shared=True`` is combined
+            with ``exclusive=``, a part's type can't be in a key; or when :class:`advisory_lock`
+            raises it.
+        ValueError: before any SQL: there are no keys or too many, a key is empty, a part has no
+            value that can be locked, or the timeout is not a number of seconds.
+        TransactionManagementError: on leaving: the block was entered on another connection.
     """
 
     def __init__(
@@ -448,7 +477,9 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
             together = (*exclusively, *sharing)
             modes = (*([0] * len(exclusively)), *([1] * len(sharing)))
         if not together:
-            raise ValueError("advisory_locks() needs at least one key: none would lock nothing.")
+            raise ValueError(
+                "advisory_locks() needs at least one key; without keys it locks nothing."
+            )
         if len(together) > conf.max_keys:
             raise ValueError(
                 f"More than {conf.max_keys} keys in one advisory_locks() call (DBLOCK_MAX_KEYS): "
@@ -461,7 +492,7 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
 def _take_all(
     request: Request,
     timeout: float | None,
-    joined: bool,  # noqa: FBT001 - as Take
+    joined: bool,  # noqa: FBT001 - the signature of Take
     holders: "list[Rows]",
 ) -> tuple[HeldLocks, float]:
     waited = lock(request, timeout=timeout, joined=joined, holders=holders)
@@ -478,21 +509,24 @@ def _take_all(
 def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = None) -> bool:
     """Lock a key until the transaction ends if it is free; return whether it is locked.
 
-    Never waits. True promises what :class:`advisory_lock` promises inside an open transaction;
-    False promises nothing, and nothing was locked. Being told True for a key that this transaction
-    has already locked is right: it is locked.
+    The function never waits. True guarantees what :class:`advisory_lock` guarantees inside an open
+    transaction, also if this transaction had already locked the key. After False nothing was
+    locked.
 
     Args:
         key: the parts of the key, see :mod:`django_dblock.keys`.
-        shared: hold it together with other shared holders.
+        shared: hold the lock together with other shared holders.
         using: the database alias, as in :class:`advisory_lock`.
 
     Raises:
-        TransactionManagementError: no transaction is open, so the lock would be gone at once.
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, TypeError,
-        ValueError: as in :class:`advisory_lock`.
+        TransactionManagementError: no transaction is open, so the lock would end at once.
+        LockTableFull: the server has no room for more locks. The transaction is aborted.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: nothing is locked; raised when
+            :class:`advisory_lock` raises them.
+        TypeError: before any SQL: a part's type can't be in a key.
+        ValueError: before any SQL: the key is empty, or a part has no value that can be locked.
     """
-    wanted = named(key)
+    name = named(key)
     connection = connection_for(using)
     if not in_transaction(connection):
         raise TransactionManagementError(
@@ -500,7 +534,7 @@ def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = N
             "returns. Call it inside transaction.atomic(), or use 'with advisory_lock(…, "
             "timeout=0)', which opens one."
         )
-    return try_lock(Request.of((wanted,), shared=shared, connection=connection))
+    return try_lock(Request.of((name,), shared=shared, connection=connection))
 
 
 def _several(keys: Keys) -> tuple[NamedKey, ...]:
@@ -512,9 +546,9 @@ def _several(keys: Keys) -> tuple[NamedKey, ...]:
     if isinstance(keys, tuple) and not all(isinstance(key, tuple) for key in keys):
         raise TypeError(
             "advisory_locks() takes a list of keys, and a tuple of parts is a single key: "
-            "advisory_locks([('account', 1), …]), or advisory_lock('account', 1) for that one."
+            "advisory_locks([('account', 1), …]), or advisory_lock('account', 1) for one key."
         )
-    most = conf.max_keys + 1  # more are refused; an endless iterable is not read to its end
+    most = conf.max_keys + 1  # more keys are refused; don't read an endless iterable to its end
     return tuple(
         named(key if isinstance(key, tuple) else (key,)) for key in itertools.islice(keys, most)
     )

@@ -1,4 +1,4 @@
-"""What an operator does to a backend that keeps others from a lock: end it."""
+"""What an operator does with a backend that blocks others: end its connection."""
 
 from datetime import datetime
 
@@ -21,32 +21,38 @@ def terminate_backend(
     using: str | None = None,
     blocking: bool = False,
 ) -> bool:
-    """End the connection of a backend that holds or waits for an advisory lock; whether one was.
+    """End the connection of a backend that holds an advisory lock or waits for one.
 
-    Guaranteed: no other backend is ended. The statement that ends it looks once more, also in an
-    open transaction, that this one has a lock of this database or waits for one, and that it is
-    still the connection that began at ``backend_start``: the system uses numbers of processes
-    again. What it has not committed is rolled back, and the next in the queue gets its locks.
+    Guaranteed: no other backend is ended, and never the caller's own. The statement that ends the
+    backend checks once more, also in an open transaction, that the backend holds a lock of this
+    database or waits for one. It also checks that the backend's connection began at
+    ``backend_start``, because the system reuses process ids. What the backend has not committed is
+    rolled back, and the next waiter in the queue gets its locks.
 
-    Not guaranteed: that it has ended when this returns; the server ends it as soon as it listens.
-    The program at its other end lives on, and may connect and lock again. One's own is never ended.
+    Not guaranteed: that the backend has ended when this function returns; the server ends the
+    backend as soon as the backend handles the signal. The program at the other end of the
+    connection lives on, and may connect and lock again.
 
-    Each one that is told is logged as a warning by ``django_dblock.audit``.
+    Each backend that was signalled is logged as a warning by ``django_dblock.audit``.
 
     Args:
-        pid: the backend's, as ``dblock list`` shows it.
-        backend_start: when the connection began that was seen, as it stands in
-            :class:`django_dblock.inspect.AdvisoryLock`; if not given, any that has this number now.
-        by: who does this, for the audit log; the database role if not given.
+        pid: the backend's process id, as ``dblock list`` shows it.
+        backend_start: when the backend's connection began, from
+            :class:`django_dblock.inspect.AdvisoryLock`; if not given, the backend that has this
+            process id now is ended.
+        by: the user who does this, for the audit log; the database role if not given.
         using: the database alias, as in ``advisory_lock``.
-        blocking: also a backend without an advisory lock, if a session of this database waits for
-            a lock of any type that the backend holds.
+        blocking: also end a backend without an advisory lock, if a session of this database waits
+            for a lock of any type that the backend holds.
+
+    Returns:
+        Whether a backend was signalled; False if there is no such backend any more.
 
     Raises:
-        TerminationRefused: the role may not end it, or not see that it is the same; nothing is
-            ended, and the caller's transaction is usable.
-        ValueError: the number can't be a backend's; before any SQL.
-        UnsupportedDatabase: the alias is not PostgreSQL's.
+        TerminationRefused: the role may not end the backend, or may not see whether its connection
+            is the same. Nothing is ended, and the caller's transaction is usable.
+        ValueError: before any SQL: the number can't be a process id.
+        UnsupportedDatabase: the alias is not PostgreSQL.
 
     Source: PostgreSQL manual, 9.28.2 "Server Signaling Functions".
     """
@@ -67,12 +73,12 @@ def terminate_backend(
         raise TerminationRefused(pid=pid, using=alias, reason=str(error).strip()) from error
     if not rows:
         return False
-    [(_, user, application_name, began, told)] = rows
-    if told is None:
+    [(_, user, application_name, began, signalled)] = rows
+    if signalled is None:
         raise TerminationRefused(
             pid=pid, using=alias, reason="it may not see whether that is still the same connection"
         )
-    if not told:  # it ended in the meantime by itself
+    if not signalled:  # the backend has ended by itself meanwhile
         return False
     who = doer(by, alias)
     audit_log.warning(

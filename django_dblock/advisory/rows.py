@@ -51,27 +51,29 @@ def lock_rows(
     which they were locked is rolled back. After a timeout the transaction is usable.
 
     Not guaranteed: that rows which are inserted later are locked; that the whole call ends within
-    ``timeout``, because the server counts it for each row that it waits for.
+    ``timeout``, because the server applies the timeout to each row separately.
 
     Args:
-        queryset: the rows; it may filter, not slice. Its own order is replaced.
+        queryset: the rows; it may filter, but not slice. The queryset's own order is replaced.
         timeout: seconds to wait for a row, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not
-            wait; None leaves it to the server's ``lock_timeout``.
-        of: the relations whose rows are locked, as of ``select_for_update``.
-        no_key: lock with ``FOR NO KEY UPDATE``: rows that refer to these may be inserted meanwhile.
+            wait; None waits as long as the server's ``lock_timeout`` allows.
+        of: the relations whose rows are locked, as in ``select_for_update``.
+        no_key: lock with ``FOR NO KEY UPDATE``: other transactions may insert rows that refer to
+            the locked rows.
 
     Raises:
         TransactionManagementError: no transaction is open, so the locks would end at once.
-        LockTimeout: somebody else held a row for that long. No row is locked.
+        LockTimeout: another transaction held a row until the timeout. No row is locked.
         LockDeadlock: the server ended the wait because of a deadlock. No row is locked.
         ValueError: the timeout is not a number of seconds.
+        TypeError: the queryset is sliced.
         UnsupportedDatabase: the queryset's database is not PostgreSQL.
 
     Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
     """
     name = queryset.model._meta.label_lower  # noqa: SLF001 - Django's documented API
-    # The alias that Django would lock in: of using(), or of the router, which gets the hints of a
-    # related manager.
+    # The alias in which Django would lock: that of using(), or the router's, which gets the hints
+    # of a related manager.
     alias = queryset.select_for_update().db
     connection = connection_for(alias)
     with _waiting(connection, "lock_rows", (name, "rows"), timeout) as nowait:
@@ -91,21 +93,24 @@ def lock_table(
     Guaranteed: no other transaction holds a conflicting lock of the table until this transaction
     ends. After a timeout the transaction is usable.
 
-    Not guaranteed: anything about tables of parent or child models. Others queue behind this wait,
-    also for modes that don't conflict with the present holders, so keep the timeout short.
+    Not guaranteed: anything about the tables of parent or child models. While this call waits,
+    other transactions queue behind it, also for modes that don't conflict with the present holders.
+    So keep the timeout short.
 
     Args:
         model: the model.
         mode: the server's name of the mode, in lower case. "share row exclusive" keeps writers out
-            and lets readers in; "access exclusive" keeps everybody out.
-        timeout: seconds, as in :func:`lock_rows`.
+            and lets readers in; "access exclusive" keeps writers and readers out.
+        timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait; None
+            waits as long as the server's ``lock_timeout`` allows.
         using: the database alias; by default where the router writes the model.
 
     Raises:
         TransactionManagementError: no transaction is open, so the lock would end at once.
-        LockTimeout: somebody else held a conflicting lock for that long. Nothing is locked.
+        LockTimeout: another transaction held a conflicting lock until the timeout. Nothing is
+            locked.
         LockDeadlock: the server ended the wait because of a deadlock. Nothing is locked.
-        ValueError: the mode or the timeout can't be one.
+        ValueError: the mode is not one of PostgreSQL's, or the timeout is not a number of seconds.
         UnsupportedDatabase: the database is not PostgreSQL.
 
     Source: PostgreSQL manual, 13.3.1 "Table-Level Locks".
@@ -115,7 +120,7 @@ def lock_table(
     meta = model._meta  # noqa: SLF001 - Django's documented API
     connection = connection_for(using or router.db_for_write(model))
     with _waiting(connection, "lock_table", (meta.label_lower, "table"), timeout) as nowait:
-        # a name and a mode can't be parameters; the one is quoted, the other is one of a list
+        # A name and a mode can't be parameters. The name is quoted, the mode is in TABLE_MODES.
         table = connection.ops.quote_name(meta.db_table)
         statement = f"LOCK TABLE {table} IN {mode.upper()} MODE{' NOWAIT' if nowait else ''}"
         fetch(connection, statement, {})
@@ -128,7 +133,13 @@ def _waiting(
     key: Key,
     timeout: float | EllipsisType | None,
 ) -> Iterator[bool]:
-    """Set the server's lock_timeout for a block under a savepoint; yield whether not to wait."""
+    """Set ``lock_timeout`` for a block under a savepoint; yield whether to use NOWAIT.
+
+    Raises:
+        ValueError: the timeout is not a number of seconds.
+        TransactionManagementError: no transaction is open.
+        LockTimeout, LockDeadlock: the block's wait ended in this way; the savepoint is rolled back.
+    """
     limit = conf.advisory_timeout if isinstance(timeout, EllipsisType) else timeout
     if not (limit is None or is_seconds(limit)):
         raise ValueError(
@@ -171,9 +182,8 @@ async def alocked(
 ) -> R:
     """Run a sync function under an advisory lock, in a thread, from async code.
 
-    The whole transaction with its lock is in that thread: Django's transactions can't span an
-    await, and this does not pretend that they can. The promises are those of
-    :class:`advisory_lock` in a transaction of its own.
+    The whole transaction with its lock is in that thread, because Django's transactions can't span
+    an await. The guarantees are those of :class:`advisory_lock` in autocommit.
 
     Args:
         function: a sync function.
@@ -185,9 +195,10 @@ async def alocked(
         **kwargs: its keyword arguments.
 
     Raises:
-        TypeError: the function is async, a generator function, or returns what runs later.
+        TypeError: the function is async, a class or a generator function; or it returned something
+            that runs later; or a part's type can't be in a key.
         LockTimeout, LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase,
-        UnsupportedDatabase, ValueError: as in :class:`advisory_lock`.
+        UnsupportedDatabase, ValueError: when :class:`advisory_lock` raises them.
     """
     if iscoroutinefunction(function):
         raise TypeError(
