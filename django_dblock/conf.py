@@ -1,7 +1,7 @@
-"""The settings, typed and checked. A leaf.
+"""The settings, typed and checked.
 
-Each is read once and kept until Django says that a setting changed, so that ``override_settings``
-works and a lock does not pay for the look-ups.
+Each setting is read once and kept, so that a lock does not pay for the look-ups. Django's signal
+``setting_changed`` drops the kept values, so that ``override_settings`` works.
 """
 
 import sys
@@ -24,16 +24,16 @@ MAX_TIMEOUT = 2_147_483.647
 """The longest time the server's ``lock_timeout`` can express, in seconds: 24.8 days."""
 
 MAX_RETENTION = 100 * 366 * 86_400.0
-"""The longest time that a row is kept, in seconds: a hundred years."""
+"""The longest duration that a setting may have, in seconds: a hundred years."""
 
 MAX_NAMESPACE = 100
-"""The longest namespace, in characters: it stands in the text of leases and of request rows."""
+"""The longest namespace, in characters: it is stored in the rows of leases and of requests."""
 
 namespaces: ContextVar[tuple[str, ...]] = ContextVar("django_dblock_namespaces", default=())
 """The namespaces that were entered with ``namespace()``, the innermost last."""
 
 NEVER_KEPT = frozenset({"set-cookie", "date"})
-"""Headers that belong to one answer, and one client; in lower case."""
+"""Headers that belong to one response and one client; in lower case."""
 
 
 def _read(name: str, default: Any, expected: str, valid: Any) -> Any:
@@ -44,12 +44,12 @@ def _read(name: str, default: Any, expected: str, valid: Any) -> Any:
 
 
 def check_namespace(name: object) -> None:
-    """Refuse what can't be a namespace.
+    """Raise an error if a value can't be a namespace.
 
     Raises:
         TypeError: the name is not a str.
-        ValueError: the name is too long for the tables, or contains NUL or a lone surrogate, which
-            no text of PostgreSQL's can.
+        ValueError: the name is longer than ``MAX_NAMESPACE``, or contains NUL or a lone surrogate,
+            which PostgreSQL's text can't contain.
     """
     if not isinstance(name, str):
         raise TypeError(f"A namespace must be a string, not {name!r}.")
@@ -67,7 +67,7 @@ def _is_dotted_path(value: str) -> bool:
 
 
 def is_seconds(value: object) -> bool:
-    """Whether this is a number of seconds that the server can wait."""
+    """Return whether a value is a number of seconds that the server can wait."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -81,11 +81,15 @@ def are_seconds(*values: object) -> bool:
 
 
 class Conf:
-    """``settings.DBLOCK_*`` with their defaults; a wrong value raises ImproperlyConfigured."""
+    """The settings ``DBLOCK_*`` with their defaults.
+
+    Raises:
+        ImproperlyConfigured: on reading an attribute: the setting has a wrong value.
+    """
 
     @cached_property
     def advisory_timeout(self) -> float | None:
-        """``DBLOCK_ADVISORY_TIMEOUT``: seconds to wait where no ``timeout=`` is given; 10."""
+        """``DBLOCK_ADVISORY_TIMEOUT``: seconds to wait if no ``timeout=`` is given; default 10."""
         value: float | None = _read(
             "DBLOCK_ADVISORY_TIMEOUT",
             10,
@@ -96,7 +100,7 @@ class Conf:
 
     @cached_property
     def database(self) -> str | None:
-        """``DBLOCK_DATABASE``: the alias used where no ``using=`` is given; None."""
+        """``DBLOCK_DATABASE``: the alias to use if no ``using=`` is given; default None."""
         value: str | None = _read(
             "DBLOCK_DATABASE",
             None,
@@ -107,13 +111,13 @@ class Conf:
 
     @property
     def namespace(self) -> str:
-        """The namespace of this moment: of ``namespace()``, else of ``DBLOCK_NAMESPACE``.
+        """The current namespace: that of ``namespace()``, else that of ``DBLOCK_NAMESPACE``.
 
-        Ask once for each lock, lease or request, and keep the value with it.
+        Read the namespace once for each lock, lease or request, and keep the value with it.
 
         Raises:
-            ImproperlyConfigured: the setting is wrong, or its callable returned something else than
-                a namespace. What the callable raises is passed on.
+            ImproperlyConfigured: the setting is wrong, or the setting's callable did not return a
+                namespace. An error that the callable raises is passed on.
         """
         if entered := namespaces.get():
             return entered[-1]
@@ -129,15 +133,15 @@ class Conf:
 
     @property
     def has_namespaces(self) -> bool:
-        """Whether anything separates keys: a setting other than "", or a ``namespace()`` block."""
+        """Whether keys are separated: by a setting other than "", or by ``namespace()``."""
         return bool(namespaces.get()) or self.namespace_source != ""
 
     @cached_property
     def namespace_source(self) -> str | Callable[[], str]:
-        """``DBLOCK_NAMESPACE``: a namespace, or a callable that returns the current one; "".
+        """``DBLOCK_NAMESPACE``: a namespace, or a callable that returns a namespace; default "".
 
-        A string with dots whose first word can be imported is the dotted path of a callable, as
-        "shop.tenants.current"; any other string is the namespace itself.
+        A string with dots whose first word can be imported is the dotted path of a callable, such
+        as "shop.tenants.current". Any other string is the namespace itself.
         """
         value = getattr(settings, "DBLOCK_NAMESPACE", "")
         if callable(value):
@@ -153,26 +157,26 @@ class Conf:
         if not _is_dotted_path(value):
             return str(value)
         try:
-            found = import_string(value)
+            source = import_string(value)
         except ImportError as error:
             raise ImproperlyConfigured(
-                f"DBLOCK_NAMESPACE: {error}. {value!r} reads as the dotted path of a callable, "
-                f"because {value.partition('.')[0]!r} can be imported. A namespace that is meant "
-                f"literally must not begin with the name of a package."
+                f"DBLOCK_NAMESPACE: {error}. {value!r} is read as the dotted path of a callable, "
+                f"because {value.partition('.')[0]!r} can be imported. A literal namespace with "
+                f"dots must not begin with the name of a package."
             ) from error
-        if not callable(found):
+        if not callable(source):
             raise ImproperlyConfigured(
                 f"DBLOCK_NAMESPACE must be a string or a callable, and {value!r} is neither: it is "
-                f"{found!r}."
+                f"{source!r}."
             )
-        return found  # type: ignore[no-any-return]
+        return source  # type: ignore[no-any-return]
 
     @cached_property
     def labels(self) -> LabelMode:
-        """``DBLOCK_LABELS``: what of a key any role on the server may read in ``pg_stat_activity``.
+        """``DBLOCK_LABELS``: the part of a key that ``pg_stat_activity`` shows to all roles.
 
-        ``full`` (the default), ``first`` (the first part only) or ``off``: keys may hold personal
-        data.
+        ``full`` (the default), ``first`` (the first part only) or ``off``. Keys may contain
+        personal data.
         """
         value: LabelMode = _read(
             "DBLOCK_LABELS",
@@ -184,7 +188,7 @@ class Conf:
 
     @cached_property
     def allow_snapshot_isolation(self) -> bool:
-        """``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``: lock above READ COMMITTED too; False."""
+        """``DBLOCK_ALLOW_SNAPSHOT_ISOLATION``: lock above READ COMMITTED, too; default False."""
         value: bool = _read(
             "DBLOCK_ALLOW_SNAPSHOT_ISOLATION",
             False,  # noqa: FBT003 - a default, not a flag
@@ -195,7 +199,7 @@ class Conf:
 
     @cached_property
     def max_keys(self) -> int:
-        """``DBLOCK_MAX_KEYS``: the most keys one ``advisory_locks`` call may take; 1,000.
+        """``DBLOCK_MAX_KEYS``: the most keys of one ``advisory_locks`` call; default 1,000.
 
         Every lock takes a place in a table that the whole cluster shares.
         """
@@ -209,7 +213,7 @@ class Conf:
 
     @cached_property
     def locked_status(self) -> int:
-        """``DBLOCK_LOCKED_STATUS``: what a request that waited in vain is answered with; 423."""
+        """``DBLOCK_LOCKED_STATUS``: the response's status after a ``LockTimeout``; default 423."""
         value: int = _read(
             "DBLOCK_LOCKED_STATUS",
             423,
@@ -220,17 +224,23 @@ class Conf:
 
     @cached_property
     def slow_wait(self) -> float | None:
-        """``DBLOCK_SLOW_WAIT``: seconds of waiting above which the log is warned; None, never."""
+        """``DBLOCK_SLOW_WAIT``: log a warning after a longer wait; default None, never.
+
+        A timedelta or seconds.
+        """
         return _limit("DBLOCK_SLOW_WAIT")
 
     @cached_property
     def slow_hold(self) -> float | None:
-        """``DBLOCK_SLOW_HOLD``: seconds of holding above which the log is warned; None, never."""
+        """``DBLOCK_SLOW_HOLD``: log a warning if a lock is held for longer; default None, never.
+
+        A timedelta or seconds.
+        """
         return _limit("DBLOCK_SLOW_HOLD")
 
     @cached_property
     def dashboard_url(self) -> str | None:
-        """``DBLOCK_DASHBOARD_URL``: where the lock monitor links to for dashboards; None."""
+        """``DBLOCK_DASHBOARD_URL``: the address of the lock monitor's link to dashboards; None."""
         value: str | None = _read(
             "DBLOCK_DASHBOARD_URL",
             None,
@@ -244,26 +254,27 @@ class Conf:
 
     @cached_property
     def idempotency_ttl(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_TTL``: how long an answer is kept, from when it was given; 24 h.
+        """``DBLOCK_IDEMPOTENCY_TTL``: how long a response is kept, from its creation; default 24 h.
 
-        A timedelta or seconds. After that the same key is a new request. ``ttl=`` goes before it.
+        A timedelta or seconds. After that time the same key is a new request. ``ttl=`` overrides
+        the setting.
         """
         return _duration("DBLOCK_IDEMPOTENCY_TTL", 86_400)
 
     @cached_property
     def idempotency_lease(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; 60 s.
+        """``DBLOCK_IDEMPOTENCY_LEASE``: the longest time between two steps of a run; default 60 s.
 
-        A timedelta or seconds. After that the next retry takes the request over, or it waits for a
-        person. ``lease=`` goes before it.
+        A timedelta or seconds, for lease mode. After that time the next retry takes the request
+        over, or the request waits to be resolved manually. ``lease=`` overrides the setting.
         """
         return _duration("DBLOCK_IDEMPOTENCY_LEASE", 60)
 
     @cached_property
     def idempotency_max_body(self) -> int:
-        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest answer that is kept; 1 MiB.
+        """``DBLOCK_IDEMPOTENCY_MAX_BODY``: the longest response body to keep; default 1 MiB.
 
-        In bytes. A longer one raises :class:`~django_dblock.UnstorableResponse`.
+        In bytes. A longer body raises :class:`~django_dblock.UnstorableResponse`.
         """
         value: int = _read(
             "DBLOCK_IDEMPOTENCY_MAX_BODY",
@@ -275,10 +286,10 @@ class Conf:
 
     @cached_property
     def idempotency_max_keys(self) -> int | None:
-        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; None, no limit.
+        """``DBLOCK_IDEMPOTENCY_MAX_KEYS``: the most live keys of one scope; default None, no limit.
 
-        One more raises :class:`~django_dblock.TooManyIdempotencyKeys`. Requests that come at the
-        same moment are counted apart, so a few more may get in.
+        The next key raises :class:`~django_dblock.TooManyIdempotencyKeys`. Concurrent requests do
+        not count each other, so a few more keys may be accepted.
         """
         value: int | None = _read(
             "DBLOCK_IDEMPOTENCY_MAX_KEYS",
@@ -290,9 +301,10 @@ class Conf:
 
     @cached_property
     def idempotency_headers(self) -> tuple[str, ...]:
-        """``DBLOCK_IDEMPOTENCY_HEADERS``: headers to keep with an answer, besides ours; none.
+        """``DBLOCK_IDEMPOTENCY_HEADERS``: headers to keep with a response; default none.
 
-        Never ``Set-Cookie`` or ``Date``: they belong to one answer, and one client.
+        The package keeps some headers always; these are kept as well. ``Set-Cookie`` and ``Date``
+        are refused: both belong to one response and one client.
         """
         value = _read(
             "DBLOCK_IDEMPOTENCY_HEADERS",
@@ -308,10 +320,10 @@ class Conf:
 
     @cached_property
     def idempotency_cipher(self) -> Any:
-        """``DBLOCK_IDEMPOTENCY_CIPHER``: what stored answers are encrypted with; None.
+        """``DBLOCK_IDEMPOTENCY_CIPHER``: the cipher of stored responses; default None.
 
-        An object with ``encrypt(bytes)`` and ``decrypt(bytes)``, or the dotted path of one:
-        ``cryptography.fernet.MultiFernet`` has them, and rotates keys.
+        An object with ``encrypt(bytes)`` and ``decrypt(bytes)``, or the dotted path of such an
+        object. ``cryptography.fernet.MultiFernet`` has both methods, and rotates keys.
         """
         value = getattr(settings, "DBLOCK_IDEMPOTENCY_CIPHER", None)
         try:
@@ -347,7 +359,12 @@ def _limit(name: str) -> float | None:
 
 
 def seconds_of(value: object) -> float | None:
-    """Return a timedelta or a number as seconds; None where it is not above 0, or is neither."""
+    """Return a timedelta or a number as seconds.
+
+    Returns:
+        None if the value is neither a timedelta nor a number, is not above 0, or is longer than
+        ``MAX_RETENTION``.
+    """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,6 +1,7 @@
-"""From ``("inventory", sku)`` to the signed 64-bit number that PostgreSQL locks. Pure, no Django.
+"""The encoding of a key, ``("inventory", sku)``, as the signed 64-bit number to lock.
 
-The encoding never changes: two releases run side by side during a deploy and must agree.
+The encoding never changes, because two releases run side by side during a deploy and must agree.
+This module does not import Django.
 
 A *value* is written as one tag byte, the payload's length as 8 bytes big-endian, and the payload:
 
@@ -11,20 +12,20 @@ s     ``str``: UTF-8; a lone surrogate as its three bytes (Python's ``surrogatep
       No Unicode normalisation: "é" in one and in two code points are two keys.
 i     ``int``: two's complement, big-endian, ``bit_length() // 8 + 1`` bytes
 b     ``bool``: one byte, 0 or 1
-y     ``bytes``: as they are
-u     ``UUID``: its 16 bytes
+y     ``bytes``: unchanged
+u     ``UUID``: the UUID's 16 bytes
 n     ``Decimal``: ASCII, sign, digits without trailing zeros, ``E``, exponent. Equal numbers
       are equal keys: 1, 1.0 and 1.00 are ``1E0``, every zero is ``0E0``.
 d     ``date``: ASCII ``YYYY-MM-DD``
 t     ``datetime`` without time zone: ASCII ``YYYY-MM-DDTHH:MM:SS.ffffff``
 z     ``datetime`` with time zone: the same in UTC. Equal instants are equal keys.
 m     a saved model instance: the values ``app_label.modelname`` and pk (a tuple for a
-      composite one), of the concrete model, one after the other
-(     ``tuple``: its values, one after the other
+      composite pk), of the concrete model, one after the other
+(     ``tuple``: the tuple's values, one after the other
 ====  ==================================================================================
 
-An ``Enum`` member is its value, because that is what Django hands back once a row was reloaded:
-``Status.PAID`` and ``"paid"`` must not be two keys.
+An ``Enum`` member is encoded as the member's value, because Django returns that value once a row
+is reloaded: ``Status.PAID`` and ``"paid"`` must not be two keys.
 
 The number is BLAKE2b with an 8-byte digest over the value of the namespace (a ``str``) followed
 by the value of the key (a ``tuple``), read as a signed big-endian integer.
@@ -40,7 +41,7 @@ from uuid import UUID
 
 
 class SavedInstance(Protocol):
-    """What a Django model instance has; asked for by shape, so that Django is not imported."""
+    """A Django model instance, recognised by its attributes, so that Django is not imported."""
 
     _meta: ClassVar[Any]
     pk: Any
@@ -57,19 +58,22 @@ Key: TypeAlias = tuple[KeyPart, ...]
 _SHOWN = (float, complex, Decimal, date, type(None))
 
 _HEAD = 9
-"""Bytes of tag and length."""
+"""The number of bytes of a value's tag and length."""
 
 MAX_DEPTH = 32
 """How deep tuples may be nested in a key."""
 
 
 def encode(key: tuple[Any, ...]) -> bytes:
-    """Write the key as bytes: injective, the same in every process and release.
+    """Encode a key as bytes.
+
+    Guaranteed: different keys have different bytes, and a key has the same bytes in every process
+    and every release.
 
     Raises:
-        ValueError: the key is empty, or a part has no value that could be locked (an unsaved
-            instance, NaN).
-        TypeError: a part is of a type that no key can have.
+        ValueError: the key is empty, tuples are nested more than ``MAX_DEPTH`` deep, or a part has
+            no value that can be locked (an unsaved instance, NaN).
+        TypeError: a part's type can't be in a key.
     """
     if not key:
         raise ValueError("A lock needs a key: at least one part, as in ('inventory', sku).")
@@ -89,9 +93,10 @@ def numbered(key: tuple[Any, ...], namespace: str) -> tuple[bytes, int]:
 
 
 def decode(encoded: bytes) -> Key:
-    """Return the parts of an encoded key, the same for all keys that are equal.
+    """Return the parts of an encoded key; equal keys have equal parts.
 
-    Numbers, dates and times as the text that stands there; an instance as a tuple of label and pk.
+    Decimals, dates and times are returned as the text of their payload, an instance as a tuple of
+    its label and pk.
     """
     return _read(encoded[_HEAD:])
 
@@ -103,7 +108,7 @@ def to_pg_locks(number: int) -> tuple[int, int]:
 
 
 def from_pg_locks(classid: int, objid: int) -> int:
-    """Put the two halves together again: the lock's signed number."""
+    """Return the signed number of a lock from its ``classid`` and ``objid`` in ``pg_locks``."""
     unsigned = classid << 32 | objid
     return unsigned - (1 << 64) if unsigned >> 63 else unsigned
 
@@ -113,12 +118,12 @@ def _value(tag: bytes, payload: bytes) -> bytes:
 
 
 def _read(values: bytes) -> Key:
-    found = []
+    parts = []
     while values:
         end = _HEAD + int.from_bytes(values[1:_HEAD], "big")
-        found.append(_READERS[values[:1]](values[_HEAD:end]))
+        parts.append(_READERS[values[:1]](values[_HEAD:end]))
         values = values[end:]
-    return tuple(found)
+    return tuple(parts)
 
 
 def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
@@ -157,17 +162,21 @@ def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
 
 
 def is_instance(part: object) -> bool:
-    """Whether this looks like a Django model instance (a model class has no ``_state``)."""
+    """Return whether an object looks like a Django model instance (a class has no ``_state``)."""
     return hasattr(part, "_meta") and hasattr(part, "_state")
 
 
 def is_argument(part: object) -> TypeGuard[Callable[..., "KeyPart"]]:
-    """Whether this part of a key is to be called with the decorated function's arguments."""
+    """Return whether a part of a key is called with the decorated function's arguments."""
     return callable(part) and not isinstance(part, type | Enum) and not is_instance(part)
 
 
 def instance_key(instance: SavedInstance, where: str = "The instance") -> tuple[str, Any]:
-    """Return the concrete model's label and the pk as the database will hand it back."""
+    """Return the concrete model's label, and the pk as the database returns it.
+
+    Raises:
+        ValueError: the instance is not saved, or its pk can't be one of that model.
+    """
     if instance._state.adding or instance.pk is None:  # noqa: SLF001 - Django's documented API
         raise ValueError(f"{where} is not saved, so it has no row to lock. Save it first.")
     meta = instance._meta.concrete_model._meta  # noqa: SLF001
@@ -178,18 +187,18 @@ def instance_key(instance: SavedInstance, where: str = "The instance") -> tuple[
 
 def _where(part: object, key: Key, place: tuple[int, ...]) -> str:
     number = ".".join(map(str, place))
-    # Only these: the repr of anything else may be long, private, or run a query.
+    # Show only values of these types: any other repr may be long, private, or run a query.
     shown = repr(part) if isinstance(part, _SHOWN) else f"an object of type {type(part).__name__}"
     return f"Part {number} of {len(key)} in the key, {shown},"
 
 
 def plain_str(value: str) -> str:
-    """Return the text of a str, of a subclass whatever it overrides, or of a lazy object."""
+    """Return the text of a str or a lazy object; ignore what a subclass of str overrides."""
     return str.__str__(value) if issubclass(type(value), str) else str(value)
 
 
 def plain_int(value: int) -> int:
-    """Return the number of an int, of a subclass whatever it overrides, or of a lazy object."""
+    """Return the number of an int or a lazy object; ignore what a subclass of int overrides."""
     return int.__pos__(value) if issubclass(type(value), int) else value.__int__()
 
 
@@ -216,11 +225,11 @@ def _datetime(value: datetime) -> bytes:
 
 
 def _iso(value: datetime) -> bytes:
-    # not value.isoformat(): subclasses write it their own way
+    # not value.isoformat(): a subclass may override it
     return datetime.isoformat(value.replace(tzinfo=None), timespec="microseconds").encode()
 
 
-# In this order: a bool is an int, a datetime is a date.
+# The order matters: a bool is also an int, and a datetime is also a date.
 _WRITERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
     (bool, lambda part: _value(b"b", bytes([part]))),
     (int, lambda part: _value(b"i", _int(plain_int(part)))),

@@ -6,8 +6,8 @@ frees it when this process or its machine dies.
 
 The transaction that holds the lock has no snapshot, so it does not keep ``CREATE INDEX
 CONCURRENTLY`` waiting. A backend that *waits* for an advisory lock does have one: it would block
-such a statement of the holder's, and that statement would wait for the waiter indefinitely, where
-no deadlock detector sees it. Therefore waiters try again and again, and hold nothing in between.
+such a statement of the holder's, and that statement would wait for the waiter indefinitely, which
+no deadlock detector sees. Therefore waiters try again and again, and hold no transaction meanwhile.
 """
 
 import random
@@ -29,7 +29,7 @@ from django_dblock.keys import to_pg_locks
 from django_dblock.sql import advisory as sql
 
 TTL = 30.0
-"""Seconds for which a successful look at the connection is trusted."""
+"""Seconds for which a successful check of the connection is trusted."""
 
 _LOOK_EVERY = TTL / 6
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -41,7 +41,7 @@ class AdvisoryHold:
     Guaranteed: one holder at a time; the server frees the lock when the connection ends.
 
     Not guaranteed: that the holder notices at once when the connection is lost (a restarted server
-    frees the lock). :attr:`remaining` looks at the connection every five seconds.
+    frees the lock). :attr:`remaining` checks the connection every five seconds.
 
     Args:
         key: the key.
@@ -145,9 +145,9 @@ class AdvisoryHold:
 
     @property
     def remaining(self) -> float:
-        """Seconds for which the lock can be trusted; asks the server if its last word is old.
+        """Seconds for which the lock can be trusted; 0 if the lock was lost.
 
-        0 if the lock was lost.
+        Checks the connection if the last check is more than five seconds old.
         """
         if self._lost is None and monotonic() - self._confirmed_at >= _LOOK_EVERY:
             asked_at = monotonic()
@@ -161,16 +161,16 @@ class AdvisoryHold:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection was lost, and the lock with it."""
+        """Whether the connection was lost, which frees the lock."""
         return self._lost is not None
 
     def loss(self) -> LockLost:
-        """Return the error that says why the lock was lost."""
+        """Return a LockLost with the reason why the lock was lost."""
         facts: dict[str, Any] = self._request.facts
         return LockLost(**facts, token=0, reason=self._lost or "")
 
     def look_now(self) -> bool:
-        """Ask the server whether the lock is still held; False if it was lost."""
+        """Check the connection now; return whether the lock is still held."""
         self._confirmed_at = float("-inf")
         return self.remaining > 0
 

@@ -1,4 +1,4 @@
-"""The command of ``dblock run``: a process group of its own, with a keeper beside it."""
+"""The command of ``dblock run``: a process group of its own, and the watchdog of that group."""
 
 import contextlib
 import os
@@ -11,32 +11,33 @@ from typing import IO, Self
 
 from django_dblock.cli import watchdog
 
-_NOT_WORTH_TELLING = 0.001
-"""Seconds."""
+_SMALLEST_CHANGE = 0.001
+"""Seconds; the watchdog is not told of a smaller change."""
 
 
 class Job:
-    """One command and all that it starts, as far as that stays in its process group.
+    """A command and the processes that it starts, as long as they stay in its process group.
 
     Attributes:
         group: the number of the process group.
-        returncode: the command's, as ``subprocess`` has it; None until it has ended.
-        stopped: whether the command has been stopped since the last look.
+        returncode: the command's return code, as in ``subprocess``; None until the command has
+            ended.
+        stopped: whether the command has been stopped since the last call of :meth:`look`.
     """
 
     def __init__(self) -> None:
-        self._keeper = subprocess.Popen(  # noqa: S603 - our own file
+        self._watchdog = subprocess.Popen(  # noqa: S603 - a file of this package
             [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpgrp())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             process_group=0,
         )
-        self.group = self._keeper.pid
+        self.group = self._watchdog.pid
         self.returncode: int | None = None
         self.stopped = False
         self._command: subprocess.Popen[bytes] | None = None
-        self._told = 0.0, False
+        self._sent = 0.0, False
 
     def __enter__(self) -> Self:
         return self
@@ -48,39 +49,41 @@ class Job:
         traceback: TracebackType | None,
     ) -> None:
         if self._command is not None:
-            self.signal(signal.SIGKILL)  # something is left only if we failed
-        self._keeper.kill()
-        self._keeper.wait()
-        for pipe in (self._told_through, self._heard_through):
+            self.signal(signal.SIGKILL)  # a process is left only after a failure
+        self._watchdog.kill()
+        self._watchdog.wait()
+        for pipe in (self._to_watchdog, self._from_watchdog):
             pipe.close()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start the command with our standard input and outputs, and no other open file.
+        """Start the command with this process's standard input and outputs, and no other open file.
 
         Raises:
-            OSError: there is no such command, or it can't be run.
+            ChildProcessError: the watchdog did not start.
+            FileNotFoundError: there is no such command.
+            OSError: the command can't be run.
         """
-        if not self._heard_through.read(1):
+        if not self._from_watchdog.read(1):
             raise ChildProcessError("the process that watches over the command did not start")
-        self._command = subprocess.Popen(  # noqa: S603 - what the caller wants run
+        self._command = subprocess.Popen(  # noqa: S603 - the operator's command
             arguments, env=environment, process_group=self.group
         )
 
     def keep_until(self, until: float) -> None:
         """Let the watchdog kill the group at this time, unless a later time is set."""
         runs = self._command is not None
-        if until > self._told[0] + _NOT_WORTH_TELLING or runs != self._told[1]:
-            self._told = until, runs
+        if until > self._sent[0] + _SMALLEST_CHANGE or runs != self._sent[1]:
+            self._sent = until, runs
             with contextlib.suppress(BrokenPipeError):  # the watchdog was killed
-                self._told_through.write(watchdog.TOLD.pack(until, runs))
+                self._to_watchdog.write(watchdog.MESSAGE.pack(until, runs))
 
     def look(self) -> None:
         """Note whether the command has ended or stopped, and reap orphaned child processes."""
         assert self._command is not None  # noqa: S101 - started
         for pid in (self._command.pid, -self.group):
             with contextlib.suppress(ChildProcessError):
-                while (found := os.waitpid(pid, os.WNOHANG | os.WUNTRACED))[0]:
-                    self._note(*found)
+                while (ended := os.waitpid(pid, os.WNOHANG | os.WUNTRACED))[0]:
+                    self._note(*ended)
 
     def _note(self, pid: int, status: int) -> None:
         assert self._command is not None  # noqa: S101 - started
@@ -92,7 +95,7 @@ class Job:
             self.returncode = self._command.returncode = os.waitstatus_to_exitcode(status)
 
     def is_over(self) -> bool:
-        """Whether the command has ended, and nothing is left in its group."""
+        """Return whether the command has ended, and no process is left in its group."""
         if self.returncode is not None:
             try:
                 os.killpg(self.group, 0)
@@ -103,7 +106,7 @@ class Job:
         return False
 
     def signal(self, number: int) -> None:
-        """Send a signal to the group, and to the command where it has left the group."""
+        """Send a signal to the group, and to the command if the command has left the group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.group, number)
         if self.returncode is None and self._has_left():
@@ -113,21 +116,21 @@ class Job:
         assert self._command is not None  # noqa: S101 - started
         with contextlib.suppress(ProcessLookupError, PermissionError):
             return os.getpgid(self._command.pid) != self.group
-        return False  # it has ended
+        return False  # the command has ended
 
     def signal_command(self, number: int) -> None:
-        """Send a signal to the command alone."""
+        """Send a signal to the command only."""
         if self.returncode is None:
             assert self._command is not None  # noqa: S101 - started
             with contextlib.suppress(PermissionError):
                 os.kill(self._command.pid, number)
 
     @property
-    def _told_through(self) -> IO[bytes]:
-        assert self._keeper.stdin is not None  # noqa: S101 - asked for
-        return self._keeper.stdin
+    def _to_watchdog(self) -> IO[bytes]:
+        assert self._watchdog.stdin is not None  # noqa: S101 - opened with PIPE
+        return self._watchdog.stdin
 
     @property
-    def _heard_through(self) -> IO[bytes]:
-        assert self._keeper.stdout is not None  # noqa: S101 - asked for
-        return self._keeper.stdout
+    def _from_watchdog(self) -> IO[bytes]:
+        assert self._watchdog.stdout is not None  # noqa: S101 - opened with PIPE
+        return self._watchdog.stdout

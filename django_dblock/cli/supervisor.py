@@ -1,16 +1,16 @@
-"""Supervise the command of ``dblock run``: end it before the lease can be granted to another.
+"""Supervise the command of ``dblock run``: end the command before another holder gets the lease.
 
-Of a ttl, counted back from the time until which the lease can be trusted:
+The supervision counts back from the time until which the lease can be trusted:
 
-- with 35 % left (the lease was to be renewed at two thirds, and every try since has failed):
-  SIGTERM to the command's group;
-- with 10 % left: SIGKILL; so the command has a quarter of the ttl to come to its end;
-- with 5 % left, should this process be frozen: SIGKILL by the keeper.
+- with 35 % of the ttl left: SIGTERM to the command's process group. The lease should have been
+  renewed with two thirds left, and every attempt since has failed.
+- with 10 % of the ttl left: SIGKILL. So the command has a quarter of the ttl to end.
+- with 5 % of the ttl left: SIGKILL by the watchdog, in case this process is frozen.
 
-If the heartbeat finds the lease lost, another holder may be at work already: SIGTERM then, and
-SIGKILL a quarter of the ttl later, but after 10 seconds at the latest, and never later than above.
-When the command ends by itself, what it left in its group is ended in the same way, before the lock
-is given back.
+If the heartbeat finds the lease lost, another holder may be at work already. Then the group gets
+SIGTERM at once, and SIGKILL a quarter of the ttl later, but after 10 seconds at the latest, and
+never later than above. When the command ends by itself, the processes that it left in its group are
+ended in the same way, before the lock is released.
 """
 
 import logging
@@ -49,7 +49,7 @@ from django_dblock.fencing.lease import Lease
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.keys import Key
 
-# Signals, and the loss of the lease, while ``dblock run`` waits.
+# Receiving signals, and the loss of the lease, while ``dblock run`` waits.
 
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -57,11 +57,11 @@ OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal
 
 
 class Inbox:
-    """Takes the process's signals while it is entered. What is ignored stays ignored (``nohup``).
+    """The receiver of the process's signals while its block runs.
 
-    At first those that end a process interrupt what is done, as Ctrl-C does; from
-    :meth:`collect` on, all are put into a queue. (That queue may be written to by a signal handler
-    that has interrupted a reader or a writer of it, and by any thread.)
+    A signal that the process ignores stays ignored (``nohup``). Until :meth:`collect` is called, a
+    signal that ends a process raises KeyboardInterrupt, as Ctrl-C does. After :meth:`collect`, all
+    signals are put into a queue.
 
     Attributes:
         interrupted_by: the signal that raised KeyboardInterrupt.
@@ -71,6 +71,8 @@ class Inbox:
     def __init__(self) -> None:
         self.interrupted_by: int = signal.SIGINT
         self.asked_to_end: int | None = None
+        # Threads write to the queue, and so does a signal handler that may have interrupted a
+        # reader or a writer of the queue. SimpleQueue.put() is reentrant for that.
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._before: dict[int, Any] = {}
 
@@ -89,16 +91,16 @@ class Inbox:
             signal.signal(number, handler or signal.SIG_DFL)
 
     def collect(self) -> None:
-        """Interrupt nothing from now on."""
+        """Put all signals into the queue from now on, and raise KeyboardInterrupt no more."""
         for number in (*ENDING, *OTHERS):
             self._handle(number, self._put)
 
     def wake(self, *_: object) -> None:
-        """End a wait, from any thread."""
+        """End the present or the next :meth:`wait`; may be called from any thread."""
         self._queue.put(None)
 
     def wait(self, seconds: float) -> int | None:
-        """Return the next signal; None at the timeout, or after ``wake()``."""
+        """Return the next signal; None after the timeout or after :meth:`wake`."""
         try:
             return self._queue.get(timeout=max(0.0, seconds))
         except Empty:
@@ -120,28 +122,30 @@ class Inbox:
         raise KeyboardInterrupt
 
 
-# Who has the terminal: while the command runs in a group of its own, that group has it.
+# Passing the terminal to the command's process group, and taking it back.
 
 
 class Terminal:
-    """Ours while we are in its foreground, if it is both our input and our output; else nothing.
+    """The terminal, if this process is in its foreground and uses it for input and output.
 
-    In a pipeline (``dblock run … | less``) it belongs to the whole pipeline, and stays there.
+    In a pipeline (``dblock run … | less``) the terminal belongs to the whole pipeline, and is not
+    passed on.
     """
 
     def __init__(self) -> None:
         self.is_given = False
 
     def give(self, group: int) -> None:
-        """Give it to the command, so that it reads from it, and Ctrl-C and Ctrl-Z go there."""
+        """Make the command's group the foreground: it gets the input, Ctrl-C and Ctrl-Z."""
         if os.isatty(0) and os.isatty(1) and _foreground() == os.getpgrp():
             os.tcsetpgrp(0, group)
             self.is_given = True
 
     def take_back(self) -> None:
-        """Take it back, from the background, where that would stop us."""
+        """Make this process's group the foreground again, if the terminal was given."""
         if self.is_given:
             self.is_given = False
+            # tcsetpgrp() from the background sends SIGTTOU, which would stop this process.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
             try:
                 os.tcsetpgrp(0, os.getpgrp())
@@ -152,31 +156,31 @@ class Terminal:
 def _foreground() -> int | None:
     try:
         return os.tcgetpgrp(0)
-    except OSError:  # another session's
+    except OSError:  # the terminal belongs to another session
         return None
 
 
-TERMINATE_AT, KILL_AT, KEEPER_AT = 0.35, 0.1, 0.05
+TERMINATE_AT, KILL_AT, WATCHDOG_AT = 0.35, 0.1, 0.05
 
 _LONGEST_GRACE = 10.0
-"""Seconds, as ``docker stop`` has them, where nothing is won by waiting."""
+"""Seconds between SIGTERM and SIGKILL at most, after the lease was lost; as in ``docker stop``."""
 
 _LONGEST_DYING = 2.0
-"""Seconds for which those are waited for that were killed: one may be out of our reach (another
-user's), or the container's first process may reap nothing."""
+"""Seconds to wait for killed processes. A process of another user can't be killed, and a container
+whose first process reaps nothing keeps dead processes."""
 
 _LOOK = 1.0
-"""Seconds between two looks at the clock, for a machine that sleeps."""
+"""Seconds between two looks at the clock: a wait does not count time while the machine sleeps."""
 
 _SHORT_LOOK = 0.01
-"""Seconds between two looks at a group that is ending: its orphans send no signal."""
+"""Seconds between two looks at a group that is ending, because orphans send no SIGCHLD."""
 
 
 class Supervision:
-    """One run of one command under one lease.
+    """The supervision of one run of a command under one lease.
 
     Attributes:
-        because: why the command was ended; empty if it was not.
+        because: why the command was ended; empty if the command was not ended.
     """
 
     def __init__(
@@ -194,20 +198,20 @@ class Supervision:
         self._dying = min(KILL_AT * self._ttl, _LONGEST_DYING)
 
     def keep(self) -> None:
-        """Tell the keeper how long the lease can be trusted."""
+        """Tell the watchdog until when the lease can be trusted."""
         if left := self._lease.remaining:
             self._until = now() + left
-        self._job.keep_until(self._until - KEEPER_AT * self._ttl)
+        self._job.keep_until(self._until - WATCHDOG_AT * self._ttl)
 
     def run(self) -> None:
-        """Return when the command has ended, with all of its group; or can't be ended in time."""
+        """Return when all processes of the command's group have ended, or resist being ended."""
         number = None
         while True:
-            was_frozen = now() >= self._until - KEEPER_AT * self._ttl
+            was_frozen = now() >= self._until - WATCHDOG_AT * self._ttl
             self.keep()
             self._job.look()
             if was_frozen and self._kill_at is None:
-                self._follow_the_keeper()
+                self._follow_the_watchdog()
             if self._job.is_over():
                 return
             if self._kill_at is None:
@@ -220,7 +224,7 @@ class Supervision:
                     return
             number = self._inbox.wait(self._pause())
 
-    def _follow_the_keeper(self) -> None:
+    def _follow_the_watchdog(self) -> None:
         """End the run: the watchdog has killed the command, or is about to."""
         if self._job.returncode in (None, -signal.SIGKILL):
             self.because = "'dblock run' was frozen until the lease was about to run out"
@@ -232,10 +236,10 @@ class Supervision:
         if self._lease.lost:
             self.because = self._lease.loss().reason
         elif self._job.returncode is not None:
-            pass  # it has ended by itself; what it left in its group has not
+            pass  # the command has ended by itself; end the processes that it left in its group
         elif self._until - now() <= TERMINATE_AT * self._ttl:
             self.because = "no renewal was confirmed, and the lease is about to run out"
-            kill_at = latest  # it is still ours until then
+            kill_at = latest  # until then the lease is still held
         else:
             return
         self._kill_at = max(now(), kill_at)
@@ -259,10 +263,11 @@ class Supervision:
 
     def _ask_to_end(self, number: int) -> None:
         self._job.signal(number)
-        self._job.signal(signal.SIGCONT)  # what is stopped ends only when it goes on
+        self._job.signal(signal.SIGCONT)  # a stopped process handles SIGTERM only when continued
 
     def _stop(self) -> None:
-        """Stop with the command, as the shell expects. The lease is not renewed meanwhile."""
+        """Stop this process together with the command, as the shell expects."""
+        # The heartbeat stops, too, so the lease is not renewed meanwhile.
         self._terminal.take_back()
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -274,7 +279,7 @@ class Supervision:
         return _SHORT_LOOK
 
 
-# Take the lease, run the command, and say in an exit status how that went.
+# Taking the lease, running the command, and the exit status.
 
 
 logger = logging.getLogger("django_dblock.run")
@@ -283,21 +288,29 @@ logger = logging.getLogger("django_dblock.run")
 def run_under_lock(key: Key, options: dict[str, Any]) -> int:
     """Run the command under a lock or a semaphore's permit.
 
-    Returns the command's exit status, 128 + n if signal n ended it.
+    Returns:
+        The command's exit status; 128 + n if signal n ended the command.
 
     Raises:
-        CommandError: with the exit status of what went wrong.
+        CommandError: the lock was not acquired or was lost, or the command can't be run; with the
+            exit status of the failure.
     """
     return run_under(partial(_block, key, options), options)
 
 
 def run_once_per(key: Key, options: dict[str, Any], stdout: OutputWrapper) -> int:
-    """Run the command unless it has succeeded in this period; under a lock of the job's name.
+    """Run the command under a lock of the job's name, unless the job has succeeded in this period.
 
-    That it has succeeded is recorded in a transaction that checks that the lock is still held.
+    The success is recorded in a transaction that checks that the lock is still held.
+
+    Returns:
+        The command's exit status; 0 if the job has succeeded in this period already; 128 + n if
+        signal n ended the command.
 
     Raises:
-        CommandError: with the exit status of what went wrong.
+        CommandError: the period or the time zone is wrong, the lock was not acquired or was lost,
+            the command can't be run, or the success could not be recorded; with the exit status of
+            the failure.
     """
     try:
         job = once_per(options["once_per"], key=key, tz=options["tz"], using=options["using"])
@@ -308,21 +321,21 @@ def run_once_per(key: Key, options: dict[str, Any], stdout: OutputWrapper) -> in
 
 
 Block: TypeAlias = AbstractContextManager[Any]
-"""What is held while the command runs: enters as a Lease or an AdvisoryHold."""
+"""The block in which the command runs; entering returns a Lease or an AdvisoryHold."""
 
 
 class LostWhileRunning(CommandError):
     """The lock was lost while the command ran.
 
     Attributes:
-        asked_to_end: the signal that asked this process to end meanwhile; None without one.
+        asked_to_end: the signal that asked this process to end meanwhile; None if there was none.
     """
 
     asked_to_end: int | None = None
 
 
 class Record:
-    """Whether the job of ``--once-per`` has succeeded in the period that it is now.
+    """The record of whether the job of ``--once-per`` has succeeded in the current period.
 
     Attributes:
         is_kept: whether this run's success has been recorded.
@@ -335,7 +348,7 @@ class Record:
         self._period: Period | None = None
 
     def is_made(self) -> bool:
-        """Whether the job has succeeded; says so if it has."""
+        """Return whether the job has succeeded in the current period; print that if it has."""
         self._period = self._job.current()
         if not self._job.is_finished(self._period):
             return False
@@ -343,8 +356,12 @@ class Record:
         return True
 
     def make(self, lease: Any) -> None:
-        """Record that the job has succeeded, if the lock is still held."""
-        assert self._period is not None  # noqa: S101 - is_made() was asked before
+        """Record that the job has succeeded, if the lock is still held.
+
+        Raises:
+            LockLost: the lock is not held any more. Nothing was recorded.
+        """
+        assert self._period is not None  # noqa: S101 - is_made() was called before
         self._job.record(self._period, lease)
         self.is_kept = True
 
@@ -361,12 +378,14 @@ def run_under(
         block: makes the block.
         options: the command's options.
         record: where success is recorded, with ``--once-per``.
-        leads: entered while the lease is held.
+        leads: returns a context manager that is entered while the lease is held.
 
-    Returns the command's exit status, 128 + n if signal n ended it.
+    Returns:
+        The command's exit status; 128 + n if signal n ended the command.
 
     Raises:
-        CommandError: with the exit status of what went wrong.
+        CommandError: the lock was not acquired or was lost, the command can't be run, or its
+            success could not be recorded; with the exit status of the failure.
     """
     with Inbox() as inbox:
         try:
@@ -407,16 +426,16 @@ def _run(
                 f"The command succeeded, but that could not be recorded: {said}. It is due again.",
                 returncode=FAILED,
             ) from error
-        logger.warning("The lock was not given back, it expires: %s", error, extra={"error": error})
+        logger.warning("The lock was not released; it expires: %s", error, extra={"error": error})
     if because:
         loss = LostWhileRunning(
             f"The lock was lost while the command ran ({because}). The command "
-            f"{_fate(status)}. What it has done may have met the work of the next holder.",
+            f"{_fate(status)}. Its last effects may conflict with the next holder's work.",
             returncode=LOST,
         )
         loss.asked_to_end = inbox.asked_to_end
         raise loss
-    assert status is not None  # noqa: S101 - it ran, and nothing was lost
+    assert status is not None  # noqa: S101 - the command ran, and the lock was not lost
     return status
 
 
@@ -440,13 +459,14 @@ def _block(key: Key, options: dict[str, Any], inbox: Inbox) -> "Block":
 
 
 def _attend(job: Job, lease: Lease | AdvisoryHold, command: list[str], inbox: Inbox) -> str:
-    """Run the command under the lock; return why it was ended, or nothing."""
+    """Run the command under the lock; return why the command was ended, or an empty string."""
     if isinstance(lease, AdvisoryHold):
         environment, ttl = {"DBLOCK_LOCK": lease.name}, TTL
     else:
         environment = {"DBLOCK_LOCK": lease.trust.place.name, "DBLOCK_TOKEN": str(lease.token)}
         ttl = lease.trust.ttl
-    # It would stand idle meanwhile, perhaps for hours; the release opens another.
+    # The connection would be idle while the command runs, perhaps for hours. The release opens
+    # another connection.
     if not connections[lease.using].in_atomic_block:
         connections[lease.using].close()
     terminal = Terminal()

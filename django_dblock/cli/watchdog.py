@@ -1,14 +1,16 @@
-"""A dead man's switch for ``dblock run``: a small process that ends the command's process group.
+"""The watchdog of ``dblock run``: a small process that kills the command's process group.
 
-It kills the group when the time that it was last told is over, because ``dblock run`` is frozen; or
-when its standard input ends, because ``dblock run`` was killed. Else ``dblock run`` ends *it*.
+The watchdog kills the group if ``dblock run`` is frozen: when the last time that ``dblock run``
+sent has passed. The watchdog also kills the group if ``dblock run`` was killed: when standard input
+ends. Else ``dblock run`` ends the watchdog.
 
-It is the first member of the group, so the command is a member from its first instruction. When it
-learns that the command runs it leaves the group; while it lives, no other process gets its number.
+The watchdog is the first member of the group, so the command is a member from its first
+instruction. When the watchdog reads that the command runs, the watchdog leaves the group. While the
+watchdog lives, no other process gets the group's number.
 
-Runs by itself, with the standard library alone: ``python -I -S watchdog.py GROUP``, where GROUP is
-that of ``dblock run``. Reads, in C's form, a time (seconds of ``core.clock.monotonic``)
-and whether the command runs.
+The file runs with the standard library alone: ``python -I -S watchdog.py GROUP``, where GROUP is
+the process group of ``dblock run``. Standard input has messages in C's form: a time (seconds of
+``core.clock.monotonic``) and whether the command runs.
 """
 
 import contextlib
@@ -19,19 +21,19 @@ import struct
 import sys
 import time
 
-TOLD = struct.Struct("d?")
+MESSAGE = struct.Struct("d?")
 
 _IGNORED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTSTP")
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _LOOK = 1.0
-"""Seconds between two looks at the clock: the wait itself stands still while the machine sleeps."""
+"""Seconds between two looks at the clock: a wait does not count time while the machine sleeps."""
 
 
 def main() -> None:
-    """Watch, and kill the group at the end."""
-    for name in _IGNORED:  # sent to the group, or by a terminal to all: not for the keeper
+    """Watch until the time has passed or standard input has ended; then kill the group."""
+    for name in _IGNORED:  # sent to the whole group, but not meant for the watchdog
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.write(1, b"\n")  # from now on it can be relied upon
+    os.write(1, b"\n")  # tells dblock run that the watchdog is ready
     watch(int(sys.argv[1]))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(os.getpid(), signal.SIGKILL)
@@ -43,10 +45,10 @@ def watch(group: int) -> None:
     while until is None or time.clock_gettime(_CLOCK) < until:
         left = _LOOK if until is None else until - time.clock_gettime(_CLOCK)
         if select.select([0], [], [], max(0, min(left, _LOOK)))[0]:
-            told = os.read(0, TOLD.size * 64)
-            if not told:
+            messages = os.read(0, MESSAGE.size * 64)
+            if not messages:
                 return
-            until, runs = TOLD.unpack(told[-TOLD.size :])
+            until, runs = MESSAGE.unpack(messages[-MESSAGE.size :])
             if runs:
                 with contextlib.suppress(PermissionError):  # dblock run has just died
                     os.setpgid(0, group)

@@ -1,13 +1,13 @@
 """Models whose rows refuse a stale holder's writes.
 
-Where the lock table is in the same database, a write carries the guard: the lease's row is locked
-with our token in the transaction of the write. That is what keeps stale writes out. The column is
-the second line there; comparing it at the write would *not* be enough alone, because an old
-holder's write slips in after the new holder has read and before it writes.
+If the lock table is in the same database, each write carries the guard: the transaction of the
+write locks the lease's row and checks the token. The guard keeps stale writes out; the column
+``fence_token`` is a second protection. Comparing the column alone would *not* be enough: an old
+holder could write after the new holder has read the row and before the new holder writes it.
 
-Where the rows are in another database there is no guard. There the first access under a lock
-*claims* the rows (:mod:`django_dblock.fencing.model`), and from then on the column refuses every
-older holder. So what is to be saved must have been read with ``QuerySet.fenced(lock)``.
+If the rows are in another database, there is no guard. There the first access under a lock
+*claims* the rows: it stamps the rows with the lease's token, and from then on the column refuses
+every older holder. So rows must be read with ``QuerySet.fenced(lock)`` before they are saved.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +21,11 @@ from django_dblock import signals
 from django_dblock.exceptions import LockLost, StaleFence
 from django_dblock.fencing.lease import Lease
 
-# The transaction of a fenced write, and what a refusal is.
+# The transaction of a fenced write, and the error of a refused write.
 
 
 def is_beside(lock: Lease, using: str) -> bool:
-    """Whether the rows are where the lock table is, so that one transaction spans both."""
+    """Return whether the rows are in the lock table's database: one transaction spans both."""
     return lock.using == using
 
 
@@ -33,12 +33,15 @@ def is_beside(lock: Lease, using: str) -> bool:
 def fenced_write(
     lock: Lease, using: str, model: type[models.Model], pk: Any = None
 ) -> Iterator[None]:
-    """Run the write in a transaction, guarded where that can be; tell of a refusal.
+    """Run the block's write in a transaction, with the lease's guard if the database is the same.
 
-    In an open transaction it is a savepoint, so that a refusal leaves that one usable.
+    In an open transaction the block runs under a savepoint, so that the transaction stays usable
+    after a refusal. A refusal sends the signal ``stale_write_refused``.
 
     Raises:
-        TypeError: the lease is one of several that are held at once, so tokens don't compare.
+        TypeError: the lease is one of several that are held at once, whose tokens can't be
+            compared.
+        StaleFence: the lease is lost, or the block raised StaleFence. Nothing was written.
     """
     if not lock.fences_rows:
         raise TypeError(
@@ -99,29 +102,33 @@ _NEWER_ROWS = "because a newer holder has written or claimed some of the rows"
 
 
 class FencedQuerySet(models.QuerySet[Any]):
-    """A QuerySet with ``fenced(lock)``; for your own managers, as ``as_manager()`` makes them."""
+    """A QuerySet with ``fenced(lock)``; your own managers are made with ``as_manager()``."""
 
     _lease: Lease | None = None
 
     def fenced(self, lock: Lease) -> Self:
-        """Tie the rows to the lease: ``update()`` and ``delete()`` are refused once it is stale.
+        """Tie the rows to the lease: a stale lease can't ``update()`` or ``delete()`` the rows.
 
-        Where the rows are in another database than the lock table, reading them claims them: in
-        one transaction they are locked, stamped with the lease's token, and read.
+        If the rows are in another database than the lock table, reading the rows claims them: one
+        transaction locks the rows, stamps them with the lease's token, and reads them.
 
         Raises:
-            StaleFence: when used, and nothing was written or claimed: the lease is not held any
-                more, or a newer holder has been there.
+            StaleFence: when the QuerySet is used: the lease is not held any more, or a newer holder
+                has written or claimed some of the rows. Nothing was written or claimed.
+            TypeError: when the QuerySet is used: the lease is one of several that are held at once.
+            NotSupportedError: when rows that must be claimed are read with ``values()`` or
+                ``iterator()``, or when the QuerySet creates rows.
         """
-        found = self.all()
-        found._lease = lock  # noqa: SLF001 - its own
-        return found
+        rows = self.all()
+        rows._lease = lock  # noqa: SLF001 - the same class
+        return rows
 
     def update(self, **values: Any) -> int:
-        """Write the rows and stamp them with the token; return how many.
+        """Write the rows and stamp them with the token; return the number of rows.
 
         Raises:
-            StaleFence: nothing was written.
+            StaleFence: the lease is not held any more, or a newer holder has written or claimed
+                some of the rows. Nothing was written.
         """
         if self._lease is None:
             return super().update(**values)
@@ -131,10 +138,11 @@ class FencedQuerySet(models.QuerySet[Any]):
     update.alters_data = True  # type: ignore[attr-defined] # Django's mark, for templates
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Delete the rows; return what Django's ``delete()`` does.
+        """Delete the rows; return what Django's ``delete()`` returns.
 
         Raises:
-            StaleFence: nothing was deleted.
+            StaleFence: the lease is not held any more, or a newer holder has written or claimed
+                some of the rows. Nothing was deleted.
         """
         if self._lease is None:
             return super().delete()
@@ -145,22 +153,38 @@ class FencedQuerySet(models.QuerySet[Any]):
     delete.queryset_only = True  # type: ignore[attr-defined]
 
     def create(self, **values: Any) -> Any:
-        """As Django's; refused where the rows are fenced, as a new row has none to look at."""
+        """Create a row as Django does; refuse a fenced QuerySet.
+
+        Raises:
+            NotSupportedError: the QuerySet is fenced, and a new row has no token to compare.
+        """
         self._refuse("create")
         return super().create(**values)
 
     def bulk_create(self, objs: Any, *args: Any, **options: Any) -> Any:
-        """As Django's; refused where the rows are fenced."""
+        """Create rows as Django does; refuse a fenced QuerySet.
+
+        Raises:
+            NotSupportedError: the QuerySet is fenced.
+        """
         self._refuse("bulk_create")
         return super().bulk_create(objs, *args, **options)
 
     def get_or_create(self, *args: Any, **values: Any) -> Any:
-        """As Django's; refused where the rows are fenced."""
+        """Get or create a row as Django does; refuse a fenced QuerySet.
+
+        Raises:
+            NotSupportedError: the QuerySet is fenced.
+        """
         self._refuse("get_or_create")
         return super().get_or_create(*args, **values)
 
     def update_or_create(self, *args: Any, **values: Any) -> Any:
-        """As Django's; refused where the rows are fenced."""
+        """Update or create a row as Django does; refuse a fenced QuerySet.
+
+        Raises:
+            NotSupportedError: the QuerySet is fenced.
+        """
         self._refuse("update_or_create")
         return super().update_or_create(*args, **values)
 
@@ -172,7 +196,12 @@ class FencedQuerySet(models.QuerySet[Any]):
             )
 
     def iterator(self, chunk_size: int | None = None) -> Any:
-        """Read in chunks. Not where rows are claimed: a claim is for rows read together."""
+        """Read the rows in chunks as Django does; refuse rows that must be claimed.
+
+        Raises:
+            NotSupportedError: the rows are in another database than the lock table; one statement
+                must claim all of them before they are read.
+        """
         if self._claims():
             raise NotSupportedError("iterator() can't claim rows: iterate over the QuerySet itself")
         return super().iterator(chunk_size)
@@ -182,13 +211,13 @@ class FencedQuerySet(models.QuerySet[Any]):
 
     def _write(self, write: Callable[[Any], T]) -> T:
         lock = self._lease
-        assert lock is not None  # noqa: S101 - the callers have looked
+        assert lock is not None  # noqa: S101 - checked by the callers
         rows: Any = self.all()
         rows._lease = None  # noqa: SLF001
         rows._for_write = True  # noqa: SLF001
         with fenced_write(lock, rows.db, self.model):
             done = write(rows.filter(fence_token__lte=lock.token))
-            # Those that were passed over are still what the conditions ask for.
+            # The conditions still match the rows that a newer token kept from being written.
             if rows.filter(fence_token__gt=lock.token).exists():
                 raise refused(lock, self.model, _NEWER_ROWS)
         return done
@@ -207,33 +236,33 @@ class FencedQuerySet(models.QuerySet[Any]):
         rows._lease = None  # noqa: SLF001
         rows = rows.select_for_update(of=("self",))
         with fenced_write(lock, rows.db, self.model):
-            found = list(rows)
-            # Django's own, past a VersionedModel's: a claim changes nothing that a version counts.
+            locked = list(rows)
+            # Django's own QuerySet, not a VersionedModel's: a claim must not change the version.
             mine: Any = models.QuerySet(self.model, using=rows.db).filter(
-                pk__in=[row.pk for row in found], fence_token__lte=lock.token
+                pk__in=[row.pk for row in locked], fence_token__lte=lock.token
             )
-            if mine.update(fence_token=lock.token) != len({row.pk for row in found}):
+            if mine.update(fence_token=lock.token) != len({row.pk for row in locked}):
                 raise refused(lock, self.model, _NEWER_ROWS)
-        for row in found:
+        for row in locked:
             row.fence_token = lock.token
-        self._result_cache = found
+        self._result_cache = locked
 
     def _clone(self) -> Any:
-        found: Any = super()._clone()  # type: ignore[misc] # the stubs don't know it
-        found._lease = self._lease  # noqa: SLF001
-        return found
+        clone: Any = super()._clone()  # type: ignore[misc] # the stubs don't know it
+        clone._lease = self._lease  # noqa: SLF001
+        return clone
 
 
-_NEWER = "a newer holder has written it, or it is gone"
+_NEWER = "a newer holder has written it, or it was deleted"
 _UNCLAIMED = "it was not read under this lock: read it with QuerySet.fenced(lock)"
 
 
 class FencedModel(models.Model):
-    """A model with ``save_fenced(lock)`` and ``objects.fenced(lock)``: writes only a holder can do.
+    """A model whose ``save_fenced(lock)`` and ``objects.fenced(lock)`` refuse stale holders.
 
-    Every row of it that a lock protects must be protected by the *same* key: tokens of different
-    keys can't be compared. A plain ``save()`` is not refused, and leaves ``fence_token`` alone.
-    The column's default stands in the database, too: code that doesn't know it yet can insert.
+    All locks that protect a row must have the *same* key, because tokens of different keys can't be
+    compared. A plain ``save()`` is not refused, and does not change ``fence_token``. The column has
+    a default in the database, too, so that code which does not know the column can insert rows.
     """
 
     fence_token: "models.BigIntegerField[int, int]" = models.BigIntegerField(
@@ -248,23 +277,27 @@ class FencedModel(models.Model):
     def save_fenced(
         self, lock: Lease, *, using: str | None = None, update_fields: Iterable[str] | None = None
     ) -> None:
-        """Save the row, unless the lock is lost or a newer holder has written it.
+        """Save the row, unless the lock is lost or a newer holder has written the row.
 
-        Guaranteed where the lock table is in the same database: nobody else is granted the lock
-        before this write is committed, also if the lease expires meanwhile. In another database:
-        no holder with a newer token has read or written the row through ``fenced()`` or
-        ``save_fenced()``.
+        Guaranteed if the lock table is in the same database: no other holder is granted the lock
+        before this write is committed, also if the lease expires meanwhile. Guaranteed if the row
+        is in another database: no holder with a newer token has read or written the row through
+        ``fenced()`` or ``save_fenced()``.
 
-        Inside ``lock.guard()`` or ``atomic()`` it joins that transaction, which stays usable if
-        the write is refused.
+        Inside ``lock.guard()`` or ``atomic()`` the write joins that transaction, which stays usable
+        if the write is refused.
 
         Args:
-            lock: what ``with fenced_lock(…) as lock`` bound.
+            lock: the lease that ``with fenced_lock(…) as lock`` returned.
             using: the database alias of the row, as in ``save()``.
             update_fields: the fields to save, as in ``save()``.
 
         Raises:
-            StaleFence: nothing was written. A LockLost, too.
+            StaleFence: the lock is lost; or a newer holder has written the row; or the row was
+                deleted; or a row in another database was not read through ``fenced(lock)``. Nothing
+                was written. StaleFence is also a LockLost.
+            TypeError: the lease is one of several that are held at once, whose tokens can't be
+                compared.
         """
         alias = using or router.db_for_write(type(self), instance=self)
         adding = self._state.adding
@@ -300,7 +333,11 @@ class FencedModel(models.Model):
         *args: Any,
         **more: Any,
     ) -> Any:
-        """Django's own, with the fence in its WHERE; without a fence the column is left alone."""
+        """Update as Django does, with the token in WHERE; without a lease keep ``fence_token``.
+
+        Raises:
+            StaleFence: a newer holder has written the row, or the row was deleted.
+        """
         lock: Lease | None = self.__dict__.get("_fence")
         fences = [value for value in values if value[0].attname == "fence_token"]
         if lock is None or not fences:
@@ -317,5 +354,5 @@ class FencedModel(models.Model):
             return done
         fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
         if hasattr(self, "_version_field") and fenced.exists():
-            return done  # a conflict of versions, of which the VersionedModel tells
+            return done  # a conflict of versions, for which the VersionedModel raises
         raise refused(lock, type(self), _NEWER, pk=self.pk)

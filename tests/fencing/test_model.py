@@ -109,7 +109,7 @@ class TestBesideTheLockTable:
     def test_a_row_that_is_gone_is_refused(self, lock):
         account = Account.objects.create(name="a")
         Account.objects.all().delete()
-        with pytest.raises(StaleFence, match="or it is gone"):
+        with pytest.raises(StaleFence, match="or it was deleted"):
             account.save_fenced(lock)
 
     def test_a_plain_save_leaves_the_fence_alone(self, lock):

@@ -95,7 +95,7 @@ class TestExitStatus:
 
         monkeypatch.setattr(table, "release", fail)
         assert run(command=("sh", "-c", "exit 7")) == 7
-        assert "not given back, it expires: the server is gone" in caplog.text
+        assert "not released; it expires: the server is gone" in caplog.text
 
     def test_79_if_it_is_found_out_at_the_end_only(self, monkeypatch):
         """The command ended by itself, but somebody else may have been at work beside it."""

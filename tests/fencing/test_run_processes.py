@@ -265,7 +265,7 @@ def migrated(primary):
 
 class TestFreeze:
     def test_dblock_run_alone_is_frozen(self):
-        """Its keeper ends the command before anybody else is granted the lock."""
+        """Its watchdog ends the command before anybody else is granted the lock."""
         with running("--ttl", "2", command=waits(1)) as process:
             pids = [int(line(process)) for _ in range(2)]
             process.send_signal(signal.SIGSTOP)
@@ -294,14 +294,14 @@ class TestFreeze:
         with running("--ttl", "2", command=waits()) as process:
             command = int(line(process))
             everybody = session(process.pid)
-            assert len(everybody) == 3, "dblock run, its keeper, the command"
+            assert len(everybody) == 3, "dblock run, its watchdog, the command"
             for pid in everybody:
                 os.kill(pid, signal.SIGSTOP)
             until_stopped(*everybody)
             until_expired(observer)
             with fenced_lock(NAME, ttl=60) as other:
                 for pid in sorted(everybody, key=command.__eq__):  # the command last
-                    with_no_error(os.kill, pid, signal.SIGCONT)  # the keeper may be done already
+                    with_no_error(os.kill, pid, signal.SIGCONT)  # the watchdog may be done already
                 status, out, err = outcome(process)
                 assert (status, out) == (79, "")
                 assert "exit status 137" in err, "no time is left to ask"
@@ -317,11 +317,11 @@ class TestDeath:
             process.kill()
             until_ended(*pids, *others)
 
-    def test_a_killed_keeper_is_no_loss(self, observer):
+    def test_a_killed_watchdog_is_no_loss(self, observer):
         with running("--ttl", "0.9", command=waits()) as process:
             command = int(line(process))
-            [keeper] = set(session(process.pid)) - {process.pid, command}
-            os.kill(keeper, signal.SIGKILL)
+            [watchdog] = set(session(process.pid)) - {process.pid, command}
+            os.kill(watchdog, signal.SIGKILL)
             for _ in range(4):
                 until_renewed(observer)
             assert finish(process) == (0, "done\n", "")

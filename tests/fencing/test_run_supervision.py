@@ -19,7 +19,7 @@ from django_dblock.cli import (
     supervisor as terminal,
 )
 from django_dblock.cli import (
-    watchdog as keeper,
+    watchdog,
 )
 from django_dblock.cli.supervised_process import Job
 from django_dblock.fencing import deadline as trust
@@ -176,7 +176,7 @@ class TestLoss:
         [(52.5, "about to run out"), (55, "was frozen until"), (100, "no renewal was confirmed")],
     )
     def test_when_time_is_up_nobody_is_asked(self, seconds, reason, freeze, monkeypatch):
-        """Of 60 s it trusts 57; at 51 it is too late to ask, at 54 the keeper has acted."""
+        """Of 60 s it trusts 57; at 51 it is too late to ask, at 54 the watchdog has acted."""
         asked = []
         monkeypatch.setattr(
             supervision.Supervision, "_ask_to_end", lambda _, number: asked.append(number)
@@ -188,7 +188,7 @@ class TestLoss:
         assert "exit status 137" in str(error)
         assert asked == []
 
-    def test_what_ended_by_itself_was_not_ended_by_the_keeper(self, freeze, tmp_path):
+    def test_what_ended_by_itself_was_not_ended_by_the_watchdog(self, freeze, tmp_path):
         gate = tmp_path / "gate"
         os.mkfifo(gate)
 
@@ -258,7 +258,7 @@ class TestKeeper:
         monkeypatch.setattr(os, "killpg", lambda *who: found.append(who))
         monkeypatch.setattr(os, "write", lambda *_: None)
         monkeypatch.setattr(signal, "signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["keeper.py", "17"])
+        monkeypatch.setattr(sys, "argv", ["watchdog.py", "17"])
         return found
 
     @pytest.fixture
@@ -279,7 +279,7 @@ class TestKeeper:
 
     def test_it_kills_when_nobody_is_left_to_tell(self, killed, hear):
         hear(None, b"")
-        runpy.run_path(keeper.__file__, run_name="__main__")
+        runpy.run_path(watchdog.__file__, run_name="__main__")
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
     def test_it_kills_when_the_time_is_over(self, killed, hear, monkeypatch):
@@ -287,10 +287,10 @@ class TestKeeper:
         monkeypatch.setattr(os, "setpgid", lambda *group: moved.append(group))
         later, over = trust.now() + 60, trust.now() - 1
         left = hear(
-            keeper.TOLD.pack(later, False), None,
-            keeper.TOLD.pack(later, False) + keeper.TOLD.pack(over, True), b"never read",
+            watchdog.MESSAGE.pack(later, False), None,
+            watchdog.MESSAGE.pack(later, False) + watchdog.MESSAGE.pack(over, True), b"never read",
         )  # fmt: skip
-        keeper.main()
+        watchdog.main()
         assert left == [b"never read"]
         assert moved == [(0, 17)]
         assert killed == [(os.getpid(), signal.SIGKILL)]
@@ -300,8 +300,8 @@ class TestKeeper:
             raise PermissionError
 
         monkeypatch.setattr(os, "setpgid", refuse)
-        hear(keeper.TOLD.pack(trust.now() + 60, True), b"")
-        keeper.main()
+        hear(watchdog.MESSAGE.pack(trust.now() + 60, True), b"")
+        watchdog.main()
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
     def test_a_group_that_is_gone_is_none_to_kill(self, killed, hear, monkeypatch):
@@ -310,7 +310,7 @@ class TestKeeper:
 
         monkeypatch.setattr(os, "killpg", refuse)
         hear(b"")
-        keeper.main()
+        watchdog.main()
 
 
 @pytest.mark.django_db

@@ -140,7 +140,7 @@ def test_ctrl_z_stops_both_and_the_shell_has_the_terminal(terminal):
 
 
 def test_a_stopped_command_is_ended_before_anybody_else_has_the_lock():
-    """Nobody renews it meanwhile; the keeper does not stop with us."""
+    """Nobody renews it meanwhile; the watchdog does not stop with us."""
     with Terminal("--ttl", "2", command=SPEAKS) as terminal:
         command = started(terminal)
         terminal.type(CTRL_Z)
