@@ -16,7 +16,7 @@ Four ideas, and what each guarantees:
     :mod:`django_dblock.fencing`.
 
 ``@idempotent``, ``run_once("invoice", order, work=…)``
-    A repeated request has its effects in the database once, and gets the first answer again; both
+    A repeated request has its effects in the database once, and gets the first response again; both
     commit together. It ends with the retention, 24 hours by default. What is called outside is
     called at least once. See :mod:`django_dblock.idempotency`.
 

@@ -77,7 +77,7 @@ def _is_history(model: Any) -> bool:
     """Return whether a model keeps copies of the rows of a VersionedModel.
 
     There the version is a fact about the past, and nothing is to compare or bump it. Such models
-    are told by what their packages put on them, or by holding a copy of the very field.
+    are recognised by an attribute that their package sets, or by a copy of the same field.
     """
     tracked = getattr(model, "pgh_tracked_model", None)  # django-pghistory
     if tracked is None:

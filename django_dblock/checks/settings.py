@@ -1,7 +1,7 @@
 """System checks: what would make the locks useless, said before the first one is taken.
 
 ``dblock.E001``, ``E002``, ``W001`` and ``W005`` read the settings. ``E003``, ``E004`` and ``W002``
-to ``W004`` ask the server, so they run when Django is told to: in ``migrate``, and in ``check
+to ``W004`` query the server, so they run only in ``migrate`` and in ``check
 --database ALIAS``.
 """
 

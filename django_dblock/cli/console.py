@@ -142,7 +142,7 @@ def confirm(question: str) -> None:
     """Return after the operator has answered yes.
 
     Raises:
-        CommandError: the answer is not yes, or standard input is no terminal.
+        CommandError: the operator did not answer yes, or standard input is not a terminal.
     """
     if not sys.stdin.isatty():
         raise CommandError("Nobody is there to ask. Pass --yes to do it.")

@@ -18,7 +18,7 @@ _INDENT = " " * 9
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the form of the answer."""
+    """Add the argument for the output's format."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 

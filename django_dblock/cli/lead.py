@@ -24,8 +24,8 @@ _BREAK = 1.0
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the name, how to lead, and the command."""
-    parser.add_argument("name", metavar="NAME", help=f"what to lead; {KEY_SYNTAX}")
+    """Add the arguments for the name, the terms, and the command."""
+    parser.add_argument("name", metavar="NAME", help=f"the name of the leadership; {KEY_SYNTAX}")
     parser.add_argument(
         "--ttl", type=_ttl, default=15.0, metavar="SECONDS",
         help="how long a standby waits for a leader that was lost; 15 if not given",
@@ -106,7 +106,7 @@ def _ready(path: Path | None, lease: "Lease") -> Iterator[None]:
     with _usable(path):
         beside = path.with_name(f"{path.name}.{os.getpid()}")
         beside.write_text(f"{lease.token}\n")
-        beside.replace(path)  # whoever sees it sees all of it
+        beside.replace(path)  # a reader never sees a half-written file
     try:
         yield
     finally:

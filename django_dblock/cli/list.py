@@ -276,7 +276,7 @@ def add_filters(parser: CommandParser) -> None:
         "--name", metavar="PATTERN", help="only names that match; * stands for any text"
     )
     parser.add_argument(
-        "--blocked", action="store_true", help="only locks that somebody waits for, and who waits"
+        "--blocked", action="store_true", help="only locks that have waiters, and the waiters"
     )
     parser.add_argument(
         "--held",

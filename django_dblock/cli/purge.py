@@ -40,7 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--keep-abandoned",
         action="store_true",
-        help="no expired requests whose worker was lost: somebody will look at them",
+        help="keep expired requests whose worker was lost, for an operator to examine",
     )
     parser.add_argument(
         "--batch",

@@ -15,7 +15,7 @@ from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency.operations import JSON, resolve_idempotency_key
 from django_dblock.inspect import FencedLease, UnfinishedRequest, fenced_leases, unfinished_requests
 
-# ``dblock release --request``: free a request whose worker is gone, or answer it.
+# ``dblock release --request``: free a request whose worker is lost, or give it a response.
 
 
 _ANSWERS = {"retry": "--retry", "answer": "--answer", "body_file": "--body-file",
@@ -35,13 +35,18 @@ def add_request_arguments(parser: CommandParser) -> None:
         "--retry", action="store_true", help="of a request: let its next repeat go on with it"
     )
     outcome.add_argument(
-        "--answer", type=int, metavar="STATUS", help="of a request: what every repeat gets"
+        "--answer",
+        type=int,
+        metavar="STATUS",
+        help="of a request: the status of the response that every retry gets",
     )
     parser.add_argument(
-        "--body-file", type=Path, metavar="FILE", help="of an answer: its body; none if not given"
+        "--body-file", type=Path, metavar="FILE", help="the response's body; empty if not given"
     )
     parser.add_argument(
-        "--content-type", metavar="TYPE", help=f"of an answer's body; {JSON} if not given"
+        "--content-type",
+        metavar="TYPE",
+        help=f"the content type of the response's body; {JSON} if not given",
     )
 
 
@@ -54,7 +59,7 @@ def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Show the request, ask, and resolve it as it was shown.
 
     Raises:
-        CommandError: it is not there, somebody is at work on it, or the prompt was declined.
+        CommandError: there is no such request, a worker holds it, or the prompt was declined.
     """
     decision = _decision(options)
     request = _shown(stdout, options)
@@ -72,7 +77,7 @@ def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     if decision["outcome"] == "retry":
         stdout.write(f"{what} is free: its next repeat goes on after its last step.")
     else:
-        stdout.write(f"{what} is answered: every repeat gets {decision['status_code']}.")
+        stdout.write(f"{what} has a response: every retry gets {decision['status_code']}.")
 
 
 def _decision(options: dict[str, Any]) -> dict[str, Any]:
@@ -80,10 +85,10 @@ def _decision(options: dict[str, Any]) -> dict[str, Any]:
         raise CommandError("--slot is of fenced locks; a request has none.")
     if options["retry"]:
         if given_request_options(options) != ["--retry"]:
-            raise CommandError("--retry takes no answer: the request will run for one.")
+            raise CommandError("--retry takes no response: the next retry runs the request.")
         return {"outcome": "retry"}
     if options["answer"] is None:
-        raise CommandError("Say what is to become of the request: --retry, or --answer STATUS.")
+        raise CommandError("Choose what happens to the request: --retry, or --answer STATUS.")
     try:
         body = b"" if options["body_file"] is None else options["body_file"].read_bytes()
     except OSError as error:
@@ -163,7 +168,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             "token": lease.token, "owner": lease.owner,
         },
     )  # fmt: skip
-    stdout.write(f"{what} is released. Its holder is told at its next heartbeat or guard.")
+    stdout.write(f"{what} is released. Its holder learns it at its next heartbeat or guard.")
 
 
 def _held(name: str, slot: int, using: str | None) -> FencedLease:

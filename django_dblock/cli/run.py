@@ -11,7 +11,7 @@ from django_dblock.cli.key import KEY_SYNTAX, parse_key
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the lock, how to hold it, and the command."""
+    """Add the arguments for the lock, its terms, and the command."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--lock", nargs="+", metavar="PART",
@@ -51,18 +51,18 @@ def add_arguments(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--hold-at-least", type=float, default=0.0, metavar="SECONDS",
-        help="keep the lock taken for so long from its beginning, even if the command ends earlier",
+        help="keep the lock for at least so long, even if the command ends earlier",
     )  # fmt: skip
     parser.add_argument(
         "--lock-delay", type=float, default=0.0, metavar="SECONDS",
-        help="nobody gets the lock for so long after it has expired unreleased",
+        help="grant the lock to nobody for so long after it has expired unreleased",
     )  # fmt: skip
     parser.add_argument(
         "--exit-code", type=int, default=NOT_ACQUIRED, metavar="STATUS",
-        help=f"exit status if somebody else has the lock; {NOT_ACQUIRED} if not given",
+        help=f"exit status if another holder has the lock; {NOT_ACQUIRED} if not given",
     )  # fmt: skip
     parser.add_argument(
-        "--quiet", action="store_true", help="say nothing if somebody else has the lock"
+        "--quiet", action="store_true", help="print nothing if another holder has the lock"
     )
     parser.add_argument(
         "command", nargs="+", metavar="COMMAND", help="after '--': what to run, without a shell"
@@ -70,7 +70,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Run the command and exit with its status; what goes wrong has a status of its own.
+    """Run the command and exit with its status; each kind of failure has its own exit status.
 
     Raises:
         SystemExit: with the command's status, if that is not 0.
@@ -86,7 +86,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         raise CommandError(f"--{option} is empty: an unset variable?", returncode=USAGE)
     if option == "advisory" and (options["hold_at_least"] or options["lock_delay"]):
         raise CommandError(
-            "--hold-at-least and --lock-delay: not with --advisory.", returncode=USAGE
+            "--hold-at-least and --lock-delay can't be combined with --advisory.", returncode=USAGE
         )
     try:
         key, _ = parse_key(options[option], options["using"])
@@ -106,7 +106,7 @@ def _refuse_combinations(options: dict[str, Any]) -> None:
         if bool(options[option]) != bool(options[needs]):
             dashed = option.replace("_", "-")
             raise CommandError(
-                f"--{dashed} and --{needs} are given together, or not at all.", returncode=USAGE
+                f"--{dashed} and --{needs} must be given together.", returncode=USAGE
             )
 
 

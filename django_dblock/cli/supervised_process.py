@@ -12,7 +12,7 @@ from typing import IO, Self
 from django_dblock.cli import watchdog
 
 _SMALLEST_CHANGE = 0.001
-"""Seconds; the watchdog is not told of a smaller change."""
+"""Seconds; a smaller change of the time is not sent to the watchdog."""
 
 
 class Job:

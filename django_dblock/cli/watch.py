@@ -74,7 +74,7 @@ class Picture:
     Attributes:
         title: when and of what.
         tables: the names of the columns and the rows, of each kind that has any.
-        remark: what stands where there are none; or what went wrong.
+        remark: the text to show if there are no rows, or the error.
     """
 
     title: str

@@ -31,8 +31,8 @@ def instrument(
     child of the span in which it was asked for. The loss of a lease is an event of the span in
     which it was taken; where that has ended, it is a span of its own, linked to it.
 
-    Not guaranteed: the hold time of a lock that joined an open transaction, which nobody is told
-    the end of; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+    Not guaranteed: the hold time of a lock that joined an open transaction, whose end no signal
+    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
 
     Args:
         meter_provider: the global one by default.

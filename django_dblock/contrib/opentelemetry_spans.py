@@ -22,7 +22,7 @@ class Spans:
         self._tracer = tracer
         self._label = FewLabels(key_label)
         self._above = above
-        self._taken_in: dict[_Grant, Span] = {}  # until the lease is given back, or lost
+        self._taken_in: dict[_Grant, Span] = {}  # until the lease is released or lost
 
     def receivers(self) -> Receivers:
         """Return who hears which signal."""
@@ -58,7 +58,7 @@ class Spans:
         self._waited(told, "LockDeadlock")
 
     def _waited(self, told: dict[str, Any], error: str | None) -> None:
-        """Write a span of the past: that somebody waited is known when it is over."""
+        """Record the span of a wait that has ended; a wait is reported only at its end."""
         if told["waited"] <= self._above:
             return
         end = time.time_ns()

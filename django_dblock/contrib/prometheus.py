@@ -35,8 +35,8 @@ def instrument(*, registry: CollectorRegistry = REGISTRY, key_label: KeyLabel = 
     them in a process, further ones are counted as ``(other)``. Works in the client's multiprocess
     mode, and before or after a fork.
 
-    Not guaranteed: the hold time of a lock that joined an open transaction, which nobody is told
-    the end of; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+    Not guaranteed: the hold time of a lock that joined an open transaction, whose end no signal
+    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
 
     Args:
         registry: where the metrics are registered; a scrape shows it.

@@ -24,7 +24,7 @@ class StateCollector(Collector):
     """Gauges of the locks, leases and requests that are there at the moment of the scrape.
 
     ``REGISTRY.register(StateCollector())``, in one process of each database: all would show the
-    same. Three statements a scrape, on connections of the thread that answers it, each where the
+    same. Three statements a scrape, on connections of the scrape's thread, each where the
     routers keep its table.
 
     Guarantees: a database that does not answer costs the scrape these gauges, not the others; it is

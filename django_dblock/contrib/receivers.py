@@ -11,7 +11,7 @@ from django_dblock.core.connection import after_fork_in_child
 from django_dblock.keys import Key, is_instance
 
 KeyLabel = Callable[[tuple[Key, ...]], str]
-"""From the keys of a lock to the one word that stands for them in a metric."""
+"""Returns the label for a lock in metrics, from the lock's keys."""
 
 Receivers = Mapping[Signal, Callable[..., None]]
 

@@ -47,7 +47,7 @@ class Refused(APIException):  # type: ignore[misc]  # the framework has no types
     """A conflict as an error of the framework, so that any exception handler can respond to it.
 
     Attributes:
-        problem: what the client is told.
+        problem: the problem that the response reports.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -184,7 +184,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
             return response
         if unused(request, response):
             raise RuntimeError(
-                f"The client sent a precondition (If-Match), and {type(self).__name__} answered "
+                f"The client sent a precondition (If-Match), and {type(self).__name__} responded "
                 f"{request.method} with {response.status_code} without having used it. Get the "
                 f"object by get_object(), or call request.if_match.bind(instance) before writing; "
                 f"if nothing is written, request.if_match.waive()."

@@ -14,7 +14,7 @@ from django_dblock.core.application_name import named
 from django_dblock.exceptions import SelfDeadlock
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Demand, Success
-from django_dblock.fencing.deadline import now
+from django_dblock.fencing.deadline import GONE, now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl
 from django_dblock.fencing.lock import fenced_lock
@@ -92,9 +92,9 @@ class WriteLease(_TurnLease):
         self.stop_renewing()
         grant = _acquire(place, sql.DOWNGRADE, parameters, "held")
         if not isinstance(grant, SlotGrant):
-            self.trust.lose("somebody else has it, or an operator released it")
+            self.trust.lose(GONE)
             raise self.loss()
-        self._given_back = True
+        self._is_released = True
         return grant
 
 

@@ -1,1 +1,1 @@
-"""What each idea stands on: connections, clocks, decorators, labels. Imports no idea."""
+"""What all ideas use: connections, clocks, decorators and labels. Imports no idea."""

@@ -1,6 +1,6 @@
-"""Names for people: what a lock is called in errors, and in ``pg_stat_activity``.
+"""Readable names of locks, in errors and in ``pg_stat_activity``.
 
-A number in ``pg_locks`` helps nobody. The statement that takes a lock also sets the transaction's
+``pg_locks`` shows only a lock's number. The statement that takes a lock also sets the transaction's
 ``application_name`` to ``shop lock[inventory:sku-1]``; it goes back by itself when the transaction
 (or the savepoint) ends. 63 ASCII characters are all the server keeps, so a label that can't be
 read back to its exact key ends in ``~`` and the last four hex digits of the lock's number.
@@ -39,7 +39,7 @@ _NOT_LABEL = re.compile(r"[^!-Z\\^-~]")
 
 
 class NamedKey(NamedTuple):
-    """A key, and all that is ever derived from its parts: later they may have changed."""
+    """A key with everything that is derived from its parts, which may change later."""
 
     parts: Key
     data: bytes
@@ -47,10 +47,11 @@ class NamedKey(NamedTuple):
 
 
 def named(key: tuple[Any, ...]) -> NamedKey:
-    """Encode the key and put its parts into words.
+    """Return the key with its encoding and its readable text.
 
     Raises:
-        TypeError, ValueError: it can't be a key; see :func:`django_dblock.keys.encode`.
+        TypeError, ValueError: the parts can't be a key, as described in
+            :func:`django_dblock.keys.encode`.
     """
     return NamedKey(key, encode(key), tuple(map(_text, key)))
 
@@ -61,7 +62,7 @@ def name(key: NamedKey) -> str:
 
 
 def words(parts: Key) -> str:
-    """Do the same for parts alone."""
+    """Return the text of a key's parts: ``inventory:sku-1``. Clipped, never a line break."""
     return _clipped(map(_text, parts))
 
 
@@ -77,7 +78,7 @@ def names(keys: Sequence[NamedKey]) -> str:
 
 
 def label(key: NamedKey, number: int, mode: LabelMode, namespace: str = "") -> str:
-    """Return what other sessions may read of the key; empty where ``DBLOCK_LABELS`` is off."""
+    """Return the label that other sessions may read; empty if ``DBLOCK_LABELS`` is off."""
     if mode == "off":
         return ""
     whole = mode == "full" or len(key.texts) == 1
@@ -95,13 +96,13 @@ def label(key: NamedKey, number: int, mode: LabelMode, namespace: str = "") -> s
 
 
 def _tag(number: int, namespace: str) -> str:
-    """Return four hex digits that tell locks apart; read in another namespace, they match none."""
+    """Return four hex digits of a lock; the digits match no lock in another namespace."""
     # crc32 of no bytes is 0, so without a namespace these are the last digits of the number
     return f"{(number ^ crc32(namespace.encode('utf-8', 'surrogatepass'))) & 0xFFFF:04x}"
 
 
 def compose(application_name: str, labels: Iterable[str]) -> str:
-    """Add labels to an application_name within its 63 bytes; ``+`` stands for those left out.
+    """Add labels to an application_name within its 63 bytes; ``+`` stands for omitted labels.
 
     No more labels are made than can fit, so a thousand locks cost no more than thirty.
     """
@@ -156,12 +157,12 @@ def labelled(
 
 
 def without_labels(application_name: str) -> str:
-    """Return what the program calls itself."""
+    """Return the program's own ``application_name``, without labels."""
     return split(application_name)[0]
 
 
 def read(application_name: str, numbers: Iterable[int], namespace: str) -> dict[int, str]:
-    """Find which of the lock numbers the labels in an application_name speak of."""
+    """Return the lock numbers that the labels in an application_name mean, with their text."""
     found: dict[int, str] = {}
     wanted = list(numbers)
     for text in split(application_name)[1]:
@@ -182,7 +183,7 @@ def split(application_name: str) -> tuple[str, list[str]]:
 
 
 def _readings(text: str, namespace: str) -> set[int]:
-    """Return the numbers of all keys of str and int parts that are written like this."""
+    """Return the numbers of all keys of str and int parts whose label is this text."""
     parts = text.split(":")
     if len(parts) > _MAX_PARTS_READ_BACK:
         return set()
@@ -194,7 +195,7 @@ def _readings(text: str, namespace: str) -> set[int]:
 
 def _text(part: Any) -> str:  # noqa: PLR0911 - a return for each type
     if type(part) is str and part.isprintable() and len(part) < MAX_NAME:
-        return part  # nearly always; the rest is told apart below
+        return part  # nearly always; other types are handled below
     if isinstance(part, Enum):
         return _text(part.value)
     if isinstance(part, tuple):
@@ -202,7 +203,7 @@ def _text(part: Any) -> str:  # noqa: PLR0911 - a return for each type
     if isinstance(part, bytes):
         return f"0x{part[:MAX_NAME].hex()}"
     if isinstance(part, int) and not isinstance(part, bool):
-        number = plain_int(part)  # str() refuses very long ones
+        number = plain_int(part)  # str() refuses very long numbers
         return str(number) if number.bit_length() <= MAX_NAME else hex(number)[:MAX_NAME]
     if is_instance(part):
         return ":".join(map(_text, instance_key(part)))

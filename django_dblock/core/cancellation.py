@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def to_its_end(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Wait for the end of the call, even if we are cancelled; return that, too."""
+    """Return the call's result, and the cancellation if the task was cancelled meanwhile."""
     task = asyncio.ensure_future(call)
     cancelled = None
     while not task.done():

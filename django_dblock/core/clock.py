@@ -1,4 +1,4 @@
-"""The clock of every wait, deadline and duration of this package. A leaf."""
+"""The clock of every wait, deadline and duration of this package."""
 
 import time
 from collections.abc import Callable
@@ -12,4 +12,4 @@ _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # wait that is measured with a stopped clock never ends. Both leave time.clock_gettime of this clock
 # alone, and neither finds a function inside a partial object.
 monotonic: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
-"""Return seconds on a clock that nobody can set, stop or freeze; only differences mean anything."""
+"""Return seconds on a clock that can't be set, stopped or frozen; only differences are useful."""

@@ -1,8 +1,8 @@
-"""Django's connection and what others put around it: which one to use, and how far to trust it.
+"""Django's connection and what other packages put around it: which connection to use, and how.
 
-Other packages stand between us and the driver. Tenant packages override ``_cursor()``, APM agents
-replace the driver by a proxy, history packages rewrite statements in ``execute_wrappers``, pools
-lend connections. The rule that keeps all of them working:
+Other packages stand between this package and the driver. Tenant packages override ``_cursor()``,
+APM agents replace the driver by a proxy, history packages rewrite statements in
+``execute_wrappers``, pools lend connections. The rule that keeps all of them working:
 
     A method of Django or of the driver is skipped only if it is Django's or the driver's own, and
     nothing wraps it. Else the ordinary cursor is used, with positional parameters, and gives the
@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # importing psycopg costs 60 ms that a command without a data
 
 
 def alias_of(using: str | None, model: type[Model] | None = None) -> str:
-    """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the model.
+    """Return ``using``, else ``DBLOCK_DATABASE``, else the alias where the router writes the model.
 
-    Without a model the last one is ``default``: advisory locks belong to no table.
+    Without a model the last alias is ``default``, because advisory locks belong to no table.
     """
     if alias := using or conf.database:
         return alias
@@ -83,9 +83,9 @@ def refuse_pipeline(connection: BaseDatabaseWrapper) -> None:
 def dedicated(alias: str) -> BaseDatabaseWrapper:
     """Return a new connection to the alias' database that belongs to the caller alone.
 
-    Guaranteed: it is not connected yet, it is in no pool and never comes from one, it is not in
-    ``connections``, and no backend's ``_cursor()`` runs on it. Host, user and password are asked
-    from the alias' own backend each time it connects, so passwords may rotate.
+    Guaranteed: the connection is not connected yet, never belongs to a pool, is not in
+    ``connections``, and no other backend's ``_cursor()`` runs on it. The alias' own backend gives
+    host, user and password at each connect, so passwords may rotate.
 
     Not guaranteed: the search path. It is the server's default, so qualify the tables.
 
@@ -104,12 +104,12 @@ def _dedicated_class() -> Any:
     from django.db.backends.postgresql.base import DatabaseWrapper
     from psycopg import pq
 
-    # Backends with a pool add options of their own, which libpq would refuse.
+    # Backends with a pool add options that libpq would refuse.
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     known |= {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 
     class DedicatedConnection(DatabaseWrapper):
-        """Django's own backend, with the connection parameters of another one."""
+        """Django's own backend, with the connection parameters of another backend."""
 
         pool = None
 
@@ -128,7 +128,7 @@ def _dedicated_class() -> Any:
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether a transaction is open that somebody else will end. Sends nothing."""
+    """Return whether the caller has a transaction open. Sends nothing."""
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
@@ -160,16 +160,17 @@ def fetch(
 ) -> list[tuple[Any, ...]]:
     """Run one statement through Django's cursor; return its rows, [] if it returns none.
 
-    In autocommit a connection that is known to be dead is replaced first, and one that died in the
-    statement is dropped, so that the next call connects again.
+    In autocommit a connection that is known to be dead is replaced first. A connection that died
+    during the statement is closed, so that the next call connects again.
 
     Args:
         connection: Django's connection.
-        statement: with ``%(name)s`` for a parameter; sent with positional ones.
+        statement: with ``%(name)s`` for a parameter; sent with positional parameters.
         parameters: the values.
 
     Raises:
-        django.db.Error: as a cursor raises it; ``NotSupportedError`` as :func:`refuse_pipeline`.
+        django.db.Error: the statement failed.
+        NotSupportedError: the connection is in pipeline mode; see :func:`refuse_pipeline`.
     """
     refuse_pipeline(connection)
     drop_if_dead(connection)
@@ -188,8 +189,8 @@ def positional(
 ) -> tuple[str, Sequence[Any]] | tuple[str]:
     """Return the arguments for ``cursor.execute``, with ``%s`` in the place of ``%(name)s``.
 
-    Execute wrappers that add parameters of their own add positional ones, and psycopg does not let
-    the two kinds be mixed.
+    Execute wrappers that add parameters add positional parameters, and psycopg does not let a
+    statement mix the two kinds.
     """
     template, names = template_of(statement)
     return (template, [parameters[name] for name in names]) if names else (statement,)
@@ -207,10 +208,11 @@ def template_of(statement: str) -> tuple[str, tuple[str, ...]]:
 def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
     """Close a connection that the driver knows to be dead; return whether it did. Sends nothing.
 
-    Django replaces a dead connection only between two requests. A loop outside of a request, as a
-    worker has it, would get "the connection is closed" at every try.
+    Django replaces a dead connection only between two requests. A loop outside of a request, as in
+    a worker, would get "the connection is closed" at every try.
 
-    A transaction is never cut in two: inside one the connection stays, dead as it is.
+    Inside a transaction the connection is kept, although it is dead, so that the rest of the
+    transaction is not run on a new connection.
     """
     driver = connection.connection
     if (
@@ -225,7 +227,7 @@ def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
 
 
 def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
-    """Return whether Django's error stands for one of these errors of the driver's."""
+    """Return whether Django's error was caused by one of these errors of the driver."""
     return isinstance(error.__cause__, kinds)
 
 
@@ -236,13 +238,13 @@ def unwrapped(driver: Any) -> "psycopg.Connection[Any] | None":
     """Return psycopg's own connection below transparent proxies; None if it can't be found.
 
     Args:
-        driver: what ``connection.connection`` is: psycopg's connection, or what an APM agent or a
-            pool put around it.
+        driver: ``connection.connection``: psycopg's connection, or the proxy that an APM agent or
+            a pool put around it.
     """
     from psycopg import Connection
 
     for _ in range(_MOST_PROXIES):
-        # not isinstance(): a proxy may claim the class of what it wraps
+        # not isinstance(): a proxy may claim the class of the object that it wraps
         if issubclass(type(driver), Connection):
             found: psycopg.Connection[Any] = driver
             return found
@@ -263,10 +265,10 @@ def bounded(
     deadline: float,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Generator[Any, Any, Any]:
-    """Drive a generator of psycopg's, which waits without a limit, up to a deadline.
+    """Drive a generator of psycopg, which waits without a limit, until a deadline.
 
     Args:
-        generator: what ``psycopg.waiting.wait`` or ``Connection.wait`` would drive.
+        generator: a generator for ``psycopg.waiting.wait`` or ``Connection.wait``.
         deadline: on the package's clock.
         meanwhile: called whenever the wait's interval has passed and the server was silent.
 
@@ -289,8 +291,9 @@ def bounded(
 def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
     """End a statement that an exception has interrupted, and read its result.
 
-    psycopg does it for Ctrl-C. After any other exception that a signal handler raises, such as
-    Celery's soft time limit, the server would go on waiting, and get the lock for nobody.
+    psycopg does so for Ctrl-C. After any other exception that a signal handler raises, such as
+    Celery's soft time limit, the server would go on waiting, and would acquire a lock that no code
+    uses.
     """
     from psycopg import generators, waiting
     from psycopg.pq import TransactionStatus
@@ -303,10 +306,10 @@ def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
         return
     try:
         driver.cancel_safe(timeout=_LONGEST_CANCEL)
-        # the result, an error, is dropped: the exception that interrupted is what counts
+        # drop the result, an error: the exception that interrupted the statement is raised
         reading = bounded(generators.execute(pgconn), monotonic() + _LONGEST_CANCEL)
         waiting.wait(reading, pgconn.socket, interval=_LOOK)
-    except Exception:  # noqa: BLE001 - what can't be cancelled is hung up
+    except Exception:  # noqa: BLE001 - if the statement can't be cancelled, close the connection
         driver.close()
 
 
@@ -318,7 +321,7 @@ _LOOK = 0.1
 
 
 def after_fork_in_child(act: Callable[[], object]) -> None:
-    """Call this in every child that is forked from now on; on Windows there is none."""
+    """Call a function in every child that is forked from now on; Windows has no fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
 
@@ -374,14 +377,14 @@ _driver_cursor_methods = attrgetter("__init__", "execute", "fetchall", "close")
 
 
 def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | None":
-    """Return psycopg's connection if what stands before it may be skipped; else None.
+    """Return psycopg's connection if Django's cursor may be skipped; else None.
 
-    It may, if every method on the way is Django's or psycopg's own, on the class and on the
-    instance, nothing is wrapped or patched, no execute wrappers are installed, and the driver is
-    psycopg's own class and not in pipeline mode.
+    The cursor may be skipped if every method on the way is Django's or psycopg's own, on the class
+    and on the instance, nothing is wrapped or patched, no execute wrappers are installed, and the
+    driver is psycopg's own class and not in pipeline mode.
 
     Args:
-        connection: Django's connection; where it is not connected, the result is None.
+        connection: Django's connection; if it is not connected, the result is None.
     """
     driver = connection.connection
     if driver is None or connection.execute_wrappers:

@@ -1,8 +1,8 @@
-"""What our decorators accept, and what a decorated function is guarded by. A leaf.
+"""The functions that this package's decorators accept, and the guards of decorated functions.
 
 A decorator protects what runs *during the call*. A generator, a context manager made of one, or a
 coroutine that nobody has awaited runs later, when the lock has been released and the transaction
-has ended: the code would look protected, and would not be.
+has ended: the code would look protected, but would run unprotected.
 """
 
 import functools
@@ -14,7 +14,7 @@ _GUARDS = "_dblock_guards"
 
 
 class Guard(NamedTuple):
-    """One decorator of ours.
+    """One decorator of this package.
 
     Attributes:
         name: as in the code, ``advisory_lock``.
@@ -28,26 +28,27 @@ class Guard(NamedTuple):
 
 
 def mark(guarded: Callable[..., Any], inner: Callable[..., Any], guard: Guard) -> None:
-    """Write on the function that it has this guard, besides those of what it wraps."""
+    """Record a guard on a function, in addition to the guards of the function that it wraps."""
     vars(guarded)[_GUARDS] = (*guards_of(inner), guard)
 
 
 def guards_of(function: object) -> tuple[Guard, ...]:
-    """Return what stands around it; ``functools.wraps`` of others hands it on."""
+    """Return the guards of a function; ``functools.wraps`` keeps them on a wrapper."""
     found: tuple[Guard, ...] = getattr(function, _GUARDS, ())
     return found
 
 
 def refuse_what_runs_later(function: object, decorator: str) -> None:
-    """Refuse at decoration whatever the decorator could not protect.
+    """Raise TypeError at decoration if the decorator could not protect the function.
 
     Args:
-        function: what is decorated.
+        function: the decorated object.
         decorator: the decorator's name, for the message.
 
     Raises:
-        TypeError: it is a class, a descriptor, not callable, or a generator function, also one
-            inside other decorators (``@contextmanager``, ``functools.partial``).
+        TypeError: the object is a class, a descriptor, not callable, or a generator function; also
+            a generator function inside other decorators (``@contextmanager``,
+            ``functools.partial``).
     """
     name = getattr(function, "__qualname__", None) or repr(function)
     if isinstance(function, type):
@@ -80,7 +81,7 @@ _DESCRIPTORS = (
 
 
 def _chain(function: Any) -> list[Any]:
-    """Return the function and what it is made of: wrapped, partial, bound, or ``__call__``."""
+    """Return the function and all functions that it wraps or binds, ``__call__`` included."""
     found: list[Any] = []
     while function is not None and not any(function is known for known in found):
         found.append(function)
@@ -98,15 +99,15 @@ def _chain(function: Any) -> list[Any]:
 
 
 def refuse_unfinished(result: object, function: object, decorator: str) -> None:
-    """Refuse at run time a result whose code has yet to run.
+    """Raise TypeError if a call's result is code that has yet to run.
 
     Args:
-        result: what the call returned.
-        function: what was called.
+        result: the call's result.
+        function: the function that was called.
         decorator: the decorator's name, for the message.
 
     Raises:
-        TypeError: the result is a generator, a coroutine, or something else to be awaited.
+        TypeError: the result is a generator, a coroutine, or another awaitable.
     """
     if result is not None and isinstance(result, _UNFINISHED):
         _refuse(result, function, decorator)

@@ -1,7 +1,8 @@
-"""Slow waits and long holds, said to the log: by receivers that are there only where they are set.
+"""Log warnings about slow waits and long holds.
 
-``DBLOCK_SLOW_WAIT`` and ``DBLOCK_SLOW_HOLD``, and the loggers ``django_dblock.advisory`` and
-``django_dblock.fencing``. Where both are None nothing listens, and nothing is paid.
+The settings are ``DBLOCK_SLOW_WAIT`` and ``DBLOCK_SLOW_HOLD``, the loggers
+``django_dblock.advisory`` and ``django_dblock.fencing``. If both settings are None, no receiver is
+connected, and locks pay nothing.
 """
 
 import logging
@@ -21,12 +22,15 @@ _LOGGERS = {
 _WAITS = {
     signals.lock_acquired: "waited %.3f s for %s on %r",
     signals.lock_timeout: "gave up after %.3f s of waiting for %s on %r",
-    signals.lock_deadlock: "met a deadlock after %.3f s of waiting for %s on %r",
+    signals.lock_deadlock: "ended in a deadlock after %.3f s of waiting for %s on %r",
 }
 
 
 def follow_settings() -> None:
-    """Listen to what has a limit now, and no longer to what has none. A wrong one is none."""
+    """Connect the receivers whose setting has a limit; disconnect the others.
+
+    A wrong value counts as no limit here; the system checks report it.
+    """
     _listen(list(_WAITS), _waited, wanted=_is_set("slow_wait"))
     _listen([signals.lock_released], _held, wanted=_is_set("slow_hold"))
 
@@ -34,7 +38,7 @@ def follow_settings() -> None:
 def _is_set(name: str) -> bool:
     try:
         return getattr(conf, name) is not None
-    except ImproperlyConfigured:  # the system checks say it
+    except ImproperlyConfigured:  # the system checks report it
         return False
 
 
@@ -67,12 +71,12 @@ def _warn(message: str, seconds: float, told: dict[str, Any], **more: float) -> 
     )
 
 
-# Who ended what by force, or decided what becomes of it: the log ``django_dblock.audit``.
+# The audit log ``django_dblock.audit``: who ended a lock by force, or resolved a request.
 
 
 audit_log = logging.getLogger("django_dblock.audit")
 
 
 def doer(by: str | None, alias: str) -> str:
-    """Return who does it: as the caller says, else the database role."""
+    """Return the user for the audit log: ``by``, else the database role."""
     return by or f"database role {connections[alias].settings_dict['USER']}"

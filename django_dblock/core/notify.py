@@ -1,16 +1,16 @@
 """Waking waiters: one connection of this process listens, and wakes the waiters of a topic.
 
-A waiter subscribes to a *topic*: a short text that is the payload of a NOTIFY, sent in the
-transaction that changes what the waiter waits for. Notifications are a hint, never a promise: a
-waiter still looks for itself from time to time, and often while nobody listens for it.
+A waiter subscribes to a *topic*: a short text that is the payload of a NOTIFY. The NOTIFY is sent
+in the transaction that changes the awaited rows. A notification is only a hint: a waiter still
+looks at the rows from time to time, and often while no connection listens.
 
 The listener is a thread with a connection of its own for each database, started by the first
-subscription and ended soon after the last. It is not the heartbeat's connection: a beat may wait
-for a silent server for seconds, and a process that waits mostly holds nothing that beats.
+subscription and ended soon after the last. It does not share the heartbeat's connection: a beat
+may wait for a silent server for seconds, and a process that waits usually has no heartbeat.
 
-A pooler in transaction mode takes LISTEN and loses it. That is noticed, not configured: behind one
-the server's process number differs from the one that the client was told. Then, and after any
-failure, :attr:`Subscription.heard` is false, and waiters poll.
+A pooler in transaction mode accepts LISTEN and loses it. The listener detects a pooler without a
+setting: behind a pooler, the backend's process id differs from the id that the client has received.
+Then, and after any failure, :attr:`Subscription.heard` is false, and waiters poll.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _BREAK = 30.0
 
 
 def topic(*parts: str | int) -> str:
-    """Return a topic for a thing with a name of any length: a payload is at most 8,000 bytes."""
+    """Return a short topic for names of any length, because a payload has at most 8,000 bytes."""
     digest = blake2b(digest_size=16)
     for part in parts:
         data = str(part).encode("utf-8", "surrogatepass")
@@ -48,15 +48,15 @@ def topic(*parts: str | int) -> str:
 def notify(connection: BaseDatabaseWrapper, topic: str) -> None:
     """Wake the subscribers of the topic when the caller's transaction commits. One statement.
 
-    Each COMMIT with a NOTIFY takes a lock of the whole server for a moment: send it only where
-    somebody waits.
+    Each COMMIT with a NOTIFY takes a lock of the whole server for a moment: send a NOTIFY only
+    if a waiter waits.
 
     Args:
         connection: Django's connection, in the transaction of the change.
-        topic: what the waiters subscribed to.
+        topic: the topic to which the waiters have subscribed.
 
     Raises:
-        django.db.Error: as a cursor raises it.
+        django.db.Error: the statement failed.
     """
     fetch(connection, sql.NOTIFY, {"topic": topic})
 
@@ -65,7 +65,7 @@ class Subscription:
     """One waiter's subscription to one topic. Close it when the wait is over.
 
     Attributes:
-        topic: what wakes it.
+        topic: the topic whose notifications wake the waiter.
     """
 
     def __init__(self, listener: "Listener", topic: str) -> None:
@@ -77,22 +77,22 @@ class Subscription:
 
     @property
     def heard(self) -> bool:
-        """Whether somebody listens at the moment, so that the waiter may look rarely."""
+        """Whether a connection listens now, so that the waiter may look rarely."""
         return self._listener.hears or self._listener.start()
 
     def wake(self) -> None:
-        """Wake the waiter, now or when it next waits. From any thread."""
+        """Wake the waiter, now or at its next wait; may be called from any thread."""
         with self._mutex:
             self._event.set()
             if self._async is not None:
                 loop, event = self._async
-                with suppress(RuntimeError):  # the loop is closed: nobody waits there
+                with suppress(RuntimeError):  # the event loop is closed, so no task waits
                     loop.call_soon_threadsafe(event.set)
 
     def wait(self, seconds: float) -> bool:
         """Wait until woken, or for so many seconds; return whether it was woken."""
         woken = self._event.wait(seconds)
-        if woken:  # else a wake-up of this very moment would be lost
+        if woken:  # else a wake-up at this moment would be lost
             self._event.clear()
         return woken
 
@@ -136,7 +136,7 @@ class Listener:
         self.hears = False
 
     def add(self, topic: str) -> Subscription:
-        """Subscribe, and see to it that somebody listens."""
+        """Return a new subscription, and start the listener if necessary."""
         subscription = Subscription(self, topic)
         with self._mutex:
             self._waiters.setdefault(topic, []).append(subscription)
@@ -144,7 +144,7 @@ class Listener:
         return subscription
 
     def start(self) -> bool:
-        """Start to listen, unless that failed a moment ago; return whether it is done already."""
+        """Start to listen, unless a try failed a moment ago; return whether the listener hears."""
         with self._mutex:
             if self._thread is None and monotonic() >= self._deaf_until:
                 self._thread = threading.Thread(
@@ -152,7 +152,7 @@ class Listener:
                 )
                 try:
                     self._thread.start()
-                except RuntimeError:  # no thread can be started: the waiter polls
+                except RuntimeError:  # no thread can be started, so the waiter polls
                     self._thread = None
                     self._deaf_until = monotonic() + _BREAK
         return self.hears
@@ -180,9 +180,9 @@ class Listener:
                 self._deaf_until = monotonic() + _BREAK
                 return
             self.hears = True
-            self._wake_all()  # what was sent before this moment, nobody has heard
+            self._wake_all()  # notifications before this moment were not received
             self._hear(driver)
-        except Exception:  # noqa: BLE001 - whatever it was, waiters poll
+        except Exception:  # noqa: BLE001 - after any error, waiters poll
             self._deaf_until = monotonic() + (1.0 if self.hears else _BREAK)
         finally:
             self.hears = False
@@ -242,7 +242,8 @@ def subscribe(alias: str, topic: str) -> Subscription:
     Guaranteed: a NOTIFY for the topic that commits while :attr:`Subscription.heard` is true wakes
     the waiter. It may also be woken without one.
 
-    Not guaranteed: that anybody listens. Look for yourself, often while ``heard`` is false.
+    Not guaranteed: that a connection listens. Look at the rows yourself, often while ``heard`` is
+    false.
     """
     with _mutex:
         listener = _listeners.setdefault(alias, Listener(alias))
@@ -250,8 +251,8 @@ def subscribe(alias: str, topic: str) -> Subscription:
 
 
 def _leave_to_parent() -> None:
-    """In a forked child: listen by oneself. The parent's connections are not closed here."""
-    global _mutex  # noqa: PLW0603 - a lock that no thread here could ever free
+    """Start without listeners in a forked child, and keep the parent's connections open."""
+    global _mutex  # noqa: PLW0603 - no thread of the child could ever free the old mutex
     _mutex = threading.Lock()
     _of_parents.append(dict(_listeners))
     _listeners.clear()

@@ -1,4 +1,4 @@
-"""A refused request, told to a program or to a person: RFC 9457 or a small page, by Accept.
+"""The response to a refused request: RFC 9457 or a small page, by the header Accept.
 
 The page is ``django_dblock/problem.html``; a project overrides it with a template of that name.
 """
@@ -19,13 +19,13 @@ _OFFERED = [PROBLEM_JSON, "application/json", "text/html"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The problem that a client is told. It names no row, key or value: the error has them.
+    """The problem that a response reports. It names no row, key or value; the error has those.
 
     Attributes:
         status: the HTTP status.
-        code: which problem it is, for programs.
+        code: the kind of the problem, for programs.
         detail: what happened and what to do, for people.
-        retry_after: seconds after which the same request may end better; None where it can't.
+        retry_after: seconds after which a retry may succeed; None if a retry can't succeed.
     """
 
     status: int
@@ -35,11 +35,11 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """The status in words."""
+        """The standard phrase of the status."""
         return HTTPStatus(self.status).phrase
 
     def members(self) -> dict[str, Any]:
-        """Return the members of the JSON object, ``code`` being an extension of ours."""
+        """Return the members of the JSON object, with this package's member ``code``."""
         return {
             "type": "about:blank",
             "title": self.title,
@@ -50,7 +50,7 @@ class Problem:
 
 
 def respond(request: HttpRequest, problem: Problem) -> HttpResponse:
-    """Return the answer in the form that the client prefers; no cache may keep it."""
+    """Return the response in the form that the client prefers; no cache may store it."""
     response = _page(problem) if request.get_preferred_type(_OFFERED) == "text/html" else None
     if response is None:
         response = JsonResponse(problem.members(), status=problem.status, content_type=PROBLEM_JSON)
@@ -62,7 +62,7 @@ def respond(request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 def _page(problem: Problem) -> HttpResponse | None:
-    """Render the page, without context processors: the transaction may be over."""
+    """Return the rendered page; None if there is no template."""
     context = {
         "problem": problem,
         "language": get_language(),

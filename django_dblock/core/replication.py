@@ -2,7 +2,7 @@
 
 Where ``synchronous_standby_names`` is set, COMMIT waits for a standby. ``pg_cancel_backend()`` or
 ``statement_timeout`` can cut the wait short. Then the server has committed locally, sends a WARNING
-and reports success. A failover can lose such a commit, so nobody may rely on it.
+and reports success. A failover can lose such a commit, so it must not be relied on.
 
 PostgreSQL manual, 26.2.8 "Synchronous Replication"; ``SyncRepWaitForLSN()`` in the server's source.
 """
@@ -22,8 +22,8 @@ class CommitWatch:
     """The count of unconfirmed commits on one connection of the driver.
 
     Attributes:
-        unconfirmed: how many commits of the connection no synchronous standby has confirmed, since
-            the watch began.
+        unconfirmed: the number of commits of the connection, since the watch began, that no
+            synchronous standby has confirmed.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,10 @@ _watches: "WeakKeyDictionary[Any, CommitWatch]" = WeakKeyDictionary()
 
 
 def watch_commits(connection: BaseDatabaseWrapper) -> CommitWatch:
-    """Return the watch of the connection; connect first, in autocommit also if it is known dead.
+    """Return the watch of the connection; connect first if the connection is closed or dead.
 
-    A later statement would replace a dead connection, and the watch would hear nothing of the new.
+    A later statement would replace a dead connection, and the watch would not receive the notices
+    of the new connection. In a transaction a dead connection is not replaced.
     """
     driver = connection.connection
     plain: Any = connection.Database.Connection  # type: ignore[attr-defined]

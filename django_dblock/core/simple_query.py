@@ -5,11 +5,11 @@ takes one statement a message. All three cost more than a lock does. PostgreSQL'
 (manual, 54.2.2.1 "Multiple Statements in a Simple Query") takes several statements as one text;
 each still sees its own snapshot, and after an error the rest is not run.
 
-What is sent is text with quoted literals, past the driver's cursor. Django's cursor wrappers see
-the statements with placeholders, and the parameters beside them, as for any query; the literals are
-put in below. :func:`django_dblock.core.connection.fast_driver` says whether the driver's cursor may
-be passed by. Where it may not, the same statements go one by one through Django's cursor, with
-positional parameters.
+The message is text with quoted literals, and is sent without the driver's cursor. Django's cursor
+wrappers see the statements with placeholders, and the parameters separately, as for any query; the
+literals are inserted below the wrappers. :func:`django_dblock.core.connection.fast_driver` decides
+whether the driver's cursor may be skipped. If it may not, the same statements are sent one by one
+through Django's cursor, with positional parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 def send(
     connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
 ) -> Rows:
-    """Run the statements as :func:`exchange` does; return the rows of the last that has any.
+    """Run the statements as :func:`exchange` does; return the rows of the last that returns rows.
 
     Raises:
-        django.db.Error: as a cursor raises it.
+        django.db.Error: a statement failed.
     """
     results = exchange(connection, *statements, parameters=parameters)
     return results[-1] if results else []
@@ -53,11 +53,11 @@ def exchange(
 ) -> list[Rows]:
     """Run the statements, in one message if possible; return the rows of each with parameters.
 
-    Opens the transaction that Django and the driver owe, if they do. Values are text in the one
-    case, and what the driver makes of them in the other.
+    If Django and the driver would open a transaction with the next statement, it is opened. In one
+    message the values of the rows are text; else they are the driver's Python values.
 
-    An exception that interrupts the wait for the server, from a signal handler, cancels the
-    statement: no waiter is left in the server's queue.
+    If an exception interrupts the wait for the server, as from a signal handler, the statement is
+    cancelled, so that no waiter is left in the server's queue.
 
     Args:
         connection: Django's connection, connected.
@@ -66,7 +66,7 @@ def exchange(
         parameters: the values, for all statements.
 
     Raises:
-        django.db.Error: as a cursor raises it.
+        django.db.Error: a statement failed.
     """
     return _exchange(connection, statements, parameters, commits=False)
 
@@ -76,10 +76,13 @@ def exchange_and_commit(
 ) -> list[Rows]:
     """Run the statements as :func:`exchange` does, and let COMMIT travel with them if possible.
 
-    Where it did, Django's own commit finds nothing left to do, and runs the ``on_commit`` hooks.
-    Where it did not, the transaction is still open, and Django's commit ends it. The rows say
-    nothing of which it was, so an error of any statement must be one that keeps COMMIT from being
-    run: it must be raised by the server, not read from the rows.
+    If COMMIT was sent, Django's own commit has nothing left to commit, and runs the ``on_commit``
+    hooks. Else the transaction is still open, and Django's commit ends it. The rows do not show
+    whether COMMIT was sent. So a failure of a statement must be an error of the server, which keeps
+    COMMIT from being run, and not a value in the rows.
+
+    Raises:
+        django.db.Error: a statement or the COMMIT failed.
     """
     return _exchange(connection, statements, parameters, commits=True)
 
@@ -100,14 +103,15 @@ def _exchange(
         closing = (COMMIT,) if commits else ()
         return _in_one_message(connection, driver, opening + statements + closing, parameters)
     except BaseException as error:
-        # After an error of the database nothing is running. Anything else has interrupted a wait.
+        # After a database error no statement is running. Any other exception has interrupted a
+        # wait.
         if not isinstance(error, Error | psycopg.Error):
             cancel_if_running(connection)
         raise
 
 
 def _opening(driver: "psycopg.Connection[Any]") -> tuple[str, ...] | None:
-    """Return what the message has to begin with; None where only the driver can begin it."""
+    """Return the statements that begin the message; None if only the driver can begin it."""
     status = driver.pgconn.transaction_status
     if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         return ()
@@ -150,17 +154,17 @@ def _one_by_one(
         for statement in statements:
             arguments = positional(statement, parameters)
             cursor.execute(*arguments)
-            if len(arguments) > 1:  # only those with parameters have rows
+            if len(arguments) > 1:  # only statements with parameters return rows
                 results.append(cursor.fetchall())
     return results
 
 
 class _Message:
-    """A cursor as far as Django's wrappers use one: ``execute`` sends one message."""
+    """A cursor for Django's wrappers, whose ``execute`` sends one message."""
 
     def __init__(self, driver: "psycopg.Connection[Any]") -> None:
         self._driver = driver
-        # Django's debug cursor logs this text. It has no values: logs are not for them.
+        # Django's debug cursor logs this text. It has no values, because logs must not have them.
         self._query = SimpleNamespace(query=None)
         self.connection = driver
         self.results: list[Rows] = []

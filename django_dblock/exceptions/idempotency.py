@@ -154,8 +154,8 @@ class IdempotencyNotReplicated(IdempotencyError):
     """The wait of a commit for the synchronous standby was cut short, so a failover may lose it.
 
     The commit holds on this server: the effects and the response of the request, or its claim or
-    step. Answered with 503 and ``Retry-After``. The client repeats the request with the same key,
-    and gets the stored response once a standby has confirmed it. If a failover has lost the
+    step. The response is 503 with ``Retry-After``. The client repeats the request with the same
+    key, and gets the stored response once a standby has confirmed it. If a failover has lost the
     request, it runs again.
 
     Attributes:

@@ -8,7 +8,7 @@ from django_dblock.exceptions.base import LockError
 
 
 class OpenTransaction(LockError, TransactionManagementError, RuntimeError):
-    """A lease can't be taken, renewed or given back in an open transaction.
+    """A lease can't be acquired, renewed or released in an open transaction.
 
     Others would not see it before the commit, and a rollback would undo it. A RuntimeError, too,
     because that is what Django's ``atomic(durable=True)`` raises for the same reason.

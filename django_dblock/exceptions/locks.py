@@ -9,7 +9,7 @@ from django_dblock.exceptions.base import DblockError, LockError
 
 
 class LockTimeout(LockError, TimeoutError):
-    """Somebody else held the lock until the timeout. Nothing was locked.
+    """Another holder had the lock until the timeout. Nothing was locked.
 
     The surrounding transaction, if there is one, is usable.
 
@@ -73,8 +73,9 @@ class LockDeadlock(LockError):
 class LockTableFull(LockError):
     """The server has no room for another lock. Nothing was locked.
 
-    With a single key inside somebody's transaction, that transaction can only be rolled back: no
-    savepoint was paid for, and Django is told. With several keys it is usable.
+    With a single key inside the caller's transaction, that transaction can only be rolled back: no
+    savepoint was set, and Django marks the transaction for rollback. With several keys it is
+    usable.
 
     The table is shared by the whole cluster and holds about ``max_locks_per_transaction *
     (max_connections + max_prepared_transactions)`` locks.

@@ -1,18 +1,20 @@
-"""Waiting for a lease: ask, wait to be woken or for a while, ask again.
+"""Waiting for a lease: try, sleep until woken or for a while, try again.
 
-A short wait polls. A longer one takes a *ticket*: a place in the queue for the name. The waiter
-marks the lease as awaited, and the release of a lease so marked notifies the first in the queue, in
-its own commit (:mod:`django_dblock.core.notify`). So one release wakes one waiter, and an idle
-waiter sends one statement in two seconds: it shows that it lives, and looks for a holder that died.
+A short wait polls. For a longer wait the waiter takes a *ticket*: a place in the queue for the
+name. The waiter
+marks the lease as awaited, and the release of a marked lease notifies the first waiter in
+the queue, in the release's own commit (:mod:`django_dblock.core.notify`). So one release wakes one
+waiter, and an idle waiter sends one statement in two seconds, which shows that the waiter lives,
+and finds a holder that died.
 
-Where nobody listens (a pooler in transaction mode, a lost connection) waiters look more often: the
-first in the queue after a sleep that is drawn between a shortest and three times the last one
-(decorrelated jitter; M. Brooker, "Exponential Backoff And Jitter", 2015), and the others the more
-rarely the further back they stand. No sleep is longer than what is left of the holder's lease.
+Without a listener (a pooler in transaction mode, a lost connection) waiters look more often. The
+first waiter in the queue sleeps for a random time between a shortest sleep and three times its last
+sleep (decorrelated jitter; M. Brooker, "Exponential Backoff And Jitter", 2015). The other waiters
+look less often the further back they are. No sleep is longer than the rest of the holder's lease.
 
-With ``fair=True`` only the first in the queue is granted the lease. Without it, whoever asks when
-it is free has it, and the queue only says who is woken. A waiter that dies is passed over when its
-ticket expires.
+With ``fair=True`` only the first waiter in the queue is granted the lease. Otherwise any process
+that tries while the lease is free gets the lease, and the queue only decides which waiter is woken.
+A waiter that died is passed over when its ticket expires.
 """
 
 import asyncio
@@ -35,39 +37,39 @@ from django_dblock.fencing.store import Grant, Look, Place, Refusal, Wish
 logger = logging.getLogger("django_dblock.fencing")
 
 _SHORTEST, _LONGEST = 0.01, 0.5
-"""Seconds between two looks of the first in the queue while nobody listens for it."""
+"""Seconds between two looks of the first waiter in the queue, without a listener."""
 
 _KNOCKS = 2
-"""Times that a waiter asks again before it takes a ticket: most leases are held for a moment."""
+"""Attempts before a waiter takes a ticket, because most leases are held for a moment only."""
 
 _PATIENCE = 6.0
 """Seconds after which a waiter that shows no sign of life is passed over."""
 
 _SIGN = _PATIENCE / 3
-"""Seconds between two signs of life of a waiter: what one that can be woken sleeps."""
+"""Seconds between two signs of life of a waiter; the sleep of a waiter that can be woken."""
 
 _SLICE = 0.05
 """Seconds between two looks at the caller's stop event."""
 
 
 Acquire: TypeAlias = Callable[[Place, Wish, int | None], Grant | Refusal | None]
-"""Take the lease if it is free: as :func:`django_dblock.fencing.store.acquire`."""
+"""Takes the lease if it is free, as :func:`django_dblock.fencing.store.acquire` does."""
 
 LookAt: TypeAlias = Callable[[Place, store.Ticket, float | None], Look]
-"""Look at the lease and the queue: as :func:`django_dblock.fencing.store.look`."""
+"""Reads the lease and the queue, as :func:`django_dblock.fencing.store.look` does."""
 
 
 class Demand(NamedTuple):
-    """What a waiter needs to be free. By default: the one lease of the name.
+    """The units that a waiter needs. By default: the one lease of the name.
 
-    A try has a chance if `units` fit into what is left of the `capacity` by the slots that are held
-    and, in turn, by the waiters that come before.
+    A try can succeed if the `units` fit into the `capacity` that the held slots leave, and with
+    ``in_turn`` also the waiters that come before.
 
     Attributes:
-        acquire: sends the statement that takes it; by default `store.acquire`.
-        look: sends the statement that looks at it; by default `store.look`.
-        units: what this waiter needs; its ticket carries ``1 - units`` as its slot.
-        capacity: how many units there are.
+        acquire: sends the statement that acquires the lease; by default `store.acquire`.
+        look: sends the statement that reads the lease and the queue; by default `store.look`.
+        units: the units that this waiter needs; its ticket has the slot ``1 - units``.
+        capacity: the number of units of the name.
         scope: slots below this number count as held.
         least: the units that an earlier ticket counts for at least.
     """
@@ -84,7 +86,7 @@ _ONE_LEASE = Demand()
 
 
 class Success(NamedTuple):
-    """The lease, asked for at ``before`` on our clock, after ``waited`` seconds."""
+    """A granted lease; requested at ``before`` by the process clock, after ``waited`` seconds."""
 
     grant: Grant
     before: float
@@ -98,12 +100,12 @@ class Attempt:
         place: the lease to acquire.
         wish: the terms of the lease.
         timeout: seconds until LockTimeout; None waits indefinitely.
-        demand: what must be free; by default the lease.
+        demand: the units that the waiter needs; by default the one lease.
 
     Attributes:
-        place: what is waited for.
-        delay: seconds to sleep before the next try; ``pause()`` does it, and can be woken.
-        refusal: the latest answer of the table, if the lease was held.
+        place: the lease that the attempt waits for.
+        delay: seconds to sleep before the next try; ``pause()`` sleeps, and can be woken.
+        refusal: the holder that the last try found; None if it found none.
     """
 
     def __init__(
@@ -132,20 +134,21 @@ class Attempt:
         self._subscription: notify.Subscription | None = None
 
     def once(self) -> Success | None:
-        """Try once.
+        """Try once; return None if the lease was not granted.
 
         Raises:
-            LockTimeout: the time is up.
+            LockTimeout: the timeout has passed.
         """
         before = monotonic()
         answer = self._ask()
         waited = monotonic() - self._started
         if isinstance(answer, Grant):
-            self._ticket = None  # it went with the grant
+            self._ticket = None  # the grant's statement has deleted the ticket
             return Success(answer, before, waited)
         self.refusal = answer
         if answer is None and not self._raced:
-            self._raced = True  # it lost a race that can't be lost twice, but to a queue
+            # A race for a new row can be lost only once, except to a queue.
+            self._raced = True
             self.delay = 0.0
             return None
         left = None if self._timeout is None else self._timeout - waited
@@ -154,7 +157,7 @@ class Attempt:
         self._knocks += 1
         if self._ticket is None and (self._wish.in_turn or self._knocks > _KNOCKS):
             self._queue_up()
-            self.delay = 0.0  # what was released before the lease was marked, nobody will tell
+            self.delay = 0.0  # a release before the lease was marked has notified nobody
             return None
         self._plan(answer, left)
         return None
@@ -193,7 +196,7 @@ class Attempt:
             self._subscription = None
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
-            # The ticket expires by itself, and what ended the wait is what the caller must see.
+            # The ticket expires by itself, and the caller must see the error that ended the wait.
             try:
                 store.drop_ticket(self.place, ticket)
             except Error as error:
@@ -209,14 +212,14 @@ class Attempt:
         return self._subscription
 
     def _ask(self) -> Grant | Refusal | None:
-        """Take the lease, or in the queue look first whether that has a chance."""
+        """Try to take the lease; with a ticket, first look whether it can be granted."""
         self._came_in_vain = False
         if self._ticket is None:
             return self._acquire(self.place, self._wish, None)
-        if self._called:  # it is our turn, most likely
+        if self._called:  # this waiter was woken, so its turn has probably come
             self._called = False
             answer = self._acquire(self.place, self._wish, self._ticket.id)
-            # One of several rows may have been passed by, because somebody had it for a moment.
+            # One of several rows may have been skipped because another transaction had locked it.
             self._came_in_vain = self._demand is not _ONE_LEASE
             return answer
         look = self._look(self._ticket)
@@ -227,7 +230,7 @@ class Attempt:
         return self._acquire(self.place, self._wish, self._ticket.id)
 
     def _look(self, ticket: store.Ticket) -> Look:
-        """Look at the lease and the queue; show that we live, where that is due."""
+        """Return the holder, if any; note the place in the queue; send a sign of life if due."""
         now = monotonic()
         signs = now - self._shown >= _SIGN * 0.9
         patience = _PATIENCE if signs else None
@@ -238,7 +241,7 @@ class Attempt:
             look = store.look(self.place, ticket, patience, scope=demand.scope, least=demand.least)
         if signs:
             self._shown = now
-        if not look.queued:  # it was purged while we were frozen
+        if not look.queued:  # the ticket expired while this process was frozen
             self._leave_topic()
             self._queue_up()
         self._ahead = look.ahead
@@ -253,7 +256,7 @@ class Attempt:
             self._subscription = None
 
     def _plan(self, answer: Refusal | None, left: float | None) -> None:
-        """Decide how long to sleep."""
+        """Set ``delay``, the seconds to sleep before the next try."""
         heard = self._subscription is not None and self._subscription.heard
         soon = answer is None or self._came_in_vain
         if heard and not soon:
@@ -266,7 +269,8 @@ class Attempt:
             longest = min(0.2 + 0.1 * self._ahead, _SIGN)
             self.delay = random.uniform(longest / 2, longest)  # noqa: S311
         if answer is not None:
-            # Should the holder die, the first in the queue has its lease, and then the others.
+            # If the holder dies, the first waiter gets the lease at its expiry; the others look
+            # later.
             ends = max(answer.remaining, 0.0) + 0.25 * self._ahead
             self.delay = min(self.delay, max(ends, _SHORTEST))
         if left is not None:
@@ -278,11 +282,11 @@ class Attempt:
         return self._timeout is None
 
     def time_is_up(self, waited: float, *, note: str = "") -> LockTimeout:
-        """Return the error that says who holds the lease."""
+        """Return the LockTimeout that names the holder."""
         answer = self.refusal
-        holder = "somebody who was faster, or before us in the queue"
+        holder = "another holder that was faster, or a waiter further ahead in the queue"
         if answer is not None and answer.remaining == inf:
-            holder = answer.owner  # nothing that ends by itself
+            holder = answer.owner  # a hold that does not expire
         elif answer is not None and answer.remaining > 0:
             holder = f"{note}{answer.owner} (token {answer.token}, {answer.remaining:.1f} s left)"
         return LockTimeout(**self.place.facts, timeout=self._timeout, waited=waited, holder=holder)

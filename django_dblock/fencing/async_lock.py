@@ -1,7 +1,7 @@
 """``async with fenced_lock(...)``: the same statements, from a thread; a loss cancels the block.
 
-A statement that is under way in its thread can't be called back. So a cancellation waits for its
-answer: a lease that was granted meanwhile is given back, and a release is always sent.
+A statement that a thread is running can't be recalled. So a cancellation waits for the statement's
+result: a lease that was granted meanwhile is released, and a release is always sent.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from django_dblock.fencing.lease import Lease
 
 
 class Stop:
-    """Cancels the task that holds a lease, once, unless it has left the block."""
+    """A callable that cancels the task that holds a lease, once, unless the task left the block."""
 
     def __init__(self) -> None:
         task = asyncio.current_task()
@@ -28,7 +28,7 @@ class Stop:
         self._left = False
 
     def __call__(self) -> None:
-        """Called in the thread that notices the loss."""
+        """Cancel the task, from the thread that notices the loss."""
         with suppress(RuntimeError):  # the loop is closed: there is nothing left to cancel
             self._loop.call_soon_threadsafe(self._fire)
 
@@ -38,21 +38,21 @@ class Stop:
             self._task.cancel("the fenced lock is lost")
 
     def leave(self) -> None:
-        """Cancel nothing from now on."""
+        """Cancel the task no more."""
         self._left = True
 
     def was_the_only_one(self) -> bool:
-        """Whether the task was cancelled by this, and by nobody else. Asked once."""
+        """Return whether only this object has cancelled the task; call this once."""
         return self._fired and self._task.uncancel() <= self._cancelling
 
 
-def _give_back(lease: Lease | None) -> None:
+def _release(lease: Lease | None) -> None:
     if lease is not None:
         lease.leave(failed=True)
 
 
 async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | None]) -> Lease:
-    """Wait for the lease without blocking the loop."""
+    """Wait for the lease without blocking the event loop; return the lease."""
     attempt = await sync_to_async(make)()
     lease: Lease | None = None
     cancelled: asyncio.CancelledError | None = None
@@ -65,17 +65,22 @@ async def enter(make: Callable[[], Attempt], once: Callable[[Attempt], Lease | N
     finally:
         _, later = await to_its_end(sync_to_async(attempt.close)())
         if cancelled := later or cancelled:
-            await to_its_end(sync_to_async(_give_back)(lease))
+            await to_its_end(sync_to_async(_release)(lease))
             raise cancelled
-    assert lease is not None  # noqa: S101 - or it was cancelled
-    lease.stop_on_loss(Stop())  # not before: what cancels us up to here is somebody else
+    assert lease is not None  # noqa: S101 - else the task was cancelled
+    lease.stop_on_loss(Stop())  # not earlier: until here only other code can cancel the task
     return lease
 
 
 async def leave(lease: Lease, error: BaseException | None) -> None:
-    """Give the lease back; raise that it was lost if that is what ended the block, or nothing."""
+    """Release the lease at the end of the block.
+
+    Raises:
+        LockLost: the lease was lost, and the block ended because of the loss or without an error.
+        CancelledError: the task was cancelled during the release.
+    """
     stop = lease.stop
-    assert isinstance(stop, Stop)  # noqa: S101 - put there by enter()
+    assert isinstance(stop, Stop)  # noqa: S101 - set by enter()
     stop.leave()
     _, cancelled = await to_its_end(sync_to_async(lease.leave)(failed=error is not None))
     if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):

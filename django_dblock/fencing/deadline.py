@@ -1,9 +1,9 @@
-"""How long this process may believe that it holds a lease, by a clock that nobody can set.
+"""The time for which this process may trust a lease, by a clock that can't be set.
 
-The server counts the ttl from when it ran the statement; we count it from *before* it was sent, so
-our end comes first however long the answer took. The margin covers that the two clocks need not
-run equally fast (NTP corrects a clock by at most 0.05 %) and that acting takes a moment after
-looking at the clock.
+The server counts the ttl from the moment when it ran the statement. This process counts the ttl
+from *before* it sent the statement, so the process's deadline comes before the lease's expiry,
+however long the response took. The margin covers that the two clocks need not run equally fast (NTP
+corrects a clock by at most 0.05 %), and that acting takes a moment after looking at the clock.
 """
 
 import os
@@ -18,24 +18,24 @@ MARGIN = 0.05
 """The share of a ttl that is not trusted."""
 
 EXPIRED = "no renewal was confirmed in time"
-GONE = "somebody else has it, or an operator released it"
+GONE = "another holder was granted the lease, or an operator released it"
 
 now = monotonic
-"""The clock of every deadline: nobody can set, stop or freeze it."""
+"""The clock of every deadline; it can't be set, stopped or frozen."""
 
 
 class Trust:
-    """What this process knows of one lease it was granted; shared by its threads.
+    """What this process knows of one lease that it was granted; shared by its threads.
 
-    It ends in one of two ways, for good: given back, or lost.
+    The trust ends permanently in one of two ways: the lease was released, or the lease was lost.
 
     Attributes:
-        place: which lease.
-        token: the grant's.
-        ttl: seconds; what renewals ask for.
-        expires_at: by the server's clock, as of its latest answer.
-        left_behind: says why nobody can give the lease back any more, or None; asked by the
-            heartbeat before it renews.
+        place: the lease.
+        token: the fencing token of the grant.
+        ttl: seconds; the ttl of renewals.
+        expires_at: the expiry by the server's clock, as of the latest grant or renewal.
+        left_behind: returns why no code can release the lease any more, or None; the heartbeat
+            calls it before a renewal.
     """
 
     def __init__(
@@ -61,19 +61,19 @@ class Trust:
 
     @property
     def deadline(self) -> float:
-        """When it ends, by our clock, unless it is renewed; given back or not."""
+        """When the trust ends by this process's clock unless the lease is renewed or released."""
         return self._deadline
 
     @property
     def remaining(self) -> float:
-        """Seconds left; 0 when it has ended."""
+        """Seconds for which the lease can still be trusted; 0 if it was released or lost."""
         if self._ended or self._reason is not None or self.foreign:
             return 0.0
         return max(0.0, self._deadline - now())
 
     @property
     def reason(self) -> str | None:
-        """Why it is lost; None while it is not. Looks at the clock, and nowhere else."""
+        """Why the lease is lost; None if it is not. Reads the clock; sends nothing."""
         if self._reason is None and not self._ended:
             if self.foreign:
                 return "it belongs to the process that this one was forked from"
@@ -83,27 +83,28 @@ class Trust:
 
     @property
     def ended(self) -> bool:
-        """Whether it was given back."""
+        """Whether the lease was released."""
         return self._ended
 
     @property
     def foreign(self) -> bool:
-        """Whether this process is a fork of the one that holds it."""
+        """Whether this process was forked from the process that holds the lease."""
         return os.getpid() != self._pid
 
     def extend(self, before: float, ttl: float, expires_at: datetime) -> None:
-        """Believe an answer to a renewal that was sent at ``before``.
+        """Extend the trust after a renewal that was sent at ``before``.
 
-        One that arrives after the end changes nothing: somebody may have acted on the loss.
+        A result that arrives after the lease was lost changes nothing, because other code may have
+        acted on the loss.
         """
         if self.reason is None:
             with self._mutex:
-                # Answers may overtake each other, and the server never takes time back.
+                # Results may overtake each other, and the server never moves an expiry back.
                 self._deadline = max(self._deadline, before + ttl * (1 - MARGIN))
                 self.expires_at = max(self.expires_at, expires_at)
 
     def lose(self, reason: str) -> None:
-        """Note that it is lost, and tell about it, once."""
+        """Record that the lease is lost, and call ``when_lost`` once."""
         with self._mutex:
             if self._reason is not None:
                 return
@@ -111,10 +112,10 @@ class Trust:
         self._when_lost(reason)
 
     def end(self) -> None:
-        """Note that it was given back."""
+        """Record that the lease was released."""
         with self._mutex:
             self._ended = True
 
 
 def _never() -> None:
-    """A lease that was not entered as a block."""
+    """Return None: a lease that was not entered as a block is never left behind."""

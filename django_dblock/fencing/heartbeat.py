@@ -1,10 +1,11 @@
 """The heartbeat: one daemon thread that renews every lease of this process, and notices losses.
 
-It starts with the first lease and ends with the last: at once where it has a connection, which ends
-with it, else a moment later, because starting a thread for each of many short leases would cost
-more than all the rest of them. A beat is one statement for all leases of a database that are due;
-what fails is tried again until the leases' time is up. After a fork the child has none of this: the
-leases are the parent's, and so are its connections, which are neither used nor closed there.
+The thread starts with the first lease and ends with the last. A thread with a connection ends at
+once, and closes the connection. A thread without a connection ends a moment later, because starting
+a thread for each of many short leases would cost more than the leases themselves. A beat is one
+statement that renews all leases of a database that are due. A failed beat is repeated until the
+leases expire. After a fork the child has no heartbeat: the leases and the connections are the
+parent's, and the child neither uses nor closes those connections.
 """
 
 import logging
@@ -35,8 +36,8 @@ class Outcome(NamedTuple):
     """The leases that one statement did not renew.
 
     Attributes:
-        gone: those that somebody else has, or that were released.
-        skipped: those whose row was locked for a moment, and that are still ours.
+        gone: leases that another holder was granted, or that were released.
+        skipped: leases that are still held, but whose row another transaction had locked.
     """
 
     gone: list[Trust]
@@ -44,10 +45,9 @@ class Outcome(NamedTuple):
 
 
 class Line:
-    """The heartbeat's own connection to one database: never a caller's, and none of a pool's.
+    """The heartbeat's own connection to one database: never a caller's, and never from a pool."""
 
-    A caller's may be in the middle of a transaction, and a pool may have none left to give.
-    """
+    # A caller's connection may be in a transaction, and a pool may have no connection left.
 
     def __init__(self, alias: str) -> None:
         self._wrapper = dedicated(alias)
@@ -63,16 +63,18 @@ class Line:
         schema: str = "",
         meanwhile: Callable[[], object] = lambda: None,
     ) -> Outcome:
-        """Renew the leases; return those of which the table knows nothing, and those it skipped.
+        """Renew the leases; return the leases that were not renewed.
 
         Args:
             trusts: the leases, all of this database and schema.
-            patience: seconds; a server that is silent for longer has failed.
-            schema: where their rows are, quoted.
-            meanwhile: called again and again while the server is silent.
+            patience: seconds to wait for the server.
+            schema: the schema of the leases' rows, quoted.
+            meanwhile: called repeatedly while the server is silent.
 
         Raises:
-            Exception: it failed, for all of them; nobody knows what was done.
+            TimeoutError: the server was silent for ``patience`` seconds, or no synchronous standby
+                confirmed the renewal.
+            Exception: the statement failed. Whether the leases were renewed is not known.
         """
         wanted = {(trust.place.name, trust.place.slot, trust.token): trust for trust in trusts}
         leases = [(trust.place, trust.token, trust.ttl) for trust in wanted.values()]
@@ -121,9 +123,9 @@ class Line:
 
 @contextmanager
 def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iterator[None]:
-    """Let the driver wait for the server no longer than until then.
+    """Let the driver wait for the server until a deadline at most.
 
-    A driver that is hidden in a proxy waits as long as it does by itself.
+    If the driver is hidden in a proxy, its wait has no deadline.
     """
     driver: Any = unwrapped(given)
     if driver is None:
@@ -145,21 +147,20 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
 logger = logging.getLogger("django_dblock.fencing")
 
 _LONGEST_SILENCE = 5.0
-"""Seconds to wait for one answer, at most: leases of other databases want their beat, too."""
+"""Seconds to wait for the server at most, because leases of other databases are due, too."""
 
 _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 """Seconds between a beat that failed and the next."""
 
 _MOMENT = 0.25
-"""Seconds after which a thread that never had anything to renew has found out that it can end."""
+"""Seconds after which a thread ends that never had a lease to renew."""
 
 
 class Batch(NamedTuple):
-    """What one statement can renew: leases of one database, one schema, and of similar ttls.
+    """The leases that one statement renews: of one database, one schema, and with similar ttls."""
 
-    A beat is given up after a third of its shortest ttl. Were the sizes mixed, one short lease
-    would end the beats of a thousand long ones, which take longer than that.
-    """
+    # A beat is abandoned after a third of its shortest ttl. If the sizes were mixed, one short
+    # lease would end the beats of a thousand long leases, which take longer than that.
 
     alias: str
     schema: str
@@ -172,14 +173,14 @@ def _batch_of(trust: Trust) -> Batch:
 
 
 class Watch:
-    """Looks at the deadlines of a batch while its beat waits for the server."""
+    """The deadlines of a batch, watched while its beat waits for the server."""
 
     def __init__(self, trusts: list[Trust]) -> None:
         self._trusts = trusts
         self._next = min(trust.deadline for trust in trusts)
 
     def look(self) -> None:
-        """Tell those whose time is up, at once, that they are lost."""
+        """Mark the leases whose deadline has passed as lost."""
         if now() < self._next:
             return
         self._trusts = [trust for trust in self._trusts if trust.reason is None]
@@ -187,7 +188,7 @@ class Watch:
 
 
 class Heartbeat:
-    """The leases that are watched, when each is due, and the thread that sees to it."""
+    """The watched leases, when each of them is due, and the thread that renews the leases."""
 
     def __init__(self) -> None:
         self._begin()
@@ -200,7 +201,7 @@ class Heartbeat:
         self._wakes = 0.0
 
     def watch(self, trust: Trust, *, renews: bool) -> None:
-        """Renew the lease every third of its ttl, or only tell when it is lost."""
+        """Renew the lease every third of its ttl; without ``renews``, only notice its loss."""
         with self._changed:
             self._due[trust] = now() + trust.ttl / 3 if renews else None
             if self._thread is None or not self._thread.is_alive():
@@ -226,11 +227,11 @@ class Heartbeat:
             try:
                 for batch, trusts in self._batches().items():
                     self._beat(batch, trusts)
-            except BaseException:  # a receiver's sys.exit(), say; the other leases go on
-                logger.exception("What was called on the loss of a lease failed")
+            except BaseException:  # such as sys.exit() in a receiver; renew the other leases
+                logger.exception("A receiver or on_lost of a lost lease failed")
 
     def _wait(self) -> bool:
-        """Wait until something is to be done; whether there is anything left to do at all."""
+        """Wait until a lease is due; return False if no lease is left and the thread can end."""
         with self._changed:
             idle = False
             while self._due or not (idle or self._lines):
@@ -242,7 +243,7 @@ class Heartbeat:
                     left = min(left, _MOMENT)
                 self._wakes = now() + left
                 self._changed.wait(left)
-            self._thread = None  # whoever comes next starts another
+            self._thread = None  # the next lease starts another thread
             lines, self._lines = self._lines, {}
         for line in lines.values():
             line.close()
@@ -252,7 +253,7 @@ class Heartbeat:
         return min(map(self._time_of, self._due))
 
     def _time_of(self, trust: Trust) -> float:
-        """When the lease is to be looked at."""
+        """Return when the lease is due, or when its trust ends, whichever is earlier."""
         due = self._due[trust]
         end = now() + trust.remaining
         return end if due is None else min(due, end)
@@ -260,15 +261,16 @@ class Heartbeat:
     def _batches(self) -> dict[Batch, list[Trust]]:
         """Return the leases to renew, by database, schema and size of ttl.
 
-        One that is due takes along all that soon will be, so that they keep step. Those that are
-        lost, and those that nobody can give back any more, are told so instead.
+        A lease that is due takes along all leases that are due soon, so that they are renewed
+        together later, too. Leases that are lost, and leases that no code can release any more, are
+        marked as lost instead of being renewed.
         """
         with self._changed:
             trusts = dict(self._due)
         batches: dict[Batch, list[Trust]] = defaultdict(list)
         urgent: set[Batch] = set()
         for trust, due in trusts.items():
-            if trust.reason is not None:  # its looking is what tells
+            if trust.reason is not None:  # reading ``reason`` has called when_lost
                 self.forget(trust)
             elif due is not None and due - now() <= trust.ttl / 6:
                 if reason := trust.left_behind():
@@ -282,13 +284,14 @@ class Heartbeat:
         return {batch: batches[batch] for batch in batches if batch in urgent}
 
     def _beat(self, batch: Batch, trusts: list[Trust]) -> None:
-        # What was given back since the batch was made has no time left, and must cost nobody any.
+        # A lease that was released since the batch was made must not shorten the beat of the
+        # others.
         trusts = [trust for trust in trusts if trust.remaining > 0]
         if not trusts:
             return
         started = now()
         interval = min(trust.ttl for trust in trusts) / 3
-        # One lease whose time is up ends no beat of all others: it is told of its loss meanwhile.
+        # A lease that expires during the beat is marked as lost; the beat of the others goes on.
         watch = Watch(trusts)
         line = self._lines.get(batch.alias)
         try:
@@ -300,7 +303,7 @@ class Heartbeat:
                 schema=batch.schema,
                 meanwhile=watch.look,
             )
-        except Exception as error:  # noqa: BLE001 - whatever it was, the leases still have time
+        except Exception as error:  # noqa: BLE001 - after any error, the leases can still be renewed
             watch.look()
             logger.warning(
                 "A heartbeat on %r failed, trying again: %s",
@@ -315,7 +318,7 @@ class Heartbeat:
             if not trust.ended:
                 trust.lose(GONE)
         self._put_off({trust: started + trust.ttl / 3 for trust in trusts})
-        # Somebody had the row for a moment, a waiter perhaps: a third of the ttl is not to be lost.
+        # A waiter, perhaps, had locked the row for a moment. Try again soon, not at the next beat.
         self._put_off(dict.fromkeys(skipped, self._soon(interval)))
 
     @staticmethod
@@ -330,9 +333,9 @@ class Heartbeat:
                     self._due[trust] = due
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: start without leases, and with new locks.
+        """Start again in a forked child, without leases and with new mutexes.
 
-        No thread of the child could ever free a lock that a thread of the parent held.
+        No thread of the child could ever free a mutex that a thread of the parent held.
         """
         _of_parents.append(self._lines)
         self._begin()
@@ -341,6 +344,6 @@ class Heartbeat:
 heartbeat = Heartbeat()
 
 _of_parents: list[dict[str, Line]] = []
-"""Kept, because closing them would end the parents' connections."""
+"""The parents' lines; kept, because garbage collection would close the parents' connections."""
 
 after_fork_in_child(heartbeat._leave_to_parent)  # noqa: SLF001 - of this module

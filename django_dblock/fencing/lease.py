@@ -1,4 +1,4 @@
-"""The public handle of one grant: what ``with fenced_lock(…) as lock`` binds."""
+"""The public handle of one grant: the ``lock`` of ``with fenced_lock(…) as lock``."""
 
 import logging
 import time
@@ -29,12 +29,16 @@ from django_dblock.sql import fencing as sql
 
 
 _LONGEST_MILLISECONDS = 2_147_483_647
-"""What the server can express."""
+"""The longest timeout that the server can express."""
 
 
 @contextmanager
 def guarded(trust: Trust, idle_timeout: float) -> Iterator[None]:
-    """Open a transaction, or join the one that is open, and tie the lease to it."""
+    """Open a transaction or join the open transaction, and lock the lease's row in it.
+
+    Raises:
+        LockLost: the lease is not held any more.
+    """
     connection = connections[trust.place.using]
     drop_if_dead(connection)
     if in_transaction(connection):
@@ -64,7 +68,7 @@ def _is_held(trust: Trust, idle_timeout: float) -> bool:
 
 
 def _lost(trust: Trust) -> LockLost:
-    trust.lose("the table no longer has it under this token")
+    trust.lose("the lock table no longer has the lease with this token")
     return LockLost(**trust.place.facts, token=trust.token, reason=str(trust.reason))
 
 
@@ -75,28 +79,28 @@ _PAUSE = 0.005
 
 
 def is_ttl(value: object) -> bool:
-    """Whether this is a number of seconds that a lease can last."""
+    """Return whether a value is a number of seconds that a lease can last."""
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TIMEOUT
     )
 
 
 class Lease:
-    """One grant of a fenced lock. Its identity is the token: never the host, process or thread.
+    """One grant of a fenced lock, identified by its token, never by a host, process or thread.
 
-    Guaranteed while :attr:`lost` is false: nobody else has been granted the lock since. ``lost``
-    reads this process's clock only. Writes that must be right go through :meth:`guard` or
+    Guaranteed while :attr:`lost` is false: no other holder has been granted the lock since.
+    ``lost`` reads this process's clock only. Writes that must be right go through :meth:`guard` or
     ``save_fenced``, where the database checks the lease. A lease can be used from any thread of
     the process that acquired it; in a forked child it is lost.
 
     Attributes:
         key: the key's parts, as given.
-        name: the key as it is shown to people.
+        name: the key's readable name.
         using: the database alias of the lock table.
         token: the fencing token, greater than the token of every earlier grant of the key. Pass it
             to the systems you call; they must refuse a token smaller than the largest they have
             seen.
-        metadata: the metadata that was given to ``fenced_lock``, as it stands in the table.
+        metadata: the metadata that was given to ``fenced_lock``, as stored in the table.
         waited: seconds spent waiting for the lease.
         fences_rows: whether the token may be written into rows: ``save_fenced(lease)`` needs
             tokens that all compare with each other.
@@ -124,7 +128,7 @@ class Lease:
         self._hold_at_least = hold_at_least
         self._on_lost = on_lost
         self._since = now()
-        self._given_back = False
+        self._is_released = False
         self.stop: Callable[[], None] | None = None
         self.trust = Trust(
             place, success.grant, ttl=ttl, before=success.before, when_lost=self._tell_loss
@@ -187,7 +191,7 @@ class Lease:
                 break
             if not renewal.ours:
                 trust.lose(GONE)
-            time.sleep(_PAUSE)  # somebody, the heartbeat perhaps, has the row for a moment
+            time.sleep(_PAUSE)  # another transaction, perhaps the heartbeat's, has locked the row
         trust.ttl = ttl
         trust.extend(before, ttl, renewal.expires_at)
 
@@ -209,7 +213,7 @@ class Lease:
             NotSupportedError: the connection is in pipeline mode; the lease is still held.
             django.db.Error: the release failed, or its result is unknown; then the lease expires.
         """
-        if self._given_back or self.trust.foreign:
+        if self._is_released or self.trust.foreign:
             return False
         try:
             store.refuse_transaction(self._place, connections[self.using], "released")
@@ -219,19 +223,19 @@ class Lease:
             self.stop_renewing()
             raise
         lost = self.lost
-        self.stop_renewing()  # first, or it would look at what has ended again and again
+        self.stop_renewing()  # first, so that the heartbeat does not examine a released lease
         had = self._release_row()
         self.note_release(had=had, lost=lost)
         return had and not lost
 
     def note_release(self, *, had: bool, lost: bool) -> None:
-        """Note that the row was released, perhaps together with others'.
+        """Record that the row was released, perhaps together with other rows.
 
         Args:
             had: whether the row was still this grant's.
             lost: whether the lease was lost before.
         """
-        self._given_back = True
+        self._is_released = True
         if not had:
             self.trust.lose(GONE)
         self._send(signals.lock_released, held=now() - self._since, lost=lost or not had)
@@ -243,18 +247,18 @@ class Lease:
     def guard(self, *, idle_timeout: float | None = None) -> AbstractContextManager[None]:
         """Open a transaction that commits only if the lease is still held; one statement.
 
-        The lease's row is locked FOR KEY SHARE until the transaction ends: the heartbeat goes on,
-        and nobody is granted the lock before our COMMIT or ROLLBACK, even if the lease expires
-        meanwhile. So no newer holder can ever meet a write of ours that it has not seen. Inside an
-        open transaction it joins that one, and the same holds until *its* end.
+        The lease's row is locked FOR KEY SHARE until the transaction ends: the heartbeat goes
+        on, and no other holder is granted the lock before this transaction's COMMIT or ROLLBACK,
+        even if the lease expires meanwhile. So no newer holder can overlook a guarded write. Inside
+        an open transaction, the guard joins that transaction, and the same holds until *its* end.
 
         Not guaranteed: anything about commits in other databases, or about ``on_commit`` hooks,
         which run after COMMIT (guard what they write).
 
         Args:
-            idle_timeout: seconds for which the transaction may stand idle before the server ends
-                it, so that a frozen holder does not block others indefinitely; the larger of ttl
-                and 30 by default. A stricter setting of yours stays in force.
+            idle_timeout: seconds for which the transaction may be idle before the server ends it,
+                so that a frozen holder does not block others indefinitely; the larger of ttl and 30
+                by default. A stricter setting of the session stays in force.
 
         Raises:
             LockLost: the lease is no longer held; nothing was written.
@@ -283,7 +287,7 @@ class Lease:
         return (self.trust,)
 
     def stop_renewing(self) -> None:
-        """Renew the lease no more; it counts as given back from now on."""
+        """Stop renewing the lease; from now on it counts as released."""
         for trust in self.trusts:
             heartbeat.forget(trust)
             trust.end()
@@ -292,7 +296,7 @@ class Lease:
         return store.release(self._place, self.token, hold_at_least=self._hold_at_least)
 
     def loss(self) -> LockLost:
-        """Return the error that says why the lease can't be used."""
+        """Return a LockLost with the reason why the lease can't be used."""
         reason = self.trust.reason or "it was released"
         return LockLost(**self._place.facts, token=self.token, reason=reason)
 
@@ -304,7 +308,7 @@ class Lease:
         try:
             self.release()
         except Error:
-            self.stop_renewing()  # a transaction is still open, say: then nothing has been sent
+            self.stop_renewing()  # for example OpenTransaction, where no release was sent
             if not failed:
                 raise
             logger.warning(
@@ -334,7 +338,7 @@ class Lease:
         if self._on_lost is not None:
             try:
                 self._on_lost(self)
-            except Exception:  # in the heartbeat's thread nobody would see it
+            except Exception:  # in the heartbeat's thread the error would be lost
                 logger.exception("on_lost of %s failed", self.name, extra=self._logged)
 
     @property

@@ -1,19 +1,19 @@
-"""The name under which a key's lease stands in the table: fixed, and no two keys share one.
+"""The name of a key's lease in the table: it never changes, and no two keys share a name.
 
-Two releases of a project run side by side during a deployment, so they must agree on every name.
+Two releases of a project run side by side during a deployment, so both must make the same names.
 
-- A key whose parts are ints and *plain* strings is its parts with ``:`` between them:
+- If all parts are ints or *plain* strings, the name is the parts with ``:`` between them:
   ``nightly-sync``, ``inventory:sku-1``, ``account:7``. A string is plain if it is printable, not
-  empty, has no ``:`` and no ``~``, and does not read as an int; so what stands between the colons
-  says whether it was one. An ``Enum`` member is its value.
-- Any other key, and one longer than 200 characters, is its encoding (:mod:`django_dblock.keys`) put
-  into words and cut to 200 characters, then ``~`` and 32 hex digits: the BLAKE2b-16 digest of the
-  namespace and the key as they are encoded there. So keys that are equal there have one name.
-- ``DBLOCK_NAMESPACE`` goes before either, with ``::`` between them, where it is plain, so that a
-  name tells whose it is; the words are cut shorter for it. A namespace that is not plain makes the
-  key one of the other kind, and stands in the digest alone.
-- The leases of semaphores, read-write locks, leadership and partitions have a suffix that tells
-  their kind: ``openai~semaphore``. People are shown the name without it, with the lease's role:
+  empty, has no ``:`` and no ``~``, and does not look like an int. So an int and a string never have
+  the same text in a name. An ``Enum`` member is written as its value.
+- For any other key, and if that text is longer than 200 characters, the name is the key as readable
+  text, cut to 200 characters, then ``~`` and 32 hex digits: the BLAKE2b-16 digest of the namespace
+  and the key in the encoding of :mod:`django_dblock.keys`. So equal keys have one name.
+- A plain ``DBLOCK_NAMESPACE`` and ``::`` precede the name, so that the name shows its owner; the
+  readable text is cut shorter for it. With a namespace that is not plain, the name has a digest,
+  and the namespace is in the digest only.
+- The leases of semaphores, read-write locks, leadership and partitions have a suffix that names
+  their kind: ``openai~semaphore``. Lists show the name without the suffix, with the lease's role:
   ``openai (permit 2)``.
 """
 
@@ -42,14 +42,14 @@ MAX_LENGTH = 200
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _INTEGERS_BEGIN = frozenset("-0123456789")
 _LONGEST_INT = 128
-"""Bits."""
+"""The bits of the longest int that is written in a name."""
 
 
 def lease_name(key: NamedKey, namespace: str) -> str:
-    """Return the text under which the key's lease stands in the table."""
+    """Return the name of the key's lease in the table."""
     parts = [_plain(part) for part in key.parts]
     if None not in parts and (not namespace or _plain(namespace) is not None):
-        text = ":".join(parts)  # type: ignore[arg-type] # there is no None
+        text = ":".join(parts)  # type: ignore[arg-type] # checked above
         text = f"{namespace}::{text}" if namespace else text
         if len(text) <= MAX_LENGTH:
             return text
@@ -61,7 +61,7 @@ def lease_name(key: NamedKey, namespace: str) -> str:
 
 
 def _plain(part: Any) -> str | None:
-    """Return the part as it stands in a name; None if it can't."""
+    """Return the text of a part in a name; None if the part is not an int or a plain string."""
     if type(part) is not str:
         if isinstance(part, Enum):
             return _plain(part.value)

@@ -44,7 +44,7 @@ Caller: TypeAlias = threading.Thread | asyncio.Task[Any]
 
 
 def _current_caller() -> Caller:
-    """Return the task that runs here, else the thread."""
+    """Return the current asyncio task, else the current thread."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread
@@ -61,8 +61,8 @@ class Entry(Generic[L]):
         self.caller = _current_caller()
 
     def left_behind(self) -> str | None:
-        """Return why nobody can leave the block any more; None while somebody can."""
-        # Not a question of threading.Thread: gevent puts classes of its own in its place.
+        """Return why the block can't be left any more; None if it still can."""
+        # Don't test for threading.Thread: gevent replaces that class.
         if isinstance(self.caller, asyncio.Task):
             ended = "event loop" if self.caller.get_loop().is_closed() else None
         else:
@@ -81,31 +81,32 @@ class Blocks(Generic[L]):
     """The blocks that are open in this process; one may be left in another thread or task."""
 
     def __init__(self, name: str) -> None:
-        # Which blocks the code that runs here has entered: each thread and each task has its own.
+        # The blocks that the current thread or task has entered.
         self._here: ContextVar[tuple[Entry[L], ...]] = ContextVar(name, default=())
         self._open: list[Entry[L]] = []
         self._replace_mutex()
         after_fork_in_child(self._replace_mutex)
 
     def _replace_mutex(self) -> None:
-        self._mutex = threading.Lock()  # no thread in a forked child could ever free the old one
+        self._mutex = threading.Lock()  # in a forked child, no thread could ever free the old mutex
 
     @property
     def entered_here(self) -> tuple[Entry[L], ...]:
-        """The blocks that the code that runs here has entered."""
+        """The blocks that the current thread or task has entered."""
         return self._here.get()
 
     def add(self, entry: Entry[L]) -> None:
-        """Note that a block was entered here."""
+        """Record that the current thread or task has entered a block."""
         self._here.set((*self._here.get(), entry))
         with self._mutex:
             self._open.append(entry)
 
     def remove(self, block: object) -> L:
-        """Note that the block was left; return its lease.
+        """Record that the block was left; return its lease.
 
         Raises:
-            RuntimeError: it is not open, or nobody can say which one was meant.
+            RuntimeError: the block is not open; or it is open several times, but not in the current
+                thread or task.
         """
         entered = self._here.get()
         with self._mutex:
@@ -173,8 +174,8 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
     Raises:
         LockTimeout: on entering, another holder had the lease until the timeout.
         SelfDeadlock: on entering with ``timeout=None``, this thread or task holds the key itself.
-        OpenTransaction: on entering, a transaction was open: the lease would be invisible until its
-            commit, and gone after a rollback.
+        OpenTransaction: on entering, a transaction was open: the lease would be invisible until the
+            commit, and lost after a rollback.
         LockLost: on leaving, the lease was lost before the block ended, and the block raised
             nothing.
         NotReplicated: on entering, no synchronous standby confirmed the grant.
@@ -254,7 +255,12 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         await async_lock.leave(self._pop(), error)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Run each call of the function, sync or async, inside the block."""
+        """Return a function, sync or async, that runs each call inside the block.
+
+        Raises:
+            TypeError: the function is a class, a generator function or another function whose body
+                runs after the call. When called: the function returned something that runs later.
+        """
         decorator = type(self).__name__
         refuse_what_runs_later(function, decorator)
         guard = Guard(decorator, outside=True, using=self._using)
@@ -283,11 +289,11 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
     def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         if self._key is not None:
             return self
-        found = copy.copy(self)
-        found._key = named(  # noqa: SLF001 - its own
+        block = copy.copy(self)
+        block._key = named(  # noqa: SLF001 - the same class
             tuple(part(*args, **kwargs) if is_argument(part) else part for part in self._template)
         )
-        return found
+        return block
 
     def _entered_key(self) -> NamedKey:
         if self._key is None:
@@ -318,10 +324,11 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             raise
         if success is None:
             return None
-        # All that follows goes where the row was found, whatever the search path is by then.
+        # Later statements use the schema of the row, even if the search path changes.
         place = replace(attempt.place, schema=success.grant.schema)
         lease = self._lease(place, success)
-        # A lease taken in TestCase's transaction is seen by no other connection, so none renews it.
+        # No other connection sees a lease in TestCase's transaction, so the heartbeat can't renew
+        # it.
         renews = self._heartbeat and not connections[lease.using].in_atomic_block
         try:
             for trust in lease.trusts:
@@ -347,7 +354,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
 
     @staticmethod
     def _is_held_by(caller: Caller | None, attempt: Attempt) -> bool:
-        """Return whether the caller itself holds what it waits for."""
+        """Return whether the caller itself holds the lease that it waits for."""
         refusal = attempt.refusal
         if refusal is None:
             return False
@@ -356,7 +363,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         return any(
             entry.caller is caller
             and entry.lease.remaining > 0  # a hold_at_least or lock_delay ends without the caller
-            and entry.lease.fences_rows  # of a semaphore's permits, others may be released
+            and entry.lease.fences_rows  # another permit of a semaphore may be released
             and entry.lease.token == refusal.token
             and (entry.lease.place.name, entry.lease.using) == (place.name, place.using)
             for entry in _blocks.entered_here
@@ -383,8 +390,8 @@ _ADVICE = (
 )
 _NOT_HERE = (
     "A block of {name}() was left that was not entered in this thread or task, and {count} blocks "
-    "of the same object are open in others, so nobody can say which one was meant. Enter and leave "
-    "a block in one thread or task, or use an object of its own for each block."
+    "of the same object are open in others, so it is unclear which block was left. Enter and leave "
+    "a block in one thread or task, or use a separate object for each block."
 )
 
 

@@ -1,4 +1,4 @@
-"""What an operator does to leases: end one by force, remove the rows of those long forgotten."""
+"""What an operator does with leases: end a lease by force, remove the rows of old leases."""
 
 from collections.abc import Iterator
 
@@ -20,20 +20,20 @@ BATCH = 1_000
 
 
 def force_release(*key: KeyPart, by: str | None = None, using: str | None = None) -> bool:
-    """End the lease on a key, whoever has it; return whether there was one.
+    """End the lease on a key, whoever holds it; return whether a lease was held.
 
-    Guaranteed when it returns: the old holder can neither renew nor release the lease, and nothing
-    that it writes under ``lock.guard()`` or by ``save_fenced()`` is committed any more. Guarded
-    transactions that are open are waited for, as long as the session's ``lock_timeout`` lets it.
+    Guaranteed when it returns: the old holder can neither renew nor release the lease, and none
+    of its writes under ``lock.guard()`` or by ``save_fenced()`` is committed any more. The call
+    waits for open guarded transactions, as long as the session's ``lock_timeout`` allows.
 
-    Not guaranteed: that the old holder stops. It is told by its next heartbeat or guard. A
-    ``lock_delay`` counts from now.
+    Not guaranteed: that the old holder stops at once. The old holder learns of the end at its next
+    heartbeat or guard. A ``lock_delay`` counts from now.
 
     Each lease that was ended is logged as a warning by ``django_dblock.audit``.
 
     Args:
         key: the parts of the key, as given to ``fenced_lock``.
-        by: who does this, for the audit log; the database role if not given.
+        by: the user who does this, for the audit log; the database role if not given.
         using: the database alias, as given to ``fenced_lock``.
 
     Raises:
@@ -60,7 +60,7 @@ def force_release_grant(
 ) -> bool:
     """End one grant that was seen in the table, but no later grant; return whether it was held.
 
-    Guaranteed, and not guaranteed: as :func:`force_release`. The caller logs it.
+    The guarantees are those of :func:`force_release`. The caller writes the audit log.
 
     Args:
         name: the lease's name in the table.
@@ -93,11 +93,12 @@ def _force_release(place: Place, token: int | None, patience: float | None) -> b
 
 
 def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
-    """Remove leases that nobody has had for ``idle`` seconds; return how many.
+    """Remove the rows of leases that ended ``idle`` seconds ago or earlier; return their number.
 
-    Guaranteed: no token is ever given twice. A row goes only when the server's clock, which every
-    new row's token is taken from, is past its token by ``idle``; so that clock would have to be
-    set back by more than that. Rows in use are passed over. It goes in small commits.
+    Guaranteed: no token is ever granted twice, unless the server's clock is set back by more than
+    ``idle``. The token of a new row comes from the server's clock, and a row is removed only when
+    that clock is past the row's token by ``idle``. Rows in use are passed over. The rows are
+    removed in small commits.
 
     Args:
         idle: seconds since the lease ended, at least 3,600; 30 days by default.
@@ -110,7 +111,7 @@ def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
 
 
 def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> Iterator[int]:
-    """Do the same, one commit of at most ``batch`` rows at a time; yield how many went in each.
+    """Remove the same rows, at most ``batch`` in each commit; yield the number of each commit.
 
     Raises:
         ValueError: ``idle`` is less than an hour; before any SQL.
@@ -126,7 +127,7 @@ def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> It
 
 
 def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
-    """Return how many leases a purge would remove now; it removes nothing.
+    """Return the number of leases that a purge would remove now; remove nothing.
 
     Raises:
         ValueError: ``idle`` is less than an hour; before any SQL.

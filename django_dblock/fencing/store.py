@@ -1,4 +1,4 @@
-"""The lock table's results: one statement for each function, and what a refusal means."""
+"""The lock table: one statement for each function, with its result."""
 
 import functools
 import re
@@ -40,11 +40,12 @@ _READ_ONLY = "25006"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which lease: the key, its name in the table, and the alias of the table.
+    """The place of a lease: its key, its name in the table, and the alias of the table.
 
     Attributes:
-        kind: what the lease is for, in signals, logs and metrics: ``fenced``, ``semaphore`` ….
-        schema: where the row was found, quoted; empty: along the search path of the connection.
+        kind: the primitive that uses the lease, in signals, logs and metrics: ``fenced``,
+            ``semaphore`` ….
+        schema: the schema in which the row was found, quoted; empty to use the search path.
     """
 
     key: NamedKey
@@ -56,13 +57,13 @@ class Place:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every error and signal about this lease carries."""
+        """The arguments that every error and signal about this lease gets."""
         return {"keys": (self.key.parts,), "name": name(self.key), "using": self.using}
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for, besides the place."""
+    """The terms of the lease that is requested."""
 
     ttl: float
     lock_delay: float
@@ -71,7 +72,7 @@ class Wish:
 
 
 class Grant(NamedTuple):
-    """The lease is ours."""
+    """The result of a request for a lease that was granted."""
 
     token: int
     expires_at: datetime
@@ -79,7 +80,7 @@ class Grant(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The lease is somebody's; ``remaining`` seconds of it are left, unless it is renewed."""
+    """The holder of the lease; it expires in ``remaining`` seconds unless it is renewed."""
 
     remaining: float
     token: int
@@ -87,12 +88,12 @@ class Refusal(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a waiter in the queue sees.
+    """The state of the lease and the queue, for a waiter in the queue.
 
     Attributes:
-        queued: whether its ticket is still there.
-        ahead: how many units the live tickets before its own ask for.
-        refusal: the lease that ends first; None where there is no row at all.
+        queued: whether the waiter's ticket still exists.
+        ahead: the units that the live tickets before the waiter's ticket request.
+        refusal: the lease that ends first; None if there is no row.
         held: how many of the slots that the waiter can use are held.
     """
 
@@ -103,7 +104,7 @@ class Look(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """The result for one lease of a batch: its new expiry, if any, and whether it is still ours."""
+    """The result for one lease: its new expiry, if renewed, and whether the lease is still held."""
 
     expires_at: datetime | None
     ours: bool
@@ -113,7 +114,7 @@ def alias_for(using: str | None) -> str:
     """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the lock table.
 
     Raises:
-        UnsupportedDatabase: it is not PostgreSQL.
+        UnsupportedDatabase: the database is not PostgreSQL.
     """
     from django_dblock.models import FencedLock  # the app registry may come after decorators
 
@@ -121,21 +122,24 @@ def alias_for(using: str | None) -> str:
 
 
 def owner() -> str:
-    """Return host, process and thread of the caller, for people."""
+    """Return host, process and thread of the caller, as readable text."""
     return f"{_host()}:{getpid()}:{threading.current_thread().name}"[:255]
 
 
-_host = functools.cache(socket.gethostname)  # a system call, before which the GIL is given away
+_host = functools.cache(socket.gethostname)  # gethostname() is a system call that releases the GIL
 
 
 def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refusal | None:
-    """Acquire the lease if it is free; None if the row appeared just now: try again at once.
+    """Acquire the lease if it is free.
+
+    Returns:
+        The grant, or the holder; None if another process made the row just now: try again at once.
 
     Raises:
         OpenTransaction: a transaction is open on the connection.
         StandbyDatabase: the server is a standby.
         UnsupportedDatabase: the server is CockroachDB.
-        NotReplicated: no synchronous standby confirmed the grant; it was given back.
+        NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
     parameters = {
         "name": place.name,
@@ -149,8 +153,8 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     }
     row = (place.using, place.name, place.slot)
     rows: list[Any] = []
-    # The short statement finds nothing where there is no row yet, and where the lease is held.
-    # So it is for names that this process was granted the last time that it asked.
+    # The short statement grants nothing if there is no row yet, or if the lease is held. So use it
+    # only for names that this process was granted at its last attempt.
     if row in _granted and not (wish.in_turn or ticket is not None):
         rows, replicated = durable(place, "taken", sql.TAKE, parameters)
     if not rows:
@@ -172,7 +176,7 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     return Grant(token, expires_at, schema)
 
 
-# A hint, and nothing but that: whether TAKE has a chance. Threads may lose each other's entries.
+# Only a hint whether TAKE can succeed. Threads may overwrite each other's entries.
 _granted: dict[tuple[str, str, int], None] = {}
 _MOST_NAMES = 10_000
 
@@ -223,9 +227,10 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
 
 
 def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
-    """Do what :func:`run` does; once more, on a new connection, if the server dropped this one.
+    """Run a statement with :func:`run`, and once more if the server dropped the connection.
 
-    For statements of which a second run changes nothing.
+    Use it only for a statement whose second run changes nothing. It raises the errors of
+    :func:`run`.
     """
     try:
         return run(place, act, statement, parameters)
@@ -238,8 +243,8 @@ def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]
 def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
     """Run a statement that commits by itself; return its rows.
 
-    Where the isolation level is above READ COMMITTED, the server refuses a row that was changed
-    since the statement began. Nothing was written then, so the statement is sent again.
+    Above READ COMMITTED, the server refuses a row that was changed since the statement began. Then
+    nothing was written, and the statement is sent again.
 
     Raises:
         OpenTransaction: a transaction is open on the connection.
@@ -255,19 +260,20 @@ def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> l
             if _is_standby(connection, error):
                 raise StandbyDatabase(**place.facts) from error
             was_changed = caused_by(error, psycopg.errors.SerializationFailure)
-            if not was_changed or connection.in_atomic_block:  # TestCase's: it is aborted
+            if not was_changed or connection.in_atomic_block:  # TestCase's transaction is aborted
                 raise
 
 
 @contextmanager
 def _interruptible(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Cancel the statement if anything but its own error ends the wait for its result."""
+    """Cancel the block's statement if another error than its own interrupts the wait."""
     try:
         yield
     except Error:
         raise
     except BaseException:
-        # a signal handler's exception, say: the statement must not go on for nobody
+        # such as a signal handler's exception: the statement must not grant a lease that no code
+        # uses
         cancel_if_running(connection)
         raise
 
@@ -278,7 +284,7 @@ def in_schema(statement: str, schema: str) -> str:
 
     Args:
         statement: one of :mod:`django_dblock.sql.fencing`.
-        schema: as the server quoted it; empty: leave the names to the search path.
+        schema: the schema, quoted by the server; empty to leave the names to the search path.
     """
     if not schema:
         return statement
@@ -291,7 +297,7 @@ _TABLE = re.compile(r"\bdjango_dblock_fenced(?:lock|ticket)\b")
 def durable_together(
     place: Place, act: str, statements: Sequence[str], parameters: dict[str, Any]
 ) -> tuple[list[Any], bool]:
-    """Run several statements in a transaction of their own; return as :func:`durable`.
+    """Run several statements in one transaction; return the last rows, and whether replicated.
 
     Each statement has its own snapshot, and only the last returns rows that count. They travel in
     one message, so a client that freezes can't leave the transaction open; where the driver's
@@ -336,9 +342,10 @@ def _takes_several(connection: BaseDatabaseWrapper) -> bool:
 
 
 def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) -> None:
-    """Raise OpenTransaction if one is open, but for TestCase's, as ``atomic(durable=True)``.
+    """Raise an error if a transaction is open; TestCase's does not count.
 
     Raises:
+        OpenTransaction: a transaction is open on the connection.
         NotSupportedError: the connection is in pipeline mode.
     """
     pgconn = getattr(connection.connection, "pgconn", None)
@@ -352,7 +359,7 @@ def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) 
 def unreplicated(driver: "psycopg.Connection[Any]") -> Iterator[list[Any]]:
     """Collect the warnings of commits that no synchronous standby has confirmed.
 
-    Told by the function that gives it, because the message is in the server's language.
+    A warning is recognised by its source function, because its message is in the server's language.
     """
     found: list[Any] = []
 
@@ -368,7 +375,7 @@ def unreplicated(driver: "psycopg.Connection[Any]") -> Iterator[list[Any]]:
 
 
 def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
-    """Whether the statement failed because the server is one."""
+    """Return whether the statement failed because the server is a standby."""
     state = getattr(error.__cause__, "sqlstate", None)
     if state != _READ_ONLY or connection.in_atomic_block:
         return False
@@ -380,7 +387,12 @@ def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
 def durable(
     place: Place, act: str, statement: str, parameters: dict[str, Any]
 ) -> tuple[list[Any], bool]:
-    """Run a statement that commits by itself; return its rows, and whether it was replicated."""
+    """Run a statement that commits by itself; return its rows, and whether it was replicated.
+
+    Raises:
+        OpenTransaction: a transaction is open on the connection.
+        StandbyDatabase: the server is a standby.
+    """
     connection = connections[place.using]
     drop_if_dead(connection)
     connection.ensure_connection()
@@ -396,9 +408,9 @@ class Ticket(NamedTuple):
     """A place in the queue for a name.
 
     Attributes:
-        id: the smaller, the earlier.
-        owner: as it stands in the row: ids alone may come back after a failover.
-        topic: what a release sends to wake this waiter.
+        id: the order in the queue, the smallest first.
+        owner: the owner in the ticket's row, because ids alone may be reused after a failover.
+        topic: the payload with which a release wakes this waiter.
     """
 
     id: int
@@ -407,12 +419,12 @@ class Ticket(NamedTuple):
 
 
 def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
-    """Join the queue for the name.
+    """Join the queue for the name; return the ticket.
 
     Args:
-        place: what is waited for.
-        slot: what kind of waiter it is; 0 for a lease.
-        patience: seconds until the ticket expires, unless it is shown.
+        place: the lease that the waiter waits for.
+        slot: the kind of waiter; 0 for a lease.
+        patience: seconds until the ticket expires, unless :func:`look` extends it.
     """
     who = owner()
     parameters = {"name": place.name, "slot": slot, "owner": who, "patience": patience}
@@ -423,13 +435,13 @@ def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
 def look(
     place: Place, ticket: Ticket, patience: float | None, *, scope: int = 1, least: int = 0
 ) -> Look:
-    """Look at the lease and at the queue.
+    """Return the state of the lease and of the queue.
 
     Args:
-        place: what is waited for.
-        ticket: our place in the queue.
-        patience: seconds for which the ticket is good from now, and the lease marked as awaited;
-            None: only look.
+        place: the lease that the waiter waits for.
+        ticket: the waiter's ticket.
+        patience: seconds from now for which to extend the ticket and mark the lease as awaited;
+            None to change nothing.
         scope: the waiter can use slots below this number.
         least: the units that a ticket before ours counts for at least.
     """
@@ -449,6 +461,6 @@ def look(
 
 
 def drop_ticket(place: Place, ticket: Ticket) -> None:
-    """Leave the queue; pass a wake-up on to the next if the lease is free."""
+    """Leave the queue; notify the next waiter if the lease is free."""
     parameters = {"name": place.name, "ticket": ticket.id, "owner": ticket.owner}
     run(place, "left", sql.DROP_TICKET, parameters)

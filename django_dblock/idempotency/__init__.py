@@ -15,7 +15,7 @@ fingerprint of the request is stored, so that the same key with another request 
 *Why it is right.* The lock is taken before the read and ends with the transaction, so each reader
 sees what the previous holder of the lock committed. The response commits with the effects. There is
 no moment at which only one of them exists, so no crash can separate them. A crash rolls both back
-and frees the lock, and the retry simply runs. Nothing has to be cleaned up, and no time limit has
+and frees the lock, and the retry simply runs. Nothing has to be cleaned up, and no timeout has
 to be guessed. If the client never gets the result of COMMIT, its retry finds the row.
 
 **Lease mode**, where no transaction may stay open: while the outside world is called, and in async

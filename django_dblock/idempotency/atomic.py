@@ -37,16 +37,16 @@ _ENDED = (
 )
 
 Connection = Any
-"""Django's wrapper; the types of what is read of it here stand in no stubs."""
+"""Django's connection wrapper; the stubs lack the attributes that are used here."""
 
 
 class Effects:
     """The savepoint under which a view runs, so that its effects can be undone without the lock.
 
-    It is a ``transaction.atomic()`` block whose SAVEPOINT and RELEASE travel in messages that are
-    sent anyway. Django's own would cost a round trip each. Django's state is kept: the savepoint
-    stands in ``connection.savepoint_ids``, so a rollback to it discards the view's ``on_commit``
-    hooks too.
+    The block is a ``transaction.atomic()`` block whose SAVEPOINT and RELEASE travel in messages
+    that are sent anyway. Django's own SAVEPOINT and RELEASE would cost a round trip each. Django's
+    state is kept: the savepoint is in ``connection.savepoint_ids``, so a rollback to it discards
+    the view's ``on_commit`` hooks too.
 
     Attributes:
         savepoint: the statement that makes the savepoint. Send it before the block is entered.
@@ -109,9 +109,9 @@ def run(
 
     Raises:
         TransactionManagementError: the work reports success, and its effects can't be committed;
-            or somebody has written the row without the lock.
+            or other code has written the row without the lock.
         LockTableFull, LockDeadlock, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock
-            can't be taken, as :class:`~django_dblock.advisory_lock` says.
+            can't be taken; see the errors of :class:`~django_dblock.advisory_lock`.
         DamagedAnswer: the stored response can't be read.
     """
     return _Run(identity, asked, options, work).outcome()
@@ -207,15 +207,14 @@ class _Run:
             if answer is None or not finished.keep_effects or effects.broken:
                 if finished.keep_effects and not finished.failed:
                     raise TransactionManagementError(
-                        "The view has answered with success, but an error of the database was "
-                        "swallowed in it, or set_rollback(True) called, so nothing that it wrote "
-                        "can be committed. Catch such errors around a transaction.atomic() block "
-                        "of their own."
+                        "The view has responded with success, but it has swallowed a database "
+                        "error or called set_rollback(True), so its writes can't be committed. "
+                        "Catch such errors around a transaction.atomic() block of their own."
                     )
                 effects.undo()
                 afterwards = answer
             else:
-                # Where the record or COMMIT fails, the whole transaction is rolled back.
+                # If the record or COMMIT fails, the whole transaction is rolled back.
                 if not self.joined:
                     effects.released()
                 self._record(answer, effects.release)
@@ -245,12 +244,12 @@ class _Run:
             recorded = False
         if not recorded:
             raise TransactionManagementError(
-                f"Somebody has written the row of {self.identity.facts['key']} without its lock, "
-                f"so this answer can't be the first. Everything is rolled back."
+                f"Other code has written the row of {self.identity.facts['key']} without its lock, "
+                f"so this response can't be stored as the first. Everything is rolled back."
             )
         self.written = True
 
     def _keep(self, effects: Effects) -> None:
-        """Leave the savepoint to COMMIT in a transaction of our own; else let Django release it."""
+        """Leave the savepoint to COMMIT in a transaction of this run; else Django releases it."""
         if not self.joined:
             effects.released()

@@ -27,7 +27,7 @@ class Lease:
         claim: the row's number, token and random identity, and the results of recorded steps.
         lost: the error of the lost claim, once the run has noticed the loss; else None.
         completed: whether the view has recorded its response, and that is committed.
-        in_doubt: the names of the steps that have begun and are not recorded.
+        in_doubt: the names of the steps that have begun but are not recorded.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """The seconds for which nobody can take the claim over, by this process' clock."""
+        """The seconds for which no other run can take the claim over, by this process's clock."""
         return max(0.0, self._until - monotonic())
 
     def check(self) -> None:
-        """Raise if the run has completed, or its lease has run out by our own clock.
+        """Raise if the run has completed, or its lease has expired by this process's clock.
 
         Raises:
             IdempotencyError: the run has recorded its response already.
-            IdempotencyLeaseLost: the lease has run out.
+            IdempotencyLeaseLost: the lease has expired.
         """
         if self.completed:
             raise self._too_late()
         if monotonic() >= self._until:
-            raise self._loss("its lease has run out")
+            raise self._loss("its lease has expired")
 
     def guard(self) -> None:
         """Lock the row until the open transaction ends.
@@ -74,7 +74,14 @@ class Lease:
         self._write(sql.GUARD)
 
     def record(self, name: str, result: Any) -> Any:
-        """Record a step and renew the lease; return the result as later runs will find it."""
+        """Record a step and renew the lease; return the result as later runs will read it.
+
+        Raises:
+            IdempotencyLeaseLost: another run has taken the request over.
+            IdempotencyNotReplicated: no synchronous standby has confirmed the record.
+            IdempotencyError: the run has recorded its response already.
+            ValueError: the result is not JSON data.
+        """
         text, result = dump_steps(name, result)
         before = monotonic()
 
@@ -87,7 +94,14 @@ class Lease:
         return result
 
     def complete(self, response: Any) -> None:
-        """Record the response, in the open transaction or in one of its own."""
+        """Record the response, in the open transaction or in a transaction of its own.
+
+        Raises:
+            IdempotencyLeaseLost: another run has taken the request over.
+            IdempotencyNotReplicated: no synchronous standby has confirmed the commit.
+            IdempotencyError: the run has recorded its response already.
+            UnstorableResponse: the response can't be stored.
+        """
 
         def committed() -> None:
             self.completed = True
@@ -122,14 +136,14 @@ class Lease:
             return
         if store.is_completed(self.identity.using, self.claim):
             raise self._too_late()
-        raise self._loss("somebody else has taken it over")
+        raise self._loss("another run has taken it over")
 
     def _too_late(self) -> IdempotencyError:
         facts = self.identity.facts
         return IdempotencyError(
-            f"Idempotency key {facts['key']} of {facts['scope']}: this run has recorded its answer "
-            f"already, and each repeat gets it. Nothing can be added, so steps, guard() and "
-            f"complete() come before complete(), and it once.",
+            f"Idempotency key {facts['key']} of {facts['scope']}: this run has recorded its "
+            f"response already, and each retry gets that response. Call complete() once, after all "
+            f"steps and guard().",
             **facts,
         )
 
@@ -137,8 +151,8 @@ class Lease:
         facts = self.identity.facts
         self.lost = IdempotencyLeaseLost(
             f"Idempotency key {facts['key']} of {facts['scope']} (token {self.claim.token}) is "
-            f"lost: {reason}. Let this error pass, so that transactions roll back; the client gets "
-            f"the other run's answer. For longer work allow a longer lease=, or more steps.",
+            f"lost: {reason}. Don't catch this error, so that transactions roll back; the client "
+            f"gets the other run's response. For longer work allow a longer lease=, or more steps.",
             **facts,
             token=self.claim.token,
         )

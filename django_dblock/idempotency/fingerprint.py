@@ -49,11 +49,11 @@ def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
 
     Args:
         request: Django's.
-        parsed: what a framework has made of the body, where that is not to be had as bytes.
+        parsed: the body as a framework has parsed it, if its bytes can't be read.
 
     Raises:
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
-        RawPostDataException: somebody has read the body as a stream, and nothing is parsed.
+        RawPostDataException: other code has read the body as a stream, and ``parsed`` is None.
     """
     if request.content_type == "multipart/form-data":
         return _hash([*_place(request), *_form(request)])
@@ -71,12 +71,12 @@ def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
 
 
 def of_value(request: HttpRequest, value: Any) -> bytes:
-    """Return the fingerprint of a request, and of what ``fingerprint=`` says of its body."""
+    """Return the fingerprint of a request with the value that ``fingerprint=`` returned."""
     return _hash([*_place(request), _text(value)])
 
 
 def of_work(value: Any) -> bytes:
-    """Return the fingerprint of work that is no request."""
+    """Return the fingerprint of work that is not a request."""
     return _hash([_text(value)])
 
 
@@ -115,20 +115,20 @@ def _form(request: HttpRequest) -> Iterable[bytes]:
 
 
 def _is_streamed(request: HttpRequest) -> bool:
-    """Whether to hash the body in chunks: Django's ``request.body`` would refuse it as too large.
+    """Return whether the body must be hashed in chunks, because ``request.body`` would refuse it.
 
-    A form is read by ``request.POST``, which has the same limit: there the refusal is the answer.
+    A form is read by ``request.POST``, which has the same limit; its refusal is passed on.
     """
     return request.content_type != _URLENCODED and request_body.is_unread_and_too_large(request)
 
 
 def _is_token(pair: bytes) -> bool:
-    """Whether it is the CSRF token, among the fields of an urlencoded form."""
+    """Return whether a field of an urlencoded form is the CSRF token."""
     return unquote_to_bytes(pair.partition(b"=")[0]) == _CSRF.encode()
 
 
 def _without_token(request: HttpRequest, parsed: Any) -> Any:
-    """Take it out of what a framework has made of such a form, in a list."""
+    """Return a form that a framework has parsed without the CSRF token, in a list."""
     if request.content_type != _URLENCODED or not isinstance(parsed[0], dict):
         return parsed
     return [{name: values for name, values in parsed[0].items() if name != _CSRF}]
@@ -143,7 +143,7 @@ def _text(value: Any) -> bytes:
 
 
 class _Encoder(DjangoJSONEncoder):
-    """A file is what it is called, and its content."""
+    """A JSON encoder that encodes a file as its name and its content."""
 
     def default(self, o: Any) -> Any:
         if isinstance(o, File):
@@ -156,7 +156,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _hash(parts: Iterable[bytes], length: int | None = None, chunks: Iterable[bytes] = ()) -> bytes:
-    """Return the digest of the parts, and of a last one that comes in chunks of that length."""
+    """Return the digest of the parts, and of a last part that comes in chunks of that length."""
     digest = sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

@@ -123,9 +123,9 @@ def scope_from_user(user: Any, view: str) -> str:
     if pk is None or not getattr(user, "is_authenticated", False):
         raise ImproperlyConfigured(
             f"{view}: the client is anonymous, and @idempotent has no scope=, so all strangers "
-            f"would share their keys and get each other's answers. Let only known clients in "
-            f"before it (login_required below which it stands, permission_classes), or say whose "
-            f"key it is: scope=lambda request: …"
+            f"would share their keys and get each other's responses. Refuse anonymous clients "
+            f"before @idempotent (login_required above it, permission_classes), or name the "
+            f"client: scope=lambda request: …"
         )
     return _fitted(f"{_USER}:{pk}")
 
@@ -134,8 +134,8 @@ def scope_from_value(value: Any, view: str) -> str:
     """Return the scope that ``scope=`` returned; it never equals the scope of a user.
 
     Raises:
-        ImproperlyConfigured: the value stands for nobody in particular, so all such clients would
-            share one scope. See :func:`_is_nobody`.
+        ImproperlyConfigured: the value identifies no particular client, so all such clients would
+            share one scope. :func:`_is_nobody` lists such values.
         TypeError: the value is of a type that no key can have; for example a callable, or a
             coroutine.
         ValueError: the value is of such a type, but can't be a key; for example an unsaved model
@@ -143,7 +143,7 @@ def scope_from_value(value: Any, view: str) -> str:
     """
     if _is_nobody(value):
         raise ImproperlyConfigured(
-            f"{view}: scope= returned {_described(value)}, which stands for nobody in particular. "
+            f"{view}: scope= returned {_described(value)}, which identifies no particular client. "
             f"Strangers would share their keys and get each other's responses. Return a value that "
             f"tells your clients apart, or refuse the request before @idempotent."
         )
@@ -160,7 +160,7 @@ def scope_from_value(value: Any, view: str) -> str:
     return _fitted(f"{_TEXT}:{value}")
 
 
-# What code writes for a value that is not there, in lower case: str(None), str(AnonymousUser()),
+# Texts that code writes for a missing value, in lower case: str(None), str(AnonymousUser()),
 # JavaScript's undefined, pandas' nan, a missing number.
 _NOBODY = frozenset(
     {"", "0", "none", "null", "nil", "undefined", "nan", "false", "anonymous", "anonymoususer"}
@@ -170,7 +170,7 @@ _NOBODY_PART = re.compile(r"(?:^|[\s:/|,;#@.-])(?:None|AnonymousUser)(?:$|[\s:/|
 
 
 def _is_nobody(value: Any) -> bool:  # noqa: PLR0911 - a return for each type
-    """Return whether a scope stands for no client in particular.
+    """Return whether a scope identifies no particular client.
 
     Such values are None, an anonymous user, an empty text or container, zero in any type, a text
     that code writes for a missing value, and a container with any such value in it.
@@ -216,13 +216,13 @@ def _fitted(scope: str) -> str:
 HEADER = "Idempotency-Key"
 MAX_LENGTH = 255
 
-# RFC 8941: printable ASCII, of which " and \ are escaped; parameters may follow, and mean nothing
-# here. They are only passed over, so it is enough to see that no second value is among them.
+# RFC 8941: printable ASCII, of which " and \ are escaped; parameters may follow, which
+# mean nothing here. They are skipped, so it is enough to check that there is no second value.
 _QUOTED = re.compile(
     r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
     r'(?:[ ]*;[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[ !#-\[\]-~]|\\["\\])*"|[^\s",;]+))?)*'
 )
-_BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # printable ASCII, but for space " , ; \
+_BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # printable ASCII without space " , ; \
 
 
 _UNTERMINATED = re.compile(r'"(?:[^"\\]|\\.)*\\?', re.DOTALL)
@@ -253,7 +253,7 @@ def parse(value: str, *, strict: bool) -> str:
     text = value.strip(" \t")
     if not text:
         raise InvalidKey("empty", "it is empty")
-    if len(text) > 8 * MAX_LENGTH:  # before anything looks at it
+    if len(text) > 8 * MAX_LENGTH:  # before any other check
         raise InvalidKey("too_long", f"it is longer than {MAX_LENGTH} characters")
     if match := _QUOTED.fullmatch(text):
         key = re.sub(r"\\(.)", r"\1", match[1])

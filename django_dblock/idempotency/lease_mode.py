@@ -52,7 +52,7 @@ _SHORTEST, _LONGEST = 0.02, 0.5
 
 
 class Run:
-    """One request in lease mode. The caller does the sleeping, so async code can use it too."""
+    """One request in lease mode. The caller sleeps, so that async code can use the class, too."""
 
     def __init__(
         self, identity: Identity, asked: RequestFingerprint, options: Options, kept: Kept
@@ -69,7 +69,7 @@ class Run:
         Raises:
             ImproperlyConfigured: a transaction is open, so a crash would undo the claim.
             LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock can't be
-                taken, as :class:`~django_dblock.advisory_lock` says.
+                taken; see the errors of :class:`~django_dblock.advisory_lock`.
             DamagedAnswer: the stored response, or the result of a step, can't be read.
         """
         connection = connections[self.identity.using]
@@ -98,7 +98,7 @@ class Run:
             elif found.unconfirmed:
                 store.confirm(connection, self.identity)
         if watch.unconfirmed != before:
-            if claimed is not None:  # as a lease that was not replicated: nobody holds it
+            if claimed is not None:  # no run may hold a claim that was not replicated
                 store.write(self.identity.using, claimed, sql.GIVE_UP)
             return Refused(store.mark_unconfirmed(self.identity))
         if known is not None:
@@ -119,8 +119,8 @@ class Run:
     def finish(self, lease: Lease, finished: Finished) -> Outcome:
         """Record the response, or free the request if there is none to store.
 
-        If another run has taken the request over, return that run's response, or that it is still
-        in progress.
+        If another run has taken the request over, return that run's response, or that that run is
+        still in progress.
 
         Raises:
             TransactionManagementError: the view has left a transaction open.
@@ -166,7 +166,7 @@ class Run:
             self.give_up(lease)
 
     def after_loss(self) -> Outcome:
-        """Return the response of the run that took the request over, or that it is in progress."""
+        """Return the response of the run that took the request over, or that it is running."""
         connection = connections[self.identity.using]
         found = store.look(connection, self.identity, self.asked)
         known = decide(found, self.identity, resumes=True, refuses=False)
@@ -222,7 +222,7 @@ async def arun(  # noqa: PLR0913 - the last by name
     """Run async work once, outside of any transaction; as :func:`run`.
 
     If the work ends in a cancellation, its claim is not given up and stays until its lease ends:
-    threads that the work has started can't be cancelled and may still be writing.
+    threads that the work has started can't be cancelled, and may still write.
 
     Args:
         identity: the identity of the request.
@@ -259,7 +259,7 @@ async def arun(  # noqa: PLR0913 - the last by name
 
 
 async def _abegin(this: Run) -> Lease | Outcome:
-    """Claim the request, waiting as long as the options allow; give it back if cancelled."""
+    """Claim the request, waiting as long as the options allow; free the claim if cancelled."""
     begin, give_up = sync_to_async(this.begin), sync_to_async(this.try_to_give_up)
     while True:
         begun, cancelled = await to_its_end(begin())
@@ -275,9 +275,9 @@ async def _abegin(this: Run) -> Lease | Outcome:
 async def _shielded(
     work: Coroutine[Any, Any, Finished], lease: Lease
 ) -> tuple[Finished, asyncio.CancelledError | None]:
-    """Await the work in a task of its own; return its result, and our own cancellation if any.
+    """Await the work in a task of its own; return its result, and the caller's cancellation if any.
 
-    The work is cancelled only if we are, and the lease has run out.
+    The work is cancelled only if the caller is cancelled and the lease has expired.
     """
     context = copy_context()
     task = asyncio.get_running_loop().create_task(work, context=context)
@@ -291,7 +291,7 @@ async def _shielded(
             await asyncio.wait({task}, timeout=patience)
         except asyncio.CancelledError as error:
             cancelled = error
-    # What the work has set is there for the middleware, as if it had run in this task.
+    # Context variables that the work has set are visible to the middleware, as without the task.
     for variable in context:
         if variable.get(_UNSET) is not context[variable]:
             variable.set(context[variable])
@@ -303,7 +303,7 @@ def _refuse_transaction(connection: Any) -> None:
     if in_callers_transaction(connection):
         raise ImproperlyConfigured(
             f"@idempotent(mode='lease') was reached inside an open transaction on database "
-            f"{connection.alias!r}: its claim would not be there after a crash, and the "
+            f"{connection.alias!r}: a crash would undo its claim, and the "
             f"transaction would stay open while the outside world is called. ATOMIC_REQUESTS opens "
             f"one around each view: decorate the function, or what as_view() returns in the "
             f"URLconf, with transaction.non_atomic_requests; or use mode='atomic'."
@@ -320,6 +320,7 @@ def _refuse_left_open(connection: Any) -> None:
         return
     raise TransactionManagementError(
         f"The view has left a transaction open on database {connection.alias!r}, by BEGIN past "
-        f"Django or with autocommit off, so neither what it wrote there nor its answer would be "
-        f"committed. The answer was not kept. Use transaction.atomic(), or commit before the end."
+        f"Django or with autocommit off, so neither its writes nor its response would be "
+        f"committed. The response was not stored. Use transaction.atomic(), or commit before the "
+        f"end."
     )

@@ -1,4 +1,4 @@
-"""What a person does with a request whose worker is gone: free it, or answer it."""
+"""What an operator does with a request whose worker is lost: free it, or give it a response."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def _once_committed(call: Callable[[], None], alias: str) -> None:
 def _write_down(pk: int, found: _Resolvable, status: int | None, by: str | None) -> None:
     alias = found.facts["using"]
     who = doer(by, alias)
-    decided = "freed it for a retry" if status is None else f"answered it with {status}"
+    decided = "freed it for a retry" if status is None else f"responded to it with {status}"
     audit_log.warning(
         "dblock: %s resolved request %s (idempotency key %s of %s) on %r: %s; token %s of %s is "
         "fenced off",
@@ -138,7 +138,7 @@ def _decision(
     """Return the statement, and what it writes besides the token."""
     if outcome == "retry":
         if status_code is not None or body:
-            raise ValueError("outcome='retry' takes no answer: the request will run for one.")
+            raise ValueError("outcome='retry' takes no response: the next retry runs the request.")
         return sql.RETRY, {}
     if outcome != "done":
         raise ValueError(f"outcome={outcome!r} is not 'retry' or 'done'.")
@@ -149,7 +149,13 @@ def _decision(
 
 
 def _resolvable(pk: int, alias: str) -> _Resolvable:
-    """Return the request; or raise that it is not to be resolved."""
+    """Return the request that may be resolved.
+
+    Raises:
+        IdempotencyKey.DoesNotExist: there is no such row.
+        IdempotencyError: the request has a response already.
+        IdempotencyInProgress: the request is running.
+    """
     from django_dblock.models import IdempotencyKey
 
     rows = fetch(connections[alias], sql.RESOLVABLE, {"id": pk})
@@ -163,13 +169,13 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
     name = f"Request {pk} (idempotency key {facts['key']} of {scope})"
     if done:
         raise IdempotencyError(
-            f"{name} has its answer, and every repeat gets it. There is nothing to resolve.",
+            f"{name} has its response, and every retry gets it. There is nothing to resolve.",
             **facts,
         )
     if remaining is not None and remaining > 0:
         raise IdempotencyInProgress(
-            f"{name} is being worked on: its lease runs for another {remaining} s. Wait until that "
-            f"is over, or end the worker first.",
+            f"{name} is running: its lease runs for another {remaining} s. Wait until then, or end "
+            f"the worker first.",
             **facts,
             retry_after=remaining,
         )
@@ -181,12 +187,12 @@ def _refuse_no_json(name: str, body: bytes) -> None:
         json.loads(body)
     except ValueError as error:
         raise ValueError(
-            f"{name} is of run_once(), so its answer is what that returns, as JSON; the body given "
-            f"is not: {error}."
+            f"{name} is of run_once(), so its response is the result as JSON; the given body is "
+            f"not JSON: {error}."
         ) from error
 
 
-# Remove the rows of requests whose retention is over.
+# Removing the rows of requests whose retention has ended.
 
 
 BATCH = 1_000

@@ -26,7 +26,7 @@ class Finished:
 
     Attributes:
         result: the result for the caller.
-        answer: what is stored of the result, in the form that the statements take; None frees the
+        answer: the stored part of the result, in the form that the statements take; None frees the
             key.
         keep_effects: whether the effects of the work are committed; never without an answer.
         failed: whether the result reports a failure, so that its effects may be rolled back.
@@ -93,8 +93,8 @@ def decide(  # noqa: PLR0911 - a return for each outcome
     if (found.state == "abandoned" and refuses) or (found.state == "free" and not resumes):
         return Refused(
             IdempotencyAbandoned(
-                f"{name}: whoever worked on this request is gone, and may have had its effect "
-                f"outside. A person has to look: 'manage.py dblock list --kind idempotency', then "
+                f"{name}: the worker of this request is lost, and may have had effects outside. "
+                f"An operator has to look: 'manage.py dblock list --kind idempotency', then "
                 f"'manage.py dblock release --request {found.id}'.",
                 **facts,
             )
@@ -114,8 +114,8 @@ def in_progress(identity: Identity, remaining: int) -> IdempotencyInProgress:
     """Return the error for a request that is running."""
     facts = identity.facts
     return IdempotencyInProgress(
-        f"Idempotency key {facts['key']} of {facts['scope']}: the same request is being worked on "
-        f"just now. Ask again in a moment, with the same key.",
+        f"Idempotency key {facts['key']} of {facts['scope']}: the same request is running "
+        f"now. Retry in a moment, with the same key.",
         **facts,
         retry_after=max(1, min(remaining, _LONGEST_WAIT)),
     )

@@ -132,8 +132,8 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
         )
     if getattr(response, "streaming", False):
         raise UnstorableResponse(
-            "The response is a stream, which can be sent only once. Answer with a Location and let "
-            "the client GET the stream."
+            "The response is a stream, which can be sent only once. Respond with a Location and "
+            "let the client GET the stream."
         )
     if rendered(response) is not response:
         raise UnstorableResponse(

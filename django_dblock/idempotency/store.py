@@ -163,11 +163,11 @@ def record_and_commit(  # noqa: PLR0913 - as record()
 ) -> bool:
     """Write the response of a request without a row, and commit in the same message if possible.
 
-    Where COMMIT travelled with it, Django's own commit sends nothing and runs the on_commit hooks.
+    If COMMIT was sent with it, Django's own commit sends nothing and runs the on_commit hooks.
 
     Raises:
-        IntegrityError: somebody has written the row past the lock: :func:`is_own_conflict`. Or a
-            deferred constraint fails at COMMIT. Nothing is committed.
+        IntegrityError: other code has written the row without the lock (:func:`is_own_conflict`);
+            or a deferred constraint fails at COMMIT. Nothing is committed.
     """
     parameters = {**identity.parameters(asked), "ttl": str(ttl), **answer}
     exchange_and_commit(connection, sql.RECORD_AND_COMMIT, *then, parameters=parameters)
@@ -285,8 +285,8 @@ def _found(
     number, token, claimed, completed, over, left, fingerprint, version, *answered = row
     remaining = None if left is None else float(left)
     state = _state(completed=completed is not None, over=_truth(over), remaining=remaining)
-    # Another version was made of other parts, so it says nothing. While a deployment runs two
-    # releases, a retry may reach either, and must not be refused.
+    # Another version was made of other parts, so the two can't be compared. While a deployment runs
+    # two releases, a retry may reach either, and must not be refused.
     comparable = int(version) == asked.fingerprint_version
     same = not comparable or _bytes(fingerprint) == asked.fingerprint
     answer = None
@@ -324,8 +324,8 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
     facts = identity.facts
     if what == "answer":
         otherwise = "delete it if the request may run again"
-    else:  # what the step did outside is done
-        otherwise = f"answer the request by 'manage.py dblock release --request {number}'"
+    else:  # the step has had its effect outside
+        otherwise = f"give the request a response by 'manage.py dblock release --request {number}'"
     if isinstance(error, Undecipherable):
         why = f"can't be read with DBLOCK_IDEMPOTENCY_CIPHER ({error})"
         how = (
@@ -333,7 +333,7 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
             "with it has expired. If not, the row was changed: find"
         )
     else:
-        why, how = f"was changed by somebody else ({error})", "Find"
+        why, how = f"was changed by other code ({error})", "Find"
     return DamagedAnswer(
         f"The stored {what} of idempotency key {facts['key']} of {facts['scope']} on database "
         f"{facts['using']!r} (row {number} of django_dblock_idempotencykey) {why}, so it is not "
@@ -359,7 +359,7 @@ def _state(*, completed: bool, over: bool | None, remaining: float | None) -> St
 
 
 def _bytes(value: Any) -> bytes:
-    """Return a bytea, as text of the server's or as the driver gives it; NULL is empty."""
+    """Return the bytes of a bytea value, text or the driver's type; empty for NULL."""
     if value is None:
         return b""
     if not isinstance(value, str):
@@ -370,5 +370,5 @@ def _bytes(value: Any) -> bytes:
 
 
 def _truth(value: Any) -> bool | None:
-    """Return a boolean of the server, which may be text."""
+    """Return a boolean value, text or the driver's type; None for NULL."""
     return value if value is None or isinstance(value, bool) else value == "t"

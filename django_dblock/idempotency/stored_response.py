@@ -33,9 +33,9 @@ def decrypted(data: bytes) -> bytes:
     cipher: Any = conf.idempotency_cipher
     if cipher is None:
         raise ImproperlyConfigured(
-            "A stored answer, or the result of a step, is encrypted, and DBLOCK_IDEMPOTENCY_CIPHER "
-            "is not set. Set it to what it was until the last of these has expired "
-            "(DBLOCK_IDEMPOTENCY_TTL)."
+            "A stored response, or the result of a step, is encrypted, and "
+            "DBLOCK_IDEMPOTENCY_CIPHER is not set. Set the former cipher until the last encrypted "
+            "row has expired (DBLOCK_IDEMPOTENCY_TTL)."
         )
     try:
         return bytes(cipher.decrypt(data))
@@ -86,8 +86,8 @@ class StoredResponse:
         elif len(body) > conf.idempotency_max_body:
             raise UnstorableResponse(
                 f"The response is {len(body):,} bytes long, and DBLOCK_IDEMPOTENCY_MAX_BODY allows "
-                f"{conf.idempotency_max_body:,}. Answer with a Location and let the client GET the "
-                f"rest, raise the setting, or give up the body with store_body=False."
+                f"{conf.idempotency_max_body:,}. Respond with a Location and let the client GET "
+                f"the rest, raise the setting, or don't store the body: store_body=False."
             )
         elif (secret := encrypted(body)) is not None:
             kind, body = "encrypted", secret

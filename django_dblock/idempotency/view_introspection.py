@@ -1,4 +1,4 @@
-"""What ``@idempotent`` decorates: whether it can, and whether authorisation stands below it."""
+"""Checks of the view that ``@idempotent`` decorates, and of authorisation below the decorator."""
 
 import inspect
 import sys
@@ -21,8 +21,8 @@ def adapter_in(args: tuple[Any, ...], view: Any, *, asynchronous: bool) -> Adapt
 
     Raises:
         TypeError: the view was called without a request.
-        ImproperlyConfigured: the decorator stands around what decides who may come in, and only
-            the call shows it.
+        ImproperlyConfigured: the decorator is around the code that authorises clients, which only
+            the call shows.
     """
     for place, candidate in enumerate(args[:2]):
         adapter = adapter_of(candidate, asynchronous=asynchronous)
@@ -35,23 +35,23 @@ def adapter_in(args: tuple[Any, ...], view: Any, *, asynchronous: bool) -> Adapt
 
 
 def _refuse_owner(owner: Any, view: Any) -> None:
-    """Refuse a method that decides who may come in, of the object that it was called on."""
+    """Refuse a method that authorises clients, by the object on which it was called."""
     if getattr(view, "__name__", "") == "dispatch":
         _refuse_outer(type(owner), _inside(type(owner), view), view)
     _refuse_operation(owner, view)
 
 
 def checked(view: Any, mode: str, options: dict[str, Any]) -> str:
-    """Refuse what can't be decorated; return its name.
+    """Return the name of a view that can be decorated; refuse other objects.
 
     Args:
-        view: what is decorated.
+        view: the decorated object.
         mode: ``mode=``.
         options: the options that are functions, by their name.
 
     Raises:
-        TypeError: the view can't be protected like this, at no request.
-        ImproperlyConfigured: the decorator stands around what decides who may come in.
+        TypeError: no request of the view could be protected with these options.
+        ImproperlyConfigured: the decorator is around the code that authorises clients.
     """
     if not callable(view) and not hasattr(view, "__get__"):
         raise TypeError(
@@ -76,7 +76,7 @@ def checked(view: Any, mode: str, options: dict[str, Any]) -> str:
 
 
 def _refuse_in_atomic_mode(view: Any, name: str) -> None:
-    """Refuse what can't run inside a transaction."""
+    """Refuse a view that can't run inside a transaction."""
     if is_async(view):
         raise TypeError(
             f"{name} is async, and Django's transactions can't span an await: use "
@@ -122,7 +122,7 @@ def _is_durable(function: Any) -> bool:
 
 
 def _refuse_operation(owner: Any, view: Any) -> None:
-    """Refuse to stand around an operation of django-ninja that authenticates.
+    """Refuse to decorate an operation of django-ninja that authenticates.
 
     ``decorate_view()`` puts decorators there. The operations of an API get its authentication when
     the URLs are made, so it may be seen only at a request.
@@ -131,15 +131,15 @@ def _refuse_operation(owner: Any, view: Any) -> None:
     if module is None or not isinstance(owner, module.Operation) or not owner.auth_callbacks:
         return
     raise ImproperlyConfigured(
-        f"@idempotent on {name_of(view)} stands around the authentication of django-ninja, so a "
-        f"stored response would be given to anybody. Don't use decorate_view() for it: put "
+        f"@idempotent on {name_of(view)} is around the authentication of django-ninja, so a "
+        f"stored response would be sent to any client. Don't use decorate_view() for it: put "
         f"@idempotent directly on the function, below @api.post(), and let the function return a "
         f"response, api.create_response(request, …)."
     )
 
 
 def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:
-    """Refuse to decorate a view that decides who may come in: a replay would not be asked."""
+    """Refuse to decorate a view that authorises clients, because a replay would skip that."""
     if rest_framework.is_view(cls):
         how = "below @api_view, or on the view's method: post(), create(), an action"
     elif any(map(_decides_access, inside)):
@@ -147,15 +147,15 @@ def _refuse_outer(cls: type, inside: tuple[type, ...], view: Any) -> None:
     else:
         return
     raise ImproperlyConfigured(
-        f"@idempotent on {name_of(view)} stands around the authorisation of {cls.__qualname__}, "
-        f"so a replay would be given without it. Put it {how}."
+        f"@idempotent on {name_of(view)} is around the authorisation of {cls.__qualname__}, "
+        f"so a replay would skip the authorisation. Put @idempotent {how}."
     )
 
 
 def _inside(cls: type, view: Any) -> tuple[type, ...]:
     """Return the classes from the one whose ``dispatch`` is decorated onwards.
 
-    Classes before it in the MRO decide before the decorator. If none is found, return all classes.
+    Classes before it in the MRO run before the decorator. If none is found, return all classes.
     """
     method = inspect.unwrap(view)
     for number, each in enumerate(cls.__mro__):
@@ -165,7 +165,7 @@ def _inside(cls: type, view: Any) -> tuple[type, ...]:
 
 
 def _decides_access(cls: type) -> bool:
-    """Return whether the ``dispatch`` of a class decides who may come in."""
+    """Return whether the ``dispatch`` of a class authorises clients."""
     # Importing the mixin would need the auth app to be installed.
     mixins = sys.modules.get("django.contrib.auth.mixins")
     return mixins is not None and issubclass(cls, mixins.AccessMixin)
@@ -174,14 +174,14 @@ def _decides_access(cls: type) -> bool:
 def _owner(view: Any) -> Any:
     """Return the instance of a bound method, as ``method_decorator`` hands it over."""
     owner = None
-    while owner is None and view is not None:  # other decorators may stand between
+    while owner is None and view is not None:  # other decorators may be between
         owner = getattr(getattr(view, "func", view), "__self__", None)
         view = getattr(view, "__wrapped__", None)
     return owner
 
 
 def name_of(view: Any) -> str:
-    """Return what a view is called in messages."""
+    """Return the name of a view in messages."""
     module = getattr(view, "__module__", "")
     return f"{module}.{getattr(view, '__qualname__', repr(view))}"
 

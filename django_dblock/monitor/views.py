@@ -298,7 +298,7 @@ def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
         return
     if ended:
         log_release(request, grant.name, grant.slot, grant.token, using)
-        said_so = _("%(name)s is released. Its holder is told at its next heartbeat or guard.")
+        said_so = _("%(name)s is released. Its holder learns it at its next heartbeat or guard.")
         messages.success(request, said_so % said)
     else:
         said_so = _("%(name)s has ended or changed hands meanwhile, and was not touched.")

@@ -20,7 +20,7 @@ An answer ends in ``locked`` where the lock was free, in ``waited`` where it had
 ``busy`` where it was not acquired. ``application_name`` is the one to show, label included.
 """
 
-# One lock, without waiting. The label is set only where the lock was taken.
+# One lock, without waiting. The label is set only if the lock was taken.
 TRY = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
@@ -34,9 +34,10 @@ END
 """
 
 # One lock, waiting in the server's queue, first come, first served. The label is set first, so that
-# waiters are seen by name; a failure takes it back with the savepoint or the transaction.
-# Only where it has to wait, lock_timeout is set for this wait, and put back; dblock.lock_timeout
-# keeps the caller's value meanwhile, because only the server knows it.
+# pg_stat_activity shows waiters by name; a failure rolls the label back with the savepoint or the
+# transaction.
+# Only if the statement has to wait, lock_timeout is set for this wait and then restored;
+# dblock.lock_timeout keeps the caller's value meanwhile, because only the server knows that value.
 WAIT = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
@@ -55,11 +56,11 @@ SELECT CASE
 END
 """
 
-# The same for several locks, a row each, in ascending order of their numbers, so that two callers
-# can't wait for each other. lock_timeout counts again for each lock, so before each wait it is set
-# to what is left of the one deadline, counted from the arrival of the message; 1 ms at least, since
-# 0 would be no limit. The sort stands in a sub-select: beside it, locks could be taken before the
-# rows are sorted.
+# Wait for several locks, a row each, in ascending order of their numbers, so that two callers
+# can't wait for each other. lock_timeout applies to each lock separately, so before each wait
+# it is set to the rest of the common deadline, counted from the arrival of the message; at least 1
+# ms, because 0 means no limit. The sort is in a sub-select: otherwise locks could be taken before
+# the rows are sorted.
 WAIT_ALL = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
@@ -104,20 +105,20 @@ SELECT CASE
 END
 """
 
-# The same, word for word, of PostgreSQL's shared locks.
+# The same statements with PostgreSQL's shared locks.
 TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_ALL_SHARED = WAIT_ALL.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 
-# For a transaction that does nothing but hold a lock, for as long as something else takes. Not each
-# version of the server has each of these.
+# For a transaction that only holds a lock while something else runs. Older servers lack some of
+# these settings.
 NO_TIMEOUTS = """
 SELECT set_config(name, '0', true)
 FROM pg_settings
 WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout')
 """
 
-# Who holds a lock on one number, for the waiters' message.
+# The holder of the lock of one number, for the waiters' message.
 HOLDER = """
 SELECT
     activity.pid,
@@ -133,8 +134,8 @@ ORDER BY activity.xact_start
 LIMIT 1
 """
 
-# Several locks in two modes: a row each, in ascending order of their numbers. A key that is wanted
-# in both modes is locked exclusively.
+# Several locks in two modes: a row each, in ascending order of their numbers. A key with both modes
+# is locked exclusively.
 WAIT_ALL_MIXED = (
     WAIT_ALL.replace(
         "pg_try_advisory_xact_lock(wanted.id)",
@@ -154,8 +155,8 @@ WAIT_ALL_MIXED = (
     )
 )
 
-# Who holds any of the locks at this moment, this session excepted. Asked after a timeout only:
-# reading pg_locks stops all lock traffic of the server for a moment.
+# A holder of any of the locks, except this session. Sent only after a timeout, because reading
+# pg_locks stops all lock traffic of the server for a moment.
 HOLDERS = """
 SELECT locks.pid::text, activity.application_name
 FROM unnest(%(classids)s::bigint[], %(objids)s::bigint[]) AS wanted (classid, objid)
@@ -186,7 +187,7 @@ SELECT CASE WHEN EXISTS (
 ) THEN 'held' END
 """
 
-# A failed wait must not take the caller's transaction with it.
+# A failed wait must not abort the caller's transaction.
 SAVEPOINT = "SAVEPOINT dblock"
 RELEASE = "RELEASE SAVEPOINT dblock"
 ROLLBACK = "ROLLBACK TO SAVEPOINT dblock"
@@ -195,22 +196,22 @@ ROLLBACK = "ROLLBACK TO SAVEPOINT dblock"
 # The statement that opens a transaction, for a message that begins with it.
 
 
-# As psycopg sends it for a connection without an isolation level, mode or deferrability of its own.
+# The same text that psycopg sends if the connection sets no isolation level, mode or deferrability.
 BEGIN = "BEGIN"
 COMMIT = "COMMIT"
 
 
-# The statement that ends somebody's connection.
+# The statement that ends another session's connection.
 #
 # PostgreSQL manual: 9.28.2 "Server Signaling Functions", 27.2.25 "Statistics Functions", 27.2.2
-# "Viewing Statistics" (a transaction keeps the picture that it looked at first).
+# "Viewing Statistics" (a transaction keeps the snapshot of its first look).
 
 
-# End a backend, if it is still the one that was seen, and still has to do with a lock of this
-# database. Numbers of processes are used again, so the picture that an open transaction keeps of
-# the backends is thrown away first, which is why the number is made to depend on that.
-# With blocking also one that has no such lock, but blocks somebody who is connected here.
-# The last column is null where nothing was ended: who asks may not see when the backend began.
+# End a backend, if it is still the backend that was seen, and still holds or awaits a lock of this
+# database. Process ids are reused, so the snapshot that an open transaction keeps of the backends
+# is discarded first; that is why the pid is computed from that call. With blocking, also end a
+# backend without such a lock that blocks a session of this database. The last column is null if
+# nothing was ended because the role may not see when the backend began.
 TERMINATE = """
 SELECT
     backend.pid,

@@ -1,34 +1,33 @@
-"""The statements of the fenced locks. The protocol they make up: :mod:`django_dblock.fencing`.
+"""The statements of the fenced locks; :mod:`django_dblock.fencing` states the protocol.
 
 PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Level", "SELECT, The
 Locking Clause", 19.5.1 "synchronous_commit".
 
 Common to all:
 
-- Time is ``clock_timestamp()``, read where it is used: ``now()`` and ``statement_timestamp()``
-  stand still while a statement waits for a row.
-- The identity of a grant is (name, slot, token). The owner is for people.
-- They write, or lock rows, so a standby refuses each of them by itself (25006), before it runs.
-- No session state: each goes through a pooler in transaction mode.
-- The tables are named without a schema: acquiring looks along the caller's search_path. From then
-  on the schema in which the row was found is put before them (`django_dblock.fencing.store`).
-- ``set_config('synchronous_commit', …, true)`` in a statement counts for the commit of that very
-  statement, and for nothing after it (tests/fencing/test_facts.py pins these and the rest).
+- Time is ``clock_timestamp()``, because ``now()`` and ``statement_timestamp()`` do not advance
+  while a statement waits for a row.
+- The identity of a grant is (name, slot, token). The owner is only shown.
+- Each statement writes or locks rows, so a standby refuses it (25006) before it runs.
+- No statement needs session state, so each works through a pooler in transaction mode.
+- The tables are named without a schema: acquiring uses the caller's search_path. Later statements
+  name the schema in which the row was found (`django_dblock.fencing.store`).
+- ``set_config('synchronous_commit', …, true)`` in a statement applies to the commit of that
+  statement only (tests/fencing/test_facts.py pins these facts).
 """
 
 from django_dblock.sql.notify import IS_NEXT
 
-# Take the lease if it is free: the latest one has expired, its lock_delay too, and no transaction
-# guarded by it is still open. An open guard holds the row FOR KEY SHARE, so SKIP LOCKED passes it
-# by; a plain UPDATE would not, because it does not conflict with KEY SHARE.
-# A try that fails has locked nothing and written nothing. The token is computed in SET, when the
-# row is ours: computed earlier, two who wait for one row could get theirs in the wrong order. It is
-# never behind the clock, so neither a purge of the row nor a crash that lost it brings an old token
-# back.
-# The schema in which the row was found goes with the grant: every later statement of the lease, on
-# whatever connection and search_path, names it. 1259 is the oid of pg_class.
-# This is the common case by itself, because parsing and planning is what a lease costs: ACQUIRE
-# takes three times as long.
+# Take the lease if it is free: the last lease has expired, its lock_delay too, and no transaction
+# guarded by it is still open. An open guard holds the row FOR KEY SHARE, so SKIP LOCKED skips the
+# row; a plain UPDATE would not, because it does not conflict with KEY SHARE.
+# A failed try has locked nothing and written nothing. The token is computed in SET, when the row is
+# locked: computed earlier, two processes that wait for one row could get their tokens in the wrong
+# order. The token is never behind the clock, so no token repeats after a purge of the row, or after
+# a crash that lost the row. The grant returns the schema in which the row was found: every later
+# statement of the lease, on any connection and with any search_path, names that schema. 1259 is the
+# oid of pg_class. This statement is the common case only, because a lease's cost is parsing and
+# planning: ACQUIRE takes three times as long.
 TAKE = """
 UPDATE django_dblock_fencedlock AS lease
 SET token = GREATEST(
@@ -55,11 +54,12 @@ RETURNING 'acquired', lease.token, lease.expires_at, NULL::float8, NULL,
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
-# The whole of it: take the lease if it is free, make the row if there is none, or say who holds the
-# lease. No result row means that another session made the row just now: try again at once.
-# In turn, it is taken only if nobody alive stands in the queue before our ticket, or at all if we
-# have no ticket. The ticket goes with the grant. Where in_turn is false the planner drops that.
-# CockroachDB, whose advisory locks are no-ops, is refused: there no row is ever made.
+# The complete statement: take the lease if it is free, insert the row if there is none, or return
+# the holder. No result row means that another session inserted the row just now: try again at once.
+# With in_turn, the lease is taken only if no live ticket is in the queue before the caller's
+# ticket; without a ticket, only if the queue has no live ticket. The grant deletes the ticket. If
+# in_turn is false, the planner drops this condition. CockroachDB, whose advisory locks are no-ops,
+# is refused: no row is ever inserted there.
 ACQUIRE = """
 WITH free AS (
     SELECT id
@@ -133,10 +133,10 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
-# Renew any number of leases, each at most once. A row that somebody has locked just now is left
-# alone, so that it does not hold up the others: it is told as not renewed, but still ours. An
-# expiry never moves back, so every answer that arrives, in whatever order, tells the truth.
-# Released and expired leases are not brought back.
+# Renew any number of leases, each at most once. A row that another transaction has
+# locked is skipped, so that it does not delay the others: the result says not renewed, but still
+# held. An expiry never moves back, so results may arrive in any order. Released and expired leases
+# are not renewed.
 RENEW = """
 WITH wanted AS MATERIALIZED (
     SELECT *
@@ -173,12 +173,12 @@ FROM wanted
 LEFT JOIN renewed USING (name, slot, token)
 """
 
-# Give the lease back. What is left of hold_at_least becomes the lock_delay, so that a renewal that
-# was under way finds nothing to renew. No row: somebody else has had it since. It does not wait for
-# a standby: a release that a failover loses is a lease that expires.
-# If a waiter has asked for it (awaited_until), the first waiter in the queue is notified in this
-# very commit. Nobody else is: each COMMIT with a NOTIFY takes a lock of the whole server, and of
-# many waiters that are woken only one can have the lease.
+# Release the lease. The rest of hold_at_least becomes the lock_delay, so that a renewal in flight
+# finds no lease to renew. No row: another holder has been granted the lease since. The commit does
+# not wait for a standby: if a failover loses the release, the lease expires.
+# If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
+# queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
+# one of the woken waiters could be granted the lease.
 RELEASE = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),
@@ -198,9 +198,10 @@ RETURNING
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
 """
 
-# In a transaction: is the lease still ours, and may nobody take it before this transaction ends?
-# KEY SHARE lets our own renewals through and makes whoever wants the lease pass by. Should we
-# freeze, the server ends the transaction: nobody waits for us indefinitely. A stricter limit stays.
+# In a transaction: check that the lease is still held, and keep others from being granted it before
+# this transaction ends. KEY SHARE does not conflict with renewals, but with the row lock of a
+# grant. If this process freezes, the server ends the transaction, so that no waiter waits
+# indefinitely. A stricter timeout of the session stays in force.
 GUARD = """
 SELECT token, set_config(
     'idle_in_transaction_session_timeout',
@@ -218,10 +219,10 @@ WHERE name = %(name)s AND slot = %(slot)s AND token = %(token)s
 FOR KEY SHARE
 """
 
-# An operator ends a lease: the token is passed, so the old holder can neither renew, nor release,
-# nor write under a guard. Waits for guarded transactions that are open. The lock_delay, if there is
-# one, counts from now. With a token it ends that grant, but no later grant. A row is
-# locked when the WHERE has left it, so the lock_timeout that is set there counts for that.
+# An operator ends a lease: the fencing token is advanced, so the old holder can neither renew, nor
+# release, nor write under a guard. The statement waits for open guarded transactions. A lock_delay
+# counts from now. With a token the statement ends that grant, but no later grant. A row is locked
+# after WHERE was evaluated, so the lock_timeout that WHERE sets applies to that lock.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
     SELECT id, expires_at > clock_timestamp() AS held
@@ -247,8 +248,8 @@ RETURNING lease.held, CASE WHEN released.awaited_until > clock_timestamp() THEN 
 ) END
 """.replace("{is_next}", IS_NEXT)
 
-# Remove rows that nobody has wanted for so long that the clock has left their tokens behind: a new
-# row's token is the clock's, so it is greater than any that this row ever had.
+# Remove rows that were unused for so long that the clock is past their tokens. The token of a new
+# row comes from the clock, so it is greater than every token of the removed row.
 PURGE = """
 WITH idle AS (
     SELECT id
@@ -265,7 +266,7 @@ USING idle
 WHERE lease.id = idle.id
 """
 
-# How many rows PURGE would remove now, were none of them in use.
+# The number of rows that PURGE would remove now, if none of them were in use.
 COUNT_IDLE = """
 SELECT count(*)
 FROM django_dblock_fencedlock
@@ -278,9 +279,10 @@ WHERE expires_at + lock_delay < clock_timestamp() - %(idle)s * interval '1 secon
 # Whether a server that refused to write is a standby.
 IS_STANDBY = "SELECT pg_is_in_recovery()"
 
-# The queue of waiters: a place in it, staying in it, leaving it. A ticket that a crash loses costs
-# its owner the place, so these commits wait for no disk. After a failover or a restore the sequence
-# may repeat an id, so a ticket is known by its name and owner as well.
+# The queue of waiters: a place in it, staying in it, leaving it. A crash that
+# loses a ticket only costs its owner the place, so these commits do not wait for the disk. After a
+# failover or a restore the sequence may repeat an id, so a ticket is known by its name and owner as
+# well.
 TAKE_TICKET = """
 INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
 VALUES (
@@ -289,10 +291,11 @@ VALUES (
 RETURNING id, tableoid::text || '.' || id::text, set_config('synchronous_commit', 'off', true)
 """
 
-# Show that the waiter lives, mark the lease as awaited, and look at both. The mark is written at
-# most once in half of its time, however many wait. A row that a release has locked is waited for,
-# and then seen as the release left it: either the release sees the mark, or this sees the release.
-# In the order of slots, so that two waiters that mark several rows never deadlock.
+# Extend the waiter's ticket, mark the lease as awaited, and read both. The mark is written at most
+# once in half of its time, however many waiters there are. If a release has locked the row, the
+# statement waits for the release and then reads the released row. So either the release sees the
+# mark, or the waiter sees the release. Rows are marked in the order of slots, so that two waiters
+# never deadlock.
 # Of semaphores and read-write locks there are more rows: only the held ones of `scope`, the slots
 # that this waiter can use, are counted. Told is the lease that ends first, a held one if there is.
 # A ticket's slot is 1 - units, so a reader of a read-write lock (slot 1) weighs nothing: those
@@ -340,7 +343,7 @@ ORDER BY seen.ends <= clock_timestamp(), seen.ends
 LIMIT 1
 """
 
-# The same look, for a waiter that nobody can wake, between two STAYs. It writes nothing.
+# Read the lease and the queue, for a waiter that can't be woken, between two STAYs. Writes nothing.
 LOOK = """
 SELECT
     (SELECT count(*)

@@ -17,9 +17,9 @@ Common to all:
 - Results are text, because several statements may travel in one message.
 """
 
-# The row of the request. No CASE and no subquery: to plan those takes longer than all the rest, so
-# Python derives the state from times that the server has compared. The columns with bytes are sent
-# as they are: to encode them would take the server longer than Python.
+# The row of the request. No CASE and no subquery: planning them takes longer than the rest of the
+# statement, so Python derives the state from times that the server has compared. Columns with bytes
+# are sent unencoded: encoding would take the server longer than Python.
 READ = """
 SELECT
     id,
@@ -74,8 +74,8 @@ SELECT CASE WHEN EXISTS (
 SAVEPOINT = "SAVEPOINT {name}"
 RELEASE = "RELEASE SAVEPOINT {name}"
 
-# The response, where no row was read. COMMIT may travel with this statement, so a row that somebody
-# has written past the lock is an error of the server, which keeps COMMIT from being run.
+# The response, if no row was read. COMMIT may travel with this statement, so a row that was written
+# without the lock is an error of the server, which keeps COMMIT from being run.
 RECORD_AND_COMMIT = """
 INSERT INTO django_dblock_idempotencykey (
     namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
@@ -93,14 +93,15 @@ RETURNING CASE
 END
 """
 
-# The same in a transaction that the caller has opened. There, a row that somebody has written past
-# the lock must not abort the transaction: no row comes back for it.
+# The response in a transaction that the caller has opened. There, a row that was written without
+# the lock must not abort the transaction: then the statement returns no row.
 RECORD_NEW = RECORD_AND_COMMIT.replace(
     "RETURNING", "ON CONFLICT (namespace, scope, key) DO NOTHING\nRETURNING"
 )
 
-# The response, where an expired row was read, which may be purged by now. The row was read under
-# the lock, so if it has not expired any more, somebody writes past the lock, and no row comes back.
+# The response, if an expired row was read, which may be purged by now. The row was read under the
+# lock. If the row is not expired any more, it was written without the lock, and the statement
+# returns no row.
 RECORD_AGAIN = """
 INSERT INTO django_dblock_idempotencykey AS request (
     namespace, scope, key, fingerprint, fingerprint_version, method, path, status_code, headers,
@@ -279,8 +280,8 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
 RETURNING set_config('synchronous_commit', 'local', true)
 """
 
-# Before such a response is replayed: the commit of this write waits for a standby, which then has
-# everything that was written before, too.
+# Sent before such a response is replayed: the commit of this write waits for a standby, which then
+# has all earlier writes, too.
 CONFIRM = """
 UPDATE django_dblock_idempotencykey SET locked_until = NULL
 WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s

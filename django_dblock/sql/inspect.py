@@ -3,14 +3,14 @@
 PostgreSQL manual: 53.13 "pg_locks", 27.2.3 "pg_stat_activity", 9.27 "pg_blocking_pids()".
 """
 
-# All advisory locks of this database, held and waited for, with who holds or waits.
-# In the order of AdvisoryLock's fields, because there may be ten thousand rows; its name is made
-# from the application_name, and who blocks a waiter from the other rows. A prepared transaction's
-# locks have no pid. Where the latest statement of a backend is one of sql.advisory, its text says
-# nothing that the lock doesn't say, and a thousand locks would repeat it a thousand times: instead
-# comes the number that it locked, or 'several'. The last columns: whether the backend waits for a
-# lock that is not in this list (a row's, a table's), and whether the server is a standby, which one
-# row without a lock says if there are none.
+# All advisory locks of this database, held and awaited, with their backends.
+# The columns are in the order of AdvisoryLock's fields, because there may be ten thousand rows. The
+# lock's name is made from the application_name, and the blockers of a waiter from the other rows. A
+# prepared transaction's locks have no pid. If the latest statement of a backend is one of
+# sql.advisory, its text is replaced by the number that it locked, or by 'several': the text adds
+# nothing to the lock, and a thousand locks would repeat it a thousand times. The last columns:
+# whether the backend waits for another lock (a row's, a table's), and whether the server is a
+# standby. Without locks, one row without a lock says the latter.
 ADVISORY_LOCKS = """
 WITH every AS MATERIALIZED (
     SELECT pid, locktype, database, classid, objid, objsubid, mode, granted, waitstart
@@ -65,13 +65,13 @@ LEFT JOIN (
 ORDER BY locks.classid, locks.objid, locks.objsubid, locks.granted DESC, locks.waitstart, locks.pid
 """
 
-# What these backends wait for besides advisory locks, behind whom, and behind whom those wait: the
-# chains are followed to their ends, through locks of every type. pg_blocking_pids() takes every
-# lock partition for a moment, so each waiter of this database is asked about once. A waiter for a
+# The other locks that these backends wait for, their blockers, and the blockers of those: the
+# chains are followed to their ends, through locks of every type. pg_blocking_pids() locks every
+# lock partition for a moment, so it is called once for each waiter of this database. A waiter for a
 # row waits for the transaction that changed it, and meanwhile holds the row's tuple lock, which
-# tells the table. 0 stands for a prepared transaction.
-# Of each backend: which tables of this database it has locked, the strongest locks first; whatever
-# the server hides from other roles is null.
+# names the table. 0 means a prepared transaction.
+# For each backend: the tables of this database that it has locked, the strongest locks first.
+# Values that the server hides from other roles are null.
 WAITS_ELSEWHERE = """
 WITH RECURSIVE every AS MATERIALIZED (
     SELECT * FROM pg_locks
@@ -146,11 +146,12 @@ LEFT JOIN pg_stat_activity AS activity ON activity.pid = chain.pid
 ORDER BY waits.waiting DESC NULLS LAST, chain.pid
 """
 
-# The leases by the server's clock, read once for all; those that have ended come last, and only so
-# many of them: a table can hold a million. Each branch is cut before the waiters are looked up.
-# Waiters wait for a name, whichever of its slots becomes free: its first row has them all. (A
-# ticket's slot says how many permits are wanted, or whether a reader or a writer waits.)
-# The metadata travels as text, because what comes of jsonb depends on who set up the connection.
+# The leases by the server's clock, read once for all. Leases that have ended come last, with a
+# limit, because a table can have a million. Each branch is limited before the waiters are looked
+# up. Waiters wait for a name, whichever of its slots becomes free, so the name's first row lists
+# all waiters. (A ticket's slot says how many permits are requested, or whether a reader or a writer
+# waits.) The metadata is returned as text, because the connection's settings decide how jsonb is
+# decoded.
 FENCED_LEASES = """
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
@@ -223,7 +224,7 @@ ORDER BY lease.ended, lease.name, lease.slot
 # The statements of the helpers for tests. PostgreSQL manual: 53.13 "pg_locks".
 
 
-# The backends that have the lock of one number, or wait for it: whether it is held, and shared.
+# The backends that hold or await the lock of one number: whether it is held, and whether shared.
 BACKENDS = """
 SELECT pid, granted, mode = 'ShareLock'
 FROM pg_locks

@@ -4,12 +4,11 @@ PostgreSQL manual: "LISTEN", "NOTIFY", 32.9 "Asynchronous Notification" (libpq).
 """
 
 # One channel, because each LISTEN is a transaction and a process waits for few things at a time.
-# Who is meant stands in the payload.
+# The payload names the waiter.
 LISTEN = "LISTEN django_dblock"
 NOTIFY = "SELECT pg_notify('django_dblock', %(topic)s)"
 
-# The process number that the server itself knows this session by. A pooler tells its clients
-# another one, and loses what was listened to.
+# The process id of this session's backend. A pooler gives its clients another id, and loses LISTEN.
 BACKEND_PID = "SELECT pg_backend_pid() AS pid"
 
 # Who is next in the queue for a name: its first waiter; in that for a read-write lock, the readers

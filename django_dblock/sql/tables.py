@@ -1,4 +1,4 @@
-"""What the migrations say beyond Django's own operations: frozen, as it ran.
+"""The SQL of the migrations beyond Django's operations; it must not change, as it has been run.
 
 PostgreSQL manual: "CREATE TABLE, Storage Parameters", 66.7 "Heap-Only Tuples (HOT)".
 """
@@ -67,7 +67,7 @@ ALTER TABLE django_dblock_idempotencykey
     ALTER COLUMN namespace TYPE varchar(255) COLLATE "default"
 """
 
-# For DBLOCK_IDEMPOTENCY_MAX_KEYS, which counts the live keys of one scope. The two columns stand in
+# For DBLOCK_IDEMPOTENCY_MAX_KEYS, which counts the live keys of one scope. The two columns are in
 # an expression, because the planner would take a plain index on (namespace, scope, …) for the look-
 # up of one key too, where the table was not analysed yet, and read all keys of the scope.
 IDEMPOTENCYKEY_LIVE = """

@@ -1,7 +1,7 @@
-"""The statements of ``bulk_save_cas()``: many rows, each with a version of its own to compare.
+"""The statements of ``bulk_save_cas()``: many rows, each with its own version to compare.
 
-Which columns there are differs, so each statement is made of its parts; values are parameters.
-Their types are named in the first row of VALUES, and hold for the others (PostgreSQL manual, 10.5).
+The columns differ from call to call, so each statement is made of parts; values are parameters.
+The types are named in the first row of VALUES, and hold for the others (PostgreSQL manual, 10.5).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 # The row has this version, or this primary key; names are quoted already.
 IS = "{table}.{column} = %s"
 
-# What to write: a number for each object, its key, the version to compare with, the new values.
+# The objects to write: a number, the key, the version to compare with, and the new values of each.
 GIVEN = "given (n, {names}) AS (VALUES {rows})"
 
 # The rows that still have their version, locked in the order of their keys, so that two calls over
@@ -23,7 +23,7 @@ FRESH = """fresh AS (
 # A row of another table that belongs to the object must be there as well, and is locked with it.
 OTHER = " JOIN {table} AS other{at} ON other{at}.{key} = given.o{at}"
 
-# Writes those and tells which; what it does not tell of was stale, or gone.
+# Writes the locked rows and returns their numbers; all other objects were stale or deleted.
 SAVE = """WITH {given}, {fresh}
 UPDATE {table} AS target SET {assignments}
 FROM given JOIN fresh ON fresh.n = given.n
@@ -95,7 +95,7 @@ def _values(columns: Sequence[str]) -> list[str]:
 
 
 def _rows(types: Sequence[str], count: int) -> str:
-    # Not %s::type: the minus sign of a number that stands there would bind weaker than the cast.
+    # Not %s::type: the minus sign of a number would bind weaker than the cast.
     first = ", ".join(f"CAST(%s AS {each})" for each in types)
     other = ", ".join(["%s"] * len(types))
     return ", ".join([f"({first})", *[f"({other})"] * (count - 1)])

@@ -105,7 +105,7 @@ def test_the_heartbeat_goes_on_in_it(observer):
 
 def test_a_lease_that_was_taken_away_is_refused_and_lost(lock):
     FencedLock.objects.update(token=lock.token + 1)
-    with pytest.raises(LockLost, match="no longer has it under this token"), lock.guard():
+    with pytest.raises(LockLost, match="no longer has the lease with this token"), lock.guard():
         Account.objects.create(name="a")
     assert lock.lost
     assert not Account.objects.exists()

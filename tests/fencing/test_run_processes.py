@@ -168,7 +168,7 @@ class TestLoss:
             until_ended(*pids)
             assert observer.execute("SELECT clock_timestamp() < %s", [until]).fetchone()[0]
         assert (status, out) == (79, "")
-        assert "somebody else has it, or an operator released it" in err
+        assert "another holder was granted the lease, or an operator" in err
         assert "The command ended with exit status 143" in err
 
     def test_a_command_that_does_not_end_is_killed(self, observer):

@@ -126,7 +126,7 @@ class TestLoss:
     def test_the_command_is_asked_to_end(self, observer, capfd):
         error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
         assert error.returncode == 79
-        assert "somebody else has it" in str(error)
+        assert "another holder was granted the lease" in str(error)
         assert "exit status 42" in str(error)
         assert printed(capfd) == "taken\n"
 

@@ -54,7 +54,7 @@ class TestPolling:
 
     def test_without_an_answer_the_time_is_up_too(self, monkeypatch):
         monkeypatch.setattr(waiting.store, "acquire", lambda *_: None)
-        with pytest.raises(LockTimeout, match="somebody who was faster"):
+        with pytest.raises(LockTimeout, match="another holder that was faster"):
             fenced_lock(NAME, ttl=30, timeout=0.02).__enter__()
 
     @pytest.mark.processes

@@ -143,13 +143,13 @@ class TestRelease:
         )  # fmt: skip
         assert "is free" in said
         assert "Last with nobody" in said
-        assert said.endswith("is answered: every repeat gets 409.\n")
+        assert said.endswith("has a response: every retry gets 409.\n")
         row.refresh_from_db()
         assert (row.status_code, row.headers) == (409, {"Content-Type": "text/html"})
         assert bytes(row.body) == b"<p>refunded</p>"
         [record] = caplog.records
         assert (record.outcome, record.status_code) == ("done", 409)
-        assert "answered it with 409" in record.getMessage()
+        assert "responded to it with 409" in record.getMessage()
 
     def test_without_a_body(self):
         row = abandoned()
@@ -177,7 +177,7 @@ class TestRelease:
     def test_what_it_must_not_touch(self, caplog):
         done, live = make("done-key"), unfinished("live-key")
         for arguments, message in {
-            ("--request", str(live.pk), "--retry"): "is being worked on",
+            ("--request", str(live.pk), "--retry"): "is running: its lease",
             ("--request", str(done.pk), "--retry"): "There is no request",
             ("--request", "0", "--retry"): "There is no request 0",
         }.items():
@@ -214,7 +214,7 @@ class TestRelease:
             (("name", "--answer", "200", "--body-file", "x"), "--answer and --body-file: only"),
             (("--request", "1"), "--retry, or --answer STATUS"),
             (("--request", "1", "--body-file", "x"), "--retry, or --answer STATUS"),
-            (("--request", "1", "--retry", "--content-type", "x"), "--retry takes no answer"),
+            (("--request", "1", "--retry", "--content-type", "x"), "--retry takes no response"),
             (("--request", "1", "--retry", "--slot", "2"), "--slot is of fenced locks"),
             (("--request", "1", "--answer", "200", "--body-file", "/no/such"), "can't be read"),
         ],

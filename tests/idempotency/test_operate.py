@@ -1,4 +1,4 @@
-"""What a person does with a request whose worker is gone: free it, or answer it."""
+"""What an operator does with a request whose worker is lost: free it, or give it a response."""
 
 import logging
 import threading
@@ -45,7 +45,7 @@ def dies(handle):
 def waits_for_a_person():
     with pytest.raises(Died):
         bill(dies)
-    with pytest.raises(IdempotencyAbandoned, match="A person has to look"):
+    with pytest.raises(IdempotencyAbandoned, match="An operator has to look"):
         bill(dies)
     return IdempotencyKey.objects.get()
 
@@ -200,7 +200,7 @@ class TestAudit:
         assert (record.request_id, record.key, record.scope) == (row.pk, "3f1c0a…", "user:7")
         assert (record.token, record.owner) == (row.token, row.owner)
         assert (record.outcome, record.status_code) == ("done", 200)
-        assert "answered it with 200; token 3" in record.getMessage()
+        assert "responded to it with 200; token 3" in record.getMessage()
         assert row.key not in repr(vars(record))
         assert "secret" not in repr(vars(record))
 
@@ -239,8 +239,8 @@ class TestRefused:
             ({"outcome": "done"}, "status_code=None"),
             ({"outcome": "done", "status_code": 100}, "from 200 to 599"),
             ({"outcome": "done", "status_code": 600}, "from 200 to 599"),
-            ({"outcome": "retry", "status_code": 200}, "takes no answer"),
-            ({"outcome": "retry", "body": b"x"}, "takes no answer"),
+            ({"outcome": "retry", "status_code": 200}, "takes no response"),
+            ({"outcome": "retry", "body": b"x"}, "takes no response"),
             ({"outcome": "retry", "ttl": 0}, "ttl=0 is not"),
         ],
     )
@@ -290,7 +290,7 @@ class TestRefused:
 
     def test_an_answered_one(self):
         row = make()
-        with pytest.raises(IdempotencyError, match="has its answer, and every repeat gets it"):
+        with pytest.raises(IdempotencyError, match="has its response, and every retry gets it"):
             resolve_idempotency_key(row.pk, outcome="done", status_code=500)
         assert IdempotencyKey.objects.get().status_code == 201
 

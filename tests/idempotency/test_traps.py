@@ -262,7 +262,7 @@ def test_trap_replay_before_authentication_the_wrong_way_round():
     assert ask_as(ann, view).status_code == 201
     with pytest.raises(ImproperlyConfigured, match="the client is anonymous"):
         ask_as(AnonymousUser(), view)
-    with pytest.raises(ImproperlyConfigured, match="a replay would be given without it"):
+    with pytest.raises(ImproperlyConfigured, match="a replay would skip the authorisation"):
         idempotent(scope=client)(api_view(["POST"])(pay))
 
 

@@ -55,7 +55,7 @@ class TestRelease:
             assert FencedLock.objects.get().token == lock.token, "only asked"
             said = follow(ann, RELEASE, fields(page))
             assert said == [
-                "nightly is released. Its holder is told at its next heartbeat or guard."
+                "nightly is released. Its holder learns it at its next heartbeat or guard."
             ]
             assert FencedLock.objects.get().token > lock.token
             with lock.guard():

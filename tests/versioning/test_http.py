@@ -462,7 +462,7 @@ class TestCreating:
         with pytest.raises(Exception, match="unique") as caught:
             condition.insert(Setting(name="taken"))
         assert not isinstance(caught.value, PreconditionFailed)
-        with pytest.raises(PreconditionFailed, match="it is there already, with version 1"):
+        with pytest.raises(PreconditionFailed, match="the row exists already, with version 1"):
             condition.insert(Setting(pk=Setting.objects.get().pk, name="other"))
         with pytest.raises(Exception, match="unique"):
             IfMatch("none").insert(Setting(pk=Setting.objects.get().pk, name="other"))

@@ -1,4 +1,4 @@
-"""The admin of versioned models: it writes and deletes only what its user has seen."""
+"""The admin of versioned models: it writes and deletes only versions that its user has seen."""
 
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -60,24 +60,24 @@ else:
     _Base = admin.ModelAdmin
 
 ROUNDS = 3
-"""How often a page is made again because yet another change came in between."""
+"""The attempts to make a page of a conflict, if another writer changes the row each time."""
 
 
 class VersionedAdmin(_Base):
-    """A ``ModelAdmin`` that overwrites or deletes nothing its user has not seen.
+    """A ``ModelAdmin`` that overwrites or deletes only versions that its user has seen.
 
     Guarantees: the change form, each row of ``list_editable`` and each row of an inline carries
-    the version it was shown with, and so do the pages that ask before they delete. What they
-    write or delete is compared in the statement itself (before deleting several rows, these are
-    locked and compared). In a conflict the whole request is rolled back, its log entries included,
-    and the page comes back, with the status 409, and a table of mine and theirs to decide on.
+    the version that was shown, and so do the pages that ask before they delete. The statement that
+    writes or deletes a row compares the version (before deleting several rows, these are locked and
+    compared). In a conflict the whole request is rolled back, its log entries included. The
+    response is the page again, with the status 409 and a table of mine and theirs.
 
-    The model, its inlines' models, or both have a version; inlines need no class of their own. It
-    replaces no template, and of a project's own templates these are needed: a change form shows
-    its first fieldset and its errors, a formset the hidden fields that Django's show.
+    The model, its inlines' models, or both have a version; inlines need no special class. The class
+    replaces no template. A project's own templates must show the same as Django's: in a change form
+    the first fieldset and the errors, in a formset the hidden fields.
 
-    Does not guarantee: anything about rows that are deleted with the one that is shown, nor about
-    actions of your own: for these see :meth:`carry_versions` and :meth:`check_versions`.
+    Does not guarantee: anything about rows that are deleted with the shown row, nor about your own
+    actions; these can use :meth:`carry_versions` and :meth:`check_versions`.
     """
 
     def __init__(self, model: Any, admin_site: Any) -> None:
@@ -89,12 +89,12 @@ class VersionedAdmin(_Base):
     # The change form.
 
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Return Django's form class, which compares."""
+        """Return Django's form class with a comparison of versions."""
         form = super().get_form(request, *args, **kwargs)
         return versioned_form(form, Page.of(request))
 
     def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return Django's inlines, which compare; so do the inlines of inlines."""
+        """Return Django's inlines, and their inlines, with a comparison of versions."""
         inlines = super().get_inline_instances(request, obj)
         return [versioned_inline(inline) for inline in inlines]
 
@@ -115,13 +115,13 @@ class VersionedAdmin(_Base):
     # The list.
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        """Return Django's form class, which compares."""
+        """Return Django's form class with a comparison of versions."""
         if self._versioned:
             kwargs.setdefault("form", AdminForm)
         return super().get_changelist_form(request, **kwargs)
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
-        """Return Django's formset class, whose forms compare."""
+        """Return Django's formset class, whose forms compare versions."""
         return versioned_formset(
             super().get_changelist_formset(request, **kwargs), Page.of(request)
         )
@@ -148,7 +148,7 @@ class VersionedAdmin(_Base):
     def response_action(
         self, request: HttpRequest, queryset: Any, *args: Any, **options: Any
     ) -> Any:
-        """Run an action; a confirmed one is one transaction, and deletes only what was shown."""
+        """Run an action; a confirmed action is one transaction, and deletes only shown versions."""
         act = partial(super().response_action, request, queryset, *args, **options)
         if not self._versioned:
             return act()
@@ -174,14 +174,14 @@ class VersionedAdmin(_Base):
         return hidden_versions(self.model, shown)
 
     def check_versions(self, request: HttpRequest, queryset: Any) -> None:
-        """Lock the rows of a queryset if they are as :meth:`carry_versions` has shown them.
+        """Lock the rows of a queryset if they have the versions of :meth:`carry_versions`.
 
-        For an action whose page posts ``post``, as Django's own does: that runs in a transaction,
-        and after an error here the page is shown again. One statement.
+        Call this in an action whose page posts ``post``, as Django's own page does: the action runs
+        in a transaction, and after an error of this method the page is shown again. One statement.
 
         Raises:
-            StaleObjects: some were changed, or were not on the page.
-            ValidationError: the page did not send what it was given.
+            StaleObjects: some rows were changed or deleted, or were not on the page.
+            ValidationError: the page did not send the versions, or sent changed ones.
         """
         lock_seen(queryset.using(router.db_for_write(self.model)), request.POST.get(VERSIONS))
 
@@ -193,7 +193,7 @@ class VersionedAdmin(_Base):
     # Deleting one.
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
-        """Return the object; one that is to be deleted is bound to the version that was shown."""
+        """Return the object; bind an object that will be deleted to the version that was shown."""
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and hasattr(request, "_dblock_deletes"):
             seen = signed_version.load(obj._meta.label, obj.pk, request.POST.get(TOKEN))
@@ -276,7 +276,7 @@ def _carry_token(shown: Any) -> None:
 
 
 def _or_conflict(request: HttpRequest, view: Callable[[], Any]) -> Any:
-    """Run a view; after a conflict of one of its forms run it again, to show and not to write."""
+    """Run a view; after a conflict of one of its forms, run the view again to show the conflict."""
     page = Page.of(request)
     for _round in range(ROUNDS):
         page.conflicts.clear()
@@ -292,12 +292,12 @@ def _or_conflict(request: HttpRequest, view: Callable[[], Any]) -> Any:
 
 
 def _as_conflict(request: HttpRequest, response: Any, page: Page) -> Any:
-    """Mark a page of conflicts; let a list show the rows that were sent, in their order."""
+    """Set the status of a page of conflicts; make a list show the rows that were sent, in order."""
     if isinstance(response, TemplateResponse) and (shown := response.context_data):
         changes = shown.get("cl")
         if changes is not None:
-            # The objects of the list, which came with what their columns need; those that the
-            # forms have read did not, and each would be asked for its relations.
+            # Use the list's objects, which were read with the relations that the columns need. The
+            # forms' objects were read without, and each would read its relations again.
             read = {each.pk: each for each in changes.result_list}
             sent = [form.instance for form in changes.formset.forms]
             changes.result_list = [read.get(each.pk, each) for each in sent]
@@ -315,7 +315,7 @@ def _with_status(response: Any, status: HTTPStatus) -> Any:
 
 
 def _unseen(error: ValidationError) -> str:
-    """Return what to say of a page that came back without its version; raise other errors."""
+    """Return the message for a page that was sent without its version; raise other errors."""
     if getattr(error, "code", None) not in signed_version.CODES:
         raise error
     return str(error.message)

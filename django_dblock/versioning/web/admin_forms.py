@@ -1,8 +1,8 @@
-"""Forms and formsets of the admin: versions travel in them, and conflicts are shown by them.
+"""Forms and formsets of the admin, which carry versions and show conflicts.
 
 The admin's templates render the fields of the fieldsets, the errors of a form, and a few hidden
-fields of a formset. So a version is rendered beside one of those, and a conflict as an error, and
-no template of Django's, or of a project, has to be replaced.
+fields of a formset. So a version is rendered beside one of these fields, and a conflict as an
+error. No template of Django or of a project has to be replaced.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,8 @@ class Page:
     """One request to a page of the admin with versioned forms.
 
     Attributes:
-        failed: the conflict that a save of this request ended with; then it runs again, to show it.
+        failed: the conflict that a save of this request ended with; then the view runs again to
+            show the conflict.
         conflicts: the forms of the present run that have a conflict to show.
     """
 
@@ -48,7 +49,7 @@ class Page:
 
     @classmethod
     def of(cls, request: HttpRequest) -> "Page":
-        """Return the page of a request; always the same."""
+        """Return the page of a request: the same object for each call."""
         page: Page | None = getattr(request, "_dblock_page", None)
         if page is None:
             request._dblock_page = page = cls()  # type: ignore[attr-defined]
@@ -58,15 +59,16 @@ class Page:
 class AdminFormMixin(VersionedFormMixin):
     """A form that is posted once to be saved and, if that fails, once more to be shown.
 
-    The failure stands in ``page``, on the class that the admin makes for each request. Then a
-    form whose row has another version is invalid, and says why; before, only its UPDATE knows.
+    The failure is in ``page``, on the class that the admin makes for each request. In the second
+    run, a form whose row has another version is invalid and shows the conflict. In the first run,
+    only the form's UPDATE finds the conflict.
     """
 
     page: ClassVar[Page] = Page()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # What the row has, before the instance is bound to what the user saw.
+        # The row's version, before the instance is bound to the version that the user saw.
         self._now = self.instance.__dict__.get(self.instance._version_field.attname)
         self._read = original(self.instance)
 
@@ -89,7 +91,7 @@ class AdminFormMixin(VersionedFormMixin):
             self.page.conflicts.append(self)
 
     def _row_now(self) -> tuple[Mapping[str, Any], int] | None:
-        """Return what this request has read of the row, so that a list reads no row again."""
+        """Return the values that this request has read, so that a list reads no row again."""
         needed = {each.attname for each in self._guarded.values() if not each.many_to_many}
         if self._now is None or not needed <= self._read.keys():
             return None
@@ -111,7 +113,7 @@ class AdminForm(AdminFormMixin, _ModelForm):
 
 
 def versioned_form(form: Any, page: Page) -> Any:
-    """Return a form class of one request, so that it compares; unless its model has no version."""
+    """Return a form class of one request that compares versions, if its model has a version."""
     if not issubclass(form._meta.model, VersionedModel):
         return form
     if not issubclass(form, AdminFormMixin):
@@ -121,7 +123,7 @@ def versioned_form(form: Any, page: Page) -> Any:
 
 
 def versioned_formset(formset: Any, page: Page) -> Any:
-    """Return a formset class of one request, so that its forms compare and render their tokens."""
+    """Return a formset class of one request whose forms compare and render their tokens."""
     form = versioned_form(formset.form, page)
     if not issubclass(form, AdminFormMixin):
         return formset
@@ -129,7 +131,7 @@ def versioned_formset(formset: Any, page: Page) -> Any:
 
 
 class CarryingFormSet:
-    """Renders each form's token beside a hidden field that the admin's templates render anyway."""
+    """A formset that renders each form's token beside a hidden field that the admin renders."""
 
     def add_fields(self, form: Any, index: int | None) -> None:
         """Add Django's fields, and render the token beside one of them."""
@@ -151,10 +153,10 @@ def render_token_beside(form: Any, name: str) -> None:
 
 
 def versioned_inline(inline: Any) -> Any:
-    """Return an inline, an instance or a class, whose formsets compare; and so for its inlines.
+    """Return an inline, an instance or a class, whose formsets compare; so do its own inlines'.
 
-    django-nested-admin and unfold have inlines of inlines, and make the inner ones themselves, from
-    the classes that the outer one names.
+    django-nested-admin and unfold have inlines of inlines. They make the inner inlines themselves,
+    from the classes that the outer inline names.
     """
     outer: Any = inline if isinstance(inline, type) else type(inline)
     if issubclass(outer, _VersionedInline):
@@ -197,8 +199,8 @@ def lock_seen(queryset: QuerySet[Any], sent: object) -> None:
     One statement.
 
     Raises:
-        ValidationError: nothing readable was sent.
-        StaleObjects: some have another version, or were not on the page.
+        ValidationError: the versions were not sent, or were changed.
+        StaleObjects: some rows have another version, or were not on the page.
     """
     model = queryset.model
     seen = signed_version.load_many(model._meta.label, sent)

@@ -17,7 +17,7 @@ class Unknown(Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
-"""Stands in a diff where a value is not known: not read, or computed by the database."""
+"""The value in a diff that is not known: not read, or computed by the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class FieldDiff:
 
     Attributes:
         name: the field's name.
-        label: its name for people.
+        label: the field's readable name.
         original: its value when the row was read, or ``UNKNOWN``.
         mine: the value that was not written.
-        theirs: the value in the row now, or ``UNKNOWN`` where the row is gone.
-        counts: whether a person decides the value; not so for a field that each save sets by
-            itself (``auto_now``) and for one that is ``unversioned``. Such a field is never
-            changed by me, and never conflicts.
+        theirs: the value in the row now; ``UNKNOWN`` if the row was deleted.
+        counts: whether the user decides the value. False for a field that each save sets by itself
+            (``auto_now``) and for an ``unversioned`` field. Such a field never counts as changed by
+            me, and never conflicts.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ConflictDiff:
 
     Attributes:
         fields: by name, in the model's order.
-        version: the version that ``theirs`` has; None where the row is gone.
+        version: the version of ``theirs``; None if the row was deleted.
     """
 
     fields: Mapping[str, FieldDiff]
@@ -74,7 +74,7 @@ class ConflictDiff:
 
     @property
     def deleted(self) -> bool:
-        """Return whether the row is gone."""
+        """Return whether the row was deleted."""
         return self.version is None
 
     @property
@@ -91,13 +91,14 @@ def conflict_diff(
 ) -> ConflictDiff:
     """Return mine, theirs and the original of a conflict, for each field that was loaded.
 
-    One statement: it reads the row as it is now, which may be newer than ``error.actual``; the
-    diff's own ``version`` is the one to save against next.
+    One statement reads the present row, which may be newer than ``error.actual``. Compare the next
+    save with the diff's ``version``.
 
     Args:
         error: the conflict.
-        original: the original by field name, where the instance is not the one that was read at
-            the start, as in a form that was posted; by default what the instance was read with.
+        original: the original values by field name, if the instance is not the object that was read
+            at the start, as in a posted form; by default the values that the instance was read
+            with.
         fields: the names of the fields to show; by default all but the primary key and the version.
     """
     instance = error.instance
@@ -116,7 +117,7 @@ def _diff(
     row: Mapping[str, Any] | None,
     version: int | None,
 ) -> ConflictDiff:
-    """Return the diff with a row, whose values are given by attribute name."""
+    """Return the diff with a row; ``row`` has the row's values by attribute name."""
     wanted = None if fields is None else set(fields)
     meta = instance._meta
     shown = {
@@ -137,9 +138,9 @@ def _diff(
 
 
 def counts(model: Any, field: Any) -> bool:
-    """Return whether a person decides the value of a field.
+    """Return whether the user decides the value of a field.
 
-    ``pre_save()`` sets the others on each save: Django's dates with ``auto_now``, and fields of
+    ``pre_save()`` sets other fields on each save: Django's dates with ``auto_now``, and fields of
     other packages that can't be edited and have a ``pre_save()`` of their own.
     """
     if field.name in unversioned_names(model):
@@ -159,12 +160,12 @@ def _by_name(instance: Any) -> dict[str, Any]:
 
 
 def _value(field: Any, value: Any) -> Any:
-    """Return a value as the row would give it back, so that 1 and "1" are no difference."""
+    """Return a value as a read row would have it, so that 1 and "1" don't differ."""
     if value is UNKNOWN or hasattr(value, "resolve_expression"):
         return UNKNOWN
     try:
         return field.to_python(value)
-    except Exception:  # noqa: BLE001 - shown to a person as it is
+    except Exception:  # noqa: BLE001 - show an invalid value unchanged
         return value
 
 
@@ -186,9 +187,9 @@ def form_diff(
     Args:
         error: the conflict.
         fields: the model's fields by name.
-        original: what the form showed, by field name; what is not in it is unknown.
+        original: the values that the form showed, by field name; other values are unknown.
         cleaned: the form's cleaned data, for the many-to-many fields.
-        row: the row's values by attribute name, and its version, if they were just read.
+        row: the row's values by attribute name, and the row's version, if both were just read.
     """
     if row is None:
         plain = conflict_diff(error, original=original, fields=fields)

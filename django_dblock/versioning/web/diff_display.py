@@ -1,4 +1,4 @@
-"""The values of a conflict as text for people."""
+"""The values of a conflict as readable text."""
 
 import datetime as dt
 import decimal
@@ -22,15 +22,15 @@ class Row:
 
     Attributes:
         name: the field's name.
-        label: its name for people.
-        original: what the form showed.
-        mine: what was sent, and not written.
-        theirs: what is in the row now.
-        mine_changed: the sender changed it.
-        theirs_changed: somebody else changed it.
+        label: the field's readable name.
+        original: the value that the form showed.
+        mine: the value that was sent and not written.
+        theirs: the value in the row now.
+        mine_changed: the user changed the field.
+        theirs_changed: another writer changed the field.
         conflicting: both changed the field, and not to the same value.
-        upload: a file, which a browser doesn't send twice.
-        choice: the name of the input with which theirs is chosen.
+        upload: the field is a file, which a browser does not send twice.
+        choice: the name of the input that chooses ``theirs``.
     """
 
     name: str
@@ -51,36 +51,36 @@ def rows(
     labels: Mapping[str, Any],
     choices: Mapping[str, str],
 ) -> list[Row]:
-    """Return a row for each field of a diff; one statement for each that is a relation.
+    """Return a row for each field of a diff; one statement for each relation.
 
     Args:
         diff: the conflict.
         fields: the model's fields by name.
-        labels: the labels of the form; if one is empty, the name from the model is used.
-        choices: the names of the inputs to choose with.
+        labels: the labels of the form; for an empty label, the field's name in the model is used.
+        choices: the names of the inputs that choose ``theirs``.
     """
-    found = []
-    for name, each in diff.fields.items():
-        original, mine, theirs = _shown(fields[name], each)
-        found.append(
+    table = []
+    for name, field in diff.fields.items():
+        original, mine, theirs = _shown(fields[name], field)
+        table.append(
             Row(
                 name=name,
-                label=capfirst(str(labels.get(name) or each.label)),
+                label=capfirst(str(labels.get(name) or field.label)),
                 original=original,
                 mine=mine,
                 theirs=theirs,
-                mine_changed=each.changed_by_me,
-                theirs_changed=each.changed_by_them and not diff.deleted,
-                conflicting=each.conflicting and not diff.deleted,
+                mine_changed=field.changed_by_me,
+                theirs_changed=field.changed_by_them and not diff.deleted,
+                conflicting=field.conflicting and not diff.deleted,
                 upload=isinstance(fields[name], models.FileField),
                 choice=choices[name],
             )
         )
-    return found
+    return table
 
 
-def _shown(field: Any, each: FieldDiff) -> list[str]:
-    values = [each.original, each.mine, each.theirs]
+def _shown(field: Any, diff: FieldDiff) -> list[str]:
+    values = [diff.original, diff.mine, diff.theirs]
     if field.is_relation:
         names = _names(field, values)
         return [_related(names, value) for value in values]
@@ -88,7 +88,7 @@ def _shown(field: Any, each: FieldDiff) -> list[str]:
 
 
 def _names(field: Any, values: Iterable[Any]) -> dict[str, str]:
-    """Return what the related objects are called, by their keys' text."""
+    """Return the names of the related objects, by their keys' text."""
     wanted = set()
     for value in values:
         wanted |= {*value} if isinstance(value, list) else {value} - {None, UNKNOWN}
@@ -106,7 +106,7 @@ def _related(names: Mapping[str, str], value: Any) -> str:
 
 
 def readable(field: Any, value: Any) -> str:
-    """Return a column's value as a person would write it, in the language of the request."""
+    """Return a column's value as readable text, in the language of the request."""
     choices = getattr(field, "flatchoices", None)
     if choices and value is not UNKNOWN:
         for key, name in choices:

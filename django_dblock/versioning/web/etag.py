@@ -1,20 +1,20 @@
-"""Entity tags: a row's version as an ``ETag``, and what an ``If-Match`` says about a row.
+"""Entity tags: a row's version as an ``ETag``, and the versions that an ``If-Match`` names.
 
 A tag is ``"7-0123456789abcdef"``: the version, and a digest of the model, the primary key and the
-namespace (``DBLOCK_NAMESPACE``), which nobody can compute without the project's ``SECRET_KEY``. So
-the tag of one row is never taken for that of another row or tenant, and shows no primary key. A
-variant of the representation comes after the digest.
+namespace (``DBLOCK_NAMESPACE``), which can't be computed without the project's ``SECRET_KEY``. So
+the tag of one row never matches another row or tenant, and reveals no primary key. A variant of the
+representation follows the digest.
 
 A row that is deleted and made again with the same primary key starts at version 1 again, and after
 a restore or a failover that lost commits a row reaches versions a second time. Only then may a tag
-that a client has kept name a state that the client has not seen. No column of the row tells these
-histories apart, and no query is spent on it; docs/how-to/etags.md says what to do.
+that a client has kept name a state that the client has not seen. No column of the row distinguishes
+these histories, and no query would find out; docs/how-to/etags.md describes what to do.
 
-Tags come back changed. Django's GZipMiddleware, nginx and others make them weak (``W/"7-…"``),
-Apache's mod_deflate and mod_brotli put ``-gzip`` or ``-br`` inside the quotes, others ``;gzip``.
-RFC 9110 demands the strong comparison for ``If-Match``, which would refuse every one of them. Here
-a tag names the state of a row and not a sequence of bytes, so what is compared is the version and
-the digest; whether the tag is weak, and what follows the digest, is not looked at.
+Proxies change the tags that a client sends back. Django's GZipMiddleware, nginx and others make
+them weak (``W/"7-…"``), Apache's mod_deflate and mod_brotli put ``-gzip`` or ``-br`` inside the
+quotes, others ``;gzip``. RFC 9110 demands the strong comparison for ``If-Match``, which would
+refuse each of these tags. Here a tag names the state of a row and not a sequence of bytes. So only
+the version and the digest are compared; a ``W/`` and the text after the digest are ignored.
 
 Source: RFC 9110, 8.8.3 ETag, 13.1.1 If-Match.
 """
@@ -35,7 +35,7 @@ from django_dblock.versioning.save import carried_version, conflict
 if TYPE_CHECKING:
     from django_dblock.versioning.save import GuardedSave
 
-# One member of the list, and the commas around it. Empty members are allowed (RFC 9110, 5.6.1).
+# One member of the list, with the commas around it. Empty members are allowed (RFC 9110, 5.6.1).
 _MEMBER = re.compile(r'[ \t,]*(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?=,|\Z)')
 _REST = re.compile(r"[ \t,]*\Z")
 _OURS = re.compile(r"(0|[1-9][0-9]{0,18})-([0-9a-f]{16})(?:[-;].*)?\Z")
@@ -51,20 +51,19 @@ def etag(instance: "GuardedSave", variant: str = "") -> str:
 
     Guarantees: two states of a row have different tags, and so have two rows. Nothing is sent.
 
-    Does not guarantee that the representation is the same wherever the tag is. What else it is
-    made of (the language, the user, rows that hang on this one) is up to you: name it in
-    ``variant``, or bump the version with ``touch_version()`` when it changes. A tag is no secret
-    and no permission.
+    Does not guarantee that equal tags mean equal representations. A representation may also depend
+    on the language, the user, or related rows: name these in ``variant``, or bump the version with
+    ``touch_version()`` when they change. A tag is no secret and no permission.
 
     Args:
-        instance: as it was read or written.
-        variant: what tells two representations of one URL apart, such as ``json`` or ``html-de``;
-            letters, digits and ``. _ ~ + -``.
+        instance: the object, as it was read or written.
+        variant: the name of the representation among several of one URL, such as ``json`` or
+            ``html-de``; letters, digits and ``. _ ~ + -``.
 
     Raises:
         MissingVersion: the instance carries no version.
-        StaleObject: it carries one that was rolled back.
-        ValueError: such a variant can't stand in a tag.
+        StaleObject: the instance carries a version that was rolled back.
+        ValueError: the variant has a character that a tag can't have.
 
     Source: RFC 9110, 8.8.3 ETag.
     """
@@ -72,19 +71,24 @@ def etag(instance: "GuardedSave", variant: str = "") -> str:
         raise ValueError(f"variant={variant!r} has other characters than A-Z a-z 0-9 . _ ~ + -")
     using = instance._state.db or router.db_for_write(type(instance), instance=instance)
     if rollback.is_undone(instance):
-        # What the instance shows is not in the row, although its earlier version may be.
+        # The instance's values are not in the row, although its earlier version may be.
         version = instance.__dict__[instance._version_field.attname]
         raise conflict(instance, version, using, rolled_back=True)
     return tag(carried(instance), digest(instance), variant)
 
 
 def tag(version: int, digest: str, variant: str = "") -> str:
-    """Return the tag of a version of the row that the digest stands for."""
+    """Return the tag of a version of the row with this digest."""
     return f'"{version}-{digest}-{variant}"' if variant else f'"{version}-{digest}"'
 
 
 def carried(instance: "GuardedSave") -> int:
-    """Return the version that the instance was read with, or was written with since."""
+    """Return the version that the instance was last read or written with.
+
+    Raises:
+        MissingVersion: the instance carries no version.
+        StaleObject: the row was inserted in a transaction that was rolled back.
+    """
     using = instance._state.db or router.db_for_write(type(instance), instance=instance)
     return carried_version(instance, using)
 
@@ -94,10 +98,10 @@ def digest(instance: "GuardedSave", secret: str | bytes | None = None) -> str:
     model = instance._version_field.model._meta.label_lower
     fields: Any = instance._meta.pk_fields
     key = [str(field.to_python(getattr(instance, field.attname))) for field in fields]
-    # Tenants have rows of the same model and key.
-    place = [conf.namespace] if conf.has_namespaces else []
-    # No text in PostgreSQL has a NUL, so no two keys are joined to the same.
-    value = "\0".join([model, *key, *place])
+    # Two tenants may have rows with the same model and key.
+    namespace = [conf.namespace] if conf.has_namespaces else []
+    # PostgreSQL's text has no NUL, so two different keys are never joined to the same text.
+    value = "\0".join([model, *key, *namespace])
     return salted_hmac("django_dblock.etag", value, secret, algorithm="sha256").hexdigest()[:16]
 
 
@@ -105,7 +109,7 @@ def named(header: str) -> set[tuple[int, str]]:
     """Return the versions and digests in a list of tags; tags of another form are left out.
 
     Raises:
-        MalformedTags: it is no such list.
+        MalformedTags: the header is not a list of entity tags.
     """
     found, at = set(), 0
     while member := _MEMBER.match(header, at):
@@ -120,7 +124,8 @@ def named(header: str) -> set[tuple[int, str]]:
 def newest(instance: "GuardedSave", tags: AbstractSet[tuple[int, str]]) -> int | None:
     """Return the highest version of this row among the tags.
 
-    Versions only grow, so a client that has seen this version knows that the others are old.
+    Versions only grow, so a client that has seen this version knows that the other versions are
+    old.
     """
     secrets = [None, *settings.SECRET_KEY_FALLBACKS]
     mine = {digest(instance, secret) for secret in secrets}

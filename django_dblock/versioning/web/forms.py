@@ -1,4 +1,4 @@
-"""Forms that compare the row with what they showed."""
+"""Forms that compare the row with the version that they showed."""
 
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -56,23 +56,24 @@ class VersionTokenField(forms.CharField):
 class VersionedFormMixin(_Base):
     """Save a form only if nobody has written the row since the form was shown.
 
-    Put it before ``ModelForm`` among the bases. A form for a row that is there has one more hidden
-    field, ``version_token``: signed, bound to the model and the primary key, with the version and
-    the values that the form showed. A page that renders its fields by hand must render it too; a
-    form that comes back without it, or with another row's, is invalid.
+    Put the mixin before ``ModelForm`` among the bases. A form for an existing row has one more
+    hidden field, ``version_token``: signed, bound to the model and the primary key, with the
+    version and the values that the form showed. A page that renders its fields by hand must render
+    the token, too; a form that is sent without the token, or with another row's token, is invalid.
 
     Guarantees: when a valid form is saved, the UPDATE itself names the version that the user saw,
     also with ``commit=False``, in formsets, and with ``cas_on_save = False``; a formset's DELETE
-    does so too. If the row has another version, or is gone, :class:`StaleObject` is raised and
-    nothing is written, many-to-many relations included. What counts as changed is what the user
-    changed: a row in a formset that they left alone is not written, whatever became of it.
+    does so too. If the row has another version, or was deleted, :class:`StaleObject` is raised and
+    nothing is written, many-to-many relations included. Only the user's changes count: a row in a
+    formset that the user did not change is not written, even if another writer changed the row.
 
-    Does not guarantee: anything about a row that is written past the form's instance. A file that
-    was uploaded has been stored by then, as with every save that fails. A formset's ``save()``
-    writes form by form: put it into ``transaction.atomic()`` to write all or nothing.
+    Does not guarantee: anything about a row that is written without the form's instance. A file
+    that was uploaded is stored before a conflict is found, as with every save that fails. A
+    formset's ``save()`` writes form by form: put it into ``transaction.atomic()`` to write all or
+    nothing.
 
     Attributes:
-        conflict_was_shown: whether the conflict has been read, by a page or by your code.
+        conflict_was_shown: whether a page or your code has read the conflict.
     """
 
     conflict_was_shown = False
@@ -101,18 +102,18 @@ class VersionedFormMixin(_Base):
         if instance._state.adding:
             return
         for name in self._guarded:
-            self.fields[name].show_hidden_initial = False  # the token has it
+            self.fields[name].show_hidden_initial = False  # the token has the initial value
         self.fields[TOKEN] = field = VersionTokenField(required=False)
         if self.is_bound:
             self._open()
             return
         version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
         shown = self._shown(options.get("initial") or {})
-        # Read now, with the values that are shown; signed when it is rendered, if it is.
+        # The version is read now, with the shown values. It is signed only when a page renders it.
         field.initial = lambda: signed_version.dump(*self._row, version, shown)
 
     def _shown(self, replaced: Container[str]) -> dict[str, Any]:
-        """Return what the row has in the fields that the form shows."""
+        """Return the row's values of the fields that the form shows."""
         columns = [field for field in self._guarded.values() if not field.many_to_many]
         found = signed_version.encoded(
             (field, field.value_from_object(self.instance)) for field in columns
@@ -123,7 +124,7 @@ class VersionedFormMixin(_Base):
         return found
 
     def _open(self) -> None:
-        """Read the token, and let the form begin with what its user saw."""
+        """Read the token, and set the form's initial values to the values that the user saw."""
         posted = {
             name: self.data.get(self.add_prefix(name))
             for name in [TOKEN, *(CHOICE + name for name in self._guarded)]
@@ -135,7 +136,7 @@ class VersionedFormMixin(_Base):
             return
         for name, field in self._guarded.items():
             if isinstance(self.fields[name], forms.FileField):
-                continue  # a file that is not uploaded again stays as it is
+                continue  # a file that is not uploaded again is not changed
             if posted[CHOICE + name] == THEIRS:
                 self._taken.append(name)
             elif name in self._seen.original:
@@ -144,8 +145,8 @@ class VersionedFormMixin(_Base):
         self._disable_taken(disabled=True)
 
     def _disable_taken(self, *, disabled: bool) -> None:
-        # Of a disabled field Django takes the row's value, whatever was sent; the UPDATE makes
-        # sure that it is the value which the user chose.
+        # For a disabled field Django takes the row's value, whatever was sent. The UPDATE compares
+        # the version, so that this is the value that the user chose.
         for name in self._taken:
             self.fields[name].disabled = disabled
 
@@ -155,7 +156,8 @@ class VersionedFormMixin(_Base):
         super().full_clean()
         if not self.is_bound:
             return
-        # Kept by Django; what was taken is no change of the user's, though JSON fields think so.
+        # Django caches changed_data. A taken value is not the user's change, although JSON fields
+        # report it as changed.
         changed = [name for name in self.changed_data if name not in self._taken]
         self.__dict__["changed_data"] = changed
         self._disable_taken(disabled=False)
@@ -164,7 +166,9 @@ class VersionedFormMixin(_Base):
         if self._seen:
             expect(self.instance, self._seen.version)
         elif self._refused:
-            self.cleaned_data.pop(DELETION_FIELD_NAME, None)  # formsets delete invalid forms, too
+            self.cleaned_data.pop(
+                DELETION_FIELD_NAME, None
+            )  # a formset deletes the rows of invalid forms, too
             self.add_error(None, self._refused)
         else:
             self._say_gone()
@@ -173,7 +177,8 @@ class VersionedFormMixin(_Base):
         """Save as Django does, in one transaction with the many-to-many relations.
 
         Raises:
-            StaleObject: the row was written, or deleted, since the form was shown.
+            StaleObject: the row was written or deleted since the form was shown. Nothing was
+                written.
         """
         relations = any(field.many_to_many for field in self._guarded.values())
         using = router.db_for_write(type(self.instance), instance=self.instance)
@@ -185,22 +190,27 @@ class VersionedFormMixin(_Base):
     save.alters_data = True  # type: ignore[attr-defined]
 
     def add_conflict(self, error: StaleObject) -> None:
-        """Turn the form into one that shows the conflict which its ``save()`` ended with.
+        """Make the form show the conflict that its ``save()`` ended with.
 
-        What the user entered stays in the inputs. Fields that only somebody else changed show what
-        is in the row. The token is that of the row as it is now, so sending the form again
-        overwrites what was just shown, and nothing newer. If you render the page yourself, show
-        ``conflict_rows``; the responses of this package keep the old token in a page that has not
-        shown the conflict (``keep_tokens_of_unseen``). ``conflict`` is the diff,
+        The inputs keep the values that the user entered. Fields that only another writer changed
+        show the row's value. The token is that of the present row, so sending the form again
+        overwrites the values that were just shown, and nothing newer. If you render the page
+        yourself, show ``conflict_rows``; the responses of this package keep the old token in a page
+        that has not shown the conflict (``keep_tokens_of_unseen``). ``conflict`` is the diff,
         ``conflict_rows`` the table to show, and the form has an error with the code ``"conflict"``.
 
         One statement for the row, and one for each relation among the fields.
 
         Args:
-            error: what ``save()`` of this form raised.
+            error: the error that ``save()`` of this form raised.
+
+        Raises:
+            ValueError: the error belongs to another object than the form's.
         """
         if error.instance is not self.instance:
-            raise ValueError(f"This form saves {self.instance!r}; the conflict is not its own.")
+            raise ValueError(
+                f"This form saves {self.instance!r}, but the conflict is of another object."
+            )
         original = self._seen.original if self._seen else {}
         self._conflict = diff = form_diff(
             error, self._editable(), original, self.cleaned_data, self._row_now()
@@ -217,12 +227,12 @@ class VersionedFormMixin(_Base):
                     self._show(name, each.theirs)
         self.data = data
         self.cleaned_data.pop(DELETION_FIELD_NAME, None)
-        # Made when a page renders it, so that it is known whether one did.
+        # The text is made when a page renders it, which shows that the page has shown the conflict.
         text = lazy(self.conflict_error, str)()
         self.add_error(None, ValidationError(text, code="conflict"))
 
     def _row_now(self) -> tuple[Mapping[str, Any], int] | None:
-        """Return the row's values and version if they are known already; None to read them."""
+        """Return the row's values and version if both are known already; None to read them."""
         return None
 
     @property
@@ -241,7 +251,7 @@ class VersionedFormMixin(_Base):
 
     @property
     def conflict_rows(self) -> list[Row]:
-        """Return the rows of the table that shows the conflict; none without a conflict."""
+        """Return the rows of the table that shows the conflict; empty without a conflict."""
         if (diff := self.conflict) is None:
             return []
         labels = {name: self.fields[name].label for name in diff.fields}
@@ -257,12 +267,12 @@ class VersionedFormMixin(_Base):
         }
 
     def _show(self, name: str, value: Any) -> None:
-        """Show a value in an input instead of the value that was sent."""
+        """Make an input show a value instead of the value that was sent."""
         field: Any = self.fields[name]
         field.bound_data = lambda data, initial: value  # noqa: ARG005
 
     def _say_gone(self) -> None:
-        """Say of a row in a formset that it was deleted; Django says that its id is no choice."""
+        """Report that a row in a formset was deleted; Django reports that its id is no choice."""
         key = self.instance._meta.pk.name
         if self.data.get(self.add_prefix(TOKEN)) and self.has_error(key, "invalid_choice"):
             del self.errors[key]
@@ -274,10 +284,10 @@ class VersionedModelForm(VersionedFormMixin, _ModelForm):
 
 
 def keep_tokens_of_unseen(response: Any, forms: Iterable[Any]) -> None:
-    """Once a page is rendered, give forms whose conflict it does not show their old tokens back.
+    """Restore the old tokens of forms whose conflict the rendered page does not show.
 
-    A template that shows no errors of a form would else send the token of a row that nobody has
-    seen, and the next "Save" would overwrite that row.
+    Otherwise a template that does not show a form's errors would send the token of a version that
+    the user has not seen, and the next "Save" would overwrite that version.
 
     Args:
         response: a ``TemplateResponse``.
@@ -295,7 +305,7 @@ def keep_tokens_of_unseen(response: Any, forms: Iterable[Any]) -> None:
 
 
 def row_of(instance: Any) -> tuple[str, Any]:
-    """Return the model and the key that a token is bound to; a proxy counts as its model."""
+    """Return the model and the key that a token is bound to; for a proxy, its concrete model."""
     return instance._meta.concrete_model._meta.label, instance.pk
 
 
@@ -314,7 +324,7 @@ def _guarded(form: Any) -> dict[str, Any]:
 
 
 def hides(field: forms.Field) -> bool:
-    """Return whether a field can't be edited or does not show its value; no token holds it."""
+    """Return whether a field can't be edited or hides its value, so that no token has it."""
     return field.disabled or (
         isinstance(field.widget, forms.PasswordInput) and not field.widget.render_value
     )
@@ -339,7 +349,7 @@ CHANGED_BEFORE_DELETE = _(
 
 
 class VersionedDeleteForm(forms.Form):
-    """A form of one hidden field, the version that the page showed; it is invalid without it."""
+    """A form with one hidden field, the version that the page showed; invalid without it."""
 
     version_token = VersionTokenField(required=False)
 
@@ -351,7 +361,11 @@ class VersionedDeleteForm(forms.Form):
         self.fields[TOKEN].initial = signed_version.dump(*self._row, version, {})
 
     def clean(self) -> dict[str, Any]:
-        """Bind the instance to the version that was seen."""
+        """Bind the instance to the version that the user saw.
+
+        Raises:
+            ValidationError: the token is missing, or is not of this row.
+        """
         try:
             seen = signed_version.load(*self._row, self.data.get(self.add_prefix(TOKEN)))
         except ValidationError:
@@ -361,5 +375,5 @@ class VersionedDeleteForm(forms.Form):
         return self.cleaned_data
 
     def show_now(self) -> None:
-        """Carry the version that the row has now: the page that comes back shows that one."""
+        """Set the token to the row's present version, which the next page shows."""
         self.data = {**self.data, self.add_prefix(TOKEN): self.fields[TOKEN].initial}

@@ -1,6 +1,6 @@
-"""ETag and If-Match for views: a write that the client has bound to the version it saw.
+"""ETag and If-Match for views: a write that is bound to the version that the client saw.
 
-``If-Match`` is not compared and then forgotten; the version in it goes into the UPDATE
+The view does not compare ``If-Match`` itself; the version in the header goes into the UPDATE
 (:mod:`~django_dblock.versioning.web.preconditions`). Tags are in
 :mod:`~django_dblock.versioning.web.etag`.
 """
@@ -45,7 +45,7 @@ class ConditionalRequest(HttpRequest):
 
 
 def set_etag(response: R, instance: VersionedModel, variant: str = "") -> R:
-    """Put the tag of the version that the instance carries on a response, and return that.
+    """Set the response's ``ETag`` to the tag of the instance's version; return the response.
 
     With Django's ConditionalGetMiddleware the response to a GET whose ``If-None-Match`` has this
     tag is 304. Arguments, guarantees and errors are those of :func:`etag`.
@@ -70,8 +70,8 @@ def if_match(
     The view gets ``request.if_match``
     (:class:`~django_dblock.versioning.web.preconditions.IfMatch`) and binds what it writes:
     ``request.if_match.bind(product)`` before any form or serializer, or
-    ``product.save_cas(expected=request.if_match.expected(product))``. So the version is compared
-    by the UPDATE itself; nothing is sent for it.
+    ``product.save_cas(expected=request.if_match.expected(product))``. So the UPDATE itself
+    compares the version; no other statement is sent.
 
     Works on functions and, through ``method_decorator``, on methods and ``dispatch`` of class
     views, sync and async. Safe methods pass untouched.
@@ -80,22 +80,22 @@ def if_match(
     row, if there is a row. What the request wrote under ATOMIC_REQUESTS is rolled back. Without the
     header the response is 428, before the view runs; with a malformed header it is 400. The
     response to a write has the new tag. A view that succeeds without having used a precondition
-    that the client sent is an error.
+    that the client sent raises RuntimeError.
 
     Does not guarantee: that what the view wrote before the conflict is undone without
     ATOMIC_REQUESTS; put several writes in ``transaction.atomic()``. ``If-Unmodified-Since``, and
-    tags in the ``If-None-Match`` of a write, are not looked at.
+    tags in the ``If-None-Match`` of a write, are ignored.
 
-    Departs from RFC 9110, knowingly: weak tags, and tags with a suffix that a compressing proxy
+    Departures from RFC 9110: weak tags, and tags with a suffix that a compressing proxy
     has added, match, because a tag names the state of a row (13.1.1 wants the strong comparison);
     the response to a successful PUT has an ETag even if the server has normalised the data
     (9.3.4). The tags of any variant match.
 
     Args:
         view: the view, where the decorator is used without arguments.
-        required: respond with 428 if an unsafe method comes without ``If-Match`` and without
-            ``If-None-Match: *``. If False, ``bind()`` does nothing then.
-        variant: for the tags of the responses, as in :func:`etag`.
+        required: respond with 428 to an unsafe method without ``If-Match`` and without
+            ``If-None-Match: *``. If False, ``bind()`` does nothing for such a request.
+        variant: the variant in the tags of the responses, as in :func:`etag`.
 
     Raises:
         RuntimeError: the view succeeded and never used ``request.if_match``, though
@@ -134,7 +134,7 @@ def if_match(
                     return refused
                 return _finish(request, response, view, variant)
 
-        return conditional  # type: ignore[return-value]  # it has the view's own signature
+        return conditional  # type: ignore[return-value]  # the wrapper has the view's signature
 
     return decorate
 
@@ -143,7 +143,7 @@ def conflict_problem(error: BaseException, *, conditional: bool) -> Problem | No
     """Return the problem to report for a conflict; None for other errors.
 
     Args:
-        error: what was raised.
+        error: the error.
         conditional: the request carried a precondition.
     """
     if isinstance(error, PreconditionFailed) and error.absent:
@@ -176,7 +176,7 @@ def malformed_problem() -> Problem:
 
 
 def undo_request() -> None:
-    """Roll back what the request has written under ATOMIC_REQUESTS.
+    """Roll back the request's writes under ATOMIC_REQUESTS.
 
     Django commits when a view returns a response, also when that response reports a conflict.
     """
@@ -201,7 +201,7 @@ def fresh_tag(response: HttpResponseBase, instance: VersionedModel | None, varia
     """Add the ETag to a successful response without one, if the instance has a version."""
     successful = 200 <= response.status_code < 300  # noqa: PLR2004
     if instance is not None and instance.pk is not None and successful:
-        # Not known after a save that did not compare; rolled back, it never came to be.
+        # The version is unknown after a save that did not compare, and invalid after a rollback.
         with suppress(MissingVersion, StaleObject):
             response.headers.setdefault("ETag", etag(instance, variant))
 
@@ -237,8 +237,8 @@ def _finish(request: HttpRequest, response: Any, view: Any, variant: str) -> Any
         raise RuntimeError(
             f"The client sent a precondition (If-Match), and {name} responded with "
             f"{response.status_code} without having used it. Call request.if_match.bind(instance) "
-            f"before writing, or save_cas(expected=request.if_match.expected(instance)); if it "
-            f"writes nothing, request.if_match.waive()."
+            f"before writing, or save_cas(expected=request.if_match.expected(instance)); if the "
+            f"view writes nothing, call request.if_match.waive()."
         )
     fresh_tag(response, request.if_match.row(), variant)  # type: ignore[attr-defined]
     return response
@@ -257,7 +257,7 @@ def _refuse(request: HttpRequest, error: Exception, variant: str) -> HttpRespons
 
 
 def _is_async(view: Any) -> bool:
-    """Return whether to await the view; also for ``dispatch`` of an async class view."""
+    """Return whether the view must be awaited; also for ``dispatch`` of an async class view."""
     if iscoroutinefunction(view):
         return True
     owner = getattr(getattr(view, "func", None), "__self__", None)

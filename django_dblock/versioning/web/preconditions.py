@@ -20,15 +20,15 @@ Kind = Literal["none", "tags", "any", "absent"]
 class PreconditionFailed(DblockError):
     """A request's ``If-Match`` or ``If-None-Match`` does not hold. Nothing was written.
 
-    Where the client names an older version of the row than it has, it is a :class:`StaleObject`.
+    If the client names an older version than the row has, :class:`StaleObject` is raised instead.
 
     Attributes:
         instance: the object that was to be written.
-        model: the label of its model, ``shop.Product``.
-        pk: its primary key.
-        expected: the version of this row that the client named; None where it named none.
-        actual: the version that was read; None where the row isn't there.
-        absent: the client asked that the row isn't there (``If-None-Match: *``).
+        model: the label of the instance's model, ``shop.Product``.
+        pk: the instance's primary key.
+        expected: the version of this row that the client named; None if it named none.
+        actual: the version that was read; None if there is no row.
+        absent: whether the client demands that there is no row (``If-None-Match: *``).
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class PreconditionFailed(DblockError):
         row = f"{model} {pk!r}"
         if absent:
             why = (
-                f"it is there already, with version {actual}, and the client sent If-None-Match: "
-                f"*. To change it, read it and send its ETag in If-Match"
+                f"the row exists already, with version {actual}, and the client sent "
+                f"If-None-Match: *. To change the row, read it and send its ETag in If-Match"
             )
         elif actual is None:
             why = (
@@ -48,13 +48,13 @@ class PreconditionFailed(DblockError):
             )
         elif expected is None:
             why = (
-                "If-Match names no version of it: its tags are those of other rows, or were made "
-                "with another SECRET_KEY. Read it again and send the ETag that comes with it"
+                "If-Match names no version of the row: its tags are those of other rows, or were "
+                "made with another SECRET_KEY. Read the row again and send that response's ETag"
             )
         else:
             why = (
                 f"the client saw version {expected}, and this request has read version {actual}, "
-                f"which is older. Read what is to be written from the primary"
+                f"which is older. Read the row from the primary before writing it"
             )
         super().__init__(f"{row} was not written: {why}.")
         self.instance = instance
@@ -68,12 +68,12 @@ class PreconditionFailed(DblockError):
 class IfMatch:
     """The precondition of one request; true in a boolean context if the client sent one.
 
-    It holds for the instances that are passed to ``bind()``, ``expected()`` or ``insert()``.
-    No method compares before the write: the write itself compares.
+    The precondition applies to the instances that are passed to ``bind()``, ``expected()`` or
+    ``insert()``. No method compares before the write: the write itself compares.
 
     Attributes:
         kind: see :data:`Kind`.
-        used: the view has used it, or has called ``waive()``.
+        used: whether the view has used the precondition, or has called ``waive()``.
     """
 
     def __init__(self, kind: Kind, named: frozenset[tuple[int, str]] = frozenset()) -> None:
@@ -90,8 +90,8 @@ class IfMatch:
         """Read the headers of a request.
 
         Raises:
-            MalformedTags: ``If-Match`` is no list of entity tags, or stands beside an
-                ``If-None-Match: *``, so that both can't hold.
+            MalformedTags: ``If-Match`` is not a list of entity tags; or the request also has
+                ``If-None-Match: *``, and both can't hold.
         """
         header, absent = request.headers.get("If-Match"), _absent(request)
         if header is None:
@@ -105,18 +105,19 @@ class IfMatch:
     def bind(self, instance: "VersionedModel") -> None:
         """Compare every later write of this instance with the version that the client saw.
 
-        Guarantees: its ``save()``, ``save_cas()`` and ``delete_cas()`` name that version in the
-        statement, also with ``cas_on_save = False`` and deep inside of a form or a serializer.
-        With ``If-Match: *`` it is the version that this request has read. Nothing is sent.
+        Guarantees: the instance's ``save()``, ``save_cas()`` and ``delete_cas()`` name that version
+            in
+        the statement, also with ``cas_on_save = False`` and inside a form or a serializer. With
+        ``If-Match: *`` the statement names the version that this request has read. Nothing is sent.
 
         Does not guarantee anything about ``delete()``, ``QuerySet.update()``, and other instances
-        of the same row. Where the client sent no precondition, nothing changes.
+        of the same row. If the client sent no precondition, nothing changes.
 
         Raises:
             StaleObject: the instance has a newer version than the client saw.
-            PreconditionFailed: the client names no version of this row, or a newer one than was
-                read (from a replica that lags); or the instance was not read, so that there is no
-                such row; or the client asked for just that.
+            PreconditionFailed: the client names no version of this row; or it names a newer version
+                than was read (from a replica that lags); or the instance was not read, so that
+                there is no such row; or the client sent ``If-None-Match: *``, and the row exists.
             MissingVersion: the instance carries no version.
         """
         self._use(instance)
@@ -129,13 +130,15 @@ class IfMatch:
     def expected(self, instance: "VersionedModel") -> int:
         """Return the version for ``save_cas(expected=…)`` and ``delete_cas(expected=…)``.
 
-        As ``bind()``, for one write; and for an instance made by hand, ``Product(pk=pk)``, whose
-        row nobody has read: there the UPDATE alone finds out. Where the client sent no
-        precondition, it is the version that the instance was read with.
+        The version holds for one write. The instance may be made by hand, ``Product(pk=pk)``,
+        without reading the row: then only the UPDATE finds out whether the row has the version. If
+        the client sent no precondition, the result is the version that the instance was read with.
 
         Raises:
-            StaleObject: as ``bind()``.
-            PreconditionFailed: as ``bind()``.
+            StaleObject: the instance has a newer version than the client saw.
+            PreconditionFailed: the client names no version of this row, or a newer version than was
+                read; or it sent ``If-Match: *`` and the instance was not read; or it sent
+                ``If-None-Match: *``.
             MissingVersion: the instance carries no version, and the client named none.
         """
         self._use(instance)
@@ -151,10 +154,11 @@ class IfMatch:
     def insert(self, instance: "VersionedModel", *, using: str | None = None) -> None:
         """Save a new row, for a PUT that creates: with ``If-None-Match: *`` only if there is none.
 
-        The INSERT finds out, in a savepoint; one statement more where it is refused.
+        The INSERT itself checks that, in a savepoint; a refused INSERT costs one more statement.
 
         Raises:
-            PreconditionFailed: the row is there; or the client sent ``If-Match``, and it is not.
+            PreconditionFailed: the row exists and the client sent ``If-None-Match: *``; or the
+                client sent ``If-Match``, and there is no row.
             IntegrityError: another constraint refused the row.
         """
         self._use(instance)
@@ -173,7 +177,7 @@ class IfMatch:
             ) from error
 
     async def ainsert(self, instance: "VersionedModel", *, using: str | None = None) -> None:
-        """``insert()`` for async code."""
+        """Save a new row from async code, as :meth:`insert` does."""
         await sync_to_async(self.insert)(instance, using=using)
 
     def waive(self) -> None:
@@ -181,15 +185,15 @@ class IfMatch:
         self.used = True
 
     def row(self) -> "VersionedModel | None":
-        """Return the instance that the view has used; None if there were none or several."""
+        """Return the instance that the view has used; None if there is none or several."""
         return next(iter(self._rows.values())) if len(self._rows) == 1 else None
 
     def current_tag(
         self, error: "StaleObject | PreconditionFailed", variant: str = ""
     ) -> str | None:
-        """Return the tag that the row has now; None where it is gone, or that is not known.
+        """Return the row's present tag; None if the row was deleted, or its version is not known.
 
-        Only for a row that the view has used; the client did not ask about any other row.
+        The tag is returned only for a row that the view has used; the client named no other row.
         """
         instance, actual = error.instance, error.actual
         digest = etag.digest(instance)
@@ -197,7 +201,7 @@ class IfMatch:
         if bound is None or actual is None or (error.expected or 0) > actual:
             return None
         if bound is not instance and bound.__dict__.get(bound._version_field.attname) == actual:
-            return None  # written by this request itself, and rolled back with it
+            return None  # this request wrote the version, which is rolled back
         return etag.tag(actual, digest, variant)
 
     def _use(self, instance: "VersionedModel") -> None:

@@ -1,7 +1,7 @@
-"""What a page showed, signed: the version of a row, and the values of the form's fields.
+"""The signed token of a page: the version of a row, and the values that the form showed.
 
-The browser sends the token back, so that a posted form can be compared with the row that it was
-made from. The token is readable, so it holds only what the page shows anyway.
+The browser sends the token back, so that a posted form can be compared with the row that the form
+showed. The token is readable, so it holds only values that the page shows anyway.
 """
 
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SALT: Final = "django_dblock.versioning.web.signed_version"
 
 LONGEST: Final = 4000
-"""The longest value, in characters, that a token holds; of a longer one no original is known."""
+"""The longest value, in characters, that a token holds; longer originals are unknown."""
 
 MISSING: Final = _(
     "This page came back without the version that it showed, so nothing was saved. Load it again "
@@ -38,11 +38,11 @@ CODES: Final = frozenset({"version_missing", "version_unreadable"})
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a page has shown to its user.
+    """The version and the values that a page has shown to its user.
 
     Attributes:
         version: the version of the row.
-        original: values by field name, as :func:`encoded` made them.
+        original: values by field name, encoded by :func:`encoded`.
     """
 
     version: int
@@ -50,31 +50,38 @@ class Seen:
 
 
 def dump(label: str, pk: Any, version: int, original: Mapping[str, Any]) -> str:
-    """Sign a version and the values shown with it, for this row of this model and no other."""
+    """Return a token of a version and the values shown with it, valid for this row only."""
     return _signer(label, pk).sign_object([version, dict(original)], compress=True)
 
 
 def load(label: str, pk: Any, token: object) -> Seen:
-    """Return what :func:`dump` signed for this row; else a ``ValidationError`` that says why not.
+    """Return the version and the values that :func:`dump` signed for this row.
 
-    Its ``code`` is ``"version_missing"`` or ``"version_unreadable"``.
+    Raises:
+        ValidationError: the token is missing (code ``"version_missing"``); or it was changed, or is
+            of another row (``"version_unreadable"``).
     """
     if not token:
         raise ValidationError(MISSING, code="version_missing")
     try:
         version, original = _signer(label, pk).unsign_object(str(token))
-    except (BadSignature, ValueError) as error:  # ValueError: not even text that can be encoded
+    except (BadSignature, ValueError) as error:  # ValueError: a text that can't be encoded
         raise ValidationError(UNREADABLE, code="version_unreadable") from error
     return Seen(version, original)
 
 
 def dump_many(label: str, versions: Mapping[Any, int]) -> str:
-    """Sign the versions of many rows of one model, by primary key."""
+    """Return a token of the versions of many rows of one model, by primary key."""
     return _signer(label, "*").sign_object({str(pk): each for pk, each in versions.items()})
 
 
 def load_many(label: str, token: object) -> dict[str, int]:
-    """Return what :func:`dump_many` signed: versions by the primary keys' text."""
+    """Return the versions that :func:`dump_many` signed, by the primary keys' text.
+
+    Raises:
+        ValidationError: the token is missing (code ``"version_missing"``); or it was changed, or is
+            of another model (``"version_unreadable"``).
+    """
     if not token:
         raise ValidationError(MISSING, code="version_missing")
     try:
@@ -85,9 +92,10 @@ def load_many(label: str, token: object) -> dict[str, int]:
 
 
 def _signer(label: str, pk: Any) -> Signer:
-    # What a token is bound to stands in its salt: it costs no room, and can't be left unchecked.
-    place = f":{conf.namespace!r}" if conf.has_namespaces else ""  # tenants have rows alike
-    return Signer(salt=f"{SALT}:{label}:{pk!r}{place}")
+    # A token is bound to its row by the salt, which takes no room and is always checked.
+    # Two tenants may have rows with the same model and key.
+    namespace = f":{conf.namespace!r}" if conf.has_namespaces else ""
+    return Signer(salt=f"{SALT}:{label}:{pk!r}{namespace}")
 
 
 def encoded(values: Iterable[tuple["Field[Any, Any]", Any]]) -> dict[str, Any]:

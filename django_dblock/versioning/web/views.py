@@ -47,14 +47,14 @@ def form_conflict_response(
 
     Args:
         request: the request that ended in the conflict.
-        form: the form, or the formset that one of whose forms it was.
-        error: what ``save()`` raised.
+        form: the form; or the formset, if the conflict is of one of its forms.
+        error: the error that ``save()`` raised.
         template_name: a page of your own; within its ``<form>`` it includes
             ``django_dblock/conflict_fields.html``, which shows ``form``.
-        context: more for the template, beside ``form``, ``formset`` and ``title``.
+        context: more variables for the template, besides ``form``, ``formset`` and ``title``.
 
     Raises:
-        StaleObject: the error belongs to no form given, so there is nothing to show.
+        StaleObject: the error belongs to none of the forms, so there is no conflict to show.
     """
     formset = form if hasattr(form, "forms") else None
     among = [each for each in getattr(form, "forms", [form]) if each.instance is error.instance]
@@ -76,7 +76,7 @@ def form_conflict_response(
 
 
 def undo(using: str) -> None:
-    """Roll back under ATOMIC_REQUESTS, as if the error had left the view."""
+    """Roll back the request's writes under ATOMIC_REQUESTS, as if the view had raised."""
     connection = connections[using]
     if connection.in_atomic_block and connection.settings_dict["ATOMIC_REQUESTS"]:
         connection.set_rollback(True)
@@ -85,12 +85,12 @@ def undo(using: str) -> None:
 class VersionedUpdateMixin(_Update):
     """Make an ``UpdateView`` respond to a conflict with a page that shows mine and theirs.
 
-    Put it before ``UpdateView``; the form is a :class:`VersionedFormMixin` (made if only ``fields``
-    are given). The response's status is 409. Nothing is written by the form; under
-    ``ATOMIC_REQUESTS`` nothing by the view.
+    Put the mixin before ``UpdateView``. The form is a :class:`VersionedFormMixin`, which is made if
+    only ``fields`` are given. The response's status is 409. The form writes nothing; under
+    ``ATOMIC_REQUESTS`` the view writes nothing.
 
-    Does not guarantee: that a row which is gone before the view has read it can be told from one
-    that never was. A posted form with a version gets the page, too.
+    Does not guarantee: that a row which was deleted before the view read it can be distinguished
+    from a row that never existed. For a posted form with a version, the response is the page, too.
 
     Attributes:
         conflict_template_name: the page; see :func:`form_conflict_response`.
@@ -106,7 +106,7 @@ class VersionedUpdateMixin(_Update):
         return type(form)(form.__name__, (VersionedFormMixin, form), {})
 
     def get_form(self, form_class: Any = None) -> Any:
-        """Return Django's form, and keep it to show it again."""
+        """Return Django's form, and keep the form for the page of a conflict."""
         self._form = super().get_form(form_class)
         return self._form
 
@@ -122,7 +122,11 @@ class VersionedUpdateMixin(_Update):
             return self.gone_response()
 
     def conflict_response(self, form: Any, error: StaleObject) -> HttpResponse:
-        """Return the page for a conflict of this view's form; others are raised again."""
+        """Return the page for a conflict of this view's form.
+
+        Raises:
+            StaleObject: the conflict is not of this form.
+        """
         return form_conflict_response(
             self.request,
             form,
@@ -153,11 +157,11 @@ class VersionedUpdateMixin(_Update):
 class VersionedDeleteMixin(_Delete):
     """Make a ``DeleteView`` delete only what its page has shown.
 
-    Put it before ``DeleteView``; the page renders ``{{ form }}``, which is one hidden field, and
-    its errors. If the row was changed in between, nothing is deleted, and the page is shown again
-    with what is there now, an error in ``form``, and the status 409.
+    Put the mixin before ``DeleteView``. The page renders ``{{ form }}``, which is one hidden field,
+    and the form's errors. If the row was changed meanwhile, nothing is deleted, and the page is
+    shown again with the present row, an error in ``form``, and the status 409.
 
-    Does not guarantee: anything about other rows that are deleted with it.
+    Does not guarantee: anything about other rows that are deleted with the row.
     """
 
     form_class = VersionedDeleteForm
@@ -176,7 +180,7 @@ class VersionedDeleteMixin(_Delete):
             return self.conflict_response(error)
 
     def conflict_response(self, error: StaleObject) -> HttpResponse:
-        """Return the page again, for what is there now."""
+        """Return the page again, for the present row."""
         self.object = self.get_object()
         form = self.get_form()
         form.add_error(None, ValidationError(CHANGED_BEFORE_DELETE, code="conflict"))
