@@ -1,8 +1,8 @@
 """The admin: leases, idempotency keys and the lock monitor, all read-only.
 
-An operator ends a lease on the lock monitor's page, which asks first. What becomes of an unfinished
-request is decided with ``manage.py dblock release --request`` or
-:func:`django_dblock.resolve_idempotency_key`, which fence its worker off.
+An operator ends a lease on the lock monitor's page, which asks first. An operator resolves an
+unfinished request with ``manage.py dblock release --request`` or
+:func:`django_dblock.resolve_idempotency_key`, which fence off the request's worker.
 
 Both tables can hold millions of rows, so each page reads a bounded number of them: lists are sorted
 by indexes only, counted up to a limit, and searched through indexes and the newest rows.
@@ -54,7 +54,7 @@ MOST_COUNTED = 10_000
 """Rows that a list counts, and pages through, at most."""
 
 NEWEST = 100_000
-"""Rows that a search reads where no index answers: those with the highest ids."""
+"""Rows that a search reads without an index: those with the highest ids."""
 
 MOST_FOUND = 1_000
 """Rows that a search finds at most."""
@@ -70,7 +70,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def count(self) -> int:
-        """Return how many rows there are to page through."""
+        """Return the number of rows to page through, up to the limit."""
         rows: Any = self.object_list
         return int(rows[:MOST_COUNTED].count())
 
@@ -124,7 +124,7 @@ class ReadOnlyAdmin(_ModelAdmin):
         return rows.filter(self.own_rows(conf.namespace))
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:  # noqa: ARG002 - Django's
-        """Allow the filters, and no other condition in the address: it need not have an index."""
+        """Return whether a condition in the address is a filter; others may have no index."""
         filters: Any = self.list_filter
         return lookup in {each.parameter_name for each in filters}
 
@@ -148,20 +148,20 @@ class ReadOnlyAdmin(_ModelAdmin):
         return queryset.filter(pk__in=pks), False
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: the protocol makes rows."""
+        """Return False: only the protocol creates rows."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: a changed row is a broken lock."""
+        """Return False: a changed row is a broken lock."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: without its row a token could repeat, and a request would run again."""
+        """Return False: without its row a token could repeat, and a request would run again."""
         return False
 
 
 def newest(rows: QuerySet[Any]) -> Any:
-    """Return the id above which the newest rows are; read from the primary key's index."""
+    """Return the id above which the newest rows are, from the primary key's index."""
     last = rows.order_by("-pk").values_list("pk", flat=True).first()
     return max((last or 0) - NEWEST, 0)
 
@@ -190,7 +190,7 @@ class StatusFilter(admin.SimpleListFilter):
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Django's
-        """Return the classes; the table is not searched for which there are."""
+        """Return all classes, without searching the table for those that occur."""
         return [(str(hundred), f"{hundred}xx") for hundred in (2, 3, 4, 5)]
 
     def queryset(self, request: HttpRequest, queryset: _KeyRows) -> _KeyRows:  # noqa: ARG002 - Django's
@@ -257,7 +257,7 @@ def _seconds(duration: timedelta | None) -> str:
 
 @admin.register(FencedLock)
 class FencedLockAdmin(ReadOnlyAdmin):
-    """The leases. Who may release them can end some from here."""
+    """The leases; a user with the permission can end some of them from here."""
 
     list_display = ("name_and_slot", "state", "time_left", "short_owner", "age")
     fields = (
@@ -338,14 +338,14 @@ class FencedLockAdmin(ReadOnlyAdmin):
         return short(visible(row.owner), _LONGEST_CELL)
 
     def has_release_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may end leases, and this site has the page that asks."""
+        """Return whether the user may end leases, and this site has the confirmation page."""
         needed = ("django_dblock.release_fencedlock", "django_dblock.view_lockmonitor")
         may = request.user.has_perms(needed)  # type: ignore[union-attr] # signed in
         return may and self._release_url() is not None
 
     @admin.action(description=_("End by force …"), permissions=["release"])
     def release_leases(self, request: HttpRequest, queryset: _LeaseRows) -> HttpResponse | None:
-        """Redirect to the page that asks whether to end them."""
+        """Redirect to the page that asks whether to end the leases."""
         rows = queryset[: _MOST_RELEASED + 1]
         leases = [("lease", f"{lease.slot}:{lease.name}") for lease in rows]
         query = urlencode(leases)
@@ -356,7 +356,7 @@ class FencedLockAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(f"{self._release_url()}?{query}")
 
     def _release_url(self) -> str | None:
-        """Return the path of the page that asks; None if this site has no lock monitor."""
+        """Return the path of the confirmation page; None if this site has no lock monitor."""
         try:
             return reverse(
                 "admin:django_dblock_lockmonitor_release", current_app=self.admin_site.name
@@ -405,8 +405,8 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
     def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
         """Return the requests of a scope, and the one with a scope and a key.
 
-        Of the current namespace, with which the index begins; those of other namespaces are found
-        among the newest rows.
+        Only of the current namespace, with which the index begins. Requests of other namespaces are
+        found among the newest rows.
         """
         rows = rows.filter(namespace=conf.namespace)
         return [
@@ -415,7 +415,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
         ]
 
     def matches(self, word: str) -> Q:
-        """Return the condition that scope or path have the word, or that it is the key."""
+        """Return the condition that scope or path have the word, or that the word is the key."""
         return Q(scope__contains=word) | Q(path__contains=word) | Q(key=word)
 
     def own_rows(self, namespace: str) -> Q:
@@ -446,7 +446,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("time left"))
     def time_left(self, row: Any) -> str:
-        """Show how long the row is leased or kept, or since when nobody works on the request."""
+        """Show how long the row is leased or kept, or since when the request has no worker."""
         if row.state_now == "leased":
             return str(_("%(time)s left") % {"time": _seconds(row.left)})
         if row.state_now == "abandoned":

@@ -1,4 +1,4 @@
-"""What is locked, by whom, and who waits: read from the server, for commands, pages and tests."""
+"""The locks, their holders and waiters, read from the server for commands, pages and tests."""
 
 import json
 from collections import defaultdict
@@ -21,7 +21,7 @@ from django_dblock.sql import idempotency_operations as idempotency_sql
 from django_dblock.sql import inspect as sql
 
 MOST_BLOCKERS = 10
-"""Backends that ``blocked_by`` names at most: a long queue would be repeated on each line."""
+"""Backends that ``blocked_by`` names at most; a long queue would be repeated on each line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,12 @@ class AdvisoryLock:
         hidden: whether the server hides the transaction's age, the client, the state, the query and
             the connection's start from the role that asks. The server never hides the
             application_name, labels included.
-        backend_start: when the connection began, which tells it from other connections that had, or
-            will have, the same pid (:func:`django_dblock.terminate_backend`); None if hidden.
+        backend_start: when the connection began, which distinguishes it from other connections with
+            the same pid (:func:`django_dblock.terminate_backend`); None if hidden.
         place: the waiter's place in the lock's queue, from 1; None for a held lock.
-        waits_for: on a held lock, what else its backend waits for: ``a row of auth_user``, a table,
-            ``another transaction``; None if the backend waits for nothing but advisory locks.
+        waits_for: on a held lock, the other object that its backend waits for: ``a row of
+            auth_user``, a table, ``another transaction``; None if the backend waits for nothing but
+            advisory locks.
         last_statement: if the backend's latest statement was one of this package's own locking
             statements: ``took this lock``, ``took another lock`` or ``took several locks``; for a
             waiter ``requests this lock``; None otherwise.
@@ -89,12 +90,12 @@ class BlockingSession:
     """A backend without an advisory lock that blocks a holder or waiter of one.
 
     Attributes:
-        pid: the backend; None for prepared transactions, of which the server doesn't tell which.
-        program: what the backend's program calls itself.
+        pid: the backend; None for prepared transactions, which the server does not tell apart.
+        program: the program's own name of the backend.
         keeps: how many backends wait for this one, directly or behind others.
-        holds: what the others wait for (``a row of auth_user``), then the tables that the backend
-            has locked in any mode, at most five, the strongest locks first.
-        waits_for: what the backend waits for itself; None if it waits for nothing.
+        holds: the object that the others wait for (``a row of auth_user``), then the tables that
+            the backend has locked in any mode, at most five, the strongest locks first.
+        waits_for: the object that the backend itself waits for; None if it waits for nothing.
         blocked_by: the backends that block that wait, at most ten.
         waiting: seconds the backend has been waiting; None if it does not wait.
         transaction_age: seconds since the backend's transaction began; None if hidden.
@@ -126,7 +127,7 @@ class BlockingSession:
 
 @dataclass(frozen=True, slots=True)
 class OtherWait:
-    """A wait for a lock that is not advisory: which backend waits, for what, behind whom.
+    """A wait for a lock that is not advisory.
 
     Attributes:
         pid: the backend that waits.
@@ -145,12 +146,12 @@ class OtherWait:
 
 @dataclass(frozen=True, slots=True)
 class LockWaits:
-    """All advisory locks, and what their holders and waiters wait for in turn.
+    """All advisory locks, and the other locks that their holders wait for.
 
     Attributes:
         locks: every advisory lock, as :func:`advisory_locks` returns them.
-        blockers: the backends without an advisory lock that block the others, those that keep
-            most others waiting first.
+        blockers: the backends without an advisory lock that block the others, those with
+            most waiters first.
         waits: the waits for other types of locks that lead to them.
         standby: whether the server is a standby: the locks of the primary are unknown to it.
     """
@@ -164,8 +165,9 @@ class LockWaits:
 def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
     """Return every advisory lock of the database, by number, holders before waiters.
 
-    One statement, and a second one while a holder waits for another type of lock. Takes no lock
-    that others wait for. The list is a snapshot: it may be outdated when you read it. It includes
+    One statement, and a second one while a holder waits for another type of lock. It takes no lock
+    that other sessions wait for. The list is a snapshot: it may be outdated when you read it. It
+        includes
     the locks of other programs in the same database.
 
     Args:
@@ -180,11 +182,11 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
 
 
 def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> LockWaits:
-    """Return every advisory lock, and who blocks whom, across all types of locks.
+    """Return every advisory lock, and the sessions that block each other, by all types of locks.
 
     A backend that holds an advisory lock may itself wait for a row or a table that a backend
-    without any advisory lock has locked. Those chains are followed to their ends. Statements and
-    snapshot: as :func:`advisory_locks`.
+    without any advisory lock has locked. Those chains are followed to their ends. The
+    statements and the snapshot are those of :func:`advisory_locks`.
 
     Args:
         using: the database alias, as in :func:`django_dblock.advisory_lock`.
@@ -268,7 +270,7 @@ _Place = tuple[int, int, bool]
 def _queues(
     rows: Sequence[tuple[Any, ...]],
 ) -> dict[_Place, dict[int, tuple[tuple[int, ...], int]]]:
-    """Return for each lock that is waited for: who blocks each waiter, and the waiter's place.
+    """Return the blockers and the place of each waiter, for each lock that has waiters.
 
     Two shared locks don't conflict, every other pair does. The rows of a lock come in the order of
     its queue.
@@ -360,24 +362,25 @@ class FencedLease:
     """The latest grant of one name in the lock table; all times by the server's clock.
 
     Attributes:
-        name: the key, as it is called in the table (:mod:`django_dblock.fencing.lease_name`).
+        name: the key's name in the table (:mod:`django_dblock.fencing.lease_name`).
         slot: 0 for a ``fenced_lock``, a leader and a writer; else the number of the permit, reader,
             partition or worker.
-        state: ``held``; ``delayed``, it has ended, but its ``hold_at_least`` or ``lock_delay``
-            keeps it from others; or ``expired``: it was given back or not renewed, and anybody may
-            have it.
-        token: the grant's, or what an operator raised it to.
-        owner: who was granted it: host, process and thread, for people.
-        age: seconds since it was granted.
-        renewed: seconds since it was renewed, or granted.
-        remaining: seconds until it expires, if it is not renewed; negative if it has.
-        lock_delay: seconds for which it is kept from others after that.
-        free_in: seconds until another holder can be granted it, if it is not renewed; negative if
-            it can be now.
+        state: ``held``; ``delayed``: the lease has ended, but its ``hold_at_least`` or
+            ``lock_delay`` keeps it from being granted; or ``expired``: the lease was released or
+            not renewed, and can be granted.
+        token: the fencing token of the grant, or the token that an operator advanced it to.
+        owner: the holder's host, process and thread, as readable text.
+        age: seconds since the grant.
+        renewed: seconds since the last renewal, or since the grant.
+        remaining: seconds until the lease expires, if it is not renewed; negative if it has
+            expired.
+        lock_delay: seconds after the expiry for which the lease can't be granted.
+        free_in: seconds until the lease can be granted to another holder, if it is not renewed;
+            negative if it can be granted now.
         grants: how often the name was granted since its row was made.
-        metadata: what the holder gave with it.
+        metadata: the metadata that the holder passed to ``fenced_lock``.
         waiting: the owners of the waiters in the queue, the first in front; a waiter without
-            ``fair=True`` takes its place there after its third try. Who waits for a permit, or for
+            ``fair=True`` takes its place there after its third try. A waiter for a permit, or for
             a read-write lock, waits for its name: the first lease of that name has all of them.
     """
 
@@ -432,16 +435,16 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
     limit: int | None = None,
     own_namespace: bool = False,
 ) -> list[FencedLease]:
-    """Return every lease that nobody else can be granted now, by name and slot.
+    """Return every lease that can't be granted to another holder now, by name and slot.
 
     One statement; takes no locks. The list is a snapshot, by the server's clock.
 
     Args:
         using: the database alias, as in :func:`django_dblock.fenced_lock`.
-        name: only leases with this name, or one of these names, as they stand in the table.
-        expired: also those that anybody can be granted, behind the others.
-        pattern: only names that match, with or without the suffix of their kind; ``*`` stands for
-            any text, as in :mod:`fnmatch`.
+        name: only leases with this name, or with one of these names, in the table.
+        expired: also leases that can be granted now, after the others.
+        pattern: only names that match, with or without the suffix of their kind; ``*`` matches any
+            text, as in :mod:`fnmatch`.
         limit: at most so many of the expired leases, by name; all if None.
         own_namespace: if the project has namespaces, only the leases of the current one.
 
@@ -473,7 +476,7 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
 
 
 def _like(pattern: str) -> str:
-    """Return a LIKE pattern that matches whatever the ``fnmatch`` pattern matches, and more."""
+    """Return a LIKE pattern that matches at least the texts of the ``fnmatch`` pattern."""
     if "[" in pattern:  # a set of characters; fnmatch decides afterwards
         pattern = f"{pattern.partition('[')[0]}*"
     for special in "\\%_":
@@ -495,26 +498,26 @@ def is_own_lease(name: str, namespace: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRequest:
-    """A request with an idempotency key that has no answer yet; all times by the server's clock.
+    """A request with an idempotency key that has no response yet; times by the server's clock.
 
     Attributes:
-        id: the row's, for ``dblock release --request``.
-        state: ``abandoned``: whoever worked on it is gone, and a repeat takes it over, or is
-            refused until a person has looked; ``free``: it was given up, and a repeat goes on after
-            its last step; or ``leased``: somebody is at work on it.
-        scope: whose key it is.
-        key: the beginning of the key, never the whole; of a ``once_per`` job its name and period.
+        id: the row's number, for ``dblock release --request``.
+        state: ``abandoned``: the worker is lost, and a retry takes the request over, or is refused
+            until an operator has resolved the request; ``free``: its run has ended without a
+            response, and a retry continues after the last step; or ``leased``: a run is working.
+        scope: the client that owns the key.
+        key: the beginning of the key, never the whole; for a ``once_per`` job its name and period.
         method: the HTTP method; empty for ``run_once``.
         path: the URL's path; empty for ``run_once``.
-        owner: who had it last: host, process and thread, for people.
+        owner: the host, process and thread of the latest claim, as readable text.
         token: the fencing token of the latest claim.
-        age: seconds since it was begun.
-        remaining: seconds until its lease ends, if it is not renewed; negative if it has; None if
-            it was given back.
-        expires_in: seconds until it counts as never begun; negative if it does; None while it waits
-            for a person, however long.
-        steps: the names of the steps that are recorded; in no order.
-        namespace: ``DBLOCK_NAMESPACE`` when the request came; for example its tenant.
+        age: seconds since the request began.
+        remaining: seconds until the lease ends, if it is not renewed; negative if it has ended;
+            None if the request is free.
+        expires_in: seconds until the key counts as new; negative if it does already; None while the
+            request waits for an operator, without a limit.
+        steps: the names of the recorded steps, in no order.
+        namespace: ``DBLOCK_NAMESPACE`` when the request came, for example the tenant.
     """
 
     id: int
@@ -533,7 +536,7 @@ class UnfinishedRequest:
 
     @property
     def name(self) -> str:
-        """Scope and masked key, as ``dblock list --name`` compares them."""
+        """The scope and the masked key, which ``dblock list --name`` compares."""
         return f"{self.scope}:{self.key}"
 
 
@@ -542,12 +545,12 @@ MOST_COUNTED = 10_000
 
 
 class Requests(NamedTuple):
-    """Requests that have no response yet, and how many there are.
+    """Requests that have no response yet, and their numbers.
 
     Attributes:
-        rows: those that were read, the ones that nobody works on in front.
-        idle: how many nobody works on, up to :data:`MOST_COUNTED` in each state.
-        leased: how many somebody works on, up to :data:`MOST_COUNTED`.
+        rows: the requests that were read, those without a worker first.
+        idle: the number of requests without a worker, up to :data:`MOST_COUNTED` in each state.
+        leased: the number of requests with a worker, up to :data:`MOST_COUNTED`.
     """
 
     rows: list[UnfinishedRequest]
@@ -558,15 +561,15 @@ class Requests(NamedTuple):
 def unfinished_requests(
     using: str | None = None, *, pk: int | None = None, limit: int | None = None
 ) -> list[UnfinishedRequest]:
-    """Return the requests that have no response yet, those that nobody works on in front.
+    """Return the requests that have no response yet, those without a worker first.
 
-    In ``mode="atomic"`` there are none: a request that has not ended has left no row. One
-    statement; takes no locks. The list is a snapshot, by the server's clock.
+    In ``mode="atomic"`` there are none: a request that has not ended has no row. One statement;
+    takes no locks. The list is a snapshot, by the server's clock.
 
     Args:
         using: the database alias, as in :func:`django_dblock.idempotent`.
         pk: only this row.
-        limit: at most so many in each state, the longest forgotten first; all if None.
+        limit: at most so many requests in each state, the longest idle first; all if None.
 
     Raises:
         UnsupportedDatabase: the alias is not PostgreSQL.
@@ -578,7 +581,7 @@ def unfinished_requests(
 def read_requests(
     using: str | None = None, *, pk: int | None = None, limit: int | None = None
 ) -> Requests:
-    """Return what :func:`unfinished_requests` returns, and how many requests there are.
+    """Return the requests of :func:`unfinished_requests`, and how many requests there are.
 
     The statement reads ``limit`` rows and counts :data:`MOST_COUNTED` index entries in each state
     at most, however many requests the table holds.
@@ -598,7 +601,7 @@ def read_requests(
 
 
 def count_unfinished_requests(using: str | None = None) -> dict[str, int]:
-    """Return how many requests have no response yet, by state. One statement, by an index."""
+    """Return the number of requests without a response, by state. One statement, by an index."""
     with connections[store.alias_for(using)].cursor() as cursor:
         cursor.execute(idempotency_sql.COUNT_UNFINISHED)
         return dict(cursor.fetchall())

@@ -16,15 +16,15 @@ from django_dblock.versioning.web.preconditions import conditional
 
 logger = logging.getLogger("django_dblock.middleware")
 
-# What run_once() in a view may raise that is no mistake of the project.
+# Errors of run_once() in a view that are not mistakes in the project.
 _TOLD = frozenset({"in_progress", "lease_lost", "abandoned", "too_many_keys", "not_replicated"})
 
 
 def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
-    """Return what to tell the client about an error; None if the error stays a server error.
+    """Return the problem to report for an error; None if the error stays a server error.
 
-    A client is told of a lock that was busy and of a row that has changed: a retry, or another look
-    at the row, may help. An error that shows a mistake in the project (a missing version, an unsafe
+    A busy lock and a changed row are reported to the client: a retry, or reading the row again, may
+    help. An error that shows a mistake in the project (a missing version, an unsafe
     isolation level, a full lock table) stays a server error.
 
     Args:
@@ -78,7 +78,7 @@ class ConflictMiddleware(MiddlewareMixin):
         if problem is None:
             return None
         logger.info(
-            "%s %s answered with %d: %s",
+            "%s %s responded with %d: %s",
             request.method,
             escape_uri_path(request.path),
             problem.status,

@@ -3,7 +3,7 @@
 Django logs an error that a receiver raises; the error never reaches the code that uses the lock.
 
 A receiver runs inside the lock's transaction and should not query it: the error of a query would
-abort the transaction, and nobody would see why.
+abort the transaction, and hide its cause.
 
 The sender is the lock's class. Each signal of a lock carries ``kind`` (``"advisory"`` or
 ``"fenced"``; ``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``,

@@ -1,6 +1,6 @@
 """The functions through which a request gets into a view, from the outermost to the innermost.
 
-The functions are read, not run. What can't be seen into ends a chain.
+The functions are read, not run. A function whose inner function can't be found ends a chain.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Layer(NamedTuple):
 
     Attributes:
         function: the function.
-        place: the name of the view, or of the method, that the function stands around.
+        place: the name of the view, or of the method, that the function wraps.
     """
 
     function: Any
@@ -52,7 +52,7 @@ def home(function: Any) -> str:
 
 
 def free(function: Any, name: str) -> Any:
-    """Return the value of a variable that a function closes over; None where it has none."""
+    """Return the value of a variable that a function closes over; None if there is none."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     return function.__closure__[names.index(name)].cell_contents if name in names else None
 
@@ -64,7 +64,7 @@ def names_in(function: Any) -> tuple[str, ...]:
 
 
 def name_of(view: Any) -> str:
-    """Return what a view is called in messages."""
+    """Return the name of a view in messages."""
     return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__name__)}"
 
 
@@ -84,14 +84,14 @@ def _wrapped(function: Any) -> Iterator[Any]:
 
 
 def _called(function: Any) -> Any:
-    """Return what a wrapper without ``__wrapped__`` calls, where that is known."""
+    """Return the function that a wrapper without ``__wrapped__`` calls; None if unknown."""
     if isinstance(function, partial):
         return function.func
     return free(function, "func") if home(function) in _API_VIEW else None
 
 
 def _method(cls: type, name: str) -> Iterator[Layer]:
-    """Yield what stands around a method, and around those of its parents that it calls."""
+    """Yield the functions around a method, and around the parents' methods that it calls."""
     for each in cls.__mro__:
         if name not in vars(each):
             continue
@@ -105,7 +105,7 @@ def _method(cls: type, name: str) -> Iterator[Layer]:
 
 
 def _class_of(function: Any) -> Any:
-    """Return the class whose ``as_view()`` has made a function; None of any other."""
+    """Return the class whose ``as_view()`` has made a function; None for other functions."""
     return free(function, "cls") if home(function) in _AS_VIEW else None
 
 

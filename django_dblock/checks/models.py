@@ -1,6 +1,6 @@
-"""System checks of models with a version: what would let a write pass unnoticed.
+"""System checks of models with a version: mistakes that would let a write pass unnoticed.
 
-They read the models, never a database.
+The checks read the models, never a database.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,8 @@ def check_admin(
     return [
         checks.Warning(
             f"{model._meta.label} has a version, and {type(admin).__name__} in the site "
-            f"{site.name!r} does not carry it through its forms: of two editors the last one wins.",
+            f"{site.name!r} does not carry the version through its forms: the last of two "
+            f"editors overwrites the first.",
             obj=type(admin),
             id="dblock.W020",
             hint="Base it on django_dblock.VersionedAdmin.",
@@ -76,7 +77,7 @@ def _versions(model: Any) -> list[str]:
 def _is_history(model: Any) -> bool:
     """Return whether a model keeps copies of the rows of a VersionedModel.
 
-    There the version is a fact about the past, and nothing is to compare or bump it. Such models
+    There the version is a fact about the past, and must not be compared or bumped. Such models
     are recognised by an attribute that their package sets, or by a copy of the same field.
     """
     tracked = getattr(model, "pgh_tracked_model", None)  # django-pghistory

@@ -1,4 +1,4 @@
-"""System checks: what would make the locks useless, said before the first one is taken.
+"""System checks of mistakes that would make the locks useless.
 
 ``dblock.E001``, ``E002``, ``W001`` and ``W005`` read the settings. ``E003``, ``E004`` and ``W002``
 to ``W004`` query the server, so they run only in ``migrate`` and in ``check
@@ -73,7 +73,7 @@ def _configured_isolation(connection: BaseDatabaseWrapper) -> Iterator[checks.Ch
     try:
         name = None if level is None else IsolationLevel(level).name  # Django takes the number, too
     except ValueError:
-        return  # Django says it when it connects
+        return  # Django raises when it connects
     yield from _snapshot_isolation("dblock.W001", connection, name)
 
 
@@ -101,7 +101,7 @@ def check_server(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
             cursor.execute(sql.SERVER)
             version, in_recovery, isolation = cursor.fetchone()
     except Error as error:
-        if "statement pooling" not in str(error):  # PgBouncer's words, in no other language
+        if "statement pooling" not in str(error):  # PgBouncer's words, which are never translated
             raise
         connection.close()
         return [
@@ -164,7 +164,7 @@ def check_tables(*, databases: Sequence[str] | None = None, **_: Any) -> list[ch
 
 
 def _is_called_by_migrate() -> bool:
-    # Django tells a check the databases, not the command. Tenant packages derive theirs from it.
+    # Django passes a check the databases, but not the command. Tenant packages subclass Command.
     module = sys.modules.get("django.core.management.commands.migrate")
     frame = inspect.currentframe() if module else None
     while frame is not None:

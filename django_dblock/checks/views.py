@@ -1,8 +1,8 @@
 """System checks of the views in the URLconf: W030 to W033.
 
-A decorator can't see what stands around it, so these checks read each way from the URLconf into a
-view: transactions that a guard must not run in, responses that can't be stored, clients that have
-no name, and authorisation that a replay would go past.
+A decorator can't see the functions around it, so these checks read each chain of functions from
+the URLconf into a view. They find guards inside a transaction, responses that can't be stored,
+clients without a name, and authorisation that a replay would skip.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ def check_guards(**_: Any) -> list[checks.CheckMessage]:
 
 
 def check_views(**_: Any) -> list[checks.CheckMessage]:
-    """Find views with ``@idempotent`` and no ``scope=`` where no client can be logged in (W030)."""
+    """Find views with ``@idempotent`` and no ``scope=`` if no client can be logged in (W030)."""
     if _has_users():
         return []
     configs = dict(_decorated_methods())  # imports the views, which fills `decorated`
@@ -55,7 +55,7 @@ def check_views(**_: Any) -> list[checks.CheckMessage]:
             f"in: each request would end in ImproperlyConfigured.",
             obj=name,
             id="dblock.W030",
-            hint=f"Say whose key it is: @idempotent(scope=lambda request: …); or add {_USERS} to "
+            hint=f"Name the client: @idempotent(scope=lambda request: …); or add {_USERS} to "
             f"MIDDLEWARE.",
         )
         for name, config in configs.items()
@@ -64,7 +64,7 @@ def check_views(**_: Any) -> list[checks.CheckMessage]:
 
 
 def check_order(**_: Any) -> list[checks.CheckMessage]:
-    """Find authorisation below ``@idempotent``, which a replay goes past (W033)."""
+    """Find authorisation below ``@idempotent``, which a replay skips (W033)."""
     found: dict[str, dict[str, bool]] = {}
     for view in _views():
         for method, chain in chains(view):
@@ -97,16 +97,16 @@ def _streaming(function: Any, guard: Guard) -> Iterator[checks.CheckMessage]:
     if not names:
         return
     what = (
-        "a response that is a stream can't be kept"
+        "a response that is a stream can't be stored"
         if guard.name == "idempotent"
-        else "the stream is sent when the lock is gone"
+        else "the stream is sent after the lock was released"
     )
     yield checks.Warning(
-        f"{name_of(function)} is decorated with @{guard.name} and answers with a "
+        f"{name_of(function)} is decorated with @{guard.name} and responds with a "
         f"{' or a '.join(sorted(names))}: {what}.",
         obj=name_of(function),
         id="dblock.W032",
-        hint="Read what the stream needs inside the view, and answer with a plain HttpResponse; or "
+        hint="Read the stream's data inside the view, and respond with a plain HttpResponse; or "
         "guard the code that makes the stream, not the view.",
     )
 
@@ -120,7 +120,7 @@ def _protects(layer: Layer, method: str) -> bool:
 
 
 def _authorisation(around: Layer, chain: list[Layer]) -> Iterator[tuple[str, bool]]:
-    """Yield what decides who may come in, and whether it is a decorator in the same place."""
+    """Yield each authorisation in a chain, and whether it is a decorator in the same place."""
     for layer in chain:
         name = _auth_decorator(layer.function)
         if name is not None:
@@ -152,8 +152,7 @@ def _unasked(place: str, below: dict[str, bool]) -> checks.CheckMessage:
     else:
         hint = f"Put @idempotent on the view's method, post() for example, below {names}."
     return checks.Warning(
-        f"{place} has @idempotent around {names}: a replay would be given without asking again "
-        f"whether the client may come in.",
+        f"{place} has @idempotent around {names}: a replay would skip this authorisation.",
         obj=place,
         id="dblock.W033",
         hint=hint,
@@ -161,7 +160,7 @@ def _unasked(place: str, below: dict[str, bool]) -> checks.CheckMessage:
 
 
 def _decorated_methods() -> Iterator[tuple[str, ViewConfig]]:
-    """Yield what ``method_decorator`` has decorated: only the classes of the URLconf show it."""
+    """Yield the methods that ``method_decorator`` has decorated, which only the URLconf shows."""
     for view in _views():
         for name, method in _methods(view):
             config = getattr(method, MARK, None)
@@ -171,19 +170,19 @@ def _decorated_methods() -> Iterator[tuple[str, ViewConfig]]:
 
 
 def _methods(view: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes of the class that a view is made of; run no property of it."""
+    """Yield the attributes of the class that a view is made of, without running a property."""
     cls = _class_of(view)
     for name in dir(cls) if isinstance(cls, type) else ():
         yield name, getattr_static(cls, name, None)
 
 
 def _class_of(view: Any) -> Any:
-    """Return the class that a view is made of, as REST framework or Django names it."""
+    """Return the class that a view is made of, from REST framework's or Django's attribute."""
     return getattr(view, "cls", None) or getattr(view, "view_class", None)
 
 
 def _views() -> Iterator[Any]:
-    """Yield the views of the URLconf; a project of workers has none."""
+    """Yield the views of the URLconf; none in a project without one."""
     if getattr(settings, "ROOT_URLCONF", None):
         yield from _callbacks(get_resolver().url_patterns)
 

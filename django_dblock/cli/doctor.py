@@ -1,4 +1,4 @@
-"""``dblock doctor``: check a live database, and say what to do about what is wrong."""
+"""``dblock doctor``: check a live database, and print what to do about each problem."""
 
 import json
 from dataclasses import asdict
@@ -23,7 +23,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Print what was found, the worst last; the exit status says how bad that is.
+    """Print the findings, the worst last; the exit status depends on the worst finding.
 
     Raises:
         SystemExit: with 3 after warnings, with 4 after errors.

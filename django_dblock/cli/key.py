@@ -78,7 +78,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take the key's parts."""
+    """Add the argument for the key's parts."""
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("parts", nargs="+", metavar="PART", help=KEY_SYNTAX)
 

@@ -40,7 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Campaign, run the command while leading; after a loss end it and campaign again.
+    """Campaign, and run the command while leading; after a loss end the command and campaign again.
 
     Exits with the command's status when the command ends by itself, or after a signal.
 

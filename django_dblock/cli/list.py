@@ -1,4 +1,4 @@
-"""``dblock list``: show what is locked, by whom, who waits for it, and which requests are open."""
+"""``dblock list``: show locks with their holders and waiters, and requests without a response."""
 
 import json
 from collections import Counter
@@ -28,7 +28,7 @@ from django_dblock.inspect import (
 )
 
 Found = dict[str, list[Any]]
-"""What is shown, by kind."""
+"""The rows to show, by kind."""
 
 # The advisory locks in ``dblock list``.
 
@@ -202,8 +202,8 @@ REQUEST_COLUMNS = (
 def find_requests(options: dict[str, Any]) -> Found:
     """Return the requests that match the filters; none if the table does not exist.
 
-    With ``--key`` or ``--blocked`` the list is empty: a request is no lock on a key, and nobody
-    waits in a queue for one.
+    With ``--key`` or ``--blocked`` the list is empty: a request is no lock on a key, and has no
+    queue of waiters.
     """
     if options["key"] or options["blocked"]:
         return {"idempotency": []}
@@ -281,7 +281,7 @@ def add_filters(parser: CommandParser) -> None:
     parser.add_argument(
         "--held",
         action="store_true",
-        help="no leases that have ended, and no requests that nobody works on",
+        help="no leases that have ended, and no requests without a worker",
     )
     parser.add_argument(
         "--all-namespaces",
@@ -317,14 +317,14 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
 
 class Listing(NamedTuple):
-    """What is locked, by kind, and notes on what the lists leave out."""
+    """The locks, by kind, and notes on rows that the lists leave out."""
 
     found: Found
     notes: list[str]
 
 
 def find(options: dict[str, Any]) -> Listing:
-    """Return what matches the filters, by kind; one statement for each kind.
+    """Return the rows that match the filters, by kind; one statement for each kind.
 
     Raises:
         CommandError: the kind given by ``--kind`` can't be read, or ``--key`` is not a key.
@@ -374,7 +374,7 @@ _ENCODER = json.JSONEncoder(default=datetime.isoformat)
 
 
 def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
-    """All that is nested in one is JSON already."""
+    """Return locks as dicts; values nested in a lock are JSON already."""
     if locks:
         names = [field.name for field in fields(locks[0])]
         if isinstance(locks[0], FencedLease):

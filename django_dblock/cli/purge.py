@@ -18,7 +18,7 @@ _KINDS = ("fenced", "latches", "idempotency")
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """How the rows of one kind are counted and removed, and what they are called."""
+    """One kind of rows: its name, and how the rows are counted and removed."""
 
     what: str
     found_as: str
@@ -35,7 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
         type=float,
         default=fencing.MONTH,
         metavar="SECONDS",
-        help="how long nobody must have had a lock; 30 days if not given, an hour at least",
+        help="how long a lock must have been idle; 30 days if not given, an hour at least",
     )
     parser.add_argument(
         "--keep-abandoned",

@@ -1,4 +1,4 @@
-"""``dblock release``: end a fenced lock by force, or decide what becomes of an open request."""
+"""``dblock release``: end a fenced lock by force, or resolve a request without a response."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _ANSWERS = {"retry": "--retry", "answer": "--answer", "body_file": "--body-file"
 
 
 def add_request_arguments(parser: CommandParser) -> None:
-    """Take the request, and what is to become of it."""
+    """Add the arguments for the request and its outcome."""
     parser.add_argument(
         "--request",
         type=int,
@@ -32,7 +32,7 @@ def add_request_arguments(parser: CommandParser) -> None:
     )
     outcome = parser.add_mutually_exclusive_group()
     outcome.add_argument(
-        "--retry", action="store_true", help="of a request: let its next repeat go on with it"
+        "--retry", action="store_true", help="of a request: let the next retry run it"
     )
     outcome.add_argument(
         "--answer",

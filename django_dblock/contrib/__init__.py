@@ -1,1 +1,1 @@
-"""Bridges to other packages, each in a module of its own that needs that package."""
+"""Integrations of other packages; each module needs its package."""

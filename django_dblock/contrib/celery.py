@@ -80,7 +80,7 @@ def locked_task(
     expires under a slow task and is deleted by it afterwards.
     """
     terms = {"ttl": ttl, **options}
-    fenced_lock(*key, **terms)  # what is wrong is said where it is written
+    fenced_lock(*key, **terms)  # raises here, at decoration, if an argument is wrong
     if busy not in ("retry", "skip", "raise"):
         raise ValueError(f"busy={busy!r} is none of 'retry', 'skip', 'raise'.")
 

@@ -24,21 +24,23 @@ def instrument(
     key_label: KeyLabel = first_part,
     spans_above: float = 0.0,
 ) -> None:
-    """Measure and trace from now on; a second call changes nothing.
+    """Start to measure and trace; a second call changes nothing.
 
-    Guaranteed: the whole key is in no metric and no span, but its first part (``inventory``); at
-    most 200 of these in a process, further ones are ``(other)``. A wait for a lock is a span, a
-    child of the span in which it was asked for. The loss of a lease is an event of the span in
-    which it was taken; where that has ended, it is a span of its own, linked to it.
+    Guaranteed: metrics and spans contain only the first part of a key (``inventory``), never the
+    whole key; at most 200 such parts in a process, further parts are ``(other)``. A wait for a lock
+    is a span, a child of the span in which the lock was requested. The loss of a lease is an event
+    of the span in which the lease was acquired; if that span has ended, the loss is a span of its
+    own, linked to it.
 
     Not guaranteed: the hold time of a lock that joined an open transaction, whose end no signal
-    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not measured.
 
     Args:
         meter_provider: the global one by default.
         tracer_provider: the global one by default.
         key_label: from the keys of a lock, a tuple of tuples, to ``dblock.lock.key``.
-        spans_above: seconds; a shorter wait gets no span. That of a lease counts its statement.
+        spans_above: seconds; a shorter wait gets no span. The wait for a lease includes its
+            statement.
 
     Source: OpenTelemetry semantic conventions, "Metrics" and "Recording errors".
     """
@@ -57,6 +59,6 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Stop; without :func:`instrument` nothing happens."""
+    """Stop measuring and tracing; do nothing without :func:`instrument`."""
     for listening in _listening:
         listening.stop()

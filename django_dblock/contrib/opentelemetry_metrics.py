@@ -1,4 +1,4 @@
-"""The instruments of OpenTelemetry that our signals move."""
+"""The OpenTelemetry instruments, which are updated by the package's signals."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from django_dblock.contrib.receivers import (
 
 
 class Metrics:
-    """One instrument for each question; times in seconds, with bounds for their buckets."""
+    """The instruments; times are in seconds, in histograms with fixed buckets."""
 
     def __init__(self, meter: Meter, key_label: KeyLabel) -> None:
         self._label = FewLabels(key_label)
@@ -42,7 +42,7 @@ class Metrics:
         return meter.create_counter(of.opentelemetry, of.unit, of.text)
 
     def receivers(self) -> Receivers:
-        """Return who hears which signal."""
+        """Return the receiver of each signal."""
         return {
             signals.lock_acquired: self._acquire,
             signals.lock_released: self._release,
@@ -116,7 +116,7 @@ class Metrics:
 
 
 def lock_attributes(told: dict[str, Any], label: KeyLabel) -> dict[str, str]:
-    """Return what is said of any lock: never the whole key."""
+    """Return the attributes of a lock; never the whole key."""
     return {
         "dblock.lock.kind": told["kind"],
         "dblock.lock.key": label(told["keys"]),

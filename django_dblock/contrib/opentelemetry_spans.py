@@ -1,4 +1,4 @@
-"""The spans and events that our signals become."""
+"""The OpenTelemetry spans and events, which are made from the package's signals."""
 
 import time
 from typing import Any
@@ -12,11 +12,11 @@ from django_dblock.contrib.receivers import FewLabels, KeyLabel, Receivers
 _Grant = tuple[Any, ...]
 
 _MOST_LEASES = 1_000
-"""Leases whose spans are kept: a release that fails sends no signal, so its span would stay."""
+"""Leases whose spans are kept at most, because a failed release sends no signal to remove one."""
 
 
 class Spans:
-    """A span for each wait; events for what happens inside the spans of others."""
+    """A span for each wait; events in the application's own spans for everything else."""
 
     def __init__(self, tracer: Tracer, key_label: KeyLabel, above: float) -> None:
         self._tracer = tracer
@@ -25,7 +25,7 @@ class Spans:
         self._taken_in: dict[_Grant, Span] = {}  # until the lease is released or lost
 
     def receivers(self) -> Receivers:
-        """Return who hears which signal."""
+        """Return the receiver of each signal."""
         return {
             signals.lock_acquired: self._acquired,
             signals.lock_released: self._released,

@@ -29,14 +29,14 @@ _registered: list[tuple[CollectorRegistry, "_Metrics"]] = []
 
 
 def instrument(*, registry: CollectorRegistry = REGISTRY, key_label: KeyLabel = first_part) -> None:
-    """Count and time from now on; a second call changes nothing.
+    """Start to count and time; a second call changes nothing.
 
-    Guaranteed: a series for each *kind* of key (``inventory``), not for each key; at most 200 of
-    them in a process, further ones are counted as ``(other)``. Works in the client's multiprocess
-    mode, and before or after a fork.
+    Guaranteed: there is a series for each *kind* of key (``inventory``), not for each key; at most
+    200 kinds in a process, further kinds are counted as ``(other)``. Works in the client's
+    multiprocess mode, and before or after a fork.
 
     Not guaranteed: the hold time of a lock that joined an open transaction, whose end no signal
-    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not seen.
+    reports; see :data:`django_dblock.signals.lock_released`. ``try_advisory_lock`` is not measured.
 
     Args:
         registry: where the metrics are registered; a scrape shows it.
@@ -52,7 +52,7 @@ def instrument(*, registry: CollectorRegistry = REGISTRY, key_label: KeyLabel = 
 
 
 def uninstrument() -> None:
-    """Stop, and take the metrics from the registry; without :func:`instrument` nothing happens."""
+    """Stop, and remove the metrics from the registry; do nothing without :func:`instrument`."""
     if _listening.stop():
         registry, metrics = _registered.pop()
         for metric in metrics.all:

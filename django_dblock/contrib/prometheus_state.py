@@ -1,4 +1,4 @@
-"""Prometheus: what is locked at the moment of a scrape, read from the server."""
+"""Prometheus gauges of the locks at the moment of a scrape, read from the server."""
 
 import logging
 from collections import Counter
@@ -23,11 +23,11 @@ logger = logging.getLogger("django_dblock.prometheus")
 class StateCollector(Collector):
     """Gauges of the locks, leases and requests that are there at the moment of the scrape.
 
-    ``REGISTRY.register(StateCollector())``, in one process of each database: all would show the
-    same. Three statements a scrape, on connections of the scrape's thread, each where the
-    routers keep its table.
+    Call ``REGISTRY.register(StateCollector())`` in one process for each database, because all
+    processes would show the same. A scrape sends three statements, on connections of the scrape's
+    thread, each to the alias where the routers keep the table.
 
-    Guarantees: a database that does not answer costs the scrape these gauges, not the others; it is
+    Guarantees: if a database does not respond, the scrape lacks only these gauges. The error is
     logged to ``django_dblock.prometheus``.
 
     Args:
@@ -38,11 +38,11 @@ class StateCollector(Collector):
         self._using = using
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Return the gauges without values: registering asks no database."""
+        """Return the gauges without values, because registering must not query a database."""
         return [gauge.family() for gauge in _GAUGES]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Ask the server."""
+        """Yield the gauges with values read from the server."""
         ours, alias = [], ""
         try:
             for gauge in _GAUGES:
@@ -58,7 +58,7 @@ class StateCollector(Collector):
                 extra={"using": alias},
             )
         finally:
-            for connection in ours:  # the thread of a scrape has no request that would close them
+            for connection in ours:  # the scrape's thread has no request whose end would close them
                 connection.close()
 
 

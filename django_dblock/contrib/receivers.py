@@ -1,4 +1,4 @@
-"""What the bridges to metrics share: receivers for our signals, and names that stay few."""
+"""What the metrics integrations share: the instruments, the labels and the receivers."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ HOLD_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One metric, as both bridges offer it.
+    """One metric, for both Prometheus and OpenTelemetry.
 
     Attributes:
         prometheus: the name in Prometheus, without the suffix of a counter.
@@ -84,16 +84,16 @@ INSTRUMENTS = (
 """Every metric that the signals move."""
 
 MOST_LABELS = 200
-"""Different words for keys in one process; what comes later is ``OTHER``."""
+"""Different labels for keys in one process; further labels become ``OTHER``."""
 
 OTHER = "(other)"
 
 
 def first_part(keys: tuple[Key, ...]) -> str:
-    """Return what kind of thing is locked: the first part of the keys, ``inventory``.
+    """Return the kind of the locked object: the first part of the keys, ``inventory``.
 
-    Of a model instance its label; of a number, a date or a UUID, which is one of many, its type;
-    of several keys that begin differently ``(several)``.
+    For a model instance the result is the model's label; for a number, a date or a UUID its type;
+    for several keys that begin differently ``(several)``.
     """
     found = {_word(key[0]) for key in keys}
     return found.pop() if len(found) == 1 else "(several)"
@@ -109,10 +109,10 @@ def _word(part: Any) -> str:
 
 
 class FewLabels:
-    """Words for keys, but never more than ``MOST_LABELS`` of them: each is a time series.
+    """Labels for keys, at most ``MOST_LABELS`` of them, because each label is a time series.
 
-    A key like ``advisory_lock(f"user-{pk}")`` has its number in its first part, and would make one
-    for each user, and keep them all.
+    A key like ``advisory_lock(f"user-{pk}")`` has its number in its first part, and would make a
+    time series for each user.
     """
 
     def __init__(self, label: KeyLabel) -> None:
@@ -120,7 +120,7 @@ class FewLabels:
         self._known: set[str] = set()
 
     def __call__(self, keys: tuple[Key, ...]) -> str:
-        """Return the word, or ``(other)`` where there are too many."""
+        """Return the label of the keys, or ``(other)`` if there are too many labels."""
         word = self._label(keys)
         if word not in self._known:
             if len(self._known) >= MOST_LABELS:
@@ -130,22 +130,22 @@ class FewLabels:
 
 
 def function_name(function: Any) -> str:
-    """Return a function's name in the code; of a partial, which has none, its type's."""
+    """Return a function's qualified name; for a partial, which has no name, its type's."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def ended(told: dict[str, Any]) -> str:
-    """Return how a lock ended, as ``lock_released`` tells it of either kind."""
+    """Return how a lock or a lease ended, from the arguments of ``lock_released``."""
     if "lost" in told:
         return "lost" if told["lost"] else "released"
     return {True: "committed", False: "rolled_back", None: "unknown"}[told["committed"]]
 
 
 class Listening:
-    """Whether a bridge is on: its receivers are connected all together, once, or not at all.
+    """The switch of an integration: its receivers are connected all together, or not at all.
 
-    Threads may switch it at the same time; a forked child goes on listening as its parent did.
+    Threads may switch it concurrently; a forked child keeps the parent's receivers connected.
     """
 
     def __init__(self) -> None:
@@ -154,10 +154,10 @@ class Listening:
         after_fork_in_child(self._renew)
 
     def _renew(self) -> None:
-        self._mutex = threading.Lock()  # another thread may have had it when this one forked
+        self._mutex = threading.Lock()  # another thread may have held the mutex during the fork
 
     def start(self, make: Callable[[], Receivers]) -> bool:
-        """Connect what ``make()`` returns; False, without having called it, if it is on."""
+        """Connect the receivers of ``make()``; return False, without calling it, if already on."""
         with self._mutex:
             if self._receivers is not None:
                 return False
@@ -167,7 +167,7 @@ class Listening:
             return True
 
     def stop(self) -> bool:
-        """Disconnect them; False if it is off."""
+        """Disconnect the receivers; return False if already off."""
         with self._mutex:
             if self._receivers is None:
                 return False

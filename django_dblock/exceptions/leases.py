@@ -10,18 +10,20 @@ from django_dblock.exceptions.base import LockError
 class OpenTransaction(LockError, TransactionManagementError, RuntimeError):
     """A lease can't be acquired, renewed or released in an open transaction.
 
-    Others would not see it before the commit, and a rollback would undo it. A RuntimeError, too,
-    because that is what Django's ``atomic(durable=True)`` raises for the same reason.
+    Other connections would not see the change before the commit, and a rollback would undo it. The
+    error is also a RuntimeError, because Django's ``atomic(durable=True)`` raises that for the same
+    reason.
     """
 
     def __init__(
         self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, act: str
     ) -> None:
         super().__init__(
-            f"{name} can't be {act} inside an open transaction on database {using!r}: nobody would "
-            f"see it before the commit, and a rollback would undo it. Enter fenced_lock() outside "
-            f"transaction.atomic() (ATOMIC_REQUESTS opens one around each view: see "
-            f"transaction.non_atomic_requests), and use lock.guard() for transactions inside it.",
+            f"{name} can't be {act} inside an open transaction on database {using!r}: other "
+            f"connections would not see that before the commit, and a rollback would undo it. "
+            f"Enter fenced_lock() outside transaction.atomic() (ATOMIC_REQUESTS opens one around "
+            f"each view: see transaction.non_atomic_requests), and use lock.guard() for "
+            f"transactions inside it.",
             keys=keys,
             name=name,
             using=using,
@@ -37,8 +39,8 @@ class NotReplicated(LockError):
     def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
         super().__init__(
             f"{name} on database {using!r} was not taken: no synchronous standby confirmed it, so "
-            f"a failover could hand it to somebody else. Try again when replication works, and "
-            f"look for who cancels the wait (pg_cancel_backend(), a client that gave up).",
+            f"a failover could lose the grant. Try again when replication works, and find out "
+            f"what cancels the wait (pg_cancel_backend(), a client that gave up).",
             keys=keys,
             name=name,
             using=using,
@@ -50,7 +52,7 @@ class LockLost(LockError):
 
     Attributes:
         token: the fencing token of the lost grant.
-        reason: what was noticed, as text.
+        reason: why the lease counts as lost, as text.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class LockLost(LockError):
 
 
 class StaleFence(LockLost):
-    """A fenced write was refused, and nothing was written: a newer holder was here.
+    """A fenced write was refused because the lease is stale. Nothing was written.
 
     Attributes:
         model: the label of the model, ``shop.account``.

@@ -38,7 +38,7 @@ class LockTimeout(LockError, TimeoutError):
         self.name_holder(holder, None)
 
     def name_holder(self, holder: str, pid: int | None) -> None:
-        """Say who held the lock, in the message and in the attributes."""
+        """Set the holder in the message and in the attributes."""
         self.holder = holder
         self.holder_pid = pid
         limit = "the server's lock_timeout"
@@ -53,17 +53,18 @@ class LockTimeout(LockError, TimeoutError):
 
 
 class LockDeadlock(LockError):
-    """PostgreSQL found a deadlock and chose this transaction to give way. Nothing was locked.
+    """PostgreSQL found a deadlock and ended this transaction's wait. Nothing was locked.
 
-    The surrounding transaction is usable, but the others go on waiting for what it already holds.
+    The surrounding transaction is usable, but other transactions still wait for the locks that it
+    already holds.
     """
 
     def __init__(self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str) -> None:
         super().__init__(
-            f"Waiting for {name} on database {using!r} would never have ended: this transaction "
-            f"and another hold what the other waits for. End this transaction and run it again "
-            f"from its start; to rule it out, take all keys at once with advisory_locks([...]), "
-            f"and take a lock exclusively at once rather than shared first.",
+            f"Waiting for {name} on database {using!r} would never have ended: this "
+            f"transaction and another one wait for each other's locks. End this transaction and "
+            f"run it again from its start. To avoid deadlocks, take all keys at once with "
+            f"advisory_locks([...]), and take a lock exclusively at once rather than shared first.",
             keys=keys,
             name=name,
             using=using,
@@ -85,7 +86,7 @@ class LockTableFull(LockError):
         super().__init__(
             f"No room for {name} in the server's lock table (database {using!r}). Raise "
             f"max_locks_per_transaction in postgresql.conf (needs a restart), or lock fewer keys "
-            f"in one transaction; 'manage.py dblock list' shows who fills it.",
+            f"in one transaction; 'manage.py dblock list' shows the holders.",
             keys=keys,
             name=name,
             using=using,
@@ -130,19 +131,19 @@ class StandbyDatabase(LockError):
 
 
 class TerminationRefused(DblockError, PermissionError):
-    """The role that asks may not end this backend, or not see which one it is. Nothing was ended.
+    """The role may not end this backend, or may not see which connection it is. Nothing was ended.
 
     Attributes:
         pid: the backend.
         using: the database alias.
-        reason: what was in the way, in words.
+        reason: the reason of the refusal, as text.
     """
 
     def __init__(self, *, pid: int, using: str, reason: str) -> None:
         super().__init__(
-            f"Backend {pid} on database {using!r} was not ended: {reason}. Ask as the role that "
-            f"it belongs to, or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this "
-            f"alias; a superuser's backend only a superuser may end."
+            f"Backend {pid} on database {using!r} was not ended: {reason}. Connect as the "
+            f"backend's role, or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this "
+            f"alias; only a superuser may end a superuser's backend."
         )
         self.pid = pid
         self.using = using
@@ -150,11 +151,11 @@ class TerminationRefused(DblockError, PermissionError):
 
 
 class UnsupportedDatabase(DblockError, NotSupportedError):
-    """The alias leads to something that is not PostgreSQL, or only looks like it.
+    """The alias leads to a database that is not PostgreSQL, or whose advisory locks do nothing.
 
     Attributes:
         using: the database alias.
-        engine: what was found there.
+        engine: the name of the engine.
     """
 
     def __init__(self, *, using: str, engine: str) -> None:

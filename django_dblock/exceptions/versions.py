@@ -1,4 +1,4 @@
-"""Errors of versions: a row was not written, because it is not the row that was read."""
+"""Errors of versions: a row was not written, because it has changed since it was read."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ class StaleObject(DblockError):
 
     Attributes:
         instance: the object that was not written.
-        model: the label of its model, ``shop.Product``.
-        pk: its primary key.
-        expected: the version the row should have had; None where it only had to be there.
-        actual: the version it has; None where the row is gone.
+        model: the label of the object's model, ``shop.Product``.
+        pk: the object's primary key.
+        expected: the version that the row should have had; None if the row only had to exist.
+        actual: the version that the row has; None if the row was deleted.
         using: the database alias.
         rolled_back: the version in memory was written in a transaction that was rolled back.
-        read: the version it was read with, where it was set to another by hand since; else None.
-        read_using: the alias that the instance was read from or last written to, where that is
-            another one; else None.
+        read: the version that the instance was read with, if another version was set by hand since;
+            else None.
+        read_using: the alias that the instance was read from or last written to, if that is another
+            alias than ``using``; else None.
         missing_in: with multi-table inheritance, the table that lacks a row of this object while
             its parent's table has one; else None.
     """
@@ -57,7 +58,7 @@ class StaleObject(DblockError):
             what = (
                 f"{row} was not written: it has version {actual} and was read with {read}, but the "
                 f"instance's version was set to {expected} by hand. Setting it changes only what "
-                f"save() compares with; the row's is bumped by each write, and by nothing else. To "
+                f"save() compares with; only a write bumps the row's version. To "
                 f"compare with a version seen elsewhere, use save_cas(expected=…)."
             )
         elif actual == expected:
@@ -68,8 +69,8 @@ class StaleObject(DblockError):
         elif read_using is not None:
             what = (
                 f"{row} was not written: it has version {actual}. Version {expected} in memory was "
-                f"read from or written to database {read_using!r}, which has another row of that "
-                f"key, or an older state of this one."
+                f"read from or written to database {read_using!r}, which has another row with "
+                f"that key, or an older state of this row."
             )
         else:
             what = (
@@ -93,7 +94,7 @@ class StaleObject(DblockError):
 
     @property
     def deleted(self) -> bool:
-        """Return whether the row is gone."""
+        """Return whether the row was deleted."""
         return self.actual is None
 
 
@@ -101,7 +102,7 @@ class StaleObjects(DblockError):
     """Some of many rows were written by another writer since they were read. Nothing was written.
 
     Attributes:
-        model: the label of their model.
+        model: the label of the objects' model.
         pks: the primary keys of the stale objects.
         using: the database alias.
     """
@@ -119,12 +120,12 @@ class StaleObjects(DblockError):
 
 
 class MissingVersion(DblockError, ValueError):
-    """The instance carries no version that its other values were read with. Nothing was sent.
+    """The instance has no version that its other values were read with. Nothing was sent.
 
     Attributes:
-        model: the label of its model.
-        pk: its primary key.
-        adding: the instance was made in memory and never read.
+        model: the label of the instance's model.
+        pk: the instance's primary key.
+        adding: whether the instance was made in memory and never read.
     """
 
     def __init__(self, *, model: str, pk: Any, adding: bool) -> None:
@@ -147,15 +148,15 @@ class RetryInTransaction(DblockError, RuntimeError):
     """A function with ``@retry_on_conflict`` was called inside a transaction. It was not run.
 
     Attributes:
-        function: its qualified name.
+        function: the function's qualified name.
         using: the database alias.
     """
 
     def __init__(self, *, function: str, using: str) -> None:
         super().__init__(
-            f"{function} can't be retried inside an open transaction on database {using!r}: it "
-            f"would go on with what that transaction has read. Put @retry_on_conflict around the "
-            f"outermost transaction; for a view under ATOMIC_REQUESTS, add "
+            f"{function} can't be retried inside an open transaction on database {using!r}: a "
+            f"retry would use the data that this transaction has read. Put @retry_on_conflict "
+            f"around the outermost transaction; for a view under ATOMIC_REQUESTS, add "
             f"@transaction.non_atomic_requests."
         )
         self.function = function

@@ -1,4 +1,4 @@
-"""``request.idempotency``: what a view can ask and do about its own request."""
+"""``request.idempotency``: the handle of a view's own request."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager

@@ -110,8 +110,8 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
     The client sends an ``Idempotency-Key`` header: a new key with each new request, and the same
     key with each retry. The decorator works on functions and on the methods of class-based views,
     directly or through ``method_decorator``; with Django REST framework on methods and actions, and
-    below ``@api_view``. Put it below everything that decides who may come in, because a replay has
-    to pass that as well. Async views need ``mode="lease"``. The view finds its handle in
+    below ``@api_view``. Put the decorator below all authorisation, so that a replay is authorised,
+    too. Async views need ``mode="lease"``. The view finds its handle in
     ``request.idempotency`` (:class:`~django_dblock.idempotency.context.Handle`).
 
     Guaranteed in atomic mode: what the view writes in the database of ``using`` and its response
@@ -136,11 +136,11 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
 
     Args:
         view: the view, if the decorator is used without arguments.
-        scope: a function of the request that returns who owns the key; the logged-in user by
-            default.
+        scope: a function of the request that returns the client that owns the key; by default the
+            logged-in user.
         key: a function of the request that returns the key as text, or None to use the header. Its
-            result goes before the header: nobody can have an authenticated event run again by
-            adding a header to it.
+            result takes precedence over the header, so that an authenticated event can't be run
+            again by adding a header.
         header: the name of the header that carries the key; None if only ``key=`` gives the key.
         fingerprint: a function of the request that returns what to compare instead of the body.
         keep: a function of a response that would be stored, called inside the transaction with the
@@ -172,11 +172,11 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             or has a durable ``atomic()`` block, in atomic mode; an option has the wrong type.
         ValueError: when it decorates: an option has an impossible value.
         ImproperlyConfigured: the client is anonymous and there is no ``scope=``; or the decorator
-            stands where a replay would come before authorisation; or a transaction is open in lease
+            is above authorisation, which a replay would skip; or a transaction is open in lease
             mode.
         TransactionManagementError: the view responds with success, and its effects can't be
-            committed, so everything is rolled back. Or the view has ended the transaction past
-            Django: what its own COMMIT has committed stays, and the response is not stored.
+            committed, so everything is rolled back. Or the view has ended the transaction without
+            Django: the effects of its own COMMIT stay, and the response is not stored.
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``. Django
             responds with 400.
         UnsafeIsolation: the isolation level of the transaction is above READ COMMITTED.
@@ -231,7 +231,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
                 return _run(config, view, adapter, args, kwargs)
 
         mark(protected, view, Guard("idempotent", outside=mode == "lease", using=using))
-        if mode == "lease":  # as far as a function can say so for itself
+        if mode == "lease":  # as far as the function itself shows that
             alias = using or conf.database or DEFAULT_DB_ALIAS
             transaction.non_atomic_requests(using=alias)(protected)
         setattr(protected, MARK, config)
@@ -338,7 +338,7 @@ async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwar
 
 
 def _bystander(config: ViewConfig, request: Any) -> Handle | None:
-    """Return the handle of a request that is not protected here; None of one that is."""
+    """Return the handle of a request that is not protected here; None if it is protected."""
     outer: Handle | None = getattr(request, "idempotency", None)
     if outer is not None and outer.protected:  # by a view around this one: one request, one run
         return outer
@@ -347,7 +347,7 @@ def _bystander(config: ViewConfig, request: Any) -> Handle | None:
 
 @contextmanager
 def _carried(request: Any, handle: Handle) -> Iterator[None]:
-    """Let the view find the handle on its request, and then a view around it its own again."""
+    """Set the handle on the request for the view, and restore the outer view's handle after it."""
     outer = getattr(request, "idempotency", None)
     request.idempotency = handle
     try:

@@ -1,4 +1,4 @@
-"""HTTP's half of ``@idempotent``: who asks for what, and which response becomes of an outcome."""
+"""The HTTP side of ``@idempotent``: the identity of a request, and the response to an outcome."""
 
 import re
 from collections.abc import Callable
@@ -41,19 +41,19 @@ class DjangoRequest:
     :class:`~django_dblock.idempotency.rest_framework.FrameworkRequest` is the other adapter.
 
     Attributes:
-        request: what the view gets.
-        http: the same.
+        request: the request that the view gets.
+        http: the same request.
     """
 
     def __init__(self, request: HttpRequest) -> None:
         self.request = self.http = request
 
     def user(self) -> Any:
-        """Return the user that a middleware has found; None where none has looked."""
+        """Return the user that a middleware has set; None without such a middleware."""
         return getattr(self.request, "user", None)
 
     def parsed_body(self) -> Any:
-        """Return None: nobody but the view parses a body here."""
+        """Return None: only the view parses the body."""
         return None
 
     def finalised(self, response: Any) -> Any:
@@ -74,7 +74,7 @@ class DjangoRequest:
 
 
 class AsyncDjangoRequest(DjangoRequest):
-    """The same for an async view, which asks for its user by ``await request.auser()``."""
+    """Django's request in an async view, which gets its user by ``await request.auser()``."""
 
     def user(self) -> Any:
         """Return the user, loaded so that the view's own ``auser()`` finds it loaded."""
@@ -86,7 +86,7 @@ Adapter = DjangoRequest | rest_framework.FrameworkRequest
 
 
 def adapter_of(candidate: Any, *, asynchronous: bool) -> Adapter | None:
-    """Return the adapter of a request; None if this is no request."""
+    """Return the adapter of a request; None if the object is not a request."""
     if isinstance(candidate, HttpRequest):
         return AsyncDjangoRequest(candidate) if asynchronous else DjangoRequest(candidate)
     if rest_framework.is_request(candidate):
@@ -96,9 +96,10 @@ def adapter_of(candidate: Any, *, asynchronous: bool) -> Adapter | None:
 
 @dataclass(frozen=True, slots=True)
 class ViewConfig:
-    """What a decorated view asks for, about HTTP; see :func:`django_dblock.idempotent`.
+    """The HTTP options of a decorated view; :func:`django_dblock.idempotent` describes them.
 
-    All methods are for a thread: what an async view gives as an option is awaited in its loop.
+    All methods run in a thread; coroutine functions among the options are awaited in the view's
+    loop.
     """
 
     options: Options
@@ -114,13 +115,13 @@ class ViewConfig:
     store_5xx: bool
 
     def identify(self, adapter: Adapter) -> tuple[Identity, RequestFingerprint] | None:
-        """Return whose request it is and what it asks for; None if it has no key and needs none.
+        """Return the identity and fingerprint of a request; None if it has no key and needs none.
 
         Raises:
             IdempotencyKeyMissing: the request has no key, and the view requires one.
             IdempotencyKeyInvalid: the key is not one key.
-            ImproperlyConfigured: nobody can be told to own the key: the client is anonymous and
-                there is no ``scope=``, or ``scope=`` names nobody.
+            ImproperlyConfigured: the owner of the key is unknown: the client is anonymous and there
+                is no ``scope=``, or ``scope=`` identifies no client.
         """
         key = self._key(adapter)
         if key is None:
@@ -129,7 +130,7 @@ class ViewConfig:
         return identity, self._asked(adapter)
 
     def _key(self, adapter: Adapter) -> str | None:
-        # What the project names comes first: a client may send any header beside a signed event.
+        # key= comes before the header, because a client may add any header to a signed event.
         if self.key is not None:
             value = _awaited(self.key(adapter.request))
             if value is not None:
@@ -176,12 +177,12 @@ class ViewConfig:
         return RequestFingerprint(found, fingerprint.VERSION, str(request.method)[:16], path)
 
     def finished(self, adapter: Adapter, response: Any, *, undo: bool = False) -> Finished:
-        """Return what becomes of a response, and of what the view has written.
+        """Return how a run ends with a response: what is stored, and whether effects are kept.
 
         Args:
-            adapter: the request's.
-            response: the view's.
-            undo: the view has ended by an error, which became this response.
+            adapter: the request's adapter.
+            response: the view's response.
+            undo: whether the view has raised an error, which became this response.
         """
         try:
             return self._finished(adapter, response, undo=undo)
@@ -189,7 +190,7 @@ class ViewConfig:
             return self._unstorable(adapter, error)
 
     def _finished(self, adapter: Adapter, response: Any, *, undo: bool) -> Finished:
-        if self._may_be_stored(response):  # a finaliser or a callback may put another in its place
+        if self._may_be_stored(response):  # a finaliser or a callback may replace the response
             response = responses.rendered(adapter.finalised(response))
         if not self._may_be_stored(response) or not self._is_wanted(response):
             return responses.not_stored(response)
@@ -200,13 +201,11 @@ class ViewConfig:
 
     def _is_wanted(self, response: Any) -> bool:
         if self.keep is None or not isinstance(response, HttpResponse):
-            return (
-                True  # what is a stream, or no response, is refused below, and can't be looked at
-            )
+            return True  # a stream, or an object that is not a response, is refused below
         return bool(_awaited(self.keep(response)))
 
     def failed(self, adapter: Adapter, error: Exception) -> Finished | None:
-        """Return what becomes of a view's error; None where the error goes on."""
+        """Return how a run ends with an error of the view; None if the error is passed on."""
         if isinstance(error, UnstorableResponse):
             return self._unstorable(adapter, error)
         response = adapter.response_to(error)
@@ -221,9 +220,9 @@ class ViewConfig:
         return self.finished(adapter, response, undo=True)
 
     def kept(self, adapter: Adapter, response: Any) -> dict[str, Any]:
-        """Return what is stored of a response that a view completes with by itself.
+        """Return the stored part of a response that the view has passed to ``complete()``.
 
-        ``keep=`` is not asked: the view has decided.
+        ``keep=`` is not called, because the view has decided.
 
         Raises:
             UnstorableResponse: the response can't be stored.
@@ -231,7 +230,7 @@ class ViewConfig:
         return responses.kept(adapter.finalised(response), store_body=self.options.store_body)
 
     def _unstorable(self, adapter: Adapter, error: UnstorableResponse) -> Finished:
-        """Log why the response is not stored; tell the client what became of the effects."""
+        """Log why the response is not stored; return a response that describes the effects."""
         request = adapter.http
         committed = self.options.mode == "lease"  # the view's own transactions have decided
         responses.logger.error(
@@ -257,7 +256,7 @@ def checked_header(name: Any) -> str | None:
     if not isinstance(name, str) or not _HEADER.fullmatch(name):
         raise ValueError(
             f"header={name!r} is not the name of a header: letters, digits and hyphens, as in "
-            f"'Idempotency-Key'; or None, where only key= tells the key."
+            f"'Idempotency-Key'; or None if only key= gives the key."
         )
     return name
 

@@ -75,8 +75,8 @@ _PRECONDITION = frozenset({412, 428})
 client reads the row and repeats its request with the row's new tag."""
 
 _ABOUT_THE_CLIENT = frozenset({401, 403})
-"""Statuses that are about who asks. Authentication that stands below the decorator may have given
-them, and whoever repeats the request with the right credentials must not get them again."""
+"""Statuses that are about who asks. Authentication below the decorator may have given
+them, and a retry with the right credentials must not get them again."""
 
 _NOT_STORED = _COME_BACK_LATER | _PRECONDITION | _ABOUT_THE_CLIENT
 
@@ -100,9 +100,9 @@ def stored(response: Any, *, store_body: bool, undo: bool) -> Finished:
     """Return the end of a run whose response is stored.
 
     Args:
-        response: the view's, rendered.
-        store_body: store the body as well.
-        undo: the view has ended by an error, which became this response.
+        response: the view's rendered response.
+        store_body: whether to store the body as well.
+        undo: whether the view has raised an error, which became this response.
 
     Raises:
         UnstorableResponse: the response can't be stored.
@@ -120,7 +120,7 @@ def rendered(response: Any) -> Any:
 
 
 def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
-    """Render the response, and return what is stored of it as parameters of the SQL statements.
+    """Render the response, and return its stored part as parameters of the SQL statements.
 
     Raises:
         UnstorableResponse: the response is a stream, too large, or not a response; or a callback of
@@ -151,8 +151,8 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
 def _language_of_the_middleware() -> str | None:
     """Return the language that Django's LocaleMiddleware will name on this response.
 
-    It does so after us. A client that repeats the request in another language would be told that
-    the stored text was in its own.
+    LocaleMiddleware does so after this decorator. Otherwise a client that repeats the request in
+    another language would be told that the stored text was in that language.
     """
     if settings.USE_I18N and _has_locale_middleware(tuple(settings.MIDDLEWARE)):
         return get_language()
@@ -235,13 +235,13 @@ _REASONS = {
 
 
 _UNSTORABLE_IN_LEASE_MODE = _(
-    "The response could not be kept, and what was done before may stay. Find out what was done "
+    "The response could not be kept, and some effects of the request may stay. Find out which "
     "before you send the request again."
 )
 
 
 def idempotency_problem(error: IdempotencyError, *, committed: bool = False) -> Problem:
-    """Return what to tell a client.
+    """Return the problem to report to the client.
 
     Args:
         error: the error of the request.
@@ -256,7 +256,7 @@ def idempotency_problem(error: IdempotencyError, *, committed: bool = False) -> 
     if isinstance(error, IdempotencyKeyMissing | IdempotencyKeyInvalid):
         text %= {"source": _source(error.header)}
     elif isinstance(error, UnstorableResponse) and settings.DEBUG:
-        text = f"{text} {error}"  # which may show what the view has returned
+        text = f"{text} {error}"  # the error may contain parts of the view's response
     retry_after = getattr(error, "retry_after", 1 if error.code == "lease_lost" else None)
     return Problem(status, error.code, text, retry_after=retry_after)
 

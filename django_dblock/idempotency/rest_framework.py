@@ -1,6 +1,6 @@
-"""Requests of Django REST framework: the adapter that speaks its language to ``@idempotent``.
+"""The adapter of Django REST framework's requests for ``@idempotent``.
 
-Nothing here imports the framework unless a request is one of its own.
+The module imports the framework only for a request of the framework.
 """
 
 import json
@@ -31,7 +31,7 @@ class FrameworkRequest:
     """A request that REST framework, or a package on top of it such as adrf, has wrapped.
 
     Attributes:
-        request: what the view gets.
+        request: the request that the view gets.
         http: Django's own request.
     """
 
@@ -42,14 +42,15 @@ class FrameworkRequest:
     def user(self) -> Any:
         """Return the user that the view's authentication classes have found.
 
-        ``auser()`` would be that of Django's session, which says nothing about a token.
+        ``auser()`` would return the user of Django's session, not the user of a token.
         """
         return self.request.user
 
     def parsed_body(self) -> Any:
-        """Return what the framework has made of a body that it has read already; else None.
+        """Return the body as the framework has parsed it; None if it has not read the body yet.
 
-        In a list, so that a ``null`` is something; a form with all values of its fields.
+        The data is in a list, so that a ``null`` differs from None; a form has all values of its
+        fields.
         """
         from rest_framework.request import Empty
 
@@ -58,8 +59,8 @@ class FrameworkRequest:
             return None
         files = self.request._files  # noqa: SLF001
         if files and not hasattr(self.http, "_files"):
-            # The framework does so for forms only, and nobody would close a raw upload of which
-            # the view, on a replay, is not run.
+            # The framework does so for forms only. A raw upload would never be closed on a replay,
+            # where the view does not run.
             plain: Any = self.http
             plain._post = self.request.POST  # noqa: SLF001 - what it sets together
             plain._files = MultiValueDict({name: [files[name]] for name in files})  # noqa: SLF001
@@ -105,7 +106,8 @@ class FrameworkRequest:
             response.headers[name] = value
         self.finalised(response)
         response.data = data
-        self._finaliser.done.append((response, response))  # also if the view has made another of it
+        # also if the view has replaced the response
+        self._finaliser.done.append((response, response))
         return response
 
     @property

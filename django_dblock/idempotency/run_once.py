@@ -77,11 +77,11 @@ def run_once(  # noqa: PLR0913 - all but the key by name
         DamagedAnswer: the stored result can't be read.
         ImproperlyConfigured: in lease mode, a transaction is open.
         TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
-            nothing it wrote can be committed.
+            its writes can't be committed.
         TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
         TypeError: the work returned a generator or a coroutine. Nothing was stored.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: the lock can't be
-            taken, as :class:`~django_dblock.advisory_lock` says.
+            taken; see the errors of :class:`~django_dblock.advisory_lock`.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; the protocol is that of
     :mod:`django_dblock.idempotency`.
@@ -148,7 +148,7 @@ def identity_of(key: tuple[Any, ...], using: str | None) -> Identity:
     """Return the identity under which ``run_once`` stores the result of a key."""
     found = named(key)
     text = ":".join(found.texts)
-    # The text is for people. The digest identifies: different keys can have the same text.
+    # The text is only shown. The digest identifies, because different keys can have the same text.
     shown = f"{text[:_SHOWN]}#{sha256(found.data).hexdigest()[:40]}"
     return Identity(ONCE, shown, store.alias_for(using))
 
@@ -181,8 +181,8 @@ def _body(result: Any) -> bytes:
         return json.dumps(result, cls=DjangoJSONEncoder).encode()
     except (TypeError, ValueError) as error:
         raise UnstorableResponse(
-            f"What the work returned is not JSON ({error}), so it could not be returned again. "
-            f"Return an id, for example, or nothing."
+            f"The work's result is not JSON ({error}), so it could not be returned again. "
+            f"Return an id, for example, or None."
         ) from error
 
 

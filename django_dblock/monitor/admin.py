@@ -22,15 +22,15 @@ class LockMonitorAdmin(_Admin):
     """The admin of the lock monitor; ending something needs permissions of its own."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: locks are taken elsewhere."""
+        """Return False: locks are taken elsewhere."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: the monitor changes no rows."""
+        """Return False: the monitor changes no rows."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Refuse: the monitor changes no rows."""
+        """Return False: the monitor changes no rows."""
         return False
 
     def get_urls(self) -> list[URLPattern]:

@@ -39,7 +39,7 @@ class Shape:
             or ``more``: those for whom there is no room.
         title: the first line.
         detail: the second one.
-        whole: all there is to say, for whoever points at it.
+        whole: the complete text, shown under the pointer.
         x: of the upper left corner; y: of the upper left corner.
     """
 
@@ -218,7 +218,7 @@ def _shape(words: _Words, box: graph.Box) -> Shape:
 
 
 def _arrow(line: graph.Line) -> Arrow:
-    """Point to the left: who waits stands on the right of what they wait for."""
+    """Return an arrow to the left: waiters are on the right of the lock that they wait for."""
     x, y = line.end if line.turned else line.tip
     head = f"M{x:.1f} {y:.1f}l{'-9 -5v10z' if line.turned else '9 -5v10z'}"
     waits = line.edge[0].startswith(("lock:", "lease:", "other:"))

@@ -1,4 +1,4 @@
-"""What the page shows: the most urgent first, so much and no more, and what was left out. Pure."""
+"""The rows of the page: the most urgent first, up to a limit, and the number left out."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class Section(Generic[_Row]):
 
     @property
     def left_out(self) -> int:
-        """How many there was no room for."""
+        """The number of rows that are not shown."""
         return self.total - len(self.rows)
 
 
@@ -99,7 +99,7 @@ class Session:
 
     @property
     def stands_still(self) -> bool:
-        """Whether the server waits for the program, with others waiting for it."""
+        """Whether the backend waits for its program while other backends wait for the backend."""
         return bool(self.waiters) and (self.lock.state or "").startswith("idle in transaction")
 
 
@@ -128,7 +128,7 @@ class LeaseRow:
 
     @property
     def late(self) -> bool:
-        """Whether its holder should have renewed it twice since it did."""
+        """Whether the holder has missed two renewals."""
         return self.lease.state == "held" and self.share < _LATE
 
     @property
@@ -139,7 +139,7 @@ class LeaseRow:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """A request that has no answer yet."""
+    """A request that has no response yet."""
 
     request: UnfinishedRequest
     name: str
@@ -150,7 +150,7 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What there is, whatever is shown of it."""
+    """The numbers of rows, shown or not."""
 
     waiting: int
     longest: float | None
@@ -164,7 +164,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All of it."""
+    """The whole page."""
 
     counts: Counts
     blockers: Section[Blocker]
@@ -193,8 +193,8 @@ def make(
         lock_waits: as :func:`django_dblock.inspect.lock_waits` returns them.
         leases: as :func:`django_dblock.inspect.fenced_leases` returns them.
         requests: as :func:`django_dblock.inspect.read_requests` returns them.
-        at: when they were read.
-        search: only what has this in its name, program, owner, role or number.
+        at: when the rows were read.
+        search: show only rows with this text in the name, program, owner, role or number.
     """
     locks, others = lock_waits.locks, lock_waits.blockers
     found = queues(locks, leases, others, lock_waits.waits)
@@ -298,7 +298,7 @@ def _sessions(locks: Sequence[AdvisoryLock]) -> list[Session]:
     of: dict[object, list[AdvisoryLock]] = defaultdict(list)
     for lock in locks:
         if lock.granted:
-            # Nothing tells which of the prepared transactions it is.
+            # The server does not tell which prepared transaction it is.
             of[lock.pid or ("prepared", place(lock))].append(lock)
     return [_session(held, wanted, waiting) for held in of.values()]
 
@@ -315,7 +315,7 @@ def _session(
     waiters = {lock: wanted[place(lock)] if lock.granted else 0 for lock in held}
     held.sort(key=lambda lock: (-waiters[lock], lock.name is None))
     shown = held[:MOST_NAMES]
-    if len(held) > MOST_NAMES:  # of those without a name it will do to say how many
+    if len(held) > MOST_NAMES:  # locks without a name are only counted
         shown = [lock for lock in shown if lock.name or waiters[lock]] or shown
     first = held[0]
     return Session(
@@ -390,7 +390,7 @@ def read(
 ) -> tuple[Page, list[str]]:
     """Return the page of one alias, and messages about what could not be read. Three statements.
 
-    Not to be called in a transaction: what the server refuses would end it.
+    Don't call this function in a transaction: an error of the server would abort it.
     """
     told: list[str] = []
     waits = _asked(
@@ -419,7 +419,7 @@ def read(
                 "leases and requests may be outdated"
             )
         )
-    if only_own:  # counted are those that were read: the others are not ours
+    if only_own:  # count only the rows that were read: other rows belong to other namespaces
         namespace = conf.namespace
         own = [row for row in requests.rows if row.namespace == namespace]
         leased = sum(row.state == "leased" for row in own)

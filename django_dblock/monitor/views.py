@@ -74,7 +74,7 @@ def _write(
     )
 
 
-# Where the pages of the monitor are, and what their addresses ask for.
+# The addresses of the monitor's pages, and their parameters.
 
 
 MONITOR = "changelist"
@@ -87,7 +87,7 @@ _LONGEST_SEARCH = 200
 
 
 def url_name(page: str) -> str:
-    """Return the name of a page's URL; the first is the one that the admin's list links to."""
+    """Return the name of a page's URL; the admin's list links to the first page."""
     return f"django_dblock_lockmonitor_{page}"
 
 
@@ -108,10 +108,10 @@ def available_aliases() -> list[str]:
 
 
 def requested_alias(request: HttpRequest) -> str | None:
-    """Return the database that is asked for; None leaves it to the settings and the router.
+    """Return the requested database alias; None leaves it to the settings and the router.
 
     Raises:
-        BadRequest: there is no such.
+        BadRequest: there is no such database.
     """
     given = request.POST.get("using") or request.GET.get("using")
     if given and given not in available_aliases():
@@ -205,7 +205,7 @@ def need(request: HttpRequest, permission: str) -> None:
         raise PermissionDenied
 
 
-# End leases by force: asked, done to the grants that were shown, and written down.
+# Ending leases by force: the page asks, ends only the grants that were shown, and logs that.
 
 
 _PATIENCE = 5.0
@@ -213,7 +213,7 @@ _PATIENCE = 5.0
 
 
 class Grant(NamedTuple):
-    """A lease as it was shown: nothing that came after it is meant."""
+    """A grant as it was shown; a later grant of the name is another one."""
 
     slot: int
     token: int
@@ -224,10 +224,10 @@ class Grant(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> "Grant":
-        """Read it back from a form.
+        """Return the grant that a form's field names.
 
         Raises:
-            BadRequest: it is not from a form of ours.
+            BadRequest: the text is not from this package's form.
         """
         try:
             slot, token, name = text.split(":", 2)
@@ -305,7 +305,7 @@ def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
         messages.warning(request, said_so % said)
 
 
-# End a backend by force: asked, done to the one that was shown, and written down.
+# Ending a backend by force: the page asks, ends only the backend that was shown, and logs that.
 
 
 def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
@@ -321,7 +321,7 @@ def terminate(request: HttpRequest, site: AdminSite) -> HttpResponse:
     pid, start = _meant(request.POST if posted else request.GET)
     waits = _waits(request, using)
     if waits is not None:
-        # Where the start is hidden, ending the backend is refused with the reason.
+        # If the start is hidden, ending the backend is refused with the reason.
         starts = (start, None) if posted else (start,)
         mine = [each for each in waits.locks if each.pid == pid and each.backend_start in starts]
         others = [
@@ -353,7 +353,7 @@ def _meant(given: QueryDict) -> tuple[int, datetime]:
 
 
 def _waits(request: HttpRequest, using: str | None) -> LockWaits | None:
-    """Return what the user may see; None after an error, which is shown."""
+    """Return the locks that the user may see; None after an error, which is shown."""
     sees_others = request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr] # signed in
     try:
         return lock_waits(using, own_namespace=not sees_others)

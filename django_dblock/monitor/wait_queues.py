@@ -1,4 +1,4 @@
-"""Who waits for which lock, behind whom: queues made of what the server tells. Pure."""
+"""The queues of waiters, computed from what the server reports. Sends nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,18 +16,18 @@ class Party:
     """A holder or a waiter.
 
     Attributes:
-        id: tells it from all others of the page.
+        id: unique on the page.
         pid: the backend; None for the owner of a lease, and for a prepared transaction.
         name: the program, or the owner.
         state: the backend's state; None where hidden, or where there is no backend.
         lasting: seconds it has been waiting or, if it does not wait, its transaction has been open.
-        waits: whether it waits, here or elsewhere.
-        waits_for: what it waits for, if that is neither an advisory lock nor a lease: ``a row of
-            auth_user``; else empty.
+        waits: whether the party waits, in this queue or another.
+        waits_for: the object that the party waits for, if that is neither an advisory lock nor a
+            lease: ``a row of auth_user``; else empty.
         outsider: whether the backend has no advisory lock that is shown.
-        lease: of the holder of a lease, slot and name as they stand in the table.
-        hidden: whether the server hides what it does.
-        began: when the backend's connection did; None where hidden, or where there is none.
+        lease: for the holder of a lease, the slot and the name of the lease in the table.
+        hidden: whether the server hides the backend's state and query.
+        began: when the backend's connection began; None if hidden, or if there is no backend.
     """
 
     id: str
@@ -48,15 +48,15 @@ class Queue:
     """A lock with its holders and waiters.
 
     Attributes:
-        id: tells it from all others of the page.
-        name: the lock's, to be shown.
+        id: unique on the page.
+        name: the lock's name to show.
         kind: ``advisory``, ``fenced``, or ``other``: a row, a table or a transaction that a holder
             of an advisory lock waits for, directly or behind others.
-        shared: whether its holders hold it together.
+        shared: whether the holders share the lock.
         holders: the parties that hold the lock.
-        waiters: who waits, the first in front.
-        longest: seconds that the longest waiter has waited; None where that isn't known.
-        role: of leases, what they are to their holders; ``lock`` unless there are several.
+        waiters: the parties that wait, in the order of the queue.
+        longest: seconds that the longest waiter has waited; None if that is not known.
+        role: for leases, the role of their holders; ``lock`` if there is only one.
     """
 
     id: str
@@ -71,12 +71,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """A party that others wait for and that waits for nothing: where to begin.
+    """A party that others wait for and that waits for nothing itself: the cause of the waits.
 
     Attributes:
-        party: who it is.
-        queue: the first of the queues in front of which it stands.
-        keeps: how many would go on, sooner or later, if it let go.
+        party: the party.
+        queue: the first queue whose lock the party holds.
+        keeps: how many parties wait for this party, directly or behind others.
     """
 
     party: Party
@@ -97,12 +97,12 @@ def called(lock: AdvisoryLock) -> str:
 
 
 def place(lock: AdvisoryLock) -> tuple[int, int, bool]:
-    """Return what all who hold or want this lock have in common."""
+    """Return the identity of a lock, equal for all its holders and waiters."""
     return lock.classid, lock.objid, lock.key_id is None
 
 
 def program(session: AdvisoryLock | BlockingSession) -> str:
-    """Return what the backend's program calls itself."""
+    """Return the program's own name of a backend."""
     if isinstance(session, BlockingSession):
         return visible(session.program)
     return visible(without_labels(session.application_name or ""))
@@ -126,7 +126,7 @@ def queues(
 
 
 def blockers(found: Sequence[Queue]) -> list[Blocker]:
-    """Return the parties at which every wait ends, most kept waiting first; none of a cycle."""
+    """Return the parties that wait for nothing themselves, those with most waiters first."""
     held_by: dict[str, list[Queue]] = defaultdict(list)
     for queue in found:
         for holder in queue.holders:
@@ -152,7 +152,7 @@ def _kept(root: str, held_by: dict[str, list[Queue]]) -> int:
 
 
 class _Parties:
-    """The backends, each as one party, whichever lock is looked at."""
+    """The backends, each as the same party in all queues."""
 
     def __init__(
         self,
@@ -170,10 +170,10 @@ class _Parties:
         return self._party(lock, f"session:{lock.pid}" if lock.pid else f"prepared:{number}")
 
     def of_pid(self, pid: int) -> Party:
-        """Return a backend that another one waits for; 0 is a prepared transaction."""
+        """Return the party of a backend that another one waits for; 0 is a prepared transaction."""
         source = self._others.get(pid or None) or self._locks.get(pid or None)
         key = f"session:{pid}" if pid else "prepared:0"
-        if source is None:  # it has ended meanwhile
+        if source is None:  # the backend has ended meanwhile
             return Party(key, pid or None, "", None, None, waits=False, hidden=False, began=None)
         return self._party(source, key)
 

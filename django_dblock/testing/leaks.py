@@ -29,7 +29,7 @@ def refuse_transaction(using: str | None, helper: str, why: str) -> None:
 
 
 def until(look: Callable[[], T], satisfied: Callable[[T], bool], within: float) -> T:
-    """Call ``look`` until its result satisfies or the time is over; return the last result."""
+    """Call ``look`` until its result satisfies or the time has passed; return the last result."""
     deadline = monotonic() + within
     while not satisfied(seen := look()) and monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -46,7 +46,7 @@ def assert_no_locks(using: str | None = None, *, within: float = 5.0) -> None:
     """Fail if the test database has an advisory lock, held or awaited, or a lease that is held.
 
     The server frees the locks of a closed connection a moment later. So the check is repeated until
-    no lock is left or the time is over.
+    no lock is left or the time has passed.
 
     Args:
         using: the database alias, as in :class:`django_dblock.advisory_lock`.

@@ -47,7 +47,7 @@ def race(
         ValueError: count is below 1.
         RuntimeError: called in a transaction, as in a ``TestCase``; or the test may not use the
             database.
-        TimeoutError: a thread has not ended in time; perhaps two wait for each other.
+        TimeoutError: a thread has not ended in time; perhaps two threads wait for each other.
     """
     if count < 1:
         raise ValueError(f"race() needs at least one thread, not {count!r}.")

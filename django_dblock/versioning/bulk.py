@@ -33,7 +33,13 @@ class Row:
 def checked_rows(
     queryset: "QuerySet[Any]", objs: Iterable["GuardedSave"], fields: Sequence[Any]
 ) -> list[Row]:
-    """Return a row for each object; refuse what can't be written before any SQL."""
+    """Return a row for each object, before any SQL.
+
+    Raises:
+        TypeError, ValueError: an object can't be written.
+        MissingVersion: an object has no version.
+        StaleObject: an object carries a version that was rolled back.
+    """
     rows: list[Row] = []
     seen = set()
     for instance in objs:
@@ -43,8 +49,8 @@ def checked_rows(
             raise ValueError("All bulk_save_cas() objects must have a primary key set.")
         if instance.pk in seen:
             raise ValueError(
-                f"{instance._meta.label} with primary key {instance.pk!r} is there twice: which "
-                f"of the two is to be written?"
+                f"{instance._meta.label} with primary key {instance.pk!r} is given twice; "
+                f"pass each row once."
             )
         seen.add(instance.pk)
         instance._prepare_related_fields_for_save("bulk_save_cas", fields=fields)
@@ -60,7 +66,11 @@ def checked_rows(
 
 
 def checked_fields(model: type["GuardedSave"], names: Iterable[str]) -> list[Any]:
-    """Return the fields to write; refuse what is not a plain column."""
+    """Return the fields to write.
+
+    Raises:
+        ValueError: there are no names, or a field is not a plain column.
+    """
     fields = [model._meta.get_field(name) for name in names]
     if not fields:
         raise ValueError("Field names must be given to bulk_save_cas().")
@@ -91,7 +101,7 @@ def _made_of_sql(field: Any) -> bool:
 
 
 def parameters_per_row(model: type["GuardedSave"], fields: Sequence[Any]) -> list[Any]:
-    """Return fields that stand for what one row takes, for Django to find the batch size."""
+    """Return as many fields as one row has parameters, for Django to compute the batch size."""
     version = model._version_field
     others = [version] * len(model._meta.all_parents)
     return [version, *version.model._meta.pk_fields, version, *others, *fields]
@@ -206,7 +216,7 @@ def _write_rest(
 def _among(
     queryset: "QuerySet[Any]", connection: BaseDatabaseWrapper
 ) -> tuple[str, tuple[Any, ...]]:
-    """Return the condition that keeps to the rows of a filtered queryset."""
+    """Return the condition that limits a statement to the rows of a filtered queryset."""
     if not queryset.query.where and not queryset.query.is_sliced:
         return "", ()
     keys = queryset.model._version_field.model._meta.pk_fields

@@ -1,4 +1,4 @@
-"""Maintenance that leaves the versions alone, for one context and never for the process."""
+"""Maintenance without versions, for one context and never for the process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,9 @@ _bypassed: ContextVar[bool] = ContextVar("django_dblock_bypassed", default=False
 def bypass_versions() -> Iterator[None]:
     """Write as if the models had no version: no comparison, no bump.
 
-    For maintenance that changes nothing an editor could see, such as filling a new column. It ends
-    with the block, and holds for this thread or task only: other threads' saves stay guarded.
+    Use it for maintenance that changes nothing that an editor sees, such as filling a new column.
+    The effect ends with the block, and is limited to this thread or task: other threads' saves stay
+    guarded.
 
     Does not guarantee that no concurrent write is lost: a ``save()`` in the block overwrites.
     ``save_cas()``, ``delete_cas()`` and ``bulk_save_cas()`` compare all the same.

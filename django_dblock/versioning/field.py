@@ -20,7 +20,7 @@ else:
 
 
 class _VersionAttribute(DeferredAttribute):
-    """The attribute of a version. One that is read later than its row is not one to compare with.
+    """The attribute of a version. A version that is read later than its row is never compared.
 
     A deferred version that is read for one instance goes through ``refresh_from_db()``.
     """
@@ -39,7 +39,7 @@ class _VersionAttribute(DeferredAttribute):
 class VersionField(_Base):
     """A ``bigint`` that starts at 1 and grows with every write.
 
-    The default stands in the database, too: adding the field to a big table rewrites nothing
+    The column has a default in the database, too: adding the field to a big table rewrites nothing
     (PostgreSQL manual, ALTER TABLE, Notes), and code that doesn't know the column yet can insert.
     It has no CHECK constraint, because adding one would scan the table under an exclusive lock.
 

@@ -1,4 +1,4 @@
-"""What an instance's row held when it was last read or written: the original of a conflict."""
+"""The values of an instance's row when it was last read or written: a conflict's original."""
 
 import copy
 import datetime as dt
@@ -53,7 +53,7 @@ def original(instance: "Model") -> dict[str, Any]:
 
 
 def loaded(instance: "Model", names: Any, values: Any) -> None:
-    """Remember what ``from_db()`` was given: the names of the attributes and their values."""
+    """Remember the arguments of ``from_db()``: the names of the attributes and their values."""
     # The instance holds the same objects, so those that can change in place are copied. Most
     # models have no such field, and pay for one look into a cache.
     kept: Any = (names, values)
@@ -67,7 +67,7 @@ def loaded(instance: "Model", names: Any, values: Any) -> None:
 
 
 def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
-    """Remember what was written to the row: (field, None, value), as Django's UPDATE has them."""
+    """Remember the values that an UPDATE has written: (field, None, value), as in Django."""
     kept = dict(original(instance))  # not changed in place: a copy of the instance may share it
     for field, _, value in values:
         # Only the database knows the result of an expression.
@@ -80,7 +80,7 @@ def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
 
 
 def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
-    """Remember what the instance holds in these fields, which is what its row holds."""
+    """Remember the instance's values of these fields, which are the row's values."""
     state = instance.__dict__
     known = [field for field in fields if field.attname in state]
     written(instance, [(field, None, state[field.attname]) for field in known])
@@ -115,10 +115,10 @@ def is_same_row(instance: Any) -> bool:
 
 
 def links_agree(instance: Any) -> bool:
-    """Return whether each link to a parent's row, as far as it is known, names the parent's key.
+    """Return whether each known link to a parent's row names the parent's key.
 
-    After ``child.pk = other`` it does not: Django's ``delete()`` would take the row of the link,
-    and its ``save()`` that of the parent's key.
+    After ``child.pk = other`` the link does not: Django's ``delete()`` would take the row of the
+    link, and its ``save()`` that of the parent's key.
     """
     state = instance.__dict__
     for link in instance._meta.concrete_model._meta.parents.values():
@@ -131,14 +131,14 @@ def links_agree(instance: Any) -> bool:
 
 @cache
 def key_fields(model: Any) -> tuple[Any, ...]:
-    """Return the primary keys that say which row an instance is: its own, and the version's."""
+    """Return the primary keys that identify an instance's rows: its own, and the version's."""
     concrete = model._meta.concrete_model._meta
     keys = dict.fromkeys([*concrete.pk_fields, *model._version_field.model._meta.pk_fields])
     return tuple(keys)
 
 
 def cleaned(field: Any, value: Any) -> Any:
-    """Return a value as the row would give it back; None where the field refuses it."""
+    """Return a value as a read row would have it; None if the field refuses the value."""
     try:
         return field.to_python(value)
     except ValidationError:
@@ -155,7 +155,7 @@ def _mutable_attributes(model: Any) -> frozenset[str]:
 
 
 def _copy(value: Any) -> Any:
-    """Return a value that later changes in place don't reach."""
+    """Return a copy of a value, which later changes in place don't affect."""
     if type(value) in _IMMUTABLE:
         return value
     if isinstance(value, FieldFile):

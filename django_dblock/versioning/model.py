@@ -1,4 +1,4 @@
-"""The model that users subclass. How a save is guarded stands in ``save``."""
+"""The model that users subclass; the module ``save`` guards each save."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -23,9 +23,12 @@ from django_dblock.versioning.save import (
 
 
 def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, dict[str, int]]:
-    """Delete the row if it has this version; raise StaleObject otherwise.
+    """Delete the row if it has this version.
 
-    One statement where Django's ``delete()`` would send one; else the row is locked first.
+    One statement if Django's ``delete()`` would send one; else the row is locked first.
+
+    Raises:
+        StaleObject: the row has another version or was deleted; nothing was deleted.
     """
     not_in_pipeline(connections[using])
     field, there = instance._version_field, instance._is_pk_set()
@@ -35,7 +38,7 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
         compare(found, field, version)
         return found
 
-    own = type(instance).delete is not GuardedSave.delete  # it may have more to do
+    own = type(instance).delete is not GuardedSave.delete  # an overridden delete() may do more
     if there and not own and Collector(using=using).can_fast_delete(instance):
 
         def delete(version: int) -> Any:
@@ -49,8 +52,8 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
             raise conflict(instance, expected, using)
         setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
         return count, {instance._version_field.model._meta.label: count}
-    # What hangs on the row is collected and deleted in several statements: from the first of them
-    # on nobody else may write it.
+    # Related rows are collected and deleted by several statements. From the first of them on, no
+    # other transaction may write the row.
     with transaction.atomic(using=using):
         if there and not unless_moved(lambda: _lock(rows(expected)), using):
             version = reconciled(instance, expected, using)
@@ -64,7 +67,11 @@ def _lock(rows: Any) -> bool:
 
 
 def touch(instance: "GuardedSave", expected: int, using: str) -> None:
-    """Write the version after ``expected`` and nothing else, if the row has that version."""
+    """Write the version after ``expected`` and nothing else, if the row has that version.
+
+    Raises:
+        StaleObject: the row has another version or was deleted.
+    """
     not_in_pipeline(connections[using])
     taken: dict[str, tuple[Any, Any]] = {}
     if not unless_moved(lambda: _bump(instance, expected, using), using):
@@ -97,13 +104,14 @@ class VersionedModel(GuardedSave):
     usable (for this, multi-table inheritance takes a savepoint inside a transaction). A row that is
     gone is never inserted again. ``QuerySet.update()``, ``bulk_update()`` and fixtures bump.
 
-    After a rollback the instance has the version again that it carried before. What the open
-    transaction has written past the instance by ``QuerySet.update()`` is merged into it, if the
-    query named the primary keys; a field that both have changed is a conflict.
+    After a rollback the instance has the version that it had before. If the open transaction has
+    changed the row by ``QuerySet.update()``, without the instance, the changes are merged into the
+    instance, provided that the query named the primary keys. A field that both have changed is a
+    conflict.
 
     Does not guarantee:
 
-    - anything about writes that go past Django;
+    - anything about writes without Django, such as SQL and triggers;
     - a comparison by ``delete()`` and ``QuerySet.delete()``;
     - anything about a row that was created again under the same primary key: it starts at 1.
 
@@ -112,11 +120,11 @@ class VersionedModel(GuardedSave):
     its transaction: use :func:`retry_on_conflict`.
 
     Attributes:
-        cas_on_save: set it to False to make the last plain ``save()`` win. It still bumps, leaves
-            the version of the instance unloaded (as the version is not known then), and never
-            inserts a row that is gone.
-        unversioned: names of fields that don't count, such as ``{"last_login"}``. A ``save()`` with
-            ``update_fields`` of only these neither compares nor bumps; ``update()`` and
+        cas_on_save: set it to False to make the last plain ``save()`` win. Such a save still bumps
+            the version, leaves the version of the instance unloaded (because it is not known), and
+            never inserts a row that was deleted.
+        unversioned: names of fields that need no version, such as ``{"last_login"}``. A ``save()``
+            with ``update_fields`` of only these neither compares nor bumps; ``update()`` and
             ``bulk_update()`` of only these don't bump. ``save_cas()`` always compares.
 
     Source: PostgreSQL manual, 13.2.1 Read Committed Isolation Level (an UPDATE looks at its
@@ -138,20 +146,23 @@ class VersionedModel(GuardedSave):
         update_fields: Iterable[str] | None = None,
         using: str | None = None,
     ) -> None:
-        """Write the row if it still has the version this instance was read with.
+        """Write the row if it still has the version that this instance was read with.
 
-        As ``save()``, but always compared, whatever ``cas_on_save`` and :func:`bypass_versions`
-        say, and never an INSERT. One statement; a conflict sends a second, to see what is there.
+        Unlike ``save()``, the method always compares, regardless of ``cas_on_save`` and
+        :func:`bypass_versions`, and never sends an INSERT. One statement; a conflict sends a second
+        statement, which reads the present row.
 
         Args:
             expected: compare with this version instead, such as the one that a form, an
                 ``If-Match`` header or a queued message carries.
-            update_fields: write these only; the version is always among them.
+            update_fields: write only these fields; the version is always written, too.
             using: the alias of the database; else the router's.
 
         Raises:
-            StaleObject: the row has another version or is gone; nothing was written.
-            MissingVersion: the instance carries no version and ``expected`` was not given.
+            StaleObject: the row has another version or was deleted; nothing was written.
+            MissingVersion: the instance has no version, and ``expected`` was not given.
+            TypeError, ValueError: ``expected`` is not a version, or ``update_fields`` is empty.
+            RuntimeError: an overridden ``save()`` did not call ``super().save()``.
         """
         if update_fields is not None and not (update_fields := list(update_fields)):
             raise ValueError("update_fields is empty: to bump only the version, touch_version().")
@@ -187,26 +198,28 @@ class VersionedModel(GuardedSave):
         self.__dict__.pop("_version_alone", None)
         self.__dict__.pop("_version_written", None)
         self.__dict__["_version_epoch"] = own_writes.clock.now
-        self.__dict__["cas_on_save"] = True  # of this instance only
+        self.__dict__["cas_on_save"] = True  # on this instance only
         loaded_state.snapshot(self, loaded_state.key_fields(type(self)))
 
     def delete_cas(
         self, *, expected: int | None = None, using: str | None = None
     ) -> tuple[int, dict[str, int]]:
-        """Delete the row if it still has the version this instance was read with.
+        """Delete the row if it still has the version that this instance was read with.
 
-        One statement where ``delete()`` would be one; where Django has to collect what hangs on
-        the row (relations, signals, parents), one more before, which locks the row.
+        One statement if ``delete()`` would send one. If Django has to collect related rows
+        (relations, signals, parents), one more statement locks the row first.
 
-        Returns what ``delete()`` returns.
+        Returns:
+            The result of Django's ``delete()``.
 
         Args:
             expected: compare with this version instead.
             using: the alias of the database; else the router's.
 
         Raises:
-            StaleObject: the row has another version or is gone; nothing was deleted.
-            MissingVersion: the instance carries no version and ``expected`` was not given.
+            StaleObject: the row has another version or was deleted; nothing was deleted.
+            MissingVersion: the instance has no version, and ``expected`` was not given.
+            TypeError, ValueError: ``expected`` is not a version.
         """
         using = using or router.db_for_write(type(self), instance=self)
         if expected is None:
@@ -218,13 +231,13 @@ class VersionedModel(GuardedSave):
     def touch_version(self, *, using: str | None = None) -> None:
         """Bump the version and write nothing else, once per transaction.
 
-        For the root of an aggregate when one of its parts changes, so that an editor who has the
-        whole on the screen notices. If this instance was written in the open transaction already,
-        nothing is sent. One statement otherwise; no signals of Django's.
+        Use it for the root of an aggregate when one of its parts changes, so that an editor of the
+        whole aggregate gets a conflict. If this instance was written in the open transaction
+        already, nothing is sent. Otherwise one statement; Django's signals are not sent.
 
         Raises:
-            StaleObject: the row has another version or is gone.
-            MissingVersion: the instance carries no version.
+            StaleObject: the row has another version or was deleted.
+            MissingVersion: the instance has no version.
         """
         using = using or router.db_for_write(type(self), instance=self)
         expected = save.carried_version(self, using)
@@ -239,15 +252,15 @@ class VersionedModel(GuardedSave):
         touch(self, expected, using)
 
     async def asave_cas(self, **options: Any) -> None:
-        """``save_cas()`` for async code; no transaction spans the await."""
+        """Call :meth:`save_cas` in a thread, for async code; no transaction spans the await."""
         await sync_to_async(self.save_cas)(**options)
 
     async def adelete_cas(self, **options: Any) -> tuple[int, dict[str, int]]:
-        """``delete_cas()`` for async code; no transaction spans the await."""
+        """Call :meth:`delete_cas` in a thread, for async code; no transaction spans the await."""
         return await sync_to_async(self.delete_cas)(**options)
 
     async def atouch_version(self, **options: Any) -> None:
-        """``touch_version()`` for async code; no transaction spans the await."""
+        """Call :meth:`touch_version` in a thread, for async code."""
         await sync_to_async(self.touch_version)(**options)
 
 

@@ -1,22 +1,22 @@
-"""What the open transaction has written past an instance, as by ``QuerySet.update()``.
+"""Rows that the open transaction has changed without the instance, as by ``QuerySet.update()``.
 
-``parent.children.add(child)`` and ``Child.objects.filter(pk=child.pk).update(…)`` bump the row, and
-the instance ``child`` in memory does not know. Its next ``save()`` finds another version, and yet
-nobody else has written.
+``parent.children.add(child)`` and ``Child.objects.filter(pk=child.pk).update(…)`` bump the row, but
+not the instance ``child`` in memory. The next ``save()`` of ``child`` finds another version,
+although no other transaction has written the row.
 
-That is told apart by counting. Each UPDATE of ours whose rows are known exactly (the query names
-their primary keys, and that many rows were changed) is remembered for as long as its transaction
-is open. A conflict asks: how many of these came after the instance was read or written? Versions
-grow by one with each write, so if the row's version is higher by just that number, all the writes
-in between were this transaction's own. If it is higher by more, there was another write, and it is
-a conflict. A write that is not remembered, or was rolled back, is not counted; that can only lead
-to a conflict that need not have been, never to a lost update.
+This module recognises that case by counting. It remembers each UPDATE whose rows are known exactly
+(the query names their primary keys, and that many rows were changed), as long as the UPDATE's
+transaction is open. At a conflict it counts the remembered UPDATEs since the instance was read or
+written. Versions grow by one with each write. So if the row's version is higher by exactly that
+number, this transaction made all the writes in between. If the version is higher by more, another
+writer has written the row, and that is a conflict. A write that is not remembered, or was rolled
+back, is not counted; that can only lead to an unnecessary conflict, never to a lost update.
 
-Then the rule is that of any three-way merge: what only the UPDATE has changed is taken over into
-the instance; what both have changed, and not to the same value, is a conflict with oneself.
+Then the rule of a three-way merge applies: fields that only the UPDATE has changed are taken over
+into the instance. Fields that both have changed, and not to the same value, are a conflict.
 
-After COMMIT it is a conflict as any other. The count could still be made, but a thread serves many
-people one after the other, and what one of them has seen, another has not.
+After COMMIT the difference is an ordinary conflict. The writes could still be counted, but a thread
+serves many users one after the other, and one user has not seen what another user has written.
 """
 
 import threading
@@ -42,7 +42,7 @@ _KEPT: Final = "_dblock_own_writes"
 
 
 class Epoch:
-    """A moment between two remembered writes of this process; an instance is of one of them."""
+    """The time between two remembered writes of this process; an instance belongs to one epoch."""
 
     def __init__(self, number: float) -> None:
         self.number = number
@@ -51,7 +51,7 @@ class Epoch:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Come after all writes in whatever process it is unpickled, so that none is counted."""
+        """Return an epoch after all writes of the process that unpickles, so that none counts."""
         return Epoch, (float("inf"),)
 
 
@@ -60,9 +60,9 @@ class OwnWrite:
     """One UPDATE of one row.
 
     Attributes:
-        epoch: the number of the epoch that began with it.
-        names: the fields it wrote, without the version.
-        fate: its transaction, or savepoint.
+        epoch: the number of the epoch that began with the UPDATE.
+        names: the written fields, without the version.
+        fate: the UPDATE's transaction or savepoint.
     """
 
     epoch: float
@@ -78,7 +78,7 @@ class _Clock:
         self._lock = threading.Lock()
 
     def tick(self) -> Epoch:
-        """Begin the next epoch. Locked: an epoch that was over must not come back."""
+        """Begin the next epoch. A mutex keeps an epoch that has ended from being returned again."""
         with self._lock:
             self.now = Epoch(self.now.number + 1)
             return self.now
@@ -152,14 +152,16 @@ def since(instance: Instance, using: str) -> list[OwnWrite]:
 def merge(
     instance: Instance, names: Iterable[str], row: dict[str, Any]
 ) -> dict[str, tuple[Any, Any]] | None:
-    """Take over what only the row has changed in these fields; None where both have changed one.
+    """Take over the fields that changed only in the row.
 
-    Returns the attributes that took the row's value over, with the values before and after.
+    Returns:
+        The attributes that took over the row's value, with the values before and after; None if the
+        row and the instance have changed the same field.
 
     Args:
         instance: the instance, which is changed only if the merge succeeds.
         names: the fields that the own writes have changed.
-        row: what the row has, by attribute name.
+        row: the row's values, by attribute name.
     """
     state, original = instance.__dict__, loaded_state.original(instance)
     taken = {}
@@ -167,7 +169,7 @@ def merge(
         field: Any = instance._meta.get_field(name)
         attribute = field.attname
         if attribute not in state or hasattr(state[attribute], "resolve_expression"):
-            continue  # nothing of it is written; or it is computed from the row as it is
+            continue  # the save does not write the field, or computes its value from the row
         mine, theirs = loaded_state.cleaned(field, state[attribute]), row[attribute]
         if mine == theirs:
             continue

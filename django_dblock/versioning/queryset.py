@@ -1,4 +1,4 @@
-"""Writes past ``save()`` that bump the version all the same, and many compare-and-swaps at once."""
+"""QuerySet writes that bump the version, and many compare-and-swaps in one statement."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -17,11 +17,11 @@ M = TypeVar("M", bound=Model, covariant=True)  # noqa: PLC0105 - the name of Dja
 
 
 class VersionedQuerySet(models.QuerySet[M]):
-    """A queryset whose writes bump the version. Base a queryset of your own on this one.
+    """A queryset whose writes bump the version; base your own querysets on this class.
 
     ``update()`` and what is built on it (``bulk_update()``, related managers) set
-    ``version = version + 1`` in the same UPDATE, and compare nothing: they are computed from the
-    row as it is. Instances in memory keep the version they had, so their next save is a conflict.
+    ``version = version + 1`` in the same UPDATE, and compare nothing, because they use the row's
+    present values. Instances in memory keep their version, so their next save is a conflict.
     """
 
     def update(self, **changes: Any) -> int:
@@ -29,8 +29,8 @@ class VersionedQuerySet(models.QuerySet[M]):
         field: Any = cast("Any", self.model)._version_field
         if field.name in changes:
             raise ValueError(
-                f"{field.name} of {self.model._meta.label} is bumped by update() itself; a row's "
-                f"version is never set by hand, or another writer's old one could become valid."
+                f"{field.name} of {self.model._meta.label} is bumped by update() itself; don't set "
+                f"a row's version by hand: another writer's old version could become valid again."
             )
         if not changes or bypassed() or is_unversioned(self.model, changes):
             return super().update(**changes)
@@ -62,7 +62,7 @@ class VersionedQuerySet(models.QuerySet[M]):
         if options.get("update_conflicts") or (len(args) > 2 and args[2]):  # noqa: PLR2004
             raise ValueError(
                 f"bulk_create(update_conflicts=True) of {self.model._meta.label} would overwrite "
-                f"rows and leave their versions, so that nobody noticed. Create with "
+                f"rows without bumping their versions, so that no reader would notice. Create with "
                 f"ignore_conflicts=True and write the others with bulk_save_cas() or update()."
             )
         created = super().bulk_create(objs, *args, **options)
@@ -83,23 +83,27 @@ class VersionedQuerySet(models.QuerySet[M]):
 
         Each row is written as ``save_cas()`` would, all of a batch in one statement, in one
         transaction. Rows are locked in the order of their primary keys, so two calls at once
-        don't deadlock. An object whose row has another version, is gone, or is not in this
-        queryset, is stale; nothing of it is written, and it keeps its version.
+        don't deadlock. An object is stale if its row has another version, was deleted, or is
+        not in this queryset. A stale object is not written, and keeps its version.
 
-        Does not call ``save()`` or ``pre_save()`` of fields (``auto_now``), and sends no signals
-        of Django's, as ``bulk_update()`` doesn't.
+        Does not call ``save()`` or ``pre_save()`` of fields (``auto_now``), and does not
+        send Django's signals, like ``bulk_update()``.
 
-        Returns the primary keys of the stale objects, in the order given.
+        Returns:
+            The primary keys of the stale objects, in the order given.
 
         Args:
             objs: instances of the model, each once.
             fields: the names of the fields to write: plain columns with plain values.
             batch_size: rows in one statement at most; by default all that fit.
-            on_conflict: ``"report"`` writes what is fresh; ``"raise"`` writes all or nothing.
+            on_conflict: ``"report"`` writes the objects that are not stale; ``"raise"`` writes all
+                objects or none.
 
         Raises:
-            StaleObjects: with ``on_conflict="raise"``, some are stale; nothing was written.
-            MissingVersion: an object carries no version; nothing was sent.
+            StaleObjects: with ``on_conflict="raise"``, some objects are stale; nothing was written.
+            MissingVersion: an object has no version; nothing was sent.
+            StaleObject: an object carries a version that was rolled back; nothing was sent.
+            TypeError, ValueError: an object, a field or an option is not valid; nothing was sent.
         """
         if on_conflict not in ("report", "raise"):
             raise ValueError(f"on_conflict is 'report' or 'raise', not {on_conflict!r}.")
@@ -138,13 +142,13 @@ class VersionedQuerySet(models.QuerySet[M]):
 # The manager whose querysets bump the version.
 
 
-# ruff: noqa: D102 - what they do stands at the queryset
+# ruff: noqa: D102 - described at the queryset
 
 
 if TYPE_CHECKING:
 
     class VersionedManager(models.Manager[M]):
-        """The manager of a VersionedModel, as type checkers see it: its querysets are ours."""
+        """The manager of a VersionedModel, for type checkers; makes VersionedQuerySets."""
 
         def get_queryset(self) -> VersionedQuerySet[M]: ...
         def all(self) -> VersionedQuerySet[M]: ...

@@ -23,10 +23,10 @@ from django.db import connections
 from django_dblock.versioning import loaded_state
 
 Connection = Any
-"""Django's wrapper; the attributes that are read here stand in no stubs."""
+"""Django's connection wrapper; the stubs lack the attributes that are used here."""
 
 Instance = Any
-"""An instance of a VersionedModel, whose class stands above this module."""
+"""An instance of a VersionedModel; this module can't import that class."""
 
 KEPT: Final = ("_version_origin", "_version_alone", "_version_epoch")
 """What an instance remembers beside its version, and gets back with it."""

@@ -349,7 +349,7 @@ def test_signals(observer):
     assert acquired["token"] == lost["token"] == released["token"] == lock.token
     assert acquired["waited"] >= 0
     assert timeout["waited"] >= 0
-    assert "somebody else" in lost["reason"]
+    assert "another holder" in lost["reason"]
     assert released["lost"] is True
     assert released["held"] >= 0
 

@@ -234,8 +234,8 @@ class TestRenew:
             assert lock.remaining > 20
 
     def test_identity_is_the_token_not_the_owner(self):
-        """The same host, process and thread under a new token is somebody else."""
-        with pytest.raises(LockLost, match="somebody else"), fenced_lock(NAME, ttl=30) as lock:
+        """The same host, process and thread under a new token is another holder."""
+        with pytest.raises(LockLost, match="another holder"), fenced_lock(NAME, ttl=30) as lock:
             FencedLock.objects.update(token=lock.token + 1)
             lock.renew()
         assert lock.lost

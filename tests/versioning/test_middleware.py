@@ -157,7 +157,7 @@ def test_the_log_has_the_error_and_its_line_no_values(caplog):
     with caplog.at_level(logging.INFO, "django_dblock"):
         Client().post("/fails/timeout/?token=secret")
     [record] = [each for each in caplog.records if each.name == "django_dblock.middleware"]
-    assert record.getMessage() == "POST /fails/timeout/ answered with 423: LockTimeout"
+    assert record.getMessage() == "POST /fails/timeout/ responded with 423: LockTimeout"
     assert record.levelno == logging.INFO
     assert (record.status_code, record.request.path) == (423, "/fails/timeout/")
     assert isinstance(record.error, DblockError)
