@@ -400,7 +400,7 @@ class FencedLease:
 
     @property
     def key(self) -> str:
-        """Return the name for people, without the suffix that tells the kind in the table."""
+        """Return the readable name, without the suffix that names the kind in the table."""
         return meaning_of(self.name, self.slot).key
 
     @property
@@ -422,7 +422,7 @@ class FencedLease:
 
     @property
     def title(self) -> str:
-        """The key and the role for people, such as ``openai (permit 2)``."""
+        """The key and the role as readable text, such as ``openai (permit 2)``."""
         return title_of(self.name, self.slot)
 
 

@@ -42,22 +42,26 @@ def test_lock_timeout_set_in_a_statement_counts_for_its_later_columns(one, rival
         one.execute("SELECT set_config('lock_timeout', '20ms', true), pg_advisory_xact_lock(1)")
 
 
-def test_lock_timeout_counts_anew_for_each_lock(one, connect):
-    """So the one deadline of WAIT has to be worked out before each."""
+def test_lock_timeout_applies_to_each_lock_separately(one, connect, observer):
+    """So WAIT_ALL computes the rest of its one deadline before each lock."""
     started = time.monotonic()
     holder = connect()
     holder.execute("BEGIN; SELECT pg_advisory_xact_lock(2)")
     first = connect()
     first.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
-    freeing = threading.Thread(
-        target=lambda: (first.execute("SELECT pg_sleep(0.15)"), first.execute("COMMIT"))
-    )
+
+    def free():
+        observe.until_blocked(observer)
+        first.execute("SELECT pg_sleep(0.15)")
+        first.execute("COMMIT")
+
+    freeing = threading.Thread(target=free)
     freeing.start()
     with one.transaction(), pytest.raises(psycopg.errors.LockNotAvailable):
-        one.execute("SET LOCAL lock_timeout = '200ms'")
+        one.execute("SET LOCAL lock_timeout = '600ms'")
         one.execute("SELECT pg_advisory_xact_lock(1), pg_advisory_xact_lock(2)")
     freeing.join()
-    assert time.monotonic() - started > 0.3
+    assert time.monotonic() - started > 0.75
 
 
 def test_the_arguments_of_concat_are_evaluated_from_left_to_right(one):

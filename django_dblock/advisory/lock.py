@@ -209,7 +209,7 @@ class AdvisoryBlock(Generic[HeldT]):
         raise TypeError(_NO_ASYNC.format(what="'async with'"))
 
     async def __aexit__(self, *_: object) -> None:
-        """Do nothing; never called, because ``__aenter__`` raises."""
+        """Return nothing; never called, because ``__aenter__`` raises."""
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return a function that runs each call inside the block.

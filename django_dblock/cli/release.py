@@ -106,7 +106,7 @@ def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
     if not found:
         raise CommandError(
             f"There is no request {options['request']} that has not ended. 'dblock list --kind "
-            f"idempotency' shows those that there are."
+            f"idempotency' shows the requests that have not ended."
         )
     [request] = found
     asked = f"{request.method} {request.path}".strip() or "run_once"

@@ -70,7 +70,7 @@ def _sessions(pid: int, using: str | None) -> tuple[list[AdvisoryLock], list[Blo
     if not locks and not blockers:
         raise CommandError(
             f"Backend {pid} neither holds nor waits for an advisory lock of this database, nor "
-            f"blocks a session that does, so it is not touched. 'dblock list' shows those that do; "
+            f"blocks a session that does, so it is not ended. 'dblock list' shows others; "
             f"a lease is ended by 'dblock release'."
         )
     return locks, blockers

@@ -116,9 +116,9 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     allow writes without the header; a header that is sent still counts. An action that does not
     call ``get_object()`` uses ``request.if_match``.
 
-    A tag stands for the version of one row. Where a serializer nests the rows of other models, a
-    changed part leaves the tag as it is: a warning says so, once for each view class. Bump the
-    whole with ``touch_version()`` when a part changes, then set ``etag_covers_nested = True``.
+    A tag contains the version of one row. If a serializer nests the rows of other models, a changed
+    part does not change the tag: a warning says so, once for each view class. Bump the outer object
+    with ``touch_version()`` when a part changes, then set ``etag_covers_nested = True``.
 
     Warns:
         RuntimeWarning: a tag is sent for a response with nested serializers.

@@ -44,10 +44,10 @@ Busy: TypeAlias = Literal["raise", "skip"]
 
 @task
 def purge(using: str | None = None) -> dict[str, Any]:
-    """Remove expired requests, and the rows of locks that nobody has had for 30 days.
+    """Remove expired requests, and the rows of locks that have been idle for 30 days.
 
-    Enqueue it from a scheduler: ``purge.enqueue()``. As safe to run in parallel as the functions
-    that it calls, and as they, not in an open transaction.
+    Enqueue it from a scheduler: ``purge.enqueue()``. The task may run in parallel with itself, but
+    not in an open transaction, like the functions that it calls.
 
     Args:
         using: the database alias, as in ``idempotent``.

@@ -28,8 +28,8 @@ class VersionedRevisionMixin(_Model):
     object that Wagtail makes of a revision carries the version of the row that Wagtail has read to
     make it, so its ``save()`` is compared with that.
 
-    Guarantees: publishing, reverting and scheduled publishing write the row only if nobody has
-    written it since it was read for that.
+    Guarantees: publishing, reverting and scheduled publishing write the row only if no other writer
+    has written it since it was read for that.
 
     Does not guarantee: anything about two editors of one draft. Each of them saves a revision, and
     the one that is published last wins; Wagtail's edit page says who else is editing.

@@ -171,7 +171,7 @@ class latch:  # noqa: N801 - lower-case like the locks
             attempt.close()
 
     async def wait_async(self, *, timeout: float | None) -> None:  # noqa: ASYNC109 - as wait()
-        """Do what :meth:`wait` does, from a coroutine."""
+        """Wait as :meth:`wait` does, from a coroutine."""
         attempt = await sync_to_async(self._attempt)(timeout)
         try:
             while await sync_to_async(attempt.once)() is None:
@@ -245,7 +245,7 @@ def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:
 
 
 def purge_latches_in_batches(*, idle: float, batch: int, using: str | None = None) -> Iterator[int]:
-    """Do the same, one commit of at most ``batch`` latches at a time; yield the rows of each.
+    """Remove the same latches, at most ``batch`` in each commit; yield the rows of each commit.
 
     Raises:
         ValueError: ``idle`` is less than an hour; before any SQL.

@@ -279,7 +279,7 @@ class _Campaign:
         return term
 
     def pause(self, sleep: Callable[[float], None], stop: Stopped) -> None:
-        """Sleep until the next try; while the database answers, a release wakes the candidate."""
+        """Sleep until the next try; a release wakes the candidate, while the database responds."""
         if self._failures == 0 and (stop is None or isinstance(stop, Event)):
             self._attempt.pause(stop)
         else:
@@ -302,7 +302,7 @@ class Leader:
 
     Attributes:
         token: the term's fencing token.
-        owner: host, process and thread, for people.
+        owner: the leader's host, process and thread, as readable text.
         since: when the term began.
         expires_at: when the term ends, unless it is renewed.
         remaining: seconds until then.

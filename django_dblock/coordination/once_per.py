@@ -218,7 +218,7 @@ class OncePer(_Job[R]):
         return result
 
     def run(self) -> PeriodRun:
-        """Do what a call does, and say what it came to."""
+        """Run the job as a call does; return the run with its state and result."""
         now = self._job.now()
         return self._run(self._job.calendar.period_of(now), now)
 
@@ -261,7 +261,7 @@ class AsyncOncePer(_Job[R]):
         return result
 
     async def run(self) -> PeriodRun:
-        """Do what a call does, and say what it came to."""
+        """Run the job as a call does; return the run with its state and result."""
         now = await sync_to_async(self._job.now)()
         return await self._run(self._job.calendar.period_of(now), now)
 
@@ -335,7 +335,7 @@ class once_per:  # noqa: N801 - a decorator
         IdempotencyError: as of :func:`~django_dblock.run_once`, but no IdempotencyInProgress.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; ShedLock and Solid Queue's
-    recurring tasks answer the same need.
+    recurring tasks serve the same purpose.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first by name
@@ -440,7 +440,7 @@ class once_per:  # noqa: N801 - a decorator
 
     @property
     def name(self) -> str:
-        """The job's name for people."""
+        """The job's readable name."""
         return ":".join(map(str, self.key))
 
 

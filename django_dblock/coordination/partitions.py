@@ -216,10 +216,10 @@ class Share:
             slots.release_all(leases)
 
     def note_entry(self, left_behind: Callable[[], str | None]) -> None:
-        """Note who entered the block: its leases are renewed while somebody can leave it.
+        """Record who entered the block; the leases are renewed while the block can be left.
 
         Args:
-            left_behind: says why nobody can leave the block any more, or None.
+            left_behind: returns why the block can't be left any more; None while it can.
         """
         with self._mutex:
             self._left_behind = left_behind
@@ -456,7 +456,7 @@ def _leave(share: Share, *, failed: bool) -> None:
 
 
 def _never_left() -> None:
-    """The block has not been entered yet."""
+    """Return None: a block that was not entered yet is never left behind."""
 
 
 def _check_count(count: int) -> None:

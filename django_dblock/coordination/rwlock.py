@@ -185,7 +185,8 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
         """Return a block, or decorator, that writes. The options are those of ``fenced_lock``.
 
         Raises:
-            LockTimeout: on entering, somebody held the lock or waited before this writer.
+            LockTimeout: on entering, another holder had the lock, or another waiter was before this
+                one.
             SelfDeadlock: on entering, this task holds the lock, for reading or for writing.
             OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: as
                 ``fenced_lock``.

@@ -275,7 +275,7 @@ class advisory_semaphore(AdvisoryBlock[HeldPermit]):  # noqa: N801 - context man
     Guaranteed: at most ``permits`` transactions are in the block at a time, and they *commit*
     while they hold their permits. A permit is freed when its process or connection dies.
 
-    Not guaranteed: any order among waiters. If all permits are taken, a waiter stands in the
+    Not guaranteed: any order among waiters. If all permits are taken, a waiter is in the
     server's queue for *one* of them, chosen at random, so a later waiter may be served first, and
     a waiter may wait although another permit has become free. A transaction that enters twice may
     hold one permit or two.

@@ -60,14 +60,14 @@ def acquire_slots(  # noqa: PLR0913 - the terms of one statement
 ) -> SlotGrant | Refusal | None:
     """Take ``units`` free slots below ``permits``, or none if fewer than ``at_least`` are free.
 
-    Returns None if rows were made just now, or if every free slot was locked by somebody else: try
-    again.
+    Returns None if rows were made just now, or if every free slot was locked by another
+    transaction: try again.
 
     Raises:
         OpenTransaction: the caller has a transaction open.
         StandbyDatabase: the server is a standby.
         UnsupportedDatabase: the server is CockroachDB.
-        NotReplicated: no synchronous standby confirmed the grant; it was given back.
+        NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
     parameters = {
         **terms(place, wish, ticket),
@@ -94,7 +94,7 @@ def terms(place: Place, wish: Wish, ticket: int | None) -> dict[str, Any]:
 def granted(
     place: Place, statement: str, parameters: dict[str, Any], noun: str
 ) -> SlotGrant | Refusal | None:
-    """Run a statement that grants leases; return what it answers.
+    """Run a statement that grants leases; return the grant, or the holder.
 
     Raises:
         OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: as
@@ -111,7 +111,7 @@ def answer(
 
     Raises:
         UnsupportedDatabase: the server is CockroachDB.
-        NotReplicated: no synchronous standby confirmed the grant; it was given back.
+        NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
     slots = [Slot(*row[1:4]) for row in rows if row[0] == "acquired"]
     if slots:
@@ -133,7 +133,7 @@ def answer(
 def give_back(
     place: Place, leases: Sequence[tuple[str, int, int]], *, hold_at_least: float = 0
 ) -> set[tuple[str, int]]:
-    """Release leases in one statement; return (name, slot) of those that were still ours.
+    """Release leases in one statement; return (name, slot) of each lease that was still held.
 
     Args:
         place: one of them, for errors; waiters for its name are woken.
@@ -174,7 +174,7 @@ class QuietLease(Lease):
 
 
 def release_all(leases: Sequence[Lease]) -> None:
-    """Release leases on the same alias in one statement; those given back before are left out.
+    """Release leases on the same alias in one statement; leave out leases that were released.
 
     Raises:
         OpenTransaction: the caller has a transaction open.
@@ -198,5 +198,5 @@ def identity(trust: Trust) -> tuple[str, int, int]:
 
 
 def renews(using: str) -> bool:
-    """Whether other connections see a lease that is taken now: not in TestCase's transaction."""
+    """Return whether other connections see a new lease; false in TestCase's transaction."""
     return not connections[using].in_atomic_block

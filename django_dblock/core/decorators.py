@@ -1,7 +1,7 @@
 """The functions that this package's decorators accept, and the guards of decorated functions.
 
 A decorator protects what runs *during the call*. A generator, a context manager made of one, or a
-coroutine that nobody has awaited runs later, when the lock has been released and the transaction
+coroutine that was not awaited runs later, when the lock has been released and the transaction
 has ended: the code would look protected, but would run unprotected.
 """
 

@@ -97,7 +97,7 @@ class Subscription:
         return woken
 
     async def await_(self, seconds: float) -> bool:
-        """Do what :meth:`wait` does, without blocking the event loop."""
+        """Wait as :meth:`wait` does, without blocking the event loop."""
         event = asyncio.Event()
         with self._mutex:
             if self._event.is_set():

@@ -24,7 +24,7 @@ class Problem:
     Attributes:
         status: the HTTP status.
         code: the kind of the problem, for programs.
-        detail: what happened and what to do, for people.
+        detail: what happened and what to do, as text for the user.
         retry_after: seconds after which a retry may succeed; None if a retry can't succeed.
     """
 

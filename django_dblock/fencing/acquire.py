@@ -182,7 +182,7 @@ class Attempt:
                 return
 
     async def apause(self) -> None:
-        """Do what :meth:`pause` does, without blocking the event loop."""
+        """Sleep as :meth:`pause` does, without blocking the event loop."""
         subscription = self._listen()
         if subscription is None:
             await asyncio.sleep(self.delay)

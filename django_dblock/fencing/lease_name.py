@@ -102,9 +102,9 @@ def meaning_of(name: str, slot: int) -> Meaning:
 
 
 def title_of(name: str, slot: int) -> str:
-    """Return a lease's name for people: ``nightly``, ``openai (permit 2)``, ``sync (leader)``."""
+    """Return a lease's readable name: ``nightly``, ``openai (permit 2)``, ``sync (leader)``."""
     key, _, role = meaning_of(name, slot)
-    if role in ("leader", "writer"):  # there is one
+    if role in ("leader", "writer"):  # there is only one
         return f"{key} ({role})"
     if role == "lock":
         return f"{key} (slot {slot})" if slot else key

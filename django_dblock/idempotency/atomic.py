@@ -30,7 +30,7 @@ from django_dblock.idempotency.outcome import (
 from django_dblock.sql import idempotency as sql
 
 _ENDED = (
-    "The view has ended the transaction that it runs in, by COMMIT or ROLLBACK past Django, so its "
+    "The view has ended its transaction, by COMMIT or ROLLBACK without Django, so its "
     "effects and its response can't be committed together, and the lock was free meanwhile. The "
     "response was not stored. Remove such statements; to undo a part of the work, use "
     "transaction.atomic()."

@@ -37,7 +37,7 @@ from django_dblock.idempotency.request import (
 View = TypeVar("View", bound=Callable[..., Any])
 
 decorated: dict[str, ViewConfig] = {}
-"""The decorated views by their names, for the system checks; those that ``method_decorator`` has
+"""The decorated views by their names, for the system checks; views that ``method_decorator`` has
 decorated are found by their MARK instead."""
 
 MARK = "_dblock_idempotent"

@@ -33,7 +33,7 @@ def masked(key: str) -> str:
 def shown_key(scope: str, key: str) -> str:
     """Return the key as operators see it: of a ``once_per`` job its name and period, else masked.
 
-    No client makes the key of a job, and nobody can ask for its result with it.
+    No client makes the key of a job, and the key gives no access to the job's result.
     """
     job, mark, _ = key.rpartition("#")
     if mark and scope == ONCE and job.startswith("once_per:"):
@@ -87,7 +87,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class RequestFingerprint:
-    """The fingerprint of a request, and its method and path for people."""
+    """The fingerprint of a request, and its method and path for lists."""
 
     fingerprint: bytes
     fingerprint_version: int

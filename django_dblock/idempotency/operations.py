@@ -26,7 +26,7 @@ _STATUSES = range(200, 600)
 
 
 class _Resolvable(NamedTuple):
-    """A request that may be resolved: its name for people, and values of its row."""
+    """A request that may be resolved: its readable name, and values of its row."""
 
     name: str
     facts: dict[str, str]
@@ -162,7 +162,7 @@ def _resolvable(pk: int, alias: str) -> _Resolvable:
     if not rows:
         raise IdempotencyKey.DoesNotExist(
             f"There is no request {pk} on database {alias!r}. 'dblock list --kind idempotency' "
-            f"shows those that have not ended."
+            f"shows the requests that have not ended."
         )
     scope, key, token, claim, owner, method, done, remaining = rows[0]
     facts = {"scope": scope, "key": shown_key(scope, key), "using": alias}

@@ -23,7 +23,7 @@ _CHUNK = 64 * 1024
 
 
 def is_unread(request: HttpRequest) -> bool:
-    """Return whether nobody has read the body yet, neither as bytes nor as a stream."""
+    """Return whether the body has not been read yet, neither as bytes nor as a stream."""
     inner: Any = request
     return not (inner._read_started or hasattr(inner, "_body"))  # noqa: SLF001 - Django's state
 
@@ -53,7 +53,7 @@ def chunks(request: HttpRequest) -> tuple[int, Iterator[bytes]]:
 def form(request: HttpRequest) -> tuple[Any, Any]:
     """Return the fields and the files of a multipart body, whatever its method is.
 
-    A body that nobody has read is parsed by a handler that keeps no file, only its digest.
+    A body that has not been read is parsed by a handler that keeps no file, only its digest.
 
     Raises:
         MultiPartParserError: the body is not multipart.

@@ -1,10 +1,10 @@
-"""Which responses are stored, what of them, and how they are given again.
+"""Which responses are stored, which of their parts, and how they are replayed.
 
 =========================================  ============  ====================================
 the view                                   its effects   its response
 =========================================  ============  ====================================
 returns 2xx, 3xx, 4xx                      committed     stored
-returns 401, 403: who may come in          rolled back   not stored
+returns 401, 403: authorisation            rolled back   not stored
 returns 412, 428: a precondition           rolled back   not stored
 returns 408, 423, 425, 429, or an error    rolled back   not stored; ``Retry-After`` is sent
 with ``Retry-After``: "come back later"
@@ -17,7 +17,7 @@ raises Django's ``Http404`` or             rolled back   not stored
 raises anything else                       rolled back   not stored; stored with ``store_5xx``
 =========================================  ============  ====================================
 
-"Committed" and "rolled back" are said of atomic mode. In lease mode the view's own transactions
+"Committed" and "rolled back" apply to atomic mode. In lease mode the view's own transactions
 decide, and "not stored" gives the claim back, so that the next retry runs the view again.
 
 Sources: RFC 9110, 8 "Representation Data and Metadata", 10.2.3 "Retry-After", 13.2 "Evaluation of

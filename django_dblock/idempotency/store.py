@@ -136,7 +136,7 @@ def record(  # noqa: PLR0913 - what an answer is kept with
     ttl: float,
     new: bool,
 ) -> bool:
-    """Write the response in the open transaction; return whether nobody else has.
+    """Write the response in the open transaction; return False if other code has written the row.
 
     Args:
         connection: the connection with the open transaction.

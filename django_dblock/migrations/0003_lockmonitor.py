@@ -1,4 +1,4 @@
-"""The lock monitor in the admin, and who may do what there: permissions, no table."""
+"""The lock monitor in the admin, with its permissions and without a table."""
 
 from typing import Any, ClassVar
 

@@ -1,8 +1,8 @@
-"""The lock monitor: what is held, who waits behind whom, since when, and a way to end it.
+"""The lock monitor: a page of all locks, holders and waiters, with buttons to end a holder.
 
-- ``words`` puts times and other people's texts into a form for people; ``waits`` finds the queues;
-  ``graph`` lays out boxes and lines; ``picture`` draws the queues with it; ``page`` sorts and caps
-  what is shown. None of these asks a database or knows of a request.
-- ``read`` asks; ``views`` shows; ``release`` and ``terminate`` end something, ``written``
-  writes that down; ``admin`` hooks them into the admin.
+- ``formatting`` formats times and foreign texts; ``wait_queues`` computes the queues;
+  ``graph_layout`` lays out boxes and lines; ``graph_svg`` draws the queues with that layout. None
+  of these queries a database or uses a request.
+- ``page`` reads the rows, and sorts and limits them; ``views`` has the page, and the pages that end
+  a lease or a backend; ``admin`` registers the pages with the admin.
 """

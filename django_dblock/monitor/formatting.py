@@ -1,4 +1,4 @@
-"""Times and foreign texts, formatted for people."""
+"""Times and foreign texts as readable text."""
 
 from django.utils.translation import gettext as _
 

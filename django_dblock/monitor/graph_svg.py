@@ -147,7 +147,7 @@ def _size(words: _Words, widest: int) -> Size:
 
 
 def _some(parties: Sequence[Party], seen: Counter[str], most: int) -> list[Party]:
-    """Return the first parties, and some of those that connect this queue to another one."""
+    """Return the first parties, and some parties that connect this queue to another queue."""
     if len(parties) <= most + 1:  # a box that says "and one more" takes the same room
         return list(parties)
     first = list(parties[:most])

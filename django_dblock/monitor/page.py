@@ -335,7 +335,7 @@ def _requests(requests: Requests, words: str) -> Section[RequestRow]:
     rows = _section(
         map(_request, requests.rows), lambda row: _has(words, row.name, row.what, row.owner)
     )
-    if words:  # among those that were read
+    if words:  # among the requests that were read
         return rows
     more = requests.idle >= MOST_COUNTED or requests.leased >= MOST_COUNTED
     return Section(rows.rows, requests.idle + requests.leased, more=more)

@@ -237,7 +237,7 @@ class Grant(NamedTuple):
 
 
 def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """Ask whether to end these leases (``?lease=SLOT:NAME``); a POST ends those that were shown.
+    """Ask whether to end these leases (``?lease=SLOT:NAME``); a POST ends the shown grants.
 
     Raises:
         PermissionDenied: the user lacks the permission.

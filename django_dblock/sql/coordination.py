@@ -313,7 +313,7 @@ ACQUIRE_READ = ACQUIRE_READ.replace("{reader}", _READER.strip())
 
 # A writer needs the gate free and every reader's row lockable: none held, and none guarded. Its
 # token is greater than every token that a row of this lock carries. Tickets: the writer's turn
-# comes when nobody alive, reader or writer, stands before it.
+# comes when no live waiter, reader or writer, is before it in the queue.
 # Readers whose leases have ended may be about to lock their rows, as above, so a writer advances
 # the tokens of all readers since the last writer.
 ACQUIRE_WRITE = """

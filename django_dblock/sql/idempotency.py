@@ -200,7 +200,7 @@ RETURNING id::text, token::text, claim::text, steps::text, CASE
 END
 """
 
-# A recovery point, which renews the lease too. While the claim is ours, no other run holds the
+# A recovery point, which renews the lease, too. While the claim is valid, no other run holds the
 # request, even if the lease has run out.
 STEP = """
 UPDATE django_dblock_idempotencykey SET

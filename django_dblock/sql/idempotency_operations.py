@@ -1,12 +1,13 @@
-"""What a person sees of the requests that have not ended, and does with one.
+"""The statements of operators: list the requests that have not ended, and resolve a request.
 
 PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
 """
 
-# The requests that have no response yet, those first that nobody works on, the longest forgotten in
-# front. Each state is a range of the partial index on locked_until, and only so many rows of it are
-# read; finished requests cost nothing. The last two columns count the requests without a worker and
-# those with one, up to %(most)s each. Results of steps may be private: only their names are shown.
+# The requests that have no response yet: first the requests without a worker, the longest idle in
+# front. Each state is a range of the partial index on locked_until, and only a limited number of
+# its rows are read; finished requests cost nothing. The last two columns count the requests without
+# a worker and with a worker, up to %(most)s each. Results of steps may be private: only their names
+# are shown.
 UNFINISHED = """
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
@@ -115,7 +116,7 @@ WHERE id = %(id)s
 # An operator frees a request: the next repetition continues after its last step. The token is
 # advanced and the claim removed, so the last holder can neither record nor commit under a guard.
 # The retention counts from now. If another run has taken the request over since the row was read,
-# the token differs or the lease runs, and no row comes back.
+# the token differs or the lease runs, and the statement returns no row.
 RETRY = """
 UPDATE django_dblock_idempotencykey
 SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),

@@ -24,7 +24,7 @@ Not guarded:
 
 - A row that is deleted and created again with the same primary key starts at 1 again.
 - After a restore, or a failover that lost commits, a row reaches version numbers a second time.
-- Writes that go past Django (SQL, triggers) bump nothing.
+- Writes without Django (SQL, triggers) bump no version.
 - ``QuerySet.delete()`` and ``delete()`` compare nothing; ``delete_cas()`` does.
 - Fields that a model names in ``unversioned``.
 

@@ -54,7 +54,7 @@ def original(instance: "Model") -> dict[str, Any]:
 
 def loaded(instance: "Model", names: Any, values: Any) -> None:
     """Remember the arguments of ``from_db()``: the names of the attributes and their values."""
-    # The instance holds the same objects, so those that can change in place are copied. Most
+    # The instance holds the same objects, so objects that can change in place are copied. Most
     # models have no such field, and pay for one look into a cache.
     kept: Any = (names, values)
     if mutable := _mutable_attributes(type(instance)):

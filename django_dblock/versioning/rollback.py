@@ -1,16 +1,17 @@
-"""What became of a version that was written inside a transaction.
+"""The fate of a version that was written inside a transaction.
 
-The version in memory is true only if that transaction commits. After a rollback it is ahead of the
-row, and another writer may reach the same number: comparing with it would overwrite their write.
-So an instance that was written in a transaction remembers which one, and what it carried before.
+The version in memory is valid only if that transaction commits. After a rollback the version is
+ahead of the row, and another writer may reach the same number. A save that compares with that
+number would overwrite the other writer's write. So an instance that was written in a transaction
+remembers that transaction, and the version that the instance had before.
 
-Django keeps the list of what to do at commit, takes out of it what a rolled-back savepoint or
-transaction had put in, and empties it when the connection is lost. So an entry of ours in that
-list tells all three fates: still there, run, or neither. It stands first, so that another hook
-that raises can't keep it from being run.
+Django keeps a list of ``on_commit`` hooks. Django removes the hooks of a rolled-back savepoint or
+transaction from the list, and empties the list when the connection is lost. So an entry of this
+module in that list shows the fate: the entry is still in the list, was run, or was removed. The
+entry is the first in the list, so that another hook that raises can't keep it from being run.
 
-Django's list knows the savepoints of ``atomic()`` only. Where a savepoint is rolled back by hand,
-and in manual transactions, a version in memory that is above the row's is the only sign.
+Django's list knows only the savepoints of ``atomic()``. If a savepoint is rolled back by hand, and
+in manual transactions, the only sign is a version in memory that is above the row's version.
 """
 
 import os
@@ -84,7 +85,7 @@ class Fate:
 _PROCESS = os.urandom(8)
 _MOST_PICKLED = 10_000
 _pickled: dict[int, Fate] = {}
-"""Kept, so that what comes back from a cache still knows; the oldest are dropped first."""
+"""Fates to keep, so that instances from a cache still find theirs; the oldest are dropped first."""
 
 
 def _again(process: bytes, pid: int, number: int, alias: str) -> Fate:
@@ -128,7 +129,7 @@ def _in_testcase(connection: Connection) -> Fate | None:
     return fate
 
 
-# What an instance carried before, so that a rollback gives it back.
+# The version that an instance had before, which a rollback restores.
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""One save: the version it compares with, what it sets, and what zero rows mean."""
+"""One save: the version to compare with, the values to set, and the meaning of zero rows."""
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -24,7 +24,7 @@ from django_dblock.versioning.bypass import bypassed
 from django_dblock.versioning.field import MAX_VERSION, VersionField
 
 Values = list[tuple[Any, Any, Any]]
-"""What Django is about to SET: (field, None, value)."""
+"""The values that Django is about to SET: (field, None, value)."""
 
 Mode = Literal["compare", "bump", "ignore", "leave"]
 """What a save does with the version.
@@ -263,10 +263,11 @@ def restored(version: VersionField, value: Any) -> Any:
 # ``save()`` calls ``save_base()``, which sends the signals and opens what a table needs, and then
 # for each table ``_do_update()``, and ``_do_insert()`` if that has written no row. The last two are
 # private; ``tests/versioning/test_seam.py`` pins their signatures on each version of Django. A
-# fixture calls Django's own ``save_base()``, past ours: without an attempt it is a fixture.
+# fixture calls Django's own ``save_base()`` instead of this one, so a save without an attempt is a
+# fixture.
 
 
-# What is being saved here, and how: by this thread or task, also if others save the same instance.
+# The saves of the current thread or task; others may save the same instance at the same time.
 _saving: ContextVar[tuple[Any, Attempt | None]] = ContextVar(
     "django_dblock_saving", default=(None, None)
 )
@@ -340,7 +341,7 @@ class GuardedSave(models.Model):
             _saving.reset(saving)
 
     def _version_update_fields(self, names: Iterable[str], mode: Mode) -> Iterable[str]:
-        """Return what signals are told was written: the version too, if it was."""
+        """Return the ``update_fields`` for signals, which include the version if it is written."""
         version = self._version_field
         if mode in ("compare", "bump"):
             return frozenset([*names, version.name])
@@ -476,7 +477,7 @@ class GuardedSave(models.Model):
         values: Values,
         send: Callable[[Any, Values], Any],
     ) -> tuple[Any, Values]:
-        """Send an UPDATE that compares, and once more where nobody else has written the row."""
+        """Send an UPDATE that compares; send it again if no other writer has written the row."""
         sent = unless_moved(lambda: send(rows, values), using)
         if sent or attempt.compared is None or attempt.expected is not None:
             return sent, values
@@ -631,7 +632,7 @@ def reconciled(
     using: str,
     taken: dict[str, tuple[Any, Any]] | None = None,
 ) -> int | None:
-    """Return the version to compare with next, where nobody else has written the row.
+    """Return the version to compare with next, if no other writer has written the row; else None.
 
     That is so in two cases, and only for these is a statement sent:
 

@@ -250,15 +250,19 @@ def meet(_number, permits):
     return met
 
 
-def test_waiting_in_this_process():
+def test_waiting_in_this_process(observer):
+    def free():
+        observe.until_blocked(observer)
+        holder.send("leave")
+
     with process(hold, 1) as holder:
         holder.receive()
-        timer = threading.Timer(0.1, holder.send, ["leave"])
-        timer.start()
+        freeing = threading.Thread(target=free)
+        freeing.start()
         with advisory_semaphore("pdf", permits=1, timeout=60) as permit:
             assert permit.waited > 0
             assert permit.slot == 0
-        timer.join()
+        freeing.join()
 
 
 def test_another_error_while_entering_comes_out(monkeypatch):

@@ -135,13 +135,19 @@ class TestStop:
 
     @pytest.mark.parametrize("kind", ["event", "callable"])
     def test_a_candidate_that_waits_is_stopped_at_once(self, kind, monkeypatch):
-        monkeypatch.setattr(store, "acquire", lambda *_: store.Refusal(3600, 1, "somebody"))
+        tried, stop = threading.Event(), threading.Event()
+
+        def refuse(*_):
+            tried.set()
+            return store.Refusal(3600, 1, "somebody")
+
+        monkeypatch.setattr(store, "acquire", refuse)
         monkeypatch.setattr("random.uniform", lambda *_: 3600)
-        stop = threading.Event()
-        timer = threading.Timer(0.05, stop.set)
-        timer.start()
+        stopping = threading.Thread(target=lambda: (tried.wait(observe.LIMIT), stop.set()))
+        stopping.start()
         assert list(campaign(stop=stop if kind == "event" else stop.is_set)) == []
-        timer.join()
+        stopping.join()
+        assert tried.is_set()
 
     def test_the_end_of_the_body_after_stop_ends_the_loop(self):
         stop = threading.Event()

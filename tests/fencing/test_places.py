@@ -210,7 +210,14 @@ class TestOneOfManyEnds:
         assert len(trusts) == len(leases)
         meanwhile()
         rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
-        freeing = threading.Timer(0.3, rival.execute, ["COMMIT"])
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
+
+        def free():
+            observe.until(lambda: rival.execute(waits).fetchone() == (1,), "the beat waits")
+            rival.execute("SELECT pg_sleep(0.2)")  # several looks at the clock
+            rival.execute("COMMIT")
+
+        freeing = threading.Thread(target=free)
         freeing.start()
         own._beat(batch, trusts)
         freeing.join()

@@ -2,9 +2,11 @@
 
 Each entry is a turn of phrase that made readers stop, with what to write in its place. The check
 looks at comments and strings of the package and the example, and at the text of the docs, not at
-code blocks. Add a phrase when a reader stumbles over another one.
+code blocks. In the package it also checks how docstrings begin. Add a phrase when a reader stumbles
+over another one.
 """
 
+import ast
 import io
 import re
 import sys
@@ -36,12 +38,40 @@ PHRASES = {
     r"\bhang up\b": "close the connection",
     r"\bthe one who\b|\bone who\b|\bthose who\b": "the client, the waiter, the holder",
 }
-_WORDS = {re.compile(pattern, re.IGNORECASE): advice for pattern, advice in PHRASES.items()}
+PACKAGE_PHRASES = {
+    r"\b(?:given|give|gives|gave|giving) (?:\w+ )?back\b(?! a lock)": "released, returned",
+    r"\bwhoever\b(?! holds it)": "name the client, the waiter, the holder",
+    r"\bhung up\b": "closed",
+    r"\b(?:is|are|was|were) told\b(?! to end|,? that the stored)": "say who reports what to whom",
+    r"\bstands? (?:in|under|at|around|below|before|there)\b": "is in, is below",
+    r"\bfor people\b(?! only)": "readable",
+    r"\bdo the same\b|\bDo what\b": "say what the function does",
+    r"\bof ours\b|\bis ours\b|\bare ours\b": "the package's, this process's",
+    r"\bmay come in\b": "is authorised",
+    r"\bthe time is over\b": "the time has passed",
+    r"\bwithout a word\b": "silently",
+    r"\bpast Django\b": "without Django",
+}
+"""Phrases that only the package must not have."""
+
+NO_VERBS = frozenset({
+    "A", "All", "An", "As", "Called", "Do", "Here", "How", "In", "It", "Once", "Our", "The", "This",
+    "What", "When", "Whether", "Who", "Whose", "Why",
+})  # fmt: skip
+"""First words of a function's docstring: such a line says what something is, not what is done."""
+
+
+def _compiled(phrases: dict[str, str]) -> dict[re.Pattern[str], str]:
+    return {re.compile(pattern, re.IGNORECASE): advice for pattern, advice in phrases.items()}
+
+
+_WORDS = _compiled(PHRASES)
+_PACKAGE_WORDS = _compiled(PHRASES | PACKAGE_PHRASES)
 
 
 def main() -> int:
     """Print each hit with its place; return how many there are."""
-    hits = list(hits_of_sources()) + list(hits_of_pages())
+    hits = [*hits_of_sources(), *hits_of_pages(), *hits_of_first_lines()]
     for hit in hits:
         print(hit)
     return len(hits)
@@ -50,11 +80,12 @@ def main() -> int:
 def hits_of_sources() -> Iterator[str]:
     """Yield the hits in comments and strings."""
     for folder in SOURCES:
+        words = _PACKAGE_WORDS if folder == "django_dblock" else _WORDS
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text()
             for token in tokenize.generate_tokens(io.StringIO(text).readline):
-                if token.type in (tokenize.COMMENT, tokenize.STRING):
-                    yield from _hits(path, token.start[0], token.string)
+                if token.type in _TEXTS:
+                    yield from _hits(path, token.start[0], token.string, words)
 
 
 def hits_of_pages() -> Iterator[str]:
@@ -69,11 +100,31 @@ def hits_of_pages() -> Iterator[str]:
                 text,
                 flags=re.DOTALL | re.MULTILINE,
             )
-            yield from _hits(path, 1, text)
+            yield from _hits(path, 1, text, _WORDS)
 
 
-def _hits(path: Path, first: int, text: str) -> Iterator[str]:
-    for word, advice in _WORDS.items():
+def hits_of_first_lines() -> Iterator[str]:
+    """Yield the functions of the package whose docstring does not begin with a verb."""
+    for path in sorted((ROOT / "django_dblock").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_noun(node):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                if first.startswith("`") or first.split(" ")[0] in NO_VERBS:
+                    place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                    yield f"{place}: {first!r}: begin with a verb: Return, Run, …"
+
+
+def _is_noun(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Return whether a function is a property, whose docstring describes a value."""
+    names = {getattr(each, "id", getattr(each, "attr", "")) for each in node.decorator_list}
+    return bool(names & {"property", "cached_property"})
+
+
+_TEXTS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+
+
+def _hits(path: Path, first: int, text: str, words: dict[re.Pattern[str], str]) -> Iterator[str]:
+    for word, advice in words.items():
         for match in word.finditer(text):
             line = first + text.count("\n", 0, match.start())
             yield f"{path.relative_to(ROOT)}:{line}: {match[0]!r}: {advice}"

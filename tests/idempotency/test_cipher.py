@@ -234,7 +234,7 @@ def test_a_step_that_was_never_recorded_like_this_is_an_error(record, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
     die("charge")
     IdempotencyKey.objects.update(steps={"charge": record})
-    with pytest.raises(DamagedAnswer, match=r"step 'charge' .* was changed by somebody else \("):
+    with pytest.raises(DamagedAnswer, match=r"step 'charge' .* was changed by other code \("):
         post(leased(effect))
     assert effects() == 0
 

@@ -39,7 +39,7 @@ CHANGED = _(
 )
 DELETED = _(
     "Somebody else has deleted this since you opened it. Nothing was saved. What you entered "
-    "stands below, for you to copy."
+    "is shown below, for you to copy."
 )
 
 
