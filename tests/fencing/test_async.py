@@ -3,30 +3,18 @@
 import asyncio
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
-from django.db import OperationalError, connections
+from asgiref.sync import async_to_sync
+from django.db import OperationalError
 
 from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
 from django_dblock.fencing import acquire as waiting
 from django_dblock.fencing import store
 from django_dblock.fencing.async_lock import Stop
 from django_dblock.fencing.heartbeat import heartbeat
-from tests.fencing.helpers import NAME, is_expired
+from tests.fencing.helpers import NAME, is_expired, run
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def run(coroutine):
-    """In a loop of its own, with the threads' connections closed afterwards."""
-
-    async def closing():
-        try:
-            return await coroutine
-        finally:
-            await sync_to_async(connections.close_all)()
-
-    return async_to_sync(closing)()
 
 
 def test_a_block(observer):
