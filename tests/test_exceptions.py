@@ -115,13 +115,13 @@ def ask(key=None):
 LEASE = Lease(REQUEST, Claim(1, 7, "6f1c…", {}), Options("lease", lease=1), since=-1e9, kept=dict)
 REQUESTS = [
     (IdempotencyKeyReused, refused("done", same=False), "Take a new key for a new request"),
-    (IdempotencyInProgress, refused("new", locked=False), "Ask again in a moment, with the same"),
+    (IdempotencyInProgress, refused("new", locked=False), "Retry in a moment, with the same"),
     (IdempotencyAbandoned, refused("abandoned", id=7), "dblock release --request 7"),
     (TooManyIdempotencyKeys, refused("new", full=True), "Wait until some have expired"),
     (DamagedAnswer, _damaged("answer", REQUEST, 7, ValueError("9")), "Find out who may write the"),
     (DamagedAnswer, _damaged("answer", REQUEST, 7, Undecipherable("x")), "give the cipher the old"),
     (DamagedAnswer, _damaged("step 'a'", REQUEST, 7, ValueError("9")), "release --request 7"),
-    (IdempotencyLeaseLost, told(LEASE.check), "Let this error pass, so that transactions roll"),
+    (IdempotencyLeaseLost, told(LEASE.check), "Don't catch this error, so that transactions roll"),
     (
         IdempotencyNotReplicated,
         not_replicated(REQUEST),
@@ -134,7 +134,7 @@ WITHOUT_KEY = [
     (
         UnstorableResponse,
         told(lambda: StoredResponse(200, {}, b"x" * (1024 * 1024 + 1)).parameters(store_body=True)),
-        "Answer with a Location and let the client GET the rest",
+        "Respond with a Location and let the client GET the rest",
     ),
 ]
 OF_REQUESTS = [error for _, error, _ in [*REQUESTS, *WITHOUT_KEY]]

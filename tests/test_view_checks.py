@@ -129,7 +129,7 @@ def test_w032_a_stream_is_sent_when_the_lock_is_gone(found):
 def test_w032_a_stream_can_not_be_kept(found):
     assert found(sending) == [("dblock.W032", "sending")] * 2
     texts = [message.msg for message in check_guards()]
-    assert "can't be kept" in texts[0]
+    assert "can't be stored" in texts[0]
     assert "when the lock is gone" in texts[1]
 
 

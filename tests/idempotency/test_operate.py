@@ -166,7 +166,7 @@ class TestDone:
         assert (bytes(row.body), row.body_kind) == (b"cba", "encrypted")
 
     def test_of_run_once_it_is_json(self, waits_for_a_person):
-        with pytest.raises(ValueError, match=r"what that returns, as JSON"):
+        with pytest.raises(ValueError, match=r"its response is the result as JSON"):
             resolve_idempotency_key(
                 waits_for_a_person.pk, outcome="done", status_code=200, body=b"paid"
             )

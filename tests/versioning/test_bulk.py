@@ -109,7 +109,7 @@ def test_raise_writes_all_or_nothing_and_leaves_the_transaction_usable():
         (lambda p: [Invoice()], ["name"], {}, TypeError, "got <Invoice"),
         (lambda p: [Product(name="x")], ["name"], {}, ValueError, "primary key set"),
         (lambda p: [Product(pk=1, name="x")], ["name"], {}, MissingVersion, "never read"),
-        (lambda p: [p, p], ["name"], {}, ValueError, "there twice"),
+        (lambda p: [p, p], ["name"], {}, ValueError, "is given twice"),
         (lambda p: [p], ["name"], {"batch_size": 0}, ValueError, "positive"),
         (lambda p: [p], ["name"], {"on_conflict": "ignore"}, ValueError, "'report' or 'raise'"),
     ],

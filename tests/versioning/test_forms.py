@@ -424,7 +424,7 @@ def test_a_conflict_of_another_object_is_not_shown(product):
     form = post(ProductForm, product, sent(ProductForm(instance=product)))
     error = StaleObject(instance=product, expected=1, actual=2, using="default")
     assert form.is_valid()
-    with pytest.raises(ValueError, match="not its own"):
+    with pytest.raises(ValueError, match="the conflict is of another object"):
         form.add_conflict(error)
     assert form.conflict_rows == []
 

@@ -488,9 +488,9 @@ class TestReplica:
 @pytest.mark.parametrize(
     ("expected", "actual", "absent", "why"),
     [
-        (None, 3, True, "is there already, with version 3"),
+        (None, 3, True, "the row exists already, with version 3"),
         (None, None, False, "there is no such row"),
-        (None, 3, False, "names no version of it"),
+        (None, 3, False, "names no version of the row"),
         (4, 3, False, "saw version 4, and this request has read version 3"),
     ],
 )

@@ -102,9 +102,9 @@ def test_bulk_create_can_be_saved_and_can_not_overwrite():
     product.save()
     assert version_of(product) == 2
     more = {"update_fields": ["name"], "unique_fields": ["id"]}
-    with pytest.raises(ValueError, match="leave their versions"):
+    with pytest.raises(ValueError, match="without bumping their versions"):
         Product.objects.bulk_create([product], update_conflicts=True, **more)
-    with pytest.raises(ValueError, match="leave their versions"):
+    with pytest.raises(ValueError, match="without bumping their versions"):
         Product.objects.bulk_create([product], None, False, True, ["name"], ["id"])
 
 
