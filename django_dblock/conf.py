@@ -76,7 +76,7 @@ def is_seconds(value: object) -> bool:
 
 
 def are_seconds(*values: object) -> bool:
-    """Whether each of these is a number of seconds that the server can wait."""
+    """Return whether each value is a number of seconds that the server can wait."""
     return all(map(is_seconds, values))
 
 

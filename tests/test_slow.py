@@ -43,7 +43,7 @@ def test_a_slow_wait_in_vain(caplog, rival, observer):
     deadlock(rival, observer)
     in_vain, met = (record.getMessage() for record in caplog.records)
     assert in_vain.startswith("Slow lock: gave up after 0.")
-    assert met.startswith("Slow lock: met a deadlock after ")
+    assert met.startswith("Slow lock: ended in a deadlock after ")
 
 
 @override_settings(DBLOCK_SLOW_HOLD=NEVER_MIND)

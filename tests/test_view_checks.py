@@ -130,7 +130,7 @@ def test_w032_a_stream_can_not_be_kept(found):
     assert found(sending) == [("dblock.W032", "sending")] * 2
     texts = [message.msg for message in check_guards()]
     assert "can't be stored" in texts[0]
-    assert "when the lock is gone" in texts[1]
+    assert "after the lock was released" in texts[1]
 
 
 def test_a_property_of_a_class_is_not_run(found):

@@ -122,7 +122,7 @@ def take_away(lease: Lease, *, noticed: bool = False) -> None:
     Args:
         lease: a lease of any kind: of a ``fenced_lock``, a permit with all its units, a reader or
             writer, a leader's term, a partition.
-        noticed: whether its holder is told, as a heartbeat would: ``lease.lost`` is true,
+        noticed: whether the holder notices, as by a heartbeat: ``lease.lost`` is true,
             ``check()`` raises, and ``on_lost`` is called. Otherwise the next guard finds out.
 
     Raises:
