@@ -286,7 +286,7 @@ class _Campaign:
             sleep(self.delay)
 
     async def asleep(self) -> None:
-        """Do what :meth:`pause` does, without blocking the event loop."""
+        """Pause as :meth:`pause` does, without blocking the event loop."""
         if self._failures == 0:
             await self._attempt.apause()
         else:
