@@ -92,7 +92,7 @@ def jobs(facts: Facts) -> Iterator[Finding]:
 
 
 def _is_late(job: Job) -> bool:
-    """Whether the latest finished run is more than three periods old; False if it has no period."""
+    """Return whether the latest finished run is more than three periods old."""
     found = _PERIOD.search(job.name)
     if found is None:
         return False
