@@ -45,7 +45,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--long", dest="size", action="store_const", const="long", help="more rounds, and curves"
+        "--long",
+        dest="size",
+        action="store_const",
+        const="long",
+        help="more rounds, 10 million rows",
     )
     size.add_argument(
         "--smoke", dest="size", action="store_const", const="smoke", help="only: does it still run?"

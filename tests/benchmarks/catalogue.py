@@ -1,8 +1,20 @@
 """What is measured. Later operations of the package add their scenarios here."""
 
 from collections.abc import Callable
+from functools import partial
 
-from tests.benchmarks import bulk, commit, inside, lease, listening, listing, once, save, several
+from tests.benchmarks import (
+    bulk,
+    commit,
+    inside,
+    lease,
+    listening,
+    listing,
+    once,
+    save,
+    several,
+    slow_path,
+)
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.measure import Scenario
 
@@ -25,6 +37,11 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "list": listing.scenario,
     "list-json": listing.scenario_as_json,
     "listening": listening.scenario,
+    "slow-lock": partial(slow_path.lock, "default"),
+    "slow-lock-latency": partial(slow_path.lock, "latency"),
+    "slow-lease": partial(slow_path.leases, "default"),
+    "slow-once": partial(slow_path.requests, "default"),
+    "slow-once-latency": partial(slow_path.requests, "latency"),
 }
 
 CROWDS: dict[str, Crowd] = {

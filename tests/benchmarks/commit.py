@@ -30,13 +30,13 @@ def _rows(alias: str) -> list[Row]:
             Way("redis-durable", "redis-py Lock, appendfsync always", redis_durable, peer=True)
         )
     rows = [
-        Row(way.name, way.label, functools.partial(_locked, way, alias), peer=way.peer)
+        Row(way.name, way.label, functools.partial(locked, way, alias), peer=way.peer)
         for way in found
     ]
     return [*rows, Row("unlocked", "no lock at all", functools.partial(_unlocked, alias))]
 
 
-def _locked(way: Way, alias: str, call: int) -> None:
+def locked(way: Way, alias: str, call: int) -> None:
     number = tables.row_of(call)
     with way.hold(alias, number):
         _update(alias, number)

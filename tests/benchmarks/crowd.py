@@ -62,9 +62,9 @@ def once(crowd: Crowd, way: Way, processes: int, seconds: float) -> dict[str, fl
     return {
         "turns_per_s": round(sum(counts) / seconds, 1),
         "busiest_to_idlest": round(max(counts) / max(1, min(counts)), 2),
-        "wait_p50_ms": _percentile(waits, 50),
-        "wait_p99_ms": _percentile(waits, 99),
-        "wait_max_ms": _percentile(waits, 100),
+        "wait_p50_ms": percentile(waits, 50),
+        "wait_p99_ms": percentile(waits, 99),
+        "wait_max_ms": percentile(waits, 100),
         "lost_updates": everything - (_total() - before) if crowd.writes else 0,
     }
 
@@ -103,7 +103,7 @@ def _total() -> int:
     return sum(Counter.objects.values_list("value", flat=True))
 
 
-def _percentile(ordered: list[float], percent: int) -> float:
+def percentile(ordered: list[float], percent: int) -> float:
     if not ordered:
         return 0.0
     return round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)], 3)

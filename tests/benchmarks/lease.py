@@ -29,10 +29,10 @@ def scenario_with_latency() -> Scenario:
 
 def _rows(alias: str) -> list[Row]:
     rows = [
-        Row("raw", "the pair of statements that you would write by hand", _by_hand(alias)),
-        Row("fenced_lock", "fenced_lock", functools.partial(_fenced, alias)),
+        Row("raw", "the pair of statements that you would write by hand", by_hand(alias)),
+        Row("fenced_lock", "fenced_lock", functools.partial(fenced, alias)),
         Row(
-            "quiet", "the same, heartbeat=False", functools.partial(_fenced, alias, heartbeat=False)
+            "quiet", "the same, heartbeat=False", functools.partial(fenced, alias, heartbeat=False)
         ),
     ]
     if peers.has_redis():
@@ -43,7 +43,7 @@ def _rows(alias: str) -> list[Row]:
     return rows
 
 
-def _fenced(alias: str, number: int, **options: Any) -> None:
+def fenced(alias: str, number: int, **options: Any) -> None:
     with fenced_lock("job", tables.row_of(number), ttl=TTL, using=alias, **options):
         pass
 
@@ -79,7 +79,7 @@ WHERE name = %(name)s AND token = %(token)s
 """
 
 
-def _by_hand(alias: str) -> Callable[[int], None]:
+def by_hand(alias: str) -> Callable[[int], None]:
     with connections[alias].cursor() as cursor:
         cursor.execute(TABLE)
 

@@ -17,22 +17,62 @@ from tests.benchmarks import sent
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: seconds for each scenario, and the crowd at a hot key."""
+    """How much is measured.
+
+    Attributes:
+        seconds: for each scenario.
+        crowd_rounds, crowd_seconds, processes: the crowd at a hot key.
+        curve_processes, curve_keys, curve_together: the points of the curves by processes at one
+            key, by keys that they spread over, and by keys that are locked at once.
+        rows: the points of the curve by idempotency rows.
+        leases: the points of the curve by leases that a process holds.
+        waiters: the points of the curve by waiters for one name.
+        shown: the points of the curve by locks that a page or a list shows.
+        pgbench: whether the database's own limit is measured, too.
+    """
 
     name: str
     seconds: float
     crowd_rounds: int
     crowd_seconds: float
     processes: int
-    curves: bool = False
+    curve_processes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    curve_keys: tuple[int, ...] = (1, 10, 100, 1_000, 10_000, 100_000)
+    curve_together: tuple[int, ...] = (1, 10, 100, 1_000)
+    rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    leases: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)
+    waiters: tuple[int, ...] = (1, 10, 100, 1_000)
+    shown: tuple[int, ...] = (10, 100, 1_000, 10_000)
+    pgbench: bool = False
 
 
 SIZES = {
     size.name: size
     for size in (
-        Size("smoke", seconds=0.1, crowd_rounds=1, crowd_seconds=0.1, processes=2),
-        Size("default", seconds=15, crowd_rounds=5, crowd_seconds=2, processes=8),
-        Size("long", seconds=30, crowd_rounds=7, crowd_seconds=2, processes=8, curves=True),
+        Size(
+            "smoke",
+            seconds=0.1,
+            crowd_rounds=1,
+            crowd_seconds=0.1,
+            processes=2,
+            curve_processes=(1, 2),
+            curve_keys=(1, 10),
+            curve_together=(1, 10),
+            rows=(10, 100),
+            leases=(1, 10),
+            waiters=(2,),
+            shown=(10, 20),
+        ),
+        Size("default", seconds=10, crowd_rounds=5, crowd_seconds=1.5, processes=8),
+        Size(
+            "long",
+            seconds=30,
+            crowd_rounds=7,
+            crowd_seconds=2,
+            processes=8,
+            rows=(10_000, 100_000, 1_000_000, 10_000_000),
+            pgbench=True,
+        ),
     )
 }
 
@@ -49,6 +89,7 @@ class Row:
         peer: whether it stands for somebody else's way, to be compared with ours.
         counted: whether Django sees what it sends.
         within: entered for its turn in a round, outside of the time.
+        alias: the database alias it uses, for counting; the scenario's by default.
     """
 
     name: str
@@ -58,6 +99,7 @@ class Row:
     peer: bool = False
     counted: bool = True
     within: Callable[[], AbstractContextManager[object]] = nullcontext
+    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +173,7 @@ def _once(scenario: Scenario, row: Row, number: int) -> float:
 def _sent(scenario: Scenario, row: Row, numbers: Iterator[int]) -> dict[str, int | None]:
     with configured(row.settings), row.within():
         _once(scenario, row, next(numbers))  # without what only a first call sends
-        with scenario.around(), sent.counted(scenario.alias) as found:
+        with scenario.around(), sent.counted(row.alias or scenario.alias) as found:
             row.call(next(numbers))
     return found if row.counted else {**found, "statements": None}
 

@@ -42,7 +42,9 @@ def replay_scenario_with_latency() -> Scenario:
 
 def _first(alias: str, name: str, title: str, *, calls: int) -> Scenario:
     limit = "the view"
-    return Scenario(name, title, _rows(alias), around=_new, calls=calls, alias=alias, limit=limit)
+    return Scenario(
+        name, title, _rows(alias), around=new_key, calls=calls, alias=alias, limit=limit
+    )
 
 
 def _replay(alias: str, name: str, title: str, *, calls: int) -> Scenario:
@@ -50,7 +52,7 @@ def _replay(alias: str, name: str, title: str, *, calls: int) -> Scenario:
         name,
         title,
         _rows(alias),
-        around=_repeated,
+        around=repeated_key,
         calls=calls,
         alias=alias,
         limit="the view",
@@ -59,9 +61,9 @@ def _replay(alias: str, name: str, title: str, *, calls: int) -> Scenario:
 
 def _rows(alias: str) -> list[Row]:
     rows = [
-        Row("bare", "the view in transaction.atomic", _called(_bare(alias))),
-        Row("idempotent", "@idempotent", _called(_atomic(alias))),
-        Row("lease", '@idempotent(mode="lease")', _called(_lease(alias))),
+        Row("bare", "the view in transaction.atomic", called(bare(alias))),
+        Row("idempotent", "@idempotent", called(atomic(alias))),
+        Row("lease", '@idempotent(mode="lease")', called(_lease(alias))),
     ]
     if peers.has_redis() and importlib.util.find_spec("idempotency_key"):
         rows.append(_peer("django-idempotency-key", alias, alias))
@@ -71,7 +73,7 @@ def _rows(alias: str) -> list[Row]:
     return rows
 
 
-def _called(view: View) -> Callable[[int], None]:
+def called(view: View) -> Callable[[int], None]:
     def call(_: int) -> None:
         response = view(_request.current)
         assert response.status_code == 201
@@ -79,23 +81,23 @@ def _called(view: View) -> Callable[[int], None]:
     return call
 
 
-def _pay(alias: str, request: HttpRequest) -> HttpResponse:
-    paid = models.Plain.objects.using(alias).create(name=str(len(request.body)))
-    return JsonResponse({"id": paid.pk, "status": "paid"}, status=201)
+def paid(alias: str, request: HttpRequest) -> HttpResponse:
+    payment = models.Plain.objects.using(alias).create(name=str(len(request.body)))
+    return JsonResponse({"id": payment.pk, "status": "paid"}, status=201)
 
 
-def _bare(alias: str) -> View:
+def bare(alias: str) -> View:
     @transaction.atomic(using=alias)
     def pay(request: HttpRequest) -> HttpResponse:
-        return _pay(alias, request)
+        return paid(alias, request)
 
     return pay
 
 
-def _atomic(alias: str) -> View:
+def atomic(alias: str) -> View:
     @idempotent(scope=lambda _: f"atomic on {alias}", using=alias)
     def pay(request: HttpRequest) -> HttpResponse:
-        return _pay(alias, request)
+        return paid(alias, request)
 
     return pay
 
@@ -104,7 +106,7 @@ def _lease(alias: str) -> View:
     @idempotent(mode="lease", scope=lambda _: f"lease on {alias}", using=alias)
     def pay(request: HttpRequest) -> HttpResponse:
         with transaction.atomic(using=alias):
-            return request.idempotency.complete(_pay(alias, request))  # type: ignore[attr-defined]
+            return request.idempotency.complete(paid(alias, request))  # type: ignore[attr-defined]
 
     return pay
 
@@ -127,7 +129,7 @@ def _peer(label: str, alias: str, redis: str) -> Row:
         from idempotency_key.decorators import idempotency_key
         from idempotency_key.middleware import ExemptIdempotencyKeyMiddleware
 
-        view = idempotency_key(_bare(alias))
+        view = idempotency_key(bare(alias))
         middleware = ExemptIdempotencyKeyMiddleware(
             lambda request: middleware.process_view(request, view, (), {}) or view(request)
         )
@@ -156,12 +158,12 @@ def _make(key: str) -> None:
 
 
 @contextmanager
-def _new() -> Iterator[None]:
+def new_key() -> Iterator[None]:
     _make(str(uuid4()))
     yield
 
 
 @contextmanager
-def _repeated() -> Iterator[None]:
+def repeated_key() -> Iterator[None]:
     _make(REPEATED)
     yield

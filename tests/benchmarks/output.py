@@ -17,7 +17,7 @@ def write(found: dict[str, Any], folder: Path, *, say: Callable[[str], None]) ->
     shown = table.markdown(found)
     (folder / "results.txt").write_text(shown, encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
-        say("Left out, plots: matplotlib is not installed (the extra 'bench' has it)")
+        say("Left out, plots: matplotlib is not installed (the group 'bench' has it)")
     else:
         from tests.benchmarks import plots
 

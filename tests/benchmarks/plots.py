@@ -5,14 +5,21 @@ from typing import Any
 
 import matplotlib as mpl
 
-mpl.use("Agg")
+mpl.use("svg")
 
 from matplotlib import pyplot as plt
+
+mpl.rcParams["svg.fonttype"] = "none"  # the browser's fonts: a picture takes a few kilobytes
+mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same picture of the same figures
 
 LIMIT, OURS, PEER = "#8c8c8c", "#1f6fb4", "#e0a458"
 OWN = ("advisory", "unlabelled", "try_advisory")
 COLOURS = {
     "raw": LIMIT,
+    "hand": LIMIT,
+    "by hand": LIMIT,
+    "ours": OURS,
+    "woken": OURS,
     "advisory_lock": OURS,
     "pglock": PEER,
     "redis": "#b5453c",
@@ -21,13 +28,13 @@ COLOURS = {
 
 
 def draw(found: dict[str, Any], folder: Path) -> None:
-    """Write ``NAME.png`` for each of them."""
+    """Write ``NAME.svg`` for each of them."""
     for scenario in found["scenarios"]:
-        _scenario(scenario, folder / f"{scenario['name']}.png")
+        _scenario(scenario, folder / f"{scenario['name']}.svg")
     for crowd in found["crowds"]:
-        _crowd(crowd, folder / f"{crowd['name']}.png")
+        _crowd(crowd, folder / f"{crowd['name']}.svg")
     for curve in found["curves"]:
-        _curve(curve, folder / f"curve-{curve['name']}.png")
+        _curve(curve, folder / f"curve-{curve['name']}.svg")
 
 
 def _colour(row: dict[str, Any]) -> str:
@@ -90,14 +97,20 @@ def _curve(curve: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for row in curve["rows"]:
         axes.plot(
-            curve["points"], [value["turns_per_s"] for value in row["values"]],
+            curve["points"], row["values"],
             marker="o", label=row["label"], color=COLOURS.get(row["name"]),
         )  # fmt: skip
-    axes.set_xscale("log", base=2 if curve["points"][-1] < 100 else 10)
+    if len(curve["points"]) > 1:
+        axes.set_xscale("log", base=2 if curve["points"][-1] < 100 else 10)
     axes.set_xticks(curve["points"], [f"{point:,}" for point in curve["points"]])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(curve["name"])
-    axes.set_ylabel("turns per second")
+    values = [value for row in curve["rows"] for value in row["values"] if value]
+    if values and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,g}")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(curve["x"])
+    axes.set_ylabel(curve["unit"])
     axes.legend(frameon=False)
     _finish(figure, axes, curve["title"], path)
 
@@ -105,5 +118,5 @@ def _curve(curve: dict[str, Any], path: Path) -> None:
 def _finish(figure: Any, axes: Any, title: str, path: Path) -> None:
     figure.suptitle(title)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)

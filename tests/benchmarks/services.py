@@ -19,8 +19,8 @@ from tests.benchmarks import proxy
 # A benchmark without fsync would flatter everybody; these are PostgreSQL's own defaults.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
-# For the ten thousand locks that are listed.
-ROOM = {"max_locks_per_transaction": "256"}
+# For the ten thousand locks that are listed, and for the clients of the site.
+ROOM = {"max_locks_per_transaction": "256", "max_connections": "200"}
 
 
 @dataclass
@@ -61,7 +61,7 @@ def running() -> Iterator[Running]:
             os.environ["DBLOCK_BENCH_REDIS_DURABLE"] = f"unix://{durable}"
             os.environ["DBLOCK_BENCH_REDIS_LATENCY"] = f"redis://127.0.0.1:{port}"
         if importlib.util.find_spec("pglock") is None:
-            found.left_out["pglock"] = "django-pglock is not installed (the extra 'bench' has it)"
+            found.left_out["pglock"] = "django-pglock is not installed (the group 'bench' has it)"
         yield found
 
 
@@ -69,7 +69,7 @@ def _no_redis() -> str:
     if shutil.which("redis-server") is None:
         return "redis-server is not installed (Debian package redis-server)"
     if importlib.util.find_spec("redis") is None:
-        return "redis-py is not installed (the extra 'bench' has it)"
+        return "redis-py is not installed (the group 'bench' has it)"
     return ""
 
 
@@ -81,7 +81,7 @@ def _redis(folder: Path, *options: str) -> Iterator[Path]:
         "redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(folder),
         "--save", "", *options,
     ]  # fmt: skip
-    with _process(command, stdout=subprocess.DEVNULL):
+    with process(command, stdout=subprocess.DEVNULL):
         deadline = time.monotonic() + 10
         while not socket.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -92,23 +92,23 @@ def _redis(folder: Path, *options: str) -> Iterator[Path]:
 def _proxy(target: Path) -> Iterator[int]:
     """Put the latency before a unix socket; yield the port on 127.0.0.1."""
     command = [sys.executable, "-m", proxy.__name__, str(target)]
-    with _process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield int(process.stdout.readline())
+    with process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        yield int(started.stdout.readline())
 
 
 @contextlib.contextmanager
-def _process(command: list[str], **more: object) -> Iterator["subprocess.Popen[str]"]:
+def process(command: list[str], **more: object) -> Iterator["subprocess.Popen[str]"]:
     """Run a program in a session of its own: Ctrl-C is for the benchmark, which then ends it."""
-    process = subprocess.Popen(command, start_new_session=True, **more)
+    started = subprocess.Popen(command, start_new_session=True, **more)
     try:
-        yield process
+        yield started
     finally:
-        process.terminate()
+        started.terminate()
         try:
-            process.wait(10)
+            started.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout):
+            started.kill()
+            started.wait()
+        for pipe in (started.stdin, started.stdout):
             if pipe is not None:
                 pipe.close()

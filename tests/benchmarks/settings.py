@@ -14,9 +14,14 @@ DATABASES = {
 }
 for _database in DATABASES.values():
     _database.setdefault("OPTIONS", {})["application_name"] = "shop"
+    _database["CONN_MAX_AGE"] = None
 
 INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
     "django_dblock",
     "tests.app",
     "tests.benchmarks",
@@ -35,6 +40,32 @@ CACHES = {
     },
 }
 CACHES.setdefault("default", CACHES["locmem"])
-SECRET_KEY = os.urandom(16).hex()
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "tests.benchmarks.site"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+STATIC_URL = "static/"
+ALLOWED_HOSTS = ["127.0.0.1", "testserver"]
+# The same in the processes that this one starts: they read each other's sessions.
+SECRET_KEY = os.environ.setdefault("DBLOCK_BENCH_SECRET", os.urandom(16).hex())
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -22,7 +22,7 @@ def scenario() -> Scenario:
         "several",
         f"{KEYS} keys inside a transaction",
         _rows("default"),
-        around=functools.partial(_transaction, "default"),
+        around=functools.partial(opened, "default"),
         calls=10,
     )
 
@@ -32,7 +32,7 @@ def scenario_with_latency() -> Scenario:
         "several-latency",
         f"{KEYS} keys inside a transaction; 1 ms each way to the server",
         _rows("latency"),
-        around=functools.partial(_transaction, "latency"),
+        around=functools.partial(opened, "latency"),
         calls=3,
         alias="latency",
     )
@@ -43,8 +43,8 @@ def _rows(alias: str) -> list[Row]:
         return Row(name, label, functools.partial(call, alias), peer=peer)
 
     rows = [
-        row("raw", "raw, one statement for all", _raw),
-        row("advisory_locks", "advisory_locks", _advisory_locks),
+        row("raw", "raw, one statement for all", raw),
+        row("advisory_locks", "advisory_locks", ours),
     ]
     if peers.has_pglock():
         rows.append(row("pglock", "django-pglock, one by one", _pglock, peer=True))
@@ -54,7 +54,7 @@ def _rows(alias: str) -> list[Row]:
 
 
 @contextmanager
-def _transaction(alias: str) -> Iterator[None]:
+def opened(alias: str) -> Iterator[None]:
     with transaction.atomic(using=alias):
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT 1")  # BEGIN goes out with the first statement: not with ours
@@ -62,14 +62,14 @@ def _transaction(alias: str) -> Iterator[None]:
         transaction.set_rollback(True, using=alias)
 
 
-def _raw(alias: str, call: int) -> None:
+def raw(alias: str, call: int, count: int = KEYS) -> None:
     with connections[alias].cursor() as cursor:
-        cursor.execute(RAW, [[call * KEYS + place for place in range(KEYS)]])
+        cursor.execute(RAW, [[call * count + place for place in range(count)]])
         cursor.fetchall()
 
 
-def _advisory_locks(alias: str, call: int) -> None:
-    with advisory_locks([("account", call * KEYS + place) for place in range(KEYS)], using=alias):
+def ours(alias: str, call: int, count: int = KEYS) -> None:
+    with advisory_locks([("account", call * count + place) for place in range(count)], using=alias):
         pass
 
 

@@ -19,8 +19,19 @@ def markdown(found: dict[str, Any]) -> str:
     parts += map(_curve, found["curves"])
     if found["pgbench"]:
         parts.append(_pgbench(found["pgbench"]))
+    for other in found.get("others", []):
+        named = {**other["scenario"]}
+        named["title"] += f"; Django {other['versions']['Django']}"
+        parts.append(_scenario(named))
     parts.append(_machine(found))
     return "\n\n".join(parts) + "\n"
+
+
+def pictures(found: dict[str, Any]) -> str:
+    """Return the pictures of a run, each with its title, as Markdown."""
+    files = [(one["name"], one["title"]) for one in (*found["scenarios"], *found["crowds"])]
+    files += [(f"curve-{curve['name']}", curve["title"]) for curve in found["curves"]]
+    return "\n\n".join(f"![{title}](benchmarks/{name}.svg)" for name, title in files) + "\n"
 
 
 def _targets(targets: list[dict[str, Any]]) -> str:
@@ -30,12 +41,10 @@ def _targets(targets: list[dict[str, Any]]) -> str:
             f"{target['value']:.2f}",
             f"{target['relation']} {target['limit']}",
             "met" if target["met"] else "not met",
-            f"{target['relation']} {target['later']}",
-            "met" if target["met_later"] else "not met",
         ]
         for target in targets
     ]
-    return "## Targets\n\n" + _table(["target", "value", "now", "", "later", ""], rows)
+    return "## Targets\n\n" + _table(["target", "value", "wanted", ""], rows)
 
 
 def _scenario(scenario: dict[str, Any]) -> str:
@@ -84,11 +93,11 @@ def _crowd(crowd: dict[str, Any]) -> str:
 
 def _curve(curve: dict[str, Any]) -> str:
     rows = [
-        [row["label"], *(f"{value['turns_per_s']:.0f}" for value in row["values"])]
+        [row["label"], *("" if value is None else f"{value:,.6g}" for value in row["values"])]
         for row in curve["rows"]
     ]
     points = [f"{point:,}" for point in curve["points"]]
-    header = [f"turns/s, by {curve['name']}", *points]
+    header = [f"{curve['unit']}, by {curve['x']}", *points]
     return f"## {curve['title']}\n\n{_table(header, rows)}"
 
 

@@ -24,12 +24,16 @@ STATEMENTS = {
     ("list-json", "list"): 3,
     ("bulk", "plain"): 4,  # the read, BEGIN, the write, COMMIT
     ("bulk", "bulk_save_cas"): 4,
+    ("slow-lock", "plain"): 4,
+    ("slow-lock", "tenants"): 4,
+    ("slow-lease", "by-hand-proxied"): 2,
+    ("slow-lease", "proxied"): 2,
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One tiny run of everything but the curves, in a process of its own."""
+    """One tiny run of everything, in a process of its own."""
     folder = tmp_path_factory.mktemp("benchmarks")
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--smoke", "--output", str(folder)],
@@ -50,10 +54,24 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
         "inside", "commit", "commit-latency", "several", "several-latency",
         "save", "save-inside", "save-latency", "bulk", "lease", "lease-latency",
         "once", "once-latency", "replay", "replay-latency", "list", "list-json",
-        "listening", "hot", "hot-empty",
+        "listening", "slow-lock", "slow-lock-latency", "slow-lease", "slow-once",
+        "slow-once-latency", "hot", "hot-empty", "http-alone", "http",
     ]  # fmt: skip
     for scenario in found["scenarios"] + found["crowds"]:
-        assert scenario["rows"][0]["name"] in {"raw", "plain", "bare", "silent"}
+        first = scenario["rows"][0]["name"]
+        assert first in {"raw", "plain", "bare", "silent", "by-hand-plain"}
+
+
+def test_every_curve_has_its_points_and_what_one_writes_by_hand(found):
+    assert [curve["name"] for curve in found["curves"]] == [
+        "processes", "keys", "together", "rows-first", "rows-replay", "rows-wal", "rows-bytes",
+        "rows-purge", "rows-pages", "leases-beat", "leases-pair", "waiters-handover",
+        "waiters-statements", "waiters-wal", "shown",
+    ]  # fmt: skip
+    for curve in found["curves"]:
+        assert curve["rows"][0]["name"] in {"raw", "hand", "by hand"}
+        for row in curve["rows"]:
+            assert len(row["values"]) == len(curve["points"])
 
 
 def test_every_row_has_its_figures(found):
@@ -82,7 +100,7 @@ def test_no_way_loses_an_update(found):
 
 def test_targets_are_judged_and_the_table_shows_them(run, found):
     shown = (run / "results.txt").read_text(encoding="utf-8")
-    assert len(found["targets"]) == 17
+    assert len(found["targets"]) == 18
     for target in found["targets"]:
         assert isinstance(target["met"], bool)
         assert target["title"] in shown

@@ -1,18 +1,22 @@
 """Many waiters for one lease: what they send while they wait, and how soon the next one has it.
 
-``python -m tests.benchmarks.waiting [WAITERS …]``: a throw-away server, four processes of threads,
-a connection for each waiter. Phases: one holder keeps the lease while all wait (statements and the
-server's CPU a second); then it lets go, and each waiter in turn holds it for a moment (the time
-from a release to the next grant).
+``python -m tests.benchmarks.waiting [--designs NAME …] -- [WAITERS …]``: a throw-away server, four
+processes of threads, a connection for each waiter. Phases: one holder keeps the lease while all
+wait (statements, WAL and the server's CPU a second); then it lets go, and each waiter in turn holds
+it for a moment (the time from a release to the next grant).
 
 The turnstile is the design that was not taken: waiters queue for an advisory lock in a transaction
-on a second connection, and only the first in it asks for the lease.
+on a second connection, and only the first in it asks for the lease. By hand are the two ways that
+need no package: to try the pair of ``lease`` every tenth of a second, and the server's own queue of
+advisory locks, which is no lease.
 """
 
+import argparse
 import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -25,25 +29,42 @@ import psycopg
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 4
-IDLE = 4.0
+IDLE = 3.0
 HOLD = 0.01
 NAME = "measured"
-DESIGNS = ("woken", "woken, fair", "polling", "polling, fair", "turnstile")
+DESIGNS = (
+    "woken", "woken, fair", "polling", "polling, fair", "turnstile", "by hand", "advisory by hand",
+)  # fmt: skip
+COMPARED = {
+    "by hand": "the pair by hand, tried every 0.1 s",
+    "advisory by hand": "pg_advisory_lock by hand: no lease",
+    "woken": "fenced_lock(timeout=None)",
+}
+"""The designs of the curve, and what they are called there."""
 
 
-def main(counts: list[int]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.waiting")
+    parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=DESIGNS)
+    parser.add_argument("waiters", nargs="*", type=int, default=[1, 20, 200])
+    arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "example_project"))  # where embedded_postgres is
     from tests.helpers import servers
 
-    server = servers.throw_away(max_connections="900")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended, too
+    server = servers.throw_away(max_connections="1200")
     os.environ["DATABASE_URL"] = f"postgres://postgres@127.0.0.1:{server.port}/postgres"
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     _setup()
     from django.core.management import call_command
 
     call_command("migrate", verbosity=0)
-    for waiters in counts:
-        for design in DESIGNS:
+    from tests.benchmarks import lease
+
+    with psycopg.connect(_address(server.port), autocommit=True) as making:
+        making.execute(lease.TABLE)
+    for waiters in arguments.waiters:
+        for design in arguments.designs:
             print(json.dumps(_measure(server.port, design, waiters)), flush=True)
 
 
@@ -55,29 +76,30 @@ def _setup() -> None:
 
 
 def _measure(port: int, design: str, waiters: int) -> dict[str, Any]:
-    from django_dblock import fenced_lock
-
     shares = [waiters // PROCESSES + (n < waiters % PROCESSES) for n in range(PROCESSES)]
     shares = [share for share in shares if share]
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(len(shares) + 1), context.Queue()
     sent = context.Value("q", 0)
     crowd = [
-        context.Process(target=_crowd, args=(design, share, ready, results, sent, port))
+        context.Process(
+            target=_crowd, args=(design, share, ready, results, sent, port), daemon=True
+        )
         for share in shares
     ]
-    with fenced_lock(NAME, ttl=120) as lock:
+    with _holding(design, port) as release:
         for process in crowd:
             process.start()
         ready.wait()
-        time.sleep(3)  # all are in the queue, and those that can be woken are
-        before, cpu, since = sent.value, _cpu(port), time.monotonic()
+        time.sleep(2)  # all are in the queue, and those that can be woken are
+        before, cpu, wal, since = sent.value, _cpu(port), _wal(port), time.monotonic()
         time.sleep(IDLE)
         seconds = time.monotonic() - since
         idle = (sent.value - before) / seconds
         busy = (_cpu(port) - cpu) / seconds
+        written = (_wal(port) - wal) / seconds
         before, since = sent.value, time.monotonic()
-        lock.release()
+        release()
         events: list[tuple[float, float]] = [results.get(timeout=600) for _ in range(waiters)]
         seconds = time.monotonic() - since
     for process in crowd:
@@ -92,6 +114,7 @@ def _measure(port: int, design: str, waiters: int) -> dict[str, Any]:
         "waiters": waiters,
         "statements_a_second_while_waiting": round(idle, 1),
         "server_cpu_percent_while_waiting": round(busy * 100, 1),
+        "wal_bytes_a_second_while_waiting": round(written),
         "handover_ms_median": round(statistics.median(gaps), 1),
         "handover_ms_max": round(max(gaps), 1),
         "statements_a_grant": round((sent.value - before) / waiters, 1),
@@ -99,9 +122,53 @@ def _measure(port: int, design: str, waiters: int) -> dict[str, Any]:
     }
 
 
+def _address(port: int) -> str:
+    return f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+
+
+@contextlib.contextmanager
+def _holding(design: str, port: int) -> Iterator[Callable[[], object]]:
+    """Hold what all wait for; yield what releases it."""
+    if design.endswith("by hand"):
+        with psycopg.connect(_address(port), autocommit=True) as holder:
+            yield _taken_by_hand(design, holder)
+        return
+    from django_dblock import fenced_lock
+
+    with fenced_lock(NAME, ttl=120) as lock:
+        yield lock.release
+
+
+def _taken_by_hand(
+    design: str, driver: "psycopg.Connection[Any]", wait: Callable[[], object] = lambda: None
+) -> Callable[[], object]:
+    """Take the lease or the lock by hand, however long that takes; return what releases it."""
+    from tests.benchmarks import lease
+
+    if design == "advisory by hand":
+        wait()
+        driver.execute("SELECT pg_advisory_lock(4712)")
+        return lambda: driver.execute("SELECT pg_advisory_unlock(4712)")
+    wanted = {"name": NAME, "owner": "host:1:main", "ttl": 120}
+    while True:
+        wait()
+        if (row := driver.execute(lease.TAKE, wanted).fetchone()) is not None:
+            token = row[0]
+            return lambda: driver.execute(lease.RELEASE, {"name": NAME, "token": token})
+        time.sleep(0.1)
+
+
+def _wal(port: int) -> int:
+    """Bytes of WAL that the server has ever written."""
+    with psycopg.connect(_address(port)) as looking:
+        row = looking.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def _cpu(port: int) -> float:
     """Seconds of CPU that all processes of the server have used, gone ones included."""
-    with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres dbname=postgres") as looking:
+    with psycopg.connect(_address(port)) as looking:
         [folder] = looking.execute("SHOW data_directory").fetchone()  # type: ignore[misc]
     postmaster = Path(folder, "postmaster.pid").read_text().split()[0]
     ticks = 0
@@ -130,6 +197,19 @@ def _crowd(design: str, share: int, ready: Any, results: Any, sent: Any, port: i
             sent.value += 1
         return execute(*args)
 
+    def counted() -> None:
+        with sent.get_lock():
+            sent.value += 1
+
+    def wait_by_hand() -> None:
+        with psycopg.connect(_address(port), autocommit=True) as driver:
+            release = _taken_by_hand(design, driver, counted)
+            granted = time.monotonic()
+            time.sleep(HOLD)
+            released = time.monotonic()
+            release()
+            results.put((granted, released))
+
     def wait() -> None:
         turnstile = _turnstile(port, sent) if design == "turnstile" else contextlib.nullcontext()
         with connection.execute_wrapper(count):
@@ -145,7 +225,8 @@ def _crowd(design: str, share: int, ready: Any, results: Any, sent: Any, port: i
             results.put((granted, released))
         connections.close_all()
 
-    threads = [threading.Thread(target=wait) for _ in range(share)]
+    target = wait_by_hand if design.endswith("by hand") else wait
+    threads = [threading.Thread(target=target) for _ in range(share)]
     for thread in threads:
         thread.start()
     ready.wait()
@@ -156,7 +237,7 @@ def _crowd(design: str, share: int, ready: Any, results: Any, sent: Any, port: i
 @contextlib.contextmanager
 def _turnstile(port: int, sent: Any) -> Iterator[None]:
     """Wait in the server's own queue; let the next one in when the lease is ours."""
-    with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres dbname=postgres") as waiting:
+    with psycopg.connect(_address(port)) as waiting:
         with sent.get_lock():
             sent.value += 1
         waiting.execute("SELECT pg_advisory_xact_lock(4711)")
@@ -164,4 +245,4 @@ def _turnstile(port: int, sent: Any) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main([int(count) for count in sys.argv[1:]] or [1, 20, 200])
+    main()
