@@ -6,21 +6,32 @@ number here is a change of what users pay: explain it in the commit. Times are n
 
 import pytest
 from django.db import transaction
+from django.http import JsonResponse
+from django.test import RequestFactory
 
 from django_dblock import (
     advisory_lock,
     advisory_locks,
+    advisory_semaphore,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
     force_release,
+    idempotent,
     latch,
+    leadership,
+    lock_rows,
+    lock_table,
+    once_per,
+    partitions,
+    purge_idempotency_keys,
     run_once,
     try_advisory_lock,
 )
 from django_dblock.core.application_name import named
 from django_dblock.fencing import store
 from django_dblock.fencing.store import Place
+from tests.app.fenced import Account
 from tests.app.versioned import Product
 from tests.helpers import backends
 from tests.helpers.wire_counts import counted, tapped
@@ -119,8 +130,123 @@ def read_and_save():
     product.save_cas()
 
 
+def lock_shared():
+    with advisory_lock("inventory", "sku-1", shared=True):
+        pass
+
+
+def lock_some_keys_and_share_others():
+    with advisory_locks(exclusive=[("account", 1)], shared=[("rates", 1)]):
+        pass
+
+
+def one_of_two_permits_in_a_transaction():
+    with advisory_semaphore("pdf", permits=2):
+        pass
+
+
+def lock_a_row():
+    with transaction.atomic():
+        assert lock_rows(Product.objects.all())
+
+
+def lock_the_table():
+    with transaction.atomic():
+        lock_table(Product)
+
+
+def one_term():
+    for _ in leadership("scheduler", ttl=60):
+        break
+
+
+def three_partitions():
+    with partitions("outbox", count=3, ttl=60) as share:
+        assert len(list(share)) == 3
+
+
+def run_the_job_of_the_day():
+    once_per("day", key="settlement", tz="UTC")(lambda period: None)()
+
+
+def save_guarded():
+    with fenced_lock("accounts", ttl=60) as lock:
+        account = Account.objects.get()
+        account.balance += 1
+        account.save_fenced(lock)
+
+
+def create():
+    Product.objects.create(pk=1, name="a")
+
+
+def save_without_reading():
+    PRODUCTS["read"].save()
+
+
+def delete_compared():
+    PRODUCTS["read"].delete_cas()
+
+
+def touch():
+    PRODUCTS["read"].touch_version()
+
+
+def save_many():
+    products = list(Product.objects.all())
+    for product in products:
+        product.name = "b"
+    assert Product.objects.bulk_save_cas(products, ["name"]) == []
+
+
+def make_many():
+    Product.objects.bulk_create(Product(pk=number, name="a") for number in range(1, 11))
+
+
+def read_one():
+    PRODUCTS["read"] = Product.objects.get()
+
+
+PRODUCTS: dict[str, Product] = {}
+
+
+def view_of(mode):
+    @idempotent(scope=lambda _: "client", mode=mode)
+    def pay(request):
+        return JsonResponse({}, status=201)
+
+    return lambda: pay(RequestFactory().post("/", headers={"Idempotency-Key": "a"}))
+
+
+pay_atomic, pay_lease = view_of("atomic"), view_of("lease")
+
+
+def purge_nothing():
+    assert purge_idempotency_keys() == 0
+
+
 OPERATIONS = {
     "lock": (lock_in_a_transaction_of_its_own, []),
+    "lock, shared": (lock_shared, []),
+    "locks, some shared": (lock_some_keys_and_share_others, []),
+    "permit in a transaction": (one_of_two_permits_in_a_transaction, []),
+    "rows": (lock_a_row, [create]),
+    "table": (lock_the_table, []),
+    "term": (one_term, [one_term]),
+    "partitions": (three_partitions, [three_partitions]),
+    "job of the day": (run_the_job_of_the_day, []),
+    "job of the day, again": (run_the_job_of_the_day, [run_the_job_of_the_day]),
+    "save_fenced": (save_guarded, [lambda: Account.objects.create(pk=1, name="a", balance=1)]),
+    "create": (create, []),
+    "save": (save_without_reading, [create, read_one]),
+    "delete_cas": (delete_compared, [create, read_one]),
+    "touch_version": (touch, [create, read_one]),
+    "bulk_save_cas of ten": (save_many, [make_many]),
+    "view": (pay_atomic, []),
+    "view, replay": (pay_atomic, [pay_atomic]),
+    "view, lease": (pay_lease, []),
+    "view, lease, replay": (pay_lease, [pay_lease]),
+    "purge of nothing": (purge_nothing, [pay_atomic]),
     "lock, joined": (lock_in_an_open_transaction, []),
     "try, joined": (try_lock_in_an_open_transaction, []),
     "three locks": (lock_three_keys, []),
@@ -149,6 +275,26 @@ OPERATIONS = {
 # but those of a claim in lease mode, whose completion an index has to know.
 EXPECTED = {
     "lock": (3, 2, 3, 0, 0, 0),
+    "lock, shared": (3, 2, 3, 0, 0, 0),
+    "locks, some shared": (3, 2, 3, 0, 0, 0),
+    "permit in a transaction": (3, 2, 3, 0, 0, 0),
+    "rows": (7, 7, 7, 2, 200, 0),
+    "table": (7, 7, 7, 0, 0, 0),
+    "term": (2, 2, 2, 2, 500, 2),
+    "partitions": (5, 5, 5, 3, 2000, 8),
+    "job of the day": (8, 3, 8, 2, 1500, 0),
+    "job of the day, again": (6, 3, 6, 0, 0, 0),
+    "save_fenced": (7, 6, 7, 3, 1500, 2),
+    "create": (1, 1, 1, 1, 450, 0),
+    "save": (1, 1, 1, 1, 250, 1),
+    "delete_cas": (7, 7, 7, 1, 300, 0),
+    "touch_version": (1, 1, 1, 1, 250, 1),
+    "bulk_save_cas of ten": (4, 4, 4, 1, 1800, 10),
+    "view": (7, 2, 7, 2, 1500, 0),
+    "view, replay": (5, 2, 5, 0, 0, 0),
+    "view, lease": (6, 4, 6, 2, 2300, 1),
+    "view, lease, replay": (4, 2, 4, 0, 0, 0),
+    "purge of nothing": (2, 2, 2, 0, 0, 0),
     "lock, joined": (3, 2, 3, 0, 0, 0),
     "try, joined": (3, 2, 3, 0, 0, 0),
     "three locks": (3, 2, 3, 0, 0, 0),
@@ -170,7 +316,7 @@ EXPECTED = {
     "run_once, lease, replay": (4, 2, 4, 0, 0, 0),
     "read and save_cas": (2, 2, 2, 1, 250, 1),
 }
-WRITES_AN_INDEX = {"run_once, lease"}
+WRITES_AN_INDEX = {"run_once, lease", "view, lease"}
 ONE_MESSAGE = {"read lease", "write lease after a read"}
 """Several statements that travel together, through the ordinary cursor as well."""
 

@@ -29,6 +29,7 @@ class Size:
         waiters: the points of the curve by waiters for one name.
         shown: the points of the curve by locks that a page or a list shows.
         pgbench: whether the database's own limit is measured, too.
+        least_rounds: of a scenario, however long they take.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Size:
     waiters: tuple[int, ...] = (1, 10, 100, 1_000)
     shown: tuple[int, ...] = (10, 100, 1_000, 10_000)
     pgbench: bool = False
+    least_rounds: int = 3
 
 
 SIZES = {
@@ -62,6 +64,7 @@ SIZES = {
             leases=(1, 10),
             waiters=(2,),
             shown=(10, 20),
+            least_rounds=2,
         ),
         Size("default", seconds=10, crowd_rounds=5, crowd_seconds=1.5, processes=8),
         Size(
@@ -123,14 +126,14 @@ class Scenario:
 
 
 def timed(scenario: Scenario, size: Size) -> dict[str, Any]:
-    """Run rounds for the size's seconds, at least three; return what the JSON says of it."""
+    """Run rounds for the size's seconds, and a least number; return what the JSON says of it."""
     numbers = count(1)
     counts = {row.name: _sent(scenario, row, numbers) for row in scenario.rows}
     times: dict[str, list[list[float]]] = {row.name: [] for row in scenario.rows}
     _round(scenario, numbers, 0)  # caches fill, connections open
     end = time.monotonic() + size.seconds
     rounds = 0
-    while rounds < 3 or time.monotonic() < end:
+    while rounds < size.least_rounds or time.monotonic() < end:
         for name, taken in _round(scenario, numbers, rounds).items():
             times[name].append(taken)
         rounds += 1
