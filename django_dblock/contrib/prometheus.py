@@ -75,7 +75,7 @@ class _Metrics:
         self.waited = histogram(receivers.WAIT, (*lock, "outcome"))
         self.held = histogram(receivers.HOLD, (*lock, "ended"))
         self.failures = counter(receivers.FAILURES, (*lock, "error"))
-        self.lost = counter(receivers.LOST, ("key", "using", "reason"))
+        self.lost = counter(receivers.LOST, (*lock, "reason"))
         self.stale_writes = counter(receivers.STALE_WRITES, ("model", "using"))
         self.stale_objects = counter(receivers.CONFLICTS, ("model",))
         self.retries = counter(receivers.RETRIES, ("function", "error"))
@@ -121,9 +121,9 @@ class _Metrics:
     def _refused(self, *, kind: str, keys: Any, using: str, error: Exception, **_: Any) -> None:
         self.failures.labels(kind, self._label(keys), using, type(error).__name__).inc()
 
-    def _lost(self, *, keys: Any, using: str, expired: bool, **_: Any) -> None:
+    def _lost(self, *, kind: str, keys: Any, using: str, expired: bool, **_: Any) -> None:
         reason = "expired" if expired else "taken"
-        self.lost.labels(self._label(keys), using, reason).inc()
+        self.lost.labels(kind, self._label(keys), using, reason).inc()
 
     def _stale_write(self, *, model: str, using: str, **_: Any) -> None:
         self.stale_writes.labels(model, using).inc()

@@ -223,6 +223,10 @@ class leadership:  # noqa: N801 - used like a function
 class TermLock(fenced_lock):
     """The lock of a leader: its leases are terms."""
 
+    @property
+    def _sender(self) -> type:
+        return leadership
+
     def _attempt(self) -> Attempt:
         place = slots.place_of(
             self._entered_key(), "leader", conf.namespace, store.alias_for(self._using)

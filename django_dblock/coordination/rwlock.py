@@ -208,6 +208,10 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
 class _Block(fenced_lock):
     """A block of a read-write lock, known to the task that entered it."""
 
+    @property
+    def _sender(self) -> type:
+        return fenced_rwlock
+
     def _place(self) -> Place:
         place = slots.place_of(
             self._entered_key(), "rwlock", conf.namespace, store.alias_for(self._using)

@@ -342,6 +342,11 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         )
         return lease
 
+    @property
+    def _sender(self) -> type:
+        """The class that users name as the sender of the signals."""
+        return type(self)
+
     def _lease(self, place: Place, success: Success) -> Lease:
         return Lease(
             place,
@@ -380,7 +385,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
 
     def _send(self, signal: Signal, place: Place, **more: object) -> None:
         if signal.receivers:
-            signal.send_robust(type(self), kind=place.kind, shared=False, **place.facts, **more)
+            signal.send_robust(self._sender, kind=place.kind, shared=False, **place.facts, **more)
 
 
 _YOURSELF = "yourself, in a block further out (a fenced lock is not re-entrant), as "

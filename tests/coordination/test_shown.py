@@ -11,12 +11,14 @@ from prometheus_client import CollectorRegistry
 
 from django_dblock import (
     LockLost,
+    advisory_semaphore,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
     leadership,
     once_per,
     partitions,
+    signals,
 )
 from django_dblock.contrib.prometheus_state import StateCollector
 from django_dblock.fencing.lease_name import ROLES
@@ -201,6 +203,35 @@ def test_the_gauge_counts_leases_and_waiters_by_kind(scene):
 def test_a_lock_that_is_left_is_named_by_its_role():
     with semaphore(units=2), pytest.raises(AssertionError, match=r"openai:acme \(permit 1\)"):
         assert_no_locks(within=0)
+
+
+def test_signals_are_sent_by_the_name_that_users_import():
+    heard = []
+
+    def hear(sender, kind, **_):
+        heard.append((sender, kind))
+
+    signals.lock_acquired.connect(hear)
+    try:
+        with semaphore(), catalogue(), partitions("outbox", count=1, ttl=30):
+            pass
+        with reading():
+            pass
+        for _ in leadership("sync", ttl=30):
+            break
+        with advisory_semaphore("pdf", permits=1):
+            pass
+    finally:
+        signals.lock_acquired.disconnect(hear)
+    assert heard == [
+        (fenced_semaphore, "semaphore"),
+        (fenced_rwlock, "rwlock"),
+        (partitions, "worker"),
+        (partitions, "partition"),
+        (fenced_rwlock, "rwlock"),
+        (leadership, "leader"),
+        (advisory_semaphore, "advisory_semaphore"),
+    ]
 
 
 class TestJobs:
