@@ -35,7 +35,7 @@ def settle(day: dt.date, *, wait: float = 0) -> tuple[Settlement, bool]:
 
     Raises:
         DayNotOver: the day is today or later.
-        LockTimeout: another worker is at it, of this day or another.
+        LockTimeout: another worker settles, this day or another.
         LockLost: this one was frozen for so long that its lease has expired. What it had booked
             until then stands; nothing was booked since.
     """

@@ -36,6 +36,11 @@ PHRASES = {
     r"\bcomes again\b|\bcome again\b": "is repeated",
     r"\bwho has it\b|\bwho have it\b": "the holder",
     r"\bhang up\b": "close the connection",
+    r"\bin vain\b": "without success, or say what was not acquired",
+    r"\bat work on\b": "runs",
+    r"\bis at it\b|\bare at it\b": "runs it",
+    r"\b(can|to) be had\b": "can be acquired, can be read",
+    r"\bas ever\b": "as before",
     r"\bthe one who\b|\bone who\b|\bthose who\b": "the client, the waiter, the holder",
 }
 PACKAGE_PHRASES = {

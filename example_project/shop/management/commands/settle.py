@@ -12,7 +12,7 @@ from shop.settlement import DayNotOver, settle, settle_last_night
 
 class Command(BaseCommand):
     help = (
-        "Book the payments of a day, each once. Exit status 75: another worker is at it; what is "
+        "Book the payments of a day, each once. Exit status 75: another worker runs it; what is "
         "left over can be booked later."
     )
 
