@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from django_dblock import advisory_lock
+from django_dblock import advisory_lock, fenced_lock
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
 from tests.helpers.commands import Terminal, run
@@ -46,6 +46,13 @@ class TestList:
         with advisory_lock("inventory", "sku-1"):
             call_command("dblock", "list", stdout=out, no_color=True)
         assert all(len(line) <= 60 for line in out.getvalue().splitlines())
+
+    def test_in_a_pipe_no_name_is_cut(self, monkeypatch, rendering):
+        monkeypatch.setenv("COLUMNS", "60")
+        name = "nightly-" + 100 * "1"
+        with fenced_lock(name, ttl=30):
+            shown = run("list")
+        assert name in shown
 
     def test_json_has_every_field(self):
         with advisory_lock("inventory", "sku-1", shared=True):

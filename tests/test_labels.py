@@ -195,6 +195,18 @@ def test_labels_that_do_not_fit_leave_a_plus():
     assert compose(full, ["c"]) == f"shop lock[{'a' * 30} c +]"
 
 
+def test_many_keys_make_no_more_labels_than_fit(monkeypatch):
+    """The time does not grow with the labels that are left out, nor with their square."""
+    made = []
+    plain = labels.label
+    monkeypatch.setattr(labels, "label", lambda *one: made.append(one) or plain(*one))
+    keys = [named(("account", number)) for number in range(10_000)]
+    numbers = [number(("account", n)) for n in range(len(keys))]
+    shown = labels.labelled("shop", keys, numbers, "full", "")
+    assert shown == "shop lock[account:0 account:1 account:2 account:3 account:4 +]"
+    assert len(made) == 6
+
+
 def test_a_project_whose_own_name_looks_alike():
     assert compose("shop lock[", ["a"]) == "shop lock[ lock[a]"
     assert read("shop lock[", [number(("a",))], "") == {}

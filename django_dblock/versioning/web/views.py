@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
-from django.db import connections, models
+from django.db import connections
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
@@ -23,11 +23,10 @@ from django_dblock.versioning.web.forms import (
 TEMPLATE = "django_dblock/conflict.html"
 
 if TYPE_CHECKING:
-    from django import forms
     from django.views.generic import DeleteView, UpdateView
 
-    _Update = UpdateView[models.Model, forms.ModelForm[models.Model]]
-    _Delete = DeleteView[models.Model, VersionedDeleteForm]
+    _Update = UpdateView[Any, Any]  # a user names the model and the form
+    _Delete = DeleteView[Any, Any]
 else:
     _Update = _Delete = object
 
@@ -149,7 +148,7 @@ class VersionedUpdateMixin(_Update):
         )
 
     def _sent(self) -> list[tuple[str, str]]:
-        self.object = None  # type: ignore[assignment]
+        self.object = None
         form = self.get_form()
         return [(str(each.label), str(each.data or "")) for each in form.visible_fields()]
 
