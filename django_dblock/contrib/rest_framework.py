@@ -137,7 +137,11 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         return str(self.request.accepted_renderer.format)
 
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        """Authorise as the framework does; read the precondition; prepare the transaction."""
+        """Authorise as the framework does; read the precondition; prepare the transaction.
+
+        Raises:
+            Refused: the request creates a row, and carries an ``If-Match``.
+        """
         super().initial(request, *args, **kwargs)
         condition = self._precondition()
         if condition and self._creates(request):
@@ -149,7 +153,12 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
             self._in_transaction(request.method.lower())
 
     def get_object(self) -> Any:
-        """Return the object; for an unsafe method, bind it to the version that the client saw."""
+        """Return the object; for an unsafe method, bind it to the version that the client saw.
+
+        Raises:
+            Refused: the unsafe request has no precondition, and ``if_match_required`` is set.
+            StaleObject, PreconditionFailed, MissingVersion: the errors of ``IfMatch.bind()``.
+        """
         instance = super().get_object()
         if self.request.method not in SAFE:
             condition = self._precondition()
@@ -173,7 +182,11 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         return response
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
-        """Put the tag on the response; raise if the view has ignored a precondition."""
+        """Put the tag on the response.
+
+        Raises:
+            RuntimeError: the view has succeeded without using the client's precondition.
+        """
         response = super().finalize_response(request, response, *args, **kwargs)
         instance = _shown(response)
         if instance is not None and not self.etag_covers_nested:

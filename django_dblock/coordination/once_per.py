@@ -192,9 +192,11 @@ class _Job(Generic[R]):
         return self._job.current()
 
     def missed(self, since: datetime | date) -> list[Period]:
-        """Return the periods since then that are over and have no finished run.
+        """Return the periods of this job that have ended since then without a finished run.
 
-        As :func:`missed`, for this job.
+        Raises:
+            TypeError: the job's period is a callable, whose periods can't be listed.
+            ValueError: ``since`` is longer ago than ``keep``, or is not valid.
         """
         job = self._job
         if not isinstance(job.calendar.per, str):
@@ -467,7 +469,8 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         using: the database alias.
 
     Raises:
-        ValueError: ``since`` is longer ago than ``keep``, or an argument can't be one.
+        TypeError: ``per`` is a callable, whose periods can't be listed.
+        ValueError: ``since`` is longer ago than ``keep``, or an argument is not valid.
     """
     if not isinstance(per, str):
         raise TypeError("missed() can't list the periods of a callable: it doesn't know them all.")

@@ -25,7 +25,11 @@ class VersionedQuerySet(models.QuerySet[M]):
     """
 
     def update(self, **changes: Any) -> int:
-        """Update as Django does, and bump the version unless :func:`bypass_versions` is active."""
+        """Update as Django does, and bump the version unless :func:`bypass_versions` is active.
+
+        Raises:
+            ValueError: the version is among the changes.
+        """
         field: Any = cast("Any", self.model)._version_field
         if field.name in changes:
             raise ValueError(
@@ -58,7 +62,11 @@ class VersionedQuerySet(models.QuerySet[M]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **options: Any) -> list[M]:
-        """Create rows as Django does; refuse ``update_conflicts``, which would not bump."""
+        """Create rows as Django does.
+
+        Raises:
+            ValueError: ``update_conflicts`` is set, which would not bump the versions.
+        """
         if options.get("update_conflicts") or (len(args) > 2 and args[2]):  # noqa: PLR2004
             raise ValueError(
                 f"bulk_create(update_conflicts=True) of {self.model._meta.label} would overwrite "

@@ -67,8 +67,10 @@ def retry_on_conflict(
     Raises:
         RetryInTransaction: called inside an open transaction, where a retry can't see new data.
             The block of a TestCase does not count.
-        TypeError: the function is async, a generator, or made of one (``@contextmanager``), or has
-            returned a coroutine or a generator: no transaction spans an await or a yield. A class.
+        TypeError: the function is async, a class, a generator function, or made of one
+            (``@contextmanager``); or it returned a coroutine or a generator. No transaction spans
+            an await or a yield.
+        ValueError: at decoration: ``attempts``, ``base`` or ``cap`` is out of range.
 
     Source: PostgreSQL manual, 13.5 Serialization Failure Handling; M. Brooker, Exponential Backoff
     And Jitter (AWS Architecture Blog, 2015).

@@ -119,7 +119,12 @@ def unversioned_names(model: Any) -> frozenset[str]:
 
 
 def checked_version(version: object) -> int:
-    """Return a version that a row can have; refuse anything else before any SQL."""
+    """Return a version that a row can have.
+
+    Raises:
+        TypeError: the version is not an int.
+        ValueError: the version is out of range.
+    """
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError(f"expected= is a version, a whole number; not {version!r}.")
     if not 0 <= version <= MAX_VERSION:

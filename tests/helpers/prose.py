@@ -2,8 +2,8 @@
 
 Each entry is a turn of phrase that made readers stop, with what to write in its place. The check
 looks at comments and strings of the package and the example, and at the text of the docs, not at
-code blocks. In the package it also checks how docstrings begin. Add a phrase when a reader stumbles
-over another one.
+code blocks. In the package it also checks how docstrings begin, and that a docstring names the
+errors which its function makes and raises. Add a phrase when a reader stumbles over another one.
 """
 
 import ast
@@ -76,7 +76,7 @@ _PACKAGE_WORDS = _compiled(PHRASES | PACKAGE_PHRASES)
 
 def main() -> int:
     """Print each hit with its place; return how many there are."""
-    hits = [*hits_of_sources(), *hits_of_pages(), *hits_of_first_lines()]
+    hits = [*hits_of_sources(), *hits_of_pages(), *hits_of_first_lines(), *hits_of_raises()]
     for hit in hits:
         print(hit)
     return len(hits)
@@ -117,6 +117,33 @@ def hits_of_first_lines() -> Iterator[str]:
                 if first.startswith("`") or first.split(" ")[0] in NO_VERBS:
                     place = f"{path.relative_to(ROOT)}:{node.lineno}"
                     yield f"{place}: {first!r}: begin with a verb: Return, Run, …"
+
+
+def hits_of_raises() -> Iterator[str]:
+    """Yield the public functions of the package that raise an error which they don't name."""
+    for path in sorted((ROOT / "django_dblock").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not (
+                node.name.startswith("_") or _is_noun(node)
+            ):
+                text = ast.get_docstring(node)
+                for name in sorted(_raised(node)):
+                    if text is not None and name not in text:
+                        place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                        yield f"{place}: {node.name}() raises {name}: say when, under Raises"
+
+
+def _raised(node: ast.AST) -> set[str]:
+    """Return the classes of the errors that a function makes and raises, inner functions apart."""
+    found = set()
+    inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Raise(exc=ast.Call(func=ast.Name(id=name))) if name[0].isupper():
+                found.add(name)
+        if not isinstance(child, inner):
+            found |= _raised(child)
+    return found
 
 
 def _is_noun(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
