@@ -167,8 +167,7 @@ def advisory_locks(using: str | None = None) -> list[AdvisoryLock]:
 
     One statement, and a second one while a holder waits for another type of lock. It takes no lock
     that other sessions wait for. The list is a snapshot: it may be outdated when you read it. It
-        includes
-    the locks of other programs in the same database.
+    includes the locks of other programs in the same database.
 
     Args:
         using: the database alias, as in :func:`django_dblock.advisory_lock`.

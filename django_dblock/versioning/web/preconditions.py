@@ -106,8 +106,7 @@ class IfMatch:
         """Compare every later write of this instance with the version that the client saw.
 
         Guarantees: the instance's ``save()``, ``save_cas()`` and ``delete_cas()`` name that version
-            in
-        the statement, also with ``cas_on_save = False`` and inside a form or a serializer. With
+        in the statement, also with ``cas_on_save = False`` and inside a form or a serializer. With
         ``If-Match: *`` the statement names the version that this request has read. Nothing is sent.
 
         Does not guarantee anything about ``delete()``, ``QuerySet.update()``, and other instances
