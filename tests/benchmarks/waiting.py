@@ -34,6 +34,7 @@ HOLD = 0.01
 NAME = "measured"
 DESIGNS = (
     "woken", "woken, fair", "polling", "polling, fair", "turnstile", "by hand", "advisory by hand",
+    "woken, permit", "polling, permit", "woken, write", "polling, write",
 )  # fmt: skip
 COMPARED = {
     "by hand": "the pair by hand, tried every 0.1 s",
@@ -133,9 +134,7 @@ def _holding(design: str, port: int) -> Iterator[Callable[[], object]]:
         with psycopg.connect(_address(port), autocommit=True) as holder:
             yield _taken_by_hand(design, holder)
         return
-    from django_dblock import fenced_lock
-
-    with fenced_lock(NAME, ttl=120) as lock:
+    with _block(design, ttl=120) as lock:
         yield lock.release
 
 
@@ -182,11 +181,21 @@ def _cpu(port: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def _block(design: str, **options: Any) -> Any:
+    """What the waiters wait for: a lease, the only permit of a semaphore, or a write lease."""
+    from django_dblock import fenced_lock, fenced_rwlock, fenced_semaphore
+
+    if "permit" in design:
+        return fenced_semaphore(NAME, permits=1, **options)
+    if "write" in design:
+        return fenced_rwlock(NAME).write(**options)
+    return fenced_lock(NAME, fair="fair" in design, **options)
+
+
 def _crowd(design: str, share: int, ready: Any, results: Any, sent: Any, port: int) -> None:
     _setup()
     from django.db import connection, connections
 
-    from django_dblock import fenced_lock
     from django_dblock.core import notify
 
     if not design.startswith("woken"):
@@ -214,9 +223,7 @@ def _crowd(design: str, share: int, ready: Any, results: Any, sent: Any, port: i
         turnstile = _turnstile(port, sent) if design == "turnstile" else contextlib.nullcontext()
         with connection.execute_wrapper(count):
             with turnstile:
-                block = fenced_lock(
-                    NAME, ttl=60, timeout=None, fair="fair" in design, heartbeat=False
-                )
+                block = _block(design, ttl=60, timeout=None, heartbeat=False)
                 block.__enter__()
             granted = time.monotonic()
             time.sleep(HOLD)
