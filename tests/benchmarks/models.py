@@ -16,6 +16,7 @@ class Fields(models.Model):
 
     class Meta:
         abstract = True
+        app_label = "benchmarks"  # the benchmark of waiting has other settings
 
 
 class Plain(Fields):
