@@ -5,12 +5,12 @@ import copy
 import functools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 from django.db import connections
@@ -77,49 +77,76 @@ class Entry(Generic[L]):
         return not self.caller.is_alive()
 
 
+class _Chain(NamedTuple, Generic[L]):
+    """The latest block that was entered, and the chain of the blocks before."""
+
+    entry: Entry[L]
+    before: "_Chain[L] | None"
+
+
 class Blocks(Generic[L]):
-    """The blocks that are open in this process; one may be left in another thread or task."""
+    """The blocks that are open in this process; one may be left in another thread or task.
+
+    Entering and leaving cost the same however many blocks are open, if the latest is left first.
+    """
 
     def __init__(self, name: str) -> None:
-        # The blocks that the current thread or task has entered.
-        self._here: ContextVar[tuple[Entry[L], ...]] = ContextVar(name, default=())
-        self._open: list[Entry[L]] = []
+        # Which blocks the code that runs here has entered: each thread and each task has its own.
+        self._here: ContextVar[_Chain[L] | None] = ContextVar(name, default=None)
+        # By the object of the block, which the entry keeps alive.
+        self._open: dict[int, list[Entry[L]]] = {}
         self._replace_mutex()
         after_fork_in_child(self._replace_mutex)
 
     def _replace_mutex(self) -> None:
-        self._mutex = threading.Lock()  # in a forked child, no thread could ever free the old mutex
+        self._mutex = threading.Lock()  # no thread in a forked child could ever free the old one
 
     @property
-    def entered_here(self) -> tuple[Entry[L], ...]:
-        """The blocks that the current thread or task has entered."""
-        return self._here.get()
+    def entered_here(self) -> Iterator[Entry[L]]:
+        """The blocks that the code that runs here has entered, the latest first."""
+        chain = self._here.get()
+        while chain is not None:
+            yield chain.entry
+            chain = chain.before
 
     def add(self, entry: Entry[L]) -> None:
-        """Record that the current thread or task has entered a block."""
-        self._here.set((*self._here.get(), entry))
+        """Note that a block was entered here."""
+        self._here.set(_Chain(entry, self._here.get()))
         with self._mutex:
-            self._open.append(entry)
+            self._open.setdefault(id(entry.block), []).append(entry)
 
     def remove(self, block: object) -> L:
-        """Record that the block was left; return its lease.
+        """Note that the block was left; return its lease.
 
         Raises:
-            RuntimeError: the block is not open; or it is open several times, but not in the current
-                thread or task.
+            RuntimeError: it is not open, or nobody can say which one was meant.
         """
-        entered = self._here.get()
         with self._mutex:
-            mine = [entry for entry in self._open if entry.block is block]
+            mine = self._open.get(id(block), [])
             # The latest of this context; else of an ended thread or task; else the only one.
-            here = [entry for entry in entered if entry in mine]
-            found = here or [entry for entry in mine if entry.is_orphan] or mine
-            if not found or not (here or found[-1].is_orphan or len(found) == 1):
-                raise RuntimeError(_NOT_HERE.format(name=type(block).__name__, count=len(found)))
-            entry = found[-1]
-            self._open.remove(entry)
-        self._here.set(tuple(other for other in entered if other is not entry))
+            entry = next((entry for entry in self.entered_here if entry in mine), None)
+            if entry is None:
+                found = [entry for entry in mine if entry.is_orphan] or mine
+                if not found or not (found[-1].is_orphan or len(found) == 1):
+                    name = type(block).__name__
+                    raise RuntimeError(_NOT_HERE.format(name=name, count=len(found)))
+                entry = found[-1]
+            mine.remove(entry)
+            if not mine:
+                del self._open[id(block)]
+        self._forget_here(entry)
         return entry.lease
+
+    def _forget_here(self, entry: Entry[L]) -> None:
+        chain = self._here.get()
+        if chain is not None and chain.entry is entry:  # nearly always
+            self._here.set(chain.before)
+            return
+        kept = [other for other in self.entered_here if other is not entry]
+        chain = None
+        for other in reversed(kept):
+            chain = _Chain(other, chain)
+        self._here.set(chain)
 
 
 _blocks: Blocks[Lease] = Blocks("dblock_entered")
