@@ -52,7 +52,7 @@ def run_all(tmp_path, cases, *flags):
         name = {"NAME": connection.settings_dict["NAME"]}
         case["database"] = {"default": {**name, **case["database"].get("default", {})}}
         if case["arguments"][0] == "watch":
-            case.setdefault("terminate_after", 0.5)
+            case["ends_by_signal"] = True
     results = tmp_path / "results"
     done = subprocess.run(
         [sys.executable, *flags, "-m", "tests.helpers.command_matrix", str(results)],
@@ -79,7 +79,7 @@ def statuses(results):
 @pytest.fixture
 def lease(observer):
     """A held lease with a name that ASCII has no letters for."""
-    scene.lease(observer, "nächtlich")
+    scene.lease(observer, "nächtlich", left=600)
 
 
 NORMAL = {
@@ -205,7 +205,7 @@ class TestServer:
             psycopg.connect(**reach, port=primary.port, autocommit=True) as observer,
             psycopg.connect(**reach, port=standby.port, autocommit=True) as looking,
         ):
-            scene.lease(observer, "nächtlich")
+            scene.lease(observer, "nächtlich", left=600)
             [lsn] = observer.execute("SELECT pg_current_wal_lsn()").fetchone()
             observe.until(
                 lambda: looking.execute(

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,9 @@ def run(case: dict[str, Any], out: Path, err: Path) -> dict[str, Any] | None:
 
 def _become(case: dict[str, Any], out: Path, err: Path) -> None:
     signal.alarm(LIMIT)
-    if seconds := case.get("terminate_after"):
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
+    if case.get("ends_by_signal"):
+        shown = out if case["stdout"] in ("file", "ascii") else None
+        threading.Thread(target=_terminate, args=(shown,), daemon=True).start()
     _redirect(err, 2)
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     encoding = "ascii" if case["stdout"] == "ascii" else "utf-8"
@@ -59,6 +59,15 @@ def _become(case: dict[str, Any], out: Path, err: Path) -> None:
         sys.stdout = open(1, "w", encoding=encoding, errors="strict", closefd=False)  # noqa: SIM115
     for alias in connections:
         connections[alias].settings_dict.update(case["database"].get(alias, {}))
+
+
+def _terminate(shown: Path | None) -> None:
+    """Send SIGTERM when the command listens for it and has shown something where that is seen."""
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL or not (
+        shown is None or shown.stat().st_size
+    ):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _redirect(path: Path, number: int) -> None:
