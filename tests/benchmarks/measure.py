@@ -66,7 +66,7 @@ SIZES = {
             shown=(10, 20),
             least_rounds=2,
         ),
-        Size("default", seconds=10, crowd_rounds=5, crowd_seconds=1.5, processes=8),
+        Size("default", seconds=8, crowd_rounds=4, crowd_seconds=1.5, processes=8),
         Size(
             "long",
             seconds=30,

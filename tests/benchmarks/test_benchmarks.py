@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 STATEMENTS = {
@@ -110,3 +110,17 @@ def test_the_machine_and_the_command_are_named(found):
     assert found["command"] == "python -m tests.benchmarks --smoke"
     assert found["machine"]["postgresql_settings"]["fsync"] == "on"
     assert {"PostgreSQL", "Python", "Django"} <= set(found["versions"])
+
+
+def test_a_run_can_be_put_into_the_docs(run, found, tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.publish", str(run), str(run), "--to", tmp_path],
+        cwd=ROOT,
+        check=True,
+    )
+    shown = (tmp_path / "results.txt").read_text(encoding="utf-8")
+    assert shown.count(f"## Save a row inside a transaction; Django {found['versions']['Django']}")
+    pictures = (tmp_path / "pictures.txt").read_text(encoding="utf-8")
+    assert pictures.count("](benchmarks/") == sum(
+        len(found[part]) for part in ("scenarios", "crowds", "curves")
+    )
