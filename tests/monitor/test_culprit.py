@@ -197,7 +197,7 @@ class TestEndingOutsiders:
         """A session that blocks nobody is none of the command's business."""
         other = stage.session("bystander")
         other.execute("BEGIN; SELECT count(*) FROM auth_user")
-        with pytest.raises(CommandError, match="not touched"):
+        with pytest.raises(CommandError, match="not ended"):
             call_command("dblock", "terminate", str(pid_of(other)), "--yes")
         assert terminate_backend(pid_of(other), blocking=True) is False
         assert other.execute("SELECT 1").fetchone()
