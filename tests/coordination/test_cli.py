@@ -128,7 +128,7 @@ class TestOncePer:
 
         monkeypatch.setattr(store, "release", release)
         assert call(*self.JOB) == 0
-        assert "The lock was not given back" in caplog.text
+        assert "The lock was not released" in caplog.text
         today = once_per("day", key="settlement", tz="UTC").current().start
         assert missed("settlement", per="day", since=today, tz="UTC") == []
 

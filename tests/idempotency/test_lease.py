@@ -634,7 +634,7 @@ def test_client_is_not_told_that_committed_effects_are_undone(caplog):
     assert (answer.status_code, code(answer)) == (500, "unstorable")
     assert effects() == 1
     assert b"nothing was done" not in answer.content
-    assert b"what was done before may stay" in answer.content
+    assert b"some effects of the request may stay" in answer.content
     assert "What the view has committed stays." in caplog.text
     assert "rolled back" not in caplog.text
 

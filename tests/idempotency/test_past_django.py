@@ -44,7 +44,7 @@ def test_an_answer_over_a_transaction_that_the_view_has_ended_is_none(ask, end, 
         return HttpResponse(status=status)
 
     for _ in range(2):
-        with pytest.raises(TransactionManagementError, match="COMMIT or ROLLBACK past Django"):
+        with pytest.raises(TransactionManagementError, match="COMMIT or ROLLBACK without Django"):
             ask(view)
     assert rows() == 0
     assert not connection.in_atomic_block
@@ -57,7 +57,7 @@ def test_so_it_is_with_work_that_is_no_request():
         send("ROLLBACK")
         return 1
 
-    with pytest.raises(TransactionManagementError, match="past Django"):
+    with pytest.raises(TransactionManagementError, match="without Django"):
         run_once("a", work=work)
     assert rows() == 0
 
