@@ -25,6 +25,19 @@ HOLD = [
     ("lease", ("OPERATOR", "END_OF_TIME=4")),
     ("idempotency", ()),
     ("idempotency", ("LEASE",)),
+    ("semaphore", ()),
+    ("semaphore", ("LOWERED",)),
+    ("semaphore", ("OPERATOR", "GRANTS=2")),
+    ("semaphore", ("FAIR", "GRANTS=2")),
+    ("rwlock", ()),
+    ("rwlock", ("PURGES", "GRANTS=3")),
+    ("rwlock", ("QUEUE", "GRANTS=2")),
+    ("rwlock", ("CLIENTS=3", "GRANTS=3")),
+    ("leadership", ()),
+    ("once_per", ()),
+    ("partitions", ()),
+    ("partitions", ("WORK", "ROUNDS=1")),
+    ("latch", ()),
 ]
 BROKEN = [
     ("lease", ("WRITE_ONLY_FENCE",), "mine[i]==latest"),
@@ -42,6 +55,47 @@ BROKEN = [
     ("idempotency", ("LEASE", "NO_TOKEN"), "charges<=1"),
     ("idempotency", ("LEASE", "CLAIM_ANYWAY"), "charges<=1"),
     ("idempotency", ("LEASE", "CLAIM_ANSWERED"), "charges<=1"),
+    ("semaphore", ("CHECK_ONLY",), "mine[s]==token[s]"),
+    ("semaphore", ("GUARD_FIRST",), "mine[s]==token[s]"),
+    ("semaphore", ("LOOK_ONLY",), "!(live[s])"),
+    ("semaphore", ("SOME",), "got=="),
+    ("semaphore", ("RELEASE_ANY",), "token[s]==mine[s]"),
+    ("semaphore", ("COUNTER",), "working<=2"),
+    ("semaphore", ("FAIR", "NO_TURN"), "before)+taken"),
+    ("semaphore", ("FAIR", "HEADS"), "before)+taken"),
+    ("rwlock", ("ONE_STATEMENT",), "next>newest"),
+    ("rwlock", ("ANY_GATE", "PURGES"), "next>newest"),
+    ("rwlock", ("READERS_KEEP",), "latest_write<mine"),
+    ("rwlock", ("WRITER_KEEPS",), "mine==newest"),
+    ("rwlock", ("DOWNGRADE_KEEPS",), "mine==newest"),
+    ("rwlock", ("COUNT_LIVE",), "next>newest"),
+    ("rwlock", ("GAPS",), "mine==newest"),
+    ("rwlock", ("OLD_TOKENS",), "next>newest"),
+    ("rwlock", ("QUEUE", "NO_TURN"), "overtaken[s]<"),
+    ("leadership", ("CHECK_ONLY",), "guarded==latest"),
+    ("leadership", ("BY_OWNER",), "guarded==latest"),
+    ("leadership", ("RESIGN_ANY",), "token==mine"),
+    ("leadership", ("KEEP_TOKEN",), "token>latest"),
+    ("leadership", ("RENEW_ENDED",), "resigned[token]"),
+    ("leadership", ("PASS_GUARD",), "shared==0"),
+    ("once_per", ("SET_NX",), "effect[i]==1"),
+    ("once_per", ("RECORD_AFTER",), "effect[mine]<=1"),
+    ("once_per", ("NO_LOCK",), "effect[mine]<=1"),
+    ("once_per", ("NX_EXPIRES",), "effect[mine]<=1"),
+    ("once_per", ("APP_CLOCK",), "mine<=period"),
+    ("once_per", ("LATE_PERIOD",), "recorded[mine]"),
+    ("partitions", ("WORK", "CHECK_ONLY", "EVENTS=2", "ROUNDS=1"), "working[p]==1"),
+    ("partitions", ("WORK", "NO_LEASE", "EVENTS=2", "ROUNDS=1"), "working[p]==1"),
+    ("partitions", ("TAKE_ANY",), "!(live[p])"),
+    ("partitions", ("ROUND_UP",), "most-least"),
+    ("partitions", ("ROUND_DOWN",), "number==4"),
+    ("partitions", ("KEEP",), "most-least"),
+    ("partitions", ("FOREVER",), "number==4"),
+    ("latch", ("BESIDE",), "effect[0]"),
+    ("latch", ("COUNTER",), "effect[0]"),
+    ("latch", ("READ_AND_WRITE",), "&&open"),
+    ("latch", ("ONE_ROW",), "violated 0"),
+    ("latch", ("LAST_ACTS",), "&&open"),
 ]
 HAPPENS = [
     ("lease", ("SEE_TAKEOVER",), "mine[(1-i)]==token"),
@@ -53,6 +107,32 @@ HAPPENS = [
     ("idempotency", ("LEASE", "SEE_REPLAY"), "told==0"),
     ("idempotency", ("LEASE", "SEE_CRASH"), "charges==0"),
     ("idempotency", ("LEASE", "SEE_TAKEOVER"), "token==0"),
+    ("semaphore", ("SEE_BOTH",), "working=="),
+    ("semaphore", ("SEE_SKIP",), "seen[s]"),
+    ("semaphore", ("SEE_TAKEOVER",), "token[s]==0"),
+    ("semaphore", ("SEE_REFUSAL",), "violated 0"),
+    ("semaphore", ("SEE_LATE",), "mine[s]==0"),
+    ("rwlock", ("SEE_READERS",), "reading==1"),
+    ("rwlock", ("SEE_WRITE",), "violated 0"),
+    ("rwlock", ("SEE_DOWNGRADE",), "violated 0"),
+    ("rwlock", ("SEE_REFUSAL",), "violated 0"),
+    ("rwlock", ("PURGES", "SEE_PURGE"), "live[0]"),
+    ("rwlock", ("QUEUE", "SEE_OVERTAKE"), "overtaken[s]==0"),
+    ("leadership", ("SEE_TAKEOVER",), "owner=="),
+    ("leadership", ("SEE_AGAIN",), "owner!=me"),
+    ("leadership", ("SEE_REFUSAL",), "violated 0"),
+    ("leadership", ("SEE_LATE",), "resigned[token]"),
+    ("once_per", ("SEE_DONE",), "violated 0"),
+    ("once_per", ("SEE_RUNNING",), "violated 0"),
+    ("once_per", ("SEE_DEAD",), "violated 0"),
+    ("once_per", ("SEE_MISSED",), "violated 0"),
+    ("partitions", ("SEE_MOVE",), "violated 0"),
+    ("partitions", ("WORK", "SEE_REFUSAL", "EVENTS=2", "ROUNDS=1"), "violated 0"),
+    ("partitions", ("SEE_TAKEOVER",), "owner[p]"),
+    ("partitions", ("SEE_BALANCED",), "events<1"),
+    ("latch", ("SEE_OPEN",), "violated 0"),
+    ("latch", ("SEE_ROLLBACK",), "counted[0]"),
+    ("latch", ("SEE_TWICE",), "violated 0"),
 ]
 
 
@@ -125,9 +205,11 @@ def test_every_switch_of_the_models_is_tried():
         for model, found, *_ in [*HOLD, *BROKEN, *HAPPENS]
         for s in found
     }
-    bounds = {"TTL", "END_OF_TIME", "GRANTS", "COMMITS", "CRASHES"}
-    for model in ("lease", "idempotency"):
-        text = (MODELS / f"{model}.pml").read_text()
+    bounds = {"TTL", "END_OF_TIME", "GRANTS", "COMMITS", "CRASHES", "PERMITS", "CLIENTS"}
+    bounds |= {"CANDIDATES", "TERMS", "RUNNERS", "PERIODS", "CALLS", "DEATHS", "WORKERS", "COUNT"}
+    bounds |= {"EVENTS", "ROUNDS", "FAILURES"}
+    for path in MODELS.glob("*.pml"):
+        text = path.read_text()
         own = set(re.findall(r"#define (\w+)", text))
         asked = set(re.findall(r"(?:#ifn?def |defined\()(\w+)", text)) - own - bounds
-        assert asked == {switch for of, switch in tried if of == model} - bounds
+        assert asked == {switch for of, switch in tried if of == path.stem} - bounds
