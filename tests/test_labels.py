@@ -200,7 +200,7 @@ def test_many_keys_make_no_more_labels_than_fit(monkeypatch):
     made = []
     plain = labels.label
     monkeypatch.setattr(labels, "label", lambda *one: made.append(one) or plain(*one))
-    keys = [named(("account", number)) for number in range(10_000)]
+    keys = [named(("account", n)) for n in range(10_000)]
     numbers = [number(("account", n)) for n in range(len(keys))]
     shown = labels.labelled("shop", keys, numbers, "full", "")
     assert shown == "shop lock[account:0 account:1 account:2 account:3 account:4 +]"
