@@ -224,7 +224,7 @@ class TestActions:
 
     def test_one_that_forgets_is_an_error(self, product):
         assert call("post", "products/forget").status_code == 200
-        with pytest.raises(RuntimeError, match="Products answered POST with 200 without"):
+        with pytest.raises(RuntimeError, match="Products responded POST with 200 without"):
             call("post", "products/forget", '"a"')
 
 
