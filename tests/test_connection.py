@@ -1,7 +1,10 @@
 """core/connection: when the fast path may be taken, and what is done where it may not."""
 
 import functools
+import importlib
 import os
+import pkgutil
+import re
 import signal
 import sys
 from types import FunctionType, SimpleNamespace
@@ -20,7 +23,7 @@ from django.db import (
 from django.db.backends import utils
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from django_dblock import advisory_lock, advisory_locks
+from django_dblock import advisory_lock, advisory_locks, sql
 from django_dblock.core.connection import (
     CURSOR_METHODS,
     DRIVER_METHODS,
@@ -233,6 +236,17 @@ class TestOrdinaryCursor:
         statement = "SELECT %(a)s, '%%', %(b)s, %(a)s"
         assert positional(statement, {"a": 1, "b": 2}) == ("SELECT %s, '%%', %s, %s", [1, 2, 1])
         assert positional("SELECT '%'", {}) == ("SELECT '%'",)
+
+    def test_no_statement_has_a_percent_sign_that_an_added_parameter_would_give_a_meaning(self):
+        stray = re.compile(r"%(?!s|\(\w+\)s)")
+        found = [
+            (module.name, name)
+            for module in pkgutil.iter_modules(sql.__path__)
+            for name, text in vars(importlib.import_module(f"{sql.__name__}.{module.name}")).items()
+            if not name.startswith("_") and isinstance(text, str)
+            if stray.search(text.replace("%%", ""))
+        ]
+        assert found == []
 
     def test_rows_come_back(self, wrapper):
         assert fetch(wrapper, "SELECT %(a)s::int, %(b)s::text", {"a": 1, "b": "x"}) == [(1, "x")]

@@ -175,7 +175,7 @@ WITH clock AS MATERIALIZED (
         name, acquired_at, renewed_at, expires_at, metadata
     FROM django_dblock_fencedlock
     WHERE grants > 0
-        AND (name LIKE '%~partition' OR name LIKE '%~worker' OR name LIKE '%~leader')
+        AND (right(name, 10) = '~partition' OR right(name, 7) IN ('~worker', '~leader'))
 ), crew AS (
     SELECT
         key,
@@ -243,14 +243,15 @@ WITH clock AS MATERIALIZED (
         WHERE completed_at IS NULL
         LIMIT 10000
     ) AS unfinished
-    WHERE scope = 'once' AND key LIKE 'once_per:%#%'
+    WHERE scope = 'once' AND starts_with(key, 'once_per:') AND strpos(key, '#') > 0
         AND coalesce(locked_until, created_at) < clock.now - interval '1 hour'
         AND (expires_at IS NULL OR expires_at > clock.now)
 ), latest AS (
     SELECT rtrim(left(key, -41), '0123456789TW:-') AS job, max(completed_at) AS finished
     FROM django_dblock_idempotencykey
     WHERE id > (SELECT max(id) - 100000 FROM django_dblock_idempotencykey)
-        AND scope = 'once' AND key LIKE 'once_per:%#%' AND completed_at IS NOT NULL
+        AND scope = 'once' AND starts_with(key, 'once_per:') AND strpos(key, '#') > 0
+        AND completed_at IS NOT NULL
     GROUP BY 1
 )
 (
