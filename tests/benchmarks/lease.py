@@ -32,6 +32,11 @@ def _rows(alias: str) -> list[Row]:
         Row("raw", "the pair of statements that you would write by hand", by_hand(alias)),
         Row("fenced_lock", "fenced_lock", functools.partial(fenced, alias)),
         Row(
+            "granted-before",
+            "the same, ten names that this process was granted before",
+            functools.partial(fenced_again, alias),
+        ),
+        Row(
             "quiet", "the same, heartbeat=False", functools.partial(fenced, alias, heartbeat=False)
         ),
     ]
@@ -45,6 +50,11 @@ def _rows(alias: str) -> list[Row]:
 
 def fenced(alias: str, number: int, **options: Any) -> None:
     with fenced_lock("job", tables.row_of(number), ttl=TTL, using=alias, **options):
+        pass
+
+
+def fenced_again(alias: str, number: int) -> None:
+    with fenced_lock("known job", number % 10, ttl=TTL, using=alias):
         pass
 
 
