@@ -1,0 +1,187 @@
+"""The orders in which the statements of the coordination parts can reach the server.
+
+As ``tests/fencing/test_schedules.py``: each walk is cut off after ``LIMIT`` orders; 0 tries all of
+them.
+"""
+
+from functools import partial
+
+import pytest
+from django.db import connection
+
+from django_dblock import fenced_semaphore
+from django_dblock.exceptions import LockLost, LockTimeout
+from django_dblock.sql import coordination as sql
+from django_dblock.sql import fencing
+from tests.helpers import observe, schedules
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
+
+LIMIT = 12
+TTL = 60
+
+TABLES = "CREATE TABLE schedules.effect (id serial, run text, slot int, token bigint)"
+RESET = """
+TRUNCATE django_dblock_fencedlock, django_dblock_fencedticket, django_dblock_latchpart,
+    schedules.effect;
+SELECT setval('schedules.ahead', 0);
+"""
+DIGEST = """
+SELECT (SELECT last_value FROM schedules.ahead),
+    (SELECT array_agg(run || slot ORDER BY id) FROM schedules.effect),
+    (SELECT array_agg(row(name, slot, grants, owner,
+        round(extract(epoch FROM expires_at - clock_timestamp()) / 10))::text ORDER BY name, slot)
+        FROM django_dblock_fencedlock)
+"""
+EVENTS = {
+    "the leases end": lambda tree: tree.move_clock(TTL + 1),
+    "a's backend ends": lambda tree: tree.end_backend("a"),
+}
+
+
+@pytest.fixture
+def looking(connect):
+    with schedules.clocked(connect(), TABLES) as own:
+        yield own
+
+
+class Walk:
+    """One protocol under the explorer: what its actors do, and what must hold after each order."""
+
+    def __init__(self, looking):
+        self.looking = looking
+        self.ends = {}
+
+    def prepare(self):
+        self.ends.clear()
+        self.looking.execute(RESET)
+
+    def digest(self):
+        return repr(self.looking.execute(DIGEST).fetchone())
+
+    def explore(self, *events, limit=LIMIT):
+        """Walk, and check each schedule; return how many there were."""
+        with schedules.Explorer(
+            self.looking,
+            self.actors(),
+            [(name, EVENTS[name]) for name in events],
+            self.digest,
+            3,
+        ) as tree:
+            for schedule in tree.walk(self.prepare, limit or None):
+                try:
+                    self.check(schedule, tree)
+                except AssertionError as error:
+                    raise AssertionError(f"{error}\n{schedule.text}") from error
+            return tree.runs
+
+    def note(self, run, *leases):
+        """Record when the leases that an actor holds now will have ended."""
+        self.ends[run] = min(lease.expires_at for lease in leases)
+
+    def effects(self):
+        return self.looking.execute(
+            "SELECT run, slot, token FROM schedules.effect ORDER BY id"
+        ).fetchall()
+
+    def check_outcomes(self, schedule):
+        """A lease is lost only if its time is up; all else that is raised has its cause."""
+        [now] = self.looking.execute("SELECT schedules.clock_timestamp()").fetchone()
+        for run, outcome in schedule.outcomes.items():
+            if isinstance(outcome, LockLost):
+                assert self.ends[run] <= now, f"{run}'s lease was lost before its end"
+            elif isinstance(outcome, BaseException) and not isinstance(outcome, LockTimeout):
+                assert f"{run}'s backend ends" in schedule.events, repr(outcome)
+
+    def check_tokens(self):
+        """Of each slot, what is committed under a newer grant is never followed by an older."""
+        newest = {}
+        for run, slot, token in self.effects():
+            assert newest.get(slot, (0, ""))[0] <= token, f"a token fell: {run}, slot {slot}"
+            assert newest.get(slot) is None or newest[slot][0] < token or newest[slot][1] == run
+            newest[slot] = (token, run)
+
+
+def write(run, slot, token):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO schedules.effect (run, slot, token) VALUES (%s, %s, %s)",
+            [run, slot, token],
+        )
+
+
+class Semaphore(Walk):
+    """Two want two of three permits, and one wants one."""
+
+    units = {"a": 2, "b": 2, "c": 1}  # noqa: RUF012 - a constant
+
+    def actors(self):
+        return {run: partial(self.hold, run, units) for run, units in self.units.items()}
+
+    def hold(self, run, units):
+        with fenced_semaphore("key", permits=3, units=units, ttl=TTL, heartbeat=False) as permit:
+            self.note(run, permit)
+            with permit.guard():
+                for trust in permit.trusts:
+                    write(run, trust.place.slot, trust.token)
+        return permit.slots
+
+    def check(self, schedule, tree):
+        self.check_tokens()
+        self.check_outcomes(schedule)
+        effects = self.effects()
+        for run, units in self.units.items():
+            outcome = schedule.outcomes[run]
+            mine = {slot for found, slot, _ in effects if found == run}
+            assert len(mine) in (0, units), f"{run} has some of its permits only: {mine}"
+            if isinstance(outcome, tuple):
+                assert mine == {*outcome}
+            elif isinstance(outcome, LockTimeout):
+                assert not mine
+        refused = {r for r, found in schedule.outcomes.items() if isinstance(found, LockTimeout)}
+        if not schedule.events:  # a guard that is open after its lease has ended keeps its slot
+            assert "c" not in refused, "one permit was free at all times"
+        assert not {"a", "b"} <= refused, "both were refused, and neither held anything"
+        tree.move_clock(TTL + 1)
+        assert tree.alone(lambda: self.hold("z", 3)) == (0, 1, 2), "a permit has leaked"
+        observe.until(lambda: not observe.locks(self.looking), "no advisory lock is left", 5)
+
+
+@pytest.mark.parametrize("events", [[], ["the leases end"], ["the leases end", "a's backend ends"]])
+def test_semaphore_gives_all_units_or_none_and_no_permit_twice(looking, events):
+    assert Semaphore(looking).explore(*events) > 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "whole", "instead", "message"),
+    [
+        (fencing, "GUARD", "FOR KEY SHARE", "", "a token fell"),
+        (
+            sql,
+            "ACQUIRE_SLOTS",
+            "WHERE (SELECT count(*) FROM free) >= %(at_least)s",
+            "WHERE true",
+            "some of its permits only",
+        ),
+        (
+            sql,
+            "ACQUIRE_SLOTS",
+            """
+        AND expires_at + lock_delay <= clock_timestamp()
+        AND version()""",
+            """
+        AND version()""",
+            "lost before its end",
+        ),
+    ],
+    ids=["guard", "units", "expiry"],
+)
+def test_a_semaphore_that_looks_at_less_is_found_out(
+    looking, monkeypatch, module, name, whole, instead, message
+):
+    """The negative twins."""
+    text = getattr(module, name)
+    assert whole in text
+    monkeypatch.setattr(module, name, text.replace(whole, instead))
+    with pytest.raises(AssertionError, match=message):
+        Semaphore(looking).explore("the leases end", limit=400)
