@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 from django.db import connection
 
-from django_dblock import fenced_semaphore
+from django_dblock import fenced_rwlock, fenced_semaphore, purge_fenced_locks
 from django_dblock.exceptions import LockLost, LockTimeout
+from django_dblock.fencing import store
 from django_dblock.sql import coordination as sql
 from django_dblock.sql import fencing
 from tests.helpers import observe, schedules
@@ -185,3 +186,161 @@ def test_a_semaphore_that_looks_at_less_is_found_out(
     monkeypatch.setattr(module, name, text.replace(whole, instead))
     with pytest.raises(AssertionError, match=message):
         Semaphore(looking).explore("the leases end", limit=400)
+
+
+class ReadersAndWriter(Walk):
+    """One reads, one writes and then reads on, one writes, and a purge finds an old gate."""
+
+    OLD_GATE = """
+        INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at, renewed_at,
+            expires_at, lock_delay, grants, metadata)
+        SELECT 'key~rwlock', 0, 1, '', ago, ago, ago, interval '0', 0, '{}'
+        FROM (SELECT clock_timestamp() - interval '1 day') AS day (ago)
+    """
+    BESIDE = """
+        SELECT count(*) FROM django_dblock_fencedlock AS writer, django_dblock_fencedlock AS reader
+        WHERE writer.slot = 0 AND reader.slot > 0
+            AND writer.expires_at > schedules.clock_timestamp()
+            AND reader.expires_at > schedules.clock_timestamp()
+    """
+
+    def __init__(self, looking, names):
+        super().__init__(looking)
+        self.names = names
+        self.lock = fenced_rwlock("key")
+
+    def prepare(self):
+        super().prepare()
+        self.looking.execute(self.OLD_GATE)
+
+    def digest(self):
+        assert self.looking.execute(self.BESIDE).fetchone() == (0,), "a writer beside a reader"
+        return super().digest()
+
+    def actors(self):
+        known = {
+            "writer": self.write_and_read,
+            "reader": self.read,
+            "other": self.write,
+            "purge": partial(purge_fenced_locks, idle=3_600),
+        }
+        return {name: known[name] for name in self.names}
+
+    def read(self):
+        with self.lock.read(ttl=TTL, heartbeat=False) as reading:
+            self.note("reader", reading)
+            self.use("read", reading)
+        return "read"
+
+    def write(self):
+        with self.lock.write(ttl=TTL, heartbeat=False) as writing:
+            self.note("other", writing)
+            self.use("write", writing)
+        return "written"
+
+    def write_and_read(self):
+        with self.lock.write(ttl=TTL, heartbeat=False) as writing:
+            self.note("writer", writing)
+            self.use("write", writing)
+            with writing.downgrade() as reading:
+                self.note("writer", reading)
+                self.use("read", reading)
+        return "written"
+
+    @staticmethod
+    def use(how, lease):
+        with lease.guard():
+            write(how, 0, lease.token)
+            write(how, 1, lease.token)
+
+    def check(self, schedule, tree):
+        self.check_outcomes(schedule)
+        newest = {"read": 0, "write": 0}
+        for how, _, token in self.effects():
+            after = newest["write"] if how == "read" else max(newest.values())
+            assert token >= after, f"a token fell: {how}"
+            newest[how] = max(newest[how], token)
+        leases = [schedule.outcomes[name] for name in schedule.outcomes if name != "purge"]
+        assert not all(isinstance(outcome, LockTimeout) for outcome in leases), "nobody got in"
+        tree.move_clock(TTL + 1)
+        assert tree.alone(self.write) == "written"
+        assert self.effects()[-1][2] > max(newest.values()), "the last writer has no newer token"
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Send the statements of a grant one by one, so that names come between them."""
+    monkeypatch.setattr(store, "_takes_several", lambda connection: False)
+
+
+@pytest.mark.parametrize(
+    ("names", "events"),
+    [
+        (["writer", "reader"], []),
+        (["writer", "reader"], ["the leases end"]),
+        (["writer", "reader", "other"], ["the leases end"]),
+        (["writer", "reader", "purge"], []),
+        (["writer", "other", "purge"], ["the leases end"]),
+    ],
+)
+@pytest.mark.usefixtures("one_by_one")
+def test_nobody_writes_beside_a_reader_and_no_token_falls(looking, names, events):
+    assert ReadersAndWriter(looking, names).explore(*events) > 1
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "events", "changes", "message"),
+    [
+        (
+            fencing,
+            ["writer", "reader"],
+            ["the leases end"],
+            [("GUARD", "FOR KEY SHARE", "")],
+            "a token fell",
+        ),
+        (
+            sql,
+            ["reader", "other"],
+            [],
+            [
+                ("LOCK_GATE", "FOR NO KEY UPDATE", ""),
+                ("ACQUIRE_READ", "FOR UPDATE SKIP LOCKED\n), free", "FOR UPDATE\n), free"),
+                ("ACQUIRE_WRITE", "FOR UPDATE SKIP LOCKED\n), readers", "FOR UPDATE\n), readers"),
+            ],
+            "a writer beside a reader",
+        ),
+        (
+            sql,
+            ["writer", "other"],
+            ["the leases end"],
+            [
+                (
+                    "DOWNGRADE",
+                    """AND token = %(token)s
+        AND expires_at > clock_timestamp()""",
+                    "",
+                )
+            ],
+            "lost before its end",
+        ),
+        (
+            fencing,
+            ["writer", "reader", "purge"],
+            ["the leases end"],
+            [("PURGE", "- %(idle)s * interval '1 second'", "+ %(idle)s * interval '1 second'")],
+            "lost before its end",
+        ),
+    ],
+    ids=["guard", "gate", "downgrade", "purge"],
+)
+@pytest.mark.usefixtures("one_by_one")
+def test_a_read_write_lock_that_looks_at_less_is_found_out(
+    looking, monkeypatch, module, names, events, changes, message
+):
+    """The negative twins."""
+    for name, whole, instead in changes:
+        text = getattr(module, name)
+        assert whole in text
+        monkeypatch.setattr(module, name, text.replace(whole, instead))
+    with pytest.raises(AssertionError, match=message):
+        ReadersAndWriter(looking, names).explore(*events, limit=400)
