@@ -1,4 +1,4 @@
-"""``latch``: go on when all parts of some work are done."""
+"""``latch``: wait until all parts of some work are done."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -23,11 +23,11 @@ from django_dblock.sql import coordination as sql
 MONTH = 30 * 86_400
 HOUR = 3_600
 BATCH = 100
-"""Latches that go in one commit of a purge."""
+"""The number of latches that one commit of a purge removes."""
 
 
 class latch:  # noqa: N801 - lower-case like the locks
-    """Open when every part of some work has been committed.
+    """A latch, which opens when every part of some work has been committed.
 
     ::
 
@@ -40,22 +40,24 @@ class latch:  # noqa: N801 - lower-case like the locks
     A part is a row, written in the part's own transaction. So a part counts once, however often it
     is repeated, and two parts never wait for each other.
 
-    Guaranteed: the latch is open for others from the COMMIT of its last part, and not before; a
-    part whose transaction rolled back has not counted. Nothing else keeps a count, so none can
-    drift.
+    Guaranteed: other connections see the latch open from the COMMIT of the last part, and not
+    before. A part whose transaction rolled back is not counted. The rows are the only count.
 
     Not guaranteed: that anybody repeats a part that failed. A latch that has been idle for 30 days
-    is purged by ``dblock purge``, and is closed again then. Inside a transaction, ``done`` also
-    sees the parts that this transaction has counted and not yet committed, and none of those that
-    others have not: to act when the last part is done, use ``wait()``, or look in ``on_commit``.
+    is purged by ``dblock purge``, and is closed from then on.
+
+    Inside a transaction, ``done`` includes the parts that this transaction has counted and not yet
+    committed, and no uncommitted parts of other transactions. To act when the last part is done,
+    use ``wait()``, or read ``done`` in ``on_commit``.
 
     Args:
         key: the parts of the key, with the run's id in it: a latch is used once.
-        parties: how many different parts there are, or their names.
-        using: the database alias: that of the rows that the parts write.
+        parties: the number of different parts, or the names of the parts.
+        using: the database alias; ``DBLOCK_DATABASE``, else where the router writes the parts. It
+            must be the alias of the rows that the parts write.
 
     Raises:
-        TypeError, ValueError: the key or the parties can't be one; before any SQL.
+        TypeError, ValueError: a part of the key, or ``parties``, is not valid; before any SQL.
 
     Source: Java's ``CountDownLatch``, with the count replaced by the set of parts.
     """
@@ -82,19 +84,19 @@ class latch:  # noqa: N801 - lower-case like the locks
         return f"<latch {name(self._key)} parties={self.parties}>"
 
     def count_down(self, part: KeyPart) -> bool:
-        """Note that the part is done, when the surrounding transaction commits. One statement.
+        """Record that a part is done, as of the commit of the open transaction. One statement.
 
-        If somebody waits, a second statement after the COMMIT wakes all waiters if the latch is
-        open then.
+        If a waiter is in the queue, a second statement after the COMMIT wakes all waiters, provided
+        that the latch is open then.
 
         Args:
             part: the part's name or number, of the types that a key's part can have.
 
         Returns:
-            Whether this call noted it; False if the part was done before.
+            Whether this call recorded the part; False if the part was done before.
 
         Raises:
-            ValueError: the latch knows its parts, and this is none of them.
+            ValueError: ``parties`` is a list of names, and ``part`` is not in the list.
         """
         text = _text(part)
         if self._names is not None and text not in self._names:
@@ -111,7 +113,7 @@ class latch:  # noqa: N801 - lower-case like the locks
         def wake_waiters() -> None:
             fetch(connection, sql.WAKE_LATCH, parameters)
 
-        # In manual transaction management nobody tells of the COMMIT: the waiters look.
+        # In manual transaction management no hook runs after COMMIT: the waiters poll.
         if connection.in_atomic_block or connection.get_autocommit():
             transaction.on_commit(wake_waiters, using=connection.alias, robust=True)
 
@@ -122,7 +124,7 @@ class latch:  # noqa: N801 - lower-case like the locks
 
     @property
     def missing(self) -> int:
-        """How many parts are not done yet. One statement."""
+        """The number of parts that are not done yet. One statement."""
         if self._names is None:
             [(count,)] = self._rows(sql.COUNT_PARTS)
             return max(0, self.parties - int(count))
@@ -148,20 +150,20 @@ class latch:  # noqa: N801 - lower-case like the locks
     def wait(self, *, timeout: float | None) -> None:
         """Return when every part is done.
 
-        A waiter is woken after the COMMIT of the last part. It looks for itself every two seconds,
-        and every half second or more often where it can't be woken: behind a pooler in transaction
-        mode, say. A part that was counted before somebody waited, and is committed later, wakes
-        nobody: the waiter's own look finds it.
+        A waiter is woken after the COMMIT of the last part. Besides, each waiter reads the parts
+        every two seconds. If the waiter can't be woken, for example behind a pooler in transaction
+        mode, it reads them every half second or more often. A part that was counted before the
+        waiter came, and is committed later, wakes nobody: the next reading finds that part.
 
         Args:
             timeout: seconds to wait; 0 looks once, None waits indefinitely.
 
         Raises:
-            LockTimeout: some parts were still missing.
-            TransactionManagementError: a transaction is open: it would see its own parts as done,
-                and could still be rolled back.
-            StandbyDatabase: the server is a standby, which can't be waited on.
-            ValueError: the timeout can't be one.
+            LockTimeout: some parts were missing until the timeout.
+            TransactionManagementError: a transaction is open, which would see its own parts as
+                done, and could still be rolled back.
+            StandbyDatabase: the server is a standby, where a waiter can't queue.
+            ValueError: ``timeout`` is neither None nor a number of seconds from 0.
         """
         attempt = self._attempt(timeout)
         try:
@@ -180,11 +182,11 @@ class latch:  # noqa: N801 - lower-case like the locks
             await to_its_end(sync_to_async(attempt.close)())
 
     def reset(self) -> int:
-        """Close the latch: forget its parts. Returns how many there were. One statement."""
+        """Close the latch: delete its parts, and return their number. One statement."""
         return len(self._rows(sql.RESET_LATCH))
 
     def _attempt(self, timeout: float | None) -> Attempt:
-        """Begin to wait: what is acquired is the sight of all parts, and nothing is held."""
+        """Begin to wait. The attempt succeeds when all parts are done; it holds nothing."""
         if not (timeout is None or is_seconds(timeout)):
             raise ValueError(
                 f"timeout={timeout!r} is not a number of seconds from 0 (look once) to "
@@ -230,9 +232,9 @@ _NO_TERMS = Wish(0.0, 0.0, "{}", in_turn=False)
 
 
 def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:
-    """Remove latches whose latest part was done ``idle`` seconds ago; return how many rows went.
+    """Remove latches whose latest part was done ``idle`` seconds ago; return the number of rows.
 
-    A latch goes as a whole. It goes in small commits.
+    All rows of a latch are removed in one commit, together with at most 99 other latches.
 
     Args:
         idle: seconds since the latest part, at least 3,600; 30 days by default.
@@ -245,7 +247,7 @@ def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:
 
 
 def purge_latches_in_batches(*, idle: float, batch: int, using: str | None = None) -> Iterator[int]:
-    """Remove the same latches, at most ``batch`` in each commit; yield the rows of each commit.
+    """Purge latches, at most ``batch`` in each commit; yield each commit's number of rows.
 
     Raises:
         ValueError: ``idle`` is less than an hour; before any SQL.
@@ -259,7 +261,7 @@ def purge_latches_in_batches(*, idle: float, batch: int, using: str | None = Non
 
 
 def count_idle_parts(*, idle: float = MONTH, using: str | None = None) -> int:
-    """Return how many rows a purge of latches would remove now; it removes nothing.
+    """Return how many rows a purge of latches would remove now; remove nothing.
 
     Raises:
         ValueError: ``idle`` is less than an hour; before any SQL.

@@ -40,7 +40,7 @@ _SHORTEST_BREAK, _LONGEST_BREAK = 0.2, 5.0
 
 
 class StopEvent(Protocol):
-    """What tells a candidate or leader to stop: ``threading.Event``, ``asyncio.Event``, …."""
+    """An object that tells a leader to stop: ``threading.Event``, ``asyncio.Event``, …."""
 
     def is_set(self) -> bool:
         """Return whether to stop."""
@@ -51,10 +51,10 @@ Stopped: TypeAlias = StopEvent | Callable[[], bool] | None
 
 
 class Term(slots.QuietLease):
-    """One term of a leader: the lease, from the election until it is given up or lost.
+    """One term of a leader: a lease, from the election until the term is released or lost.
 
-    ``with term:`` (or ``async with``, which also cancels the block when the term is lost) ends the
-    block quietly if this term is lost, so that the loop campaigns again. Any other error comes out.
+    If this term is lost, ``with term:`` ends the block silently, so that the loop campaigns again.
+    ``async with`` also cancels the block when the term is lost. Any other error propagates.
     """
 
     async def __aenter__(self) -> Self:
@@ -93,36 +93,41 @@ class leadership:  # noqa: N801 - used like a function
                     term.check()
                     run_due_jobs(term)
 
-    The loop waits until it is elected, and yields a :class:`Term`, a lease that a heartbeat renews.
-    When the body ends, by reaching its end, ``break``, ``return`` or an error, the term is
-    released, and a standby is elected at once. Reaching the end of the body campaigns again;
+    The loop waits until this process is elected, and yields a :class:`Term`, a lease that a
+    heartbeat renews. When the body ends, by reaching its end, ``break``, ``return`` or an error,
+    the term is released, and a standby is elected at once. The end of the body campaigns again;
     ``with term:`` turns the loss of the term into the end of the body.
 
-    Guaranteed: at any time at most one process has an unexpired term; each term's token is greater
-    than those of all earlier terms; and of a leader that lost its term without knowing, nothing
-    commits under ``term.guard()``: the term is checked inside the transaction that commits. So two
-    terms never overlap in what they commit, which elections in etcd or ZooKeeper can't say of your
-    database.
+    Guaranteed:
 
-    Not guaranteed: that unguarded work stops when the term is lost: call ``term.check()`` before
-    each step. That the loop ends while its body runs: when ``stop`` is set, the body has to return.
+    - At any time at most one process has an unexpired term.
+    - The token of each term is greater than the tokens of all earlier terms.
+    - Once another leader is elected, no write of an earlier leader under ``term.guard()`` commits,
+      even if that leader does not know yet: the term is checked inside the transaction that
+      commits. So the guarded commits of two terms never overlap. Elections in etcd or ZooKeeper
+      can't guarantee that for your database.
 
-    ``async for`` works too; ``break`` then releases the term when the event loop runs next.
+    Not guaranteed: that unguarded work stops when the term is lost; call ``term.check()`` before
+    each step. Nor that the loop ends while its body runs; when ``stop`` is set, the body has to
+    return.
 
-    While the database can't be reached, a candidate goes on trying, with pauses.
+    ``async for`` works as well; ``break`` then releases the term when the event loop runs next.
+
+    While the database can't be reached, a candidate tries again, with pauses of up to five seconds.
 
     Args:
-        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        key: the parts of the key. The term is independent of a ``fenced_lock`` on the same key.
         ttl: seconds after which a leader that died or froze is replaced.
         stop: ends the loop, at once while it is campaigning: a ``threading.Event``, an
             ``asyncio.Event``, or a callable that returns a bool.
-        on_lost: called once with the term when it is lost; see ``fenced_lock``.
+        on_lost: called once with the term when the term is lost; see ``fenced_lock``.
         using: the database alias of the lock table, as in ``fenced_lock``.
-        metadata: a JSON object that :func:`leader` shows.
+        metadata: a JSON object that :func:`leader` returns.
 
     Raises:
-        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: as ``fenced_lock``.
-        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: in the loop, raised
+            when ``fenced_lock`` raises them.
+        TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
 
     Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; the loop is that of Curator's
     LeaderSelector and of client-go's leaderelection, whose documentation disclaims fencing.
@@ -244,7 +249,7 @@ class TermLock(fenced_lock):
         )
 
     def once(self, attempt: Attempt) -> Term | None:
-        """Ask once for the term."""
+        """Try once to acquire the term; return None if another holder has the term."""
         term = self._once(attempt)
         assert term is None or isinstance(term, Term)  # noqa: S101 - made by _lease() above
         return term
@@ -255,7 +260,7 @@ class TermLock(fenced_lock):
 
 
 class _Campaign:
-    """One wait for a term, which outlives the database's absence."""
+    """One wait for a term, which goes on while the database can't be reached."""
 
     def __init__(self, lock: TermLock) -> None:
         self._lock = lock
@@ -302,15 +307,15 @@ class _Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads, by the database's clock.
+    """The current leader, by the database's clock.
 
     Attributes:
         token: the term's fencing token.
         owner: the leader's host, process and thread, as readable text.
         since: when the term began.
         expires_at: when the term ends, unless it is renewed.
-        remaining: seconds until then.
-        metadata: what the leader gave with its campaign.
+        remaining: seconds until ``expires_at``.
+        metadata: the metadata that the leader passed to :class:`leadership`.
     """
 
     token: int
@@ -322,13 +327,16 @@ class Leader:
 
 
 def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
-    """Return who leads now; None if nobody does. One statement.
+    """Return the current leader, or None if there is no leader. One statement.
 
-    What it returns may be over when you read it: to act as the leader, be elected.
+    The result may be outdated when you read it: to act as the leader, be elected.
 
     Args:
         key: the parts of the key, as given to :class:`leadership`.
         using: the database alias of the lock table.
+
+    Raises:
+        TypeError, ValueError: a part of the key is not valid; before any SQL.
     """
     place = slots.place_of(named(key), "leader", conf.namespace, store.alias_for(using))
     rows = fetch(connections[place.using], sql.HOLDER, {"name": place.name})

@@ -41,17 +41,17 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """One period of a calendar, in one time zone. Periods are equal if their labels are.
+    """One period of a calendar, in one time zone. The label identifies the period of a job.
 
-    The label is that of the wall clock, so an hour that comes twice, when daylight saving time
-    ends, is one period, and an hour that doesn't exist, when it begins, is none.
+    The label is a time of the wall clock. So the hour that comes twice when daylight saving time
+    ends is one period, and the hour that is skipped when daylight saving time begins is no period.
 
     Attributes:
         label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
-            ``per``, what that returned, as text.
-        start: its first instant, in UTC; None with a function as ``per``.
-        end: the instant after its last one, in UTC; None with a function as ``per``.
-        day: the day of the calendar, in its time zone, on which it begins; None with a function
+            ``per``, the result of the function as text.
+        start: the first instant of the period, in UTC; None with a function as ``per``.
+        end: the first instant after the period, in UTC; None with a function as ``per``.
+        day: the day on which the period begins, in the calendar's time zone; None with a function
             as ``per``.
     """
 
@@ -67,13 +67,13 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class PeriodRun:
-    """What a call of a :class:`OncePer` job came to.
+    """The outcome of a call of a :class:`OncePer` job.
 
     Attributes:
         period: the period of the call.
-        state: ``ran``: this call ran the job; ``done``: the job had a finished run before;
-            ``running``: another process is running it now.
-        result: what the finished run returned, as JSON brings it back; None while it is running.
+        state: ``ran``: this call ran the job; ``done``: the period had a finished run before;
+            ``running``: another process is running the job now.
+        result: the result of the finished run, as JSON restores it; None for ``running``.
     """
 
     period: Period
@@ -82,7 +82,7 @@ class PeriodRun:
 
 
 class _Calendar:
-    """How time is cut into periods."""
+    """The division of time into periods."""
 
     def __init__(self, per: Per, tz: str | tzinfo | None) -> None:
         self.per = per
@@ -192,7 +192,10 @@ class _Job(Generic[R]):
         return self._job.current()
 
     def missed(self, since: datetime | date) -> list[Period]:
-        """Return the periods of this job that have ended since then without a finished run.
+        """Return the job's periods that have ended without a finished run, oldest first.
+
+        Args:
+            since: an aware datetime, or a day: no period that starts earlier is returned.
 
         Raises:
             TypeError: the job's period is a callable, whose periods can't be listed.
@@ -207,14 +210,14 @@ class _Job(Generic[R]):
 
 
 class OncePer(_Job[R]):
-    """A function under :class:`once_per`: call it without arguments, as often as you like."""
+    """A job made by :class:`once_per`. Call it without arguments, as often as you like."""
 
     def __call__(self) -> R | None:
         """Run the job for the current period, unless it has a finished run.
 
         Returns:
-            What the period's finished run returned, as JSON brings it back; None if another
-            process is running it now.
+            The result of the period's finished run, as JSON restores it; None if another process
+            is running the job now.
         """
         result: R | None = self.run().result
         return result
@@ -228,7 +231,7 @@ class OncePer(_Job[R]):
         """Run the job for a period that was missed, unless it has a finished run.
 
         Args:
-            period: one of :meth:`missed`, or a moment or a day in it.
+            period: a period that :meth:`missed` returned, or a moment or a day in the period.
         """
         found = self._job.period_for(period)
         result: R | None = self._run(found, self._job.now()).result
@@ -305,11 +308,11 @@ class once_per:  # noqa: N801 - a decorator
 
     Guaranteed in atomic mode: what the function writes in the database of ``using`` commits
     together with the record that the period is done, or not at all. So a run that fails or dies
-    leaves the period due, and the next call runs it; and a period has at most one committed run. A
+    leaves the period due, and the next call runs the job. A period has at most one committed run. A
     day of 23 or 25 hours is one period; an hour that comes twice is one period.
 
-    Not guaranteed: that anybody calls the function. A period without a call, or only with failed
-    ones, is in :func:`missed`. Nothing about effects outside the database; for those use
+    Not guaranteed: that anybody calls the function. :func:`missed` returns the periods without a
+    successful call. Nothing is guaranteed about effects outside the database; for such effects use
     ``mode="lease"`` with steps, see :func:`~django_dblock.run_once`. After ``keep``, a period is
     forgotten, and ``run_for`` would run it again.
 
@@ -318,23 +321,25 @@ class once_per:  # noqa: N801 - a decorator
             ``"6 hours"`` (numbers that divide the day, counted from midnight of the wall clock);
             or a callable that gets the database's time (aware, UTC) and returns the period's name.
         key: the job's name, or a tuple of parts. It must not change with the function's name.
-        tz: the time zone that cuts the periods, a name or a tzinfo; Django's ``TIME_ZONE``. For
-            periods below an hour use ``"UTC"``, unless an hour that comes twice may do its work
-            once.
+        tz: the time zone of the periods, a name or a tzinfo; by default Django's ``TIME_ZONE``. For
+            periods shorter than an hour use ``"UTC"``; elsewhere, the periods of an hour that comes
+            twice run once.
         mode: ``"atomic"``: one transaction, called with the period. ``"lease"``: for work that
             calls the outside world, called with the period and the
             :class:`~django_dblock.idempotency.context.Handle`. A coroutine function needs
             ``"lease"``.
-        keep: how long a period is remembered after its end, a timedelta or days.
+        keep: how long a period is remembered after its end, a timedelta or days; 30 days by
+            default.
         wait: seconds to wait for a run of the same period in another process. If that run fails,
             this call runs the job.
-        lease: as of ``run_once``.
-        on_abandoned: as of ``run_once``.
-        using: the database alias.
+        lease: as in ``run_once``.
+        on_abandoned: as in ``run_once``.
+        using: the database alias, as in ``run_once``.
 
     Raises:
-        ValueError, TypeError: an argument can't be one; before any SQL.
-        IdempotencyError: as of :func:`~django_dblock.run_once`, but no IdempotencyInProgress.
+        ValueError, TypeError: an argument is not valid; before any SQL.
+        IdempotencyError: when the job is called, raised when :func:`~django_dblock.run_once` raises
+            it. IdempotencyInProgress comes only from the job's own function.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; ShedLock and Solid Queue's
     recurring tasks serve the same purpose.
@@ -406,10 +411,10 @@ class once_per:  # noqa: N801 - a decorator
         return bool(fetch(connections[self.using], sql.FINISHED, parameters))
 
     def record(self, period: Period, lease: Lease) -> None:
-        """Note that the job has a finished run for the period, if the lease is still held.
+        """Record that the job has a finished run for the period, if the lease is still held.
 
         Raises:
-            LockLost: the lease is lost; nothing was noted.
+            LockLost: the lease is lost; nothing was recorded.
         """
         with lease.guard():
             run_once(*self.key_for(period), work=lambda: None, **self.options(period, self.now()))
@@ -419,7 +424,7 @@ class once_per:  # noqa: N801 - a decorator
         return ("once_per", *self.key, self.calendar.name, period.label)
 
     def period_for(self, period: Period | datetime | date) -> Period:
-        """Return the period of a moment or day; a period as it is."""
+        """Return the period of a moment or a day; return a period unchanged."""
         if isinstance(period, Period):
             return period
         return self.calendar.period_of(_moment(period, self.calendar))
@@ -436,7 +441,7 @@ class once_per:  # noqa: N801 - a decorator
         }
 
     def is_running(self, period: Period) -> PeriodRun:
-        """Return that another process is running the job now."""
+        """Return a run in the state ``running``, and log that another process runs the job."""
         logger.info("%s for %s is running in another process", self.name, period.label)
         return PeriodRun(period, "running", None)
 
@@ -455,15 +460,15 @@ def missed(  # noqa: PLR0913 - all but the first two by name
     keep: timedelta | float = KEEP,
     using: str | None = None,
 ) -> list[Period]:
-    """Return the periods since then that are over and have no finished run, the oldest first.
+    """Return the periods of a job that have ended without a finished run, the oldest first.
 
-    Two statements. Catch up with ``settle.run_for(period)`` for each.
+    Two statements. To catch up, call ``settle.run_for(period)`` for each period.
 
     Args:
         key: the job's key, as in :class:`once_per`.
         per: the job's period.
-        since: an aware datetime, or a day. It can't be longer ago than ``keep``, because older
-            runs are forgotten, and would look missed.
+        since: an aware datetime, or a day: no period that starts earlier is returned. It can't be
+            longer ago than ``keep``, because older runs are forgotten, and would look missed.
         tz: the job's time zone.
         keep: the job's ``keep``.
         using: the database alias.

@@ -1,4 +1,4 @@
-"""``partitions``: work that is split over the workers that are alive, instead of being locked."""
+"""``partitions``: work that is divided among the live workers, instead of being locked."""
 
 import asyncio
 import json
@@ -42,26 +42,26 @@ _LONGEST_PAUSE = 0.5
 def partition_of(key: KeyPart | tuple[KeyPart, ...], count: int) -> int:
     """Return the number of the partition of a key, from 0 to count - 1.
 
-    The same for equal keys, in every process and release: the digest of the locks' keys
-    (:mod:`django_dblock.keys`) without a namespace, modulo ``count``. Write it into the row
-    (``bucket = partition_of(order.pk, 64)``), so that a worker can ask for its own rows.
+    Equal keys have the same number, in every process and release: it is the digest of a lock's key
+    (:mod:`django_dblock.keys`) without a namespace, modulo ``count``. Write the number into the row
+    (``bucket = partition_of(order.pk, 64)``), so that a worker can select its own rows.
 
     Args:
         key: a part, or a tuple of parts.
         count: the number of partitions, 1 to 10,000.
 
     Raises:
-        TypeError, ValueError: the key or the count can't be one.
+        TypeError, ValueError: a part of the key, or ``count``, is not valid.
     """
     _check_count(count)
     return key_id(encode(key if isinstance(key, tuple) else (key,))) % count
 
 
 class Partition(QuietLease):
-    """One partition that this worker owns: a lease on it.
+    """One partition that this worker owns, and the lease on the partition.
 
-    ``with part:`` ends the block quietly if the partition was lost, and the loop goes on with the
-    next one.
+    ``with part:`` ends the block silently if the partition was lost, and the loop continues with
+    the next partition.
 
     Attributes:
         number: the partition's number, from 0 to count - 1.
@@ -74,12 +74,12 @@ class Partition(QuietLease):
 
 
 class Share:
-    """The partitions that this worker owns; what a block of :class:`partitions` holds.
+    """The partitions that this worker owns, as a block of :class:`partitions` returns them.
 
-    Iterating yields each partition that is owned now, once, beginning after the one that was
-    yielded last. Between two of them, partitions move to other workers if they have to: never the
-    one that was yielded last, until the loop asks for the next. If this worker owns nothing,
-    iterating waits for a moment and yields nothing.
+    Iterating yields each partition that is owned now, once, beginning after the partition that was
+    yielded last. Between two partitions, this worker gives up partitions that other workers are
+    due; never the partition that was yielded last, until the loop asks for the next. If this worker
+    owns nothing, iterating sleeps for half a second at most and yields nothing.
     """
 
     def __init__(self, key: NamedKey, count: int, ttl: float, using: str, metadata: Any) -> None:
@@ -114,7 +114,7 @@ class Share:
 
     @property
     def workers(self) -> int:
-        """How many workers were alive when this one looked last."""
+        """The number of live workers when this worker last balanced."""
         return self._workers
 
     def __iter__(self) -> Iterator[Partition]:
@@ -151,7 +151,7 @@ class Share:
         return min(max(0.0, self._due - now()), _LONGEST_PAUSE)
 
     def balance_if_due(self) -> None:
-        """Look for the own share, unless that was done in this heartbeat."""
+        """Balance if the time for it has come: at most a third of the ttl after the last time."""
         if now() >= self._due:
             self.balance()
 
@@ -162,13 +162,13 @@ class Share:
                 raise cancelled
 
     def balance(self) -> None:
-        """Give up what is over the own share, and take what is missing from it.
+        """Give up partitions beyond this worker's share, or take those that are missing.
 
-        One statement, and one more for what is given up or taken.
+        One statement, and one more if partitions are given up or taken.
 
         Raises:
             OpenTransaction: a transaction is open.
-            django.db.Error: the database failed; the leases still have their time.
+            django.db.Error: the database failed; the leases run on until they expire.
         """
         with self._mutex:
             for number in [number for number, part in self._owned.items() if part.lost]:
@@ -181,7 +181,7 @@ class Share:
                 self._give_up(surplus)
             elif surplus < 0:
                 self._take(-surplus)
-            # Less than the share: others are about to give something up.
+            # Less than the share: other workers are about to give up partitions.
             longest = self._ttl / 3
             if len(self._owned) < target:
                 longest = min(longest, _LONGEST_PAUSE)
@@ -191,7 +191,7 @@ class Share:
         """Register this worker and take its share.
 
         Raises:
-            ValueError: workers that are alive split the same work into another count.
+            ValueError: live workers use another ``count`` for the same key.
         """
         with self._mutex:
             self._register()
@@ -216,10 +216,10 @@ class Share:
             slots.release_all(leases)
 
     def note_entry(self, left_behind: Callable[[], str | None]) -> None:
-        """Record who entered the block; the leases are renewed while the block can be left.
+        """Record the caller that entered the block; the leases are renewed while it can leave.
 
         Args:
-            left_behind: returns why the block can't be left any more; None while it can.
+            left_behind: returns why the caller can't leave the block any more; None while it can.
         """
         with self._mutex:
             self._left_behind = left_behind
@@ -247,7 +247,7 @@ class Share:
             self._used[number] -= 1
 
     def _register(self) -> None:
-        """Take a worker's slot; a worker that lost it has lost its partitions, too."""
+        """Acquire a worker's slot; a worker that lost its slot has lost its partitions, too."""
         slots.release_all(list(self._owned.values()))
         self._owned.clear()
         if self._worker is not None:
@@ -259,18 +259,18 @@ class Share:
             raise RuntimeError(
                 f"{self._place.facts['name']} has {slots.LONGEST} workers, which is the limit."
             )
-        # All that follows goes where the registration is, whatever the search path is by then.
+        # Later statements use the registration's schema, even if the search path has changed.
         self._worker_place = place
         self._place = replace(self._place, schema=place.schema)
         self._worker = self._lease(Lease, place, grant[0], before)
 
     def _target(self) -> int:
-        """Return this worker's share: the first workers have one more if the count has a rest."""
+        """Return the size of this worker's share; the first workers share the remainder."""
         live = [slot for slot, _ in self._live()]
         self._workers = len(live)
         assert self._worker is not None  # noqa: S101 - balance() has registered it
         own = self._worker.trust.place.slot
-        if own not in live:  # lost, and not noticed yet: own nothing more until it is
+        if own not in live:  # lost, and not noticed yet: own nothing until then
             return 0
         share, rest = divmod(self.count, len(live))
         return share + (live.index(own) < rest)
@@ -293,7 +293,7 @@ class Share:
     def _acquire(
         self, place: Place, wish: Wish, permits: int, units: int
     ) -> tuple[tuple[slots.Slot, ...], Place, float]:
-        for _ in range(3):  # rows are made on the way; others may be faster
+        for _ in range(3):  # an attempt may only make the rows, or lose them to another worker
             before = now()
             answer = slots.acquire_slots(
                 place, wish, None, permits=permits, units=units, at_least=1
@@ -330,7 +330,7 @@ class Share:
 
 
 class partitions:  # noqa: N801 - context managers are lower-case nouns
-    """Split work over the workers that are alive: each owns its share, nobody locks.
+    """Divide work among the live workers: each owns a share, and none waits for a lock.
 
     ::
 
@@ -340,26 +340,30 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
                     with part, part.guard():
                         handle(Message.objects.filter(bucket=part.number)[:100])
 
-    ``count`` numbered partitions are spread over the processes that are in such a block. Each owns
-    count / workers of them, rounded, and holds a lease on each, which a heartbeat renews. When a
-    worker joins, the others give up what is over their share, between two uses, at their next
-    iteration after a third of the ttl. When a worker leaves, the others take its partitions; when
-    it dies, after its ttl.
+    ``count`` numbered partitions are divided among the workers, which are the callers in such a
+    block. Each worker owns ``count`` / workers partitions, rounded up or down, and holds a lease on
+    each, which a heartbeat renews. When a worker joins, the others give up partitions beyond their
+    shares, between two uses, at the next iteration after a third of the ttl. When a worker leaves,
+    the others take over its partitions; if it dies, they do so after its ttl.
 
-    Guaranteed: at any time at most one worker has an unexpired lease on a partition, and two
-    workers never both commit under ``part.guard()`` of the same partition for overlapping terms,
-    even if one was frozen: the guard is checked inside the transaction that commits. Every
-    partition is owned again within ttl + ttl / 3 plus the longest use, after any join, leave or
-    crash, while live workers keep iterating. No partition is passed over by a worker's iteration.
+    Guaranteed:
 
-    Not guaranteed: that unguarded work stops when its partition is lost. Order between partitions.
-    Anything about rows of another ``count``: it is fixed while workers run, and a worker with
-    another count is refused.
+    - At any time at most one worker has an unexpired lease on a partition.
+    - Two workers never both commit under ``part.guard()`` of the same partition for overlapping
+      terms, even if one was frozen: the guard is checked inside the transaction that commits.
+    - After any join, leave or crash, every partition is owned again within ttl + ttl / 3 plus the
+      longest use, while live workers keep iterating.
+    - A worker's iteration passes over none of its partitions.
 
-    ``async with`` and ``async for`` work too.
+    Not guaranteed: that unguarded work stops when its partition is lost; an order between
+    partitions; anything about rows that were numbered with another ``count``. While workers run,
+    the count is fixed: a worker with another count is refused.
+
+    ``async with`` and ``async for`` work as well.
 
     Args:
-        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        key: the parts of the key. The partitions are independent of a ``fenced_lock`` on the same
+            key.
         count: the number of partitions, 1 to 10,000: several times the number of workers that you
             will ever have.
         ttl: seconds after which the partitions of a worker that died or froze are taken over.
@@ -367,11 +371,13 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         metadata: a JSON object, shown with this worker's registration.
 
     Raises:
-        OpenTransaction: on entering, a transaction is open.
-        NotReplicated, StandbyDatabase, UnsupportedDatabase: as ``fenced_lock``.
-        ValueError: on entering, workers that are alive use another count; or an argument can't be
-            one.
-        TypeError: the key or an argument can't be one.
+        OpenTransaction: on entering, a transaction was open.
+        NotReplicated, StandbyDatabase, UnsupportedDatabase: on entering, when ``fenced_lock``
+            raises them.
+        ValueError: on entering, live workers use another ``count``. Before any SQL, a part of the
+            key or an argument is not valid.
+        TypeError: before any SQL, a part of the key or an argument is not valid.
+        RuntimeError: on entering, the key has 10,000 workers, which is the limit.
 
     Source: the consumer groups of Apache Kafka, and the lease table of the Kinesis Client Library.
     """

@@ -22,14 +22,14 @@ from django_dblock.fencing.store import Place, Refusal, Wish
 from django_dblock.keys import KeyPart
 from django_dblock.sql import coordination as sql
 
-# The leases of read-write locks that the code that runs here has entered.
+# The leases of read-write locks that the current thread or task has entered.
 _holding: ContextVar[tuple["ReadLease | WriteLease", ...]] = ContextVar(
     "dblock_holding", default=()
 )
 
 
 class _TurnLease(Lease):
-    """A lease whose release wakes those whose turn it is: readers together, or one writer."""
+    """A lease whose release wakes the next waiters: several readers, or one writer."""
 
     def _release_row(self) -> bool:
         parameters = {
@@ -43,19 +43,20 @@ class _TurnLease(Lease):
 
 
 class ReadLease(_TurnLease):
-    """One reader's lease. Others may read, too; nobody is granted the write lock meanwhile.
+    """The lease of one reader. Others may read, too; nobody is granted the write lock meanwhile.
 
-    Its token is greater than that of every earlier writer.
+    Its token is greater than the token of every earlier writer. The tokens of readers can't be
+    compared with each other, so ``save_fenced()`` refuses the lease.
     """
 
     fences_rows = False
 
 
 class WriteLease(_TurnLease):
-    """The writer's lease. Its token is greater than every token granted before it."""
+    """The lease of the writer. Its token is greater than every token granted before it."""
 
     def downgrade(self, *, ttl: float | None = None) -> "_Downgrade":
-        """Return a block that reads, with no moment between in which another could write.
+        """Return a block that reads; no other writer is granted the lock in between.
 
         ::
 
@@ -65,21 +66,24 @@ class WriteLease(_TurnLease):
                     publish()
 
         Entering takes the read lease and releases the write lease in one transaction. Leaving
-        releases the read lease. There is no way back: a reader can't become the writer.
+        releases the read lease. A reader can't become the writer again.
 
         Args:
-            ttl: seconds of the read lease; that of the write lease by default.
+            ttl: seconds after which an unrenewed read lease expires; by default the ttl of the
+                write lease.
 
         Raises:
-            LockLost: on entering, the write lease is not held any more.
-            ValueError: the ttl can't be one.
+            LockLost: on entering, the write lease is not held any more; on leaving, the read lease
+                was lost.
+            NotReplicated: on entering, no synchronous standby confirmed the read lease.
+            ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if not (ttl is None or is_ttl(ttl)):
             raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
         return _Downgrade(self, ttl)
 
     def hand_over(self, ttl: float) -> SlotGrant:
-        """Take a read lease and release this one, in one transaction.
+        """Take a read lease and release this write lease, in one transaction.
 
         Raises:
             LockLost: the write lease is not held any more.
@@ -103,7 +107,7 @@ def _metadata_of(lease: Lease) -> str:
 
 
 class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
-    """Let many read or one write, across transactions and processes, for long work.
+    """Let many readers or one writer in, across transactions and processes, for long work.
 
     ::
 
@@ -111,24 +115,35 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
         with catalogue.read(ttl=30): ...
         with catalogue.write(ttl=30, timeout=60) as lease: ...
 
-    Each reader and the writer hold a lease, which a heartbeat renews, with a fencing token. Waiters
-    queue: a waiting writer keeps new readers out, readers that were there first finish, and a
-    reader that waited before the next writer reads first. So neither side starves. A dead waiter
-    keeps its place for six seconds. When a writer leaves, all readers before the next writer are
-    woken together; when the last reader leaves, the next writer is. A reader may read again inside
-    its block, even while a writer waits, because that writer waits for the reader.
+    Each reader and the writer holds a lease with a fencing token, which a heartbeat renews. Waiters
+    queue, so neither side starves:
 
-    Guaranteed: while a writer's lease is unexpired no reader has one, and the reverse; nothing that
-    is written under the guard of one commits beside the other, even if a holder was frozen: the
-    guard is checked inside the transaction that commits. The writer's token is greater than every
-    token granted before it, and a reader's is greater than every earlier writer's.
+    - A waiting writer keeps new readers out. Readers that hold a lease finish first.
+    - A reader that waited before the next writer reads before that writer.
+    - When a writer leaves, all readers before the next writer are woken together. When the last
+      reader leaves, the next writer is woken.
+    - A waiter that died keeps its place for six seconds.
+
+    A reader may read again inside its block, even while a writer waits, because that writer waits
+    for the reader.
+
+    Guaranteed:
+
+    - While a writer's lease is unexpired, no reader has an unexpired lease, and the reverse.
+    - Nothing that is written under the guard of a writer commits beside a reader, and the reverse,
+      even if a holder was frozen: the guard is checked inside the transaction that commits.
+    - A writer's token is greater than every token granted before it. A reader's token is greater
+      than the token of every earlier writer.
 
     Not guaranteed: that unguarded work stops when its lease is lost, see
     :class:`~django_dblock.fenced_lock`.
 
     Args:
-        key: the parts of the key. It is independent of a ``fenced_lock`` on the same key.
+        key: the parts of the key. The lock is independent of a ``fenced_lock`` on the same key.
         using: the database alias of the lock table, as in ``fenced_lock``.
+
+    Raises:
+        TypeError, ValueError: a part of the key is not valid.
 
     Source: P. Courtois, F. Heymans, D. Parnas, "Concurrent Control with 'Readers' and 'Writers'",
     1971; the leases are those of :class:`~django_dblock.fenced_lock`.
@@ -153,10 +168,12 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
         """Return a block, or decorator, that reads. The options are those of ``fenced_lock``.
 
         Raises:
-            LockTimeout: on entering, a writer held the lock or waited before this reader.
-            SelfDeadlock: on entering, this task holds the write lock.
-            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: as
-                ``fenced_lock``.
+            LockTimeout: on entering, a writer held the lock, or waited before this reader, until
+                the timeout.
+            SelfDeadlock: on entering, this thread or task holds the write lock.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: raised
+                when ``fenced_lock`` raises them.
+            TypeError, ValueError: an argument is not valid.
         """
         return _ReadBlock(
             *self._key,
@@ -185,11 +202,12 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
         """Return a block, or decorator, that writes. The options are those of ``fenced_lock``.
 
         Raises:
-            LockTimeout: on entering, another holder had the lock, or another waiter was before this
-                one.
-            SelfDeadlock: on entering, this task holds the lock, for reading or for writing.
-            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: as
-                ``fenced_lock``.
+            LockTimeout: on entering, another holder had the lock, or another waiter was in front,
+                until the timeout.
+            SelfDeadlock: on entering, this thread or task holds the lock, for reading or writing.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: raised
+                when ``fenced_lock`` raises them.
+            TypeError, ValueError: an argument is not valid.
         """
         return _WriteBlock(
             *self._key,
@@ -324,15 +342,15 @@ def _acquire_read(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | R
 
 
 def _acquire_read_again(place: Place, wish: Wish, _: int | None) -> SlotGrant | Refusal | None:
-    """Read beside our own read lease, before the writers that wait for its end."""
+    """Take a read lease beside the caller's own, in front of all waiting writers."""
     return _acquire(place, sql.ACQUIRE_READ, slots.terms(place, wish, _FIRST_OF_ALL), "held")
 
 
 _FIRST_OF_ALL = 0
-"""A ticket that no waiter has: all of theirs are greater."""
+"""A ticket in front of every waiter's: the tickets of waiters are greater."""
 
 _ALL_SLOTS = 2**31 - 1
-"""Above the slot of every reader."""
+"""A number above the slot of every reader."""
 
 
 def _acquire_write(place: Place, wish: Wish, ticket: int | None) -> SlotGrant | Refusal | None:

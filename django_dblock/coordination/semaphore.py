@@ -36,7 +36,7 @@ _MOST_ADVISORY = 200
 class Permit(Lease):
     """One grant of a :class:`fenced_semaphore`: a lease on one slot, or on several.
 
-    Guaranteed, and not, as for a :class:`~django_dblock.Lease`. With several units, the permit is
+    The guarantees are those of a :class:`~django_dblock.Lease`. With several units, the permit is
     lost as soon as one of its slots is lost, and ``guard()`` checks each slot.
 
     Attributes:
@@ -82,7 +82,7 @@ class Permit(Lease):
 
     @property
     def trusts(self) -> tuple[Trust, ...]:
-        """What this process believes of each slot."""
+        """This process's trust in the lease on each slot, in the order of ``slots``."""
         return (self.trust, *self._others)
 
     @property
@@ -101,8 +101,16 @@ class Permit(Lease):
     def guard(self, *, idle_timeout: float | None = None) -> AbstractContextManager[None]:
         """Open a transaction that commits only if every slot of the permit is still held.
 
-        As :meth:`django_dblock.Lease.guard`: one statement for each slot. At most ``permits`` units
-        ever commit under their guards at a time.
+        The guard sends one statement for each slot; otherwise it works as
+        :meth:`django_dblock.Lease.guard`. At most ``permits`` units commit under their guards at a
+        time.
+
+        Args:
+            idle_timeout: as in :meth:`django_dblock.Lease.guard`.
+
+        Raises:
+            LockLost: one of the slots is no longer held; nothing was written.
+            ValueError: ``idle_timeout`` is not a number of seconds above 0.
         """
         if not self._others:
             return super().guard(idle_timeout=idle_timeout)
@@ -126,48 +134,53 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
     """Let at most ``permits`` holders in at a time, across all processes, for long work.
 
     Entering takes a *permit*: a lease on one of the slots 0 … permits - 1, with an expiry and a
-    fencing token of its own. A heartbeat renews it until the block is left. If this process dies
-    or freezes, its permit expires after ``ttl`` and the slot is free again. A permit is a row, not
-    a count, so a crash or a double release can't make the limit drift.
+    fencing token of its own. A heartbeat renews the permit until the block is left. If this process
+    dies or freezes, its permit expires after ``ttl`` and the slot is free again. Each permit is a
+    row, and there is no counter that a crash or a double release could make wrong.
 
-    Guaranteed: at most ``permits`` unexpired permits exist at any time; and at most ``permits``
-    units commit under ``permit.guard()`` at a time, even if holders were frozen: the guard is
-    checked inside the transaction that commits.
+    Guaranteed: at most ``permits`` unexpired permits exist at any time. At most ``permits`` units
+    commit under ``permit.guard()`` at a time, even if holders were frozen: the guard is checked
+    inside the transaction that commits.
 
     Not guaranteed: that unguarded work stops when its permit is lost, see
-    :class:`~django_dblock.fenced_lock`. ``permits`` belongs to the call: while two releases run
-    with different limits, at most the larger limit is held. After a limit was lowered, permits on
-    higher slots run to their end and are not granted again.
+    :class:`~django_dblock.fenced_lock`. The limit is an argument of the call: while two versions of
+    your program run with different limits, at most the larger number of permits is held. After a
+    limit was lowered, permits on higher slots run to their end and are not granted again.
 
-    A release wakes the first waiters whose units fit into what is free then, and nobody behind a
-    first waiter that needs more. Woken or not, a waiter looks for itself every two seconds, so a
-    wake-up that was lost costs no more than that.
+    A release wakes the first waiters whose units fit into the free permits, and no waiter behind a
+    first waiter that needs more. Besides, each waiter tries again every two seconds, so a lost
+    wake-up delays a waiter by no more than that.
 
-    ``async with`` and async functions work too. As a decorator, a callable among the key's parts is
-    called with the call's arguments.
+    ``async with`` and async functions work as well. As a decorator, a callable among the key's
+    parts is called with the call's arguments.
 
     Args:
-        key: the parts of the key, see :mod:`django_dblock.keys`. It is independent of a
+        key: the parts of the key, see :mod:`django_dblock.keys`. The semaphore is independent of a
             ``fenced_lock`` on the same key.
         permits: the limit, 1 to 10,000.
         ttl: seconds after which an unrenewed permit expires.
-        units: how many permits this holder needs: all of them or none, in one statement.
+        units: the number of permits that this holder needs; one statement takes all or none.
         timeout: seconds to wait; 0 (the default) does not wait, None waits indefinitely.
         heartbeat: whether the permit is renewed every third of the ttl.
-        hold_at_least: seconds from the grant for which the slot stays taken after a release.
+        hold_at_least: seconds since the grant for which the slot stays taken, even if the permit is
+            released earlier.
         lock_delay: seconds for which a slot stays taken after its permit *expired* unreleased.
-        on_lost: called once with the permit when it is lost; see ``fenced_lock``.
+        on_lost: called once with the permit when the permit is lost; see ``fenced_lock``.
         using: the database alias of the lock table, as in ``fenced_lock``.
         fair: wait in a queue, first come, first served among the waiters with ``fair=True``: with k
             slots free, the first waiters whose units fit into k may take them.
-        metadata: a JSON object to show to operators.
+        metadata: a JSON object that ``dblock list``, the monitor and the admin show.
 
     Raises:
-        LockTimeout: too few permits became free in time.
-        OpenTransaction: a transaction is open, so others would not see the permit.
-        LockLost: on leaving, if the block raised nothing: the permit ended before the block did.
-        NotReplicated, StandbyDatabase, UnsupportedDatabase: a permit there would protect nothing.
-        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        LockTimeout: on entering, fewer than ``units`` permits were free until the timeout.
+        OpenTransaction: on entering, a transaction was open: the permit would be invisible until
+            the commit, and lost after a rollback.
+        LockLost: on leaving, the permit was lost before the block ended, and the block raised
+            nothing.
+        NotReplicated: on entering, no synchronous standby confirmed the grant.
+        StandbyDatabase: on entering, the server is a standby.
+        UnsupportedDatabase: on entering, the database is not PostgreSQL.
+        TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
 
     Source: E. W. Dijkstra, "Cooperating sequential processes", 1965; the leases are those of
     :class:`~django_dblock.fenced_lock`.
@@ -245,7 +258,7 @@ def _check_count(argument: str, value: int, most: int) -> None:
 
 
 class HeldPermit:
-    """What a block of :class:`advisory_semaphore` holds.
+    """The permit that a block of :class:`advisory_semaphore` has taken; a record of that moment.
 
     Attributes:
         key: the key's parts, as given.
@@ -267,10 +280,10 @@ class HeldPermit:
 class advisory_semaphore(AdvisoryBlock[HeldPermit]):  # noqa: N801 - context managers are lower-case nouns
     """Let at most ``permits`` transactions into the block at a time, per key.
 
-    The transaction-scoped sibling of :class:`fenced_semaphore`, as ``advisory_lock`` is that of
-    ``fenced_lock``: permit *n* is the advisory lock on ``(*key, "permit", n)``. In autocommit,
-    entering opens ``transaction.atomic``, and its COMMIT or ROLLBACK frees the permit. Inside an
-    open transaction it joins that one, and the permit is free when the *outer* transaction ends.
+    The transaction-scoped counterpart of :class:`fenced_semaphore`: permit *n* is the advisory lock
+    on ``(*key, "permit", n)``. In autocommit, entering opens ``transaction.atomic``, and its COMMIT
+    or ROLLBACK frees the permit. Inside an open transaction the block joins that transaction: the
+    permit is freed when the *outer* transaction ends.
 
     Guaranteed: at most ``permits`` transactions are in the block at a time, and they *commit*
     while they hold their permits. A permit is freed when its process or connection dies.
@@ -284,14 +297,15 @@ class advisory_semaphore(AdvisoryBlock[HeldPermit]):  # noqa: N801 - context man
         key: the parts of the key, see :mod:`django_dblock.keys`.
         permits: the limit, 1 to 200.
         timeout: seconds to wait, ``DBLOCK_ADVISORY_TIMEOUT`` (10) by default; 0 does not wait, None
-            waits as long as the server's ``lock_timeout`` lets it.
+            waits as long as the server's ``lock_timeout`` allows.
         using: the database alias, as in ``advisory_lock``.
 
     Raises:
-        LockTimeout: every permit was still taken. The transaction is usable.
-        LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: as
-            ``advisory_lock``.
-        TypeError, ValueError: the key or an argument can't be one; before any SQL.
+        LockTimeout: no permit was acquired until the timeout. The caller's transaction is usable.
+        LockDeadlock, LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: raised
+            when ``advisory_lock`` raises them.
+        TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
+        TransactionManagementError: on leaving: the block was entered on another connection.
 
     Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
     """

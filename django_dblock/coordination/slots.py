@@ -1,4 +1,4 @@
-"""Leases on one of several slots: how they are named, acquired and released."""
+"""Leases on one of several slots: their names, acquisition and release."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ class Slot(NamedTuple):
 
 
 class SlotGrant(Grant):
-    """A grant of one or more slots; as a :class:`Grant`, it is that of the first."""
+    """A grant of one or more slots; the fields of :class:`Grant` are those of the first slot."""
 
     slots: tuple[Slot, ...]
 
@@ -45,7 +45,7 @@ class SlotGrant(Grant):
 
 
 def place_of(key: NamedKey, kind: Kind, namespace: str, using: str, slot: int = 0) -> Place:
-    """Return where the leases of a key stand, for this kind of use."""
+    """Return the place in the lock table of a key's leases of one kind."""
     return Place(key, f"{lease_name(key, namespace)}~{kind}", using, slot, kind)
 
 
@@ -60,8 +60,8 @@ def acquire_slots(  # noqa: PLR0913 - the terms of one statement
 ) -> SlotGrant | Refusal | None:
     """Take ``units`` free slots below ``permits``, or none if fewer than ``at_least`` are free.
 
-    Returns None if rows were made just now, or if every free slot was locked by another
-    transaction: try again.
+    Returns None if the statement has only made the rows, or if another transaction had locked every
+    free slot. Then try again.
 
     Raises:
         OpenTransaction: the caller has a transaction open.
@@ -80,7 +80,7 @@ def acquire_slots(  # noqa: PLR0913 - the terms of one statement
 
 
 def terms(place: Place, wish: Wish, ticket: int | None) -> dict[str, Any]:
-    """Return the parameters that every statement that grants a lease takes."""
+    """Return the parameters of every statement that grants a lease."""
     return {
         "name": place.name,
         "owner": store.owner(),
@@ -94,7 +94,7 @@ def terms(place: Place, wish: Wish, ticket: int | None) -> dict[str, Any]:
 def granted(
     place: Place, statement: str, parameters: dict[str, Any], noun: str
 ) -> SlotGrant | Refusal | None:
-    """Run a statement that grants leases; return the grant, or the holder.
+    """Run a statement that grants leases; return the grant, or a refusal that names the holder.
 
     Raises:
         OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: as
@@ -107,7 +107,7 @@ def granted(
 def answer(
     place: Place, rows: list[Any], noun: str, *, replicated: bool
 ) -> SlotGrant | Refusal | None:
-    """Return what the rows of a statement that grants leases mean.
+    """Return the grant or the refusal that the rows of a granting statement report.
 
     Raises:
         UnsupportedDatabase: the server is CockroachDB.
@@ -136,7 +136,7 @@ def give_back(
     """Release leases in one statement; return (name, slot) of each lease that was still held.
 
     Args:
-        place: one of them, for errors; waiters for its name are woken.
+        place: the place of one of the leases, for errors; waiters for its name are woken.
         leases: name, slot and token of each.
         hold_at_least: seconds since the grant for which a slot stays taken.
 
@@ -156,7 +156,7 @@ def give_back(
 
 
 class QuietLease(Lease):
-    """A lease that belongs to a loop: ``with`` it, its own loss ends the block quietly."""
+    """A lease of a loop: under ``with lease:``, a loss of the lease ends the block silently."""
 
     def __enter__(self) -> Self:
         return self
@@ -178,7 +178,7 @@ def release_all(leases: Sequence[Lease]) -> None:
 
     Raises:
         OpenTransaction: the caller has a transaction open.
-        django.db.Error: perhaps they were not released; then they expire.
+        django.db.Error: the release failed, or its result is unknown; then the leases expire.
     """
     held = [lease for lease in leases if not (lease.trust.ended or lease.trust.foreign)]
     if not held:
@@ -193,7 +193,7 @@ def release_all(leases: Sequence[Lease]) -> None:
 
 
 def identity(trust: Trust) -> tuple[str, int, int]:
-    """Return name, slot and token: what a grant is known by in the table."""
+    """Return the name, slot and token, which identify a grant in the table."""
     return trust.place.name, trust.place.slot, trust.token
 
 
