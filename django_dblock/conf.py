@@ -140,6 +140,9 @@ class Conf:
     def namespace_source(self) -> str | Callable[[], str]:
         """``DBLOCK_NAMESPACE``: a namespace, or a callable that returns a namespace; default "".
 
+        Every key contains the namespace, so two projects in one database with different namespaces
+        never share a lock, a lease or a request.
+
         A string with dots whose first word can be imported is the dotted path of a callable, such
         as "shop.tenants.current". Any other string is the namespace itself.
         """
@@ -263,10 +266,11 @@ class Conf:
 
     @cached_property
     def idempotency_lease(self) -> float:
-        """``DBLOCK_IDEMPOTENCY_LEASE``: the longest time between two steps of a run; default 60 s.
+        """``DBLOCK_IDEMPOTENCY_LEASE``: how long a run in lease mode may be silent; default 60 s.
 
-        A timedelta or seconds, for lease mode. After that time the next retry takes the request
-        over, or the request waits to be resolved manually. ``lease=`` overrides the setting.
+        A timedelta or seconds, from the start of the run or its last step. After that time the next
+        retry takes the request over, or the request waits to be resolved manually. ``lease=``
+        overrides the setting.
         """
         return _duration("DBLOCK_IDEMPOTENCY_LEASE", 60)
 

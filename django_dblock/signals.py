@@ -5,11 +5,11 @@ Django logs an error that a receiver raises; the error never reaches the code th
 A receiver runs inside the lock's transaction and should not query it: the error of a query would
 abort the transaction, and hide its cause.
 
-The sender is the lock's class. Each signal of a lock carries ``kind`` (``"advisory"`` or
-``"fenced"``; ``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``,
-``"partition"`` or ``"worker"`` of the coordination tools), ``keys`` (a tuple of keys), ``name``
-(the keys as text), ``using`` (the alias) and
-``shared``. Signals of leases also carry ``token``.
+The sender is the lock's class. Each signal of a lock carries ``kind``, ``keys`` (a tuple of keys),
+``name`` (the keys as text), ``using`` (the alias) and ``shared``. Signals of leases also carry
+``token``. The kind is ``"advisory"`` or ``"fenced"``; for the coordination tools it is
+``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``, ``"partition"`` or
+``"worker"``.
 """
 
 from django.dispatch import Signal

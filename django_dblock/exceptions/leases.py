@@ -74,6 +74,10 @@ class LockLost(LockError):
 class StaleFence(LockLost):
     """A fenced write was refused because the lease is stale. Nothing was written.
 
+    A lease is stale if it is not held any more, or if a newer holder has written or claimed the
+    row. The write is refused, too, if the row was deleted, or if a row in another database was not
+    claimed with this lease.
+
     Attributes:
         model: the label of the model, ``shop.account``.
         pk: the row's primary key; None for a QuerySet.

@@ -129,8 +129,9 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
         using: the database alias.
 
     Raises:
-        IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned, TooManyIdempotencyKeys,
-        UnstorableResponse, ImproperlyConfigured, TypeError, ValueError: as :func:`run_once`.
+        IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned,
+        IdempotencyNotReplicated, TooManyIdempotencyKeys, UnstorableResponse, DamagedAnswer,
+        ImproperlyConfigured, TypeError, ValueError: as :func:`run_once`.
 
     Source: as :func:`run_once`.
     """

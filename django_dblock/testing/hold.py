@@ -30,7 +30,7 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
     its own holds the lock. After that the lock is free at once.
 
     Not guaranteed: anything about a ``fenced_lock`` of the same key, which is another lock. Take
-    that lock with ``fenced_lock`` in the test itself.
+    that lock with :class:`django_dblock.testing.hold_lease`, or with ``fenced_lock`` in the test.
 
     Args:
         key: the parts of the key, as in :class:`django_dblock.advisory_lock`.

@@ -148,7 +148,7 @@ class VersionedModel(GuardedSave):
     ) -> None:
         """Write the row if it still has the version that this instance was read with.
 
-        Unlike ``save()``, the method always compares, regardless of ``cas_on_save`` and
+        As ``save()``, but the method always compares, regardless of ``cas_on_save`` and
         :func:`bypass_versions`, and never sends an INSERT. One statement; a conflict sends a second
         statement, which reads the present row.
 
@@ -260,7 +260,7 @@ class VersionedModel(GuardedSave):
         return await sync_to_async(self.delete_cas)(**options)
 
     async def atouch_version(self, **options: Any) -> None:
-        """Call :meth:`touch_version` in a thread, for async code."""
+        """Call :meth:`touch_version` in a thread, for async code; no transaction spans it."""
         await sync_to_async(self.touch_version)(**options)
 
 

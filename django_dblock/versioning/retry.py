@@ -49,7 +49,8 @@ def retry_on_conflict(
     A conflict is a :class:`StaleObject` (or ``StaleObjects``), a serialization failure (SQLSTATE
     40001, also at COMMIT) or a deadlock (40P01, :class:`LockDeadlock`). Each run begins a new
     transaction, so it reads the rows as they are then. Between two runs it sleeps a random time: at
-    most ``base`` seconds, then twice ``base``, and so on up to ``cap`` ("full jitter").
+    most ``base`` seconds, then twice, four times, eight times ``base``, up to ``cap`` ("full
+    jitter").
 
     Guarantees: what a failed run did in the database is rolled back before the next begins.
 

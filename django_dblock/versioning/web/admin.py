@@ -94,7 +94,7 @@ class VersionedAdmin(_Base):
         return versioned_form(form, Page.of(request))
 
     def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return Django's inlines, and their inlines, with a comparison of versions."""
+        """Return Django's inlines with a comparison of versions, also in inlines of inlines."""
         inlines = super().get_inline_instances(request, obj)
         return [versioned_inline(inline) for inline in inlines]
 

@@ -73,6 +73,7 @@ class VersionedFormMixin(_Base):
     nothing.
 
     Attributes:
+        conflict: the :class:`~django_dblock.ConflictDiff` after :meth:`add_conflict`; else None.
         conflict_was_shown: whether a page or your code has read the conflict.
     """
 
