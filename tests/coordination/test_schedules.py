@@ -7,9 +7,10 @@ them.
 from functools import partial
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
-from django_dblock import fenced_rwlock, fenced_semaphore, purge_fenced_locks
+from django_dblock import fenced_rwlock, fenced_semaphore, latch, purge_fenced_locks
+from django_dblock.core.connection import fetch
 from django_dblock.exceptions import LockLost, LockTimeout
 from django_dblock.fencing import store
 from django_dblock.sql import coordination as sql
@@ -344,3 +345,123 @@ def test_a_read_write_lock_that_looks_at_less_is_found_out(
         monkeypatch.setattr(module, name, text.replace(whole, instead))
     with pytest.raises(AssertionError, match=message):
         ReadersAndWriter(looking, names).explore(*events, limit=400)
+
+
+class PartsAndWaiter(Walk):
+    """Two parts are counted, one of them twice or in vain; one looks, and one resets."""
+
+    WAITER = """
+        INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
+        VALUES ('key~latch', 0, 'somebody', clock_timestamp() + interval '1 day')
+    """
+    PARTS = "SELECT array_agg(part ORDER BY part) FROM django_dblock_latchpart"
+
+    def __init__(self, looking, names):
+        super().__init__(looking)
+        self.names = names
+        self.latch = latch("key", parties=["one", "two"])
+        self.states = []
+        self.woken = []
+        looking.execute("LISTEN django_dblock")
+        looking.add_notify_handler(self.woken.append)
+
+    def prepare(self):
+        super().prepare()
+        self.looking.execute(self.WAITER)
+        self.states.clear()
+        self.woken.clear()
+
+    def digest(self):
+        [parts] = self.looking.execute(self.PARTS).fetchone()
+        self.states.append(parts or [])
+        return repr(parts)
+
+    def actors(self):
+        known = {
+            "one": partial(self.count, "one"),
+            "two": partial(self.count, "two"),
+            "again": partial(self.count, "two"),
+            "in vain": self.count_in_vain,
+            "wait": self.wait,
+            "reset": self.latch.reset,
+        }
+        return {name: known[name] for name in self.names}
+
+    def count(self, part):
+        with transaction.atomic():
+            return self.latch.count_down(part)
+
+    def count_in_vain(self):
+        with transaction.atomic():
+            self.latch.count_down("two")
+            transaction.set_rollback(True)
+
+    def wait(self):
+        self.latch.wait(timeout=0)
+        return "open"
+
+    def check(self, schedule, tree):
+        self.check_outcomes(schedule)
+        self.digest()  # the last state
+        sent = [line for line in schedule.log if " ends: " not in line]
+        for state, line in zip(self.states, sent, strict=False):
+            if line.startswith("wait: WITH parts"):
+                opened = schedule.outcomes["wait"] == "open"
+                assert opened == (state == ["one", "two"]), f"looked at {state}, open: {opened}"
+        outcomes = [schedule.outcomes.get(name) for name in ("one", "two", "again")]
+        forgotten = schedule.outcomes.get("reset", 0)
+        left = self.states[-1]
+        assert outcomes.count(True) == len(left) + forgotten, f"{outcomes}, {forgotten}, {left}"
+        if "reset" not in self.names and left == ["one", "two"]:
+            observe.until(self.is_woken, "the waiter was told that the latch is open", 2)
+        tree.alone(partial(self.count, "one"))
+        tree.alone(partial(self.count, "two"))
+        assert tree.alone(self.wait) == "open"
+
+    def is_woken(self):
+        self.looking.execute("SELECT")
+        return self.woken
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["one", "two", "wait"],
+        ["one", "two", "again", "in vain"],
+        ["one", "in vain", "wait"],
+        ["one", "two", "wait", "reset"],
+        ["two", "again", "reset"],
+    ],
+)
+def test_latch_counts_each_part_once_and_opens_at_the_last_commit(looking, names):
+    assert PartsAndWaiter(looking, names).explore() > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "instead", "message"),
+    [
+        ("COUNT_DOWN", "DO NOTHING", "DO UPDATE SET done_at = excluded.done_at", "True, True"),
+        ("LOOK_AT_LATCH", "%(parties)s - count(*)", "%(parties)s - 1 - count(*)", "looked at"),
+    ],
+    ids=["count", "look"],
+)
+def test_a_latch_that_looks_at_less_is_found_out(
+    looking, monkeypatch, name, whole, instead, message
+):
+    """The negative twins."""
+    text = getattr(sql, name)
+    assert whole in text
+    monkeypatch.setattr(sql, name, text.replace(whole, instead))
+    with pytest.raises(AssertionError, match=message):
+        PartsAndWaiter(looking, ["one", "two", "again", "wait"]).explore(limit=400)
+
+
+def test_a_latch_that_wakes_before_the_commit_is_found_out(looking, monkeypatch):
+    """The negative twin: of two parts counted at the same time, neither sees the other."""
+    monkeypatch.setattr(
+        latch,
+        "_wake_at_commit",
+        lambda self: fetch(connection, sql.WAKE_LATCH, self._parameters),
+    )
+    with pytest.raises(AssertionError, match="the waiter was told"):
+        PartsAndWaiter(looking, ["one", "two"]).explore(limit=400)
