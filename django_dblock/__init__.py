@@ -20,6 +20,9 @@ Four ideas, and what each guarantees:
     commit together. It ends with the retention, 24 hours by default. What is called outside is
     called at least once. See :mod:`django_dblock.idempotency`.
 
+Semaphores, read-write locks, elections, partitions, latches and jobs that run once in each period
+are made of these: see :mod:`django_dblock.coordination`.
+
 Every public name can be imported from here; it is loaded at first use, so that importing the
 package touches neither the settings nor the app registry.
 """

@@ -32,7 +32,9 @@ def add_request_arguments(parser: CommandParser) -> None:
     )
     outcome = parser.add_mutually_exclusive_group()
     outcome.add_argument(
-        "--retry", action="store_true", help="of a request: let the next retry run it"
+        "--retry",
+        action="store_true",
+        help="of a request: let the next retry run it, after the last recorded step",
     )
     outcome.add_argument(
         "--answer",

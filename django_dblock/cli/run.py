@@ -51,7 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--hold-at-least", type=float, default=0.0, metavar="SECONDS",
-        help="keep the lock for at least so long, even if the command ends earlier",
+        help="keep the lock for so long from its grant, even if the command ends earlier",
     )  # fmt: skip
     parser.add_argument(
         "--lock-delay", type=float, default=0.0, metavar="SECONDS",

@@ -6,7 +6,12 @@ from django_dblock.exceptions.base import LockError
 
 
 class SelfDeadlock(LockError, RuntimeError):
-    """The lock was not requested: this task holds it already, and would wait for itself."""
+    """This thread or task holds the lock already, and would wait for itself. Nothing was locked.
+
+    Attributes:
+        act: what the caller tried to do with the lock, in words.
+        advice: what to do instead, in words.
+    """
 
     def __init__(
         self, *, keys: tuple[tuple[Any, ...], ...], name: str, using: str, act: str, advice: str

@@ -176,7 +176,8 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             mode.
         TransactionManagementError: the view responds with success, and its effects can't be
             committed, so everything is rolled back. Or the view has ended the transaction without
-            Django: the effects of its own COMMIT stay, and the response is not stored.
+            Django: the effects of its own COMMIT stay, and the response is not stored. Or, in lease
+            mode, the view has left a transaction open.
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``. Django
             responds with 400.
         UnsafeIsolation: the isolation level of the transaction is above READ COMMITTED.

@@ -77,7 +77,7 @@ def run_once(  # noqa: PLR0913 - all but the key by name
         DamagedAnswer: the stored result can't be read.
         ImproperlyConfigured: in lease mode, a transaction is open.
         TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
-            its writes can't be committed.
+            its writes can't be committed. In lease mode, the work left a transaction open.
         TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
         TypeError: the work returned a generator or a coroutine. Nothing was stored.
         UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: the lock can't be
@@ -114,7 +114,8 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     """Run async work once for a key, in lease mode; return its result, or the first result.
 
     Guaranteed, and not guaranteed: as of :func:`run_once` with ``mode="lease"``. There is no atomic
-    mode, because Django's transactions can't span an await. A run that is cancelled frees its key.
+    mode, because Django's transactions can't span an await. Work that is cancelled keeps its key
+    until its lease ends, because threads that it has started may still write.
 
     Args:
         key: the parts of the key.
@@ -131,7 +132,8 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     Raises:
         IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned,
         IdempotencyNotReplicated, TooManyIdempotencyKeys, UnstorableResponse, DamagedAnswer,
-        ImproperlyConfigured, TypeError, ValueError: as :func:`run_once`.
+        ImproperlyConfigured, TransactionManagementError, TypeError, ValueError: as
+            :func:`run_once`.
 
     Source: as :func:`run_once`.
     """
