@@ -1,11 +1,10 @@
 """Waiting for a lease: try, sleep until woken or for a while, try again.
 
 A short wait polls. For a longer wait the waiter takes a *ticket*: a place in the queue for the
-name. The waiter
-marks the lease as awaited, and the release of a marked lease notifies the first waiter in
-the queue, in the release's own commit (:mod:`django_dblock.core.notify`). So one release wakes one
-waiter, and an idle waiter sends one statement in two seconds, which shows that the waiter lives,
-and finds a holder that died.
+name. The waiter marks the lease as awaited, and the release of a marked lease notifies the first
+waiter in the queue, in the release's own commit (:mod:`django_dblock.core.notify`). So one release
+wakes one waiter. An idle waiter sends one statement every two seconds, which shows that the waiter
+lives, and finds a holder that died.
 
 Without a listener (a pooler in transaction mode, a lost connection) waiters look more often. The
 first waiter in the queue sleeps for a random time between a shortest sleep and three times its last

@@ -18,14 +18,15 @@ from django_dblock.sql.notify import IS_NEXT
 # another statement has locked are skipped, so seekers never wait for each other. A slot is free
 # under the same condition as a lease: it has expired, its lock_delay too, and no transaction that
 # it guards is still open (an open guard holds the row FOR KEY SHARE, so SKIP LOCKED passes it by).
-# If too few rows exist, the statement makes rows for free slots and says so: try again at once.
+# If too few rows exist, the statement makes rows for free slots and returns "made": try again.
 # The rows are made free, not granted, because an INSERT that loses a race could not be undone
 # within the statement, and then some of the units would be held.
-# Who wants several looks first whether there are as many, so that a try that must fail locks none.
+# A caller that needs several slots counts the free slots first, so that a try that must fail locks
+# no row.
 # In turn: tickets carry their units as slot = 1 - units. A caller may take its units only if the
 # free slots suffice for all live tickets before its own and for itself.
-# A waiter that leaves the queue with its slots notifies the next one, if that one's units are free,
-# too: two releases at a time see one free slot each, and notify the same waiter.
+# A waiter that leaves the queue with its slots notifies the next waiter, if the next waiter's units
+# are free, too: two concurrent releases see one free slot each, and notify the same waiter.
 ACQUIRE_SLOTS = """
 WITH free AS MATERIALIZED (
     SELECT id
@@ -137,10 +138,10 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
-# Give several slots back, as sql.fencing.RELEASE does for one. The rows are locked in the order of
-# their slots, as waiters do (sql.fencing.STAY), so that a release and a waiter never deadlock.
-# If a waiter has asked for one of them, the first in the queue are notified whose units fit into
-# the slots that are free then. So nobody is woken before a first waiter for which too few are free.
+# Release several slots, as sql.fencing.RELEASE releases one. The rows are locked in the order of
+# their slots, as waiters lock them (sql.fencing.STAY), so a release and a waiter never deadlock.
+# If a waiter has marked one of the slots as awaited, the first waiters are notified whose units fit
+# into the slots that are free then. No waiter behind a first waiter that needs more is notified.
 RELEASE_SLOTS = """
 WITH wanted AS MATERIALIZED (
     SELECT *
@@ -192,7 +193,7 @@ FROM released
 # that waits for the gate and then counts readers would count in the snapshot from before its wait.
 # FOR NO KEY UPDATE makes grants follow each other, and does not wait for open guards (KEY SHARE).
 # A purge may delete the gate between MAKE_GATE and LOCK_GATE, and another session make the gate
-# again. So LOCK_GATE says which row it has locked, and nothing is granted by any other row.
+# again. So LOCK_GATE returns which row it has locked, and no other row grants a lease.
 # READ COMMITTED, whatever the role's default is: above it, all statements share the first snapshot.
 READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 MAKE_GATE = """
@@ -220,7 +221,7 @@ FOR NO KEY UPDATE
 # last writer's.
 # The last writer may be frozen, or inside a statement that judged its lease before the lease ended,
 # and is about to lock the gate. The server judges a row again only if the row was written since. So
-# the first reader after a writer advances the gate's token, and the gate belongs to nobody.
+# the first reader after a writer advances the gate's token, and the gate then has no holder.
 ACQUIRE_READ = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
@@ -262,8 +263,8 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
-# The reader's row: the lowest free one, or one more. Only who has the gate's row makes rows, so no
-# two make the same.
+# The reader's row: the lowest free row, or a new row. Only a session that has locked the gate's row
+# makes rows, so two sessions never make the same row.
 _READER = """
 free AS MATERIALIZED (
     SELECT id
@@ -389,12 +390,13 @@ UNION ALL
 SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
-# Give a reader's or the writer's lease back. If a waiter has asked for it, those are notified who
-# can go on now: readers, all up to the next writer; or the next writer when the last reader, or a
-# writer, leaves. Another reader that is leaving at this moment counts as gone: SKIP LOCKED
-# passes its row by, or this statement has waited for the other and sees the row as the other left
-# it. So of two that leave together, the last to commit notifies the writer. One more row is locked
-# at most, nothing is waited for with a row in hand, and guards (KEY SHARE) go on beside it.
+# Release a reader's or the writer's lease. If a waiter has marked the lease as awaited, the waiters
+# are notified that can be granted it now: all readers in front of the next writer; or the next
+# writer, when the last reader or a writer leaves. Another reader that is leaving at this moment
+# counts as gone: SKIP LOCKED passes its row by, or this statement has waited for the other reader
+# and sees the released row. So of two readers that leave together, the last to commit notifies the
+# writer. The statement locks one more row at most, never waits while it has locked a row, and does
+# not conflict with guards (KEY SHARE).
 RELEASE_TURN = """
 WITH released AS (
     UPDATE django_dblock_fencedlock
@@ -425,7 +427,7 @@ FROM released
 """.replace("{is_next}", IS_NEXT)
 
 # From write to read without a gap: in one transaction, and only while the write lease is held.
-# Readers that wait, all up to the next writer, are notified: they can read beside this one.
+# All waiting readers in front of the next writer are notified: they can read beside this reader.
 DOWNGRADE = """
 WITH gate AS MATERIALIZED (
     SELECT id, token
@@ -457,7 +459,7 @@ SELECT
 FROM had
 """.replace("{reader}", _READER.strip()).replace("{is_next}", IS_NEXT)
 
-# Who has the lease, by the server's clock; no row: nobody.
+# The holder of the lease, by the server's clock; no row if there is no holder.
 HOLDER = """
 SELECT
     token, owner, acquired_at, expires_at,
@@ -466,8 +468,7 @@ FROM django_dblock_fencedlock
 WHERE name = %(name)s::text AND slot = 0 AND expires_at > clock_timestamp()
 """
 
-# The workers that are alive: their slots in ascending order, and the numbers of partitions that
-# they count on.
+# The live workers: their slots in ascending order, and the `count` of partitions that each uses.
 WORKERS = """
 SELECT slot, (metadata ->> 'count')::int
 FROM django_dblock_fencedlock
@@ -475,7 +476,7 @@ WHERE name = %(name)s::text AND expires_at > clock_timestamp()
 ORDER BY slot
 """
 
-# The clock that cuts periods.
+# The clock that decides the period.
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 # Which of these keys of run_once() have a finished run.
@@ -487,8 +488,8 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = ANY(%(keys)s)
 """
 
 # A latch has a row for each part that is done. The row is written in the part's own transaction,
-# so it counts from that transaction's COMMIT; two parts write two rows, so they never wait for each
-# other. Told is whether somebody waits.
+# so the part counts from that transaction's COMMIT. Two parts write two rows, so neither waits for
+# the other. The result is whether a waiter is in the queue.
 COUNT_DOWN = """
 INSERT INTO django_dblock_latchpart (latch, part, done_at)
 VALUES (%(latch)s, %(part)s, clock_timestamp())
@@ -501,7 +502,7 @@ RETURNING EXISTS (
 PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s::text ORDER BY part"
 COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text"
 
-# If the latch is open, notify all that wait for it. Sent after the COMMIT of a part, because no
+# If the latch is open, notify all its waiters. Sent after the COMMIT of a part, because no
 # statement before it sees the parts that are about to be committed: of the parts that are counted
 # at the same time, the last to commit sees all others.
 WAKE_LATCH = """
@@ -511,7 +512,7 @@ WHERE ticket.name = %(queue)s::text AND ticket.expires_at > clock_timestamp()
     AND (SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text) >= %(parties)s
 """
 
-# How many parts are missing? The ticket of a waiter, if it has one, goes when none is.
+# The number of missing parts. If no part is missing, the waiter's ticket is deleted.
 LOOK_AT_LATCH = """
 WITH parts AS (
     SELECT %(parties)s - count(*) AS missing
@@ -524,7 +525,7 @@ WITH parts AS (
 SELECT missing FROM parts
 """
 
-# The same look by a waiter that stays in the queue; it shows that it lives, if `patience` is given.
+# The number of missing parts, for a waiter in the queue. With `patience`, its ticket is prolonged.
 STAY_AT_LATCH = """
 WITH shown AS (
     UPDATE django_dblock_fencedticket
@@ -545,8 +546,8 @@ WHERE latch = %(latch)s::text AND (%(names)s::text[] IS NULL OR part = ANY(%(nam
 
 RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s::text RETURNING part"
 
-# All rows of latches whose latest part is older: a latch is never purged in part, because then it
-# would close again.
+# Delete all rows of latches whose latest part is older than `idle`. A latch is always purged as a
+# whole, because it would otherwise close again.
 PURGE_LATCHES = """
 WITH gone AS (
     DELETE FROM django_dblock_latchpart
