@@ -196,7 +196,10 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
         raise CommandError(f"{name!r} is several leases: give one of these names: {names}.")
     [lease] = leases
     if lease.state == "expired":
-        raise CommandError(f"{name!r} is not held: anybody may have it.")
+        raise CommandError(
+            f"{name!r} is not held: anybody may have it, as soon as no transaction under its last "
+            f"holder's guard is open."
+        )
     if lease.state == "delayed":
         raise CommandError(
             f"{name!r} is not held any more: its delay ends by itself in {lease.free_in:.1f} s."

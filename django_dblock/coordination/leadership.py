@@ -142,6 +142,11 @@ class leadership:  # noqa: N801 - used like a function
         using: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
+        if not (stop is None or callable(stop) or hasattr(stop, "is_set")):
+            raise TypeError(
+                f"stop must be an event or a callable, not {type(stop).__name__}: for example a "
+                f"threading.Event."
+            )
         self._stop = stop
         self._lock = TermLock(
             *key, ttl=ttl, timeout=None, on_lost=on_lost, using=using, metadata=metadata

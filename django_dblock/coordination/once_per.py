@@ -198,7 +198,8 @@ class _Job(Generic[R]):
             since: an aware datetime, or a day: no period that starts earlier is returned.
 
         Raises:
-            TypeError: the job's period is a callable, whose periods can't be listed.
+            TypeError: the job's period is a callable, whose periods can't be listed, or ``since``
+                is neither a datetime nor a date.
             ValueError: ``since`` is longer ago than ``keep``, or is not valid.
         """
         job = self._job
@@ -232,6 +233,10 @@ class OncePer(_Job[R]):
 
         Args:
             period: a period that :meth:`missed` returned, or a moment or a day in the period.
+
+        Raises:
+            TypeError: ``period`` is none of these.
+            ValueError: the moment has no time zone.
         """
         found = self._job.period_for(period)
         result: R | None = self._run(found, self._job.now()).result
@@ -474,7 +479,8 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         using: the database alias.
 
     Raises:
-        TypeError: ``per`` is a callable, whose periods can't be listed.
+        TypeError: ``per`` is a callable, whose periods can't be listed, or ``since`` is neither a
+            datetime nor a date.
         ValueError: ``since`` is longer ago than ``keep``, or an argument is not valid.
     """
     if not isinstance(per, str):
@@ -508,6 +514,8 @@ def _moment(when: datetime | date, calendar: _Calendar) -> datetime:
         if timezone.is_naive(when):
             raise ValueError(f"{when!r} has no time zone, so it names no moment.")
         return when
+    if not isinstance(when, date):
+        raise TypeError(f"{when!r} is neither an aware datetime nor a date.")
     day = _Calendar("day", calendar.tz)
     noon = datetime(when.year, when.month, when.day, 12, tzinfo=timezone.get_default_timezone())
     if calendar.tz is not None:

@@ -25,7 +25,7 @@ from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Success
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
 from django_dblock.fencing.lock import Blocks, Entry
 from django_dblock.fencing.store import Grant, Place, Wish
 from django_dblock.keys import KeyPart, encode, key_id
@@ -392,7 +392,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
     ) -> None:
         _check_count(count)
         if not is_ttl(ttl):
-            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+            raise not_a_ttl("ttl", ttl)
         if not (metadata is None or isinstance(metadata, dict)):
             raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
         self._key = named(key)

@@ -16,7 +16,7 @@ from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Demand, Success
 from django_dblock.fencing.deadline import GONE, now
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.fencing.store import Place, Refusal, Wish
 from django_dblock.keys import KeyPart
@@ -79,7 +79,7 @@ class WriteLease(_TurnLease):
             ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if not (ttl is None or is_ttl(ttl)):
-            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+            raise not_a_ttl("ttl", ttl)
         return _Downgrade(self, ttl)
 
     def hand_over(self, ttl: float) -> SlotGrant:

@@ -283,7 +283,10 @@ class Attempt:
     def time_is_up(self, waited: float, *, note: str = "") -> LockTimeout:
         """Return the LockTimeout that names the holder."""
         answer = self.refusal
-        holder = "another holder that was faster, or a waiter further ahead in the queue"
+        holder = (
+            "another holder that was faster, a waiter further ahead in the queue, or a transaction "
+            "under the last holder's guard that is still open"
+        )
         if answer is not None and answer.remaining == inf:
             holder = answer.owner  # a hold that does not expire
         elif answer is not None and answer.remaining > 0:

@@ -85,6 +85,13 @@ def is_ttl(value: object) -> bool:
     )
 
 
+def not_a_ttl(argument: str, value: object) -> ValueError:
+    """Return the error for an argument that :func:`is_ttl` refuses."""
+    return ValueError(
+        f"{argument}={value!r} is not a number of seconds above 0 and up to {MAX_TIMEOUT:.0f}."
+    )
+
+
 class Lease:
     """One grant of a fenced lock, identified by its token, never by a host, process or thread.
 
@@ -177,7 +184,7 @@ class Lease:
             ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if ttl is not None and not is_ttl(ttl):
-            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+            raise not_a_ttl("ttl", ttl)
         for trust in self.trusts:
             self._renew(trust, trust.ttl if ttl is None else float(ttl))
         self.check()
@@ -267,7 +274,7 @@ class Lease:
         Source: PostgreSQL manual, 13.3.2 "Row-Level Locks".
         """
         if idle_timeout is not None and not is_ttl(idle_timeout):
-            raise ValueError(f"idle_timeout={idle_timeout!r} is not a number of seconds above 0.")
+            raise not_a_ttl("idle_timeout", idle_timeout)
         self.check()
         return self._guarded(self.trust, idle_timeout)
 

@@ -30,7 +30,7 @@ from django_dblock.exceptions import DblockError, LockTimeout, SelfDeadlock
 from django_dblock.fencing import async_lock, store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.heartbeat import heartbeat
-from django_dblock.fencing.lease import Lease, is_ttl
+from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
 from django_dblock.fencing.lease_name import lease_name
 from django_dblock.fencing.store import Place, Wish
 from django_dblock.keys import KeyPart, is_argument
@@ -228,11 +228,13 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         metadata: dict[str, Any] | None = None,
     ) -> None:
         if not is_ttl(ttl):
-            raise ValueError(f"ttl={ttl!r} is not a number of seconds above 0.")
+            raise not_a_ttl("ttl", ttl)
         if not are_seconds(0 if timeout is None else timeout, hold_at_least, lock_delay):
             raise _not_seconds(timeout, hold_at_least=hold_at_least, lock_delay=lock_delay)
         if not (metadata is None or isinstance(metadata, dict)):
             raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}.")
+        if not (on_lost is None or callable(on_lost)):
+            raise TypeError(f"on_lost must be callable, not {type(on_lost).__name__}.")
         self._template = key
         callables = any(map(callable, key)) and any(map(is_argument, key))
         known = named(
@@ -435,7 +437,9 @@ def _not_seconds(timeout: object, **others: object) -> ValueError:
             f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
         )
     argument, value = next(found for found in others.items() if not is_seconds(found[1]))
-    return ValueError(f"{argument}={value!r} is not a number of seconds from 0.")
+    return ValueError(
+        f"{argument}={value!r} is not a number of seconds from 0 to {MAX_TIMEOUT:.0f}."
+    )
 
 
 def _storable(metadata: dict[str, Any]) -> str:

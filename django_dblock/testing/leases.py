@@ -44,11 +44,17 @@ class hold_lease:  # noqa: N801 - as hold_lock, a context manager in lower case
         LockTimeout: on entering, somebody else holds it. A leadership campaigns until it is
             elected.
         OpenTransaction: on entering, the test has opened a transaction of its own.
+        TypeError: ``block`` is no block, but a key, for example.
     """
 
     lease: Any
 
     def __init__(self, block: "AbstractContextManager[Any] | leadership") -> None:
+        if not (isinstance(block, leadership) or hasattr(block, "__enter__")):
+            raise TypeError(
+                f"hold_lease() takes a block that holds a lease, as in "
+                f'hold_lease(fenced_lock("nightly", ttl=30)), not {type(block).__name__}.'
+            )
         self._block = _Led(block) if isinstance(block, leadership) else block
         self._context = Context()
         self._held = False

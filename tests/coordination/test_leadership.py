@@ -133,6 +133,10 @@ class TestStop:
             assert list(campaign(stop=lambda: True)) == []
         assert len(sent) == 0
 
+    def test_what_cannot_tell_to_stop_is_refused(self):
+        with pytest.raises(TypeError, match="stop must be an event or a callable, not int"):
+            campaign(stop=3)
+
     @pytest.mark.parametrize("kind", ["event", "callable"])
     def test_a_candidate_that_waits_is_stopped_at_once(self, kind, monkeypatch):
         tried, stop = threading.Event(), threading.Event()

@@ -374,6 +374,12 @@ class TestMissed:
         with pytest.raises(ValueError, match="no time zone"):
             missed("settlement", per="day", since=datetime(2026, 1, 1))
 
+    def test_a_text_is_neither_a_moment_nor_a_day(self):
+        with pytest.raises(TypeError, match="neither an aware datetime nor a date"):
+            missed("settlement", per="day", since="2026-01-01")
+        with pytest.raises(TypeError, match="neither an aware datetime nor a date"):
+            job().run_for("2026-01-01")
+
     def test_a_callables_periods_are_unknown(self):
         with pytest.raises(TypeError, match="callable"):
             missed("settlement", per=str, since=date(2026, 1, 1))

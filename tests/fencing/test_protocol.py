@@ -266,8 +266,12 @@ class TestRenew:
         with fenced_lock(NAME, ttl=30) as lock:
             with pytest.raises(ValueError, match="ttl="):
                 lock.renew(ttl=ttl)
-        with pytest.raises(ValueError, match="ttl="):
+        with pytest.raises(ValueError, match="seconds above 0 and up to 2147484"):
             fenced_lock(NAME, ttl=ttl)
+
+    def test_on_lost_that_cannot_be_called_is_refused(self):
+        with pytest.raises(TypeError, match="on_lost must be callable, not int"):
+            fenced_lock(NAME, ttl=30, on_lost=3)
 
 
 class TestRelease:

@@ -57,6 +57,16 @@ class TestPolling:
         with pytest.raises(LockTimeout, match="another holder that was faster"):
             fenced_lock(NAME, ttl=30, timeout=0.02).__enter__()
 
+    def test_an_open_guard_of_an_expired_lease_is_named(self, rival):
+        with fenced_lock(NAME, ttl=30):
+            pass
+        rival.execute("BEGIN")
+        rival.execute("SELECT FROM django_dblock_fencedlock WHERE name = %s FOR KEY SHARE", [NAME])
+        with pytest.raises(LockTimeout, match="under the last holder's guard that is still open"):
+            fenced_lock(NAME, ttl=30).__enter__()
+        rival.execute("ROLLBACK")
+        fenced_lock(NAME, ttl=30).__enter__().release()
+
     @pytest.mark.processes
     def test_a_waiter_has_it_after_the_release(self):
         with process(wait, {"timeout": None}) as waiter:

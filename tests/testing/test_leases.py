@@ -124,6 +124,11 @@ def test_it_is_held_until_it_is_released_or_taken_away():
             assert len(fenced_leases()) == 1
 
 
+def test_a_key_instead_of_a_block_is_refused():
+    with pytest.raises(TypeError, match="takes a block that holds a lease"):
+        holding("nightly")
+
+
 def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lease):
     busy = hold_lease(write())
     assert [lease.role for lease in fenced_leases()] == ["writer"]
