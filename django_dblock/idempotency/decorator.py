@@ -184,8 +184,10 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         StandbyDatabase: the alias leads to a standby.
         UnsupportedDatabase: the alias is not PostgreSQL, or has no real advisory locks.
         LockTableFull: the server has no room for another lock.
+        LockDeadlock: with ``wait=`` in an open transaction, the server found a deadlock.
+        DamagedAnswer: the stored response, or the result of a step, can't be read.
 
-    Errors under :class:`~django_dblock.IdempotencyError` become responses and are not raised.
+    Other errors under :class:`~django_dblock.IdempotencyError` become responses and are not raised.
 
     Source: draft-ietf-httpapi-idempotency-key-header-07; RFC 8941, 3.3.3 "Strings"; RFC 9457.
     """

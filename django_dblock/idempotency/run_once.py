@@ -80,8 +80,8 @@ def run_once(  # noqa: PLR0913 - all but the key by name
             its writes can't be committed. In lease mode, the work left a transaction open.
         TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
         TypeError: the work returned a generator or a coroutine. Nothing was stored.
-        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull: the lock can't be
-            taken; see the errors of :class:`~django_dblock.advisory_lock`.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, LockTableFull, LockDeadlock: the lock
+            can't be taken; see the errors of :class:`~django_dblock.advisory_lock`.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; the protocol is that of
     :mod:`django_dblock.idempotency`.
