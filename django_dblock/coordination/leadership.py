@@ -95,8 +95,8 @@ class leadership:  # noqa: N801 - used like a function
 
     The loop waits until this process is elected, and yields a :class:`Term`, a lease that a
     heartbeat renews. When the body ends, by reaching its end, ``break``, ``return`` or an error,
-    the term is released, and a standby is elected at once. The end of the body campaigns again;
-    ``with term:`` turns the loss of the term into the end of the body.
+    the term is released, and a standby is elected at once. After the end of the body the loop
+    campaigns again; ``with term:`` makes the loss of the term the end of the body.
 
     Guaranteed:
 
