@@ -13,6 +13,7 @@ from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import name, named
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.connection import connection_for, fetch, in_callers_transaction
+from django_dblock.exceptions import LockTimeout
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Demand
 from django_dblock.fencing.lease_name import lease_name
@@ -212,7 +213,7 @@ class latch:  # noqa: N801 - lower-case like the locks
             [(queued, missing)] = store.run(place, "waited for", sql.STAY_AT_LATCH, row)
             return Look(queued, 0, self._refusal(missing), max(missing, 0))
 
-        return Attempt(place, _NO_TERMS, timeout, Demand(acquire, look))
+        return _Wait(place, _NO_TERMS, timeout, Demand(acquire, look))
 
     def _refusal(self, missing: int) -> Refusal:
         return Refusal(inf, 0, f"{missing} of {self.parties} parts that are missing")
@@ -225,6 +226,22 @@ class latch:  # noqa: N801 - lower-case like the locks
     def _rows(self, statement: str, **parameters: str) -> list[tuple[Any, ...]]:
         connection = connections[_alias_of(self._using)]
         return fetch(connection, statement, {**self._parameters, **parameters})
+
+
+class _Wait(Attempt):
+    """One wait for a latch, which nobody holds: its error speaks of parts."""
+
+    def time_is_up(self, waited: float, *, note: str = "") -> LockTimeout:
+        """Return the LockTimeout that says how many parts are missing."""
+        error = super().time_is_up(waited, note=note)
+        message = (
+            f"The latch {error.name} on database {error.using!r} is kept closed by {error.holder}: "
+            f"gave up after {waited:.3f} s (timeout={error.timeout} s). Parts that are done stay "
+            f"done, so you can wait again. latch.waiting_for names the missing parts, if parties= "
+            f"named the parts."
+        )
+        error.args = (message,)
+        return error
 
 
 _OPEN = Grant(0, datetime.max.replace(tzinfo=UTC))

@@ -154,7 +154,8 @@ class VersionedModel(GuardedSave):
 
         Args:
             expected: compare with this version instead, such as the one that a form, an
-                ``If-Match`` header or a queued message carries.
+                ``If-Match`` header or a queued message carries. None is the version that this
+                instance was read with, so refuse a client that sent no version.
             update_fields: write only these fields; the version is always written, too.
             using: the alias of the database; else the router's.
 

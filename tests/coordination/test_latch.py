@@ -1,6 +1,7 @@
 """latch: it opens with the commit of its last part."""
 
 import json
+import pickle
 import threading
 
 import pytest
@@ -138,6 +139,10 @@ class TestWaiting:
             done.wait(timeout=0.05)
         assert caught.value.key == ("import", 7)
         assert caught.value.waited >= 0.05
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert str(copy) == str(caught.value)
+        assert str(copy).startswith("The latch import:7 on database 'default' is kept closed by 2")
+        assert "dblock list" not in str(copy)
 
     @pytest.mark.parametrize("timeout", [-1, "1", float("nan")])
     def test_timeouts(self, timeout):
