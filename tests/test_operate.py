@@ -119,6 +119,11 @@ class TestNoOther:
             terminate_backend(pid)
         assert len(sent) == 0
 
+    def test_a_text_is_no_number(self, statements):
+        with statements() as sent, pytest.raises(TypeError, match="pid must be an int, not str"):
+            terminate_backend("31337")
+        assert len(sent) == 0
+
     def test_another_engine(self):
         with pytest.raises(UnsupportedDatabase):
             terminate_backend(7, using="sqlite")

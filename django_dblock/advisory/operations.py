@@ -51,11 +51,13 @@ def terminate_backend(
     Raises:
         TerminationRefused: the role may not end the backend, or may not see whether its connection
             is the same. Nothing is ended, and the caller's transaction is usable.
-        ValueError: before any SQL: the number can't be a process id.
+        TypeError, ValueError: before any SQL: ``pid`` is not a number, or can't be a process id.
         UnsupportedDatabase: the alias is not PostgreSQL.
 
     Source: PostgreSQL manual, 9.28.2 "Server Signaling Functions".
     """
+    if not isinstance(pid, int):
+        raise TypeError(f"pid must be an int, not {type(pid).__name__}.")
     if not 0 < pid <= _LARGEST_PID:
         raise ValueError(f"pid={pid!r} is not the number of a backend.")
     connection = connection_for(using)

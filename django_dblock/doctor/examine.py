@@ -66,7 +66,7 @@ def examine(using: str | None = None) -> list[Finding]:
 
 
 def _unreachable(alias: str, error: Exception) -> Finding:
-    said = str(error).strip()
+    said = " ".join(str(error).split())  # libpq breaks lines and indents
     if "max_locks_per_transaction" in said:  # the hint's setting, in every language
         return lock_table_full(said)
     return Finding(

@@ -67,6 +67,7 @@ def test_status_4_after_errors():
         shown, status = doctor("--using", "other")
     assert status == 4
     assert shown.startswith("error    connection: Database 'other' can't be asked:")
+    assert "??" not in shown, "the line breaks of libpq's message"
 
 
 def test_json_for_scripts():
