@@ -41,7 +41,7 @@ class Permit(Lease):
 
     Attributes:
         slot: the number of the first slot, from 0 to permits - 1.
-        slots: the numbers of all slots.
+        slots: the numbers of all slots, in ascending order.
     """
 
     fences_rows = False

@@ -113,7 +113,7 @@ def answer(
         UnsupportedDatabase: the server is CockroachDB.
         NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
-    slots = [Slot(*row[1:4]) for row in rows if row[0] == "acquired"]
+    slots = sorted(Slot(*row[1:4]) for row in rows if row[0] == "acquired")
     if slots:
         schema: str = rows[0][5]
         if not replicated:

@@ -19,6 +19,7 @@ from django_dblock import (
     signals,
 )
 from django_dblock.coordination import slots
+from django_dblock.core.application_name import named
 from django_dblock.fencing import store
 from tests.app.fenced import Account
 from tests.app.models import Counter
@@ -134,6 +135,12 @@ class TestUnits:
             with semaphore(5, units=2) as other:
                 assert other.slots == (3, 4)
         assert held(NAME) == []
+
+    def test_slots_are_in_order_whatever_order_the_server_updates_them_in(self):
+        place = slots.place_of(named(("api",)), "semaphore", "", "default")
+        rows = [("acquired", slot, 7, None, None, "public", None, True) for slot in (2, 0, 1)]
+        grant = slots.answer(place, rows, "held", replicated=True)
+        assert [each.slot for each in grant.slots] == [0, 1, 2]
 
     def test_none_if_some_of_the_free_slots_are_locked(self, rival):
         """Another seeker is taking them: enough were free, and one of them is left."""

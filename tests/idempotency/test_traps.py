@@ -150,22 +150,23 @@ def test_twin_a_claim_without_owner_token_so_a_zombie_overwrote_the_winner():
 # 409 for ever after a crash
 
 
-def crash(name):
+def crash(name, observer):
     with process(runs, name) as first:
         assert first.receive() == "inside"
         first.kill()
+    observe.until(lambda: not observe.locks(observer), "the server has noticed")
     leasing.expire()
     return [ask(name).status_code for _ in range(2)]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_trap_409_for_ever_after_a_crash(name):
-    assert crash(name) == [201, 201]
+def test_trap_409_for_ever_after_a_crash(name, observer):
+    assert crash(name, observer) == [201, 201]
     assert len(documents()) == 1
 
 
-def test_twin_409_for_ever_after_a_crash():
-    assert crash("claim_for_ever") == [409, 409]
+def test_twin_409_for_ever_after_a_crash(observer):
+    assert crash("claim_for_ever", observer) == [409, 409]
 
 
 # Pickled responses
