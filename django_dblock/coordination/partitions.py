@@ -23,7 +23,7 @@ from django_dblock.core.application_name import NamedKey, named
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Success
-from django_dblock.fencing.deadline import now
+from django_dblock.fencing.deadline import EXPIRED, now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
 from django_dblock.fencing.lock import Blocks, Entry
@@ -288,6 +288,10 @@ class Share:
     def _take(self, missing: int) -> None:
         grant, place, before = self._acquire(self._place, self._wish, self.count, missing)
         for slot in grant:
+            expired = self._owned.get(slot.slot)
+            if expired is not None:  # its heartbeat has not noticed it yet
+                expired.trust.lose(EXPIRED)
+                expired.stop_renewing()
             self._owned[slot.slot] = self._lease(Partition, place, slot, before)
 
     def _acquire(

@@ -21,6 +21,7 @@ from django_dblock import (
 )
 from django_dblock.coordination import slots
 from django_dblock.fencing import store
+from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.store import Refusal
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
@@ -121,6 +122,20 @@ class TestOneWorker:
         with outbox() as mine:
             mine._owned[1].trust.lose("lost for the test")
             expire(observer, PARTS, slot=1)
+            mine.balance()
+            assert mine.numbers == (0, 1, 2, 3)
+
+    def test_a_partition_that_expired_unnoticed_and_is_taken_again(self, observer):
+        """The old lease is lost, and is not renewed any more."""
+        with outbox() as mine:
+            old = mine._owned[0]
+            mine._owned[3].trust.lose("lost for the test")
+            expire(observer, PARTS, slot=0)
+            expire(observer, PARTS, slot=3)
+            mine.balance()
+            assert mine._owned[0].token > old.token
+            assert old.lost
+            assert old.trust not in heartbeat._due
             mine.balance()
             assert mine.numbers == (0, 1, 2, 3)
 
