@@ -5,11 +5,19 @@ them.
 """
 
 from functools import partial
+from math import ceil, inf
 
 import pytest
 from django.db import connection, transaction
 
-from django_dblock import fenced_rwlock, fenced_semaphore, latch, purge_fenced_locks
+from django_dblock import (
+    fenced_rwlock,
+    fenced_semaphore,
+    latch,
+    partitions,
+    purge_fenced_locks,
+)
+from django_dblock.coordination.partitions import Share
 from django_dblock.core.connection import fetch
 from django_dblock.exceptions import LockLost, LockTimeout
 from django_dblock.fencing import store
@@ -465,3 +473,102 @@ def test_a_latch_that_wakes_before_the_commit_is_found_out(looking, monkeypatch)
     )
     with pytest.raises(AssertionError, match="the waiter was told"):
         PartsAndWaiter(looking, ["one", "two"]).explore(limit=400)
+
+
+class Workers(Walk):
+    """Two split three partitions, while a third joins and leaves, or dies."""
+
+    def __init__(self, looking, third):
+        super().__init__(looking)
+        self.third = third
+        self.lost = []
+
+    def prepare(self):
+        super().prepare()
+        self.lost.clear()
+
+    def actors(self):
+        both = {run: partial(self.work, run) for run in "ab"}
+        third = {"joins": partial(self.work, "c"), "dies": self.die}
+        return {**both, "c": third[self.third]}
+
+    def block(self):
+        return partitions("key", count=3, ttl=TTL)
+
+    def work(self, run):
+        with self.block() as mine:
+            self.use(run, mine)
+            mine.balance()
+            self.use(run, mine)
+        return "left"
+
+    def die(self):
+        """End as a process does that is killed: nothing is released, or renewed."""
+        mine = self.block()._join()
+        try:
+            self.use("c", mine)
+        finally:
+            for lease in (mine._worker, *mine._owned.values()):
+                lease.stop_renewing()
+        return "died"
+
+    def use(self, run, mine):
+        share = ceil(3 / max(mine.workers, 1))
+        assert len(mine) <= share, f"{run} has more than its share"
+        mine._due = inf  # it balances where the test says so
+        for part in mine if len(mine) else ():
+            with part, part.guard():
+                write(run, part.number, part.token)
+            if part.lost:
+                self.lost.append((run, part.expires_at))
+
+    def own_all(self):
+        with self.block() as mine:
+            return mine.numbers
+
+    def check(self, schedule, tree):
+        self.check_tokens()
+        self.check_outcomes(schedule)
+        [now] = self.looking.execute("SELECT schedules.clock_timestamp()").fetchone()
+        for run, end in self.lost:
+            assert end <= now, f"{run}'s partition was lost before its end"
+        if schedule.events or self.third == "dies":
+            tree.move_clock(TTL + 1)
+        assert tree.alone(self.own_all) == (0, 1, 2), "not every partition is owned again"
+
+
+@pytest.mark.parametrize("third", ["joins", "dies"])
+@pytest.mark.parametrize("events", [[], ["the leases end"]])
+def test_no_partition_is_used_twice_and_each_is_owned_again(looking, third, events):
+    assert Workers(looking, third).explore(*events, limit=LIMIT // 2) > 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "whole", "instead", "message"),
+    [
+        (
+            sql,
+            "ACQUIRE_SLOTS",
+            """
+        AND expires_at + lock_delay <= clock_timestamp()
+        AND version()""",
+            """
+        AND version()""",
+            "lost before its end",
+        ),
+        (sql, "WORKERS", "> clock_timestamp()", "> '-infinity' AND grants > 0", "owned again"),
+        (Share, "_give_up", None, lambda self, surplus: None, "more than its share"),
+    ],
+    ids=["expiry", "workers", "share"],
+)
+def test_partitions_that_look_at_less_are_found_out(
+    looking, monkeypatch, module, name, whole, instead, message
+):
+    """The negative twins."""
+    if whole is not None:
+        text = getattr(module, name)
+        assert whole in text
+        instead = text.replace(whole, instead)
+    monkeypatch.setattr(module, name, instead)
+    with pytest.raises(AssertionError, match=message):
+        Workers(looking, "dies").explore("the leases end", limit=400)
