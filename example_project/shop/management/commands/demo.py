@@ -27,9 +27,9 @@ from shop.demo.stage import Stage
 
 NEXT = """
 What to look at next:
-  example_project/shop/purchase.py, staff.py, settlement.py, payments.py: the four guards, in use
+  example_project/shop/: purchase.py, staff.py, settlement.py, payments.py, outbox.py: the guards
   manage.py demo --serve: the shop with its lock monitor, for you to click through
-  docs/which-one.md: which of the four you need"""
+  docs/which-one.md: which of them you need"""
 
 
 class Command(BaseCommand):
