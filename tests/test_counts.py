@@ -4,6 +4,7 @@ Counted at the wire and at the server, on the fast path and on the ordinary curs
 number here is a change of what users pay: explain it in the commit. Times are never asserted.
 """
 
+import psycopg
 import pytest
 from django.db import transaction
 from django.http import JsonResponse
@@ -33,7 +34,8 @@ from django_dblock.fencing import store
 from django_dblock.fencing.store import Place
 from tests.app.fenced import Account
 from tests.app.versioned import Product
-from tests.helpers import backends
+from tests.conftest import conninfo
+from tests.helpers import backends, observe
 from tests.helpers.wire_counts import counted, tapped
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -319,6 +321,36 @@ EXPECTED = {
 WRITES_AN_INDEX = {"run_once, lease", "view, lease"}
 ONE_MESSAGE = {"read lease", "write lease after a read"}
 """Several statements that travel together, through the ordinary cursor as well."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_else_writes(django_db_setup):
+    """Transaction ids and WAL are the server's: no autovacuum may spend any meanwhile."""
+    with psycopg.connect(conninfo(), autocommit=True) as server:
+
+        def shown():
+            return server.execute("SHOW autovacuum").fetchone()[0]
+
+        def autovacuum(clause, value):
+            server.execute(f"ALTER SYSTEM {clause}")
+            server.execute("SELECT pg_reload_conf()")
+            observe.until(lambda: shown() == value, f"autovacuum is {value}")
+
+        def at_work():
+            return server.execute(
+                "SELECT FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
+            ).fetchall()
+
+        if server.execute("SHOW is_superuser").fetchone() == ("off",):
+            yield  # a given server: hope for the best
+            return
+        before = shown()
+        autovacuum("SET autovacuum = off", "off")
+        try:
+            observe.until(lambda: not at_work(), "autovacuum has ended")
+            yield
+        finally:
+            autovacuum("RESET autovacuum", before)
 
 
 def measured(name, backend, looking):
