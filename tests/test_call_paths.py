@@ -4,6 +4,7 @@ Counted are the package's own files, in the calling thread, once everything is i
 that goes up needs a reason; one that goes down is written down here.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def path_of(act):
         if name.startswith(PACKAGE) and (not path or path[-1] != name):
             path.append(name)
 
+    gc.disable()  # what it would end is not on the way
     sys.setprofile(trace)
     try:
         act()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return path
 
 

@@ -149,12 +149,15 @@ def tamper(settings):
     """Another byte in the middle of it."""
     kept = row()
     if kept.completed_at:
-        kept.body = bytes(kept.body)[:40] + b"A" + bytes(kept.body)[41:]
+        kept.body = tampered(bytes(kept.body))
     else:
-        secret = base64.b64decode(kept.steps["charge"]["encrypted"])
-        secret = base64.b64encode(secret[:40] + b"A" + secret[41:]).decode()
-        kept.steps = {"charge": {"encrypted": secret}}
+        secret = tampered(base64.b64decode(kept.steps["charge"]["encrypted"]))
+        kept.steps = {"charge": {"encrypted": base64.b64encode(secret).decode()}}
     kept.save()
+
+
+def tampered(secret):
+    return secret[:40] + (b"B" if secret[40:41] == b"A" else b"A") + secret[41:]
 
 
 def break_it(settings):
