@@ -100,8 +100,10 @@ def _take_turns(worker: Worker) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     while now() < worker.until and not stopping.is_set():
         try:
-            worker.workload.turn(worker)
-            _note_backend(worker)
+            try:
+                worker.workload.turn(worker)
+            finally:  # each turn may end in an error, after operations that succeeded
+                _note_backend(worker)
         except errors:  # the history has it
             for connection in connections.all(initialized_only=True):
                 with suppress(Error):
@@ -112,7 +114,8 @@ def _take_turns(worker: Worker) -> None:
 def _note_backend(worker: Worker) -> None:
     """Note once what the connection is, and whether statements may travel in one message."""
     connection = connections["default"]
-    if connection.connection is not None and "noted" not in worker.state:
+    driver = connection.connection
+    if "noted" not in worker.state and driver is not None and not driver.closed:
         fast = fast_driver(connection) is not None
         worker.history.note("backend", backend=type(connection).__name__, fast=fast)
         worker.state["noted"] = True
