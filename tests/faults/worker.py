@@ -100,10 +100,8 @@ def _take_turns(worker: Worker) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     while now() < worker.until and not stopping.is_set():
         try:
-            try:
-                worker.workload.turn(worker)
-            finally:  # each turn may end in an error, after operations that succeeded
-                _note_backend(worker)
+            _note_backend(worker)
+            worker.workload.turn(worker)
         except errors:  # the history has it
             for connection in connections.all(initialized_only=True):
                 with suppress(Error):
@@ -112,10 +110,14 @@ def _take_turns(worker: Worker) -> None:
 
 
 def _note_backend(worker: Worker) -> None:
-    """Note once what the connection is, and whether statements may travel in one message."""
+    """Note once what the connection is, and whether statements may travel in one message.
+
+    Before the first turn: a worker may be killed in it, or each turn end in an error, after
+    operations that succeeded.
+    """
     connection = connections["default"]
-    driver = connection.connection
-    if "noted" not in worker.state and driver is not None and not driver.closed:
+    if "noted" not in worker.state:
+        connection.ensure_connection()
         fast = fast_driver(connection) is not None
         worker.history.note("backend", backend=type(connection).__name__, fast=fast)
         worker.state["noted"] = True
