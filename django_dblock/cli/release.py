@@ -184,12 +184,12 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
         for lease in fenced_leases(using, name=names_of(name), expired=True)
         if lease.slot == slot
     ]
-    named_so = [lease for lease in leases if lease.name == name]
-    leases = named_so or [lease for lease in leases if lease.state == "held"] or leases[:1]
+    held = [lease for lease in leases if lease.state == "held"]
+    leases = [lease for lease in held if lease.name == name] or held or leases[:1]
     if not leases:
         raise CommandError(
-            f"There is no fenced lock {name!r} with slot {slot}. 'dblock list --kind fenced' shows "
-            f"the names as they are in the table."
+            f"There is no lease {name!r} with slot {slot}. 'dblock list --kind fenced' shows the "
+            f"names and slots."
         )
     if len(leases) > 1:
         names = ", ".join(lease.name for lease in leases)

@@ -1,14 +1,15 @@
 """Leases for tests: held by somebody else, and taken away."""
 
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Self
 
 from django_dblock.coordination.leadership import leadership
-from django_dblock.coordination.partitions import Share
+from django_dblock.coordination.partitions import Share, partitions
 from django_dblock.exceptions import LockLost
 from django_dblock.fencing.lease import Lease
+from django_dblock.fencing.lock import fenced_lock
 from django_dblock.fencing.operations import force_release_grant
 from django_dblock.inspect import fenced_leases
 from django_dblock.testing.leaks import until
@@ -44,16 +45,18 @@ class hold_lease:  # noqa: N801 - as hold_lock, a context manager in lower case
         LockTimeout: on entering, somebody else holds it. A leadership campaigns until it is
             elected.
         OpenTransaction: on entering, the test has opened a transaction of its own.
-        TypeError: ``block`` is no block, but a key, for example.
+        TypeError: ``block`` holds no lease: it is a key, or an ``advisory_lock``, for example.
     """
 
     lease: Any
 
-    def __init__(self, block: "AbstractContextManager[Any] | leadership") -> None:
-        if not (isinstance(block, leadership) or hasattr(block, "__enter__")):
+    def __init__(self, block: fenced_lock | partitions | leadership) -> None:
+        # An advisory_lock would be held in the test's own transaction, where it is never busy.
+        if not isinstance(block, (fenced_lock, partitions, leadership)):
             raise TypeError(
                 f"hold_lease() takes a block that holds a lease, as in "
-                f'hold_lease(fenced_lock("nightly", ttl=30)), not {type(block).__name__}.'
+                f'hold_lease(fenced_lock("nightly", ttl=30)), not {type(block).__name__}. '
+                f"For an advisory lock use hold_lock() with its key."
             )
         self._block = _Led(block) if isinstance(block, leadership) else block
         self._context = Context()

@@ -167,6 +167,13 @@ def test_release_asks_which_of_several_is_meant():
             assert f"a (slot 0, token {lock.token}) is released" in run("release", "a", "--yes")
 
 
+def test_release_ends_a_held_permit_beside_an_ended_lock():
+    with fenced_lock("a", ttl=30):
+        pass
+    with pytest.raises(LockLost), fenced_semaphore("a", permits=1, ttl=30) as permit:
+        assert f"a (permit 0, token {permit.token}) is released" in run("release", "a", "--yes")
+
+
 def test_the_monitor_shows_roles_and_one_queue_for_each_name(scene, admin_client):
     page = html(admin_client.get(PAGE))
     said = words(page)

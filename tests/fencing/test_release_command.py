@@ -75,7 +75,7 @@ def test_a_holder_who_came_meanwhile_is_not_touched(monkeypatch):
 
 
 def test_what_is_not_there_is_refused():
-    with pytest.raises(CommandError, match="There is no fenced lock 'no-such' with slot 0"):
+    with pytest.raises(CommandError, match="There is no lease 'no-such' with slot 0"):
         run("release", "no-such", "--yes")
     with fenced_lock(NAME, ttl=60):
         with pytest.raises(CommandError, match="with slot 1"):

@@ -11,6 +11,7 @@ from django_dblock import (
     LockTimeout,
     OpenTransaction,
     SelfDeadlock,
+    advisory_lock,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
@@ -124,9 +125,10 @@ def test_it_is_held_until_it_is_released_or_taken_away():
             assert len(fenced_leases()) == 1
 
 
-def test_a_key_instead_of_a_block_is_refused():
-    with pytest.raises(TypeError, match="takes a block that holds a lease"):
-        holding("nightly")
+@pytest.mark.parametrize("block", ["nightly", advisory_lock("nightly")], ids=["key", "advisory"])
+def test_what_holds_no_lease_is_refused(block):
+    with pytest.raises(TypeError, match=r"takes a block that holds a lease.*use hold_lock\(\)"):
+        holding(block)
 
 
 def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lease):
