@@ -103,16 +103,19 @@ class latch:  # noqa: N801 - lower-case like the locks
         if self._names is not None and text not in self._names:
             raise ValueError(f"{part!r} is none of the parts of {self!r}.")
         rows = self._rows(sql.COUNT_DOWN, part=text)
-        if any(is_awaited for (is_awaited,) in rows):
-            self._wake_at_commit()
+        for (schema,) in rows:
+            if schema is not None:  # a waiter is in the queue
+                self._wake_at_commit(schema)
         return bool(rows)
 
-    def _wake_at_commit(self) -> None:
+    def _wake_at_commit(self, schema: str) -> None:
         connection = connections[_alias_of(self._using)]
         parameters = self._parameters
+        # At the COMMIT, the search path may be another tenant's.
+        statement = store.in_schema(sql.WAKE_LATCH, schema)
 
         def wake_waiters() -> None:
-            fetch(connection, sql.WAKE_LATCH, parameters)
+            fetch(connection, statement, parameters)
 
         # In manual transaction management no hook runs after COMMIT: the waiters poll.
         if connection.in_atomic_block or connection.get_autocommit():

@@ -280,10 +280,10 @@ def _interruptible(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=4096)  # one for each tenant and statement
 def in_schema(statement: str, schema: str) -> str:
-    """Return the statement with the lock tables' names qualified.
+    """Return the statement with the names of the lock tables and of the latch table qualified.
 
     Args:
-        statement: one of :mod:`django_dblock.sql.fencing`.
+        statement: one of :mod:`django_dblock.sql.fencing` or :mod:`django_dblock.sql.coordination`.
         schema: the schema, quoted by the server; empty to leave the names to the search path.
     """
     if not schema:
@@ -291,7 +291,7 @@ def in_schema(statement: str, schema: str) -> str:
     return _TABLE.sub(f"{schema}.".replace("%", "%%").replace("\\", "\\\\") + r"\g<0>", statement)
 
 
-_TABLE = re.compile(r"\bdjango_dblock_fenced(?:lock|ticket)\b")
+_TABLE = re.compile(r"\bdjango_dblock_(?:fencedlock|fencedticket|latchpart)\b")
 
 
 def durable_together(

@@ -93,7 +93,7 @@ WITH free AS MATERIALIZED (
     RETURNING slot
 ), left_queue AS (
     DELETE FROM django_dblock_fencedticket
-    WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
+    WHERE id = %(ticket)s AND name = %(name)s::text AND EXISTS (SELECT FROM taken)
 )
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
@@ -243,7 +243,7 @@ WITH gate AS MATERIALIZED (
     WHERE lease.id = gate.id AND lease.owner <> ''
 ), left_queue AS (
     DELETE FROM django_dblock_fencedticket
-    WHERE id = %(ticket)s AND EXISTS (SELECT FROM had)
+    WHERE id = %(ticket)s AND name = %(name)s::text AND EXISTS (SELECT FROM had)
 )
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
@@ -366,7 +366,7 @@ WITH gate AS MATERIALIZED (
     RETURNING lease.slot, lease.token, lease.expires_at, lease.tableoid
 ), left_queue AS (
     DELETE FROM django_dblock_fencedticket
-    WHERE id = %(ticket)s AND EXISTS (SELECT FROM taken)
+    WHERE id = %(ticket)s AND name = %(name)s::text AND EXISTS (SELECT FROM taken)
 )
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
@@ -489,15 +489,15 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = ANY(%(keys)s)
 
 # A latch has a row for each part that is done. The row is written in the part's own transaction,
 # so the part counts from that transaction's COMMIT. Two parts write two rows, so neither waits for
-# the other. The result is whether a waiter is in the queue.
+# the other. If a waiter is in the queue, the result is the schema of the part's row, else NULL.
 COUNT_DOWN = """
 INSERT INTO django_dblock_latchpart (latch, part, done_at)
 VALUES (%(latch)s, %(part)s, clock_timestamp())
 ON CONFLICT (latch, part) DO NOTHING
-RETURNING EXISTS (
+RETURNING CASE WHEN EXISTS (
     SELECT FROM django_dblock_fencedticket
     WHERE name = %(queue)s::text AND expires_at > clock_timestamp()
-)
+) THEN (pg_identify_object(1259, tableoid, 0)).schema END
 """
 PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s::text ORDER BY part"
 COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text"

@@ -17,6 +17,7 @@ from django_dblock import (
 )
 from tests.app.models import Counter
 from tests.helpers import backends
+from tests.helpers.queueing import notified, until_queued
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
@@ -134,3 +135,34 @@ def test_in_a_tenants_schema(use, tenants, observer):
         for table in TABLES
     ]
     assert rows == [0, 0, 0, 0]
+
+
+def test_last_part_wakes_its_tenants_waiter_at_commit(tenants, rival):
+    """The search path is another tenant's when the part's transaction commits."""
+    tenants("acme")
+    waiter = latch("a", parties=1)._attempt(60)
+    topic = until_queued(waiter)
+    rival.execute("LISTEN django_dblock")
+    with transaction.atomic():
+        latch("a", parties=1).count_down("the part")
+        tenants("globex")
+        assert not latch("a", parties=1).done
+    assert notified(rival) == [topic]
+    tenants("acme")
+    assert waiter.once() is not None
+    waiter.close()
+
+
+def test_last_part_on_another_alias_wakes_its_waiter(connect):
+    """The part commits on its own alias, whatever is open on the default alias."""
+    waiter = latch("a", parties=1, using="other")._attempt(60)
+    topic = until_queued(waiter)
+    other_rival = connect("other")
+    other_rival.execute("LISTEN django_dblock")
+    with transaction.atomic():
+        with transaction.atomic(using="other"):
+            latch("a", parties=1, using="other").count_down("the part")
+            assert notified(other_rival) == []
+        assert notified(other_rival) == [topic]
+    assert waiter.once() is not None
+    waiter.close()

@@ -469,7 +469,7 @@ def test_a_latch_that_wakes_before_the_commit_is_found_out(looking, monkeypatch)
     monkeypatch.setattr(
         latch,
         "_wake_at_commit",
-        lambda self: fetch(connection, sql.WAKE_LATCH, self._parameters),
+        lambda self, _: fetch(connection, sql.WAKE_LATCH, self._parameters),
     )
     with pytest.raises(AssertionError, match="the waiter was told"):
         PartsAndWaiter(looking, ["one", "two"]).explore(limit=400)

@@ -15,7 +15,10 @@ from django_dblock import (
     OpenTransaction,
     UnsupportedDatabase,
     fenced_lock,
+    fenced_rwlock,
     fenced_semaphore,
+    leadership,
+    partitions,
     signals,
 )
 from django_dblock.coordination import slots
@@ -385,11 +388,32 @@ class TestAnswers:
         with pytest.raises(LockTimeout, match="faster"):
             semaphore(timeout=0.01).__enter__()
 
-    def test_cockroach_is_refused(self, monkeypatch):
-        row = ("cockroach", None, None, None, None, None, None, None)
-        monkeypatch.setattr(store, "durable", lambda *_: ([row], True))
-        with pytest.raises(UnsupportedDatabase, match="CockroachDB"):
-            semaphore().__enter__()
+    @pytest.mark.parametrize(
+        "take",
+        [
+            lambda: semaphore().__enter__(),
+            lambda: fenced_rwlock("api").read(ttl=30).__enter__(),
+            lambda: fenced_rwlock("api").write(ttl=30).__enter__(),
+            lambda: next(iter(leadership("api", ttl=30))),
+            lambda: partitions("api", count=2, ttl=30).__enter__(),
+        ],
+        ids=["permit", "read", "write", "term", "partition"],
+    )
+    def test_cockroachdb_is_refused_by_name(self, take, observer):
+        observer.execute(
+            "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text"
+            " LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$"
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET search_path = impostor, pg_catalog, public")
+            with pytest.raises(UnsupportedDatabase, match="CockroachDB"):
+                take()
+            connection.close()
+            assert not FencedLock.objects.exists()
+        finally:
+            connection.close()
+            observer.execute("DROP SCHEMA impostor CASCADE")
 
     def test_a_commit_without_its_standby_does_not_count(self, monkeypatch):
         real = store.durable

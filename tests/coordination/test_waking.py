@@ -542,3 +542,18 @@ class TestFrozen:
         )
         assert second.once() is not None
         assert held(TURNS) == [1]
+
+    @pytest.mark.parametrize(
+        "block",
+        [semaphore, lambda: turns("read"), lambda: turns("write")],
+        ids=["permit", "read", "write"],
+    )
+    def test_a_grant_keeps_another_names_ticket(self, block, waiting, observer):
+        """The waiter was frozen during a failover, after which its ticket's id was used again."""
+        waiter, stranger = waiting(block()._attempt()), waiting(imported()._attempt(60))
+        until_queued(stranger)
+        waiter._ticket, waiter._called = stranger._ticket, True
+        while (success := waiter.once()) is None:
+            waiter._called = True
+        assert success.grant.token
+        assert tickets(observer) == 1

@@ -90,6 +90,8 @@ class TestSchema:
         text = store.in_schema("FROM django_dblock_fencedlock WHERE a = %(a)s", '"50 %\\1"')
         assert text == 'FROM "50 %%\\1".django_dblock_fencedlock WHERE a = %(a)s'
         assert store.in_schema("django_dblock_fencedlock", "") == "django_dblock_fencedlock"
+        for table in ("fencedticket", "latchpart"):
+            assert store.in_schema(f"django_dblock_{table}", "a") == f"a.django_dblock_{table}"
 
 
 class Proxy:
