@@ -12,7 +12,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
-from django_dblock.core.connection import connection_for, positional
+from django_dblock.core.connection import connection_for, fetch
 from django_dblock.fencing.lease_name import Role, meaning_of, title_of
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
@@ -199,16 +199,11 @@ def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> Lock
     Source: PostgreSQL manual, 53.13 "pg_locks", 9.27 "pg_blocking_pids()".
     """
     connection = connection_for(using)
-    with connection.cursor() as cursor:
-        cursor.execute(sql.ADVISORY_LOCKS)
-        rows = cursor.fetchall()
-        standby = rows[0][-1]
-        rows = [row[:-1] for row in rows if row[1] is not None]
-        stuck = sorted({row[5] for row in rows if row[16]})
-        chain = []
-        if stuck:
-            cursor.execute(*positional(sql.WAITS_ELSEWHERE, {"pids": stuck}))
-            chain = cursor.fetchall()
+    rows = fetch(connection, sql.ADVISORY_LOCKS, {})
+    standby = rows[0][-1]
+    rows = [row[:-1] for row in rows if row[1] is not None]
+    stuck = sorted({row[5] for row in rows if row[16]})
+    chain = fetch(connection, sql.WAITS_ELSEWHERE, {"pids": stuck}) if stuck else []
     waits = [
         OtherWait(pid, lock, waits_for, waiting, tuple(dict.fromkeys(blocked_by)))
         for pid, waits_for, lock, waiting, blocked_by, *_ in chain
@@ -458,12 +453,11 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
         "limit": limit,
         "namespace": conf.namespace if own_namespace and conf.has_namespaces else None,
     }
-    with connections[alias_for(using)].cursor() as cursor:
-        cursor.execute(*positional(sql.FENCED_LEASES, parameters))
-        rows = cursor.fetchall()
     leases = [
         FencedLease(*(*row, {} if metadata == "{}" else json.loads(metadata), tuple(waiting)))
-        for *row, metadata, waiting in rows
+        for *row, metadata, waiting in fetch(
+            connections[alias_for(using)], sql.FENCED_LEASES, parameters
+        )
     ]
     if pattern is None:
         return leases
@@ -586,9 +580,7 @@ def read_requests(
     at most, however many requests the table holds.
     """
     parameters = {"id": pk, "limit": limit, "most": MOST_COUNTED}
-    with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(*positional(idempotency_sql.UNFINISHED, parameters))
-        rows = cursor.fetchall()
+    rows = fetch(connections[store.alias_for(using)], idempotency_sql.UNFINISHED, parameters)
     requests = [
         UnfinishedRequest(
             *(*row[:3], shown_key(row[2], row[3]), *row[4:], tuple(sorted(steps)), namespace)
@@ -601,6 +593,5 @@ def read_requests(
 
 def count_unfinished_requests(using: str | None = None) -> dict[str, int]:
     """Return the number of requests without a response, by state. One statement, by an index."""
-    with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(idempotency_sql.COUNT_UNFINISHED)
-        return dict(cursor.fetchall())
+    connection = connections[store.alias_for(using)]
+    return dict(fetch(connection, idempotency_sql.COUNT_UNFINISHED, {}))

@@ -23,7 +23,7 @@ from django.db import (
 from django.db.backends import utils
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from django_dblock import advisory_lock, advisory_locks, sql
+from django_dblock import advisory_lock, advisory_locks, inspect, purge_fenced_locks, sql
 from django_dblock.core.connection import (
     CURSOR_METHODS,
     DRIVER_METHODS,
@@ -40,6 +40,8 @@ from django_dblock.core.connection import (
     positional,
     unwrapped,
 )
+from django_dblock.doctor.examine import examine
+from django_dblock.fencing.operations import count_idle_fenced_locks
 from django_dblock.models import FencedLock
 from tests.app.models import Counter
 from tests.helpers import observe
@@ -284,6 +286,24 @@ class TestDeadConnection:
     def test_first_lock_after_it_is_known_reconnects(self, dead, block):
         with block():
             pass
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            inspect.advisory_locks,
+            inspect.fenced_leases,
+            inspect.unfinished_requests,
+            inspect.count_unfinished_requests,
+            lambda: count_idle_fenced_locks(idle=3600),
+            lambda: purge_fenced_locks(idle=3600),
+        ],
+        ids=["locks", "leases", "requests", "count-requests", "count-idle", "purge"],
+    )
+    def test_first_list_or_purge_after_it_is_known_reconnects(self, dead, read):
+        assert not read()
+
+    def test_doctor_after_it_is_known_reconnects(self, dead):
+        assert "connection" not in {finding.id for finding in examine()}
 
     def test_first_statement_after_it_is_known_reconnects(self, dead):
         assert fetch(dead, "SELECT %(a)s::int", {"a": 1}) == [(1,)]

@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from django_dblock.conf import conf
-from django_dblock.core.connection import caused_by, positional
+from django_dblock.core.connection import caused_by, fetch
 from django_dblock.sql import doctor as sql
 
 
@@ -261,7 +261,7 @@ _PROTOCOL_VIOLATION = "08P01"
 
 def version(connection: BaseDatabaseWrapper) -> str:
     """Return the result of the server's ``version()``."""
-    [[said]] = _rows(connection, sql.VERSION)
+    [[said]] = fetch(connection, sql.VERSION, {})
     return str(said)
 
 
@@ -276,8 +276,8 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
         django.db.Error: a statement failed, or the server can't be reached.
     """
     session = _session(connection)
-    settings = dict(_rows(connection, sql.SETTINGS))
-    [lock_table] = _rows(connection, sql.LOCK_TABLE)
+    settings = dict(fetch(connection, sql.SETTINGS, {}))
+    [lock_table] = fetch(connection, sql.LOCK_TABLE, {})
     tables, elsewhere = _tables(connection)
     readable = frozenset(
         table.name
@@ -287,7 +287,7 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
         and "SELECT" not in table.denied
         and table.name not in elsewhere
     )
-    pins = tuple(Pin(*row) for row in _rows(connection, sql.PINS))
+    pins = tuple(Pin(*row) for row in fetch(connection, sql.PINS, {}))
     isolation, refused = _transaction(connection)
     unattended, jobs = _coordinated(connection, readable) if isolation else (None, None)
     return Facts(
@@ -316,11 +316,13 @@ def _coordinated(
     jobs: tuple[Job, ...] | None = None
     try:
         with transaction.atomic(using=connection.alias):
-            _rows(connection, sql.PATIENCE)
+            fetch(connection, sql.PATIENCE, {})
             if {"django_dblock_fencedlock", "django_dblock_fencedticket"} <= readable:
-                unattended = tuple(Unattended(*row) for row in _rows(connection, sql.UNATTENDED))
+                unattended = tuple(
+                    Unattended(*row) for row in fetch(connection, sql.UNATTENDED, {})
+                )
             if "django_dblock_idempotencykey" in readable:
-                jobs = tuple(Job(*row) for row in _rows(connection, sql.JOBS))
+                jobs = tuple(Job(*row) for row in fetch(connection, sql.JOBS, {}))
             transaction.set_rollback(True, using=connection.alias)  # the limits end with it
     except OperationalError as error:
         if not caused_by(error, LockNotAvailable, QueryCanceled):
@@ -330,7 +332,7 @@ def _coordinated(
 
 def _session(connection: BaseDatabaseWrapper) -> Session:
     before = time.time()
-    [row] = _rows(connection, sql.SESSION)
+    [row] = fetch(connection, sql.SESSION, {})
     after = time.time()
     in_recovery, backend, role, database, clock, on_socket, sees_all, forbidden = row
     return Session(
@@ -358,7 +360,7 @@ def _tables(connection: BaseDatabaseWrapper) -> tuple[tuple[Table, ...], dict[st
         alias = conf.database or router.db_for_write(model)
         if alias != connection.alias:
             elsewhere[meta.db_table] = alias
-    rows = _rows(connection, sql.TABLES, {"names": list(columns)})
+    rows = fetch(connection, sql.TABLES, {"names": list(columns)})
     return tuple(_table(columns[row[0]], row) for row in rows), elsewhere
 
 
@@ -374,19 +376,10 @@ def _transaction(connection: BaseDatabaseWrapper) -> tuple[str | None, str]:
     """Return the isolation level of a new transaction and ""; or None and the server's error."""
     try:
         with transaction.atomic(using=connection.alias):
-            [[isolation]] = _rows(connection, sql.ISOLATION)
+            [[isolation]] = fetch(connection, sql.ISOLATION, {})
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) != _PROTOCOL_VIOLATION:
             raise
         connection.close()  # the pooler has closed its side
         return None, str(error)
     return isolation, ""
-
-
-def _rows(
-    connection: BaseDatabaseWrapper, statement: str, parameters: dict[str, Any] | None = None
-) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(*positional(statement, parameters or {}))
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows

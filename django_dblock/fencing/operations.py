@@ -6,7 +6,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import named
-from django_dblock.core.connection import positional
+from django_dblock.core.connection import drop_if_dead, fetch, positional
 from django_dblock.core.logging import audit_log, doer
 from django_dblock.fencing import store
 from django_dblock.fencing.lease_name import lease_name
@@ -117,7 +117,9 @@ def purge_in_batches(*, idle: float, batch: int, using: str | None = None) -> It
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    with connections[store.alias_for(using)].cursor() as cursor:
+    connection = connections[store.alias_for(using)]
+    drop_if_dead(connection)
+    with connection.cursor() as cursor:
         cursor.execute(sql.PURGE_TICKETS)
         found = batch
         while found == batch:
@@ -133,10 +135,9 @@ def count_idle_fenced_locks(*, idle: float = MONTH, using: str | None = None) ->
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    with connections[store.alias_for(using)].cursor() as cursor:
-        cursor.execute(*positional(sql.COUNT_IDLE, {"idle": float(idle)}))
-        [count] = cursor.fetchone()
-        return int(count)
+    connection = connections[store.alias_for(using)]
+    [[count]] = fetch(connection, sql.COUNT_IDLE, {"idle": float(idle)})
+    return int(count)
 
 
 def _refuse_early(idle: float) -> None:
