@@ -20,7 +20,7 @@ from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
 from django_dblock.fencing.lock import fenced_lock
 from django_dblock.fencing.store import Place, Refusal, Wish
 from django_dblock.keys import KeyPart
-from django_dblock.sql import coordination as sql
+from django_dblock.sql import rwlock as sql
 
 # The leases of read-write locks that the current thread or task has entered.
 _holding: ContextVar[tuple["ReadLease | WriteLease", ...]] = ContextVar(

@@ -283,7 +283,7 @@ def in_schema(statement: str, schema: str) -> str:
     """Return the statement with the names of the lock tables and of the latch table qualified.
 
     Args:
-        statement: one of :mod:`django_dblock.sql.fencing` or :mod:`django_dblock.sql.coordination`.
+        statement: one on the lock tables or on the latch table, as in `django_dblock.sql.fencing`.
         schema: the schema, quoted by the server; empty to leave the names to the search path.
     """
     if not schema:

@@ -22,7 +22,7 @@ from django_dblock.core.connection import fetch
 from django_dblock.exceptions import LockLost, LockTimeout
 from django_dblock.fencing import store
 from django_dblock.sql import coordination as sql
-from django_dblock.sql import fencing
+from django_dblock.sql import fencing, rwlock
 from tests.helpers import observe, schedules
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, pytest.mark.loss]
@@ -308,7 +308,7 @@ def test_nobody_writes_beside_a_reader_and_no_token_falls(looking, names, events
             "a token fell",
         ),
         (
-            sql,
+            rwlock,
             ["reader", "other"],
             [],
             [
@@ -319,7 +319,7 @@ def test_nobody_writes_beside_a_reader_and_no_token_falls(looking, names, events
             "a writer beside a reader",
         ),
         (
-            sql,
+            rwlock,
             ["writer", "other"],
             ["the leases end"],
             [

@@ -10,7 +10,6 @@ from django_dblock.coordination import rwlock
 from django_dblock.core import notify
 from django_dblock.fencing import acquire
 from django_dblock.fencing.operations import force_release_grant
-from django_dblock.sql import coordination as sql
 from tests.coordination.rows import expire, held
 from tests.helpers import observe, queueing
 from tests.helpers.queueing import in_a_thread, notified, until_it_can_be_woken, until_queued
@@ -265,8 +264,8 @@ class TestTurns:
         self, waiting, rival, observer, monkeypatch
     ):
         """The negative twin: each of the two sees the other, and neither wakes the writer."""
-        counted = sql.RELEASE_TURN.replace("FOR NO KEY UPDATE SKIP LOCKED", "")
-        monkeypatch.setattr(sql, "RELEASE_TURN", counted)
+        counted = rwlock.sql.RELEASE_TURN.replace("FOR NO KEY UPDATE SKIP LOCKED", "")
+        monkeypatch.setattr(rwlock.sql, "RELEASE_TURN", counted)
         assert self.leave_together(waiting, rival, observer) == []
 
     def test_of_two_that_wait_for_each_others_row_the_later_wakes(self, waiting, rival, observer):

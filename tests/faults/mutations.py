@@ -21,8 +21,8 @@ from django_dblock.fencing.model import refused
 from django_dblock.idempotency import atomic
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
-from django_dblock.sql import coordination, idempotency
 from django_dblock.sql import fencing as sql
+from django_dblock.sql import idempotency, rwlock
 
 
 def guard_without_row_lock() -> None:
@@ -113,11 +113,9 @@ def step_after_commit() -> None:
 
 def write_beside_readers() -> None:
     """A writer is granted the lock whether its readers' rows could be locked or not."""
-    before, _, rest = coordination.ACQUIRE_WRITE.partition(
-        "    WHERE (SELECT count(*) FROM readers)"
-    )
+    before, _, rest = rwlock.ACQUIRE_WRITE.partition("    WHERE (SELECT count(*) FROM readers)")
     _, _, after = rest.partition("), taken AS")
-    coordination.ACQUIRE_WRITE = f"{before}), taken AS{after}"
+    rwlock.ACQUIRE_WRITE = f"{before}), taken AS{after}"
 
 
 def count_beside_the_part() -> None:
