@@ -100,12 +100,12 @@ class _Calendar:
         """Return the period in which the moment lies."""
         if not isinstance(self.per, str):
             return Period(_text(self.per(moment)))
-        zone = self._zone()
+        zone = self.zone
         return self._period(self._start(moment.astimezone(zone).replace(tzinfo=None)), zone)
 
     def periods(self, since: datetime, until: datetime) -> Iterator[Period]:
         """Yield each period that starts at ``since`` or later and has ended at ``until``."""
-        zone = self._zone()
+        zone = self.zone
         wall = self._start(since.astimezone(zone).replace(tzinfo=None))
         while True:
             period = self._period(wall, zone)
@@ -118,7 +118,9 @@ class _Calendar:
                 yield period
             wall = self._next(wall)
 
-    def _zone(self) -> tzinfo:
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the periods."""
         return timezone.get_default_timezone() if self.tz is None else self.tz
 
     def _start(self, wall: datetime) -> datetime:
@@ -516,10 +518,7 @@ def _moment(when: datetime | date, calendar: _Calendar) -> datetime:
         return when
     if not isinstance(when, date):
         raise TypeError(f"{when!r} is neither an aware datetime nor a date.")
-    day = _Calendar("day", calendar.tz)
-    noon = datetime(when.year, when.month, when.day, 12, tzinfo=timezone.get_default_timezone())
-    if calendar.tz is not None:
-        noon = noon.replace(tzinfo=calendar.tz)
-    start = day.period_of(noon).start
+    noon = datetime(when.year, when.month, when.day, 12, tzinfo=calendar.zone)
+    start = _Calendar("day", calendar.tz).period_of(noon).start
     assert start is not None  # noqa: S101 - only a function's period has none
     return start
