@@ -44,7 +44,7 @@ def _targets(targets: list[dict[str, Any]]) -> str:
         ]
         for target in targets
     ]
-    return "## Targets\n\n" + _table(["target", "value", "wanted", ""], rows)
+    return "## Targets\n\n" + aligned(["target", "value", "wanted", ""], rows)
 
 
 def _scenario(scenario: dict[str, Any]) -> str:
@@ -66,7 +66,7 @@ def _scenario(scenario: dict[str, Any]) -> str:
         for row in scenario["rows"]
     ]
     header += ["statements", *(["Redis commands"] if redis else [])]
-    return f"## {scenario['title']}\n\n{_table(header, rows)}"
+    return f"## {scenario['title']}\n\n{aligned(header, rows)}"
 
 
 def _crowd(crowd: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _crowd(crowd: dict[str, Any]) -> str:
         ]
         for row in crowd["rows"]
     ]
-    return f"## {crowd['title']}; {crowd['processes']} processes\n\n{_table(header, rows)}"
+    return f"## {crowd['title']}; {crowd['processes']} processes\n\n{aligned(header, rows)}"
 
 
 def _curve(curve: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ def _curve(curve: dict[str, Any]) -> str:
     ]
     points = [f"{point:,}" for point in curve["points"]]
     header = [f"{curve['unit']}, by {curve['x']}", *points]
-    return f"## {curve['title']}\n\n{_table(header, rows)}"
+    return f"## {curve['title']}\n\n{aligned(header, rows)}"
 
 
 def _pgbench(results: list[dict[str, Any]]) -> str:
@@ -106,7 +106,7 @@ def _pgbench(results: list[dict[str, Any]]) -> str:
         [result["title"], f"{result['turns_per_s']:.0f}", f"{result['latency_us']:.0f}"]
         for result in results
     ]
-    return "## The database's own limit, by pgbench\n\n" + _table(
+    return "## The database's own limit, by pgbench\n\n" + aligned(
         ["script", "turns/s", "mean µs"], rows
     )
 
@@ -128,14 +128,14 @@ def _machine(found: dict[str, Any]) -> str:
     return "## Machine\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
     def written(cells: Sequence[str]) -> str:
         first, *others = zip(cells, widths, strict=True)
-        aligned = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]
-        return f"| {' | '.join(aligned)} |"
+        shown = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]
+        return f"| {' | '.join(shown)} |"
 
     first, *others = widths
     rule = f"|{'-' * (first + 2)}|{'|'.join('-' * (width + 1) + ':' for width in others)}|"

@@ -124,3 +124,19 @@ def test_a_run_can_be_put_into_the_docs(run, found, tmp_path):
     assert pictures.count("](benchmarks/") == sum(
         len(found[part]) for part in ("scenarios", "crowds", "curves")
     )
+
+
+def test_profile_shows_whose_the_time_is():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.profile", "once", "--calls", "10"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()]
+    figures = {line[1]: line[2:] for line in cells if len(line) > 4}
+    assert figures["messages"][:2] == ["3.0", "3.0"]
+    for name in ("- parse", "- plan", "- execute", "- Django", "- psycopg"):
+        assert float(figures[name][1]) > 0, name
+    assert any(
+        "INSERT INTO django_dblock_idempotencykey" in line[1] for line in cells[2:] if line[1:]
+    )
