@@ -257,7 +257,7 @@ def _seconds(duration: timedelta | None) -> str:
 
 @admin.register(FencedLock)
 class FencedLockAdmin(ReadOnlyAdmin):
-    """The leases; a user with the permission can end some of them from here."""
+    """The leases; a user with the permission can release some of them from here."""
 
     list_display = ("name_and_slot", "state", "time_left", "short_owner", "age")
     fields = (
@@ -269,7 +269,7 @@ class FencedLockAdmin(ReadOnlyAdmin):
     states = tuple(STATES[FencedLock])
     search_fields = ("name", "owner")
     search_help_text = _(
-        "The beginning of a name; or any part of the name or owner, of the newest 100,000 leases."
+        "The beginning of any name; or any part of a name or owner among the newest 100,000 leases."
     )
     ordering = ("name", "slot")
     sortable_by: ClassVar[tuple[str, ...]] = ("name_and_slot",)
@@ -338,14 +338,14 @@ class FencedLockAdmin(ReadOnlyAdmin):
         return short(visible(row.owner), _LONGEST_CELL)
 
     def has_release_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may end leases, and this site has the confirmation page."""
+        """Return whether the user may release leases, and this site has the confirmation page."""
         needed = ("django_dblock.release_fencedlock", "django_dblock.view_lockmonitor")
         may = request.user.has_perms(needed)  # type: ignore[union-attr] # signed in
         return may and self._release_url() is not None
 
-    @admin.action(description=_("End by force …"), permissions=["release"])
+    @admin.action(description=_("Release by force …"), permissions=["release"])
     def release_leases(self, request: HttpRequest, queryset: _LeaseRows) -> HttpResponse | None:
-        """Redirect to the page that asks whether to end the leases."""
+        """Redirect to the page that asks whether to release the leases."""
         rows = queryset[: _MOST_RELEASED + 1]
         leases = [("lease", f"{lease.slot}:{lease.name}") for lease in rows]
         query = urlencode(leases)
@@ -450,7 +450,7 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
         if row.state_now == "leased":
             return str(_("%(time)s left") % {"time": _seconds(row.left)})
         if row.state_now == "abandoned":
-            return str(_("lost %(time)s ago") % {"time": _seconds(row.left)})
+            return str(_("abandoned %(time)s ago") % {"time": _seconds(row.left)})
         if row.kept_for is None:
             return str(_("kept"))
         if row.state_now == "expired":

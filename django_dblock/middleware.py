@@ -32,12 +32,12 @@ def problem_of(error: BaseException, *, conditional: bool) -> Problem | None:
         conditional: whether the request carried ``If-Match`` or ``If-None-Match: *``.
     """
     if isinstance(error, LockTimeout):
-        detail = _("Somebody else is working on this just now. Nothing was saved. Try again.")
+        detail = _("Somebody else is working on this right now. Nothing was saved. Try again.")
         return Problem(conf.locked_status, "locked", detail, retry_after=1)
     if isinstance(error, IdempotencyError) and error.code in _TOLD:
         return idempotency_problem(error)
     if isinstance(error, StaleFence):
-        detail = _("Somebody else has taken this over in the meantime. It was not saved.")
+        detail = _("Somebody else has taken this over in the meantime. Your change was not saved.")
         return Problem(409, "taken_over", detail)
     if isinstance(error, LockLost):  # writes without guard() may have been committed
         detail = _("Somebody else may have taken this over. Look at what is there now.")

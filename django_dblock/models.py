@@ -28,7 +28,7 @@ class FencedLock(models.Model):
     slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)
     token: "models.BigIntegerField[int, int]" = models.BigIntegerField()
     owner: "models.CharField[str, str]" = models.CharField(
-        max_length=255, help_text="host:pid:thread, for people only"
+        max_length=255, help_text="the holder as host:pid:thread, for display only"
     )
     acquired_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
     renewed_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
@@ -39,7 +39,7 @@ class FencedLock(models.Model):
     grants: "models.BigIntegerField[int, int]" = models.BigIntegerField()
     metadata: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField()
     awaited_until: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
-        null=True, editable=False, help_text="a release before this notifies the first waiter"
+        null=True, editable=False, help_text="until this time, a release notifies the first waiter"
     )
 
     class Meta:  # noqa: D106 - Django's
@@ -50,7 +50,7 @@ class FencedLock(models.Model):
         )
         verbose_name = _("lease")
         verbose_name_plural = _("leases")
-        permissions = (("release_fencedlock", "Can end a lease by force"),)
+        permissions = (("release_fencedlock", "Can release a lease by force"),)
 
     def __str__(self) -> str:
         return f"{self.name} (token {self.token})"
@@ -75,10 +75,10 @@ class FencedTicket(models.Model):
     name: "models.CharField[str, str]" = models.CharField(max_length=255)
     slot: "models.IntegerField[int, int]" = models.IntegerField(default=0)
     owner: "models.CharField[str, str]" = models.CharField(
-        max_length=255, help_text="host:pid:thread, for people only"
+        max_length=255, help_text="the waiter as host:pid:thread, for display only"
     )
     expires_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField(
-        help_text="a waiter that died is passed over after this"
+        help_text="after this time, a waiter that died is skipped"
     )
 
     class Meta:  # noqa: D106 - Django's
@@ -100,7 +100,7 @@ class IdempotencyKey(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="DBLOCK_NAMESPACE when the request came, for example the tenant",
+        help_text="DBLOCK_NAMESPACE at the time of the request, for example the tenant",
     )
     scope: "models.CharField[str, str]" = models.CharField(
         max_length=255,
@@ -108,7 +108,7 @@ class IdempotencyKey(models.Model):
     )
     key: "models.CharField[str, str]" = models.CharField(max_length=255)
     fingerprint: "models.BinaryField[bytes, bytes]" = models.BinaryField(
-        max_length=32, help_text="SHA-256 of what was asked for"
+        max_length=32, help_text="SHA-256 of the request that the key belongs to"
     )
     fingerprint_version: "models.PositiveSmallIntegerField[int, int]" = (
         models.PositiveSmallIntegerField()
@@ -132,7 +132,9 @@ class IdempotencyKey(models.Model):
         null=True, help_text="the random identity of the latest claim"
     )
     owner: "models.CharField[str, str]" = models.CharField(
-        max_length=255, blank=True, help_text="host:pid:thread of the latest claim, for people only"
+        max_length=255,
+        blank=True,
+        help_text="the worker of the latest claim as host:pid:thread, for display only",
     )
     locked_until: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True
@@ -143,7 +145,7 @@ class IdempotencyKey(models.Model):
         null=True
     )
     expires_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
-        null=True, help_text="none: kept until it is completed, or resolved by a person"
+        null=True, help_text="empty: kept until the request is completed, or resolved manually"
     )
 
     class Meta:  # noqa: D106 - Django's

@@ -147,7 +147,7 @@ class TestServer:
             assert len(results[name]["err"].splitlines()) == 1
         assert results["run"]["status"] == 125
         assert results["key"]["status"] == 0
-        assert "can't be asked, trying again" in results["watch"]["out"]
+        assert "can't be queried, trying again" in results["watch"]["out"]
 
     @pytest.fixture
     def without_rights(self, observer):

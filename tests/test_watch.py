@@ -143,7 +143,7 @@ class TestPipe:
 
         first, away, again, *_ = looks(end, lambda: False).split("\n\n")
         assert "Nothing is locked." in first
-        assert "The database can't be asked, trying again: " in away
+        assert "The database can't be queried, trying again: " in away
         assert len(away.splitlines()) == 2
         assert "Nothing is locked." in again
 

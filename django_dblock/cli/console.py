@@ -145,7 +145,7 @@ def confirm(question: str) -> None:
         CommandError: the operator did not answer yes, or standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        raise CommandError("There is no terminal to ask at. Pass --yes to do it.")
+        raise CommandError("There is no terminal to ask for confirmation. Pass --yes to confirm.")
     answer = input(f"{question} [y/N] ")
     if answer.strip().lower() not in ("y", "yes"):
         raise CommandError("Not done.")

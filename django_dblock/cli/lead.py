@@ -28,7 +28,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("name", metavar="NAME", help=f"the name of the leadership; {KEY_SYNTAX}")
     parser.add_argument(
         "--ttl", type=_ttl, default=15.0, metavar="SECONDS",
-        help="how long a standby waits for a leader that was lost; 15 if not given",
+        help="how long after the loss of a leader a standby takes over; 15 if not given",
     )  # fmt: skip
     parser.add_argument(
         "--ready-file", type=Path, metavar="PATH",

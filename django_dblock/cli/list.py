@@ -281,7 +281,7 @@ def add_filters(parser: CommandParser) -> None:
     parser.add_argument(
         "--held",
         action="store_true",
-        help="no leases that have ended, and no requests without a worker",
+        help="leave out leases that have ended, and requests without a worker",
     )
     parser.add_argument(
         "--all-namespaces",
@@ -290,8 +290,8 @@ def add_filters(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--limit", type=int, default=DEFAULT_LIMIT, metavar="ROWS",
-        help=f"at most so many ended leases, and requests in each state; {DEFAULT_LIMIT:,} if not "
-        f"given, 0 for all",
+        help=f"how many ended leases, and requests in each state, to show; {DEFAULT_LIMIT:,} if "
+        f"not given, 0 for all",
     )  # fmt: skip
 
 

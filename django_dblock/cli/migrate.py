@@ -35,8 +35,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     A process that has waited runs ``migrate`` as well, and finds nothing to do.
 
     Raises:
-        CommandError: with status 75 if another process still migrates at the timeout; with 79 if
-            the lock was lost while ``migrate`` ran; or as ``migrate`` raises it.
+        CommandError: with status 75 if another process is still migrating at the timeout; with 79
+            if the lock was lost while ``migrate`` ran; or as ``migrate`` raises it.
         SystemExit: with the status of ``migrate``, for example of ``--check`` or ``--plan``.
     """
     using = options["using"] or DEFAULT_DB_ALIAS
@@ -64,8 +64,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     except LockTimeout as error:
         raise CommandError(
             printable(
-                f"Another process still migrates {using!r} after {timeout:g} s: {error.holder}. "
-                f"Nothing was run; try again, or allow a longer --timeout."
+                f"Another process is still migrating {using!r} after {timeout:g} s: "
+                f"{error.holder}. Nothing was run; try again, or allow a longer --timeout."
             ),
             returncode=NOT_ACQUIRED,
         ) from error

@@ -28,7 +28,7 @@ def add_request_arguments(parser: CommandParser) -> None:
         "--request",
         type=int,
         metavar="ID",
-        help="not a lock, but this request, as 'dblock list --kind idempotency' shows it",
+        help="not a lease, but this request, as 'dblock list --kind idempotency' shows it",
     )
     outcome = parser.add_mutually_exclusive_group()
     outcome.add_argument(
@@ -67,24 +67,24 @@ def resolve_request(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     request = _shown(stdout, options)
     what = f"Request {request.id}"
     if not options["yes"]:
-        confirm("Do it? Its worker may be at work still, and may have had its effect outside.")
+        confirm("Resolve it? Its worker may still be running, or have had an effect elsewhere.")
     try:
         resolve_idempotency_key(
             request.id, token=request.token, by=operator_name(), using=options["using"], **decision
         )
     except ObjectDoesNotExist as error:
-        raise CommandError(f"{what} is gone meanwhile.") from error
+        raise CommandError(f"{what} no longer exists, or has ended.") from error
     except (IdempotencyError, ValueError) as error:
         raise CommandError(printable(str(error))) from error
     if decision["outcome"] == "retry":
-        stdout.write(f"{what} is free: its next repeat goes on after its last step.")
+        stdout.write(f"{what} is free: the next retry resumes after its last step.")
     else:
         stdout.write(f"{what} has a response: every retry gets {decision['status_code']}.")
 
 
 def _decision(options: dict[str, Any]) -> dict[str, Any]:
     if options["slot"]:
-        raise CommandError("--slot is of fenced locks; a request has none.")
+        raise CommandError("--slot belongs to a lease; a request has no slot.")
     if options["retry"]:
         if given_request_options(options) != ["--retry"]:
             raise CommandError("--retry takes no response: the next retry runs the request.")
@@ -116,8 +116,8 @@ def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
     stdout.write(
         printable(
             f"Request {request.id}: {asked} of {request.scope}, key {request.key}, is "
-            f"{request.state}, begun {seconds(request.age)} ago. Last with "
-            f"{request.owner or 'nobody'}, token {request.token}. Steps recorded: {steps}."
+            f"{request.state}, started {seconds(request.age)} ago. Last worker: "
+            f"{request.owner or 'none'}, token {request.token}. Steps recorded: {steps}."
         )
     )
     return request
@@ -126,23 +126,23 @@ def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
 def add_arguments(parser: CommandParser) -> None:
     """Take the name of a lock or the number of a request, and whether to ask."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="the lock, as 'dblock list' shows it"
+        "name", metavar="NAME", nargs="?", help="the lease, as 'dblock list' shows it"
     )
     parser.add_argument(
-        "--slot", type=int, default=0, help="which of several under this name; 0 if not given"
+        "--slot", type=int, default=0, help="which lease, if the name has several; 0 if not given"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_request_arguments(parser)
 
 
 def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
-    """Show who has the lock, ask, end that grant, and write it to the audit log.
+    """Show the lease's holder, ask, release that grant, and write it to the audit log.
 
     Raises:
         CommandError: it is not held, or not by the one that was shown; or the prompt was declined.
     """
     if (options["name"] is None) == (options["request"] is None):
-        raise CommandError("Give the NAME of a fenced lock, or --request with the ID of a request.")
+        raise CommandError("Give the NAME of a lease, or --request with the ID of a request.")
     if options["request"] is not None:
         resolve_request(stdout, options)
         return
@@ -156,10 +156,11 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         f"{seconds(lease.remaining)} unless renewed."
     )
     if not options["yes"]:
-        confirm("Release it? What it protects may still be at work.")
+        confirm("Release it? The holder is not stopped: its work may still be running.")
     if not force_release_grant(lease.name, lease.slot, lease.token, using=options["using"]):
         raise CommandError(
-            f"{what} has ended meanwhile, and was not touched. 'dblock list' shows the holder now."
+            f"{what} has ended, or has another holder by now. Nothing was done. "
+            f"'dblock list' shows the present holder."
         )
     who, alias = operator_name(), alias_for(options["using"])
     audit_log.warning(
@@ -170,7 +171,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             "token": lease.token, "owner": lease.owner,
         },
     )  # fmt: skip
-    stdout.write(f"{what} is released. Its holder learns it at its next heartbeat or guard.")
+    stdout.write(f"{what} is released. Its holder notices at its next heartbeat or guard.")
 
 
 def _held(name: str, slot: int, using: str | None) -> FencedLease:
@@ -193,15 +194,15 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
         )
     if len(leases) > 1:
         names = ", ".join(lease.name for lease in leases)
-        raise CommandError(f"{name!r} is several leases: give one of these names: {names}.")
+        raise CommandError(f"{name!r} names several leases: give one of these names: {names}.")
     [lease] = leases
     if lease.state == "expired":
         raise CommandError(
-            f"{name!r} is not held: anybody may have it, as soon as no transaction under its last "
-            f"holder's guard is open."
+            f"{name!r} is not held: it can be granted as soon as no guarded transaction of its "
+            f"last holder is open."
         )
     if lease.state == "delayed":
         raise CommandError(
-            f"{name!r} is not held any more: its delay ends by itself in {lease.free_in:.1f} s."
+            f"{name!r} is not held any more: its lock_delay ends in {lease.free_in:.1f} s."
         )
     return lease

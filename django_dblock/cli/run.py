@@ -39,11 +39,11 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--tz", metavar="ZONE",
-        help="the time zone that cuts the periods of --once-per; TIME_ZONE if not given",
+        help="the time zone of the periods of --once-per; TIME_ZONE if not given",
     )  # fmt: skip
     parser.add_argument(
         "--ttl", type=float, default=30.0, metavar="SECONDS",
-        help="how long the lock stays taken when this process is lost; 30 if not given",
+        help="how long the lock stays held after this process is lost; 30 if not given",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=_timeout, default=0.0, metavar="SECONDS",
@@ -51,11 +51,11 @@ def add_arguments(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--hold-at-least", type=float, default=0.0, metavar="SECONDS",
-        help="keep the lock for so long from its grant, even if the command ends earlier",
+        help="hold the lock for at least this long, even if the command ends earlier",
     )  # fmt: skip
     parser.add_argument(
         "--lock-delay", type=float, default=0.0, metavar="SECONDS",
-        help="grant the lock to nobody for so long after it has expired unreleased",
+        help="after an expiry without a release, grant the lock to nobody for this long",
     )  # fmt: skip
     parser.add_argument(
         "--exit-code", type=int, default=NOT_ACQUIRED, metavar="STATUS",

@@ -227,7 +227,7 @@ class Supervision:
     def _follow_the_watchdog(self) -> None:
         """End the run: the watchdog has killed the command, or is about to."""
         if self._job.returncode in (None, -signal.SIGKILL):
-            self.because = "'dblock run' was frozen until the lease was about to run out"
+            self.because = "'dblock run' was suspended until the lease was about to expire"
             self._kill_at = now()
 
     def _look_at_the_lease(self) -> None:
@@ -238,7 +238,7 @@ class Supervision:
         elif self._job.returncode is not None:
             pass  # the command has ended by itself; end the processes that it left in its group
         elif self._until - now() <= TERMINATE_AT * self._ttl:
-            self.because = "no renewal was confirmed, and the lease is about to run out"
+            self.because = "no renewal was confirmed, and the lease is about to expire"
             kill_at = latest  # until then the lease is still held
         else:
             return

@@ -36,12 +36,13 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     backend_start = (locks or blockers)[0].backend_start
     if backend_start is None:
         raise CommandError(
-            f"Backend {pid} was not touched: when its connection began is hidden from this role, "
-            f"so it could be another by the time you say yes. Ask as the role that it belongs to, "
-            f"or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of this alias."
+            f"Backend {pid} was not ended: this role may not see when its connection began, so "
+            f"another backend could have the same pid by the time you confirm. Connect as the "
+            f"backend's own role, or 'GRANT pg_signal_backend, pg_read_all_stats' to the role of "
+            f"this alias."
         )
     if not options["yes"]:
-        confirm(f"End backend {pid}? What it has not committed is rolled back.")
+        confirm(f"End backend {pid}? Its uncommitted changes are rolled back.")
     try:
         ended = terminate_backend(
             pid,
@@ -54,12 +55,12 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
         raise CommandError(printable(str(error))) from error
     if not ended:
         raise CommandError(
-            f"Backend {pid} has ended meanwhile, or has no lock any more; nothing was done. "
-            f"'dblock list' shows who has one now."
+            f"Backend {pid} has already ended, or holds no lock any more. Nothing was done. "
+            f"'dblock list' shows the present holders."
         )
     stdout.write(
-        f"Backend {pid} is told to end: its transaction is rolled back, and the next in the queue "
-        f"gets the lock. Its program lives on, and may connect again."
+        f"Backend {pid} is being ended: its transaction is rolled back, and the next waiter gets "
+        f"the lock. The client is not stopped, and may connect again."
     )
 
 
@@ -70,7 +71,7 @@ def _sessions(pid: int, using: str | None) -> tuple[list[AdvisoryLock], list[Blo
     if not locks and not blockers:
         raise CommandError(
             f"Backend {pid} neither holds nor waits for an advisory lock of this database, nor "
-            f"blocks a session that does, so it is not ended. 'dblock list' shows others; "
-            f"a lease is ended by 'dblock release'."
+            f"blocks a session that does, so it is not ended. 'dblock list' shows those "
+            f"that do. To end a lease, use 'dblock release'."
         )
     return locks, blockers

@@ -107,7 +107,7 @@ def take(options: dict[str, Any]) -> Picture:
     except (OperationalError, InterfaceError) as error:
         _hang_up()
         said = " ".join(str(error).split())
-        return Picture(title, (), printable(f"The database can't be asked, trying again: {said}"))
+        return Picture(title, (), printable(f"The database can't be queried, trying again: {said}"))
     tables = tuple(
         (columns, tuple(rows))
         for columns, rows in (list_command.as_table(kind, found[kind]) for kind in found)
@@ -226,7 +226,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Take how often, and the filters of ``dblock list``."""
     parser.add_argument(
         "--interval", type=float, default=2.0, metavar="SECONDS",
-        help="the time between two looks; 2 if not given, 0.1 at least",
+        help="the time between two refreshes; 2 if not given, 0.1 at least",
     )  # fmt: skip
     list_command.add_filters(parser)
 

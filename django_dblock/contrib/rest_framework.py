@@ -146,7 +146,7 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         condition = self._precondition()
         if condition and self._creates(request):
             if condition.kind != "absent":
-                detail = _("There is nothing here yet that If-Match could be about.")
+                detail = _("If-Match needs an existing object, and this request creates one.")
                 raise Refused(Problem(412, "not_there", detail))
             condition.waive()  # an INSERT overwrites nothing
         if request.method in {"PUT", "PATCH", "DELETE"}:

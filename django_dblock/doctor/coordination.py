@@ -46,12 +46,14 @@ def unattended(facts: Facts) -> Iterator[Finding]:
         return
     left = [each for each in facts.unattended if each.what != "partitions"]
     if not left:
-        yield Finding("unattended", "ok", "No leadership and no partitions have been left.")
+        yield Finding(
+            "unattended", "ok", "Each leadership and each set of partitions has a live process."
+        )
         return
     yield Finding(
         "unattended", "info",
         f"{_listed(map(_left, left), left[0].total)}.",
-        "What the leader or the workers did is not done. If the work was removed, that is as it "
+        "The work of the leader or the workers is not done. If the work was removed, that is as it "
         "should be, and 'manage.py dblock purge' forgets the name a month later.",
         "If the work is still needed, start its processes.",
     )  # fmt: skip
@@ -79,7 +81,7 @@ def jobs(facts: Facts) -> Iterator[Finding]:
             "on_abandoned='refuse', decide with 'manage.py dblock release --request'.",
         )  # fmt: skip
     elif late:
-        texts = (f"{job.name} finished last {job.seconds:.0f} s ago" for job in late)
+        texts = (f"{job.name} last finished {job.seconds:.0f} s ago" for job in late)
         yield Finding(
             "jobs", "info",
             f"{_listed(texts, len(late))}.",
@@ -88,7 +90,7 @@ def jobs(facts: Facts) -> Iterator[Finding]:
             "If the job is still needed, see what calls it; missed() lists the periods.",
         )  # fmt: skip
     else:
-        yield Finding("jobs", "ok", "No run of a once_per job was left, and no job is late.")
+        yield Finding("jobs", "ok", "No run of a once_per job is unfinished, and no job is late.")
 
 
 def _is_late(job: Job) -> bool:

@@ -72,7 +72,7 @@ def _unreachable(alias: str, error: Exception) -> Finding:
     return Finding(
         "connection",
         "error",
-        f"Database {alias!r} can't be asked: {said}",
+        f"Database {alias!r} can't be queried: {said}",
         "Locks can't be acquired there.",
         "Check the alias's HOST, PORT, USER and NAME, and the server's log.",
     )

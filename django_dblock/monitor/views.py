@@ -115,7 +115,7 @@ def requested_alias(request: HttpRequest) -> str | None:
     """
     given = request.POST.get("using") or request.GET.get("using")
     if given and given not in available_aliases():
-        raise BadRequest("There is no such database.")
+        raise BadRequest("This database does not exist.")
     return given or None
 
 
@@ -205,7 +205,7 @@ def need(request: HttpRequest, permission: str) -> None:
         raise PermissionDenied
 
 
-# Ending leases by force: the page asks, ends only the grants that were shown, and logs that.
+# Releasing leases by force: the page asks, releases only the grants that were shown, and logs that.
 
 
 _PATIENCE = 5.0
@@ -233,11 +233,11 @@ class Grant(NamedTuple):
             slot, token, name = text.split(":", 2)
             return cls(int(slot), int(token), name)
         except ValueError as error:
-            raise BadRequest("This is no lease.") from error
+            raise BadRequest("The form does not name a lease.") from error
 
 
 def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """Ask whether to end these leases (``?lease=SLOT:NAME``); a POST ends the shown grants.
+    """Ask whether to release these leases (``?lease=SLOT:NAME``); a POST releases the shown grants.
 
     Raises:
         PermissionDenied: the user lacks the permission.
@@ -257,10 +257,10 @@ def release(request: HttpRequest, site: AdminSite) -> HttpResponse:
         return back
     leases = [lease for lease in held if f"{lease.slot}:{lease.name}" in wanted]
     if not leases:
-        messages.info(request, _("Nobody has this lease any more. Nothing was done."))
+        messages.info(request, _("The lease is no longer held. Nothing was done."))
         return back
     rows = [(str(Grant(each.slot, each.token, each.name)), each) for each in leases]
-    return ask(request, site, "release", {"title": _("End a lease by force"), "rows": rows})
+    return ask(request, site, "release", {"title": _("Release a lease by force"), "rows": rows})
 
 
 def _need_own_lease(request: HttpRequest, name: str) -> None:
@@ -290,18 +290,18 @@ def _release(request: HttpRequest, grant: Grant, using: str | None) -> None:
         messages.error(
             request,
             _(
-                "%(name)s was not ended: %(error)s. A guarded transaction of its holder that is "
-                "open has to end first; then try again."
+                "%(name)s was not released: %(error)s. If its holder has an open guarded "
+                "transaction, wait until that has ended; then try again."
             )
             % said,
         )
         return
     if ended:
         log_release(request, grant.name, grant.slot, grant.token, using)
-        said_so = _("%(name)s is released. Its holder learns it at its next heartbeat or guard.")
+        said_so = _("%(name)s is released. Its holder notices at its next heartbeat or guard.")
         messages.success(request, said_so % said)
     else:
-        said_so = _("%(name)s has ended or changed hands meanwhile, and was not touched.")
+        said_so = _("%(name)s has ended, or has another holder by now. Nothing was done.")
         messages.warning(request, said_so % said)
 
 
@@ -348,7 +348,7 @@ def _meant(given: QueryDict) -> tuple[int, datetime]:
     except ValueError:
         start = None
     if start is None:
-        raise BadRequest("This is no backend.")
+        raise BadRequest("The request does not name a backend.")
     return pid, start
 
 
@@ -380,10 +380,10 @@ def _terminate(
         _say_it_is_gone(request, pid)
         return
     log_termination(request, pid, start, using)
-    told = _("Backend %(pid)s was told to end. What it had not committed is rolled back.")
+    told = _("Backend %(pid)s is being ended. Its uncommitted changes are rolled back.")
     messages.success(request, told % {"pid": pid})
 
 
 def _say_it_is_gone(request: HttpRequest, pid: int) -> None:
-    gone = _("Backend %(pid)s has ended, or has no lock any more. Nothing was done.")
+    gone = _("Backend %(pid)s has already ended, or holds no lock any more. Nothing was done.")
     messages.warning(request, gone % {"pid": pid})

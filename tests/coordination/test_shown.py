@@ -155,7 +155,7 @@ def test_release_takes_the_name_that_is_listed():
         said = run("release", "openai:acme", "--slot", "1", "--yes")
         assert f"openai:acme (permit 1, token {second}) is released" in said
         assert [lease.slot for lease in fenced_leases()] == [0]
-        with pytest.raises(CommandError, match="is not held: anybody may have it"):
+        with pytest.raises(CommandError, match="is not held: it can be granted as soon as"):
             run("release", "openai:acme", "--slot", "1", "--yes")
 
 

@@ -66,7 +66,7 @@ def test_status_4_after_errors():
     with leading("other", PORT=servers.free_port()):
         shown, status = doctor("--using", "other")
     assert status == 4
-    assert shown.startswith("error    connection: Database 'other' can't be asked:")
+    assert shown.startswith("error    connection: Database 'other' can't be queried:")
     assert "??" not in shown, "the line breaks of libpq's message"
 
 

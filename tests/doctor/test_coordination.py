@@ -165,7 +165,7 @@ class TestJobs:
             )
             finding = found()["jobs"]
             assert finding.level == level
-        assert f"once_per:reports:nightly:{per} finished last " in finding.found
+        assert f"once_per:reports:nightly:{per} last finished " in finding.found
         job(per)()  # the record of this period is there: it does not run again
         with database_time(NOW + timedelta(days=100)):
             job(per)()

@@ -48,3 +48,10 @@ def test_leases_work_after_an_upgrade():
     assert columns() == {field.column for field in FencedLock._meta.concrete_fields}
     with fenced_lock("upgraded", ttl=30) as lock, lock.guard():
         pass
+
+
+def test_migration_of_help_texts_sends_no_statement():
+    executor = MigrationExecutor(connection)
+    plan = [(executor.loader.get_migration("django_dblock", "0007_texts"), False)]
+    lines = executor.loader.collect_sql(plan)
+    assert [line for line in lines if not line.startswith("--")] in ([], ["BEGIN;", "COMMIT;"])

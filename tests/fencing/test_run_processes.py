@@ -202,7 +202,7 @@ class TestLoss:
                 assert not is_expired(observer)
             status, _, err = outcome(process)
         assert status == 79
-        assert "is about to run out" in err
+        assert "is about to expire" in err
 
     def test_a_database_that_is_gone(self, migrated):
         with running("--ttl", "2", url=migrated.url, command=waits()) as process:

@@ -149,7 +149,7 @@ class TestLoss:
         monkeypatch.setattr(beat.Line, "renew", fail)
         error = refusal("--ttl", "2", command=("sleep", "60"))
         assert error.returncode == 79
-        assert "about to run out" in str(error)
+        assert "about to expire" in str(error)
         assert "exit status 143" in str(error)
 
     @pytest.fixture
@@ -173,7 +173,7 @@ class TestLoss:
 
     @pytest.mark.parametrize(
         ("seconds", "reason"),
-        [(52.5, "about to run out"), (55, "was frozen until"), (100, "no renewal was confirmed")],
+        [(52.5, "about to expire"), (55, "was suspended until"), (100, "no renewal was confirmed")],
     )
     def test_when_time_is_up_nobody_is_asked(self, seconds, reason, freeze, monkeypatch):
         """Of 60 s it trusts 57; at 51 it is too late to ask, at 54 the watchdog has acted."""
@@ -201,7 +201,7 @@ class TestLoss:
 
     @pytest.mark.parametrize("left", ["", "sleep 60 &"])
     def test_nor_is_what_it_left_behind_a_loss(self, left, monkeypatch):
-        """The lease is about to run out when the command has ended, and is given back in time."""
+        """The lease is about to expire when the command has ended, and is given back in time."""
         monkeypatch.setattr(supervision, "TERMINATE_AT", 1.0)
         monkeypatch.setattr(Job, "look", lambda job, plain=Job.look: until_it_ends(job, plain))
         assert run("--ttl", "60", command=("sh", "-c", f"{left} exit 7")) == 7

@@ -117,8 +117,8 @@ class TestRelease:
         assert first.startswith(
             f"Request {row.pk}: POST /pay/ of user:7, key 3f1c0a…, is abandoned"
         )
-        assert first.endswith(f"Last with {row.owner}, token 3. Steps recorded: charge.")
-        assert second == f"Request {row.pk} is free: its next repeat goes on after its last step."
+        assert first.endswith(f"Last worker: {row.owner}, token 3. Steps recorded: charge.")
+        assert second == f"Request {row.pk} is free: the next retry resumes after its last step."
         row.refresh_from_db()
         assert (row.token > 3, row.locked_until, row.completed_at) == (True, None, None)
         [record] = caplog.records
@@ -142,7 +142,7 @@ class TestRelease:
             "--content-type", "text/html", "--yes",
         )  # fmt: skip
         assert "is free" in said
-        assert "Last with nobody" in said
+        assert "Last worker: none" in said
         assert said.endswith("has a response: every retry gets 409.\n")
         row.refresh_from_db()
         assert (row.status_code, row.headers) == (409, {"Content-Type": "text/html"})
@@ -202,20 +202,20 @@ class TestRelease:
             "django_dblock.cli.release.confirm",
             lambda question: IdempotencyKey.objects.all().delete(),
         )
-        with pytest.raises(CommandError, match="is gone meanwhile"):
+        with pytest.raises(CommandError, match="no longer exists, or has ended"):
             run("release", "--request", str(row.pk), "--retry")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "Give the NAME of a fenced lock, or --request"),
-            (("name", "--request", "1", "--retry"), "Give the NAME of a fenced lock, or --request"),
+            ((), "Give the NAME of a lease, or --request"),
+            (("name", "--request", "1", "--retry"), "Give the NAME of a lease, or --request"),
             (("name", "--retry"), "--retry: only with --request"),
             (("name", "--answer", "200", "--body-file", "x"), "--answer and --body-file: only"),
             (("--request", "1"), "--retry, or --answer STATUS"),
             (("--request", "1", "--body-file", "x"), "--retry, or --answer STATUS"),
             (("--request", "1", "--retry", "--content-type", "x"), "--retry takes no response"),
-            (("--request", "1", "--retry", "--slot", "2"), "--slot is of fenced locks"),
+            (("--request", "1", "--retry", "--slot", "2"), "--slot belongs to a lease"),
             (("--request", "1", "--answer", "200", "--body-file", "/no/such"), "can't be read"),
         ],
     )

@@ -55,7 +55,7 @@ class TestRelease:
             assert FencedLock.objects.get().token == lock.token, "only asked"
             said = follow(ann, RELEASE, fields(page))
             assert said == [
-                "nightly is released. Its holder learns it at its next heartbeat or guard."
+                "nightly is released. Its holder notices at its next heartbeat or guard."
             ]
             assert FencedLock.objects.get().token > lock.token
             with lock.guard():
@@ -85,7 +85,7 @@ class TestRelease:
             page = html(root.get(RELEASE, {"lease": "0:nightly"}))
         with fenced_lock("nightly", ttl=60) as new:
             [said] = follow(root, RELEASE, fields(page))
-            assert said == "nightly has ended or changed hands meanwhile, and was not touched."
+            assert said == "nightly has ended, or has another holder by now. Nothing was done."
             assert FencedLock.objects.get().token == new.token > old.token
         assert audit() == []
         assert LogEntry.objects.count() == 0
@@ -95,7 +95,7 @@ class TestRelease:
             pass
         answer = root.get(RELEASE, {"lease": "0:nightly"}, follow=True)
         assert [str(each) for each in answer.context["messages"]] == [
-            "Nobody has this lease any more. Nothing was done."
+            "The lease is no longer held. Nothing was done."
         ]
 
     def test_several(self, root, observer, audit):
@@ -122,8 +122,8 @@ class TestRelease:
         rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
         [said] = follow(root, RELEASE, {"grant": ["0:1767225600060:nightly"]})
         rival.execute("ROLLBACK")
-        assert "nightly was not ended: canceling statement due to lock timeout" in said
-        assert "A guarded transaction of its holder that is open has to end first" in said
+        assert "nightly was not released: canceling statement due to lock timeout" in said
+        assert "If its holder has an open guarded transaction, wait until that has ended" in said
 
     def test_also_where_each_request_is_a_transaction(self, root, observer, monkeypatch):
         """In one, nobody would see it before the commit, so the protocol refuses it."""
@@ -185,7 +185,7 @@ class TestTerminate:
         assert "idle in transaction" in said
         assert not self.is_gone(stage.observer, holder), "only asked"
         assert follow(ann, TERMINATE, fields(page)) == [
-            f"Backend {pid} was told to end. What it had not committed is rolled back."
+            f"Backend {pid} is being ended. Its uncommitted changes are rolled back."
         ]
         observe.until(lambda: self.is_gone(stage.observer, holder), "it ends")
         [record] = audit()
@@ -213,7 +213,7 @@ class TestTerminate:
             (parse_datetime(posted["start"][0]) - timedelta(microseconds=1)).isoformat()
         ]
         gone = (
-            f"Backend {holder.info.backend_pid} has ended, or has no lock any more. "
+            f"Backend {holder.info.backend_pid} has already ended, or holds no lock any more. "
             "Nothing was done."
         )
         assert follow(root, TERMINATE, posted) == [gone]
@@ -228,7 +228,7 @@ class TestTerminate:
     def test_one_that_let_go_meanwhile(self, root, holder, stage):
         posted = fields(self.asked(root, holder))
         holder.execute("COMMIT")
-        assert "has no lock any more" in follow(root, TERMINATE, posted)[0]
+        assert "holds no lock any more" in follow(root, TERMINATE, posted)[0]
         assert not self.is_gone(stage.observer, holder)
 
     def test_where_the_role_may_not_it_is_told_in_words(self, root, holder, observer, monkeypatch):
@@ -264,7 +264,7 @@ class TestTerminate:
 
     def test_no_number_of_a_backend(self, root):
         [said] = follow(root, TERMINATE, {"pid": "-1", "start": "2026-01-01T00:00:00Z"})
-        assert said == "Backend -1 has ended, or has no lock any more. Nothing was done."
+        assert said == "Backend -1 has already ended, or holds no lock any more. Nothing was done."
 
     def test_a_database_that_does_not_answer(self, root, settings):
         settings.DBLOCK_DATABASE = "sqlite"

@@ -110,7 +110,7 @@ class TestLive:
     def test_what_is_new_comes_by_itself_and_the_page_stays(self, browser, stage):
         browser.open(PAGE + "?refresh=2")
         run(browser, "window.sameAsBefore = true")
-        assert "Nobody waits." in browser.text("#dblock-live")
+        assert "Nothing is waiting." in browser.text("#dblock-live")
         stage.hold(stage.session("shop"), ("inventory", "sku-1"))
         stage.want(stage.session("celery"), "inventory", "sku-1")
         until_text(browser, ".dblock-graph", "celery")
@@ -238,7 +238,7 @@ class TestWithoutJavaScript:
         browser.open(PAGE + "?refresh=0")
         browser.leave(lambda: browser.find(f"#dblock-end-{session.info.backend_pid}").click())
         browser.leave(lambda: browser.find(".dblock-danger").click())
-        assert "was told to end" in browser.text(".messagelist")
+        assert "is being ended" in browser.text(".messagelist")
 
 
 def test_by_keyboard_alone(browser, stage):
@@ -257,7 +257,7 @@ def test_by_keyboard_alone(browser, stage):
     browser.leave(lambda: browser.press(browsers.Keys.ENTER))
     browser.tab_to(".dblock-danger")
     browser.leave(lambda: browser.press(browsers.Keys.ENTER))
-    assert f"Backend {pid} was told to end." in browser.text(".messagelist")
+    assert f"Backend {pid} is being ended." in browser.text(".messagelist")
 
 
 def test_the_focus_can_be_seen(browser, busy):

@@ -62,8 +62,8 @@ def row_lock(stage, db):
 class TestRowLock:
     def test_monitor_names_row_lock_holder(self, root, row_lock):
         said = words(shown(root))
-        assert f"{pid_of(row_lock['A'])} report keeps 3 waiting" in said
-        assert f"{pid_of(row_lock['B'])} gunicorn keeps" not in said
+        assert f"{pid_of(row_lock['A'])} report blocks 3 waiters" in said
+        assert f"{pid_of(row_lock['B'])} gunicorn blocks" not in said
 
     def test_monitor_draws_what_outsider_holds_and_ran(self, root, row_lock):
         page = shown(root)
@@ -75,7 +75,7 @@ class TestRowLock:
 
     def test_monitor_marks_holder_as_waiting_for_row(self, root, row_lock):
         said = words(shown(root))
-        sessions = said.split("Advisory locks, by who holds them")[1]
+        sessions = said.split("Advisory locks by holder")[1]
         assert "waits for a row of auth_user" in sessions
 
     def test_list_names_row_lock_holder(self, row_lock):
@@ -113,7 +113,7 @@ class TestOtherLockTypes:
         finally:
             migration.execute("ROLLBACK")
         assert f"waits for auth_user behind {pid_of(migration)}" in table
-        assert f"{pid_of(migration)} migrate keeps 2 waiting" in said
+        assert f"{pid_of(migration)} migrate blocks 2 waiters" in said
 
     def test_chain_over_two_outsiders_ends_at_the_last(self, stage):
         User.objects.create(username="x")
@@ -189,7 +189,7 @@ class TestEndingOutsiders:
         out = StringIO()
         call_command("dblock", "terminate", str(pid), "--yes", stdout=out)
         assert "a row of auth_user" in out.getvalue()
-        assert f"Backend {pid} is told to end" in out.getvalue()
+        assert f"Backend {pid} is being ended" in out.getvalue()
         with pytest.raises(psycopg.OperationalError):
             row_lock["A"].execute("SELECT 1")
 
@@ -321,7 +321,7 @@ class TestNamespaces:
             stage, ours, "UPDATE auth_user SET first_name = '1' WHERE username = 'x'"
         )
         page = shown(person("ann", "view", "terminate"))
-        assert f"{pid_of(theirs)} globex keeps 1 waiting with a row of auth_user" in words(page)
+        assert f"{pid_of(theirs)} globex blocks 1 waiter with a row of auth_user" in words(page)
         assert "SELECT id FROM auth_user" not in page
         assert f"pid={pid_of(theirs)}&amp;" not in page
 

@@ -22,7 +22,7 @@ class TestWhatItShows:
     def test_nothing(self, root):
         page = shown(root)
         for said in (
-            "Nobody waits.", "No advisory lock is held.", "No lease is held.",
+            "Nothing is waiting.", "No advisory lock is held.", "No lease is held.",
             "No request is in flight.",
         ):  # fmt: skip
             assert said in page
@@ -35,14 +35,14 @@ class TestWhatItShows:
         page = shown(root)
         said = words(page)
         pid = {name: session.info.backend_pid for name, session in found.items()}
-        assert f"{pid['gunicorn']} gunicorn keeps 10 waiting with inventory:sku-1" in said
+        assert f"{pid['gunicorn']} gunicorn blocks 10 waiters with inventory:sku-1" in said
         assert "idle in transaction" in said
         assert f"{pid['mailer']} mailer" in said
         assert "order:17 1 of 1" in said
         assert "and 4 more wait" in said
         assert "rebuild-search" in said
         assert "12 s of 1 min 0 s not renewed" in said or "11 s of 1 min 0 s not renewed" in said
-        assert "kept back for" in said
+        assert "free in" in said
         assert "job: settle, build: 2026.11.3" in said
         assert f"user:7:{masked('4f1c2a90-77')}" in said
         assert "4f1c2a90-77" not in page, "keys are masked"
@@ -52,7 +52,7 @@ class TestWhatItShows:
     def test_the_text_says_what_the_picture_says(self, root, stage):
         """Each who waits has a row in the table, also where the picture collapses them."""
         found = scene.busy(stage)
-        table = shown(root).split("The same as a table")[1].split("</table>")[0]
+        table = shown(root).split("The same information as a table")[1].split("</table>")[0]
         waiting = {name for name in found if name not in ("gunicorn", "import")} - {
             "report 1", "report 2",
         }  # fmt: skip
@@ -74,7 +74,7 @@ class TestWhatItShows:
         page = shown(root, q="catalogue")
         assert "catalogue" in page
         assert "inventory:sku-1" not in page
-        assert "Only what matches “catalogue”" in page
+        assert "Only matches of “catalogue” are shown" in page
         assert "No lease matches." in page
 
     def test_what_is_looked_for_is_not_html(self, root):
@@ -83,7 +83,7 @@ class TestWhatItShows:
 
     def test_only_the_part_that_changes(self, root):
         page = shown(root, fragment="1")
-        assert "Nobody waits." in page
+        assert "Nothing is waiting." in page
         assert "<html" not in page
         assert "dblock-bar" not in page
 
@@ -248,9 +248,9 @@ class TestWhatIsHidden:
         stage.want(stage.session("celery"), "inventory", "sku-1")
         said = words(shown(root))
         pid = session.info.backend_pid
-        assert f"{pid} shop keeps 1 waiting with inventory:sku-1" in said
+        assert f"{pid} shop blocks 1 waiter with inventory:sku-1" in said
         assert "hidden" in said
-        assert "GRANT pg_read_all_stats" in said
+        assert "pg_read_all_stats to show the details" in said
         assert "insufficient privilege" not in said
         assert f"pid={pid}" not in shown(root), "what can't be seen can't be ended"
 

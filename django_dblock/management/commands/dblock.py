@@ -29,14 +29,14 @@ from django_dblock.exceptions import DblockError
 
 _SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "list": (list_locks, "show what is locked, by whom, and who waits for it"),
-    "watch": (watch, "show what is locked, again and again, until you press Ctrl-C"),
+    "watch": (watch, "show what is locked, refreshed until you press Ctrl-C"),
     "key": (key, "print the number that PostgreSQL locks for a key, as pg_locks shows it"),
     "run": (run, "run a command while holding a lock, and end it before the lock is lost"),
     "migrate": (migrate, "run 'migrate' in one of many processes at a time; the others wait"),
     "lead": (lead, "run a command while this process leads, and stand by otherwise"),
     "release": (release, "end a lease by force, or decide what becomes of an unfinished request"),
     "terminate": (terminate, "end a connection, after a look at what it holds"),
-    "purge": (purge, "remove the rows of leases that are long idle, and of expired requests"),
+    "purge": (purge, "remove the rows of leases idle for long, and of expired requests"),
     "doctor": (doctor, "check a live database, and say what to do about what is wrong"),
 }
 
