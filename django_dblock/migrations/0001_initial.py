@@ -61,6 +61,10 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        PostgreSQLOnly(tables.FENCEDLOCK, tables.FENCEDLOCK_REVERSE),
-        PostgreSQLOnly(tables.FENCEDTICKET, tables.FENCEDTICKET_REVERSE),
+        PostgreSQLOnly(
+            tables.FENCEDLOCK, tables.FENCEDLOCK_REVERSE, hints={"model_name": "fencedlock"}
+        ),
+        PostgreSQLOnly(
+            tables.FENCEDTICKET, tables.FENCEDTICKET_REVERSE, hints={"model_name": "fencedticket"}
+        ),
     ]

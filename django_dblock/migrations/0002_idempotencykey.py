@@ -89,5 +89,9 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        PostgreSQLOnly(tables.IDEMPOTENCYKEY, tables.IDEMPOTENCYKEY_REVERSE),
+        PostgreSQLOnly(
+            tables.IDEMPOTENCYKEY,
+            tables.IDEMPOTENCYKEY_REVERSE,
+            hints={"model_name": "idempotencykey"},
+        ),
     ]

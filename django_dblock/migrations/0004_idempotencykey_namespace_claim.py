@@ -52,8 +52,14 @@ class Migration(migrations.Migration):
                 max_length=255,
             ),
         ),
-        PostgreSQLOnly(tables.IDEMPOTENCYKEY_NAMESPACE, tables.IDEMPOTENCYKEY_NAMESPACE_REVERSE),
-        migrations.RunPython(keep_namespace, migrations.RunPython.noop),
+        PostgreSQLOnly(
+            tables.IDEMPOTENCYKEY_NAMESPACE,
+            tables.IDEMPOTENCYKEY_NAMESPACE_REVERSE,
+            hints={"model_name": "idempotencykey"},
+        ),
+        migrations.RunPython(
+            keep_namespace, migrations.RunPython.noop, hints={"model_name": "idempotencykey"}
+        ),
         migrations.RemoveConstraint(
             model_name="idempotencykey", name="django_dblock_idempotencykey_scope_key"
         ),
@@ -63,5 +69,9 @@ class Migration(migrations.Migration):
                 fields=("namespace", "scope", "key"), name="django_dblock_idempotencykey_key"
             ),
         ),
-        PostgreSQLOnly(tables.IDEMPOTENCYKEY_LIVE, tables.IDEMPOTENCYKEY_LIVE_REVERSE),
+        PostgreSQLOnly(
+            tables.IDEMPOTENCYKEY_LIVE,
+            tables.IDEMPOTENCYKEY_LIVE_REVERSE,
+            hints={"model_name": "idempotencykey"},
+        ),
     ]

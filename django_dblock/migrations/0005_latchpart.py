@@ -31,5 +31,7 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        PostgreSQLOnly(tables.LATCHPART, tables.LATCHPART_REVERSE),
+        PostgreSQLOnly(
+            tables.LATCHPART, tables.LATCHPART_REVERSE, hints={"model_name": "latchpart"}
+        ),
     ]

@@ -6,7 +6,10 @@ from django.db import migrations, models
 
 
 class PostgreSQLOnly(migrations.RunSQL):
-    """Other engines may keep the empty tables, but know nothing of their storage."""
+    """SQL that other engines skip: they may keep the empty tables, but have no such storage.
+
+    ``hints`` names the model of the table, as a router may keep each table in another database.
+    """
 
     def database_forwards(self, app_label: str, editor: Any, old: Any, new: Any) -> None:
         """Run it on PostgreSQL."""
