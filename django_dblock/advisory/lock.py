@@ -31,7 +31,7 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from asgiref.sync import iscoroutinefunction
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic, TransactionManagementError
 from django.dispatch import Signal
@@ -42,7 +42,7 @@ from django_dblock.advisory.acquire import Request, lock, name_holder, try_lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named, names
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import connection_for, in_transaction, joins
+from django_dblock.core.connection import alias_of, connection_for, in_transaction, joins
 from django_dblock.core.decorators import (
     Guard,
     mark,
@@ -191,7 +191,8 @@ class AdvisoryBlock(Generic[HeldT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        connection = connection_for(self._using)
+        # not connection_for(): a pipeline that was begun inside the block doesn't keep it open
+        connection = connections[alias_of(self._using)]
         entry = _left(connection)
         if entry.atomic is None:
             return  # the caller's transaction ends the lock

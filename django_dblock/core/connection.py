@@ -76,7 +76,8 @@ def refuse_pipeline(connection: BaseDatabaseWrapper) -> None:
         raise NotSupportedError(
             f"The connection {connection.alias!r} is in psycopg's pipeline mode, in which nobody "
             f"knows yet whether a statement has worked. Nothing was sent. Do this before "
-            f"pipeline() or after it; a pipeline inside the block of a lock is fine."
+            f"pipeline() or after it; a pipeline that begins and ends inside the block of a lock "
+            f"is fine."
         )
 
 
@@ -148,7 +149,11 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement sent now is not committed at once. Sends nothing.
 
     The transaction of TestCase does not count, as ``atomic(durable=True)`` does not count it.
+
+    Raises:
+        NotSupportedError: the connection is in pipeline mode; see :func:`refuse_pipeline`.
     """
+    refuse_pipeline(connection)
     return not in_testcase(connection) and in_transaction(connection)
 
 

@@ -310,13 +310,19 @@ class Lease:
     def leave(self, *, failed: bool) -> bool:
         """Release the lease at the end of the block; return whether it was lost.
 
-        The block's own error takes precedence over one of the release.
+        The block's own error takes precedence over one of the release. A lease that can't be
+        released is no longer renewed, and expires.
         """
         try:
             self.release()
-        except Error:
-            self.stop_renewing()  # for example OpenTransaction, where no release was sent
+        except Error as error:
+            # for example OpenTransaction or a pipeline, where no release was sent
+            self.stop_renewing()
             if not failed:
+                error.add_note(
+                    f"{self.name} was not released. It is no longer renewed, and expires within "
+                    f"{self.trust.ttl:g} s."
+                )
                 raise
             logger.warning(
                 "%s was not released, it expires", self.name, exc_info=True, extra=self._logged

@@ -25,7 +25,6 @@ from django_dblock.core.connection import (
     fetch,
     in_callers_transaction,
     positional,
-    refuse_pipeline,
 )
 from django_dblock.exceptions import (
     NotReplicated,
@@ -348,9 +347,6 @@ def refuse_transaction(place: Place, connection: BaseDatabaseWrapper, act: str) 
         OpenTransaction: a transaction is open on the connection.
         NotSupportedError: the connection is in pipeline mode.
     """
-    pgconn = getattr(connection.connection, "pgconn", None)
-    if pgconn is not None and pgconn.pipeline_status:
-        refuse_pipeline(connection)
     if in_callers_transaction(connection):
         raise OpenTransaction(**place.facts, act=act)
 
