@@ -11,6 +11,7 @@ from numbers import Number
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -111,10 +112,14 @@ _MAX_LENGTH = 255
 
 # The prefix keeps the kinds apart: a client that chooses its text can't forge another kind's scope.
 _USER, _TEXT, _VALUE, _HASH = "user", "scope", "value", "hash"
+_ACCOUNT = "account"
 
 
 def scope_from_user(user: Any, view: str) -> str:
     """Return the scope of a logged-in user.
+
+    The scope names the model too, unless that is ``AUTH_USER_MODEL``: an API may authenticate
+    merchants or devices, whose primary keys are those of other users as well.
 
     Raises:
         ImproperlyConfigured: the user is anonymous, so all strangers would share one scope.
@@ -127,7 +132,21 @@ def scope_from_user(user: Any, view: str) -> str:
             f"before @idempotent (login_required above it, permission_classes), or name the "
             f"client: scope=lambda request: …"
         )
-    return _fitted(f"{_USER}:{pk}")
+    model = _other_model(user)
+    return _fitted(f"{_USER}:{pk}" if model is None else f"{_ACCOUNT}:{model}:{pk}")
+
+
+def _other_model(user: Any) -> str | None:
+    """Return the label of a user's model; None for AUTH_USER_MODEL, and for what is no model.
+
+    A user without a model, such as that of a stateless token, stands for one of AUTH_USER_MODEL.
+    """
+    meta = getattr(user, "_meta", None)
+    if meta is None or meta.label == settings.AUTH_USER_MODEL:
+        return None
+    models = (meta.concrete_model, *meta.all_parents)  # of a proxy, of a child
+    labels = [model._meta.label_lower for model in models]  # noqa: SLF001 - Django's public Meta
+    return None if settings.AUTH_USER_MODEL.lower() in labels else labels[0]
 
 
 def scope_from_value(value: Any, view: str) -> str:

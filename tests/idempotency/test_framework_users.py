@@ -8,7 +8,7 @@ import types
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse, JsonResponse
 from django.test import AsyncRequestFactory, RequestFactory
@@ -67,6 +67,30 @@ def test_async_framework_view_is_of_the_framework_s_user():
     assert values == [1, 2, 1, 2]
     scopes = set(IdempotencyKey.objects.values_list("scope", flat=True))
     assert scopes == {f"user:{ann.pk}", f"user:{bob.pk}"}
+
+
+def test_clients_of_another_model_get_no_response_of_a_user():
+    """Both primary keys are 7, and both clients number their requests."""
+    device = Group.objects.create(pk=7)
+    device.is_authenticated = True
+    clients = {"user": User.objects.create(pk=7), "device": device}
+
+    class Credentials(BaseAuthentication):
+        def authenticate(self, request):
+            return clients[request.headers["X-User"]], None
+
+    class Pay(APIView):
+        authentication_classes = (Credentials,)
+
+        @idempotent
+        def post(self, request):
+            return Response({"value": add_one()}, status=201)
+
+    def ask(name):
+        headers = {"Idempotency-Key": "1", "X-User": name}
+        return Pay.as_view()(RequestFactory().post("/x/", headers=headers)).data["value"]
+
+    assert [ask(name) for name in ("user", "device", "user", "device")] == [1, 2, 1, 2]
 
 
 class Operation:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, Group, User
 from django.core.exceptions import ImproperlyConfigured
+from django.test.utils import isolate_apps
 from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,37 @@ def user(pk):
 
 def test_a_user():
     assert scope_from_user(user(7), "shop.pay") == "user:7"
+
+
+def logged_in(user):
+    user.is_authenticated = True
+    return user
+
+
+@isolate_apps("tests.app")
+def test_user_models_with_the_same_pk_have_different_scopes(settings):
+    class Staff(User):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    class Customer(User):
+        class Meta:
+            app_label = "app"
+
+    class Merchant(Group):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    lazy = SimpleLazyObject(lambda: User(pk=7))
+    accounts = [User(pk=7), lazy, Staff(pk=7), Customer(pk=7), user(7)]
+    assert {scope_from_user(each, "shop.pay") for each in accounts} == {"user:7"}
+    others = [logged_in(model(pk=7)) for model in (Group, Merchant)]
+    assert {scope_from_user(each, "shop.pay") for each in others} == {"account:auth.group:7"}
+    settings.AUTH_USER_MODEL = "auth.Group"
+    assert {scope_from_user(each, "shop.pay") for each in others} == {"user:7"}
+    assert scope_from_user(User(pk=7), "shop.pay") == "account:auth.user:7"
 
 
 @pytest.mark.parametrize(
