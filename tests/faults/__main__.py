@@ -39,6 +39,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, help="of each trial; by default what the minutes leave for it"
+    )
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     parser.add_argument("--workload", action="append", help="only trials of this workload")
     parser.add_argument("--nemesis", action="append", help="only trials under this nemesis")

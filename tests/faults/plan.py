@@ -132,12 +132,21 @@ LONG = [
 _LONG_MINUTES, _LONG_SECONDS = 15, 60
 
 
-def plan(minutes: float, seed: str, versions: list[int]) -> list[Trial]:
-    """Return the trials of a run: as many rounds as there is time for, in the seed's order."""
+def plan(
+    minutes: float, seed: str, versions: list[int], seconds: float | None = None
+) -> list[Trial]:
+    """Return the trials of a run: as many rounds as there is time for, in the seed's order.
+
+    Args:
+        minutes: how long the whole plan takes.
+        seed: of the order, and of all that is thrown.
+        versions: those of PostgreSQL.
+        seconds: of each trial; None for what the minutes leave for it.
+    """
     dice = random.Random(f"plan {seed}")
     kinds = _kinds(long=minutes >= _LONG_MINUTES)
     rounds = max(1, round(minutes * 60 / (len(kinds) * 7)))
-    seconds = max(1.5, minutes * 60 / (rounds * len(kinds)) - _OVERHEAD)
+    seconds = seconds or max(1.5, minutes * 60 / (rounds * len(kinds)) - _OVERHEAD)
     trials: list[Trial] = []
     for _ in range(rounds):
         dice.shuffle(kinds)

@@ -31,9 +31,8 @@ def write(
     folder: Path,
 ) -> dict[str, Any]:
     """Write ``report.json`` beside the histories; return what it says."""
-    length = f"--minutes {arguments.minutes:g}"
     found = {
-        "command": f"python -m tests.faults {length} --seed {arguments.seed}",
+        "command": f"python -m tests.faults {length(arguments)} --seed {arguments.seed}",
         "seed": arguments.seed,
         "seconds": round(time.time() - arguments.started, 1),
         "python": platform.python_version(),
@@ -56,6 +55,12 @@ def write(
         (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
     (folder / "report.html").write_text(page(found, drawn), encoding="utf-8")
     return found
+
+
+def length(arguments: argparse.Namespace) -> str:
+    """Return the options that say how long a run is; a trial's number depends on them."""
+    seconds = "" if arguments.seconds is None else f" --seconds {arguments.seconds:g}"
+    return f"--minutes {arguments.minutes:g}{seconds}"
 
 
 def by_system(results: list[Result]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def everything(
     """Run the plan; write the report; return the exit status."""
     trials = [
         trial
-        for trial in plan(arguments.minutes, arguments.seed, versions())
+        for trial in plan(arguments.minutes, arguments.seed, versions(), arguments.seconds)
         if _wanted(trial, arguments)
     ]
     if arguments.smoke:
@@ -50,7 +50,7 @@ def everything(
             for each in _attempts(trial):
                 result = _run(each, services, output)
                 result["replay"] = (
-                    f"python -m tests.faults --minutes {arguments.minutes:g}"
+                    f"python -m tests.faults {report.length(arguments)}"
                     f" --seed {arguments.seed} --trial {trial.number}"
                 )
                 results.append(result)

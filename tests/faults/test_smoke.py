@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.faults.checkers import INVARIANTS, Violation
 from tests.faults.plan import CAUGHT, EVERY_NEMESIS, FAILS, HOLDS, plan
-from tests.faults.report import by_backend, failures, has_shown
+from tests.faults.report import by_backend, failures, has_shown, length
 from tests.helpers.backends import BACKENDS
 
 pytestmark = pytest.mark.faults
@@ -21,6 +23,16 @@ NEMESES = ("pause", "kill", "terminate", "cut")
 def test_the_same_seed_makes_the_same_plan():
     assert plan(5, "7", [18, 16]) == plan(5, "7", [18, 16])
     assert plan(5, "7", [18, 16]) != plan(5, "8", [18, 16])
+
+
+def test_each_trial_lasts_as_long_as_it_is_told():
+    told, left = plan(5, "7", [18], 40), plan(5, "7", [18])
+    assert {trial.seconds for trial in told} == {40}
+    assert [replace(trial, seconds=0) for trial in told] == [
+        replace(trial, seconds=0) for trial in left
+    ]
+    assert length(Namespace(minutes=5, seconds=40)) == "--minutes 5 --seconds 40"
+    assert length(Namespace(minutes=5, seconds=None)) == "--minutes 5"
 
 
 def test_a_plan_has_ours_every_peer_and_every_mutation():

@@ -16,11 +16,17 @@ from django.db import Error, connections
 
 from django_dblock import DblockError
 from django_dblock.core.connection import fast_driver
+from django_dblock.fencing import acquire
 from tests.faults.boundaries import Boundaries
 from tests.faults.clock import mend_sleep, now
 from tests.faults.history import Writer
 from tests.faults.services import TENANT
 from tests.helpers import backends
+
+_PATIENCE = 0.6
+"""Seconds for which a waiter that died keeps its place in a queue. Short, as the leases are: with
+the six seconds of a real queue a few kills make all workers of a trial wait until it ends. Shorter
+than some pauses, so that waiters that live lose their places, too."""
 
 _BREAK = 0.02
 """Seconds after an error, so that a server that is away is not asked a thousand times a second."""
@@ -77,6 +83,7 @@ def _run(orders: dict[str, Any]) -> None:
     for name in connections:
         connections[name].settings_dict.update(orders["database"])
     worker = Worker(orders)
+    acquire._PATIENCE, acquire._SIGN = _PATIENCE, _PATIENCE / 3
     if orders["mutation"]:
         from tests.faults import mutations
 
