@@ -1,6 +1,7 @@
 """``latch``: wait until all parts of some work are done."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
 from typing import Any
@@ -53,7 +54,9 @@ class latch:  # noqa: N801 - lower-case like the locks
 
     Args:
         key: the parts of the key, with the run's id in it: a latch is used once.
-        parties: the number of different parts, or the names of the parts.
+        parties: the number of different parts, or the names of the parts; the same in every call.
+            The database does not store it, and each call compares with the ``parties`` of its own:
+            a call with a smaller number sees the latch open earlier, and refuses further parts.
         using: the database alias; ``DBLOCK_DATABASE``, else where the router writes the parts. It
             must be the alias of the rows that the parts write.
 
@@ -97,29 +100,44 @@ class latch:  # noqa: N801 - lower-case like the locks
             Whether this call recorded the part; False if the part was done before.
 
         Raises:
-            ValueError: ``parties`` is a list of names, and ``part`` is not in the list.
+            ValueError: ``parties`` is a list of names, and ``part`` is not in the list; or as many
+                other parts as ``parties`` are done, so that the latch has opened without this part.
+                Nothing was written. If the surplus parts are counted at the same time, or in a
+                SERIALIZABLE transaction, they are not noticed.
         """
         text = _text(part)
         if self._names is not None and text not in self._names:
             raise ValueError(f"{part!r} is none of the parts of {self!r}.")
-        rows = self._rows(sql.COUNT_DOWN, part=text)
-        for (schema,) in rows:
+        most = self.parties if self._names is None else None
+        rows = self._rows(sql.COUNT_DOWN, part=text, most=most)
+        for outcome, schema in rows:
+            if outcome == "surplus":
+                raise ValueError(
+                    f"{part!r} is one part too many for {self!r}: other parts have opened it "
+                    f"already. Give the same, right number of parties in every call."
+                )
             if schema is not None:  # a waiter is in the queue
                 self._wake_at_commit(schema)
         return bool(rows)
 
     def _wake_at_commit(self, schema: str) -> None:
-        connection = connections[_alias_of(self._using)]
-        parameters = self._parameters
-        # At the COMMIT, the search path may be another tenant's.
-        statement = store.in_schema(sql.WAKE_LATCH, schema)
-
-        def wake_waiters() -> None:
-            fetch(connection, statement, parameters)
-
+        connection: Any = connections[_alias_of(self._using)]  # the stubs lack run_on_commit
         # In manual transaction management no hook runs after COMMIT: the waiters poll.
-        if connection.in_atomic_block or connection.get_autocommit():
-            transaction.on_commit(wake_waiters, using=connection.alias, robust=True)
+        if not (connection.in_atomic_block or connection.get_autocommit()):
+            return
+        # At the COMMIT, the search path may be another tenant's.
+        wake_up = _WakeUp(store.in_schema(sql.WAKE_LATCH, schema), self._parameters, connection)
+        # Of many parts that one transaction counts, one wakes: the latest equal hook stands for
+        # this part, too. If its savepoint could be rolled back without this part, it is added once
+        # more.
+        for savepoints, hook, *_ in reversed(connection.run_on_commit):
+            known = getattr(hook, "__self__", None)
+            if known == wake_up and not known.is_sent:
+                if savepoints <= set(connection.savepoint_ids):
+                    return
+                wake_up = known
+                break
+        transaction.on_commit(wake_up.send, using=connection.alias, robust=True)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -226,9 +244,25 @@ class latch:  # noqa: N801 - lower-case like the locks
         text = lease_name(self._key, conf.namespace)
         return {"latch": text, "queue": f"{text}~latch", "parties": self.parties}
 
-    def _rows(self, statement: str, **parameters: str) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, **parameters: str | int | None) -> list[tuple[Any, ...]]:
         connection = connections[_alias_of(self._using)]
         return fetch(connection, statement, {**self._parameters, **parameters})
+
+
+@dataclass
+class _WakeUp:
+    """A wake-up of a latch's waiters after a COMMIT, which is sent once for each transaction."""
+
+    statement: str
+    parameters: dict[str, Any]
+    connection: Any
+    is_sent: bool = field(default=False, compare=False)
+
+    def send(self) -> None:
+        """Wake the waiters, if the latch is open. An on_commit hook."""
+        if not self.is_sent:
+            self.is_sent = True
+            fetch(self.connection, self.statement, self.parameters)
 
 
 class _Wait(Attempt):

@@ -231,11 +231,8 @@ class _Block(fenced_lock):
         return fenced_rwlock
 
     def _place(self) -> Place:
-        place = slots.place_of(
-            self._entered_key(), "rwlock", conf.namespace, store.alias_for(self._using)
-        )
-        _refuse_self(place, writes=isinstance(self, _WriteBlock))
-        return place
+        using = store.alias_for(self._using)
+        return slots.place_of(self._entered_key(), "rwlock", conf.namespace, using)
 
     def _push(self, lease: Lease) -> None:
         super()._push(lease)
@@ -264,7 +261,9 @@ class _ReadBlock(_Block):
 
     def _attempt(self) -> Attempt:
         place = self._place()
-        acquire = _acquire_read_again if _held_here(place) else _acquire_read
+        held = _held_here(place)
+        _refuse_self(place, held, writes=False)
+        acquire = _acquire_read_again if held else _acquire_read
         # The gate must be free, and no writer before us.
         demand = Demand(acquire, units=0, capacity=0)
         return Attempt(place, self._wish, self._timeout, demand)
@@ -280,9 +279,11 @@ class _WriteBlock(_Block):
         return lease
 
     def _attempt(self) -> Attempt:
+        place = self._place()
+        _refuse_self(place, _held_here(place), writes=True)
         # All must be free, and nobody before us, readers included.
         demand = Demand(_acquire_write, scope=_ALL_SLOTS, least=1)
-        return Attempt(self._place(), self._wish, self._timeout, demand)
+        return Attempt(place, self._wish, self._timeout, demand)
 
     def _lease(self, place: Place, success: Success) -> WriteLease:
         return WriteLease(_granted(place, success), success, **self._terms())
@@ -366,17 +367,26 @@ def _acquire(
 
 
 def _held_here(place: Place) -> list[ReadLease | WriteLease]:
-    """Return the leases of this lock that this thread or task holds."""
-    return [
+    """Return the leases of this lock that this thread or task holds.
+
+    Sends one statement if there are leases of the same name on the same alias.
+    """
+    leases = [
         lease
         for lease in _holding.get()
         if (lease.place.name, lease.using) == (place.name, place.using)
         and not (lease.trust.ended or lease.lost)
     ]
+    if leases:
+        # Another tenant's lock has the same name, unless there is a namespace. Its rows are in
+        # another schema.
+        schema = store.schema_of(place)
+        leases = [lease for lease in leases if lease.place.schema == schema]
+    return leases
 
 
-def _refuse_self(place: Place, *, writes: bool) -> None:
-    for lease in _held_here(place):
+def _refuse_self(place: Place, held: list[ReadLease | WriteLease], *, writes: bool) -> None:
+    for lease in held:
         if isinstance(lease, WriteLease):
             raise SelfDeadlock(
                 **place.facts,

@@ -393,13 +393,14 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         if refusal is None:
             return False
         caller = caller or _current_caller()
-        place = attempt.place
+        # In another tenant's schema, a row of the same name may have the same token.
+        table = (attempt.place.using, refusal.schema)
         return any(
             entry.caller is caller
             and entry.lease.remaining > 0  # a hold_at_least or lock_delay ends without the caller
             and entry.lease.fences_rows  # another permit of a semaphore may be released
-            and entry.lease.token == refusal.token
-            and (entry.lease.place.name, entry.lease.using) == (place.name, place.using)
+            and (entry.lease.place.name, entry.lease.token) == (attempt.place.name, refusal.token)
+            and (entry.lease.using, entry.lease.place.schema) == table
             for entry in _blocks.entered_here
         )
 

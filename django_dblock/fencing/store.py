@@ -79,11 +79,16 @@ class Grant(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The holder of the lease; it expires in ``remaining`` seconds unless it is renewed."""
+    """The holder of the lease; it expires in ``remaining`` seconds unless it is renewed.
+
+    Attributes:
+        schema: the schema of the row, quoted, as in :class:`Grant`; empty if it was not asked for.
+    """
 
     remaining: float
     token: int
     owner: str
+    schema: str = ""
 
 
 class Look(NamedTuple):
@@ -165,7 +170,7 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
         raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
     if outcome == "held":
         _granted.pop(row, None)
-        return Refusal(remaining, token, holder)
+        return Refusal(remaining, token, holder, schema)
     if len(_granted) >= _MOST_NAMES:
         _granted.clear()
     _granted[row] = None
@@ -414,6 +419,16 @@ class Ticket(NamedTuple):
     topic: str
 
 
+def schema_of(place: Place) -> str:
+    """Return the schema, quoted, in which a lease of the place would be granted now.
+
+    Raises:
+        OpenTransaction: a transaction is open on the connection.
+    """
+    [(schema,)] = run(place, "taken", sql.SCHEMA, {})
+    return str(schema)
+
+
 def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
     """Join the queue for the name; return the ticket.
 
@@ -451,12 +466,12 @@ def look(
     }
     statement = sql.LOOK if patience is None else sql.STAY
     [row] = run(place, "queued for", statement, parameters)
-    queued, ahead, held, remaining, token, holder = row
-    refusal = None if remaining is None else Refusal(remaining, token, holder)
+    queued, ahead, held, remaining, token, holder, schema = row
+    refusal = None if remaining is None else Refusal(remaining, token, holder, schema)
     return Look(bool(queued), int(ahead), refusal, held)
 
 
 def drop_ticket(place: Place, ticket: Ticket) -> None:
     """Leave the queue; notify the next waiter if the lease is free."""
     parameters = {"name": place.name, "ticket": ticket.id, "owner": ticket.owner}
-    run(place, "left", sql.DROP_TICKET, parameters)
+    run_again(place, "left", sql.DROP_TICKET, parameters)

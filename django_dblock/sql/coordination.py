@@ -217,14 +217,37 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = ANY(%(keys)s)
 # A latch has a row for each part that is done. The row is written in the part's own transaction,
 # so the part counts from that transaction's COMMIT. Two parts write two rows, so neither waits for
 # the other. If a waiter is in the queue, the result is the schema of the part's row, else NULL.
+# A part beyond `most`, unless that is NULL, is not counted: then the result is "surplus". Parts of transactions that are
+# still open are not seen. A SERIALIZABLE transaction doesn't count the others, because a statement
+# that reads what concurrent parts write makes the server refuse one of two parts.
 COUNT_DOWN = """
-INSERT INTO django_dblock_latchpart (latch, part, done_at)
-VALUES (%(latch)s, %(part)s, clock_timestamp())
-ON CONFLICT (latch, part) DO NOTHING
-RETURNING CASE WHEN EXISTS (
-    SELECT FROM django_dblock_fencedticket
-    WHERE name = %(queue)s::text AND expires_at > clock_timestamp()
-) THEN (pg_identify_object(1259, tableoid, 0)).schema END
+WITH others AS MATERIALIZED (
+    SELECT CASE WHEN %(most)s::int IS NULL
+        OR current_setting('transaction_isolation') = 'serializable'
+    THEN false ELSE (
+        SELECT count(*) >= %(most)s::int
+        FROM (
+            SELECT FROM django_dblock_latchpart
+            WHERE latch = %(latch)s::text AND part <> %(part)s::text
+            LIMIT %(most)s::int
+        ) AS counted
+    ) END AS suffice
+), counted AS (
+    INSERT INTO django_dblock_latchpart (latch, part, done_at)
+    SELECT %(latch)s::text, %(part)s::text, clock_timestamp()
+    WHERE NOT (SELECT suffice FROM others)
+    ON CONFLICT (latch, part) DO NOTHING
+    RETURNING CASE WHEN EXISTS (
+        SELECT FROM django_dblock_fencedticket
+        WHERE name = %(queue)s::text AND expires_at > clock_timestamp()
+    ) THEN (pg_identify_object(1259, tableoid, 0)).schema END AS schema
+)
+SELECT 'counted', schema FROM counted
+UNION ALL
+SELECT 'surplus', NULL
+WHERE (SELECT suffice FROM others) AND NOT EXISTS (
+    SELECT FROM django_dblock_latchpart WHERE latch = %(latch)s::text AND part = %(part)s::text
+)
 """
 PARTS_DONE = "SELECT part FROM django_dblock_latchpart WHERE latch = %(latch)s::text ORDER BY part"
 COUNT_PARTS = "SELECT count(*) FROM django_dblock_latchpart WHERE latch = %(latch)s::text"

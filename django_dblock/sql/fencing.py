@@ -126,7 +126,8 @@ FROM had
 UNION ALL
 SELECT
     'held', token, expires_at,
-    extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8, owner, NULL, NULL
+    extract(epoch FROM expires_at + lock_delay - clock_timestamp())::float8, owner,
+    (pg_identify_object(1259, tableoid, 0)).schema, NULL
 FROM django_dblock_fencedlock
 WHERE name = %(name)s AND slot = %(slot)s AND NOT EXISTS (SELECT FROM had)
 UNION ALL
@@ -276,6 +277,9 @@ WHERE expires_at + lock_delay < clock_timestamp() - %(idle)s * interval '1 secon
     )::bigint
 """
 
+# The schema, quoted, of the lock table that the search path leads to now.
+SCHEMA = "SELECT (pg_identify_object(1259, 'django_dblock_fencedlock'::regclass, 0)).schema"
+
 # Whether a server that refused to write is a standby.
 IS_STANDBY = "SELECT pg_is_in_recovery()"
 
@@ -319,11 +323,11 @@ WITH shown AS (
     FROM unmarked
     WHERE lease.id = unmarked.id
     RETURNING lease.id, lease.slot, lease.expires_at + lease.lock_delay AS ends, lease.token,
-        lease.owner
+        lease.owner, lease.tableoid
 ), seen AS (
     SELECT * FROM marked
     UNION ALL
-    SELECT id, slot, expires_at + lock_delay, token, owner
+    SELECT id, slot, expires_at + lock_delay, token, owner, tableoid
     FROM django_dblock_fencedlock
     WHERE name = %(name)s AND id NOT IN (SELECT id FROM marked)
 )
@@ -336,7 +340,8 @@ SELECT
     (SELECT count(*) FROM seen WHERE slot < %(scope)s AND ends > clock_timestamp()),
     extract(epoch FROM seen.ends - clock_timestamp())::float8,
     seen.token,
-    seen.owner
+    seen.owner,
+    (pg_identify_object(1259, seen.tableoid, 0)).schema
 FROM (SELECT) AS always
 LEFT JOIN seen ON true
 ORDER BY seen.ends <= clock_timestamp(), seen.ends
@@ -359,7 +364,8 @@ SELECT
             AND expires_at + lock_delay > clock_timestamp()),
     extract(epoch FROM seen.expires_at + seen.lock_delay - clock_timestamp())::float8,
     seen.token,
-    seen.owner
+    seen.owner,
+    (pg_identify_object(1259, seen.tableoid, 0)).schema
 FROM (SELECT) AS always
 LEFT JOIN django_dblock_fencedlock AS seen ON seen.name = %(name)s
 ORDER BY seen.expires_at + seen.lock_delay <= clock_timestamp(), seen.expires_at + seen.lock_delay

@@ -46,6 +46,7 @@ class hold_lease:  # noqa: N801 - as hold_lock, a context manager in lower case
             elected.
         OpenTransaction: on entering, the test has opened a transaction of its own.
         TypeError: ``block`` holds no lease: it is a key, or an ``advisory_lock``, for example.
+        ValueError: on entering, the leadership's ``stop`` is set.
     """
 
     lease: Any
@@ -113,13 +114,21 @@ class _Led:
     """A leadership as a block: elected on entering, resigned on leaving."""
 
     def __init__(self, campaign: leadership) -> None:
-        self._terms = iter(campaign)
+        self._campaign = campaign
+        self._terms: Any = None
 
     def __enter__(self) -> Lease:
-        return next(self._terms)
+        self._terms = iter(self._campaign)
+        term: Lease | None = next(self._terms, None)
+        if term is None:
+            raise ValueError(
+                "hold_lease() was given a leadership whose stop is set, so it can't be elected. "
+                "Leave stop out."
+            )
+        return term
 
     def __exit__(self, *_: object) -> None:
-        self._terms.close()  # type: ignore[attr-defined] # a generator
+        self._terms.close()
 
 
 def take_away(lease: Lease, *, noticed: bool = False) -> None:

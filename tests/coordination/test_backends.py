@@ -6,6 +6,7 @@ from django.db import connection, connections, transaction
 from django_dblock import (
     FencedLock,
     LockTimeout,
+    SelfDeadlock,
     advisory_semaphore,
     fenced_rwlock,
     fenced_semaphore,
@@ -135,6 +136,28 @@ def test_in_a_tenants_schema(use, tenants, observer):
         for table in TABLES
     ]
     assert rows == [0, 0, 0, 0]
+
+
+def test_another_tenants_read_write_lock_is_another_lock(tenants):
+    """Without a namespace only the schema tells which of two locks of one name a lease is of."""
+    catalogue = fenced_rwlock("catalogue")
+    tenants("acme")
+    with catalogue.write(ttl=30):
+        tenants("globex")
+        with catalogue.read(ttl=30):
+            tenants("acme")
+            for block in (catalogue.read, catalogue.write):
+                with pytest.raises(SelfDeadlock, match="held for writing"):
+                    block(ttl=30).__enter__()
+            tenants("globex")
+            with catalogue.read(ttl=30):
+                pass
+            with pytest.raises(SelfDeadlock, match="upgraded"):
+                catalogue.write(ttl=30).__enter__()
+        with catalogue.write(ttl=30) as writing, writing.downgrade():
+            tenants("public")
+            with catalogue.write(ttl=30):
+                pass
 
 
 def test_last_part_wakes_its_tenants_waiter_at_commit(tenants, rival):

@@ -52,11 +52,33 @@ class TestParts:
         assert done.count_down("3")
         assert done.done
 
-    def test_more_parts_than_parties(self):
-        done = imported(1)
+    def test_part_beyond_parties_is_refused_and_writes_nothing(self, statements):
+        done = imported(2)
         done.count_down("a")
         done.count_down("b")
-        assert done.missing == 0
+        with statements() as sent, pytest.raises(ValueError, match="'c' is one part too many"):
+            done.count_down("c")
+        assert len(sent) == 1
+        assert done.parts == ("a", "b")
+        assert not done.count_down("a")
+        assert not done.count_down("b")
+
+    def test_callers_that_differ_in_parties_compare_with_their_own(self):
+        few, many = imported(1), imported(2)
+        many.count_down("a")
+        assert (few.done, many.done) == (True, False)
+        with pytest.raises(ValueError, match="too many"):
+            few.count_down("b")
+        many.count_down("b")
+        assert (few.done, few.missing, many.done) == (True, 0, True)
+
+    def test_surplus_part_inside_a_transaction_leaves_it_usable(self):
+        imported(1).count_down("a")
+        with transaction.atomic():
+            with pytest.raises(ValueError, match="too many"):
+                imported(1).count_down("b")
+            Counter.objects.create(name="goes on")
+        assert Counter.objects.exists()
 
     def test_parts_with_names(self):
         done = imported(["a", "b", 3])
@@ -124,6 +146,13 @@ class TestTransactions:
         with transaction.atomic(), pytest.raises(TransactionManagementError, match="own parts"):
             imported().wait(timeout=1)
 
+    def test_serializable_parts_never_refuse_each_other(self):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            imported(2).count_down("a")
+            assert race(1, count_down_serializable, "b") == [True]
+        assert imported(2).done
+
     def test_two_parts_never_wait_for_each_other(self):
         with transaction.atomic():
             imported(2).count_down("a")
@@ -187,6 +216,12 @@ def idle(observer):
 
 def count_down(_number, part):
     return imported(2).count_down(part)
+
+
+def count_down_serializable(_number, part):
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        return imported(2).count_down(part)
 
 
 def count_and_close():

@@ -1,6 +1,7 @@
 """Waiters for permits, read and write leases and latches: who is woken, by what, at what cost."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 from django.db import DatabaseError, connection, transaction
@@ -355,6 +356,42 @@ class TestLatch:
             assert notified(rival) == []
         assert notified(rival) == [topic]
 
+    def test_parts_of_one_transaction_wake_once(self, waiting, rival, statements):
+        topic = self.wait(waiting, 6)
+        listen(rival)
+        with statements() as sent, transaction.atomic():
+            for part in range(3):
+                imported(6).count_down(part)
+            for part in range(3, 6):
+                with transaction.atomic():
+                    imported(6).count_down(part)
+            assert len(connection.run_on_commit) == 1
+        assert notified(rival) == [topic]
+        assert sum("pg_notify" in query["sql"] for query in sent) == 1
+
+    def test_part_wakes_whose_savepoint_outlives_the_first(self, waiting, rival, statements):
+        topic = self.wait(waiting, 2)
+        listen(rival)
+        with statements() as sent, transaction.atomic():
+            with transaction.atomic():
+                imported(2).count_down("a")
+            with suppress(ZeroDivisionError), transaction.atomic():
+                imported(2).count_down("b")
+                raise ZeroDivisionError
+            with transaction.atomic():
+                imported(2).count_down("b")
+        assert notified(rival) == [topic]
+        assert sum("pg_notify" in query["sql"] for query in sent) == 1
+
+    def test_each_latch_of_one_transaction_wakes_its_own(self, waiting, rival):
+        topics = [self.wait(waiting, 1)]
+        topics.append(until_queued(waiting(latch("export", parties=1)._attempt(60))))
+        listen(rival)
+        with transaction.atomic():
+            imported(1).count_down("a")
+            latch("export", parties=1).count_down("a")
+        assert sorted(notified(rival)) == sorted(topics)
+
     def test_a_part_that_rolled_back_wakes_nobody(self, waiting, rival):
         self.wait(waiting, 1)
         listen(rival)
@@ -517,6 +554,20 @@ class TestEachKind:
         one._subscription.close()
         one._subscription = None
         observe.until(one.once, "its own look finds it")
+
+
+class TestLeaving:
+    def test_waiter_whose_connection_died_leaves_no_ticket(self, kind, waiting, observer):
+        """Whoever comes next would wait for the ticket's expiry."""
+        take, attempt = kind
+        release, one = take(), waiting(attempt())
+        until_queued(one)
+        observer.execute(
+            "SELECT pg_terminate_backend(%s, 30000)", [connection.connection.info.backend_pid]
+        )
+        one.close()
+        assert tickets(observer) == 0
+        release()
 
 
 class TestFrozen:

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from django_dblock import LockLost, fenced_lock, force_release
+from django_dblock import LockLost, LockTimeout, SelfDeadlock, fenced_lock, force_release
 from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing import store
 from django_dblock.fencing.heartbeat import Line
@@ -73,6 +73,28 @@ class TestSchema:
                 ours.renew()
                 theirs.renew()
                 assert len({ours.place.schema, theirs.place.schema}) == 2
+
+    @pytest.mark.parametrize("fair", [False, True])
+    def test_holder_of_the_same_token_elsewhere_is_waited_for(self, tenant, observer, fair):
+        """Two schemas may grant one token in the same millisecond."""
+        with fenced_lock(NAME, ttl=30) as ours:
+            observer.execute(
+                f"INSERT INTO {QUOTED}.django_dblock_fencedlock (name, slot, token, owner,"
+                f" acquired_at, renewed_at, expires_at, lock_delay, grants, metadata)"
+                f" SELECT name, slot, token, 'theirs', now(), now(),"
+                f" clock_timestamp() + interval '1 s', '0', 1, '{{}}'"
+                f" FROM public.django_dblock_fencedlock".replace("%", "%%"),
+                [],
+            )
+            go_to(QUOTED)
+            with pytest.raises(LockTimeout) as caught, fenced_lock(NAME, ttl=30, fair=fair):
+                pass
+            assert "yourself" not in str(caught.value)
+            with fenced_lock(NAME, ttl=30, timeout=None, fair=fair) as theirs:
+                assert theirs.token > ours.token
+            go_to("public")
+            with pytest.raises(SelfDeadlock), fenced_lock(NAME, ttl=30, timeout=None, fair=fair):
+                pass
 
     def test_a_guard_looks_there_whatever_the_search_path(self, tenant):
         go_to(QUOTED)

@@ -62,6 +62,23 @@ class InATestCase(TestCase):
             assert leader("sync").token == other.lease.token
         assert leader("sync") is None
 
+    def test_leadership_that_is_stopped_is_refused(self):
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(ValueError, match="stop") as caught:
+            holding(leadership("sync", ttl=30, stop=stop)).__enter__()
+        assert caught.value.__cause__ is None
+        assert leader("sync") is None
+
+    def test_leadership_is_held_again_after_its_release(self):
+        other = holding(leadership("sync", ttl=30))
+        tokens = []
+        for _ in range(2):
+            with other:
+                tokens.append(leader("sync").token)
+            assert leader("sync") is None
+        assert tokens[0] < tokens[1]
+
     def test_another_worker_has_its_share(self):
         with holding(partitions("outbox", count=4, ttl=30)) as other:
             assert other.lease.numbers == (0, 1, 2, 3)
