@@ -217,9 +217,9 @@ WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = ANY(%(keys)s)
 # A latch has a row for each part that is done. The row is written in the part's own transaction,
 # so the part counts from that transaction's COMMIT. Two parts write two rows, so neither waits for
 # the other. If a waiter is in the queue, the result is the schema of the part's row, else NULL.
-# A part beyond `most`, unless that is NULL, is not counted: then the result is "surplus". Parts of transactions that are
-# still open are not seen. A SERIALIZABLE transaction doesn't count the others, because a statement
-# that reads what concurrent parts write makes the server refuse one of two parts.
+# A part beyond `most`, unless that is NULL, is not counted: then the result is "surplus". Parts of
+# transactions that are still open are not seen. A SERIALIZABLE transaction doesn't count the other
+# parts: the server would refuse one of two transactions that each read what the other writes.
 COUNT_DOWN = """
 WITH others AS MATERIALIZED (
     SELECT CASE WHEN %(most)s::int IS NULL

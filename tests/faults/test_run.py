@@ -49,8 +49,8 @@ def ran(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "plan", lambda *_: [trial(1), trial(2), trial(3)])
     monkeypatch.setattr(run, "versions", lambda: [18])
     arguments = Namespace(
-        minutes=60, seconds=None, seed="1", output=tmp_path, started=0.0, smoke=False, mutations=False,
-        workload=None, nemesis=None, system=None, backend=None, trial=None,
+        minutes=60, seconds=None, seed="1", output=tmp_path, started=0.0, smoke=False,
+        mutations=False, workload=None, nemesis=None, system=None, backend=None, trial=None,
     )  # fmt: skip
 
     def everything(running, price=lambda *_: []):
