@@ -97,6 +97,7 @@ def _no_lock_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # Its tables are emptied, so what this process remembers of their rows is no longer so.
     store._granted.clear()
+    store._awaited.clear()
     if "transactional_db" in request.fixturenames or _is_transactional(request):
         looking = between.kept()
         observe.until(lambda: not observe.locks(looking), "no advisory lock is left")

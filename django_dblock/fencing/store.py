@@ -169,20 +169,13 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     if outcome == "cockroach":
         raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
     if outcome == "held":
-        _granted.pop(row, None)
+        _remember(_granted, row, wanted=False)
         return Refusal(remaining, token, holder, schema)
-    if len(_granted) >= _MOST_NAMES:
-        _granted.clear()
-    _granted[row] = None
+    _remember(_granted, row, wanted=True)
     if not replicated:
         release(replace(place, schema=schema), token, hold_at_least=0)
         raise NotReplicated(**place.facts)
     return Grant(token, expires_at, schema)
-
-
-# Only a hint whether TAKE can succeed. Threads may overwrite each other's entries.
-_granted: dict[tuple[str, str, int], None] = {}
-_MOST_NAMES = 10_000
 
 
 def renew(place: Place, token: int, ttl: float) -> Renewal:
@@ -227,7 +220,34 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
         "token": token,
         "hold_at_least": hold_at_least,
     }
-    return bool(run_again(place, "released", sql.RELEASE, parameters))
+    row = (place.using, place.name, place.slot)
+    # The short statement releases nothing if somebody waits, or if the lease is lost.
+    if not (hold_at_least or row in _awaited) and run_again(
+        place, "released", sql.RELEASE_UNAWAITED, parameters
+    ):
+        return True
+    rows = run_again(place, "released", sql.RELEASE, parameters)
+    _remember(_awaited, row, wanted=bool(rows) and rows[0][0] is not None)
+    return bool(rows)
+
+
+# Only hints which of two statements will do. Threads may overwrite each other's entries.
+_granted: dict[tuple[str, str, int], None] = {}
+"""The names whose last attempt in this process was granted: TAKE is tried first."""
+_awaited: dict[tuple[str, str, int], None] = {}
+"""The names that were marked by a waiter at their last release here: RELEASE is sent at once."""
+_MOST_NAMES = 10_000
+
+
+def _remember(
+    names: dict[tuple[str, str, int], None], row: tuple[str, str, int], *, wanted: bool
+) -> None:
+    if not wanted:
+        names.pop(row, None)
+        return
+    if len(names) >= _MOST_NAMES:
+        names.clear()
+    names[row] = None
 
 
 def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:

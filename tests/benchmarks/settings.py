@@ -11,10 +11,13 @@ DATABASES = {
     "default": environ.Env().db_url("DBLOCK_BENCH_POSTGRES"),
     "other": environ.Env().db_url("DBLOCK_BENCH_POSTGRES"),
     "latency": environ.Env().db_url("DBLOCK_BENCH_POSTGRES_LATENCY"),
+    "prepared": environ.Env().db_url("DBLOCK_BENCH_POSTGRES"),
 }
 for _database in DATABASES.values():
     _database.setdefault("OPTIONS", {})["application_name"] = "shop"
     _database["CONN_MAX_AGE"] = None
+# What a project sets that is connected to the server itself, without a pooler between.
+DATABASES["prepared"]["OPTIONS"] |= {"server_side_binding": True, "prepare_threshold": 2}
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -68,7 +68,7 @@ def test_a_standby_is_told_by_statements_that_travel_together(monkeypatch):
         in_one_message("SELECT 1 / 0")
 
 
-def test_memory_of_granted_names_is_bounded(monkeypatch):
+def test_memory_of_names_is_bounded(monkeypatch):
     monkeypatch.setattr(store, "_MOST_NAMES", 1)
     for name in ("a", "b"):
         with fenced_lock(name, ttl=60):

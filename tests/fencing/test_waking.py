@@ -25,6 +25,25 @@ def attempt(timeout=60, *, in_turn=False):
     return Attempt(Place(named((NAME,)), NAME, "default"), Wish(30, 0, "{}", in_turn), timeout)
 
 
+def while_the_row_changes(rival, observer, act, change, parameters=()):
+    """Run it while another session has changed the row and has yet to commit."""
+    [pid] = rival.execute("SELECT pg_backend_pid()").fetchone()
+    rival.execute("BEGIN")
+    rival.execute(change, parameters)
+
+    def commit():
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+        observe.until(
+            lambda: observer.execute(blocked, [pid]).fetchone() == (1,), "it waits for the row"
+        )
+        rival.execute("COMMIT")
+
+    committing = started(commit)
+    result = act()
+    committing.join()
+    return result
+
+
 @pytest.fixture(autouse=True)
 def _no_listener_is_left():
     with queueing.no_listener_is_left():
@@ -52,6 +71,48 @@ class TestRelease:
         assert notified(rival) == [first._ticket.topic]
         for one in (first, second):
             one.close()
+
+    def test_the_short_statement_is_sent_first_where_nobody_waited_last_time(
+        self, rival, statements
+    ):
+        rival.execute("LISTEN django_dblock")
+        sent_to_release = []
+        for somebody_waits in (False, True, True, False, False):
+            one = attempt()
+            lock = fenced_lock(NAME, ttl=30).__enter__()
+            while somebody_waits and one._ticket is None:
+                one.once()
+            if somebody_waits:
+                one.once()
+            with statements() as sent:
+                lock.release()
+            assert (len(notified(rival)) == 1) is somebody_waits
+            one.close()
+            sent_to_release.append(["notify" in query["sql"] for query in sent])
+        # The mark outlasts the waiters by seconds, so the complete statement is sent again.
+        assert sent_to_release == [[False], [False, True], [True], [True], [True]]
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE django_dblock_fencedlock SET awaited_until = clock_timestamp()")
+        for expected in (True, False):
+            lock = fenced_lock(NAME, ttl=30).__enter__()
+            with statements() as sent:
+                lock.release()
+            assert ["notify" in query["sql"] for query in sent] == [expected]
+
+    def test_a_waiter_that_marks_the_lease_during_the_release_is_woken(self, rival, observer):
+        """The short statement has read the row before the mark, and looks again after its lock."""
+        rival.execute("LISTEN django_dblock")
+        one = attempt()
+        lock = fenced_lock(NAME, ttl=30).__enter__()
+        while one._ticket is None:
+            one.once()
+        mark = (
+            "UPDATE django_dblock_fencedlock"
+            " SET awaited_until = clock_timestamp() + interval '1 minute'"
+        )
+        while_the_row_changes(rival, observer, lock.release, mark)
+        assert notified(rival) == [one._ticket.topic]
+        one.close()
 
     def test_a_release_by_force_does_too(self, rival):
         rival.execute("LISTEN django_dblock")
@@ -237,30 +298,12 @@ class TestIsolation:
         " now() + interval '1 minute', '0', 1, '{}')"
     )
 
-    def while_the_row_changes(self, rival, observer, act, change=RENEW, parameters=()):
-        """Run it while another session has changed the row and has yet to commit."""
-        [pid] = rival.execute("SELECT pg_backend_pid()").fetchone()
-        rival.execute("BEGIN")
-        rival.execute(change, parameters)
-
-        def commit():
-            blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
-            observe.until(
-                lambda: observer.execute(blocked, [pid]).fetchone() == (1,), "it waits for the row"
-            )
-            rival.execute("COMMIT")
-
-        committing = started(commit)
-        result = act()
-        committing.join()
-        return result
-
     def test_a_waiter_looks_again(self, rival, observer):
         one = attempt()
         with fenced_lock(NAME, ttl=30):
             while one._ticket is None:
                 one.once()
-            assert self.while_the_row_changes(rival, observer, one.once) is None
+            assert while_the_row_changes(rival, observer, one.once, self.RENEW) is None
         one.close()
 
     def test_one_who_was_slower_to_make_the_row_learns_who_holds_it(self, rival, observer):
@@ -268,8 +311,8 @@ class TestIsolation:
             with pytest.raises(LockTimeout, match="locked by another"):
                 fenced_lock(NAME, ttl=30).__enter__()
 
-        self.while_the_row_changes(rival, observer, enter, self.MAKE, [NAME])
+        while_the_row_changes(rival, observer, enter, self.MAKE, [NAME])
 
     def test_a_release_is_sent_again(self, rival, observer):
         lock = fenced_lock(NAME, ttl=30).__enter__()
-        assert self.while_the_row_changes(rival, observer, lock.release)
+        assert while_the_row_changes(rival, observer, lock.release, self.RENEW)
