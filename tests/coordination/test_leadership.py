@@ -17,7 +17,6 @@ from django_dblock import (
     leadership,
     signals,
 )
-from django_dblock.core import notify
 from django_dblock.fencing import acquire, store
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
@@ -353,7 +352,7 @@ class TestAsync:
             asked = "SELECT count(*) FROM django_dblock_fencedticket"
             try:
                 observe.until(lambda: observer.execute(asked).fetchone() == (1,), "it queues")
-                observe.until(lambda: notify._listeners["default"].hears, "somebody listens")
+                queueing.until_somebody_listens()
             finally:
                 terms.close()
 

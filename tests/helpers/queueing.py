@@ -29,6 +29,16 @@ def no_listener_is_left() -> Iterator[None]:
     notify._LINGER = before
 
 
+def until_somebody_listens(alias: str = "default") -> None:
+    """Wait until this process listens: a ticket is taken before its listener is made."""
+
+    def listens() -> bool:
+        listener = notify._listeners.get(alias)
+        return listener is not None and listener.hears
+
+    observe.until(listens, "somebody listens")
+
+
 def until_queued(one: Attempt) -> str:
     """Ask until the waiter has a ticket and has marked what it waits for; return its topic."""
     while one._ticket is None:
