@@ -28,6 +28,8 @@ class Lease:
         lost: the error of the lost claim, once the run has noticed the loss; else None.
         completed: whether the view has recorded its response, and that is committed.
         in_doubt: the names of the steps that have begun but are not recorded.
+        key_was_derived: whether the view has derived a key, and may have given that key to another
+            system.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Lease:
         self.lost: IdempotencyLeaseLost | None = None
         self.completed = False
         self.in_doubt: set[str] = set()
+        self.key_was_derived = False
         self._kept = kept
         self._until = since + options.lease_seconds
 

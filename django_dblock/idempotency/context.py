@@ -84,7 +84,11 @@ class Handle:
         Returns:
             64 hexadecimal digits, a SHA-256; 32 digits for a request without a key.
         """
-        return uuid4().hex if self.identity is None else self.identity.derived_key(name)
+        if self.identity is None:
+            return uuid4().hex
+        if self.lease is not None:
+            self.lease.key_was_derived = True
+        return self.identity.derived_key(name)
 
     def step(self, name: str) -> "Step":
         """Record an effect in the outside world, so that the next run does not repeat it.

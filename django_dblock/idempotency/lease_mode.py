@@ -151,10 +151,15 @@ class Run:
     def give_up(self, lease: Lease) -> None:
         """Let the next retry run, unless a step may have had its effect without being recorded.
 
-        With ``on_abandoned="refuse"`` such a request is left to an operator.
+        With ``on_abandoned="refuse"`` such a request is left to an operator. If another system may
+        know the key, the key stays bound to this request, as after a crash.
         """
-        doubtful = bool(lease.in_doubt) and self.options.on_abandoned == "refuse"
-        statement = sql.ABANDON if doubtful else sql.GIVE_UP
+        if lease.in_doubt and self.options.on_abandoned == "refuse":
+            statement = sql.ABANDON
+        elif lease.in_doubt or lease.key_was_derived:
+            statement = sql.FREE
+        else:
+            statement = sql.GIVE_UP
         store.write(self.identity.using, lease.claim, statement)
 
     def try_to_give_up(self, lease: Lease) -> None:

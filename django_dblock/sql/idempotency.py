@@ -250,7 +250,14 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
 """
 
 # The run has ended without a response to store: the next retry may run at once, after the last
-# recorded step. Without a recorded step there is nothing to remember, and the row is removed.
+# recorded step. FREE keeps the row, and with it the fingerprint, because another system may know
+# the key; GIVE_UP removes a row without a recorded step, as there is nothing to remember.
+FREE = """
+UPDATE django_dblock_idempotencykey SET locked_until = NULL
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND completed_at IS NULL
+RETURNING id::text
+"""
 GIVE_UP = """
 WITH gone AS (
     DELETE FROM django_dblock_idempotencykey

@@ -1,7 +1,7 @@
 """``@idempotent(mode="lease")``: claim, run, complete; whoever was taken over has no effects."""
 
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import psycopg
@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
 from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 
-from django_dblock import IdempotencyKey, idempotent, signals
+from django_dblock import IdempotencyKey, idempotent, purge_idempotency_keys, signals
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
 from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
@@ -481,6 +481,58 @@ def test_a_run_that_comes_to_nothing_frees_its_key(how, told):
             post(leased(work))
     assert not IdempotencyKey.objects.exists()
     assert told == []
+
+
+def fail_in_a_step(request):
+    request.idempotency.run_step("charge", lambda: 1 / 0)
+
+
+def fail_with_a_derived_key(request):
+    request.idempotency.derived_key("charge")
+    return 1 / 0
+
+
+def fail_by_a_500_with_a_derived_key(request):
+    request.idempotency.derived_key("charge")
+    return HttpResponse(status=500)
+
+
+def fail_after_a_rolled_back_step(request):
+    with transaction.atomic():
+        request.idempotency.run_step("charge", lambda: 1)
+        return 1 / 0
+
+
+@pytest.mark.parametrize("on_abandoned", ["takeover", "refuse"])
+@pytest.mark.parametrize(
+    "work",
+    [
+        fail_in_a_step,
+        fail_with_a_derived_key,
+        fail_by_a_500_with_a_derived_key,
+        fail_after_a_rolled_back_step,
+    ],
+)
+def test_key_that_others_may_know_stays_with_its_request(work, on_abandoned):
+    """The gateway may have charged the first amount under the derived key."""
+    options = {"on_abandoned": on_abandoned}
+    with suppress(ZeroDivisionError):
+        post(leased(work, **options), body=b'{"amount": 10}')
+    assert code(post(leased(effect, **options), body=b'{"amount": 20}')) == "key_reused"
+    retried = post(leased(effect, **options), body=b'{"amount": 10}')
+    asked_for_a_person = on_abandoned == "refuse" and work in {
+        fail_in_a_step,
+        fail_after_a_rolled_back_step,
+    }
+    assert retried.status_code == (409 if asked_for_a_person else 201)
+
+
+def test_key_that_stays_with_its_request_is_free_after_its_retention():
+    with pytest.raises(ZeroDivisionError):
+        post(leased(fail_in_a_step), body=b'{"amount": 10}')
+    end_retention()
+    assert purge_idempotency_keys() == 1
+    assert post(leased(effect), body=b'{"amount": 20}').status_code == 201
 
 
 @pytest.mark.parametrize("how", ["raised", "returned"])
