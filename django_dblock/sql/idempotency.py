@@ -250,8 +250,8 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
 """
 
 # The run has ended without a response to store: the next retry may run at once, after the last
-# recorded step. FREE keeps the row, and with it the fingerprint, because another system may know
-# the key; GIVE_UP removes a row without a recorded step, as there is nothing to remember.
+# recorded step. FREE keeps the row and its fingerprint, for a key that another system may know.
+# GIVE_UP removes a row without a recorded step, because the row has nothing to remember.
 FREE = """
 UPDATE django_dblock_idempotencykey SET locked_until = NULL
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid

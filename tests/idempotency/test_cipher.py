@@ -94,7 +94,8 @@ def test_what_can_not_be_kept_is_the_same_as_without_one(result, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
     with pytest.raises(ValueError, match="The result of step 'charge'"):
         post(leased(lambda request: request.idempotency.run_step("charge", lambda: result)))
-    assert row().steps == {} and row().locked_until is None
+    assert row().steps == {}
+    assert row().locked_until is None
 
 
 class TestItsKeys:
@@ -252,7 +253,8 @@ class TestThatCanNotEncrypt:
     def test_a_step_has_not_happened_for_the_next_run(self):
         with pytest.raises(ConnectionError, match="no keys"):
             post(VIEW)
-        assert row().steps == {} and row().locked_until is None
+        assert row().steps == {}
+        assert row().locked_until is None
 
     def test_a_step_is_in_doubt_where_that_is_for_a_person(self):
         with pytest.raises(ConnectionError, match="no keys"):
