@@ -55,7 +55,7 @@ def sql(sent):
 
 
 class TestInAutocommit:
-    def test_the_block_is_a_transaction_of_begin_lock_commit(self, statements, observer):
+    def test_block_is_a_transaction_of_begin_lock_commit(self, statements, observer):
         with statements() as sent, advisory_lock(*KEY):
             assert connection.in_atomic_block
             assert to_pg_locks(number(*KEY)) in held(observer)
@@ -63,7 +63,7 @@ class TestInAutocommit:
         assert not connection.in_atomic_block
         assert held(observer) == {}
 
-    def test_an_error_rolls_back_and_frees(self, statements, observer):
+    def test_error_in_the_block_rolls_back_and_releases(self, statements, observer):
         with statements() as sent, pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
             Counter.objects.create(name="lost")
             raise ZeroDivisionError
@@ -71,7 +71,7 @@ class TestInAutocommit:
         assert held(observer) == {}
         assert not Counter.objects.exists()
 
-    def test_what_is_bound_tells_what_was_locked(self):
+    def test_handle_has_the_locked_key(self):
         with advisory_lock(*KEY) as lock:
             assert lock.key == KEY
             assert lock.key_id == number(*KEY)
@@ -83,7 +83,7 @@ class TestInAutocommit:
             transaction.on_commit(lambda: seen.append(held(observer)))
         assert seen == [{}]
 
-    def test_a_failing_commit_frees_too_and_is_raised(self, observer):
+    def test_failed_commit_releases_and_is_raised(self, observer):
         with pytest.raises(IntegrityError), advisory_lock(*KEY):
             with connection.cursor() as cursor:
                 cursor.execute("CREATE TEMP TABLE one (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
@@ -91,13 +91,13 @@ class TestInAutocommit:
         assert not connection.in_atomic_block
         assert held(observer) == {}
 
-    def test_a_block_left_by_needs_rollback_rolls_back(self, observer):
+    def test_set_rollback_in_the_block_rolls_back(self, observer):
         with advisory_lock(*KEY):
             Counter.objects.create(name="lost")
             transaction.set_rollback(True)
         assert not Counter.objects.exists()
 
-    def test_autocommit_off_is_a_transaction_that_the_caller_ends(self, statements, observer):
+    def test_autocommit_off_lets_the_caller_end_the_transaction(self, statements, observer):
         transaction.set_autocommit(False)
         try:
             with statements() as sent, advisory_lock(*KEY):
@@ -110,7 +110,7 @@ class TestInAutocommit:
             transaction.rollback()
             transaction.set_autocommit(True)
 
-    def test_autocommit_off_survives_a_time_out(self, rival):
+    def test_autocommit_off_survives_a_timeout(self, rival):
         hold(rival, *KEY)
         transaction.set_autocommit(False)
         try:
@@ -125,7 +125,7 @@ class TestInAutocommit:
 
 
 class TestInATransaction:
-    def test_one_statement_and_leaving_sends_nothing(self, statements, observer):
+    def test_entering_is_one_statement_and_leaving_none(self, statements, observer):
         with transaction.atomic():
             connection.ensure_connection()
             with statements() as sent:
@@ -135,7 +135,7 @@ class TestInATransaction:
             assert to_pg_locks(number(*KEY)) in held(observer), "it ends with the transaction"
         assert held(observer) == {}
 
-    def test_a_rolled_back_savepoint_frees_the_locks_taken_in_it(self, observer):
+    def test_rolled_back_savepoint_frees_its_locks(self, observer):
         """The server knows; nothing in Python goes on believing it is held."""
         with transaction.atomic():
             with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -145,19 +145,19 @@ class TestInATransaction:
             with advisory_lock(*KEY):  # and it is asked for again, not assumed
                 assert to_pg_locks(number(*KEY)) in held(observer)
 
-    def test_re_entering_is_allowed_and_asks_again(self, statements):
+    def test_reentry_is_allowed_and_sends_a_statement(self, statements):
         with statements() as sent, advisory_lock(*KEY), advisory_lock(*KEY):
             assert try_advisory_lock(*KEY)
         assert sql(sent) == ["BEGIN", "BEGIN SELECT", "SELECT", "SELECT", "COMMIT"]
 
-    def test_an_error_in_the_block_is_the_callers(self, observer):
+    def test_error_in_the_block_propagates(self, observer):
         with transaction.atomic():
             with pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
                 raise ZeroDivisionError
             Counter.objects.create(name="kept")
         assert Counter.objects.exists()
 
-    def test_a_connection_closed_in_the_block_rolls_back(self, observer):
+    def test_connection_closed_in_the_block_rolls_back(self, observer):
         with advisory_lock(*KEY):
             Counter.objects.create(name="lost")
             connection.close()
@@ -166,7 +166,7 @@ class TestInATransaction:
 
     @pytest.mark.parametrize("labels", ["full", "off"])
     @pytest.mark.parametrize("how", ["by Django", "by the driver"])
-    def test_a_closed_connection_is_djangos_own_error(self, how, labels, settings):
+    def test_closed_connection_is_djangos_own_error(self, how, labels, settings):
         settings.DBLOCK_LABELS = labels
         with pytest.raises(DatabaseError) as caught, transaction.atomic():
             Counter.objects.count()
@@ -178,7 +178,7 @@ class TestInATransaction:
         with advisory_lock(*KEY):
             pass
 
-    def test_a_broken_transaction_stays_broken(self):
+    def test_broken_transaction_stays_broken(self):
         with transaction.atomic():
             with pytest.raises(OperationalError, match="canceling statement"):
                 connection.cursor().execute("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)")
@@ -188,7 +188,7 @@ class TestInATransaction:
 
 
 class TestWaiting:
-    def test_timeout_0_asks_once(self, rival, statements):
+    def test_timeout_0_tries_once(self, rival, statements):
         hold(rival, *KEY)
         with statements() as sent, pytest.raises(LockTimeout) as caught:
             with advisory_lock(*KEY, timeout=0):
@@ -198,7 +198,7 @@ class TestWaiting:
         assert caught.value.key == KEY
         assert caught.value.using == "default"
 
-    def test_timeout_0_in_a_transaction_leaves_it_usable(self, rival, statements):
+    def test_timeout_0_leaves_transaction_usable(self, rival, statements):
         hold(rival, *KEY)
         with transaction.atomic():
             Counter.objects.create(name="before")
@@ -208,7 +208,7 @@ class TestWaiting:
             Counter.objects.create(name="after")
         assert Counter.objects.count() == 2
 
-    def test_timing_out_in_a_transaction_leaves_it_usable(self, rival, statements):
+    def test_timeout_leaves_transaction_usable(self, rival, statements):
         """Try, wait under a savepoint, go back: three messages of the four allowed."""
         hold(rival, *KEY)
         with transaction.atomic():
@@ -223,7 +223,7 @@ class TestWaiting:
         assert caught.value.waited >= 0.05
         assert "inventory:sku-1 on database 'default' is locked" in str(caught.value)
 
-    def test_waiting_gets_the_lock_when_its_holder_ends(self, rival, observer, statements):
+    def test_waiter_acquires_when_the_holder_ends(self, rival, observer, statements):
         hold(rival, *KEY)
         ending = threading.Thread(
             target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
@@ -247,7 +247,7 @@ class TestWaiting:
         ending.join()
         assert sql(sent) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
 
-    def test_timeout_none_leaves_it_to_the_servers_lock_timeout(self, rival):
+    def test_timeout_none_uses_the_servers_lock_timeout(self, rival):
         hold(rival, *KEY)
         with transaction.atomic():
             connection.cursor().execute("SET LOCAL lock_timeout = '30ms'")
@@ -256,7 +256,7 @@ class TestWaiting:
                     pass
         assert caught.value.timeout is None
 
-    def test_the_default_timeout_is_the_setting_at_the_time_of_entering(self, rival, settings):
+    def test_default_timeout_is_read_on_entry(self, rival, settings):
         hold(rival, *KEY)
         block = advisory_lock(*KEY)
         settings.DBLOCK_ADVISORY_TIMEOUT = 0.02
@@ -264,7 +264,7 @@ class TestWaiting:
             pass
         assert caught.value.timeout == 0.02
 
-    def test_a_statement_timeout_stays_djangos_own_error_and_the_transaction_lives(self, rival):
+    def test_statement_timeout_is_djangos_error(self, rival):
         hold(rival, *KEY)
         with transaction.atomic():
             connection.cursor().execute("SET LOCAL statement_timeout = '30ms'")
@@ -278,7 +278,7 @@ class TestWaiting:
     @pytest.mark.parametrize(
         "timeout", [-1, -0.001, float("nan"), float("inf"), True, "1", timedelta(seconds=1), 10**10]
     )
-    def test_a_timeout_that_is_none_is_refused_before_any_sql(self, timeout, statements):
+    def test_wrong_timeout_is_refused_before_sql(self, timeout, statements):
         with statements() as sent, pytest.raises(ValueError, match="is not a number of seconds"):
             advisory_lock(*KEY, timeout=timeout)
         assert len(sent) == 0
@@ -294,18 +294,18 @@ class TestShared:
         with pytest.raises(LockTimeout), advisory_locks([KEY], timeout=0.01):
             pass
 
-    def test_a_writer_keeps_readers_out(self, rival):
+    def test_writer_keeps_readers_out(self, rival):
         hold(rival, *KEY)
         for timeout in (0, 0.01):
             with pytest.raises(LockTimeout), advisory_lock(*KEY, shared=True, timeout=timeout):
                 pass
 
-    def test_sharing_several(self, rival, observer):
+    def test_several_shared_keys(self, rival, observer):
         hold(rival, "a", shared=True)
         with advisory_locks([("a",), ("b",)], shared=True, timeout=0):
             assert set(held(observer).values()) == {"ShareLock"}
 
-    def test_a_writer_that_reads_as_well_is_not_in_its_own_way(self, rival, observer):
+    def test_holder_can_add_a_shared_lock(self, rival, observer):
         """Also where a writer waits: before PostgreSQL 18 the server's own try says no then."""
         with transaction.atomic(), advisory_lock(*KEY):
             waiting = threading.Thread(
@@ -318,7 +318,7 @@ class TestShared:
                 pass
         waiting.join()
 
-    def test_an_error_of_the_second_look_is_not_lost(self, rival):
+    def test_error_of_the_second_try_is_raised(self, rival):
         """A busy shared try looks again; where that fails, Django knows the transaction is over."""
 
         def fail(execute, query, params, many, context):
@@ -333,7 +333,7 @@ class TestShared:
             assert connection.needs_rollback
             Counter.objects.count()
 
-    def test_an_upgrade_by_the_only_reader(self, observer):
+    def test_only_reader_can_upgrade(self, observer):
         with advisory_lock(*KEY, shared=True), advisory_lock(*KEY, timeout=0):
             assert try_advisory_lock(*KEY)
 
@@ -349,7 +349,7 @@ class TestHolder:
 
     @pytest.mark.parametrize("timeout", [0, 0.02])
     @pytest.mark.parametrize("joined", [False, True])
-    def test_it_is_named(self, holder, timeout, joined):
+    def test_timeout_names_the_holder(self, holder, timeout, joined):
         with transaction.atomic() if joined else nullcontext():
             with pytest.raises(LockTimeout) as caught, advisory_lock(*KEY, timeout=timeout):
                 pass
@@ -364,7 +364,7 @@ class TestHolder:
                 pass
         assert caught.value.holder_pid == holder
 
-    def test_backend_without_a_name_is_named_by_its_number(self, rival):
+    def test_unnamed_holder_is_named_by_pid(self, rival):
         rival.execute("SET application_name = ''")
         hold(rival, *KEY)
         with pytest.raises(LockTimeout) as caught, advisory_lock(*KEY, timeout=0):
@@ -372,7 +372,7 @@ class TestHolder:
         assert caught.value.holder == f"backend {rival.info.backend_pid}"
 
     @pytest.mark.parametrize("joined", [False, True])
-    def test_question_that_fails_changes_nothing(self, holder, joined):
+    def test_failed_query_for_the_holder_is_ignored(self, holder, joined):
         def fail(execute, query, params, many, context):
             if "pg_stat_activity" in query:
                 return execute("SELECT 1 / 0", None, many, context)
@@ -386,7 +386,7 @@ class TestHolder:
         assert caught.value.holder == "another transaction"
         assert caught.value.holder_pid is None
 
-    def test_holder_that_has_gone_is_not_named(self, holder, rival):
+    def test_ended_holder_is_not_named(self, holder, rival):
         def leave(execute, query, params, many, context):
             if "pg_stat_activity" in query:
                 rival.execute("COMMIT")
@@ -441,7 +441,7 @@ class TestModes:
                 with advisory_locks(exclusive=["c"], shared=["a"], timeout=0.02):
                     pass
 
-    def test_what_can_not_be_meant_is_refused(self):
+    def test_contradicting_lists_are_refused(self):
         with pytest.raises(TypeError, match="shared=True shares all keys"):
             advisory_locks(exclusive=["a"], shared=True)
         with pytest.raises(TypeError, match="returns all of them"):
@@ -460,15 +460,15 @@ class TestMisuse:
             advisory_locks("a", "b")
 
     @pytest.mark.parametrize("make", [lambda: advisory_lock("a", 1), lambda: advisory_locks(["a"])])
-    def test_lock_that_is_never_entered_warns(self, make):
+    def test_unentered_lock_warns(self, make):
         with pytest.warns(ResourceWarning, match=r"advisory_locks?\(a(:1)?\) was never entered"):
             make()
 
-    def test_decorator_that_is_never_used_warns_of_its_callable(self):
+    def test_unused_decorator_warns_about_its_callable(self):
         with pytest.warns(ResourceWarning, match=r"advisory_lock\(…\) was never entered"):
             advisory_lock(lambda sku: sku)
 
-    def test_lock_that_is_used_does_not_warn(self):
+    def test_entered_lock_does_not_warn(self):
         @advisory_lock("a")
         def locked():
             pass
@@ -477,7 +477,7 @@ class TestMisuse:
         with advisory_lock("b"):
             pass
 
-    def test_result_that_runs_later_is_refused(self):
+    def test_unfinished_result_is_refused(self):
         @advisory_lock("a")
         def later():
             return (n for n in range(3))
@@ -514,7 +514,7 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("ordinary", [False, True], ids=["fast path", "ordinary cursor"])
     @pytest.mark.parametrize("joined", [False, True])
-    def test_no_waiter_is_left_in_the_queue(self, interrupt, rival, observer, joined, ordinary):
+    def test_interrupted_wait_leaves_no_waiter(self, interrupt, rival, observer, joined, ordinary):
         def wrapper(execute, *args):
             return execute(*args)
 
@@ -530,7 +530,7 @@ class TestInterrupted:
 
 
 class TestSeveral:
-    def test_as_many_statements_as_one_key(self, statements, observer):
+    def test_several_keys_cost_as_much_as_one(self, statements, observer):
         wanted = [("account", n) for n in range(20)]
         with statements() as sent, advisory_locks(wanted) as locks:
             assert len(held(observer)) == 20
@@ -544,7 +544,7 @@ class TestSeveral:
                 pass
             assert len(sent) == 1
 
-    def test_both_or_neither(self, rival, observer):
+    def test_timeout_locks_none_of_several(self, rival, observer):
         """What was had before the time-out is given back, whosever transaction it is."""
         for key in [("a",), ("b",)]:  # whichever has the lower number
             hold(rival, *key)
@@ -562,7 +562,7 @@ class TestSeveral:
                 assert set(held(observer)) == {to_pg_locks(number(*key))}
             rival.execute("ROLLBACK")
 
-    def test_one_deadline_for_all(self, connect):
+    def test_several_keys_share_one_deadline(self, connect):
         """Each key is held: waiting the whole time for each would take three times as long."""
         for key in ("a", "b", "c"):
             hold(connect(), key)
@@ -573,7 +573,7 @@ class TestSeveral:
         assert caught.value.key is None
         assert caught.value.keys == (("a",), ("b",), ("c",))
 
-    def test_the_deadline_counts_what_earlier_keys_took(self, connect, observer):
+    def test_deadline_includes_waits_for_earlier_keys(self, connect, observer):
         """The first key is freed after a while; what is left for the second is less."""
         order = sorted([("a",), ("b",)], key=lambda key: number(*key))
         first, second = connect(), connect()
@@ -592,7 +592,7 @@ class TestSeveral:
         freeing.join()
         assert 0.5 <= caught.value.waited < 0.75
 
-    def test_waiting_for_some_of_them(self, rival, observer, statements):
+    def test_wait_for_some_of_several(self, rival, observer, statements):
         hold(rival, "a")
         ending = threading.Thread(
             target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
@@ -605,32 +605,32 @@ class TestSeveral:
             assert len(sent) == 1
         ending.join()
 
-    def test_a_key_may_be_given_twice(self, observer):
+    def test_key_may_be_given_twice(self, observer):
         with advisory_locks([KEY, KEY]) as locks:
             assert locks.key_ids == (number(*KEY),) * 2
             assert len(held(observer)) == 1
 
-    def test_a_part_alone_is_a_key(self):
+    def test_bare_part_is_a_key(self):
         with advisory_locks(["ab", 7]) as locks:
             assert locks.key_ids == (number("ab"), number(7))
 
-    def test_none_is_refused(self, statements):
+    def test_empty_list_is_refused(self, statements):
         with statements() as sent, pytest.raises(ValueError, match="at least one key"):
             advisory_locks([])
         assert len(sent) == 0
 
-    def test_a_single_key_instead_of_a_list_is_refused(self):
+    def test_single_key_instead_of_a_list_is_refused(self):
         with pytest.raises(TypeError, match="a tuple of parts is a single key"):
             advisory_locks(("account", 1))
         with advisory_locks((("account", 1), ("account", 2))) as locks:
             assert locks.key_ids == (number("account", 1), number("account", 2))
 
     @pytest.mark.parametrize("keys", ["ab", b"ab"])
-    def test_a_text_instead_of_a_list_is_refused(self, keys):
+    def test_text_instead_of_a_list_is_refused(self, keys):
         with pytest.raises(TypeError, match="takes a list of keys"):
             advisory_locks(keys)
 
-    def test_a_million_keys_are_refused_without_reading_them_all(self, settings):
+    def test_million_keys_are_refused_early(self, settings):
         read = []
         with pytest.raises(ValueError, match=r"More than 1000 keys .*DBLOCK_MAX_KEYS"):
             advisory_locks(read.append(n) or n for n in range(1_000_000))
@@ -641,7 +641,7 @@ class TestSeveral:
 
 
 class TestTry:
-    def test_true_locks_until_the_transaction_ends(self, statements, observer):
+    def test_successful_try_locks_until_the_transaction_ends(self, statements, observer):
         with transaction.atomic():
             connection.ensure_connection()
             with statements() as sent:
@@ -650,7 +650,7 @@ class TestTry:
             assert to_pg_locks(number(*KEY)) in held(observer)
         assert held(observer) == {}
 
-    def test_false_locks_nothing_and_leaves_the_transaction_usable(self, rival):
+    def test_failed_try_leaves_transaction_usable(self, rival):
         hold(rival, *KEY)
         with transaction.atomic():
             assert try_advisory_lock(*KEY) is False
@@ -658,12 +658,12 @@ class TestTry:
             Counter.objects.create(name="after")
         assert Counter.objects.exists()
 
-    def test_outside_a_transaction_it_is_refused_before_any_sql(self, statements):
+    def test_try_outside_a_transaction_is_refused_before_sql(self, statements):
         with statements() as sent, pytest.raises(TransactionManagementError, match="atomic"):
             try_advisory_lock(*KEY)
         assert len(sent) == 0
 
-    def test_a_wrong_key_comes_before_everything(self):
+    def test_try_refuses_a_wrong_key_first(self):
         with pytest.raises(TypeError):
             try_advisory_lock(1.5)
 
@@ -680,7 +680,7 @@ class TestDecorator:
         assert buy.__name__ == "buy"
         assert buy.__doc__ == "Buy it."
 
-    def test_constant_keys_and_several(self, observer):
+    def test_constant_and_several_keys(self, observer):
         @advisory_lock("nightly")
         @advisory_locks(lambda a, b: [("account", a), ("account", b)])
         @advisory_locks(["x", "y"])
@@ -689,7 +689,7 @@ class TestDecorator:
 
         assert transfer(1, 2) == 5
 
-    def test_a_callable_part_that_gives_a_wrong_part(self):
+    def test_callable_returning_a_wrong_part_is_refused(self):
         @advisory_lock("inventory", lambda sku: None)
         def buy(sku):
             raise AssertionError("ran")
@@ -697,20 +697,20 @@ class TestDecorator:
         with pytest.raises(TypeError, match="Part 2 of 2 in the key, None"):
             buy("a")
 
-    def test_a_constant_wrong_part_fails_at_import(self):
+    def test_constant_wrong_part_fails_at_import(self):
         with pytest.raises(TypeError, match="Part 1 of 2"):
             advisory_lock(1.5, lambda: 1)
 
     @pytest.mark.parametrize(
         "block", [advisory_lock("a", lambda: 1), advisory_locks(lambda: ["a"])]
     )
-    def test_a_callable_in_a_with_statement_is_refused(self, block, statements):
+    def test_callable_in_a_with_statement_is_refused(self, block, statements):
         with statements() as sent, pytest.raises(TypeError, match="for the decorator"):
             with block:
                 pass
         assert len(sent) == 0
 
-    def test_methods_through_method_decorator(self, observer):
+    def test_method_decorator_locks_a_method(self, observer):
         @method_decorator(advisory_lock("view", lambda request: request), name="post")
         class View:
             def post(self, request):
@@ -718,7 +718,7 @@ class TestDecorator:
 
         assert View().post("r")
 
-    def test_recursion(self):
+    def test_recursive_function_is_allowed(self):
         @advisory_lock(*KEY)
         def count(n):
             return n if n == 0 else count(n - 1)
@@ -726,7 +726,7 @@ class TestDecorator:
         assert count(3) == 0
         assert not connection.in_atomic_block
 
-    def test_what_can_not_hold_a_lock_is_refused_when_decorated(self):
+    def test_generators_and_classes_are_refused_at_decoration(self):
         async def coroutine():
             pass
 
@@ -758,7 +758,7 @@ class TestAsync:
         with pytest.raises(TypeError, match="sync_to_async"):
             asyncio.run(use())
 
-    def test_a_sync_block_in_async_code_is_refused_by_django(self):
+    def test_sync_block_in_async_code_is_refused(self):
         async def use():
             with advisory_lock("a"):
                 pass
@@ -770,7 +770,7 @@ class TestAsync:
 
 
 class TestAliases:
-    def test_using_locks_there_and_only_there(self, statements, observer, connect):
+    def test_using_locks_only_on_that_alias(self, statements, observer, connect):
         theirs = connect("other")
         with statements() as sent, statements("other") as sent_there:
             with advisory_lock(*KEY, using="other") as lock:
@@ -788,17 +788,17 @@ class TestAliases:
         with advisory_lock(*KEY, using="default") as lock:
             assert lock.using == "default"
 
-    def test_blocks_on_two_aliases_end_each_by_itself(self, connect, observer):
+    def test_blocks_on_two_aliases_are_independent(self, connect, observer):
         theirs = connect("other")
         with advisory_lock("a"), advisory_lock("b", using="other"):
             assert len(held(observer)) == len(held(theirs)) == 1
         assert held(observer) == held(theirs) == {}
 
-    def test_an_unknown_alias(self):
+    def test_unknown_alias_is_refused(self):
         with pytest.raises(ConnectionDoesNotExist), advisory_lock("a", using="nowhere"):
             pass
 
-    def test_another_engine_is_refused_by_name(self):
+    def test_other_engine_is_refused_by_name(self):
         with pytest.raises(UnsupportedDatabase, match=r"'sqlite' is SQLite") as caught:
             with advisory_lock("a", using="sqlite"):
                 pass
@@ -807,7 +807,7 @@ class TestAliases:
             try_advisory_lock("a", using="sqlite")
 
     @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
-    def test_cockroachdb_behind_the_postgresql_engine_is_refused_by_name(self, keys, observer):
+    def test_cockroachdb_is_refused_by_name(self, keys, observer):
         """Its advisory lock functions exist and lock nothing."""
         with transaction.atomic():
             connection.cursor().execute(
@@ -824,7 +824,7 @@ class TestAliases:
 class TestIsolation:
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
-    def test_above_read_committed_it_is_refused_and_nothing_is_locked(self, level, keys, observer):
+    def test_snapshot_isolation_is_refused_without_a_lock(self, level, keys, observer):
         with transaction.atomic():
             connection.cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
             with pytest.raises(UnsafeIsolation, match=level) as caught, advisory_locks(keys):
@@ -836,14 +836,14 @@ class TestIsolation:
         assert Counter.objects.exists()
 
     @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
-    def test_a_setting_allows_it(self, keys, settings, observer):
+    def test_setting_allows_snapshot_isolation(self, keys, settings, observer):
         settings.DBLOCK_ALLOW_SNAPSHOT_ISOLATION = True
         with transaction.atomic():
             connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
             with advisory_locks(keys):
                 assert len(held(observer)) == len(keys)
 
-    def test_read_uncommitted_is_read_committed(self, observer):
+    def test_read_uncommitted_is_accepted(self, observer):
         with transaction.atomic():
             connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
             assert try_advisory_lock("a")
@@ -861,7 +861,7 @@ class TestDjangosPool:
         connection.close()
         connection.close_pool()
 
-    def test_what_goes_back_to_the_pool_holds_nothing(self, observer, rival):
+    def test_pooled_connection_holds_nothing(self, observer, rival):
         with advisory_lock(*KEY):
             assert to_pg_locks(number(*KEY)) in held(observer)
         connection.close()
@@ -882,12 +882,12 @@ class TestLabels:
         )
         return name
 
-    def test_the_holder_is_seen_by_name_and_the_projects_own_name_stays(self, observer):
+    def test_label_extends_the_application_name(self, observer):
         with advisory_lock(*KEY), advisory_lock("account", 7):
             assert self.application_name(observer) == "tests lock[inventory:sku-1 account:7]"
         assert self.application_name(observer) == "tests"
 
-    def test_a_rolled_back_savepoint_takes_its_labels_along(self, observer):
+    def test_rolled_back_savepoint_removes_its_labels(self, observer):
         with advisory_lock("outer"):
             with pytest.raises(ZeroDivisionError), transaction.atomic(), advisory_lock("inner"):
                 raise ZeroDivisionError
@@ -895,7 +895,7 @@ class TestLabels:
             with advisory_lock("next"):
                 assert self.application_name(observer) == "tests lock[outer next]"
 
-    def test_a_refused_lock_leaves_no_label(self, rival, observer):
+    def test_refused_lock_leaves_no_label(self, rival, observer):
         hold(rival, *KEY)
         with transaction.atomic():
             assert not try_advisory_lock(*KEY)
@@ -903,12 +903,12 @@ class TestLabels:
                 pass
             assert self.application_name(observer) == "tests"
 
-    def test_they_can_be_switched_off(self, settings, observer):
+    def test_labels_can_be_switched_off(self, settings, observer):
         settings.DBLOCK_LABELS = "off"
         with advisory_lock(*KEY), advisory_locks(["a", "b"]):
             assert self.application_name(observer) == "tests"
 
-    def test_first_shows_the_first_part_only(self, settings, observer):
+    def test_labels_first_shows_only_the_first_part(self, settings, observer):
         settings.DBLOCK_LABELS = "first"
         with advisory_lock("mail", "ann@example.org"):
             assert "ann" not in self.application_name(observer)
@@ -925,7 +925,7 @@ class TestLabels:
 
 
 class TestErrors:
-    def test_a_deadlock_names_the_key_and_leaves_the_transaction_usable(self, rival, observer):
+    def test_deadlock_names_key_and_leaves_transaction_usable(self, rival, observer):
         hold(rival, "b")
         with transaction.atomic():
             Counter.objects.create(name="before")
@@ -947,7 +947,7 @@ class TestErrors:
         assert caught.value.key == ("b",)
         assert Counter.objects.count() == 2
 
-    def test_a_deadlock_in_an_own_transaction(self, rival, observer):
+    def test_deadlock_in_its_own_transaction(self, rival, observer):
         order = sorted(["a", "b"], key=number)
         hold(rival, order[1])
 
@@ -984,7 +984,7 @@ class TestErrors:
         waiting.join()
         rival.execute("ROLLBACK")
 
-    def test_a_lost_connection_is_djangos_own_error(self, observer):
+    def test_lost_connection_is_djangos_error(self, observer):
         with pytest.raises(OperationalError) as caught, transaction.atomic():
             connection.ensure_connection()
             pid = connection.connection.info.backend_pid
@@ -996,9 +996,7 @@ class TestErrors:
             pass
 
     @pytest.mark.parametrize("autocommit", [True, False])
-    def test_a_connection_lost_while_waiting_is_djangos_own_error(
-        self, autocommit, rival, observer
-    ):
+    def test_connection_lost_while_waiting_is_djangos_error(self, autocommit, rival, observer):
         hold(rival, *KEY)
 
         def terminate():
@@ -1043,7 +1041,7 @@ class TestErrors:
             pressing.join()
         assert Counter.objects.count() == 2
 
-    def test_an_interruption_that_the_driver_can_not_mend_rolls_back(self, observer):
+    def test_interrupted_message_rolls_back(self, observer):
         """Something raises after the whole message went through: where it stands is unknown."""
 
         class Alarm(BaseException):
@@ -1089,7 +1087,7 @@ class TestNothingStaysBehind:
 
     @pytest.mark.parametrize("labels", ["full", "first", "off"])
     @pytest.mark.usefixtures("_hear")
-    def test_the_instance_was_deleted_before_entering(self, labels, settings, observer):
+    def test_instance_deleted_before_entering(self, labels, settings, observer):
         settings.DBLOCK_LABELS = labels
         counter = Counter.objects.create(name="a")
         block = advisory_lock("counter", counter)
@@ -1100,14 +1098,14 @@ class TestNothingStaysBehind:
         assert held(observer) == {}
 
     @pytest.mark.usefixtures("_hear")
-    def test_the_instance_is_deleted_in_the_block_which_then_raises(self):
+    def test_instance_deleted_in_the_block(self):
         counter = Counter.objects.create(name="a")
         with pytest.raises(ZeroDivisionError), advisory_lock("counter", counter):
             counter.delete()
             raise ZeroDivisionError
 
     @pytest.mark.parametrize("joined", [True, False])
-    def test_a_receiver_that_exits(self, joined, observer):
+    def test_exit_in_a_receiver_leaves_nothing_open(self, joined, observer):
         def leave(**_):
             raise SystemExit
 
@@ -1124,7 +1122,7 @@ class TestNothingStaysBehind:
         assert connections["default"].__dict__["_dblock_entries"] == []
         assert held(observer) == {}
 
-    def test_a_block_left_elsewhere_says_so(self, settings):
+    def test_block_left_in_another_thread_is_an_error(self, settings):
         block = advisory_lock("a")
         block.__enter__()
         settings.DBLOCK_DATABASE = "other"
@@ -1135,7 +1133,7 @@ class TestNothingStaysBehind:
 
 
 class TestThreads:
-    def test_one_object_on_many_threads(self):
+    def test_one_object_works_in_many_threads(self):
         """Configuration only: each entry leaves its record on its own thread's connection."""
         block = advisory_lock(*KEY)
         seen, errors = [], []

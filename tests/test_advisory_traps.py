@@ -87,7 +87,7 @@ def test_trap_3_the_block_never_runs_unlocked(timeout, rival):
     assert ran == []
 
 
-def test_trap_3_negative_twin_an_ignored_answer_runs_the_block(rival):
+def test_trap_3_negative_twin_ignored_result_runs_the_block(rival):
     hold(rival, *KEY)
     ran = []
     with transaction.atomic(), recipes.ignored_answer(*KEY):
@@ -103,7 +103,7 @@ def lock_timeout(alias="default"):
 
 @pytest.mark.parametrize("form", ["SET", "SET LOCAL"])
 @pytest.mark.parametrize("outcome", ["acquired", "timed out", "several acquired"])
-def test_trap_4_the_callers_lock_timeout_is_as_it_was(form, outcome, rival, observer):
+def test_trap_4_callers_lock_timeout_is_restored(form, outcome, rival, observer):
     """On this alias and the other, after success and failure, in the transaction and after it."""
     connections["other"].cursor().execute("SET lock_timeout = '7s'")
     hold(rival, *KEY)
@@ -152,7 +152,7 @@ def test_trap_6_keys_never_break_the_sql(part, rival):
             pass
 
 
-def test_trap_6_the_number_is_64_bits_of_blake2b_whatever_the_machine():
+def test_trap_6_lock_number_is_64_bits_of_blake2b():
     """32 bits are not enough: one pair agrees in the upper half, one in the lower, none in both.
 
     Byte order is fixed.
@@ -164,7 +164,7 @@ def test_trap_6_the_number_is_64_bits_of_blake2b_whatever_the_machine():
     assert key_id(encode(KEY)) == -2596718357159076194
 
 
-def test_trap_7_a_deadlock_is_found_not_polled(rival, observer):
+def test_trap_7_deadlock_is_detected_by_the_server(rival, observer):
     """We wait in the server's queue, so its deadlock detector sees us: no time-out is needed."""
     deadlock(rival, observer, timeout=None)
 
@@ -181,7 +181,7 @@ def test_trap_8_the_lock_outlives_the_block_until_commit(rival):
     rival.execute("SELECT pg_advisory_unlock_all()")
 
 
-def test_trap_8_negative_twin_a_session_lock_is_free_before_commit(rival):
+def test_trap_8_negative_twin_session_lock_ends_before_commit(rival):
     with transaction.atomic():
         with recipes.session_lock(*KEY):
             Counter.objects.create(name="not yet visible")
@@ -193,7 +193,7 @@ def test_trap_8_negative_twin_a_session_lock_is_free_before_commit(rival):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_trap_9_the_blocks_error_is_not_replaced_by_one_of_the_release(joined, observer):
+def test_trap_9_release_error_does_not_replace_the_blocks(joined, observer):
     """The backend is gone when the block raises: the block's error is what is seen."""
 
     def die():
@@ -225,7 +225,7 @@ def on_standby(standby, monkeypatch):
 
 
 @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
-def test_trap_10_on_a_standby_it_is_refused_at_no_extra_round_trip(keys, on_standby, statements):
+def test_trap_10_standby_is_refused_without_a_round_trip(keys, on_standby, statements):
     with statements("other") as sent:
         with pytest.raises(StandbyDatabase, match="is a standby") as caught:
             with advisory_locks(keys, using="other"):
@@ -240,7 +240,7 @@ def test_trap_10_on_a_standby_it_is_refused_at_no_extra_round_trip(keys, on_stan
             assert cursor.fetchone() == (0,), "nothing was locked, and the transaction is usable"
 
 
-def test_trap_10_negative_twin_the_standby_would_have_granted_it(on_standby):
+def test_trap_10_negative_twin_standby_grants_a_lock(on_standby):
     with transaction.atomic(using="other"), on_standby.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(1)")
         assert cursor.fetchone() == (True,)

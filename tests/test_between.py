@@ -18,7 +18,7 @@ def empty(*aliases):
     between.empty(case)
 
 
-def test_every_table_is_emptied_in_the_databases_of_the_test_only():
+def test_only_the_tests_databases_are_emptied():
     for alias in ("default", "other"):
         Counter.objects.using(alias).create(name="a")
     user = User.objects.create(username="a")
@@ -32,13 +32,13 @@ def test_every_table_is_emptied_in_the_databases_of_the_test_only():
     assert not Counter.objects.using("other").exists()
 
 
-def test_what_migrations_made_stays():
+def test_rows_made_by_migrations_stay():
     before = Permission.objects.count()
     empty("default")
     assert Permission.objects.count() == before > 0
 
 
-def test_a_table_that_a_test_made_is_emptied_too(rival):
+def test_table_made_by_a_test_is_emptied(rival):
     rival.execute('CREATE TABLE "made here" AS SELECT 1 AS n')
     try:
         empty("default")
@@ -53,14 +53,14 @@ def test_sqlite_is_emptied_by_django():
     flush.assert_called_once_with("flush", verbosity=0, interactive=False, database="sqlite")
 
 
-def test_a_connection_that_was_ended_is_made_anew(rival):
+def test_ended_connection_is_replaced(rival):
     pid = between.kept().info.backend_pid
     assert between.kept().info.backend_pid == pid
     rival.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     assert between.kept().info.backend_pid != pid
 
 
-def test_the_kept_connections_can_be_ended():
+def test_kept_connections_can_be_closed():
     opened = between.kept()
     between.close()
     assert opened.closed

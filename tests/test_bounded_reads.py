@@ -72,17 +72,17 @@ class TestRequests:
         [query] = sent
         assert rows_read(query["sql"]) <= 10_000 + 3 * 100 + 10
 
-    def test_unlimited_twin_reads_all(self, abandoned, statements):
+    def test_negative_twin_without_a_limit_reads_all(self, abandoned, statements):
         with statements() as sent:
             assert len(unfinished_requests()) == MANY
         [query] = sent
         assert rows_read(query["sql"]) > MANY
 
-    def test_longest_forgotten_come_first(self, abandoned):
+    def test_longest_abandoned_come_first(self, abandoned):
         longest = min(unfinished_requests(), key=lambda request: request.remaining)
         assert read_requests(limit=3).rows[0].id == longest.id
 
-    def test_list_says_that_it_leaves_some_out(self, abandoned):
+    def test_list_notes_left_out_requests(self, abandoned):
         shown = listed()
         assert len(shown.splitlines()) < 1_010
         assert "Note: Requests in one state: only 1,000 are shown." in shown
@@ -90,7 +90,7 @@ class TestRequests:
         assert len(found["idempotency"]) == MANY
         assert found["notes"] == []
 
-    def test_monitor_reads_what_it_shows(self, abandoned, statements):
+    def test_monitor_reads_only_what_it_shows(self, abandoned, statements):
         client = Client()
         client.force_login(User.objects.create_superuser("root"))
         with statements() as sent:
@@ -101,7 +101,7 @@ class TestRequests:
 
 
 class TestLeases:
-    def test_list_returns_the_held_and_some_of_the_ended(self, idle):
+    def test_list_returns_all_held_and_some_ended_leases(self, idle):
         found = json.loads(listed("--json"))
         assert found["fenced"][0]["name"] == "nightly"
         assert len(found["fenced"]) == 1_001
@@ -119,7 +119,7 @@ class TestLeases:
             node["Actual Rows"] <= 101 for node in nodes if node["Node Type"].endswith("Sort")
         )
 
-    def test_name_is_looked_for_among_all(self, idle):
+    def test_name_is_searched_among_all_leases(self, idle):
         found = json.loads(listed("--json", "--name", "idle-1999[89]"))["fenced"]
         assert [lease["name"] for lease in found] == ["idle-19998", "idle-19999"]
         found = json.loads(listed("--json", "--name", "idle_1*"))["fenced"]

@@ -22,20 +22,20 @@ def ids(found):
     return [message.id for message in found]
 
 
-def test_a_sound_project(statements):
+def test_correct_project_has_no_message(statements):
     with statements() as sent:
         assert check_settings() == []
     assert len(sent) == 0
     assert check_server(databases=["default", "other"]) == []
 
 
-def test_they_are_registered():
+def test_checks_are_registered():
     call_command("check", "--database", "default", "--fail-level", "WARNING")
     assert tags_of(check_settings) == ()
     assert tags_of(check_server) == (checks.Tags.database,), "it asks the server"
 
 
-def test_w005_tenants_that_nothing_separates(monkeypatch, settings):
+def test_w005_tenants_without_namespaces(monkeypatch, settings):
     monkeypatch.setattr("django_dblock.checks.settings.TENANT_PACKAGES", {"tests"})
     settings.DBLOCK_NAMESPACE = "shop"
     [warning] = check_settings()
@@ -45,7 +45,7 @@ def test_w005_tenants_that_nothing_separates(monkeypatch, settings):
     assert check_settings() == []
 
 
-def test_e001_another_engine(settings):
+def test_e001_other_engine(settings):
     settings.DBLOCK_DATABASE = "sqlite"
     [error] = check_settings()
     assert error.id == "dblock.E001"
@@ -54,7 +54,7 @@ def test_e001_another_engine(settings):
     assert check_server(databases=["sqlite"]) == []
 
 
-def test_e002_wrong_settings_each_by_its_name(settings):
+def test_e002_names_each_wrong_setting(settings):
     settings.DBLOCK_LABELS = "all"
     settings.DBLOCK_DATABASE = "nowhere"
     found = check_settings()
@@ -64,7 +64,7 @@ def test_e002_wrong_settings_each_by_its_name(settings):
 
 
 @pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
-def test_w001_an_alias_above_read_committed(level, monkeypatch, settings):
+def test_w001_isolation_level_of_the_alias(level, monkeypatch, settings):
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
     [warning] = check_settings()
     assert warning.id == "dblock.W001"
@@ -79,7 +79,7 @@ def test_read_committed_by_name_is_fine(monkeypatch):
     assert check_settings() == []
 
 
-def test_an_unusual_isolation_level_option_is_left_to_django(monkeypatch):
+def test_invalid_isolation_level_is_left_to_django(monkeypatch):
     """Django takes the number as well."""
     value = int(IsolationLevel.SERIALIZABLE)
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", value)
@@ -102,13 +102,13 @@ def test_e004_statement_pooling(rival, monkeypatch):
     assert error.id == "dblock.E004"
 
 
-def test_another_error_of_the_server_is_not_hidden(monkeypatch):
+def test_other_server_errors_propagate(monkeypatch):
     monkeypatch.setattr(sql, "SERVER", "SELECT nothing")
     with pytest.raises(ProgrammingError):
         check_server(databases=["default"])
 
 
-def test_w002_a_standby(standby, monkeypatch, settings):
+def test_w002_standby(standby, monkeypatch, settings):
     alias = connections["other"]
     alias.close()
     for name, value in {"HOST": "127.0.0.1", "PORT": standby.port, "NAME": "postgres"}.items():
@@ -120,7 +120,7 @@ def test_w002_a_standby(standby, monkeypatch, settings):
     alias.close()
 
 
-def test_w003_a_server_whose_default_is_above_read_committed():
+def test_w003_default_isolation_of_the_server():
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     assert ids(check_server(databases=["default"])) == ["dblock.W003"]
@@ -138,7 +138,7 @@ def test_e003_cockroachdb():
     connection.close()
 
 
-def test_e001_without_any_postgresql_says_what_to_do(settings, monkeypatch):
+def test_e001_hint_without_any_postgresql(settings, monkeypatch):
     settings.DBLOCK_DATABASE = "sqlite"
     for alias in ("default", "other"):
         monkeypatch.setattr(connections[alias], "vendor", "sqlite")
@@ -161,7 +161,7 @@ class TestMissingTablesDuringMigrate:
         call_command("migrate", "--plan", stdout=StringIO(), stderr=err, skip_checks=False)
         assert "W004" not in err.getvalue()
 
-    def test_check_is_not(self, missing):
+    def test_check_reports_missing_tables(self, missing):
         err = StringIO()
         call_command("check", databases=["default"], stdout=StringIO(), stderr=err)
         assert "dblock.W004" in err.getvalue()

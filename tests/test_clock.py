@@ -41,7 +41,7 @@ def test_no_module_waits_by_another_clock():
 
 @pytest.mark.timeout(60)
 @pytest.mark.django_db(transaction=True)
-def test_a_search_for_locks_ends_under_a_frozen_clock(frozen_clocks, hold_lock):
+def test_search_for_locks_ends_under_a_frozen_clock(frozen_clocks, hold_lock):
     with hold_lock("inventory", "sku-1"):
         with pytest.raises(AssertionError, match="lock inventory:sku-1, held by"):
             assert_no_locks(within=0.05)

@@ -94,13 +94,13 @@ def without_doctor(results):
 
 
 class TestOutput:
-    def test_file(self, tmp_path, lease):
+    def test_output_to_a_file(self, tmp_path, lease):
         results = matrix(tmp_path)
         assert without_doctor(results) == NORMAL
         assert "nächtlich" in results["list"]["out"]
         assert "There is no request 1" in results["release --request"]["err"]
 
-    def test_pipe_that_nobody_reads(self, tmp_path, lease):
+    def test_broken_pipe_is_status_141(self, tmp_path, lease):
         results = matrix(tmp_path, stdout="broken")
         ended = dict.fromkeys(NORMAL, 141) | {
             "watch": 0, "run": 0, "release --request": 1, "terminate": 1,
@@ -108,14 +108,14 @@ class TestOutput:
         assert without_doctor(results) == ended
         assert results["doctor"]["status"] == 141
 
-    def test_ascii(self, tmp_path, lease):
+    def test_ascii_terminal_is_supported(self, tmp_path, lease):
         results = matrix(tmp_path, stdout="ascii")
         assert without_doctor(results) == NORMAL
         assert "n\\xe4chtlich" in results["list"]["out"]
         names = [row["name"] for row in json.loads(results["list --json"]["out"])["fenced"]]
         assert "nächtlich" in names
 
-    def test_closed(self, tmp_path, lease):
+    def test_closed_output_is_supported(self, tmp_path, lease):
         results = matrix(tmp_path, stdout="closed")
         assert without_doctor(results) == NORMAL
 
@@ -127,7 +127,7 @@ class TestOutput:
 
 
 class TestServer:
-    def test_wrong_alias(self, tmp_path):
+    def test_unknown_alias_is_an_error_message(self, tmp_path):
         cases = [
             {"arguments": [arguments[0], "--using", "nowhere", *arguments[1:]]}
             for name, arguments in SUBCOMMANDS.items()
@@ -138,7 +138,7 @@ class TestServer:
             assert "The connection 'nowhere' doesn't exist." in result["err"], case
             assert not any(said in result["err"] for said in COMPLAINTS)
 
-    def test_no_server(self, tmp_path):
+    def test_unreachable_server_is_an_error_message(self, tmp_path):
         results = matrix(tmp_path, database={"default": {"PORT": "1"}})
         refused = ["list", "list --json", "release", "release --request", "terminate", "purge"]
         for name in refused:
@@ -181,7 +181,7 @@ class TestServer:
         yield {"default": {"NAME": "dblock_empty"}}
         observer.execute("DROP DATABASE dblock_empty")
 
-    def test_missing_tables(self, tmp_path, empty):
+    def test_missing_tables_are_an_error_message(self, tmp_path, empty):
         results = matrix(tmp_path, database=empty)
         assert without_doctor(results) == {**NORMAL, "run": 125, "release": 1}
         assert "Nothing is locked." in results["list"]["out"]
@@ -193,7 +193,7 @@ class TestServer:
         assert shown["status"] == 1
         assert "run 'manage.py migrate'" in shown["err"]
 
-    def test_standby(self, tmp_path, primary, standby, monkeypatch):
+    def test_standby_is_an_error_message(self, tmp_path, primary, standby, monkeypatch):
         other = connections["other"]
         other.close()
         for name, value in {"HOST": "127.0.0.1", "PORT": primary.port, "NAME": "postgres"}.items():

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 class TestList:
-    def test_nothing_is_locked(self):
+    def test_empty_list_says_so(self):
         assert run("list") == "Nothing is locked.\n"
         assert json.loads(run("list", "--json")) == {
             "schema": 1, "blockers": [], "advisory": [], "fenced": [], "idempotency": [],
             "notes": [],
         }  # fmt: skip
 
-    def test_the_table_names_holders_and_waiters(self, rendering, observer):
+    def test_table_shows_holders_and_waiters(self, rendering, observer):
         with waiter_behind(observer):
             shown = run("list")
         [title, holder, waiting] = shown.splitlines()
@@ -39,7 +39,7 @@ class TestList:
         pid = connection.connection.info.backend_pid
         assert waiting.startswith(f"inventory:sku-1  exclusive  waits for {pid}")
 
-    def test_on_a_terminal_it_fits_the_width(self, monkeypatch):
+    def test_table_fits_the_terminal(self, monkeypatch):
         monkeypatch.setenv("COLUMNS", "60")
 
         out = Terminal()
@@ -47,7 +47,7 @@ class TestList:
             call_command("dblock", "list", stdout=out, no_color=True)
         assert all(len(line) <= 60 for line in out.getvalue().splitlines())
 
-    def test_in_a_pipe_no_name_is_cut(self, monkeypatch, rendering):
+    def test_pipe_shows_whole_names(self, monkeypatch, rendering):
         monkeypatch.setenv("COLUMNS", "60")
         name = "nightly-" + 100 * "1"
         with fenced_lock(name, ttl=30):
@@ -66,14 +66,14 @@ class TestList:
             "hidden", "backend_start", "place", "waits_for", "last_statement",
         }  # fmt: skip
 
-    def test_filters(self, observer):
+    def test_filters_select_locks(self, observer):
         with waiter_behind(observer), advisory_lock("account", 7):
             by_key = json.loads(run("list", "--json", "--key", "account", "int:7"))
             blocked = json.loads(run("list", "--json", "--blocked"))
         assert [lock["name"] for lock in by_key["advisory"]] == ["account:7"]
         assert [lock["name"] for lock in blocked["advisory"]] == ["inventory:sku-1"] * 2
 
-    def test_another_alias(self):
+    def test_using_lists_another_alias(self):
         with advisory_lock("a", using="other"):
             assert run("list") == "Nothing is locked.\n"
             assert "a  " in run("list", "--using", "other")
@@ -86,31 +86,31 @@ class TestList:
         ],
         ids=" ".join,
     )  # fmt: skip
-    def test_an_alias_that_is_not_there(self, asked):
+    def test_unknown_alias_is_refused(self, asked):
         with pytest.raises(CommandError) as found:
             run(*asked, "--using", "nowhere")
         assert str(found.value) == (
             "The connection 'nowhere' doesn't exist. DATABASES has: default, other, sqlite."
         )
 
-    def test_by_name(self):
+    def test_name_option_filters_by_pattern(self):
         with advisory_lock("inventory", "sku-1"), advisory_lock("account", 7):
             shown = run("list", "--name", "inv*")
         assert [line.split()[0] for line in shown.splitlines()] == ["lock", "inventory:sku-1"]
 
-    def test_a_lock_without_a_name_is_like_no_pattern(self, rival):
+    def test_unnamed_lock_matches_no_pattern(self, rival):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5)")
         assert run("list", "--name", "a*") == "Nothing is locked.\n"
         rival.execute("ROLLBACK")
 
-    def test_prepared_two_part_and_foreign_locks(self, rival, rendering):
+    def test_prepared_two_part_and_foreign_locks_are_listed(self, rival, rendering):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, 2)")
         shown = run("list")
         rival.execute("ROLLBACK")
         assert "\n-5 " in shown
         assert "\n(1, 2) " in shown
 
-    def test_somebodys_statement_does_not_speak_to_the_terminal(self, rival, rendering):
+    def test_control_characters_are_escaped(self, rival, rendering):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
         rival.execute("SELECT '\x1b]0;pwned\x07\x1b[31mred'")
         shown = run("list")
@@ -118,19 +118,19 @@ class TestList:
         assert "SELECT '?]0;pwned??[31mred'" in shown
         assert shown.replace("\n", "").isprintable()
 
-    def test_markup_in_a_key_is_shown_as_it_is(self, rendering):
+    def test_rich_markup_is_not_rendered(self, rendering):
         with advisory_lock("a/bold"), advisory_lock("%s"):
             shown = run("list")
         assert "%s" in shown
 
-    def test_what_rich_takes_for_an_emoji_is_shown_as_it_is(self, rendering, monkeypatch):
+    def test_emoji_codes_are_not_rendered(self, rendering, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
         out = Terminal()
         with advisory_lock("a:lock:b"):
             call_command("dblock", "list", stdout=out, no_color=True)
         assert "a:lock:b" in out.getvalue()
 
-    def test_so_many_that_rich_would_take_seconds_are_shown_plainly(self, rival, monkeypatch):
+    def test_large_lists_are_plain_text(self, rival, monkeypatch):
         monkeypatch.setenv("COLUMNS", "20")
         out = Terminal()
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 1001) AS n")
@@ -139,9 +139,7 @@ class TestList:
         assert len(out.getvalue().splitlines()) == 1002
 
     @pytest.mark.parametrize("arguments", [(), ("--json",), ("--blocked",), ("--held",)])
-    def test_one_statement_for_each_kind_however_many_there_are(
-        self, arguments, statements, rival, observer
-    ):
+    def test_each_kind_is_one_statement(self, arguments, statements, rival, observer):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 300) AS n")
         observer.execute(
             "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
@@ -158,7 +156,7 @@ class TestList:
 
 
 class TestKey:
-    def test_the_number_and_its_halves(self):
+    def test_key_prints_the_number_and_its_halves(self):
         classid, objid = to_pg_locks(number("inventory", "sku-1"))
         shown = run("key", "inventory", "sku-1")
         assert f"key_id   {number('inventory', 'sku-1')}\n" in shown
@@ -171,13 +169,13 @@ class TestKey:
             "objsubid": 1,
         }
 
-    def test_the_query_it_prints_finds_the_lock(self, observer):
+    def test_printed_query_finds_the_lock(self, observer):
         query = run("key", "a").splitlines()[-1]
         assert observer.execute(query).fetchall() == []
         with advisory_lock("a"):
             assert len(observer.execute(query).fetchall()) == 1
 
-    def test_the_namespace_counts(self, settings):
+    def test_namespace_option_changes_the_number(self, settings):
         settings.DBLOCK_NAMESPACE = "shop"
         shown = json.loads(run("key", "a", "--json"))
         assert shown["key_id"] == key_id(encode(("a",)), "shop")
@@ -196,10 +194,10 @@ class TestKey:
             ("sku:7", "sku:7"),
         ],
     )
-    def test_typed_parts(self, text, part):
+    def test_typed_parts_are_parsed(self, text, part):
         assert json.loads(run("key", text, "--json"))["key_id"] == number(part)
 
-    def test_dates_and_decimals(self):
+    def test_date_and_decimal_parts(self):
         from datetime import UTC, date, datetime
         from decimal import Decimal
 
@@ -210,7 +208,7 @@ class TestKey:
         }.items():
             assert json.loads(run("key", text, "--json"))["key_id"] == number(part)
 
-    def test_a_model_instance(self):
+    def test_model_instance_part(self):
         counter = Counter.objects.create(name="a")
         shown = json.loads(run("key", "stock", f"model:app.Counter:{counter.pk}", "--json"))
         assert shown["key_id"] == number("stock", counter)
@@ -220,18 +218,18 @@ class TestKey:
         ["int:x", "bool:maybe", "bytes:0", "uuid:1", "decimal:x", "date:31.1.", "datetime:noon",
          "model:app.Nothing:1", "model:app.Counter:1", "model:app.Document:1", "model:x"],
     )  # fmt: skip
-    def test_what_is_not_of_its_type_is_refused(self, text):
+    def test_wrong_typed_parts_are_refused(self, text):
         with pytest.raises(CommandError, match=r"is not a \w+: .*a part is text"):
             run("key", text)
 
-    def test_what_can_not_be_locked_is_refused(self):
+    def test_impossible_keys_are_refused(self):
         with pytest.raises(CommandError, match="not a finite number"):
             run("key", "decimal:NaN")
         with pytest.raises(CommandError, match="not a finite number"):
             run("list", "--key", "decimal:NaN")
 
 
-def test_a_subcommand_is_needed():
+def test_missing_subcommand_is_an_error():
     with pytest.raises(CommandError, match="subcommand"):
         run()
 

@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_dblock.conf import MAX_TIMEOUT, conf
 
 
-def test_defaults():
+def test_settings_have_their_defaults():
     assert conf.advisory_timeout == 10
     assert conf.database is None
     assert conf.namespace == ""
@@ -45,7 +45,7 @@ def test_defaults():
         ("idempotency_headers", [(), ("X-A",)], ["X-A", None, [1], ["set-cookie"], ("DATE",)]),
     ],
 )
-def test_values(name, good, bad, settings):
+def test_wrong_values_are_refused(name, good, bad, settings):
     for value in good:
         setattr(settings, f"DBLOCK_{name.upper()}", value)
         assert getattr(conf, name) == value
@@ -55,7 +55,7 @@ def test_values(name, good, bad, settings):
             getattr(conf, name)
 
 
-def test_a_duration_is_a_timedelta_too(settings):
+def test_duration_can_be_a_timedelta(settings):
     settings.DBLOCK_IDEMPOTENCY_TTL = timedelta(days=7)
     settings.DBLOCK_IDEMPOTENCY_LEASE = timedelta(milliseconds=500)
     settings.DBLOCK_SLOW_WAIT = timedelta(milliseconds=250)
@@ -77,13 +77,13 @@ CIPHER = Cipher()
 
 
 @pytest.mark.parametrize("value", [CIPHER, f"{__name__}.CIPHER"], ids=["object", "path"])
-def test_a_cipher_is_an_object_or_its_path(settings, value):
+def test_cipher_can_be_an_object_or_a_path(settings, value):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = value
     assert conf.idempotency_cipher is CIPHER
 
 
 @pytest.mark.parametrize("value", [b"key", 1, "nowhere.at_all", "datetime.timedelta"])
-def test_what_can_not_encrypt_is_no_cipher(settings, value):
+def test_cipher_without_methods_is_refused(settings, value):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = value
     with pytest.raises(ImproperlyConfigured, match="DBLOCK_IDEMPOTENCY_CIPHER"):
         _ = conf.idempotency_cipher

@@ -92,17 +92,15 @@ def passing_on(function):
 
 
 class TestFastPath:
-    def test_djangos_own_backend_takes_it(self, wrapper):
+    def test_django_backend_takes_the_fast_path(self, wrapper):
         assert fast_driver(wrapper) is wrapper.connection
 
-    def test_subclass_that_overrides_nothing_on_the_way_takes_it(self, wrapper, of_class):
+    def test_harmless_subclass_takes_the_fast_path(self, wrapper, of_class):
         of_class("Passwords", get_connection_params=overriding("get_connection_params"))
         assert fast_driver(wrapper)
 
     @pytest.mark.parametrize("name", WRAPPER_METHODS)
-    def test_method_of_a_subclass_leads_to_the_ordinary_cursor(
-        self, wrapper, of_class, name, statements
-    ):
+    def test_overridden_method_prevents_it(self, wrapper, of_class, name, statements):
         of_class("Backend", **{name: overriding(name)})
         assert fast_driver(wrapper) is None
         with transaction.atomic():
@@ -111,7 +109,7 @@ class TestFastPath:
                 pass
 
     @pytest.mark.parametrize("name", WRAPPER_METHODS)
-    def test_method_patched_on_the_class_leads_there(self, wrapper, monkeypatch, name):
+    def test_class_patch_prevents_it(self, wrapper, monkeypatch, name):
         original = getattr(DatabaseWrapper, name)
         is_property = name == "queries_logged"
         patch = property(passing_on(original.fget)) if is_property else passing_on(original)
@@ -121,7 +119,7 @@ class TestFastPath:
         assert fast_driver(wrapper)
 
     @pytest.mark.parametrize("name", [name for name in WRAPPER_METHODS if name != "queries_logged"])
-    def test_method_patched_on_the_instance_leads_there(self, wrapper, name):
+    def test_instance_patch_prevents_it(self, wrapper, name):
         bound = getattr(wrapper, name)
         try:
             setattr(wrapper, name, passing_on(bound))
@@ -134,7 +132,7 @@ class TestFastPath:
             del vars(wrapper)[name]
 
     @pytest.mark.parametrize("name", CURSOR_METHODS)
-    def test_patched_cursor_wrapper_leads_there(self, wrapper, monkeypatch, name):
+    def test_patched_cursor_wrapper_prevents_it(self, wrapper, monkeypatch, name):
         patch = passing_on(getattr(utils.CursorWrapper, name))
         monkeypatch.setattr(utils.CursorWrapper, name, patch)
         assert fast_driver(wrapper) is None
@@ -142,7 +140,7 @@ class TestFastPath:
             pass
 
     @pytest.mark.parametrize("name", DRIVER_METHODS)
-    def test_patched_driver_leads_there(self, wrapper, monkeypatch, name):
+    def test_patched_driver_prevents_it(self, wrapper, monkeypatch, name):
         patch = passing_on(getattr(psycopg.Connection, name))
         monkeypatch.setattr(psycopg.Connection, name, patch)
         assert fast_driver(wrapper) is None
@@ -151,37 +149,37 @@ class TestFastPath:
         monkeypatch.setattr(wrapper.connection, name, passing_on(bound), raising=False)
         assert fast_driver(wrapper) is None
 
-    def test_patched_cursor_of_the_driver_leads_there(self, wrapper, monkeypatch):
+    def test_patched_driver_cursor_prevents_it(self, wrapper, monkeypatch):
         monkeypatch.setattr(psycopg.Cursor, "execute", passing_on(psycopg.Cursor.execute))
         assert fast_driver(wrapper) is None
 
-    def test_execute_wrapper_leads_there(self, wrapper):
+    def test_execute_wrapper_prevents_it(self, wrapper):
         with connection.execute_wrapper(lambda execute, *args: execute(*args)):
             assert fast_driver(wrapper) is None
 
-    def test_proxy_of_the_driver_leads_there(self, wrapper):
+    def test_driver_proxy_prevents_it(self, wrapper):
         driver, wrapper.connection = wrapper.connection, Proxy(wrapper.connection)
         try:
             assert fast_driver(wrapper) is None
         finally:
             wrapper.connection = driver
 
-    def test_pipeline_mode_leads_there(self, wrapper):
+    def test_pipeline_mode_prevents_it(self, wrapper):
         with wrapper.connection.pipeline():
             assert fast_driver(wrapper) is None
         assert fast_driver(wrapper)
 
-    def test_without_a_connection_there_is_none(self, wrapper):
+    def test_closed_connection_has_no_fast_path(self, wrapper):
         wrapper.close()
         assert fast_driver(wrapper) is None
 
-    def test_object_that_only_looks_like_a_connection_leads_there(self, wrapper):
+    def test_duck_typed_connection_prevents_it(self, wrapper):
         thing = SimpleNamespace(
             connection=wrapper.connection, execute_wrappers=[], Database=psycopg
         )
         assert fast_driver(thing) is None
 
-    def test_list_names_every_method_that_the_ordinary_way_runs(self, wrapper):
+    def test_list_has_every_method_of_the_ordinary_path(self, wrapper):
         """Traced, so that a method that a new Django adds to the way is found here."""
         seen = set()
 
@@ -216,7 +214,7 @@ class TestFastPath:
         assert seen - harmless <= set(WRAPPER_METHODS)
         assert len(seen) > 15, "the trace saw them"
 
-    def test_every_listed_method_exists_in_django(self):
+    def test_every_watched_method_exists(self):
         for name in WRAPPER_METHODS:
             method = getattr(DatabaseWrapper, name)
             assert isinstance(method, FunctionType | property), name
@@ -239,7 +237,7 @@ class TestOrdinaryCursor:
         assert positional(statement, {"a": 1, "b": 2}) == ("SELECT %s, '%%', %s, %s", [1, 2, 1])
         assert positional("SELECT '%'", {}) == ("SELECT '%'",)
 
-    def test_no_statement_has_a_percent_sign_that_an_added_parameter_would_give_a_meaning(self):
+    def test_statements_have_no_stray_percent_sign(self):
         stray = re.compile(r"%(?!s|\(\w+\)s)")
         found = [
             (module.name, name)
@@ -250,18 +248,18 @@ class TestOrdinaryCursor:
         ]
         assert found == []
 
-    def test_rows_come_back(self, wrapper):
+    def test_rows_are_returned(self, wrapper):
         assert fetch(wrapper, "SELECT %(a)s::int, %(b)s::text", {"a": 1, "b": "x"}) == [(1, "x")]
         assert fetch(wrapper, "SET application_name = 'x'", {}) == []
         wrapper.close()
 
-    def test_errors_are_djangos(self, wrapper):
+    def test_errors_are_django_errors(self, wrapper):
         with pytest.raises(Error) as caught:
             fetch(wrapper, "SELECT nothing", {})
         assert caused_by(caught.value, psycopg.errors.UndefinedColumn)
         assert not caused_by(caught.value, psycopg.errors.UniqueViolation)
 
-    def test_testcase_is_told_apart(self, wrapper):
+    def test_testcase_is_recognised(self, wrapper):
         assert not in_testcase(wrapper)
         with transaction.atomic():
             assert not in_testcase(wrapper)
@@ -283,7 +281,7 @@ class TestDeadConnection:
     @pytest.mark.parametrize(
         "block", [lambda: advisory_lock("a"), lambda: advisory_locks(["a", "b"])]
     )
-    def test_first_lock_after_it_is_known_reconnects(self, dead, block):
+    def test_first_lock_reconnects_a_dead_connection(self, dead, block):
         with block():
             pass
 
@@ -299,23 +297,23 @@ class TestDeadConnection:
         ],
         ids=["locks", "leases", "requests", "count-requests", "count-idle", "purge"],
     )
-    def test_first_list_or_purge_after_it_is_known_reconnects(self, dead, read):
+    def test_list_and_purge_reconnect_a_dead_connection(self, dead, read):
         assert not read()
 
-    def test_doctor_after_it_is_known_reconnects(self, dead):
+    def test_doctor_reconnects_a_dead_connection(self, dead):
         assert "connection" not in {finding.id for finding in examine()}
 
-    def test_first_statement_after_it_is_known_reconnects(self, dead):
+    def test_first_statement_reconnects_a_dead_connection(self, dead):
         assert fetch(dead, "SELECT %(a)s::int", {"a": 1}) == [(1,)]
 
-    def test_statement_that_meets_it_drops_it(self, wrapper, observer):
+    def test_failed_statement_drops_a_dead_connection(self, wrapper, observer):
         pid = wrapper.connection.info.backend_pid
         observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
         with pytest.raises(OperationalError):
             fetch(wrapper, "SELECT 1", {})
         assert wrapper.connection is None
 
-    def test_transaction_is_not_cut_in_two(self, wrapper, observer):
+    def test_transaction_is_not_split(self, wrapper, observer):
         pid = wrapper.connection.info.backend_pid
         with pytest.raises(OperationalError), transaction.atomic():
             observer.execute("SELECT pg_terminate_backend(%s, 30000)", [pid])
@@ -324,7 +322,7 @@ class TestDeadConnection:
             assert not drop_if_dead(wrapper)
             Counter.objects.count()
 
-    def test_manual_transaction_is_not_cut_in_two(self, wrapper, observer):
+    def test_manual_transaction_is_not_split(self, wrapper, observer):
         wrapper.set_autocommit(False)
         try:
             pid = wrapper.connection.info.backend_pid
@@ -347,15 +345,15 @@ class Outer:
 
 
 class TestDriver:
-    def test_psycopgs_own_is_itself(self, wrapper):
+    def test_psycopg_connection_is_returned(self, wrapper):
         assert unwrapped(wrapper.connection) is wrapper.connection
 
-    def test_proxies_are_seen_through(self, wrapper):
+    def test_proxies_are_unwrapped(self, wrapper):
         driver = wrapper.connection
         assert unwrapped(Proxy(Proxy(driver))) is driver
         assert unwrapped(SimpleNamespace(__wrapped__=driver)) is driver
 
-    def test_what_hides_the_driver_has_none(self, wrapper):
+    def test_opaque_wrapper_has_no_driver(self, wrapper):
         assert unwrapped(Outer(wrapper.connection)) is None
         assert unwrapped(object()) is None
         endless = SimpleNamespace()
@@ -371,7 +369,7 @@ class TestCancel:
         cancel_if_running(wrapper)
         wrapper.close()
 
-    def test_connection_that_can_not_be_cancelled_is_closed(self, wrapper, monkeypatch):
+    def test_uncancellable_connection_is_closed(self, wrapper, monkeypatch):
         def fail(*args, **kwargs):
             raise OSError
 
@@ -382,7 +380,7 @@ class TestCancel:
         assert wrapper.connection.closed
         wrapper.close()
 
-    def test_server_that_does_not_answer_is_hung_up_on(self, wrapper, observer, monkeypatch):
+    def test_unresponsive_server_is_disconnected(self, wrapper, observer, monkeypatch):
         pid = wrapper.connection.info.backend_pid
         wrapper.connection.pgconn.send_query(b"SELECT pg_sleep(60)")
         asked = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
@@ -398,7 +396,7 @@ class TestCancel:
 
 
 class TestDedicated:
-    def test_it_belongs_to_nobody_else(self, wrapper, of_class, monkeypatch):
+    def test_dedicated_connection_is_not_shared(self, wrapper, of_class, monkeypatch):
         def from_the_pool(self, parameters):
             raise AssertionError("the application's pool was asked")
 
@@ -421,7 +419,7 @@ class TestDedicated:
         finally:
             own.close()
 
-    def test_password_of_the_moment_is_used(self, wrapper, of_class):
+    def test_current_password_is_used(self, wrapper, of_class):
         of_class(
             "Passwords",
             get_connection_params=lambda self: {

@@ -30,10 +30,10 @@ class TestReason:
         ],
         ids=["table", "column", "right", "standby"],
     )
-    def test_says_what_to_do(self, cause, advice):
+    def test_reason_says_what_to_do(self, cause, advice):
         assert advice in console.reason(error(cause))
 
-    def test_is_one_line_without_full_stop(self):
+    def test_reason_is_one_line_without_full_stop(self):
         said = console.reason(error(None, "it failed.\nDETAIL: long", OperationalError))
         assert said == "it failed"
         assert console.reason(OperationalError()) == "OperationalError"
@@ -53,7 +53,7 @@ class TestUnreadable:
             with console.note_unreadable("fenced", options):
                 raise error(psycopg.errors.InsufficientPrivilege())
 
-    def test_other_errors_pass(self):
+    def test_other_errors_propagate(self):
         with pytest.raises(ProgrammingError):
             with console.note_unreadable("fenced", {"kind": None, "notes": []}):
                 raise error(psycopg.errors.SyntaxError())

@@ -364,7 +364,7 @@ def measured(name, backend, looking):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_costs_what_it_did(name, rival):
+def test_operation_keeps_its_cost(name, rival):
     statements, round_trips, _, transactions, wal, updates = EXPECTED[name]
     counts = measured(name, "django", rival)
     assert (counts.statements, counts.round_trips) == (statements, round_trips)
@@ -374,7 +374,7 @@ def test_an_operation_costs_what_it_did(name, rival):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_through_the_ordinary_cursor_costs_what_it_did(name, rival):
+def test_operation_through_the_cursor_keeps_its_cost(name, rival):
     """One round trip for each statement, and the same writes."""
     _, together, statements, transactions, wal, updates = EXPECTED[name]
     counts = measured(name, "proxied", rival)

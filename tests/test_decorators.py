@@ -54,7 +54,7 @@ LATER = {
 
 
 @pytest.mark.parametrize("what", LATER)
-def test_what_runs_later_is_refused_at_decoration(what):
+def test_deferred_functions_are_refused_at_decoration(what):
     with pytest.raises(TypeError):
         refuse_what_runs_later(LATER[what], "fenced_lock")
     for block in (fenced_lock("k", ttl=30), advisory_lock("k")):
@@ -66,12 +66,12 @@ def test_what_runs_later_is_refused_at_decoration(what):
     "function",
     [len, lambda: 1, Methods().plain, functools.partial(len, []), coroutine, Methods.plain],
 )
-def test_what_runs_in_the_call_is_taken(function):
+def test_ordinary_functions_are_accepted(function):
     refuse_what_runs_later(function, "fenced_lock")
     fenced_lock("k", ttl=30)(function)
 
 
-def test_wrapping_in_a_circle_ends():
+def test_circular_wrapping_terminates():
     def first():
         pass
 
@@ -83,19 +83,19 @@ def test_wrapping_in_a_circle_ends():
     ("made", "kind"),
     [(rows, "generator"), (async_rows, "async_generator"), (coroutine, "coroutine")],
 )
-def test_an_unfinished_result_is_refused(made, kind):
+def test_unfinished_result_is_refused(made, kind):
     with pytest.raises(TypeError, match=f"returned a {kind}"):
         refuse_unfinished(made(), made, "fenced_lock")
 
 
 @pytest.mark.parametrize("result", [None, 1, [1], iter([1])])
-def test_a_finished_result_is_not(result):
+def test_finished_result_is_accepted(result):
     refuse_unfinished(result, rows, "fenced_lock")
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("block", [fenced_lock("k", ttl=30), advisory_lock("k")])
-def test_a_coroutine_hidden_in_a_function_is_refused_at_run_time(block):
+def test_hidden_coroutine_is_refused_at_run_time(block):
     """And never ran, so nothing has happened without the lock."""
     ran = []
 

@@ -65,7 +65,7 @@ def projects():
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 @pytest.mark.parametrize("project", list(projects()))
-def test_the_code_of_a_page_runs(project, tmp_path, settings, connect):
+def test_code_of_each_page_runs(project, tmp_path, settings, connect):
     with Page(tmp_path, settings, connect) as page:
         if not any(block.source.startswith("# store/models.py\n") for block in project):
             page.use_models()
@@ -77,7 +77,7 @@ def test_the_code_of_a_page_runs(project, tmp_path, settings, connect):
                 raise
 
 
-def test_a_new_project_begins_where_a_page_says_so(tmp_path):
+def test_page_can_start_a_new_project(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(
         "```python\n1\n```\n\n<!-- a new project -->\n\n<!-- run\n2\n-->\n\n```html\n3\n```\n"
@@ -101,20 +101,20 @@ def test_all_tutorials_can_be_followed_in_one_project(tmp_path, rival):
         project.drop()
 
 
-def test_hardly_any_code_is_not_run():
+def test_few_code_blocks_are_not_run():
     left_out = [block.place for path in PAGES for block in blocks(path) if block.not_run]
     assert len(left_out) <= MOST_NOT_RUN, left_out
 
 
 @pytest.mark.parametrize("path", PAGES, ids=shown)
-def test_no_python_hides_in_another_form(path):
+def test_python_code_is_marked_as_python(path):
     """A directive or a spelling that the test above would pass by."""
     languages = {block.language.lower() for block in blocks(path)}
     assert not languages & {"{code-block}", "{code}", "{testcode}", "{doctest}", "py", "python3",
                             "pycon", "sql", "psql"}  # fmt: skip
 
 
-def test_the_readme_starts_with_two_commands():
+def test_readme_starts_with_two_commands():
     """The demo and the tests; copied into a shell, they are all it takes."""
     assert [block.source.strip() for block in blocks(README) if block.language == "sh"] == [
         DEMO,
@@ -166,7 +166,7 @@ def documented_loggers():
     return set(re.findall(r"`([\w.]+)`", "".join(rows)))
 
 
-def test_every_logger_is_in_the_reference_and_no_other():
+def test_reference_has_every_logger():
     sources = [path.read_text() for path in (ROOT / "django_dblock").rglob("*.py")]
     assert documented_loggers() == set(re.findall(r'getLogger\("([\w.]+)"\)', "".join(sources)))
 
@@ -197,7 +197,7 @@ def test_every_setting_is_in_the_reference_with_its_default(settings):
         assert ast.literal_eval(documented[f"DBLOCK_{name.upper()}"]) == getattr(Conf(), name), name
 
 
-def test_every_system_check_is_in_the_reference_and_no_other():
+def test_reference_has_every_system_check():
     sources = [path.read_text() for path in (ROOT / "django_dblock" / "checks").glob("*.py")]
     ids = set(re.findall(r'"(dblock\.[EW]\d{3})"', "".join(sources)))
     assert len(ids) > 10
@@ -206,7 +206,7 @@ def test_every_system_check_is_in_the_reference_and_no_other():
     )
 
 
-def test_every_finding_of_the_doctor_is_in_the_reference_and_no_other():
+def test_reference_has_every_finding_of_the_doctor():
     sources = [path.read_text() for path in (ROOT / "django_dblock" / "doctor").glob("*.py")]
     ids = set(re.findall(r'Finding\(\s*"([a-z-]+)"', "".join(sources)))
     assert len(ids) > 15
@@ -277,7 +277,7 @@ def test_every_exit_status_of_dblock_run_is_in_the_reference():
         ("idempotency", UnfinishedRequest),
     ],
 )
-def test_the_schema_of_dblock_list_is_that_of_its_dataclass(kind, dataclass):
+def test_schema_of_dblock_list_matches_its_dataclass(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
     row = schema["properties"][kind]["items"]
     hints = typing.get_type_hints(dataclass)
@@ -305,14 +305,14 @@ def _json_type(hint):
 @pytest.mark.parametrize(
     ("kind", "dataclass"), [("fenced", FencedLease), ("idempotency", UnfinishedRequest)]
 )
-def test_the_schema_names_the_states(kind, dataclass):
+def test_schema_names_the_states(kind, dataclass):
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
     state = schema["properties"][kind]["items"]["properties"]["state"]
     assert state["enum"] == list(typing.get_args(typing.get_type_hints(dataclass)["state"]))
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_dblock_list_prints_has_the_schemas_fields():
+def test_output_of_dblock_list_matches_its_schema():
     schema = json.loads((REFERENCE / "dblock-list.schema.json").read_text())
     out = StringIO()
 
@@ -341,7 +341,7 @@ def test_every_page_is_reached_from_an_index():
     assert {path.resolve() for path in pages} == listed
 
 
-def test_the_search_finds_each_how_to_by_words_of_its_own():
+def test_search_finds_each_how_to_by_its_keywords():
     """Sphinx puts an index entry that holds the query before all that only mentions it."""
     pages = {}
     for path in sorted((ROOT / "docs" / "how-to").glob("*.md")):
@@ -351,7 +351,7 @@ def test_the_search_finds_each_how_to_by_words_of_its_own():
             assert pages.setdefault(word, path) == path or not word, word
 
 
-def test_links_between_files_lead_somewhere():
+def test_links_between_files_resolve():
     for path in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]:
         for target in re.findall(
             r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)", path.read_text()
@@ -359,7 +359,7 @@ def test_links_between_files_lead_somewhere():
             assert (path.parent / target).exists(), f"{shown(path)}: {target}"
 
 
-def test_absolute_links_of_the_readme_lead_to_pages_of_the_docs():
+def test_absolute_links_of_the_readme_resolve():
     """They are absolute because PyPI shows the README without the files beside it."""
     text = README.read_text()
     assert not re.search(r"\]\((?!https://|#)", text)
@@ -369,11 +369,11 @@ def test_absolute_links_of_the_readme_lead_to_pages_of_the_docs():
         assert (ROOT / "docs" / f"{page}.md").exists(), page
 
 
-def test_the_readme_is_a_page_long():
+def test_readme_is_a_page_long():
     assert len(README.read_text().split()) <= 900
 
 
-def test_nothing_speaks_of_a_machine():
+def test_no_page_names_a_machine():
     """No path and no host but the public ones."""
     files = [
         *PAGES,

@@ -141,7 +141,7 @@ OF_REQUESTS = [error for _, error, _ in [*REQUESTS, *WITHOUT_KEY]]
 
 
 @pytest.mark.parametrize(("error", "advice"), EXAMPLES)
-def test_each_says_what_happened_to_which_key_where_and_what_to_do(error, advice):
+def test_each_lock_error_names_key_alias_and_advice(error, advice):
     assert isinstance(error, DblockError)
     assert advice in str(error)
     assert "'default'" in str(error)
@@ -151,12 +151,12 @@ def test_each_says_what_happened_to_which_key_where_and_what_to_do(error, advice
 
 
 @pytest.mark.parametrize(("error", "advice"), MISSING)
-def test_a_missing_version_is_of_no_database(error, advice):
+def test_missing_version_has_no_alias(error, advice):
     assert "app.Product 1 has no version" in str(error)
     assert advice in str(error)
 
 
-def test_a_stale_object_names_its_row_and_what_is_there():
+def test_stale_object_names_its_row_and_version():
     error = stale(expected=7, actual=9)
     assert str(error).startswith("app.Product 1 on database 'default' was not written")
     assert (error.model, error.pk, error.deleted) == ("app.Product", 1, False)
@@ -164,9 +164,7 @@ def test_a_stale_object_names_its_row_and_what_is_there():
 
 
 @pytest.mark.parametrize(("kind", "error", "advice"), REQUESTS)
-def test_each_about_a_request_says_whose_which_and_what_to_do_and_never_the_whole_key(
-    kind, error, advice
-):
+def test_each_request_error_names_scope_and_masked_key(kind, error, advice):
     assert type(error) is kind
     assert advice in str(error)
     assert "user:7" in str(error)
@@ -176,19 +174,19 @@ def test_each_about_a_request_says_whose_which_and_what_to_do_and_never_the_whol
 
 
 @pytest.mark.parametrize(("kind", "error", "advice"), WITHOUT_KEY)
-def test_each_about_a_request_without_a_key_says_what_to_do(kind, error, advice):
+def test_each_request_error_without_a_key_says_what_to_do(kind, error, advice):
     assert type(error) is kind
     assert advice in str(error)
     assert (error.scope, error.key, error.using) == ("", "", "")
 
 
-def test_requests_carry_when_to_ask_again_and_which_run_was_overtaken():
+def test_request_errors_have_retry_after_and_token():
     assert [refused("leased", remaining=left).retry_after for left in (0, 3, 60)] == [1, 3, 5]
     assert told(LEASE.check).token == 7
 
 
 @pytest.mark.parametrize("error", OF_REQUESTS, ids=lambda error: error.code)
-def test_each_about_a_request_has_a_problem_for_the_client(error):
+def test_each_request_error_has_a_problem(error):
     problem = idempotency_problem(error)
     assert problem.code == error.code
     assert 400 <= problem.status <= 503
@@ -198,7 +196,7 @@ def test_each_about_a_request_has_a_problem_for_the_client(error):
 
 @pytest.mark.parametrize("error", [*(error for error, _ in [*EXAMPLES, *MISSING]), *OF_REQUESTS])
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_each_survives_pickling_with_its_data(error, again):
+def test_each_error_survives_pickling(error, again):
     copied = again(error)
     assert type(copied) is type(error)
     assert str(copied) == str(error)
@@ -215,7 +213,7 @@ def test_every_error_has_an_example():
     assert defined == shown | {DblockError, exceptions.LockError, exceptions.IdempotencyError}
 
 
-def test_they_are_what_django_and_python_would_call_them():
+def test_errors_have_django_and_python_bases():
     assert issubclass(LockTimeout, TimeoutError)
     assert issubclass(UnsafeIsolation, ImproperlyConfigured)
     assert issubclass(UnsupportedDatabase, NotSupportedError)
@@ -225,5 +223,5 @@ def test_they_are_what_django_and_python_would_call_them():
     assert issubclass(StaleFence, LockLost)
 
 
-def test_of_several_keys_there_is_no_single_one():
+def test_error_of_several_keys_has_no_single_key():
     assert LockDeadlock(keys=(("a",), ("b",)), name="a, b", using="default").key is None

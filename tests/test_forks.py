@@ -7,7 +7,7 @@ import sys
 from django_dblock.core.connection import after_fork_in_child
 
 
-def test_a_child_does_it_first():
+def test_callback_runs_first_in_the_child():
     done = (
         "import os; from django_dblock.core.connection import after_fork_in_child\n"
         "after_fork_in_child(lambda: os._exit(7))\n"
@@ -17,7 +17,7 @@ def test_a_child_does_it_first():
     assert found.stdout == "7\n"
 
 
-def test_a_child_forked_while_a_thread_enters_a_block_can_use_blocks():
+def test_child_forked_during_an_entry_can_enter():
     """No thread of the child could ever free the mutex that the parent's thread holds."""
     forks = (
         "import os, signal; from django_dblock.fencing.lock import Blocks, Entry\n"
@@ -36,12 +36,12 @@ def test_a_child_forked_while_a_thread_enters_a_block_can_use_blocks():
     assert found.stdout == "lease\n"
 
 
-def test_where_there_is_no_fork_nothing_is_asked(monkeypatch):
+def test_platform_without_fork_registers_nothing(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork")
     after_fork_in_child(print)
 
 
-def test_everything_can_be_imported_there():
+def test_every_module_imports_in_a_child():
     imported = (
         "import os; del os.fork, os.register_at_fork\n"
         "import django_dblock.fencing.heartbeat, django_dblock.contrib.prometheus"

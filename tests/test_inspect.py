@@ -15,17 +15,17 @@ pytestmark = [
 ]
 
 
-def test_nothing_is_locked():
+def test_nothing_locked_is_empty():
     assert inspect_locks() == []
 
 
-def test_one_statement(statements):
+def test_inspection_is_one_statement(statements):
     with statements() as sent:
         inspect_locks()
     assert len(sent) == 1
 
 
-def test_a_holder_by_name():
+def test_holder_is_named():
     with advisory_lock("inventory", "sku-1"), connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         [pid] = cursor.fetchone()
@@ -42,7 +42,7 @@ def test_a_holder_by_name():
     assert not lock.hidden
 
 
-def test_who_waits_behind_whom(observer):
+def test_waiters_name_their_blockers(observer):
     with waiter_behind(observer):
         [holder, waiting] = inspect_locks()
     assert holder.granted
@@ -52,7 +52,7 @@ def test_who_waits_behind_whom(observer):
     assert waiting.waiting > 0
 
 
-def test_several_locks_of_one_transaction_each_by_its_own_name():
+def test_several_locks_of_a_transaction_are_named():
     keys = [("account", 1), ("account", "ü"), ("x",)]
     with advisory_locks(keys, shared=True):
         found = {lock.key_id: lock.name for lock in inspect_locks() if lock.shared}
@@ -63,7 +63,7 @@ def test_several_locks_of_one_transaction_each_by_its_own_name():
     }
 
 
-def test_many_locks_of_one_transaction_are_named_once(monkeypatch):
+def test_naming_many_locks_is_linear(monkeypatch):
     """Per backend, not per lock: the work grows with the locks, not with their square."""
     from django_dblock.core import application_name as labels
 
@@ -74,7 +74,7 @@ def test_many_locks_of_one_transaction_are_named_once(monkeypatch):
     assert len(read) == 1
 
 
-def test_labels_off_and_foreign_locks_have_no_name(settings, rival):
+def test_unlabelled_and_foreign_locks_are_unnamed(settings, rival):
     settings.DBLOCK_LABELS = "off"
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, -2)")
     with advisory_lock("a"):
@@ -92,7 +92,7 @@ def test_other_databases_are_not_shown():
         assert [lock.name for lock in inspect_locks("other")] == ["a"]
 
 
-def test_a_prepared_transaction_has_no_pid(primary, monkeypatch):
+def test_prepared_transaction_has_no_pid(primary, monkeypatch):
     alias = connections["other"]
     alias.close()
     for name, value in {"HOST": "127.0.0.1", "PORT": primary.port, "NAME": "postgres"}.items():
@@ -107,7 +107,7 @@ def test_a_prepared_transaction_has_no_pid(primary, monkeypatch):
     assert (lock.pid, lock.key_id, lock.name, lock.hidden) == (None, 7, None, False)
 
 
-def test_what_the_server_hides_is_shown_as_hidden(observer, monkeypatch):
+def test_hidden_sessions_are_marked(observer, monkeypatch):
     """A role without pg_read_all_stats sees that a lock is held, not by which statement."""
     observer.execute("DROP ROLE IF EXISTS dblock_plain; CREATE ROLE dblock_plain LOGIN")
     held, seen = threading.Event(), threading.Event()
@@ -136,11 +136,11 @@ def test_what_the_server_hides_is_shown_as_hidden(observer, monkeypatch):
     assert lock.transaction_age is None
 
 
-def test_another_engine():
+def test_other_engine_is_refused():
     with pytest.raises(UnsupportedDatabase):
         inspect_locks("sqlite")
 
 
-def test_inside_a_callers_transaction():
+def test_inspection_works_in_a_transaction():
     with transaction.atomic(), advisory_lock("a"):
         assert len(inspect_locks()) == 1

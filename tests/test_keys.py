@@ -70,11 +70,11 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(("key", "namespace", "number"), GOLDEN)
-def test_golden_vectors(key, namespace, number):
+def test_encoding_matches_golden_vectors(key, namespace, number):
     assert key_id(encode(key), namespace) == number
 
 
-def test_the_documented_bytes():
+def test_encoding_matches_the_documentation():
     """The encoding as the docstring writes it down, by hand."""
     eight = (8).to_bytes(8, "big")
     assert encode(("sku-0001", 1)) == (
@@ -84,7 +84,7 @@ def test_the_documented_bytes():
     )  # fmt: skip
 
 
-def test_the_number_can_be_recomputed_by_b2sum():
+def test_number_can_be_recomputed_by_b2sum():
     """Any language with BLAKE2b can lock the same key."""
     encoded = b"s" + bytes(8) + encode(("inventory", "sku-1"))
     done = subprocess.run(["b2sum", "-l", "64"], input=encoded, capture_output=True, check=True)
@@ -102,12 +102,12 @@ def test_the_number_can_be_recomputed_by_b2sum():
 @example((Decimal("1.0"),), (Decimal("1.00"),))
 @example((Decimal("-0"),), (Decimal("0E+3"),))
 @example(("é",), ("é",))
-def test_two_keys_are_encoded_alike_only_if_they_are_the_same(one, two):
+def test_encoding_is_injective(one, two):
     assert (encode(one) == encode(two)) == same(one, two)
 
 
 @given(keys)
-def test_what_is_decoded_tells_keys_apart_as_the_bytes_do(key):
+def test_decoding_keeps_keys_distinct(key):
     """The plain types come back as they were; the others as the text that equal ones share."""
     parts = decode(encode(key))
     assert len(parts) == len(key)
@@ -117,7 +117,7 @@ def test_what_is_decoded_tells_keys_apart_as_the_bytes_do(key):
             assert part == given_part
 
 
-def test_what_is_decoded_of_the_others():
+def test_decoded_complex_types():
     day = datetime(2026, 1, 2, 13, tzinfo=timezone(timedelta(hours=1)))
     key = (Status.PAID, (Decimal("1.50"), ()), day.date(), day, Counter(pk=5))
     key[-1]._state.adding = False
@@ -127,19 +127,19 @@ def test_what_is_decoded_of_the_others():
 
 
 @given(keys)
-def test_the_number_is_a_signed_64_bit_one(key):
+def test_number_is_signed_64_bit(key):
     assert -(2**63) <= key_id(encode(key)) < 2**63
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_the_halves_of_pg_locks_are_unsigned_and_go_back(number):
+def test_pg_locks_halves_round_trip(number):
     classid, objid = to_pg_locks(number)
     assert 0 <= classid < 2**32
     assert 0 <= objid < 2**32
     assert from_pg_locks(classid, objid) == number
 
 
-def test_processes_and_hash_seeds_agree():
+def test_number_is_equal_in_all_processes():
     program = (
         "import json, sys; from django_dblock.keys import encode, key_id;"
         "print(json.dumps([key_id(encode(tuple(k)), n) for k, n in json.load(sys.stdin)]))"
@@ -159,30 +159,30 @@ def test_processes_and_hash_seeds_agree():
         assert json.loads(done.stdout) == expected
 
 
-def test_keys_needs_no_django():
+def test_keys_module_needs_no_django():
     """Pure: other programs can import it to lock the same keys."""
     program = "import sys, django_dblock.keys; sys.exit('django' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_namespace_makes_other_numbers():
+def test_namespace_changes_the_number():
     assert len({key_id(encode(("a",)), namespace) for namespace in ("", "a", "b", "\udc80")}) == 4
 
 
-def test_an_enum_member_is_its_value():
+def test_enum_member_is_its_value():
     """Django hands back the plain value after a reload: both must lock the same."""
     assert encode((Status.PAID,)) == encode(("paid",))
     assert encode((Level.HIGH,)) == encode((7,))
     assert encode((Colour.RED,)) == encode((("red", 1),))
 
 
-def test_subclasses_and_lazy_objects_are_what_they_stand_for():
+def test_subclasses_and_lazy_objects_are_their_values():
     assert isinstance(mark_safe("a"), SafeString)
     assert encode((mark_safe("a"),)) == encode(("a",))
     assert encode((SimpleLazyObject(lambda: "a"),)) == encode(("a",))
 
 
-def test_equal_decimals_are_one_key_whatever_the_context():
+def test_equal_decimals_are_one_key():
     long = Decimal("1." + "0" * 40 + "1")
     with localcontext() as context:
         context.prec = 3
@@ -198,41 +198,41 @@ def test_equal_instants_are_one_key():
 
 @pytest.mark.django_db
 class TestInstances:
-    def test_an_instance_is_its_row(self):
+    def test_instance_is_keyed_by_its_row(self):
         one, two = Counter.objects.create(name="a"), Counter.objects.create(name="b")
         assert encode((one,)) == encode((Counter.objects.get(pk=one.pk),))
         assert encode((one,)) != encode((two,))
         assert encode((one,)) != encode((("app.counter", one.pk),))
         assert encode((SimpleLazyObject(lambda: one),)) == encode((one,))
 
-    def test_a_proxy_and_a_deferred_one_are_the_same_row(self):
+    def test_proxy_and_deferred_instances_are_the_same_key(self):
         one = Counter.objects.create(name="a")
         assert encode((CounterProxy.objects.get(pk=one.pk),)) == encode((one,))
         assert encode((Counter.objects.only("pk").get(pk=one.pk),)) == encode((one,))
 
-    def test_a_pk_given_as_text_is_the_reloaded_pk(self):
+    def test_text_pk_equals_the_reloaded_pk(self):
         Counter.objects.create(pk=5, name="a")
         one = Counter(pk="5", name="b")
         one.save()
         assert one.pk == "5"
         assert encode((one,)) == encode((Counter.objects.get(pk=5),))
 
-    def test_a_child_is_another_model_with_the_parents_pk(self):
+    def test_child_and_parent_are_different_keys(self):
         child = Child.objects.create(name="a")
         assert encode((child,)) != encode((child.counter_ptr,))
 
-    def test_a_composite_pk(self):
+    def test_composite_pk_is_part_of_the_key(self):
         seat = Seat.objects.create(row="A", number=1)
         assert encode((seat,)) == encode((Seat.objects.get(row="A", number=1),))
         assert encode((seat,)) != encode((Seat.objects.create(row="A", number=2),))
 
-    def test_an_unsaved_instance_is_refused_though_it_has_a_pk(self):
+    def test_unsaved_instance_with_a_pk_is_refused(self):
         with pytest.raises(
             ValueError, match=r"Part 2 of 2 in the key, an object of type Document, is"
         ):
             encode(("doc", Document()))
 
-    def test_a_deleted_instance_is_refused(self):
+    def test_deleted_instance_is_refused(self):
         one = Counter.objects.create(name="a")
         one.delete()
         with pytest.raises(ValueError, match="not saved"):
@@ -256,7 +256,7 @@ class TestInstances:
             encode((Loud(),))
 
 
-def test_an_empty_key_is_refused():
+def test_empty_key_is_refused():
     with pytest.raises(ValueError, match="at least one part"):
         encode(())
 
@@ -275,13 +275,13 @@ def test_an_empty_key_is_refused():
         (bytearray(b"a"), "an object of type bytearray"),
     ],
 )
-def test_other_types_are_refused_by_place(part, shown):
+def test_other_types_are_refused_with_their_position(part, shown):
     with pytest.raises(TypeError) as caught:
         encode(("a", ("b", part)))
     assert str(caught.value).startswith(f"Part 2.2 of 2 in the key, {shown}, cannot be part")
 
 
-def test_hints_say_what_to_do_instead():
+def test_error_hints_name_alternatives():
     with pytest.raises(TypeError, match="Decimal or str"):
         encode((1.0,))
     with pytest.raises(TypeError, match="decorator form"):
@@ -296,12 +296,12 @@ def test_hints_say_what_to_do_instead():
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
     ],
 )
-def test_values_without_a_place_are_refused(part):
+def test_unlockable_values_are_refused(part):
     with pytest.raises(ValueError, match=r"Part 1 of 1 in the key, .* cannot be locked"):
         encode((part,))
 
 
-def test_tuples_may_not_be_nested_without_end():
+def test_deeply_nested_tuples_are_refused():
     def nested(depth):
         return "a" if depth == 0 else (nested(depth - 1),)
 
@@ -310,6 +310,6 @@ def test_tuples_may_not_be_nested_without_end():
         encode(nested(MAX_DEPTH + 1))
 
 
-def test_long_keys():
+def test_long_key_is_accepted():
     assert encode(("a" * 1_000_000,)) != encode(("a" * 1_000_001,))
     assert key_id(encode((10**10_000,))) != key_id(encode((10**10_000 + 1,)))

@@ -68,16 +68,16 @@ def label(key, number, mode):
         ((10**10_000,), hex(10**10_000)[:200]),
     ],
 )
-def test_names_for_errors(key, shown):
+def test_error_names_of_keys(key, shown):
     assert name(key) == shown
 
 
-def test_what_a_subclass_overrides_changes_neither_the_key_nor_its_name():
+def test_overrides_of_a_subclass_do_not_change_the_key():
     assert encode((Loud(7),)) == encode((7,))
 
 
 @pytest.mark.django_db
-def test_what_happens_to_an_instance_later_does_not_change_its_name():
+def test_later_changes_of_an_instance_keep_its_name():
     counter = Counter.objects.create(pk=5, name="x")
     key = named((counter,))
     counter.delete()
@@ -86,18 +86,18 @@ def test_what_happens_to_an_instance_later_does_not_change_its_name():
 
 
 @pytest.mark.django_db
-def test_an_instance_is_named_by_its_row():
+def test_instance_is_named_by_its_row():
     counter = Counter.objects.create(name="x")
     assert name(("stock", counter)) == f"stock:app.counter:{counter.pk}"
     assert name((Seat.objects.create(row="A", number=1),)) == "app.seat:(A:1)"
 
 
-def test_several_names():
+def test_error_name_of_several_keys():
     assert names([named(("a",)), named(("b", 1))]) == "a, b:1"
     assert names([named((n,)) for n in range(5)]) == "0, 1, 2 and 2 more"
 
 
-def test_labels_are_the_key_where_it_can_be_read_back():
+def test_label_is_the_readable_key():
     assert label(("inventory", "sku-1"), 0x1234, "full") == "inventory:sku-1"
     assert label(("account", -7), 0x1234, "full") == "account:-7"
 
@@ -132,7 +132,7 @@ def test_dblock_labels_off_shows_nothing():
 @given(keys)
 @example(("\x1f",))
 @example((10**300,))
-def test_a_label_is_always_read_back_to_its_lock(key):
+def test_label_round_trips_to_its_lock(key):
     shown = label(key, number(key), "full")
     assert shown.isascii()
     assert " " not in shown
@@ -140,7 +140,7 @@ def test_a_label_is_always_read_back_to_its_lock(key):
 
 
 @given(keys, st.text(max_size=5))
-def test_a_label_is_read_with_the_projects_namespace(key, namespace):
+def test_label_is_read_in_the_current_namespace(key, namespace):
     shown = labels.label(named(key), number(key, namespace), "full", namespace)
     assert number(key, namespace) in read(compose("", [shown]), [number(key, namespace)], namespace)
 
@@ -160,7 +160,7 @@ def test_another_namespaces_label_names_nothing():
 
 
 @given(application_names, st.lists(keys, min_size=1, max_size=8))
-def test_an_application_name_always_fits_and_keeps_the_projects_own(before, several):
+def test_composed_name_fits_and_keeps_the_projects(before, several):
     after = before
     for key in several:
         after = compose(after, [label(key, number(key), "full")])
@@ -170,26 +170,26 @@ def test_an_application_name_always_fits_and_keeps_the_projects_own(before, seve
         assert after.startswith(before[:14])
 
 
-def test_composing():
+def test_labels_are_composed():
     assert compose("shop", ["a"]) == "shop lock[a]"
     assert compose("shop lock[a]", ["b", "c"]) == "shop lock[a b c]"
     assert compose("", ["a"]) == " lock[a]"
     assert compose("shop", []) == "shop"
 
 
-def test_the_projects_own_name_gives_way_only_as_far_as_it_must():
+def test_projects_name_is_shortened_only_as_needed():
     own = "inventory-service-of-the-shop"
     assert compose(own, ["a"]) == f"{own} lock[a]"
     assert compose(own, ["a" * 40]) == f"{own[:16]} lock[{'a' * 40}]"
     assert compose(own, ["a" * 40, "b" * 40]) == f"{own[:14]} lock[{'a' * 40} +]"
 
 
-def test_a_lock_taken_again_is_named_once():
+def test_lock_taken_again_is_named_once():
     assert compose("shop lock[sku-12]", ["sku-1"]) == "shop lock[sku-12 sku-1]"
     assert compose("shop lock[sku-12 sku-1]", ["sku-1"]) == "shop lock[sku-12 sku-1]"
 
 
-def test_labels_that_do_not_fit_leave_a_plus():
+def test_omitted_labels_leave_a_plus():
     full = compose("shop", ["a" * 30, "b" * 30])
     assert full == f"shop lock[{'a' * 30} +]"
     assert compose(full, ["c"]) == f"shop lock[{'a' * 30} c +]"
@@ -207,12 +207,12 @@ def test_many_keys_make_no_more_labels_than_fit(monkeypatch):
     assert len(made) == 6
 
 
-def test_a_project_whose_own_name_looks_alike():
+def test_application_name_that_resembles_a_label():
     assert compose("shop lock[", ["a"]) == "shop lock[ lock[a]"
     assert read("shop lock[", [number(("a",))], "") == {}
 
 
-def test_a_hostile_label_can_not_make_reading_slow():
+def test_hostile_label_is_parsed_quickly():
     assert read(f" lock[{':'.join('1' * 20)}]", [1], "") == {}
 
 

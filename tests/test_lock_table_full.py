@@ -11,7 +11,7 @@ pytestmark = [
 ]
 
 
-def test_a_full_table_is_said_with_the_setting_to_raise(full_lock_table, small_lock_table):
+def test_full_table_error_names_the_setting(full_lock_table, small_lock_table):
     with pytest.raises(LockTableFull, match="max_locks_per_transaction") as caught:
         with advisory_lock("a", using="other"):
             pass
@@ -20,7 +20,7 @@ def test_a_full_table_is_said_with_the_setting_to_raise(full_lock_table, small_l
     assert not small_lock_table.in_atomic_block
 
 
-def test_several_keys_in_a_transaction_leave_it_usable(full_lock_table, small_lock_table):
+def test_several_keys_leave_transaction_usable(full_lock_table, small_lock_table):
     with transaction.atomic(using="other"):
         with pytest.raises(LockTableFull), advisory_locks(["a", "b"], using="other"):
             pass
@@ -29,7 +29,7 @@ def test_several_keys_in_a_transaction_leave_it_usable(full_lock_table, small_lo
             cursor.execute("SELECT 1")
 
 
-def test_one_key_in_a_transaction_ends_it_and_django_knows(full_lock_table, small_lock_table):
+def test_one_key_aborts_the_transaction(full_lock_table, small_lock_table):
     """No savepoint was paid for: so leaving atomic() must not pretend to commit."""
     with pytest.raises(transaction.TransactionManagementError), transaction.atomic(using="other"):
         with pytest.raises(LockTableFull):
@@ -39,7 +39,7 @@ def test_one_key_in_a_transaction_ends_it_and_django_knows(full_lock_table, smal
             cursor.execute("SELECT 1")
 
 
-def test_another_shortage_of_memory_is_djangos_own_error(small_lock_table):
+def test_other_memory_error_is_djangos(small_lock_table):
     """The same SQLSTATE, 53200, without the hint about the lock table."""
     with pytest.raises(OperationalError) as caught, transaction.atomic(using="other"):
         with small_lock_table.cursor() as cursor:

@@ -92,7 +92,7 @@ class TestMigrate:
         [(_, state, xmin)] = found
         assert (state, xmin) == ("idle in transaction", None)
 
-    def test_lock_is_freed_afterwards_also_after_an_error(self, migrating, observer):
+    def test_lock_is_released_after_success_and_error(self, migrating, observer):
         def fail():
             raise RuntimeError("a migration failed")
 
@@ -101,7 +101,7 @@ class TestMigrate:
             dblock("migrate")
         observe.until(lambda: holder(observer) is None, "the lock is free")
 
-    def test_loser_says_for_whom_it_waits_and_then_migrates(self, migrating, rival, observer):
+    def test_loser_names_the_holder_and_then_migrates(self, migrating, rival, observer):
         calls = migrating()
         rival.execute("SET application_name = 'pod-1'; BEGIN")
         rival.execute("SELECT pg_advisory_xact_lock(%s)", [NUMBER])
@@ -165,7 +165,7 @@ class TestIndexConcurrently:
         yield
         observer.execute("DROP INDEX IF EXISTS dblock_probe")
 
-    def test_holder_and_waiters_do_not_block_it(self, rival, observer):
+    def test_holder_and_waiters_do_not_block_the_index(self, rival, observer):
         waiting, held = [], []
 
         def wait():
@@ -182,7 +182,7 @@ class TestIndexConcurrently:
         thread.join(60)
         assert held == [True]
 
-    def test_negative_twin_a_waiter_in_the_servers_queue_blocks_it(self, connect, rival):
+    def test_negative_twin_queued_waiter_blocks_the_index(self, connect, rival):
         holding, queued = connect(), connect()
         holding.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
         queued.execute("BEGIN")
@@ -203,7 +203,7 @@ class TestRunAdvisory:
             return end.code
         return 0
 
-    def test_exit_status_and_environment(self):
+    def test_exit_status_is_the_commands(self):
         assert self.run(command=("sh", "-c", '[ "$DBLOCK_LOCK" = report ] && exit 7')) == 7
 
     def test_busy_lock_is_status_75(self, rival):

@@ -43,13 +43,13 @@ class TestSetting:
     @pytest.mark.parametrize(
         "value", [f"{__name__}.curent", f"{__name__}.NOTHING", "tests.nowhere.x"]
     )
-    def test_path_that_leads_to_no_callable_is_refused(self, settings, value):
+    def test_path_to_no_callable_is_refused(self, settings, value):
         settings.DBLOCK_NAMESPACE = value
         with pytest.raises(ImproperlyConfigured, match="DBLOCK_NAMESPACE"):
             _ = conf.namespace
 
     @pytest.mark.parametrize("value", ["x" * 101, "a\0b", "\udc80"])
-    def test_name_that_no_table_can_keep_is_refused(self, settings, value):
+    def test_unstorable_name_is_refused(self, settings, value):
         settings.DBLOCK_NAMESPACE = value
         with pytest.raises(ImproperlyConfigured, match="DBLOCK_NAMESPACE: A namespace"):
             _ = conf.namespace
@@ -67,7 +67,7 @@ class TestSetting:
         with pytest.raises(ZeroDivisionError):
             _ = conf.namespace
 
-    def test_conf_says_whether_anything_separates_keys(self, settings):
+    def test_has_namespaces_is_true_if_keys_are_separated(self, settings):
         assert not conf.has_namespaces
         with namespace("acme"):
             assert conf.has_namespaces
@@ -78,7 +78,7 @@ class TestSetting:
 
 
 class TestBlock:
-    def test_block_goes_before_the_setting(self, settings):
+    def test_block_overrides_the_setting(self, settings):
         settings.DBLOCK_NAMESPACE = "shop"
         with namespace("acme"):
             assert conf.namespace == "acme"
@@ -108,7 +108,7 @@ class TestBlock:
         with pytest.raises(TypeError, match="must be a string"):
             namespace(name)
 
-    def test_tasks_each_have_their_own(self):
+    def test_each_task_has_its_namespace(self):
         async def work(name, both):
             with namespace(name):
                 await both.wait()
@@ -138,7 +138,7 @@ class TestLocks:
         with namespace("acme"), advisory_lock("invoices", timeout=0) as held:
             assert held.key_id != number("invoices")
 
-    def test_lock_object_made_in_one_namespace_locks_in_the_one_it_is_entered_in(self):
+    def test_lock_uses_the_namespace_of_its_entry(self):
         lock = advisory_lock("invoices")
         with namespace("acme"), lock as acme:
             pass

@@ -41,7 +41,7 @@ def until_heard(subscription):
     assert subscription.wait(60)
 
 
-def test_it_is_woken_by_a_commit_and_by_nothing_else(subscription):
+def test_waiter_is_woken_only_by_a_commit(subscription):
     until_heard(subscription)
     with transaction.atomic():
         notify.notify(connection, "topic")
@@ -54,7 +54,7 @@ def test_it_is_woken_by_a_commit_and_by_nothing_else(subscription):
     assert not subscription.wait(0.05)
 
 
-def test_a_wake_up_at_the_very_end_of_a_wait_is_kept_for_the_next(subscription, monkeypatch):
+def test_late_wake_up_is_kept_for_the_next_wait(subscription, monkeypatch):
     until_heard(subscription)
     plain_wait = subscription._event.wait
 
@@ -69,7 +69,7 @@ def test_a_wake_up_at_the_very_end_of_a_wait_is_kept_for_the_next(subscription, 
     assert subscription.wait(0)
 
 
-def test_one_thread_and_one_connection_for_all(subscription, observer):
+def test_all_waiters_share_a_thread_and_a_connection(subscription, observer):
     others = [notify.subscribe("default", "topic") for _ in range(5)]
     until_heard(subscription)
     assert len(threads()) == 1
@@ -89,7 +89,7 @@ def test_one_thread_and_one_connection_for_all(subscription, observer):
         one.close()
 
 
-def test_async(subscription):
+def test_async_waiter_is_woken(subscription):
     async def wait():
         assert not await subscription.await_(0.01)
         threading.Timer(0.05, subscription.wake).start()
@@ -101,7 +101,7 @@ def test_async(subscription):
     run(wait())
 
 
-def test_a_waiter_whose_event_loop_is_gone_is_no_error(subscription):
+def test_closed_event_loop_is_tolerated(subscription):
     import asyncio
 
     loop = asyncio.new_event_loop()
@@ -111,7 +111,7 @@ def test_a_waiter_whose_event_loop_is_gone_is_no_error(subscription):
     subscription._async = None
 
 
-def test_a_lost_connection_wakes_all_and_is_made_again(subscription, observer):
+def test_lost_connection_wakes_all_and_reconnects(subscription, observer):
     until_heard(subscription)
     observer.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -123,7 +123,7 @@ def test_a_lost_connection_wakes_all_and_is_made_again(subscription, observer):
     assert subscription.wait(60)
 
 
-def test_behind_a_pooler_in_transaction_mode_nobody_listens(pooler, monkeypatch, listeners):
+def test_transaction_pooling_disables_listening(pooler, monkeypatch, listeners):
     """It takes LISTEN and loses it; nothing has to be set for it to be noticed."""
 
     def through_the_pooler(alias):
@@ -140,7 +140,7 @@ def test_behind_a_pooler_in_transaction_mode_nobody_listens(pooler, monkeypatch,
     subscription.close()
 
 
-def test_a_driver_that_is_hidden_is_not_listened_to(monkeypatch, listeners):
+def test_hidden_driver_disables_listening(monkeypatch, listeners):
     monkeypatch.setattr(notify, "unwrapped", lambda _: None)
     subscription = notify.subscribe("default", "topic")
     observe.until(lambda: listeners["default"]._deaf_until > 0 and not threads(), "it gives up")
@@ -148,7 +148,7 @@ def test_a_driver_that_is_hidden_is_not_listened_to(monkeypatch, listeners):
     subscription.close()
 
 
-def test_a_server_that_can_not_be_reached(monkeypatch, listeners):
+def test_unreachable_server_disables_listening(monkeypatch, listeners):
     def unreachable(_self, _connection):
         raise psycopg.OperationalError("no route")
 
@@ -159,7 +159,7 @@ def test_a_server_that_can_not_be_reached(monkeypatch, listeners):
     subscription.close()
 
 
-def test_an_alias_that_is_gone(monkeypatch, listeners):
+def test_removed_alias_ends_its_listener(monkeypatch, listeners):
     """The thread must not die with its name still on the door."""
     monkeypatch.setattr(notify, "dedicated", {}.__getitem__)
     subscription = notify.subscribe("default", "topic")
@@ -168,7 +168,7 @@ def test_an_alias_that_is_gone(monkeypatch, listeners):
     subscription.close()
 
 
-def test_where_no_thread_can_be_started_the_waiter_polls(monkeypatch):
+def test_failed_thread_start_makes_waiters_poll(monkeypatch):
     def fail(_thread):
         raise RuntimeError("can't start new thread")
 
@@ -179,7 +179,7 @@ def test_where_no_thread_can_be_started_the_waiter_polls(monkeypatch):
     subscription.close()
 
 
-def test_in_a_forked_child_there_are_no_listeners(monkeypatch, listeners):
+def test_forked_child_has_no_listeners(monkeypatch, listeners):
     listeners["default"] = object()
     monkeypatch.setattr(notify, "_mutex", notify._mutex)
     notify._leave_to_parent()
@@ -187,7 +187,7 @@ def test_in_a_forked_child_there_are_no_listeners(monkeypatch, listeners):
     assert notify._of_parents.pop().keys() == {"default"}
 
 
-def test_a_topic_is_short_and_its_parts_keep_apart():
+def test_topics_are_short_and_distinct():
     assert len(notify.topic("x" * 10_000)) == 32
     assert notify.topic("a", "b") != notify.topic("ab") != notify.topic("a", "b", "")
     assert notify.topic("latch", 7) == notify.topic("latch", "7")

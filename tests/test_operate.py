@@ -33,7 +33,7 @@ def hold(channel):
 
 
 class TestEnds:
-    def test_a_holder_so_that_the_next_has_the_lock(self, observer):
+    def test_ending_the_holder_grants_the_next_waiter(self, observer):
         with process(hold) as holder:
             holder.receive()
             [lock] = inspect.advisory_locks()
@@ -42,7 +42,7 @@ class TestEnds:
                 pass
             assert is_gone(observer, lock.pid)
 
-    def test_a_waiter(self, holding, connect, observer):
+    def test_waiter_can_be_ended(self, holding, connect, observer):
         waiter = connect()
         waiter.pgconn.send_query(LOCK.encode())
         observe.until_blocked(observer)
@@ -50,11 +50,11 @@ class TestEnds:
         observe.until(lambda: is_gone(observer, pid_of(waiter)), "the waiter is gone")
         assert is_alive(holding)
 
-    def test_without_a_begin_whoever_has_the_number(self, holding, observer):
+    def test_without_backend_start_the_pid_decides(self, holding, observer):
         assert terminate_backend(pid_of(holding)) is True
         observe.until(lambda: is_gone(observer, pid_of(holding)), "the holder is gone")
 
-    def test_it_is_written_down(self, holding, caplog):
+    def test_termination_is_audited(self, holding, caplog):
         pid = pid_of(holding)
         with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
             terminate_backend(pid, by="ann")
@@ -64,7 +64,7 @@ class TestEnds:
         assert record.backend_user == connection.settings_dict["USER"]
         assert record.getMessage().startswith(f"dblock: ann ended backend {pid} (")
 
-    def test_by_the_role_where_nobody_is_named(self, holding, caplog):
+    def test_audit_defaults_to_the_role(self, holding, caplog):
         with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
             terminate_backend(pid_of(holding))
         assert caplog.records[0].by == f"database role {connection.settings_dict['USER']}"
@@ -72,7 +72,7 @@ class TestEnds:
 
 class TestNoOther:
     @pytest.mark.parametrize("direction", [-1, 1])
-    def test_a_recycled_pid_is_another_connection(self, direction, holding, observer, caplog):
+    def test_recycled_pid_is_not_ended(self, direction, holding, observer, caplog):
         [began] = observer.execute(STARTED, [pid_of(holding)]).fetchone()
         other = began + direction * timedelta(microseconds=1)
         assert terminate_backend(pid_of(holding), backend_start=other) is False
@@ -80,51 +80,51 @@ class TestNoOther:
         assert caplog.records == []
         assert terminate_backend(pid_of(holding), backend_start=began) is True
 
-    def test_one_that_ended_in_between_is_not_written_down(self, rival, monkeypatch, caplog):
+    def test_ended_backend_is_not_audited(self, rival, monkeypatch, caplog):
         told_none = sql.TERMINATE.replace("pg_terminate_backend(backend.pid)", "false")
         monkeypatch.setattr(sql, "TERMINATE", told_none)
         rival.execute(LOCK)
         assert terminate_backend(pid_of(rival)) is False
         assert caplog.records == []
 
-    def test_one_without_a_lock(self, rival):
+    def test_backend_without_a_lock_stays(self, rival):
         assert terminate_backend(pid_of(rival)) is False
         assert is_alive(rival)
 
-    def test_one_whose_lock_is_over(self, holding):
+    def test_backend_whose_lock_has_ended_stays(self, holding):
         holding.execute("SELECT pg_advisory_unlock(1)")
         assert terminate_backend(pid_of(holding)) is False
         assert is_alive(holding)
 
-    def test_one_with_a_lock_in_another_database(self, holding):
+    def test_backend_of_another_database_stays(self, holding):
         assert terminate_backend(pid_of(holding), using="other") is False
         assert is_alive(holding)
 
-    def test_one_with_a_lock_on_a_row_only(self, rival):
+    def test_backend_with_only_a_row_lock_stays(self, rival):
         rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock IN EXCLUSIVE MODE")
         assert terminate_backend(pid_of(rival)) is False
         rival.execute("ROLLBACK")
 
-    def test_ones_own(self):
+    def test_own_backend_stays(self):
         with advisory_lock("a"):
             pid = connection.connection.info.backend_pid
             assert terminate_backend(pid) is False
 
-    def test_nobody(self):
+    def test_unknown_pid_is_false(self):
         assert terminate_backend(os.getpid()) is False
 
     @pytest.mark.parametrize("pid", [0, -1, 2**31])
-    def test_no_number_of_a_backend(self, pid, statements):
+    def test_impossible_pid_is_refused(self, pid, statements):
         with statements() as sent, pytest.raises(ValueError, match="not the number of a backend"):
             terminate_backend(pid)
         assert len(sent) == 0
 
-    def test_a_text_is_no_number(self, statements):
+    def test_text_pid_is_refused(self, statements):
         with statements() as sent, pytest.raises(TypeError, match="pid must be an int, not str"):
             terminate_backend("31337")
         assert len(sent) == 0
 
-    def test_another_engine(self):
+    def test_other_engine_is_refused(self):
         with pytest.raises(UnsupportedDatabase):
             terminate_backend(7, using="sqlite")
 
@@ -134,14 +134,14 @@ class TestTrapPictureOfTheTransaction:
 
     PICTURE = "SELECT count(*) FROM pg_stat_activity"
 
-    def test_one_that_came_later_is_seen(self, connect):
+    def test_newer_backend_is_seen(self, connect):
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(self.PICTURE)
             late = connect()
             late.execute(LOCK)
             assert terminate_backend(pid_of(late)) is True
 
-    def test_its_negative_twin_sees_what_was(self, connect):
+    def test_negative_twin_sees_a_cached_snapshot(self, connect):
         """So one that is gone would be seen, too, with the number that is another's by now."""
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(self.PICTURE)
@@ -155,7 +155,7 @@ class TestTrapPictureOfTheTransaction:
 
 
 class TestPrivileges:
-    def test_another_roles_backend(self, holding, plain_role):
+    def test_backend_of_another_role_is_refused(self, holding, plain_role):
         with pytest.raises(TerminationRefused, match="was not ended") as raised:
             terminate_backend(pid_of(holding))
         refused = raised.value.__cause__.__cause__
@@ -164,14 +164,14 @@ class TestPrivileges:
         assert (raised.value.pid, raised.value.using) == (pid_of(holding), "default")
         assert is_alive(holding)
 
-    def test_a_begin_that_is_hidden_can_not_be_compared(self, holding, observer, plain_role):
+    def test_hidden_backend_start_is_refused(self, holding, observer, plain_role):
         observer.execute("GRANT pg_signal_backend TO dblock_plain")
         [began] = observer.execute(STARTED, [pid_of(holding)]).fetchone()
         with pytest.raises(TerminationRefused, match="whether that is still the same connection"):
             terminate_backend(pid_of(holding), backend_start=began)
         assert is_alive(holding)
 
-    def test_ones_own_roles(self, connect, observer, plain_role):
+    def test_backend_of_the_same_role_is_ended(self, connect, observer, plain_role):
         own = connect(user=plain_role)
         own.execute(LOCK)
         [began] = observer.execute(STARTED, [pid_of(own)]).fetchone()
@@ -179,13 +179,13 @@ class TestPrivileges:
         observe.until(lambda: is_gone(observer, pid_of(own)), "it is gone")
         own.close()
 
-    def test_the_callers_transaction_is_usable_after_a_refusal(self, holding, plain_role):
+    def test_refusal_leaves_transaction_usable(self, holding, plain_role):
         with transaction.atomic():
             with pytest.raises(TerminationRefused):
                 terminate_backend(pid_of(holding))
             assert terminate_backend(os.getpid()) is False
 
-    def test_other_errors_are_not_refusals(self, monkeypatch, holding):
+    def test_other_errors_propagate(self, monkeypatch, holding):
         monkeypatch.setattr(sql, "TERMINATE", "SELECT 1/0")
         with pytest.raises(DataError):
             terminate_backend(pid_of(holding))
@@ -195,7 +195,7 @@ class TestPrivileges:
         assert isinstance(raised.value.__cause__, psycopg.errors.UndefinedTable)
 
 
-def test_the_round_trips(statements, holding):
+def test_termination_is_one_statement_in_a_block(statements, holding):
     """One statement, and the block around it."""
     with statements() as sent:
         terminate_backend(pid_of(holding))

@@ -21,13 +21,13 @@ PROCESSES = 8
 
 
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])
-def test_nothing_is_lost(work, pooled):
+def test_concurrent_clients_lose_no_update(work, pooled):
     Counter.objects.create(name="hits")
     race(PROCESSES, work, advisory_lock, 25, options=pooled)
     assert Counter.objects.get().value == PROCESSES * 25
 
 
-def test_negative_twin_a_session_lock_stays_behind_in_the_pool(pooled, observer):
+def test_negative_twin_session_lock_stays_in_the_pool(pooled, observer):
     """The unlock goes to another server connection than the lock did."""
 
     def on_two_servers():
@@ -43,7 +43,7 @@ def test_negative_twin_a_session_lock_stays_behind_in_the_pool(pooled, observer)
         observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
 
-def test_a_time_out_in_a_transaction_leaves_it_usable(pooled, rival):
+def test_timeout_leaves_transaction_usable(pooled, rival):
     hold(rival, "a")
     with transaction.atomic():
         with pytest.raises(LockTimeout), advisory_lock("a", timeout=0.01):
@@ -54,9 +54,7 @@ def test_a_time_out_in_a_transaction_leaves_it_usable(pooled, rival):
     assert Counter.objects.exists()
 
 
-def test_labels_end_with_the_transaction_for_the_next_client_of_the_server_connection(
-    pooled, observer
-):
+def test_label_ends_with_the_transaction(pooled, observer):
     def shown():
         return {
             row[0]

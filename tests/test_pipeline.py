@@ -81,7 +81,7 @@ class TestDjango:
         assert Counter.objects.create(name="a").pk, "what returns rows is waited for"
         assert Counter.objects.filter(name="a").update(value=1) == -1
 
-    def test_save_of_a_row_that_is_there_inserts(self, pipeline):
+    def test_save_of_an_existing_row_inserts(self, pipeline):
         counter = Counter.objects.create(name="a")
         with pytest.raises(IntegrityError):
             counter.save()
@@ -95,30 +95,30 @@ class TestDjango:
 
 
 class TestRefused:
-    def test_statement_is(self, pipeline):
+    def test_statement_is_refused(self, pipeline):
         with pytest.raises(NotSupportedError, match="'default' is in psycopg's pipeline mode"):
             fetch(connection, "SELECT 1", {})
 
-    def test_message_of_several_statements_is(self, pipeline):
+    def test_several_statements_are_refused(self, pipeline):
         with pytest.raises(NotSupportedError):
             send(connection, "SELECT %(one)s", parameters={"one": 1})
 
-    def test_statements_of_a_lease_are(self, pipeline):
+    def test_statements_of_a_lease_are_refused(self, pipeline):
         place = Place(named(("a",)), "a", "default")
         with pytest.raises(NotSupportedError):
             durable_together(place, "taken", ["SELECT 1", "SELECT 2"], {})
 
-    def test_release_is_and_the_lease_is_held(self):
+    def test_release_is_refused_and_the_lease_held(self):
         with fenced_lock("a", ttl=30) as lease:
             with connection.connection.pipeline(), pytest.raises(NotSupportedError):
                 lease.release()
             lease.check()
 
-    def test_way_in_is(self, pipeline):
+    def test_entering_is_refused(self, pipeline):
         with pytest.raises(NotSupportedError), fenced_lock("a", ttl=30):
             pass
 
-    def test_versioned_write_is(self):
+    def test_versioned_write_is_refused(self):
         product = Product.objects.create(name="a")
         with connection.connection.pipeline():
             for act in (product.save, product.touch_version, product.delete_cas):

@@ -26,7 +26,7 @@ def objids(observer):
     ]
 
 
-def test_a_select_lists_columns_are_evaluated_from_left_to_right(one):
+def test_select_list_is_evaluated_left_to_right(one):
     """WAIT sets lock_timeout, waits, and puts it back in one row."""
     row = one.execute(
         "SELECT current_setting('lock_timeout'), set_config('lock_timeout', '1s', true),"
@@ -36,7 +36,7 @@ def test_a_select_lists_columns_are_evaluated_from_left_to_right(one):
     assert row == ("0", "1s", "1s", "2s", "2s")
 
 
-def test_lock_timeout_set_in_a_statement_counts_for_its_later_columns(one, rival):
+def test_lock_timeout_applies_to_later_columns(one, rival):
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
     with one.transaction(), pytest.raises(psycopg.errors.LockNotAvailable):
         one.execute("SELECT set_config('lock_timeout', '20ms', true), pg_advisory_xact_lock(1)")
@@ -64,7 +64,7 @@ def test_lock_timeout_applies_to_each_lock_separately(one, connect, observer):
     assert time.monotonic() - started > 0.75
 
 
-def test_the_arguments_of_concat_are_evaluated_from_left_to_right(one):
+def test_concat_arguments_are_evaluated_left_to_right(one):
     """WAIT keeps the caller's lock_timeout, sets its own, waits, and puts the caller's back."""
     one.execute("SET lock_timeout = '3s'")
     with one.transaction():
@@ -78,7 +78,7 @@ def test_the_arguments_of_concat_are_evaluated_from_left_to_right(one):
         assert one.execute("SHOW lock_timeout").fetchone() == ("3s",)
 
 
-def test_rows_of_a_sorted_sub_select_come_in_their_order(one):
+def test_sorted_subselect_keeps_its_order(one):
     """WAIT_ALL locks in ascending order: two callers can't wait for each other."""
     numbers = [5, -3, 2**62, 0, -(2**62), 5]
     rows = one.execute(
@@ -90,7 +90,7 @@ def test_rows_of_a_sorted_sub_select_come_in_their_order(one):
     assert "AS id ORDER BY id OFFSET 0) AS wanted" in sql.WAIT_ALL
 
 
-def test_statement_timestamp_is_the_messages_arrival(one):
+def test_statement_timestamp_is_the_arrival_of_the_message(one):
     """WAIT_ALL counts its one deadline from there, also behind other statements of the message."""
     one.execute("BEGIN")
     cursor = one.execute("SELECT pg_sleep(0.1); SELECT clock_timestamp() - statement_timestamp()")
@@ -99,14 +99,14 @@ def test_statement_timestamp_is_the_messages_arrival(one):
     one.execute("COMMIT")
 
 
-def test_case_does_not_evaluate_what_comes_after_the_answer(one, observer):
+def test_case_stops_at_the_first_match(one, observer):
     """On a standby and above READ COMMITTED nothing is locked."""
     one.execute("BEGIN")
     one.execute("SELECT CASE WHEN true THEN 'no' WHEN pg_try_advisory_xact_lock(1) THEN 'yes' END")
     assert objids(observer) == []
 
 
-def test_a_try_does_not_overtake_those_who_wait(one, rival, connect, observer):
+def test_try_lock_does_not_overtake_waiters(one, rival, connect, observer):
     """So trying first is fair: a shared holder, a waiting writer, and a reader who must queue."""
     one.execute("BEGIN; SELECT pg_advisory_xact_lock_shared(1)")
     writing = threading.Thread(target=lambda: rival.execute("SELECT pg_advisory_xact_lock(1)"))
@@ -118,7 +118,7 @@ def test_a_try_does_not_overtake_those_who_wait(one, rival, connect, observer):
     writing.join()
 
 
-def test_a_rolled_back_savepoint_frees_its_locks_and_a_released_one_keeps_them(one, observer):
+def test_rolled_back_savepoint_frees_its_locks(one, observer):
     one.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
     one.execute("SAVEPOINT a; SELECT pg_advisory_xact_lock(2); ROLLBACK TO a")
     assert objids(observer) == [1]
@@ -134,7 +134,7 @@ def test_pg_locks_shows_the_unsigned_halves(one, observer):
     assert row == (2**32 - 1, 2**32 - 1, 1)
 
 
-def test_application_name_goes_back_by_itself_and_is_reported_to_the_client(one, observer):
+def test_local_application_name_ends_and_is_reported(one, observer):
     """Labels: set for the transaction, told to the client without asking, gone at its end."""
 
     def reported():
@@ -155,15 +155,13 @@ def test_application_name_goes_back_by_itself_and_is_reported_to_the_client(one,
     assert reported() == "shop"
 
 
-def test_the_server_keeps_63_bytes_of_an_application_name(one):
+def test_application_name_is_cut_at_63_bytes(one):
     one.add_notice_handler(lambda _: None)
     one.execute(f"SET application_name = '{'a' * 70}'")
     assert one.execute("SHOW application_name").fetchone() == ("a" * 63,)
 
 
-def test_several_statements_in_one_message_each_see_what_was_committed_before_them(
-    one, rival, observer
-):
+def test_each_statement_of_a_message_has_its_snapshot(one, rival, observer):
     """SAVEPOINT, wait and RELEASE travel together; what is read next is newer than the lock."""
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
     rival.execute("INSERT INTO app_counter (name, value) VALUES ('seen', 1)")
@@ -179,9 +177,7 @@ def test_several_statements_in_one_message_each_see_what_was_committed_before_th
     one.execute("COMMIT; DELETE FROM app_counter")
 
 
-def test_one_statement_that_locks_and_reads_sees_a_snapshot_from_before_the_lock(
-    one, rival, observer
-):
+def test_locking_statement_reads_an_old_snapshot(one, rival, observer):
     """Why lock and read are two statements."""
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
     rival.execute("INSERT INTO app_counter (name, value) VALUES ('unseen', 1)")
@@ -199,14 +195,14 @@ def test_one_statement_that_locks_and_reads_sees_a_snapshot_from_before_the_lock
     one.execute("COMMIT; DELETE FROM app_counter")
 
 
-def test_the_isolation_level_can_be_read_inside_the_locking_statement(one):
+def test_isolation_level_is_readable_while_locking(one):
     for level in ("read committed", "read uncommitted", "repeatable read", "serializable"):
         one.execute(f"BEGIN ISOLATION LEVEL {level}")
         assert one.execute("SHOW transaction_isolation").fetchone() == (level,)
         one.execute("COMMIT")
 
 
-def test_a_terminated_backend_frees_its_locks(one, rival, observer):
+def test_terminated_backend_frees_its_locks(one, rival, observer):
     one.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
     observer.execute("SELECT pg_terminate_backend(%s, 5000)", [one.info.backend_pid])
     assert rival.execute("SELECT pg_try_advisory_xact_lock(1)").fetchone() == (True,)

@@ -20,7 +20,7 @@ def test_every_name_comes_from_its_own_module():
     assert set(dir(django_dblock)) == set(django_dblock.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'lock'"):
         _ = django_dblock.lock
 
@@ -37,7 +37,7 @@ def test_type_checkers_see_the_same_names():
     assert typed == set(django_dblock._HOME)
 
 
-def test_importing_needs_neither_settings_nor_apps():
+def test_import_needs_no_settings_and_no_apps():
     program = (
         "import sys, django_dblock;"
         "assert 'django' not in sys.modules;"
@@ -48,16 +48,16 @@ def test_importing_needs_neither_settings_nor_apps():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_version_is_the_distributions():
+def test_version_is_the_distributions():
     assert django_dblock.__version__ == version("django-dblock")
 
 
 @pytest.mark.skipif("DBLOCK_TEST_INSTALLED" not in os.environ, reason="only in tox -e wheel")
-def test_it_is_the_installed_wheel_that_is_tested():
+def test_installed_wheel_is_tested():
     assert "site-packages" in django_dblock.__file__
 
 
-def test_the_fixtures_are_loaded_before_django_is_set_up():
+def test_fixtures_are_loaded_before_django_is_set_up():
     """A conftest names them at its top, when nobody has configured anything yet."""
     program = (
         "import django_dblock.testing.pytest;"

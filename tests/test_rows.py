@@ -49,7 +49,7 @@ class TestRows:
             [row] = lock_rows(rows)
         assert row._state.db == "other"
 
-    def test_no_key_lets_references_in(self, counters, rival):
+    def test_no_key_allows_foreign_key_checks(self, counters, rival):
         with transaction.atomic():
             lock_rows(Counter.objects.all(), no_key=True, of=("self",))
             rival.execute("SELECT FROM app_counter FOR KEY SHARE")
@@ -66,7 +66,7 @@ class TestRows:
             assert lock_timeout() == before
         assert caught.value.timeout == timeout
 
-    def test_none_leaves_the_time_to_the_server(self, counters, rival):
+    def test_timeout_none_uses_the_servers_lock_timeout(self, counters, rival):
         hold_row(rival, counters[0].pk)
         with transaction.atomic():
             with connection.cursor() as cursor:
@@ -74,7 +74,7 @@ class TestRows:
             with pytest.raises(LockTimeout, match="the server's lock_timeout"):
                 lock_rows(Counter.objects.all(), timeout=None)
 
-    def test_deadlock_is_ours(self, counters, rival, observer):
+    def test_deadlock_is_lock_deadlock(self, counters, rival, observer):
         first, second = counters[0].pk, counters[1].pk
         hold_row(rival, second)
         with transaction.atomic():
@@ -93,11 +93,11 @@ class TestRows:
         waiting.join()
         rival.execute("ROLLBACK")
 
-    def test_other_errors_are_djangos(self, counters):
+    def test_other_errors_propagate(self, counters):
         with transaction.atomic(), pytest.raises(DataError):
             lock_rows(Counter.objects.extra(where=["1 / 0 = 1"]))
 
-    def test_outside_of_a_transaction_it_is_refused(self, counters):
+    def test_lock_rows_outside_a_transaction_is_refused(self, counters):
         with pytest.raises(TransactionManagementError, match="lock_rows"):
             lock_rows(Counter.objects.all())
 
@@ -142,7 +142,7 @@ class TestAsync:
         assert async_to_sync(alocked)(work, 1, value=2, key="inventory") == 3
         assert observe.locks(observer) == []
 
-    def test_what_runs_later_is_refused(self):
+    def test_unfinished_result_is_refused(self):
         async def later():
             pass
 

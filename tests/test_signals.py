@@ -26,7 +26,7 @@ def heard():
         signal.disconnect(hear)
 
 
-def test_the_data(heard):
+def test_signals_carry_their_data(heard):
     with advisory_lock("a", 1, shared=True):
         pass
     [acquired, released] = heard
@@ -38,14 +38,14 @@ def test_the_data(heard):
     assert released[2].keys() == {*acquired[2], "held", "committed"} - {"waited", "took"}
 
 
-def test_a_joined_transaction_sends_no_release(heard):
+def test_joined_transaction_sends_no_release(heard):
     with transaction.atomic(), advisory_locks(["a", "b"]):
         pass
     assert [signal for signal, _, _ in heard] == [lock_acquired]
 
 
 @pytest.mark.parametrize("how", ["error", "set_rollback", "swallowed", "closed"])
-def test_a_rollback_is_told_as_not_committed(how, heard):
+def test_rollback_is_reported_as_not_committed(how, heard):
     """Also the one that nobody asked for: COMMIT after a swallowed error is a rollback."""
     with suppress(ZeroDivisionError), advisory_lock("a"):
         if how == "error":
@@ -60,14 +60,14 @@ def test_a_rollback_is_told_as_not_committed(how, heard):
     assert heard[-1][2]["committed"] is False
 
 
-def test_a_commit_that_raises_is_told_as_unknown(heard):
+def test_failed_commit_is_reported_as_unknown(heard):
     with pytest.raises(IntegrityError), advisory_lock("a"), connection.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE two (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         cursor.execute("INSERT INTO two VALUES (1), (1)")
     assert heard[-1][2]["committed"] is None
 
 
-def test_a_deadlock_is_told(heard, rival, observer):
+def test_deadlock_sends_its_signal(heard, rival, observer):
     deadlock(rival, observer)
     assert heard[-1][0] is lock_deadlock
     assert heard[-1][2]["waited"] > 0

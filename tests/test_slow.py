@@ -17,7 +17,7 @@ LONG = 3600
 NEVER_MIND = timedelta(microseconds=1)
 
 
-def test_by_default_nobody_listens():
+def test_by_default_no_receiver_is_connected():
     with advisory_lock("a"):
         pass
     for signal in (signals.lock_acquired, signals.lock_released, signals.lock_timeout):
@@ -25,7 +25,7 @@ def test_by_default_nobody_listens():
 
 
 @override_settings(DBLOCK_SLOW_WAIT=NEVER_MIND)
-def test_a_slow_wait(caplog):
+def test_slow_wait_is_logged(caplog):
     events.waited()
     [record] = caplog.records
     assert (record.name, record.levelname) == ("django_dblock.advisory", "WARNING")
@@ -38,7 +38,7 @@ def test_a_slow_wait(caplog):
 
 
 @override_settings(DBLOCK_SLOW_WAIT=NEVER_MIND)
-def test_a_slow_wait_in_vain(caplog, rival, observer):
+def test_slow_timed_out_wait_is_logged(caplog, rival, observer):
     events.timed_out()
     deadlock(rival, observer)
     in_vain, met = (record.getMessage() for record in caplog.records)
@@ -47,7 +47,7 @@ def test_a_slow_wait_in_vain(caplog, rival, observer):
 
 
 @override_settings(DBLOCK_SLOW_HOLD=NEVER_MIND)
-def test_a_long_hold(caplog):
+def test_long_hold_is_logged(caplog):
     with advisory_lock("a"):
         pass
     with fenced_lock("nightly-sync", ttl=30), pytest.raises(LockTimeout):
@@ -60,20 +60,20 @@ def test_a_long_hold(caplog):
 
 
 @override_settings(DBLOCK_SLOW_WAIT=LONG, DBLOCK_SLOW_HOLD=LONG)
-def test_what_is_quick_is_not_logged(caplog):
+def test_quick_waits_and_holds_are_not_logged(caplog):
     events.waited()
     assert caplog.records == []
 
 
 @override_settings(DBLOCK_SLOW_WAIT="soon")
-def test_a_wrong_limit_is_none_and_the_checks_say_so(caplog):
+def test_wrong_limit_is_left_to_the_checks(caplog):
     events.waited()
     assert caplog.records == []
     [error] = check_settings()
     assert error.msg.startswith("DBLOCK_SLOW_WAIT must be a timedelta or a number")
 
 
-def test_a_lost_lease_is_logged_with_what_a_machine_reads(caplog):
+def test_lost_lease_is_logged_with_fields(caplog):
     with caplog.at_level(logging.WARNING, logger="django_dblock"):
         events.leased()
     ended, taken, expired = caplog.records

@@ -44,13 +44,13 @@ def blank(kind, **changes):
     return kind(**{each.name: None for each in fields(kind)} | changes)
 
 
-def test_admin_shows_requests_that_are_kept_and_nothing_for_no_duration():
+def test_admin_shows_kept_requests():
     page = admin.site._registry[IdempotencyKey]
     assert page.time_left(SimpleNamespace(state_now="done", left=None, kept_for=None)) == "kept"
     assert apps.get_app_config("django_dblock").module.admin._seconds(None) == ""
 
 
-def test_admin_finds_a_lease_by_all_words():
+def test_admin_search_needs_all_words():
     for name in ("nightly a", "nightly b"):
         with fenced_lock(name, ttl=60):
             pass
@@ -79,7 +79,7 @@ def test_app_follows_the_settings_of_slow_locks(settings):
     apps.get_app_config("django_dblock").ready()
 
 
-def test_list_on_a_standby_says_so(monkeypatch):
+def test_list_on_a_standby_notes_it(monkeypatch):
     waits = LockWaits([], [], [], standby=True)
     monkeypatch.setattr(list_command, "lock_waits", lambda *_, **__: waits)
     out = StringIO()
@@ -87,7 +87,7 @@ def test_list_on_a_standby_says_so(monkeypatch):
     assert "this server is a standby" in out.getvalue()
 
 
-def test_list_shows_what_a_session_that_blocks_waits_for_itself():
+def test_list_shows_what_a_blocker_waits_for():
     session = blank(
         BlockingSession, pid=7, program="web", keeps=1, holds=("a",), waits_for="a row of b",
         blocked_by=(8, 0), user="u", client="c", state="active", query="q", hidden=False,
@@ -95,7 +95,7 @@ def test_list_shows_what_a_session_that_blocks_waits_for_itself():
     assert "a row of b behind 8, prepared" in list_command.blocker_row(session)
 
 
-def test_purge_notes_a_table_that_it_may_not_read(monkeypatch):
+def test_purge_notes_an_unreadable_table(monkeypatch):
     def done(_, job, options):
         options["notes"].append("leases are not shown")
         return 0
@@ -107,7 +107,7 @@ def test_purge_notes_a_table_that_it_may_not_read(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ImproperlyConfigured("no"), BrokenPipeError()])
-def test_command_ends_in_a_line(monkeypatch, error):
+def test_command_error_is_one_line(monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -116,13 +116,13 @@ def test_command_ends_in_a_line(monkeypatch, error):
         call_command("dblock", "list", stdout=StringIO())
 
 
-def test_bodies_come_as_bytes_or_as_the_servers_text():
+def test_body_is_bytes_or_server_text():
     assert requests._bytes(None) == b""
     assert requests._bytes(memoryview(b"a")) == b"a"
     assert requests._bytes("\\x61") == b"a"
 
 
-def test_shared_waiter_stands_behind_an_exclusive_one(connect, observer):
+def test_shared_waiter_queues_behind_an_exclusive_one(connect, observer):
     holder, first, second = connect(), connect(), connect()
     holder.execute("BEGIN")
     holder.execute("SELECT pg_advisory_xact_lock_shared(1)")
@@ -148,18 +148,18 @@ def test_shared_waiter_stands_behind_an_exclusive_one(connect, observer):
         thread.join()
 
 
-def test_kind_of_a_lease_is_in_its_name():
+def test_lease_name_has_its_kind():
     kinds = [blank(FencedLease, name=name).kind for name in ("a", "a~semaphore", "a~unknown")]
     assert kinds == ["fenced", "semaphore", "fenced"]
 
 
-def test_serialization_failure_of_another_kind_is_no_moved_row():
+def test_other_serialization_failures_are_not_a_moved_row():
     error = OperationalError()
     error.__cause__ = psycopg.errors.SerializationFailure("could not serialize access")
     assert not save._was_moved(error, "default")
 
 
-def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):
+def test_monitor_reports_a_backend_that_ended(monkeypatch):
     told = []
     monkeypatch.setattr(views, "terminate_backend", lambda *_, **__: False)
     monkeypatch.setattr(views.messages, "warning", lambda _, text: told.append(text))
@@ -168,17 +168,17 @@ def test_monitor_says_that_a_backend_has_ended_by_itself(monkeypatch):
     assert "Backend 7 has ended" in told[0]
 
 
-def test_two_ways_to_a_waiter_count_it_once():
+def test_waiter_on_two_paths_counts_once():
     assert _count_kept(1, {1: [2, 3], 2: [4], 3: [4]}) == 3
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_moved_row_is_told_outside_of_a_transaction(inside):
+def test_moved_row_outside_a_transaction_is_a_conflict(inside):
     error = OperationalError()
     error.__cause__ = psycopg.errors.SerializationFailure("moved to another partition")
     with transaction.atomic() if inside else nullcontext():
         assert save._was_moved(error, "default") is not inside
 
 
-def test_error_of_another_kind_is_no_moved_row():
+def test_other_errors_are_not_a_moved_row():
     assert not save._was_moved(OperationalError(), "default")

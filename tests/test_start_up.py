@@ -39,14 +39,14 @@ def added(apps):
     return loaded(SET_UP, json.dumps([*apps, "django_dblock"])) - before
 
 
-def test_the_import_loads_one_module_and_neither_django_nor_psycopg():
+def test_import_loads_one_module():
     modules = loaded("import django_dblock")
     assert {name for name in modules if name.startswith("django")} == {"django_dblock"}
     assert not any(name.startswith("psycopg") for name in modules)
     assert len(modules) <= 1.1 * len(loaded("import django.db"))
 
 
-def test_the_app_adds_its_models_and_its_settings_to_set_up():
+def test_setup_imports_only_models_and_settings():
     """And no driver: Django itself imports psycopg for the first model of any app."""
     assert added(WITHOUT_ADMIN) == {
         "django_dblock",
@@ -56,7 +56,7 @@ def test_the_app_adds_its_models_and_its_settings_to_set_up():
     }
 
 
-def test_the_admin_adds_its_lists_and_not_its_pages():
+def test_admin_imports_lists_but_not_pages():
     modules = added(WITH_ADMIN)
     assert {name for name in modules if name.startswith("django_dblock.")} == {
         "django_dblock.admin",
@@ -70,12 +70,12 @@ def test_the_admin_adds_its_lists_and_not_its_pages():
     assert len(modules) <= 12
 
 
-def test_a_setting_for_slow_locks_loads_their_log():
+def test_slow_lock_settings_import_their_log():
     program = SET_UP.replace('SECRET_KEY="x",', 'SECRET_KEY="x", DBLOCK_SLOW_WAIT=1,')
     assert "django_dblock.core.logging" in loaded(program, json.dumps(["django_dblock"]))
 
 
-def test_a_check_loads_what_it_needs_when_it_runs():
+def test_check_imports_its_module_when_it_runs():
     program = f"{SET_UP}\nfrom django.core.checks import run_checks\nrun_checks(tags=['models'])"
     modules = loaded(program, json.dumps([*WITHOUT_ADMIN, "django_dblock"]))
     assert "django_dblock.checks.models" in modules

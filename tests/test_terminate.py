@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):
+def test_terminate_shows_and_ends_the_backend(holding, observer, caplog):
     holding.execute("SELECT pg_advisory_lock(2, 3)")
     pid = pid_of(holding)
     with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
@@ -34,20 +34,20 @@ def test_what_it_holds_is_shown_and_it_ends(holding, observer, caplog):
     assert (record.pid, record.by, record.using) == (pid, console.operator_name(), "default")
 
 
-def test_two_statements_beside_the_block(holding, statements):
+def test_terminate_is_two_statements(holding, statements):
     with statements() as sent:
         run("terminate", str(pid_of(holding)), "--yes")
     assert [query["sql"].split()[0] for query in sent] == ["WITH", "BEGIN", "SELECT", "COMMIT"]
 
 
-def test_it_asks(holding, observer, says):
+def test_prompt_accepts_yes(holding, observer, says):
     says("y")
     run("terminate", str(pid_of(holding)))
     observe.until(lambda: is_gone(observer, pid_of(holding)), "it is gone")
 
 
 @pytest.mark.parametrize("answer", ["", "n", "yep"])
-def test_anything_but_yes_is_no(answer, holding, says, caplog):
+def test_other_prompt_answers_decline(answer, holding, says, caplog):
     says(answer)
     with pytest.raises(CommandError, match="Not done"):
         run("terminate", str(pid_of(holding)))
@@ -55,14 +55,14 @@ def test_anything_but_yes_is_no(answer, holding, says, caplog):
     assert caplog.records == []
 
 
-def test_where_nobody_can_answer_it_is_refused(holding, monkeypatch):
+def test_terminate_without_a_terminal_is_refused(holding, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(CommandError, match="Pass --yes"):
         run("terminate", str(pid_of(holding)))
     assert is_alive(holding)
 
 
-def test_one_that_let_go_while_it_was_asked_is_not_touched(holding, monkeypatch):
+def test_backend_that_released_during_the_prompt_stays(holding, monkeypatch):
     monkeypatch.setattr(
         "django_dblock.cli.terminate.confirm",
         lambda question: holding.execute("SELECT pg_advisory_unlock(1)"),
@@ -72,7 +72,7 @@ def test_one_that_let_go_while_it_was_asked_is_not_touched(holding, monkeypatch)
     assert is_alive(holding)
 
 
-def test_another_with_the_same_pid_is_not_touched(holding, monkeypatch):
+def test_recycled_pid_is_not_ended(holding, monkeypatch):
     """The operator said yes to the one that was shown."""
     from dataclasses import replace
 
@@ -93,14 +93,14 @@ def test_another_with_the_same_pid_is_not_touched(holding, monkeypatch):
 
 
 @pytest.mark.parametrize("pid", ["0", "2147483648"])
-def test_one_that_has_nothing_to_do_with_a_lock_is_refused(pid, rival):
+def test_backend_without_a_lock_is_refused(pid, rival):
     for each in (pid, str(pid_of(rival))):
         with pytest.raises(CommandError, match="neither holds nor waits for an advisory lock"):
             run("terminate", each, "--yes")
     assert is_alive(rival)
 
 
-def test_one_in_another_database_is_refused(holding):
+def test_backend_of_another_database_is_refused(holding):
     with pytest.raises(CommandError, match="neither holds nor waits for an advisory lock"):
         run("terminate", str(pid_of(holding)), "--yes", "--using", "other")
     assert is_alive(holding)
@@ -111,19 +111,19 @@ REFUSED = "was not ended: (permission denied|must be a superuser)"
 
 
 class TestAPlainRole:
-    def test_what_is_hidden_from_it_is_not_touched(self, holding, plain_role):
+    def test_backend_with_hidden_start_is_not_ended(self, holding, plain_role):
         with pytest.raises(CommandError, match="this role may not see when its connection began"):
             run("terminate", str(pid_of(holding)), "--yes")
         assert is_alive(holding)
 
-    def test_what_it_may_see_but_not_end_is_told_in_words(self, holding, observer, plain_role):
+    def test_missing_right_is_a_clear_error(self, holding, observer, plain_role):
         observer.execute("GRANT pg_read_all_stats TO dblock_plain")
         with pytest.raises(CommandError, match=REFUSED) as raised:
             run("terminate", str(pid_of(holding)), "--yes")
         assert isinstance(raised.value.__cause__, TerminationRefused)
         assert is_alive(holding)
 
-    def test_its_own_roles(self, connect, observer, plain_role):
+    def test_backend_of_the_same_role_is_ended(self, connect, observer, plain_role):
         own = connect(user=plain_role)
         own.execute(LOCK)
         run("terminate", str(pid_of(own)), "--yes")

@@ -8,12 +8,12 @@ from django_dblock.inspect import advisory_locks as inspect_locks
 
 
 class InATestCase(TestCase):
-    def test_a_block_joins_the_tests_transaction(self):
+    def test_block_joins_the_tests_transaction(self):
         with self.assertNumQueries(1), advisory_lock("a"):
             pass
         assert [lock.name for lock in inspect_locks()] == ["a"], "until the test's end"
 
-    def test_the_next_test_finds_nothing_locked(self):
+    def test_next_test_finds_nothing_locked(self):
         assert inspect_locks() == []
         assert try_advisory_lock("a")
         assert connection.in_atomic_block

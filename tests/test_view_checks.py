@@ -90,11 +90,11 @@ def found(settings, monkeypatch):
     return check
 
 
-def test_it_is_registered():
+def test_checks_are_registered():
     assert tags_of(check_guards) == (checks.Tags.urls,)
 
 
-def test_a_sound_project(found, settings):
+def test_correct_project_has_no_message(found, settings):
     assert found(leased, atomic, fenced, Pay.as_view(), plain, Callable()) == []
     settings.ROOT_URLCONF = None
     assert check_guards() == []
@@ -109,7 +109,7 @@ def test_a_sound_project(found, settings):
         (Wrapped.as_view(), "dispatch"),
     ],
 )
-def test_w031_what_must_be_outside_of_a_transaction_is_inside(view, name, found):
+def test_w031_finds_views_inside_a_transaction(view, name, found):
     assert ("dblock.W031", name) in found(view, atomic_requests=True)
     exempt = transaction.non_atomic_requests(view)
     try:
@@ -118,22 +118,22 @@ def test_w031_what_must_be_outside_of_a_transaction_is_inside(view, name, found)
         del exempt._non_atomic_requests
 
 
-def test_w031_not_what_may_be_inside_or_is_exempt_or_elsewhere(found):
+def test_w031_spares_allowed_and_exempt_views(found):
     assert found(leased, atomic, elsewhere, plain, atomic_requests=True) == []
 
 
-def test_w032_a_stream_is_sent_when_the_lock_is_gone(found):
+def test_w032_finds_streams_sent_after_the_lock(found):
     assert found(streaming, plain) == [("dblock.W032", "streaming")]
 
 
-def test_w032_a_stream_can_not_be_kept(found):
+def test_w032_finds_unstorable_streams(found):
     assert found(sending) == [("dblock.W032", "sending")] * 2
     texts = [message.msg for message in check_guards()]
     assert "can't be stored" in texts[0]
     assert "after the lock was released" in texts[1]
 
 
-def test_a_property_of_a_class_is_not_run(found):
+def test_properties_are_not_evaluated(found):
     class Loud(View):
         @classproperty
         def queryset(cls):  # noqa: N805 - Django's

@@ -78,7 +78,7 @@ def looks(monkeypatch):
 class TestPipe:
     """Where no terminal is, one table after the other."""
 
-    def test_one_table_per_look(self, looks, rival):
+    def test_each_refresh_is_one_table(self, looks, rival):
         shown = looks(lambda: rival.execute("SELECT pg_advisory_lock(7)") and False)
         rival.execute("SELECT pg_advisory_unlock(7)")
         first, nothing, empty, second, columns, lock, *_ = shown.splitlines()
@@ -99,7 +99,7 @@ class TestPipe:
         assert "nightly" in keyed
         assert "exclusive" not in keyed
 
-    def test_one_statement_for_each_kind_and_look(self, looks, statements):
+    def test_refresh_is_one_statement_for_each_kind(self, looks, statements):
         with statements() as sent:
             looks(lambda: False, lambda: False)
         assert len(sent) == 9
@@ -121,20 +121,20 @@ class TestPipe:
             looks(transactions)
         assert seen == [0, 0]
 
-    def test_what_the_list_refuses_is_refused(self, looks):
+    def test_options_that_list_refuses_are_refused(self, looks):
         with pytest.raises(CommandError, match="not a finite number"):
             looks(arguments=["--key", "decimal:NaN"])
 
     @pytest.mark.parametrize("interval", ["0", "-1", "0.05", "nan", "inf", "100000"])
-    def test_an_interval_that_is_none(self, interval):
+    def test_wrong_interval_is_refused(self, interval):
         with pytest.raises(CommandError, match="--interval"):
             call_command("dblock", "watch", f"--interval={interval}")
 
-    def test_the_interval_counts_from_before_the_look(self, looks):
+    def test_interval_counts_from_before_the_look(self, looks):
         looks(arguments=["--interval", "60"])
         assert 0 < looks.__dict__["asked"][0] < 60
 
-    def test_it_survives_a_server_that_hangs_up_and_says_so(self, looks, rival):
+    def test_lost_connection_is_reported_and_survived(self, looks, rival):
         def end():
             rival.execute(
                 "SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid]
@@ -149,7 +149,7 @@ class TestPipe:
 
 
 class TestTerminal:
-    def test_names_and_waiters(self, looks, rendering, observer, monkeypatch):
+    def test_terminal_shows_names_and_waiters(self, looks, rendering, observer, monkeypatch):
         if rendering == "plain":
             monkeypatch.setitem(sys.modules, "rich.live", None)
         monkeypatch.setenv("COLUMNS", "150")
@@ -168,21 +168,19 @@ class TestTerminal:
         rival.execute("ROLLBACK")
         assert "… 294 more" in shown
 
-    def test_it_is_drawn_anew_after_a_resize_without_asking(self, looks, rendering, statements):
+    def test_resize_redraws_without_a_query(self, looks, rendering, statements):
         with statements() as sent:
             shown = looks(lambda: True, out=Tty())
         assert len(sent) == 3
         assert shown.count("Nothing is locked.") >= 2
 
-    def test_markup_and_emoji_in_a_key_are_shown_as_they_are(self, looks, rendering, monkeypatch):
+    def test_markup_and_emoji_codes_are_not_rendered(self, looks, rendering, monkeypatch):
         monkeypatch.setenv("COLUMNS", "150")
         with advisory_lock("a:lock:b"), advisory_lock("[red]"):
             shown = looks(out=Tty())
         assert "a:lock:b" in shown
 
-    def test_what_others_wrote_does_not_speak_to_the_terminal(
-        self, looks, rendering, rival, monkeypatch
-    ):
+    def test_control_characters_are_escaped(self, looks, rendering, rival, monkeypatch):
         monkeypatch.setenv("COLUMNS", "300")
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
         rival.execute("SELECT '\x1b]0;pwned\x07'")
@@ -197,7 +195,7 @@ class TestTerminal:
     [(100, [3, 2], ""), (9, [3], "… 2 more"), (7, [3], "… 2 more"), (6, [2], "… 3 more"),
      (2, [], "… 5 more")],
 )  # fmt: skip
-def test_a_picture_is_cropped_to_the_lines_there_are(lines, left, remark):
+def test_picture_is_cropped_to_the_terminal(lines, left, remark):
     tables = ((("a",), (("1",), ("2",), ("3",))), (("b",), (("4",), ("5",))))
     cropped = Picture("now", tables).cropped(80, lines)
     assert [len(rows) for _, rows in cropped.tables] == left
@@ -213,7 +211,7 @@ def test_a_picture_is_cropped_to_the_lines_there_are(lines, left, remark):
         (1, ("…", "…", "…")),
     ],
 )
-def test_the_widest_columns_are_cut_first_so_that_a_row_is_a_line(width, cells):
+def test_widest_columns_are_cut_first(width, cells):
     _, [row] = table.fitted(
         ("lock", "pid", "query"), [("inventory:sku-1", "4711", "SELECT something")], width
     )
@@ -223,7 +221,7 @@ def test_the_widest_columns_are_cut_first_so_that_a_row_is_a_line(width, cells):
 
 
 class TestPause:
-    def test_a_resize_ends_it_and_the_handlers_are_put_back(self):
+    def test_resize_ends_the_pause_and_restores_handlers(self):
         before = [signal.getsignal(number) for number in (signal.SIGWINCH, signal.SIGTERM)]
         with pause.pauses() as wait:
             assert not wait(0)
@@ -236,7 +234,7 @@ class TestPause:
             os.kill(os.getpid(), signal.SIGTERM)
             wait(60)
 
-    def test_what_is_ignored_stays_ignored(self):
+    def test_ignored_signals_stay_ignored(self):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             with pause.pauses():
@@ -252,19 +250,19 @@ class TestNobodyReads:
         def flush(self):
             raise OSError(self.error, os.strerror(self.error))
 
-    def test_a_closed_pipe_ends_it(self, looks):
+    def test_closed_pipe_ends_watch(self, looks):
         looks(out=self.Closed())
 
-    def test_a_terminal_that_is_gone_ends_it(self, looks, monkeypatch):
+    def test_vanished_terminal_ends_watch(self, looks, monkeypatch):
         monkeypatch.setattr(self.Closed, "error", errno.EIO)
         looks(out=self.Closed())
 
-    def test_a_full_disk_is_an_error(self, looks, monkeypatch):
+    def test_full_disk_is_an_error(self, looks, monkeypatch):
         monkeypatch.setattr(self.Closed, "error", errno.ENOSPC)
         with pytest.raises(OSError, match="No space left"):
             looks(out=self.Closed())
 
-    def test_what_is_in_the_buffer_of_the_standard_output_goes_nowhere(self, looks, monkeypatch):
+    def test_buffered_output_is_discarded(self, looks, monkeypatch):
         reading, writing = os.pipe()
         os.close(reading)
         with os.fdopen(writing, "w") as out:
@@ -348,7 +346,7 @@ class Watching:
 @pytest.mark.processes
 @pytest.mark.parametrize("plain", [False, True], ids=["rich", "plain"])
 class TestAtATerminal:
-    def test_what_is_locked_comes_and_goes(self, plain, rival):
+    def test_locks_appear_and_disappear(self, plain, rival):
         with Watching(plain=plain) as watching:
             watching.until(b"Nothing is locked.")
             rival.execute("SELECT pg_advisory_lock(4711)")
@@ -357,7 +355,7 @@ class TestAtATerminal:
             watching.until(b"Nothing is locked.")
 
     @pytest.mark.parametrize("end", ["ctrl-c", signal.SIGTERM, signal.SIGHUP])
-    def test_it_ends_in_order(self, plain, end):
+    def test_ctrl_c_restores_the_terminal(self, plain, end):
         with Watching(plain=plain) as watching:
             watching.until(b"Nothing is locked.")
             if end == "ctrl-c":
@@ -368,13 +366,13 @@ class TestAtATerminal:
             assert LEAVE in watching.seen
             assert b"Traceback" not in watching.seen
 
-    def test_it_ends_with_the_terminal(self, plain):
+    def test_closed_terminal_ends_watch(self, plain):
         with Watching(plain=plain) as watching:
             watching.until(b"Nothing is locked.")
             watching.hang_up()
             assert watching.process.wait(90) == 0
 
-    def test_a_resize_is_followed(self, plain, rival):
+    def test_resize_is_followed(self, plain, rival):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 50) AS n")
         with Watching("--interval", "600", plain=plain) as watching:
             watching.until("… 30 more".encode())
@@ -384,7 +382,7 @@ class TestAtATerminal:
 
 
 @pytest.mark.processes
-def test_it_survives_a_restart_of_the_server():
+def test_watch_survives_a_server_restart():
     server = servers.throw_away()
     try:
         with Watching("--kind", "advisory", url=server.url) as watching:
@@ -401,7 +399,7 @@ def test_it_survives_a_restart_of_the_server():
 
 
 @pytest.mark.processes
-def test_a_reader_that_stops_reading_ends_it_without_a_word():
+def test_reader_that_stops_ends_watch_silently():
     """As ``dblock watch | head`` does."""
     process = subprocess.Popen(
         dblock("watch", "--interval", "0.1"), env=environment(), cwd=ROOT,
@@ -414,7 +412,7 @@ def test_a_reader_that_stops_reading_ends_it_without_a_word():
     process.stderr.close()
 
 
-def test_what_the_server_hides_is_shown_as_hidden(looks, observer, rival):
+def test_hidden_sessions_are_marked(looks, observer, rival):
     observer.execute("DROP ROLE IF EXISTS dblock_plain; CREATE ROLE dblock_plain LOGIN")
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
     with leading(USER="dblock_plain"):

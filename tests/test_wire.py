@@ -45,7 +45,7 @@ def messages():
 
 
 class TestOneMessage:
-    def test_begin_and_the_lock_travel_together(self, messages):
+    def test_begin_and_lock_are_one_message(self, messages):
         """A lock in a transaction of its own costs no round trip more than transaction.atomic()."""
         with transaction.atomic():
             Counter.objects.count()
@@ -57,12 +57,12 @@ class TestOneMessage:
             Counter.objects.count()
         assert messages() == ["Query"] * 3
 
-    def test_as_the_first_statement_of_somebody_elses_transaction_too(self, messages):
+    def test_first_statement_of_a_transaction_is_one_message(self, messages):
         with transaction.atomic(), advisory_lock(*KEY):
             pass
         assert messages() == ["Query"] * 2
 
-    def test_inside_a_transaction_it_is_one(self, messages):
+    def test_lock_in_a_transaction_is_one_message(self, messages):
         with transaction.atomic():
             Counter.objects.count()
             messages()
@@ -70,7 +70,7 @@ class TestOneMessage:
                 pass
             assert messages() == ["Query"]
 
-    def test_a_failed_wait_in_somebodys_transaction_is_three(self, messages, rival):
+    def test_failed_wait_in_a_transaction_is_three_messages(self, messages, rival):
         hold(rival, *KEY)
         with transaction.atomic():
             Counter.objects.count()
@@ -81,7 +81,7 @@ class TestOneMessage:
                 "try; savepoint, wait, release; roll back, ask who, release"
             )
 
-    def test_the_driver_knows_that_a_transaction_is_open(self):
+    def test_driver_knows_that_a_transaction_is_open(self):
         with advisory_lock(*KEY):
             status = connection.connection.info.transaction_status
             assert status == psycopg.pq.TransactionStatus.INTRANS
@@ -118,7 +118,7 @@ class TestAsAnyOtherQuery:
         assert "it's" not in record.sql
         assert any("it's" in str(value) for value in record.params)
 
-    def test_a_wrapper_that_forbids_queries_is_obeyed(self, observer):
+    def test_forbidding_wrapper_is_obeyed(self, observer):
         def forbid(*_):
             raise ZeroDivisionError
 
@@ -146,14 +146,14 @@ class TestAsAnyOtherQuery:
             other.join()
         assert "created in a thread" in str(errors[0])
 
-    def test_errors_are_djangos(self):
+    def test_errors_are_django_errors(self):
         with pytest.raises(ProgrammingError, match="does not exist") as caught:
             with transaction.atomic():
                 send(connections["default"], "SELECT nothing", parameters={})
         assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedColumn)
 
     @pytest.mark.parametrize("name", ["it's", "back\\slash", "100%", "ünï", 'dou"ble', "%(id)s"])
-    def test_the_projects_own_application_name_is_quoted(self, name, observer):
+    def test_projects_own_application_name_is_quoted(self, name, observer):
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('application_name', %s, false)", [name])
             cursor.execute("SHOW application_name")
@@ -196,13 +196,13 @@ class TestOneByOne:
         monkeypatch.undo()
         connection.close()
 
-    def test_the_same_locks(self, unusual, observer):
+    def test_locks_are_the_same(self, unusual, observer):
         for _ in range(3):
             with advisory_lock(*KEY), advisory_locks(["a", "b"]), advisory_lock("c", shared=True):
                 assert len(held(observer)) == 4
         assert held(observer) == {}
 
-    def test_the_same_failures(self, unusual, rival, statements):
+    def test_failures_are_the_same(self, unusual, rival, statements):
         hold(rival, *KEY)
         with transaction.atomic():
             Counter.objects.create(name="before")
@@ -214,7 +214,7 @@ class TestOneByOne:
             Counter.objects.create(name="after")
         assert Counter.objects.count() == 2
 
-    def test_an_isolation_level_of_the_alias_is_begun_by_the_driver(self, monkeypatch, settings):
+    def test_driver_begins_with_the_aliass_isolation(self, monkeypatch, settings):
         connection.close()
         level = IsolationLevel.SERIALIZABLE
         monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
@@ -228,7 +228,7 @@ class TestOneByOne:
         finally:
             connection.close()
 
-    def test_a_server_whose_default_is_above_read_committed_is_noticed(self):
+    def test_servers_default_isolation_is_noticed(self):
         with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_isolation = 'serializable'")
         try:

@@ -31,7 +31,7 @@ def wait(channel):
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "pg_terminate_backend"])
-def test_a_dead_holder_frees_the_lock_at_once(how, observer):
+def test_dead_holder_frees_the_lock_at_once(how, observer):
     """The one who waits has it before any time-out could have come into it."""
     with process(hold) as holder:
         backend = holder.receive()
@@ -45,7 +45,7 @@ def test_a_dead_holder_frees_the_lock_at_once(how, observer):
     observe.until(lambda: not observe.locks(observer), "nothing is locked")
 
 
-def test_a_terminated_holder_is_told(observer):
+def test_terminated_holder_gets_an_error(observer):
     with process(hold) as holder:
         observer.execute("SELECT pg_terminate_backend(%s, 5000)", [holder.receive()])
         holder.send("go on")
@@ -53,7 +53,7 @@ def test_a_terminated_holder_is_told(observer):
             holder.receive()
 
 
-def test_a_paused_holder_keeps_its_lock(observer):
+def test_paused_holder_keeps_its_lock(observer):
     """It has no lease that could run out: others wait, nobody writes under a stale lock."""
     with process(hold) as holder:
         holder.receive()

@@ -167,7 +167,7 @@ class TestAdvisory:
             with pytest.raises(LockTimeout), advisory_lock(*KEY, timeout=0):
                 pass
 
-    def test_trying_says_what_it_got(self, rival):
+    def test_try_returns_whether_it_locked(self, rival):
         hold(rival, "busy")
         with transaction.atomic():
             assert try_advisory_lock("free")
@@ -308,7 +308,7 @@ class TestIdempotency:
     def mode(self, request):
         return request.param
 
-    def test_result_is_kept_and_given_again(self, mode):
+    def test_result_is_stored_and_replayed(self, mode):
         assert [run_once("a", 1, work=count, mode=mode) for _ in range(2)] == [1, 1]
         assert effects() == 1
 
@@ -580,7 +580,7 @@ class TestPipeline:
         ],
         ids=["renew", "release", "guard", "save_fenced"],
     )
-    def test_lease_that_is_held_is_kept(self, act, observer):
+    def test_held_lease_survives_a_refusal(self, act, observer):
         Account.objects.create(name="a")
         with fenced_lock(*KEY, ttl=30, heartbeat=False) as lease:
             with pipelined(), pytest.raises(NotSupportedError, match="before pipeline"):

@@ -146,7 +146,7 @@ def test_one_holder_at_a_time(kind):
             pass
 
 
-def test_other_keys_are_free(kind):
+def test_other_keys_stay_free(kind):
     with process(hold, kind, "a") as holder:
         holder.receive()
         with kind("b"):
@@ -154,12 +154,12 @@ def test_other_keys_are_free(kind):
         holder.send("leave")
 
 
-def test_at_most_one_of_many_gets_in(kind):
+def test_many_contenders_one_holder(kind):
     with kind("a"):
         assert race(3, attempt, kind, "a", 0) == ["refused"] * 3
 
 
-def test_a_waiter_gets_in_when_the_holder_leaves(kind, observer):
+def test_waiter_acquires_when_holder_leaves(kind, observer):
     with process(hold, kind, "a") as holder:
         holder.receive()
         with process(attempt, kind, "a", 30) as waiter:
@@ -174,7 +174,7 @@ def test_mutual_exclusion_under_load(kind):
     assert Counter.objects.get().value == 100
 
 
-def test_a_dead_holder_does_not_lock_for_ever(kind):
+def test_dead_holder_frees_the_lock(kind):
     with process(hold, kind, "a") as holder:
         holder.receive()
         holder.kill()
@@ -182,7 +182,7 @@ def test_a_dead_holder_does_not_lock_for_ever(kind):
             pass
 
 
-def test_an_error_in_the_block_comes_out_and_frees(kind, observer):
+def test_error_in_block_propagates_and_releases(kind, observer):
     with pytest.raises(ZeroDivisionError), kind("a"):
         raise ZeroDivisionError
     assert observe.locks(observer) == []
@@ -190,14 +190,14 @@ def test_an_error_in_the_block_comes_out_and_frees(kind, observer):
         pass
 
 
-def test_one_object_may_be_entered_again_and_again(kind):
+def test_one_object_can_be_entered_repeatedly(kind):
     block = kind("a")
     for _ in range(3):
         with block:
             pass
 
 
-def test_what_it_raises_is_ours_and_a_time_out_is_a_time_out(kind):
+def test_timeout_is_a_dblock_and_a_timeout_error(kind):
     with process(hold, kind, "a") as holder:
         holder.receive()
         with pytest.raises(DblockError) as caught, kind("a"):
@@ -208,7 +208,7 @@ def test_what_it_raises_is_ours_and_a_time_out_is_a_time_out(kind):
         holder.send("leave")
 
 
-def test_a_failed_entry_leaves_the_callers_transaction_usable(kind):
+def test_failed_entry_leaves_transaction_usable(kind):
     with process(hold, kind, "a") as holder:
         holder.receive()
         with transaction.atomic():
@@ -221,7 +221,7 @@ def test_a_failed_entry_leaves_the_callers_transaction_usable(kind):
     assert not connection.in_atomic_block
 
 
-def test_it_says_what_happens(kind):
+def test_signals_report_acquire_release_and_timeout(kind):
     """Signals: acquired, released, timed out; each with the key, the alias and the seconds."""
     heard = []
 
@@ -251,7 +251,7 @@ def test_it_says_what_happens(kind):
     assert timed_out["waited"] >= 0.01
 
 
-def test_a_receivers_error_is_not_the_callers(kind):
+def test_error_of_a_signal_receiver_is_swallowed(kind):
     def fail(**_):
         raise ZeroDivisionError
 

@@ -83,19 +83,19 @@ def unstorable():
 
 
 class TestLocked:
-    def test_it_holds_the_lease(self):
+    def test_task_holds_the_lease_while_it_runs(self):
         assert sync.delay("acme").get() == "sync:acme"
         assert Counter.objects.get().name == "sync:acme acme"
         with fenced_lock("sync", "acme", ttl=30):
             pass
 
-    def test_busy_raise(self):
+    def test_busy_raise_fails_with_lock_timeout(self):
         with fenced_lock("sync", "acme", ttl=30):
             with pytest.raises(LockTimeout):
                 sync.delay("acme")
             assert sync.delay("globex").get() == "sync:globex"
 
-    def test_busy_skip(self):
+    def test_busy_skip_ends_with_none(self):
         assert skipping.delay().get() == "ran"
         with fenced_lock("sync", "acme", ttl=30):
             assert skipping.delay().get() is None
@@ -103,7 +103,7 @@ class TestLocked:
     @pytest.mark.parametrize(
         ("task", "least", "most"), [(retrying, 15, 30), (retrying_later, 7, 7)]
     )
-    def test_busy_retry(self, task, least, most, monkeypatch):
+    def test_busy_retry_runs_when_the_lock_is_free(self, task, least, most, monkeypatch):
         asked = []
 
         def retry(exc, countdown, max_retries):
@@ -118,18 +118,18 @@ class TestLocked:
         assert least <= countdown <= most
         assert retries > 2**30
 
-    def test_called_as_a_function(self):
+    def test_busy_lock_raises_in_a_plain_call(self):
         assert retrying() == "ran"
         with fenced_lock("sync", "acme", ttl=30), pytest.raises(LockTimeout):
             retrying()
 
-    def test_outside_of_celery(self):
+    def test_plain_call_outside_celery_is_locked(self):
         function = locked_task("sync", "acme", ttl=30)(lambda: "ran")
         assert function() == "ran"
         with fenced_lock("sync", "acme", ttl=30), pytest.raises(LockTimeout):
             function()
 
-    def test_what_it_refuses(self, statements):
+    def test_wrong_arguments_are_refused_at_decoration(self, statements):
         async def coroutine():
             pass
 
@@ -155,7 +155,7 @@ class TestLocked:
                 once_task()(sync)
         assert len(sent) == 0
 
-    def test_what_has_yet_to_run_is_refused(self):
+    def test_generator_task_is_refused(self):
         """A task that only returns a generator would do its work without the lock."""
         function = locked_task("sync", "acme", ttl=30)(lambda: (number for number in range(3)))
         with pytest.raises(TypeError, match="returned a generator"):
@@ -163,7 +163,7 @@ class TestLocked:
 
 
 class TestOnce:
-    def test_the_same_message_has_one_effect(self):
+    def test_same_message_has_one_effect(self):
         first = pay.apply((5,), task_id="one").get()
         assert pay.apply((5,), task_id="one").get() == first
         assert pay.apply((5,), task_id="two").get() != first
@@ -175,11 +175,11 @@ class TestOnce:
         assert pay_order("o-1", amount=5) == first  # called as a function, too
         assert Counter.objects.count() == 1
 
-    def test_lease_mode(self):
+    def test_lease_mode_passes_the_handle(self):
         assert charge.delay("o-1").get() == "charged o-1"
         assert charge.delay("o-1").get() == "charged o-1"
 
-    def test_a_message_that_arrives_meanwhile_is_retried(self, monkeypatch):
+    def test_message_during_the_run_is_retried(self, monkeypatch):
         asked = []
 
         def retry(exc, countdown, max_retries):
@@ -197,7 +197,7 @@ class TestOnce:
         assert run_once("celery", name, "o-2", work=work, mode="lease") == "done"
         assert asked == ["IdempotencyInProgress"]
 
-    def test_a_run_in_progress_inside_the_task_is_its_error(self):
+    def test_inner_run_in_progress_is_the_tasks_error(self):
         """It is no other message for the same work, so it is not retried."""
         busy = in_progress(identity_of(("another job",), None), 1)
 
@@ -214,19 +214,19 @@ class TestOnce:
             )()
         assert caught.value is busy
 
-    def test_without_a_task_id(self):
+    def test_plain_call_without_key_is_refused(self):
         function = once_task()(lambda: None)
         with pytest.raises(TypeError, match="called as a function"):
             function()
         with pytest.raises(TypeError, match="called as a function"):
             pay(5)
 
-    def test_a_result_that_is_no_json(self):
+    def test_result_that_is_not_json_is_refused(self):
         with pytest.raises(UnstorableResponse):
             unstorable.delay()
 
 
-def test_without_celery(monkeypatch):
+def test_import_without_celery_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "celery", None)
     monkeypatch.delitem(sys.modules, "django_dblock.contrib.celery")
     with pytest.raises(ImportError, match="pip install celery"):

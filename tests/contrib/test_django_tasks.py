@@ -43,19 +43,19 @@ def charge(order, run):
 
 
 class TestLocked:
-    def test_it_holds_the_lease(self, tasks):
+    def test_task_holds_the_lease_while_it_runs(self, tasks):
         locked = tasks.locked_task("sync", lambda tenant: tenant, ttl=30, pass_lease=True)(sync)
         assert locked("acme") == "sync:acme"
         with fenced_lock("sync", "acme", ttl=30), pytest.raises(LockTimeout):
             locked("acme")
 
-    def test_busy_skip(self, tasks):
+    def test_busy_skip_ends_with_none(self, tasks):
         locked = tasks.locked_task("sync", ttl=30, busy="skip")(lambda: "ran")
         assert locked() == "ran"
         with fenced_lock("sync", ttl=30):
             assert locked() is None
 
-    def test_what_it_refuses(self, tasks):
+    def test_wrong_arguments_are_refused_at_decoration(self, tasks):
         with pytest.raises(ValueError, match="busy"):
             tasks.locked_task("a", ttl=30, busy="retry")
         with pytest.raises(ValueError, match="ttl"):
@@ -66,17 +66,17 @@ class TestLocked:
 
 
 class TestOnce:
-    def test_one_effect(self, tasks):
+    def test_repeated_task_has_one_effect(self, tasks):
         once = tasks.once_task(key=lambda order: ("order", order))(pay)
         assert once("o-1") == once("o-1")
         assert once("o-2") != once("o-1")
         assert Counter.objects.count() == 2
 
-    def test_lease_mode(self, tasks):
+    def test_lease_mode_passes_the_handle(self, tasks):
         once = tasks.once_task(key=lambda order: order, mode="lease")(charge)
         assert once("o-1") == once("o-1") == "charged o-1"
 
-    def test_while_it_runs(self, tasks):
+    def test_repeat_during_the_run_fails(self, tasks):
         once = tasks.once_task(key=lambda order: order, mode="lease")(charge)
 
         def work(handle):
@@ -89,7 +89,7 @@ class TestOnce:
 
 
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="django.tasks came with Django 6.0")
-def test_as_real_tasks(tasks):
+def test_decorators_work_below_the_task_decorator(tasks):
     from django.tasks import TaskResultStatus, task
 
     from tests.contrib import task_functions

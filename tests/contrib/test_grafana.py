@@ -53,7 +53,7 @@ def scrape(rival, observer):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_every_metric_and_label_of_it_is_in_a_real_scrape(dashboard, scrape):
+def test_dashboard_uses_only_scraped_metrics_and_labels(dashboard, scrape):
     for panel in charts(dashboard):
         for target in panel["targets"]:
             shown = set(_LEGEND.findall(target["legendFormat"]))
@@ -84,7 +84,7 @@ def test_every_metric_is_on_the_dashboard(dashboard, scrape):
     assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in scrape} == shown
 
 
-def test_it_has_what_grafana_loads(dashboard):
+def test_dashboard_has_the_fields_that_grafana_loads(dashboard):
     assert dashboard["id"] is None, "an import makes the number"
     assert dashboard["schemaVersion"] >= 36, "data sources as objects"
     assert re.fullmatch(r"[\w-]{1,40}", dashboard["uid"])
@@ -98,7 +98,7 @@ def test_it_has_what_grafana_loads(dashboard):
     assert used == required
 
 
-def test_the_data_source_is_a_variable(dashboard):
+def test_data_source_is_a_variable(dashboard):
     """So it loads into anybody's Grafana."""
     names = {each["name"]: each["type"] for each in dashboard["templating"]["list"]}
     assert names == {"datasource": "datasource", "using": "query", "key": "query"}
@@ -110,13 +110,13 @@ def test_the_data_source_is_a_variable(dashboard):
         assert all(target["datasource"] == ours for target in panel["targets"])
 
 
-def test_every_variable_that_is_asked_for_is_there(dashboard):
+def test_every_used_variable_is_defined(dashboard):
     known = {each["name"] for each in dashboard["templating"]["list"]} | {"__rate_interval"}
     for expression in expressions(dashboard):
         assert set(re.findall(r"\$(\w+)", expression)) <= known
 
 
-def test_no_panel_is_on_another(dashboard):
+def test_panels_do_not_overlap(dashboard):
     taken = set()
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
@@ -130,7 +130,7 @@ def test_no_panel_is_on_another(dashboard):
         taken |= cells
 
 
-def test_brackets_are_paired(dashboard):
+def test_brackets_in_queries_are_balanced(dashboard):
     for expression in expressions(dashboard):
         for opened, closed in ("()", "{}", "[]"):
             assert expression.count(opened) == expression.count(closed), expression

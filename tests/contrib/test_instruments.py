@@ -27,7 +27,7 @@ def test_opentelemetry_has_every_instrument():
     provider.shutdown()
 
 
-def test_texts_are_sentences_of_their_own():
+def test_help_texts_are_distinct_sentences():
     texts = [each.text for each in INSTRUMENTS]
     assert len(set(texts)) == len(texts)
     assert all(text.endswith(".") and text[0].isupper() for text in texts)

@@ -37,13 +37,13 @@ class Room(StrEnum):
         (((Status.PAID,),), "Status"),
     ],
 )
-def test_the_first_part_says_what_kind_of_thing_is_locked(keys, word):
+def test_label_is_the_first_part_of_the_key(keys, word):
     found = first_part(keys)
     assert found == word
     assert type(found) is str
 
 
-def test_however_many_keys_there_are_the_words_are_few():
+def test_number_of_labels_is_bounded():
     """``advisory_lock(f"user-{pk}")`` must not make a time series for each user."""
     label = FewLabels(first_part)
     found = {label(((f"user-{number}",),)) for number in range(3 * MOST_LABELS)}
@@ -52,6 +52,6 @@ def test_however_many_keys_there_are_the_words_are_few():
     assert label((("user-1",),)) == "user-1", "what was known before stays"
 
 
-def test_a_function_is_called_as_in_the_code():
+def test_function_label_is_its_qualified_name():
     assert function_name(function_name) == "django_dblock.contrib.receivers.function_name"
     assert function_name(functools.partial(print)) == "functools.partial"

@@ -76,7 +76,7 @@ def lock(**more):
     return tuple(sorted(named.items()))
 
 
-def test_everything_that_happens_is_measured(collected, rival, observer):
+def test_every_signal_is_measured(collected, rival, observer):
     events.everything(rival, observer)
     found = collected.metrics()
     units = {name: unit for name, (unit, _) in found.items()}
@@ -129,7 +129,7 @@ def test_everything_that_happens_is_measured(collected, rival, observer):
     }
 
 
-def test_the_buckets_fit_what_is_measured(collected):
+def test_histogram_buckets_are_in_seconds(collected):
     """Without them the SDK's own are for milliseconds, and all of it would be in the first."""
     events.advisory()
     found = collected.metrics()
@@ -142,7 +142,7 @@ def test_the_buckets_fit_what_is_measured(collected):
             assert point.explicit_bounds == bounds
 
 
-def test_no_key_is_anywhere_whole(collected, rival, observer):
+def test_no_span_or_metric_has_a_whole_key(collected, rival, observer):
     with collected.tracer.start_as_current_span("request"):
         events.everything(rival, observer)
     assert "sku-" not in collected.reader.get_metrics_data().to_json()
@@ -151,7 +151,7 @@ def test_no_key_is_anywhere_whole(collected, rival, observer):
         assert "sku-" not in span.to_json()
 
 
-def test_a_wait_is_a_span_of_the_time_it_took(collected):
+def test_wait_span_lasts_as_long_as_the_wait(collected):
     with collected.tracer.start_as_current_span("request"):
         events.advisory()
         events.waited()
@@ -163,7 +163,7 @@ def test_a_wait_is_a_span_of_the_time_it_took(collected):
     assert wait.status.status_code is StatusCode.UNSET
 
 
-def test_a_wait_in_vain_is_a_failed_span(collected, rival, observer):
+def test_timed_out_wait_is_a_failed_span(collected, rival, observer):
     events.timed_out()
     deadlock(rival, observer)
     timeout, ended = collected.spans("dblock.lock.wait")
@@ -185,7 +185,7 @@ def test_short_waits_need_no_span():
 class TestLoss:
     """It is noticed in another thread, which has no span of its own."""
 
-    def test_it_is_an_event_of_the_span_in_which_the_lease_was_taken(self, collected):
+    def test_loss_is_an_event_of_the_acquiring_span(self, collected):
         with collected.tracer.start_as_current_span("job"), pytest.raises(LockLost):
             with fenced_lock("nightly-sync", ttl=30) as lease:
                 force_release("nightly-sync")
@@ -195,7 +195,7 @@ class TestLoss:
         assert event.attributes["dblock.lease.token"] == lease.token
         assert "operator" in event.attributes["dblock.reason"]
 
-    def test_where_that_has_ended_it_is_a_span_linked_to_it(self, collected):
+    def test_loss_after_that_span_is_a_linked_span(self, collected):
         block = fenced_lock("nightly-sync", ttl=0.05, heartbeat=False)
         with collected.tracer.start_as_current_span("job"):
             lease = block.__enter__()
@@ -207,19 +207,19 @@ class TestLoss:
         assert [link.context.span_id for link in lost.links] == [job.context.span_id]
         assert lost.status.status_code is StatusCode.ERROR
 
-    def test_without_any_span_it_is_one(self, collected):
+    def test_loss_without_any_span_is_a_span(self, collected):
         with pytest.raises(LockLost), fenced_lock("nightly-sync", ttl=30):
             force_release("nightly-sync")
         [lost] = collected.spans("dblock.lease.lost")
         assert lost.links == ()
 
-    def test_what_was_given_back_is_forgotten(self, collected):
+    def test_released_leases_are_forgotten(self, collected):
         with collected.tracer.start_as_current_span("job"), fenced_lock("a", ttl=30):
             [taken_in] = _remembered()
             assert len(taken_in) == 1
         assert taken_in == {}
 
-    def test_those_whose_release_failed_do_not_pile_up(self, collected, monkeypatch):
+    def test_failed_releases_do_not_accumulate(self, collected, monkeypatch):
         """No signal tells of them."""
         monkeypatch.setattr(opentelemetry_spans, "_MOST_LEASES", 2)
         [taken_in] = _remembered()
@@ -239,7 +239,7 @@ def _remembered():
             yield spans._taken_in
 
 
-def test_what_else_happens_is_an_event_of_the_span_it_happens_in(collected):
+def test_other_signals_are_events_of_the_current_span(collected):
     with collected.tracer.start_as_current_span("request"):
         events.stale()
         events.requested()
@@ -255,7 +255,7 @@ def test_what_else_happens_is_an_event_of_the_span_it_happens_in(collected):
     ]
 
 
-def test_switched_on_twice_and_off_twice(collected):
+def test_instrument_and_uninstrument_are_idempotent(collected):
     collected.instrument()
     events.advisory()
     assert collected.metrics()["dblock.lock.acquire"][1][lock()].count == 2
@@ -268,7 +268,7 @@ def test_switched_on_twice_and_off_twice(collected):
     assert not connection.in_atomic_block
 
 
-def test_the_global_providers_are_the_default():
+def test_global_providers_are_the_default():
     """Without an SDK they do nothing, and cost the lock nothing but that."""
     opentelemetry.instrument()
     try:

@@ -55,7 +55,7 @@ def waits():
     signals.lock_acquired.disconnect(dispatch_uid=with_uid)
 
 
-def test_everything_that_happens_is_in_a_scrape(registry, rival, observer, waits):
+def test_every_signal_is_in_a_scrape(registry, rival, observer, waits):
     events.everything(rival, observer)
     found = scraped(registry)
 
@@ -102,20 +102,20 @@ def test_everything_that_happens_is_in_a_scrape(registry, rival, observer, waits
         assert value("dblock_idempotent_requests_total", labels) == 1
 
 
-def test_no_key_is_in_a_scrape_whole(registry, rival, observer):
+def test_no_scrape_has_a_whole_key(registry, rival, observer):
     events.everything(rival, observer)
     text = generate_latest(registry).decode()
     assert "sku-" not in text
 
 
-def test_switched_on_twice_everything_is_counted_once(registry):
+def test_instrument_twice_counts_once(registry):
     prometheus.instrument(registry=registry)
     prometheus.instrument()
     events.advisory()
     assert scraped(registry)[("dblock_lock_acquire_seconds_count", *lock())] == 2
 
 
-def test_switched_off_nobody_listens_and_nothing_is_left(registry):
+def test_uninstrument_removes_receivers_and_metrics(registry):
     assert signals.lock_acquired.receivers
     prometheus.uninstrument()
     prometheus.uninstrument()
@@ -127,7 +127,7 @@ def test_switched_off_nobody_listens_and_nothing_is_left(registry):
     assert scraped(registry)[("dblock_lock_acquire_seconds_count", *lock())] == 2
 
 
-def test_a_label_of_ones_own():
+def test_key_label_can_be_replaced():
     registry = CollectorRegistry()
     prometheus.instrument(registry=registry, key_label=lambda keys: keys[0][1])
     try:
@@ -137,7 +137,7 @@ def test_a_label_of_ones_own():
         prometheus.uninstrument()
 
 
-def test_many_threads_switch_it_on_at_once():
+def test_threads_can_instrument_at_once():
     registry, start = CollectorRegistry(), threading.Barrier(8)
 
     def switch():
@@ -183,7 +183,7 @@ print(generate_latest(registry).decode())
 
 
 @pytest.mark.processes
-def test_the_workers_of_a_server_are_counted_together(tmp_path):
+def test_multiprocess_workers_are_summed(tmp_path):
     """The client's multiprocess mode, switched on before the fork and once more after it."""
     result = subprocess.run(
         [sys.executable, "-c", PREFORK, connection.settings_dict["NAME"]],
@@ -217,7 +217,7 @@ class TestState:
         assert len(sent) == 0, "registering asks no database"
         return registry
 
-    def test_locks_leases_and_requests(self, state, hold_lock, statements):
+    def test_gauges_show_locks_leases_and_requests(self, state, hold_lock, statements):
         hold_lock("inventory", "sku-1")
 
         def work(_):
@@ -237,7 +237,7 @@ class TestState:
         assert value("dblock_leases", "held", ("kind", "leader")) == 0
         assert value("dblock_unfinished_requests", "leased") == 1
 
-    def test_zero_is_shown(self, state):
+    def test_gauges_show_zero(self, state):
         found = scraped(state)
         assert set(found.values()) == {0.0}
         assert (
@@ -247,7 +247,7 @@ class TestState:
             ("using", "default"),
         ) in found
 
-    def test_without_the_database_the_rest_of_the_scrape_is_there(self, state, monkeypatch, caplog):
+    def test_scrape_survives_a_database_outage(self, state, monkeypatch, caplog):
         def fail(using):
             raise OperationalError("the server is gone")
 
@@ -257,7 +257,7 @@ class TestState:
         assert record.name == "django_dblock.prometheus"
         assert "the server is gone" in record.getMessage()
 
-    def test_the_thread_of_a_scrape_keeps_no_connection(self, state):
+    def test_thread_of_a_scrape_keeps_no_connection(self, state):
         left = []
 
         def scrape():
@@ -273,7 +273,7 @@ class TestState:
             assert connection.connection is not None
 
     @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-    def test_each_is_read_and_named_where_the_routers_keep_it(self, state, settings):
+    def test_each_gauge_reads_its_routers_alias(self, state, settings):
         settings.DATABASE_ROUTERS = [LeasesElsewhere()]
         left = []
 

@@ -42,12 +42,12 @@ def advert():
         yield Advert.objects.get(pk=made.pk)
 
 
-def test_a_revision_holds_no_version(advert):
+def test_revision_holds_no_version(advert):
     assert "version" not in advert.serializable_data()
 
 
 @pytest.mark.parametrize("more", [{}, {"version": 1}])
-def test_an_older_revision_replaces_the_row_it_was_read_for(advert, more):
+def test_older_revision_can_replace_the_row(advert, more):
     content = {**advert.serializable_data(), **more}
     advert.name = "new"
     advert.save()
@@ -58,14 +58,14 @@ def test_an_older_revision_replaces_the_row_it_was_read_for(advert, more):
         advert.save()
 
 
-def test_a_row_that_was_changed_since_is_a_conflict(advert):
+def test_publishing_over_a_changed_row_conflicts(advert):
     made = advert.with_content_json(advert.serializable_data())
     Product.objects.update(name="theirs")
     with pytest.raises(StaleObject):
         made.save()
 
 
-def test_a_deferred_version_is_not_made_up(advert):
+def test_deferred_version_stays_deferred(advert):
     deferred = type(advert).objects.defer("version").get()
     made = deferred.with_content_json(advert.serializable_data())
     with pytest.raises(MissingVersion):

@@ -35,7 +35,7 @@ def facts():
     return gather(connection, version(connection))
 
 
-def test_status_0_where_all_is_well():
+def test_healthy_database_is_status_0():
     with with_options(HEALTHY):
         shown, status = doctor()
     assert status == 0
@@ -43,7 +43,7 @@ def test_status_0_where_all_is_well():
     assert "ok       standby: This is a primary.\n" in shown
 
 
-def test_status_3_after_warnings_which_come_last_with_what_to_do():
+def test_warnings_come_last_and_are_status_3():
     with with_options(
         HEALTHY.replace("idle_in_transaction_session_timeout=60s", "lock_timeout=1s")
     ):
@@ -55,14 +55,14 @@ def test_status_3_after_warnings_which_come_last_with_what_to_do():
     assert do.startswith("         -> ALTER ROLE ")
 
 
-def test_what_is_worth_knowing_is_no_warning():
+def test_info_is_status_0():
     with with_options(HEALTHY.replace("client_connection_check_interval=10s", "lock_timeout=1s")):
         shown, status = doctor()
     assert status == 0
     assert "\ninfo     waiting-client: " in shown
 
 
-def test_status_4_after_errors():
+def test_errors_are_status_4():
     with leading("other", PORT=servers.free_port()):
         shown, status = doctor("--using", "other")
     assert status == 4
@@ -81,27 +81,27 @@ def test_json_for_scripts():
         assert finding.keys() == {"id", "level", "found", "follows", "do"}
 
 
-def test_names_do_not_speak_to_the_terminal(rival):
+def test_control_characters_in_names_are_escaped(rival):
     with leading("other", HOST="\x1b]0;pwned\x07"):
         shown, _ = doctor("--using", "other")
     assert shown.replace("\n", "").isprintable()
 
 
-def test_every_finding_says_what_follows_and_what_to_do_unless_all_is_well(facts):
+def test_every_finding_has_consequence_and_advice(facts):
     """Also on this server, where much is not as it should be."""
     for examination in EXAMINATIONS:
         for finding in examination(facts):
             assert (finding.level == "ok") == (not finding.follows) == (not finding.do), finding
 
 
-def test_an_old_server_is_a_warning(facts):
+def test_old_server_version_is_a_warning(facts):
     settings = {**facts.settings, "server_version_num": "140012", "server_version": "14.12"}
     [finding] = EXAMINATIONS[0](replace(facts, settings=settings))
     assert (finding.id, finding.level) == ("server-version", "warning")
     assert "PostgreSQL 14.12" in finding.found
 
 
-def test_on_a_unix_socket_the_kernel_tells_when_a_client_is_gone(facts):
+def test_unix_socket_needs_no_keepalives(facts):
     from django_dblock.doctor.timeouts import vanished_client
 
     session = replace(facts.session, on_socket=True)
@@ -109,11 +109,11 @@ def test_on_a_unix_socket_the_kernel_tells_when_a_client_is_gone(facts):
     assert (finding.level, "Unix socket" in finding.found) == ("ok", True)
 
 
-def test_a_role_with_a_quote_in_its_name_is_written_as_sql_has_it(facts):
+def test_role_name_with_a_quote_is_escaped(facts):
     assert replace(facts.session, role='a"b').grantee == '"a""b"'
 
 
-def test_a_small_difference_of_clocks_is_told_in_seconds(facts):
+def test_small_clock_difference_is_in_seconds(facts):
     from django_dblock.doctor.server import clock
 
     session = replace(facts.session, clock_ahead=-7.2)
@@ -136,7 +136,7 @@ class TestWhoKeepsDeadRows:
             (SLOT, "the replication slot away (inactive), for an unknown time", "SELECT pg_drop_"),
         ],
     )  # fmt: skip
-    def test_the_old_ones_are_named_with_what_ends_them(self, pin, who, end, facts):
+    def test_old_transactions_are_named_with_a_command(self, pin, who, end, facts):
         [finding] = bloat.oldest_transaction(replace(facts, pins=(pin,)))
         assert finding.level == "warning"
         assert who in finding.found
@@ -145,13 +145,13 @@ class TestWhoKeepsDeadRows:
     @pytest.mark.parametrize(
         "pin", [replace(REPORT, seconds=60.0), replace(REPORT, seconds=None), replace(SLOT, xids=9)]
     )
-    def test_young_ones_are_nobodys_business(self, pin, facts):
+    def test_young_transactions_are_not_named(self, pin, facts):
         [finding] = bloat.oldest_transaction(replace(facts, pins=(pin,)))
         assert finding.level == "ok"
 
 
 class TestBloat:
-    def test_nobody_keeps_them_so_vacuum_helps(self, facts):
+    def test_unpinned_dead_rows_advise_vacuum(self, facts):
         table = replace(facts.tables[0], dead=5000, live=10, vacuumed=None)
         facts = replace(facts, tables=(table,), pins=())
         [finding] = bloat.table_bloat(facts)
@@ -172,13 +172,13 @@ class TestBloat:
             ({"pages": 5000, "live": 10_000}, "ok"),
         ],
     )
-    def test_what_is_much(self, changes, level, facts):
+    def test_bloat_threshold(self, changes, level, facts):
         table = replace(facts.tables[0], **{"dead": 0, "live": 0, "pages": 0, **changes})
         [finding] = bloat.table_bloat(replace(facts, tables=(table,)))
         assert finding.level == level
 
 
-def test_another_alias(settings):
+def test_using_examines_another_alias(settings):
     settings.DBLOCK_DATABASE = "other"
     shown, _ = doctor()
     assert f"database {connections['other'].settings_dict['NAME']!r}" in shown

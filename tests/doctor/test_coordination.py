@@ -35,7 +35,7 @@ def worker():
 
 
 class TestPartitions:
-    def test_a_partition_without_an_owner_beside_live_workers(self, age):
+    def test_partition_without_an_owner_beside_live_workers(self, age):
         with worker():
             age(WORKERS, 300)
             age(PARTS, 100, ended=True, slot=1)
@@ -48,25 +48,25 @@ class TestPartitions:
         )
         assert "hangs in a long use" in finding.follows
 
-    def test_one_that_nobody_ever_owned_counts_from_the_oldest_worker(self, age, observer):
+    def test_never_owned_partition_counts_from_oldest_worker(self, age, observer):
         with worker():
             observer.execute("DELETE FROM django_dblock_fencedlock WHERE name = %s", [PARTS])
             assert found()["partitions"].level == "ok", "the worker came a moment ago"
             age(WORKERS, 90)
             assert found()["partitions"].found.startswith("4 of 4 partitions of 'outbox'")
 
-    def test_negative_twin_what_a_worker_will_take_in_time_is_no_finding(self, age):
+    def test_negative_twin_partitions_taken_in_time(self, age):
         with worker():
             age(WORKERS, 300)
             age(PARTS, 45, ended=True, slot=1)
             assert found()["partitions"].level == "ok"
 
-    def test_a_worker_that_came_after_the_owner_died_has_time_to_take_them(self, age):
+    def test_new_worker_gets_time_to_take_partitions(self, age):
         with worker():
             age(PARTS, 3000, ended=True)
             assert found()["partitions"].level == "ok"
 
-    def test_a_count_that_is_none_is_passed_over(self, age, observer):
+    def test_wrong_count_is_ignored(self, age, observer):
         with worker():
             age(WORKERS, 300)
             age(PARTS, 100, ended=True)
@@ -78,7 +78,7 @@ class TestPartitions:
 
 
 class TestUnattended:
-    def test_nobody_leads_and_no_worker_is_alive(self, age):
+    def test_leadership_and_partitions_without_processes(self, age):
         for _ in leadership("sync", ttl=30):
             break
         with worker():
@@ -93,7 +93,7 @@ class TestUnattended:
             "and nobody campaigns."
         )
 
-    def test_negative_twin_a_candidate_that_waits_attends(self, age, observer):
+    def test_negative_twin_waiting_candidate_is_alive(self, age, observer):
         for _ in leadership("sync", ttl=30):
             break
         age(TERMS, 400, ended=True)
@@ -104,7 +104,7 @@ class TestUnattended:
         )
         assert found()["unattended"].level == "ok"
 
-    def test_five_are_named_and_the_rest_is_counted(self, age):
+    def test_five_are_named_and_the_rest_counted(self, age):
         for number in range(7):
             for _ in leadership("sync", number, ttl=30):
                 break
@@ -137,7 +137,7 @@ class TestJobs:
             settle.run_for(date.today())
 
     @pytest.mark.parametrize("died", [True, False], ids=["died", "failed"])
-    def test_a_run_without_a_result_that_nobody_repeats(self, died, observer):
+    def test_abandoned_run_is_found(self, died, observer):
         self.fail()
         assert found()["jobs"].level == "ok", "its next call may come"
         observer.execute(
@@ -156,7 +156,7 @@ class TestJobs:
         ("per", "late", "in_time"),
         [("day", 3.1, 2.9), ("15 min", 0.04, 0.03), ("6 hours", 0.8, 0.7), ("month", 94, 92)],
     )
-    def test_a_job_that_nobody_starts_any_more(self, per, late, in_time, observer):
+    def test_overdue_job_is_found(self, per, late, in_time, observer):
         job(per, keep=365)()
         for days, level in ((in_time, "ok"), (late, "info")):
             observer.execute(
@@ -172,7 +172,7 @@ class TestJobs:
         assert found()["jobs"].level == "ok", "its latest run is new"
 
     @pytest.mark.parametrize("label", ["2026", "the last week"])
-    def test_jobs_with_a_calendar_of_their_own_are_not_judged(self, label, observer):
+    def test_jobs_with_own_calendar_are_skipped(self, label, observer):
         job(lambda now: label)()
         observer.execute(
             "UPDATE django_dblock_idempotencykey"
@@ -182,7 +182,7 @@ class TestJobs:
         assert found()["jobs"].level == "ok"
 
 
-def test_a_connection_that_ends_meanwhile_is_the_finding(monkeypatch):
+def test_lost_connection_is_a_finding(monkeypatch):
     monkeypatch.setattr(sql, "UNATTENDED", "SELECT pg_terminate_backend(pg_backend_pid())")
     try:
         assert list(found()) == ["connection"]
@@ -190,7 +190,7 @@ def test_a_connection_that_ends_meanwhile_is_the_finding(monkeypatch):
         connection.close()
 
 
-def test_limits_of_the_callers_transaction_stay_as_they_are():
+def test_callers_timeouts_stay_unchanged():
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '7s'")
         found()

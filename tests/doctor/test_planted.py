@@ -27,7 +27,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_sound_database():
+def test_healthy_database_has_no_warning():
     with with_options(HEALTHY):
         assert {finding.level for finding in found().values()} == {"ok"}
 
@@ -40,7 +40,7 @@ class TestPooler:
             with leading(HOST="127.0.0.1", PORT=port, **settings):
                 yield port
 
-    def test_statement_mode_is_an_error_and_the_rest_is_examined_still(self):
+    def test_statement_pooling_is_an_error(self):
         with self.through("statement"):
             findings = found()
         finding = findings["pooler-mode"]
@@ -64,35 +64,35 @@ class TestPooler:
         assert finding.level == "warning"
         assert "DISABLE_SERVER_SIDE_CURSORS" in finding.do
 
-    def test_session_mode_is_told_apart(self):
+    def test_session_pooling_is_recognised(self):
         with self.through("session"):
             findings = found()
         assert "for a session, as far" in findings["pooler-mode"].found
         assert "pooler-cursors" not in findings
 
-    def test_a_pool_that_is_used_up_is_not_waited_for(self, monkeypatch):
+    def test_exhausted_pool_is_not_waited_for(self, monkeypatch):
         monkeypatch.setattr("django_dblock.doctor.facts._PATIENCE", 0.2)
         with self.through("session", pool_size=1):
             finding = found()["pooler-mode"]
         assert finding.level == "info"
         assert "could not see whether" in finding.found
 
-    def test_a_pooler_that_hangs_up_on_those_who_wait(self, monkeypatch):
+    def test_pooler_that_rejects_waiters_is_survived(self, monkeypatch):
         monkeypatch.setattr("django_dblock.doctor.facts._PATIENCE", 60)
         with self.through("session", pool_size=1):
             assert "could not see whether" in found()["pooler-mode"].found
 
-    def test_in_a_callers_transaction_it_is_not_guessed(self):
+    def test_open_transaction_leaves_pool_mode_unknown(self):
         from django.db import transaction
 
         with self.through("transaction"), transaction.atomic():
             assert "could not see whether" in found()["pooler-mode"].found
 
-    def test_without_one(self):
+    def test_no_pooler_is_ok(self):
         assert found()["pooler-mode"].found == "No pooler in front of the server."
 
 
-def test_a_standby_alias(standby):
+def test_standby_is_an_error(standby):
     with leading("other", HOST="127.0.0.1", PORT=standby.port, NAME="postgres"):
         finding = found("other")["standby"]
     assert finding.level == "error"
@@ -101,7 +101,7 @@ def test_a_standby_alias(standby):
 
 
 @pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
-def test_an_alias_above_read_committed(level, settings):
+def test_isolation_level_of_the_alias(level, settings):
     options = {**connection.settings_dict["OPTIONS"], "isolation_level": level}
     with leading(OPTIONS=options):
         finding = found()["isolation"]
@@ -111,7 +111,7 @@ def test_an_alias_above_read_committed(level, settings):
         assert found()["isolation"].level == "info"
 
 
-def test_a_role_or_database_whose_default_is_above_read_committed():
+def test_default_isolation_of_role_or_database():
     with with_options("-c default_transaction_isolation=serializable"):
         assert found()["isolation"].level == "error"
 
@@ -120,7 +120,7 @@ class TestLockTable:
     """``primary`` has room for 10 * (20 + 2) locks by its settings, and for some more in fact."""
 
     @pytest.mark.parametrize(("locks", "level"), [(150, "warning"), (210, "error")])
-    def test_nearly_full(self, locks, level, small_lock_table, primary):
+    def test_nearly_full_lock_table_is_a_warning(self, locks, level, small_lock_table, primary):
         with psycopg.connect(primary.url, application_name="bulk") as filling:
             filling.execute(
                 "SELECT pg_advisory_xact_lock(n) FROM generate_series(1, %s::int) AS n", [locks]
@@ -134,7 +134,7 @@ class TestLockTable:
         assert "'bulk'" in finding.found
         assert "max_locks_per_transaction" in finding.do
 
-    def test_a_prepared_transaction_fills_it(self, small_lock_table, primary):
+    def test_prepared_transaction_fills_the_lock_table(self, small_lock_table, primary):
         with psycopg.connect(primary.url, autocommit=True) as filling:
             filling.execute(
                 "BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 150) AS n;"
@@ -156,7 +156,7 @@ class TestLockTable:
             each.execute("ROLLBACK")
         assert after - before == 1
 
-    def test_full(self, full_lock_table, small_lock_table):
+    def test_full_lock_table_is_an_error(self, full_lock_table, small_lock_table):
         """There is no room for the doctor's own questions."""
         findings = found("other")
         assert findings["lock-table"].level == "error"
@@ -164,7 +164,7 @@ class TestLockTable:
 
 
 class TestMigration:
-    def test_a_table_that_is_missing(self, observer):
+    def test_missing_table_is_found(self, observer):
         observer.execute("ALTER TABLE django_dblock_idempotencykey RENAME TO gone")
         try:
             finding = found()["migration"]
@@ -174,7 +174,7 @@ class TestMigration:
         assert finding.found == "There is no table django_dblock_idempotencykey."
         assert finding.do == "Run 'manage.py migrate django_dblock --database default'."
 
-    def test_a_column_that_a_later_release_needs(self, observer):
+    def test_missing_column_is_found(self, observer):
         observer.execute("ALTER TABLE django_dblock_fencedlock RENAME COLUMN grants TO gone")
         try:
             finding = found()["migration"]
@@ -182,7 +182,7 @@ class TestMigration:
             observer.execute("ALTER TABLE django_dblock_fencedlock RENAME COLUMN gone TO grants")
         assert finding.found == "Table django_dblock_fencedlock has no column grants."
 
-    def test_a_table_in_a_schema_that_is_not_searched(self, observer):
+    def test_table_outside_search_path_is_found(self, observer):
         observer.execute("CREATE SCHEMA away; ALTER TABLE django_dblock_fencedlock SET SCHEMA away")
         try:
             finding = found()["migration"]
@@ -192,7 +192,7 @@ class TestMigration:
             )
         assert "is in schema 'away', which is not in the search_path" in finding.found
 
-    def test_tables_that_belong_to_another_alias_are_not_missed(self, primary, settings):
+    def test_tables_routed_elsewhere_are_not_missed(self, primary, settings):
         with psycopg.connect(primary.url, autocommit=True) as owner:
             owner.execute("DROP DATABASE IF EXISTS without_tables")
             owner.execute("CREATE DATABASE without_tables")
@@ -203,7 +203,7 @@ class TestMigration:
             settings.DBLOCK_DATABASE = "other"
             assert found()["migration"].level == "error"
 
-    def test_tables_that_are_there_all_the_same_are_looked_at(self):
+    def test_existing_tables_are_examined_despite_a_router(self):
         findings = found("other")
         assert findings["migration"].level == "ok"
         assert "tables-elsewhere" not in findings
@@ -218,7 +218,7 @@ def plain(observer):
 
 
 class TestPrivileges:
-    def test_a_missing_one_on_a_table(self, plain, observer):
+    def test_missing_table_privilege_is_named(self, plain, observer):
         observer.execute(
             "GRANT SELECT ON django_dblock_fencedlock, django_dblock_fencedticket,"
             " django_dblock_idempotencykey, django_dblock_latchpart TO dblock_plain;"
@@ -237,7 +237,7 @@ class TestPrivileges:
         with leading(USER=plain):
             assert found()["privileges"].level == "ok", "what it said to do helps"
 
-    def test_a_role_that_may_not_lock(self, plain, observer):
+    def test_missing_function_privilege_is_named(self, plain, observer):
         function = "pg_try_advisory_xact_lock(bigint)"
         observer.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
         try:
@@ -249,7 +249,7 @@ class TestPrivileges:
         assert finding.found == f"Role 'dblock_plain' may not call {function}."
         assert "GRANT EXECUTE" in finding.do
 
-    def test_what_is_hidden_is_told_as_hidden(self, plain, observer):
+    def test_hidden_details_are_reported(self, plain, observer):
         with leading(USER=plain):
             finding = found()["visibility"]
             observer.execute("GRANT pg_read_all_stats TO dblock_plain")
@@ -276,7 +276,7 @@ class TestBloat:
             renewing.execute("VACUUM django_dblock_fencedlock")
             yield renewing
 
-    def test_a_lease_table_kept_by_a_long_transaction(self, rival):
+    def test_long_transaction_keeps_dead_rows(self, rival):
         with self.pinned(rival):
             finding = found()["table-bloat"]
             rival.execute("ROLLBACK")
@@ -286,14 +286,14 @@ class TestBloat:
         assert f"kept by the transaction of backend {pid} (role " in finding.follows
         assert f"SELECT pg_terminate_backend({pid});" in finding.do
 
-    def test_negative_twin_without_the_pin_vacuum_removes_them(self, rival):
+    def test_negative_twin_vacuum_removes_unpinned_rows(self, rival):
         with self.pinned(rival) as renewing:
             rival.execute("ROLLBACK")
             renewing.execute("VACUUM django_dblock_fencedlock")
             renewing.execute("SELECT pg_stat_force_next_flush()")
             assert found()["table-bloat"].level == "ok"
 
-    def test_who_came_a_moment_ago_keeps_nothing(self):
+    def test_new_transaction_is_not_blamed(self):
         facts = gathered("default")
         [table, *_] = facts.tables
         new, old = (Pin("backend", pid, xids, 1.0, "") for pid, xids in (("7", 9), ("8", 2000)))
@@ -304,7 +304,7 @@ class TestBloat:
         [finding] = bloat.table_bloat(replace(bloated, pins=(old, new)))
         assert "pg_terminate_backend(8)" in finding.do
 
-    def test_where_autovacuum_is_off_nobody_is_told_to_wait_for_it(self):
+    def test_autovacuum_off_is_reported(self):
         facts = gathered("default")
         [table, *_] = facts.tables
         pin = Pin("backend", "7", 2000, 1.0, "role shop")
@@ -316,13 +316,13 @@ class TestBloat:
         assert "autovacuum removes the rows" not in finding.do
         assert f"Then VACUUM {table.name}; Also switch autovacuum on" in finding.do
 
-    def test_the_time_of_another_role_is_told_as_hidden(self, rival, plain):
+    def test_age_of_another_roles_transaction_is_hidden(self, rival, plain):
         with self.pinned(rival), leading(USER=plain):
             finding = found()["table-bloat"]
         rival.execute("ROLLBACK")
         assert "for a time that is hidden" in finding.follows
 
-    def test_a_prepared_transaction_keeps_rows(self, primary):
+    def test_prepared_transaction_keeps_dead_rows(self, primary):
         with leading("other", HOST="127.0.0.1", PORT=primary.port, NAME="postgres"):
             with psycopg.connect(primary.url, autocommit=True) as preparing:
                 preparing.execute("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'it''s'")
@@ -335,7 +335,7 @@ class TestBloat:
         assert pin.seconds >= 0
 
     @pytest.mark.processes
-    def test_a_replication_slot_keeps_rows_when_its_standby_is_away(self):
+    def test_replication_slot_keeps_dead_rows(self):
         primary = servers.throw_away()
         try:
             with psycopg.connect(primary.url, autocommit=True) as looking:
@@ -357,7 +357,7 @@ def gathered(alias):
 
 
 @pytest.mark.parametrize(("skew", "way"), [("+10m", "ahead of"), ("-10m", "behind")])
-def test_an_application_clock_off_by_minutes_is_harmless_and_told_with_the_offset(skew, way):
+def test_clock_difference_is_info_with_the_offset(skew, way):
     servers.need("faketime", "faketime")
     done = subprocess.run(
         ["faketime", "--exclude-monotonic", "-f", skew, *dblock("doctor", "--json")],
@@ -370,7 +370,7 @@ def test_an_application_clock_off_by_minutes_is_harmless_and_told_with_the_offse
 
 
 class TestTimeLimits:
-    def test_each_by_its_name(self):
+    def test_each_timeout_is_named(self):
         with with_options("-c statement_timeout=5s -c synchronous_commit=off"):
             findings = found()
         assert findings["hung-client"].level == "warning"
@@ -381,20 +381,20 @@ class TestTimeLimits:
         assert "A lock waits up to 10 s" in findings["time-limits"].found
         assert findings["synchronous-commit"].level == "warning"
 
-    def test_no_limit_at_all(self, settings):
+    def test_missing_timeouts_are_reported(self, settings):
         assert found()["time-limits"].level == "info"
         settings.DBLOCK_ADVISORY_TIMEOUT = None
         with with_options("-c statement_timeout=5s"):
             assert "A lock waits without a limit" in found()["time-limits"].found
 
     @pytest.mark.skipif(servers.version() < 17, reason="new in 17")
-    def test_transaction_timeout_is_a_limit_too(self):
+    def test_transaction_timeout_counts_as_a_limit(self):
         with with_options("-c transaction_timeout=90s"):
             assert found()["hung-client"].found == "transaction_timeout is 90 s."
 
 
 class TestNoPostgres:
-    def test_cockroachdb_is_refused_by_name_and_asked_no_more(self, statements):
+    def test_cockroachdb_is_refused_without_more_queries(self, statements):
         with connection.cursor() as cursor:
             cursor.execute(
                 "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE"
@@ -410,17 +410,17 @@ class TestNoPostgres:
         assert "'default' is CockroachDB, not PostgreSQL" in findings["engine"].found
         assert len(sent) == 1
 
-    def test_another_engine(self):
+    def test_other_engine_is_an_error(self):
         assert "'sqlite' is SQLite, not PostgreSQL" in found("sqlite")["engine"].found
 
-    def test_nobody_there(self):
+    def test_unreachable_server_is_an_error(self):
         with leading("other", PORT=servers.free_port()):
             findings = found("other")
         assert list(findings) == ["connection"]
         assert findings["connection"].level == "error"
 
 
-def test_another_refusal_of_a_transaction_is_no_finding_about_poolers(monkeypatch):
+def test_other_begin_errors_do_not_blame_a_pooler(monkeypatch):
     monkeypatch.setattr(
         "django_dblock.sql.doctor.ISOLATION", "SELECT pg_terminate_backend(pg_backend_pid())"
     )
@@ -428,7 +428,7 @@ def test_another_refusal_of_a_transaction_is_no_finding_about_poolers(monkeypatc
     connection.close()
 
 
-def test_the_same_statements_whatever_is_locked(statements, rival):
+def test_number_of_statements_is_constant(statements, rival):
     with statements() as idle:
         found()
     rival.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 300) AS n")
@@ -438,7 +438,7 @@ def test_the_same_statements_whatever_is_locked(statements, rival):
     assert len(idle) == len(busy) == 14, "ten questions, and two transactions"
 
 
-def test_it_waits_for_nobody(rival):
+def test_doctor_does_not_wait_for_locks(rival):
     """Not even for those who rewrite our tables."""
     rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock, django_migrations")
     with with_options(f"{HEALTHY} -c lock_timeout=1"):

@@ -44,7 +44,7 @@ def figures(table: str, name: str) -> list[str]:
     return found
 
 
-def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
+def test_unguarded_rounds_break_and_guarded_never(run: Run):
     """Exit status 0, and a table for each round that says why."""
     status, said = run("demo", *SMALL)
     assert status == 0, said
@@ -100,7 +100,7 @@ def test_without_a_guard_it_breaks_and_with_it_never(run: Run):
     assert not set(kept.split(", ")) & set(without.split(", "))
 
 
-def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
+def test_guarded_run_that_breaks_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=guarded")
     assert status == 1
     assert 'BROKEN under advisory_lock("inventory", sku): nothing sold twice' in said
@@ -110,7 +110,7 @@ def test_a_guarded_run_that_breaks_fails_the_demo(run: Run):
     assert 'BROKEN under partitions("outbox"), and their guard(): each mail is recorded' in said
 
 
-def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
+def test_attack_that_breaks_nothing_fails_the_demo(run: Run):
     status, said = run("demo", *SMALL, "--sabotage=unguarded")
     assert status == 1
     assert said.count("Nothing broke without the guard") == 15
@@ -118,7 +118,7 @@ def test_an_attack_that_breaks_nothing_fails_the_demo(run: Run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_ends_everything(start: Start, number):
+def test_signal_in_the_middle_ends_everything(start: Start, number):
     demo = start("demo", *LONG)
     read_until(demo, "20000 buyers")
     demo.send_signal(number)
@@ -157,7 +157,7 @@ with interruptible():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
+def test_interrupted_demo_leaves_no_stopped_worker(
     start: Start, run: Run, left_behind: Callable[[], list[str]], number
 ):
     demo = start("shell", "--no-imports", "-c", THIRD_ROUND)
@@ -169,14 +169,14 @@ def test_no_worker_stays_stopped_when_the_demo_ends_while_it_is(
     assert run("check")[0] == 0  # the next user of the database server's folder stops that, too
 
 
-def test_a_site_that_does_not_start_is_reported_with_its_log(run: Run):
+def test_site_that_does_not_start_is_reported_with_its_log(run: Run):
     status, said = run("demo", *SMALL, GUNICORN_CMD_ARGS="--worker-class=nonsense")
     assert status == 1
     assert "The site did not start" in said
     assert "class uri 'nonsense' invalid or not found" in said
 
 
-def test_serve_leaves_the_site_up_until_it_is_told_to_stop(start: Start, run: Run):
+def test_serve_runs_until_it_is_signalled(start: Start, run: Run):
     demo = start("demo", "--serve")
     said = read_until(demo, "Ctrl-C ends it")
     assert "guard off" not in said, "the attack is not repeated unless asked"
@@ -201,7 +201,7 @@ def given(tmp_path: Path) -> Iterator[Server]:
     server.remove()
 
 
-def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run: Run):
+def test_given_server_gets_a_database_for_the_demo(given: Server, run: Run):
     status, said = run("demo", *SMALL, DATABASE_URL=given.url)
     assert status == 0, said
     # A second run finds the first one's database. It needs not go on for long.
@@ -215,14 +215,14 @@ def test_on_a_given_server_it_keeps_to_a_database_of_its_own(given: Server, run:
         assert {name for (name,) in names} == {"postgres", "dblock_demo"}
 
 
-def test_somebody_elses_database_of_that_name_is_left_alone(given: Server, run: Run):
+def test_foreign_database_of_that_name_is_left_alone(given: Server, run: Run):
     given.run("createdb", "-h", str(given.socket_folder), "-U", "postgres", "dblock_demo")
     status, said = run("demo", *SMALL, DATABASE_URL=given.url)
     assert status == 1
     assert "'dblock_demo' that is not the demo's" in said
 
 
-def test_a_server_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path):
+def test_unreachable_server_is_a_clear_error(run: Run, tmp_path: Path):
     status, said = run("demo", *SMALL, DATABASE_URL=f"postgres://nobody@:1/{tmp_path}/none")
     assert status == 1
     assert "unset DATABASE_URL" in said

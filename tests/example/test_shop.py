@@ -19,12 +19,12 @@ while True:
 """
 
 
-def test_the_shop_passes_its_own_tests(run: Run):
+def test_shop_passes_its_own_tests(run: Run):
     status, said = run("test", "--noinput", "--exclude-tag=browser", "--exclude-tag=api")
     assert status == 0, said
 
 
-def test_the_shops_api_does_what_it_says_of_itself(run: Run):
+def test_api_conforms_to_its_openapi_description(run: Run):
     """Skipped without Schemathesis; with ``DBLOCK_TEST_EVERYTHING`` that is a failure."""
     status, said = run("test", "--noinput", "--tag=api")
     assert status == 0, said
@@ -32,7 +32,7 @@ def test_the_shops_api_does_what_it_says_of_itself(run: Run):
         pytest.skip("schemathesis is not installed")
 
 
-def test_the_shop_works_in_a_real_browser(run: Run):
+def test_shop_works_in_a_real_browser(run: Run):
     """Skipped where there is none; with ``DBLOCK_TEST_EVERYTHING`` that is a failure."""
     status, said = run("test", "--noinput", "--tag=browser")
     assert status == 0, said
@@ -41,7 +41,7 @@ def test_the_shop_works_in_a_real_browser(run: Run):
 
 
 @pytest.mark.parametrize("command", [("check",), ("makemigrations", "--check")])
-def test_the_shop_is_well_configured(run: Run, command):
+def test_shop_is_well_configured(run: Run, command):
     status, said = run(*command)
     assert status == 0, said
 
@@ -52,7 +52,7 @@ def waiting(start: Start) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_last_one_out_stops_the_embedded_server(start: Start, run: Run, postgres_folder: Path):
+def test_last_process_stops_the_embedded_server(start: Start, run: Run, postgres_folder: Path):
     """Whoever started it, and whoever of them is killed."""
     server = Server(postgres_folder)
     first, second = waiting(start), waiting(start)

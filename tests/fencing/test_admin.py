@@ -36,16 +36,16 @@ def listed(client, **query):
     return {row.name for row in answer.context["cl"].result_list}
 
 
-def test_all_of_them(root, rows):
+def test_list_shows_all_leases(root, rows):
     assert listed(root) == {"held", "delayed", "expired"}
 
 
 @pytest.mark.parametrize("state", ["held", "delayed", "expired"])
-def test_by_state_by_the_servers_clock(state, root, rows):
+def test_state_filter_uses_the_servers_clock(state, root, rows):
     assert listed(root, state=state) == {state}
 
 
-def test_a_state_that_there_is_not_filters_nothing(root, rows):
+def test_unknown_state_filters_nothing(root, rows):
     assert len(listed(root, state="lost")) == 3
 
 
@@ -54,7 +54,7 @@ def test_search_by_name_and_owner(text, found, root, rows):
     assert listed(root, q=text) == found
 
 
-def test_nothing_can_be_written(root, rows):
+def test_admin_is_read_only(root, rows):
     row = FencedLock.objects.get(name="held")
     assert root.get(f"{LIST}{row.pk}/change/").status_code == 200
     assert root.get(f"{LIST}add/").status_code == 403
@@ -64,7 +64,7 @@ def test_nothing_can_be_written(root, rows):
     assert FencedLock.objects.count() == 3
 
 
-def test_the_number_of_queries_does_not_grow(root, rows, observer, statements):
+def test_number_of_queries_is_constant(root, rows, observer, statements):
     root.get(LIST)
     with statements() as few:
         root.get(LIST)
@@ -80,7 +80,7 @@ class TestRelease:
         pks = FencedLock.objects.filter(name__in=["nightly", "a&b"]).values_list("pk", flat=True)
         return client.post(LIST, {"action": "release_leases", "_selected_action": list(pks)})
 
-    def test_the_monitor_asks_first(self, root, observer):
+    def test_action_leads_to_the_confirmation(self, root, observer):
         scene.lease(observer, "a&b")
         with fenced_lock("nightly", ttl=60) as lock:
             answer = self.act(root)
@@ -94,14 +94,14 @@ class TestRelease:
     @pytest.mark.parametrize(
         "may", [("view_fencedlock",), ("view_fencedlock", "release_fencedlock")], ids=len
     )
-    def test_it_is_not_offered_to_who_may_not(self, may, client):
+    def test_action_is_hidden_without_permission(self, may, client):
         user = User.objects.create_user("ann", is_staff=True)
         user.user_permissions.set(Permission.objects.filter(codename__in=may))
         client.force_login(user)
         page = client.get(LIST).content.decode()
         assert "release_leases" not in page
 
-    def test_it_is_to_who_may(self, client, observer):
+    def test_action_is_offered_with_permission(self, client, observer):
         may = ("view_fencedlock", "release_fencedlock", "view_lockmonitor")
         user = User.objects.create_user("ann", is_staff=True)
         user.user_permissions.set(Permission.objects.filter(codename__in=may))
@@ -129,7 +129,7 @@ class TestManyLeases:
         [[f"n{number}" for number in range(100)], ["\U0001d518" * 255]],
         ids=["100", "the longest name"],
     )
-    def test_so_many_can_be_asked_about(self, names, root, observer):
+    def test_largest_number_of_leases_is_accepted(self, names, root, observer):
         answer, said = self.act(root, names, observer)
         assert said == []
         page = root.get(answer["Location"]).content.decode()
@@ -142,7 +142,7 @@ class TestManyLeases:
         [[f"n{number}" for number in range(101)], [f"{number}" + "é" * 250 for number in range(3)]],
         ids=["101", "three long ones"],
     )
-    def test_more_are_refused_in_words(self, names, root, observer):
+    def test_too_many_leases_are_refused_with_a_message(self, names, root, observer):
         answer, said = self.act(root, names, observer)
         assert said == ["Nothing was done: choose at most 100 leases; fewer, if names are long."]
         assert answer["Location"] == LIST
@@ -159,7 +159,7 @@ urlpatterns = [path("own/", own_site.urls)]
 
 
 @pytest.mark.urls(__name__)
-def test_where_there_is_no_page_to_ask_on_nothing_is_offered(root, rows):
+def test_action_is_hidden_without_the_monitor(root, rows):
     address = "/own/django_dblock/fencedlock/"
     page = root.get(address).content.decode()
     assert "worker-1:812:MainThread" in page
@@ -169,12 +169,12 @@ def test_where_there_is_no_page_to_ask_on_nothing_is_offered(root, rows):
     assert root.post(address, chosen, follow=True).status_code == 200
 
 
-def test_it_is_registered_by_autodiscover():
+def test_admin_is_registered_by_autodiscover():
     assert admin.site.is_registered(FencedLock)
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_they_are_read_where_they_are_written_and_ended_there(root, rows, connect, settings):
+def test_list_and_release_use_the_routers_alias(root, rows, connect, settings):
     scene.lease(connect("other"), "there")
     settings.DBLOCK_DATABASE = "other"
     assert listed(root) == {"there"}

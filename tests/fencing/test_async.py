@@ -17,7 +17,7 @@ from tests.helpers import observe
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_block(observer):
+def test_async_block_holds_the_lease(observer):
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             lock.check()
@@ -32,7 +32,7 @@ def test_a_block(observer):
     assert is_expired(observer)
 
 
-def test_a_function():
+def test_async_function_runs_under_the_lease():
     @fenced_lock("inventory", lambda sku: sku, ttl=30)
     async def work(sku):
         return await FencedLock.objects.acount()
@@ -65,7 +65,7 @@ def test_tasks_of_one_loop_exclude_each_other():
     run(all_of_them())
 
 
-def test_a_loss_cancels_the_block_and_is_raised_as_such():
+def test_loss_cancels_the_block_and_raises_lock_lost():
     async def work():
         async with fenced_lock(NAME, ttl=0.6) as lock:
             await FencedLock.objects.aupdate(token=lock.token + 1)
@@ -75,7 +75,7 @@ def test_a_loss_cancels_the_block_and_is_raised_as_such():
         run(work())
 
 
-def test_a_loss_without_a_heartbeat_too():
+def test_loss_without_a_heartbeat_cancels_the_block():
     async def work():
         async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
             await asyncio.sleep(60)
@@ -84,7 +84,7 @@ def test_a_loss_without_a_heartbeat_too():
         run(work())
 
 
-def test_a_loss_that_was_noticed_on_leaving():
+def test_loss_noticed_on_leaving_is_raised():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             await FencedLock.objects.aupdate(token=lock.token + 1)
@@ -93,7 +93,7 @@ def test_a_loss_that_was_noticed_on_leaving():
         run(work())
 
 
-def test_a_loss_leaves_the_task_usable():
+def test_loss_leaves_the_task_usable():
     """As with asyncio.timeout(): the cancellation was ours, so it ends at the block."""
 
     async def work():
@@ -108,7 +108,7 @@ def test_a_loss_leaves_the_task_usable():
     assert run(work()) == "went on"
 
 
-def test_the_error_of_the_block_comes_first():
+def test_error_of_the_block_comes_first():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             await FencedLock.objects.aupdate(token=lock.token + 1)
@@ -118,7 +118,7 @@ def test_the_error_of_the_block_comes_first():
         run(work())
 
 
-def test_somebody_elses_cancellation_stays_one(observer):
+def test_foreign_cancellation_propagates(observer):
     async def hold(started):
         async with fenced_lock(NAME, ttl=30):
             started.set()
@@ -137,7 +137,7 @@ def test_somebody_elses_cancellation_stays_one(observer):
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_a_cancelled_wait_gives_back_what_it_got_meanwhile(works, observer, monkeypatch):
+def test_cancelled_wait_releases_a_late_grant(works, observer, monkeypatch):
     """The statement in its thread can't be called back."""
 
     def fail(*_, **__):
@@ -172,7 +172,7 @@ def test_a_cancelled_wait_gives_back_what_it_got_meanwhile(works, observer, monk
     assert is_expired(observer) is works, "else it expires by itself"
 
 
-def test_a_cancellation_just_after_the_grant_is_not_forgotten(observer, monkeypatch):
+def test_cancellation_just_after_the_grant_propagates(observer, monkeypatch):
     """While the attempt ends, the lease is had already."""
     plain = waiting.Attempt.close
     began = []
@@ -201,7 +201,7 @@ def test_a_cancellation_just_after_the_grant_is_not_forgotten(observer, monkeypa
     assert is_expired(observer)
 
 
-def test_a_loss_before_the_block_begins_cancels_it(monkeypatch):
+def test_loss_before_the_block_begins_cancels_it(monkeypatch):
     """However long it takes to come from the grant to the block."""
     plain = waiting.Attempt.close
 
@@ -219,7 +219,7 @@ def test_a_loss_before_the_block_begins_cancels_it(monkeypatch):
         run(work())
 
 
-def test_a_cancelled_wait_that_got_nothing(rival):
+def test_cancelled_wait_without_a_grant(rival):
     async def enter():
         async with fenced_lock(NAME, ttl=30, timeout=60, fair=True):
             pytest.fail("it was cancelled")
@@ -241,7 +241,7 @@ def tickets(rival):
     return rival.execute("SELECT id FROM django_dblock_fencedticket").fetchall()
 
 
-def test_a_lease_that_is_lost_before_the_block_begins_cancels_it_at_once():
+def test_lease_lost_on_entry_cancels_the_block_at_once():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             lock.trust.lose("as the test wants it")
@@ -255,7 +255,7 @@ def test_a_lease_that_is_lost_before_the_block_begins_cancels_it_at_once():
         run(work())
 
 
-def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
+def test_cancellation_during_release_still_releases(observer, monkeypatch):
     """The release is sent all the same, and the cancellation stays one."""
     from django_dblock.fencing.lease import Lease
 
@@ -286,7 +286,7 @@ def test_a_cancellation_while_it_is_given_back(observer, monkeypatch):
     assert is_expired(observer)
 
 
-def test_a_loop_that_is_closed_needs_no_cancelling():
+def test_closed_event_loop_is_not_cancelled():
     stops = []
 
     async def make():
@@ -296,7 +296,7 @@ def test_a_loop_that_is_closed_needs_no_cancelling():
     stops[0]()
 
 
-def test_a_loss_that_is_told_twice_cancels_once():
+def test_loss_reported_twice_cancels_once():
     """By the one who notices it, and by the task that begins to listen just then."""
 
     async def work():
@@ -312,7 +312,7 @@ def test_a_loss_that_is_told_twice_cancels_once():
     asyncio.run(work())
 
 
-def test_a_loss_after_the_block_cancels_nothing():
+def test_loss_after_the_block_cancels_nothing():
     async def work():
         stop = Stop()
         stop()
@@ -324,7 +324,7 @@ def test_a_loss_after_the_block_cancels_nothing():
     asyncio.run(work())
 
 
-def test_an_open_transaction_is_refused_there_too():
+def test_open_transaction_is_refused():
     from django.db import transaction
 
     def in_a_transaction():

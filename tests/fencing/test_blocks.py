@@ -38,7 +38,7 @@ def test_leaving_the_latest_costs_the_same_however_many_are_open(held):
     assert calls_of(lambda: few.remove(one.block)) == calls_of(lambda: many.remove(other.block))
 
 
-def test_the_latest_entry_of_an_object_is_left_first():
+def test_latest_entry_of_an_object_is_left_first():
     blocks = Blocks("nested")
     block = SimpleNamespace()
     for lease in ("outer", "inner"):

@@ -39,7 +39,7 @@ def looking(own):
         yield found
 
 
-def test_a_token_is_never_given_twice_after_a_crash_with_synchronous_commit_off(own):
+def test_token_never_repeats_after_a_server_crash(own):
     """The session's commits are asynchronous; those of grants and renewals are not."""
     tokens = []
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_a_token_is_never_given_twice_after_a_crash_with_synchronous_commit_off(
     assert tokens == sorted(set(tokens))
 
 
-def test_negative_twin_an_asynchronous_grant_is_lost_and_its_token_given_again(own, looking):
+def test_negative_twin_asynchronous_grant_repeats_a_token(own, looking):
     """A counter, as other lock tables have it, committed as the session does."""
     looking.execute("CREATE TABLE counter AS SELECT 1 AS token")
     looking.execute("CHECKPOINT")
@@ -67,7 +67,7 @@ def test_negative_twin_an_asynchronous_grant_is_lost_and_its_token_given_again(o
         again.execute("DROP TABLE counter")
 
 
-def test_a_grant_that_a_failover_lost_is_not_given_again_either(own):
+def test_token_never_repeats_after_a_failover(own):
     """The row is as it was before: the clock has passed the token."""
     with fenced_lock(NAME, ttl=30):
         pass
@@ -79,7 +79,7 @@ def test_a_grant_that_a_failover_lost_is_not_given_again_either(own):
         assert lock.token > lost.token
 
 
-def test_the_database_is_restarted_while_a_lease_is_held(own, looking):
+def test_database_is_restarted_while_a_lease_is_held(own, looking):
     with fenced_lock(NAME, ttl=60) as lock:
         beat_now()
         before = observe.until(lambda: renewal_after(looking, lock), "it is renewed")
@@ -142,14 +142,14 @@ except NotReplicated as error:
 """
 
 
-def test_a_commit_whose_wait_for_the_standby_was_cancelled_did_not_acquire(missing_standby):
+def test_cancelled_wait_for_the_standby_grants_nothing(missing_standby):
     """And it waited at all, though the session commits asynchronously: the statement says so."""
     assert missing_standby.execute("SHOW synchronous_commit").fetchone() == ("off",)
     assert cancel_the_wait(missing_standby, ACQUIRE) == NotReplicated.__name__
     assert is_expired(missing_standby), "it was given back, without a wait for the standby"
 
 
-def test_fact_set_config_in_a_statement_counts_for_the_commit_of_that_statement(missing_standby):
+def test_fact_set_config_applies_to_its_own_commit(missing_standby):
     """And only for that one. It waits until somebody cancels the wait, which is a warning."""
     with psycopg.connect(missing_standby.info.dsn, autocommit=True) as one:
         notices = []
@@ -216,7 +216,7 @@ with fenced_lock("nightly-sync", ttl=3) as lock:
 
 
 @pytest.mark.parametrize("skew", ["+1h", "-1h"])
-def test_a_wrong_clock_of_the_application_changes_nothing(skew, own, looking):
+def test_wrong_clock_of_the_application_changes_nothing(skew, own, looking):
     """By libfaketime. The server's wall clock is not moved here: that needs a machine of its own.
     What a jump of it does is bounded by the statements: tokens still grow, and a lease lasts
     longer or shorter by the jump, which a guard's writes survive either way."""

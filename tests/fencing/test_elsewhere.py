@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class TestLeftElsewhere:
-    def test_entered_in_a_task_of_its_own(self, observer):
+    def test_block_entered_in_its_own_task(self, observer):
         """As Python 3.11's wait_for() does."""
 
         async def main():
@@ -32,7 +32,7 @@ class TestLeftElsewhere:
         assert lock.trust not in heartbeat._due
         assert not lock.lost
 
-    def test_a_generator_closed_in_another_thread(self, observer):
+    def test_generator_closed_in_another_thread(self, observer):
         def rows():
             with fenced_lock(NAME, ttl=30):
                 yield
@@ -42,7 +42,7 @@ class TestLeftElsewhere:
         assert in_a_thread(generator.close) is None
         assert is_expired(observer)
 
-    def test_a_generator_that_was_dropped(self, observer):
+    def test_garbage_collected_generator_releases(self, observer):
         def rows():
             with fenced_lock(NAME, ttl=30):
                 yield
@@ -53,13 +53,13 @@ class TestLeftElsewhere:
         gc.collect()
         assert is_expired(observer)
 
-    def test_by_hand_in_another_thread(self, observer):
+    def test_exit_called_in_another_thread(self, observer):
         block = fenced_lock(NAME, ttl=30)
         in_a_thread(block.__enter__)
         block.__exit__(None, None, None)
         assert is_expired(observer)
 
-    def test_where_nobody_can_say_which_one_was_meant(self):
+    def test_ambiguous_exit_in_another_thread_is_refused(self):
         """Two open blocks of one object, both in threads that live."""
         block = fenced_lock(NAME, ttl=30)
         left, entered = threading.Event(), threading.Barrier(3)
@@ -88,13 +88,13 @@ class TestLeftElsewhere:
         for thread in threads:
             thread.join()
 
-    def test_never_entered(self):
+    def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match="0 blocks"):
             fenced_lock(NAME, ttl=30).__exit__(None, None, None)
 
 
 class TestLeftBehind:
-    def test_a_thread_that_ended_without_leaving_it(self, observer):
+    def test_lease_of_an_ended_thread_is_not_renewed(self, observer):
         told = []
         block = fenced_lock(NAME, ttl=1.5, on_lost=told.append)
         lock = in_a_thread(block.__enter__)
@@ -104,7 +104,7 @@ class TestLeftBehind:
             lock.check()
         observe.until(lambda: is_expired(observer), "it expires")
 
-    def test_an_event_loop_that_ended_without_leaving_it(self, observer):
+    def test_lease_of_an_ended_event_loop_is_not_renewed(self, observer):
         block = fenced_lock(NAME, ttl=1.5)
 
         async def main():
@@ -114,7 +114,7 @@ class TestLeftBehind:
         observe.until(lambda: lock.lost, "it is told at the next beat")
         assert "the event loop that entered the block has ended" in lock.trust.reason
 
-    def test_negative_twin_a_task_that_goes_on(self, observer):
+    def test_negative_twin_running_task_is_renewed(self, observer):
         async def main():
             async with fenced_lock(NAME, ttl=1.5) as lock:
                 await asyncio.to_thread(until_renewed, observer)
@@ -125,14 +125,14 @@ class TestLeftBehind:
 
 
 class TestNotReentrant:
-    def test_a_wait_for_oneself_is_told_at_once(self):
+    def test_self_deadlock_is_refused_at_once(self):
         with fenced_lock(NAME, ttl=30):
             with pytest.raises(SelfDeadlock, match="not re-entrant"):
                 fenced_lock(NAME, ttl=30, timeout=None).__enter__()
             with pytest.raises(LockTimeout, match="locked by yourself, in a block further out"):
                 fenced_lock(NAME, ttl=30).__enter__()
 
-    def test_a_recursive_decorated_function(self):
+    def test_recursive_decorated_function_is_refused(self):
         @fenced_lock(NAME, ttl=30, timeout=None)
         def recurse(depth):
             if depth:
@@ -142,7 +142,7 @@ class TestNotReentrant:
         with pytest.raises(SelfDeadlock):
             recurse(1)
 
-    def test_in_a_task(self):
+    def test_self_deadlock_in_a_task_is_refused(self):
         async def main():
             async with fenced_lock(NAME, ttl=30):
                 with pytest.raises(SelfDeadlock, match="not re-entrant"):
@@ -150,7 +150,7 @@ class TestNotReentrant:
 
         run(main())
 
-    def test_a_lease_that_ends_by_itself_is_waited_for(self):
+    def test_released_lease_under_hold_at_least_is_awaited(self):
         """The caller has released it: only what is left of hold_at_least keeps it."""
         with fenced_lock(NAME, ttl=30, hold_at_least=0.5) as first:
             first.release()

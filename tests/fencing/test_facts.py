@@ -37,7 +37,7 @@ def test_key_share_lets_an_update_through_and_not_for_update(one, rival):
     rival.execute("ROLLBACK")
 
 
-def test_share_does_not(one, rival):
+def test_share_blocks_an_update(one, rival):
     """So a guard FOR SHARE would hold up its own heartbeat."""
     rival.execute("BEGIN; SELECT FROM fact FOR SHARE")
     with pytest.raises(psycopg.errors.LockNotAvailable), one.transaction():
@@ -46,7 +46,7 @@ def test_share_does_not(one, rival):
     rival.execute("ROLLBACK")
 
 
-def test_a_key_share_lock_goes_over_to_the_rows_next_version(one, rival):
+def test_key_share_lock_follows_the_rows_next_version(one, rival):
     """A heartbeat in the middle of a guard does not open the way for a thief."""
     rival.execute("BEGIN; SELECT FROM fact FOR KEY SHARE")
     one.execute("UPDATE fact SET n = 2")
@@ -56,7 +56,7 @@ def test_a_key_share_lock_goes_over_to_the_rows_next_version(one, rival):
     assert one.execute("SELECT n FROM fact FOR UPDATE SKIP LOCKED").fetchall() == [(3,)]
 
 
-def test_a_locking_select_looks_again_at_a_row_that_changed_while_it_waited(one, rival, observer):
+def test_locking_select_rechecks_a_changed_row(one, rival, observer):
     """So a free lease that somebody else takes in between is not free any more."""
     rival.execute("BEGIN; UPDATE fact SET n = 2")
     found = []
@@ -69,7 +69,7 @@ def test_a_locking_select_looks_again_at_a_row_that_changed_while_it_waited(one,
     assert found == []
 
 
-def test_set_is_worked_out_on_the_row_as_it_is_when_it_is_locked(one, rival, observer):
+def test_update_set_sees_the_locked_row_version(one, rival, observer):
     """The token in SET follows the latest one, whatever the statement's snapshot shows."""
     rival.execute("BEGIN; UPDATE fact SET n = 10")
     found = []
@@ -93,7 +93,7 @@ def until_waiting(observer):
     )
 
 
-def test_a_read_only_transaction_refuses_each_of_the_statements(one):
+def test_read_only_transaction_refuses_each_of_the_statements(one):
     """So does a standby, where every transaction is."""
     for statement in ("UPDATE fact SET n = 1", "SELECT FROM fact FOR KEY SHARE"):
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), one.transaction():
@@ -101,7 +101,7 @@ def test_a_read_only_transaction_refuses_each_of_the_statements(one):
             one.execute(statement)
 
 
-def test_settings_units_are_read_as_intervals(one):
+def test_settings_units_parse_as_intervals(one):
     """GUARD compares the session's own limit with ours."""
     for text, seconds in [("0", 0), ("250ms", 0.25), ("90", 0.09), ("2min", 120), ("1h", 3600)]:
         one.execute(f"SET idle_in_transaction_session_timeout = '{text}'")
@@ -112,7 +112,7 @@ def test_settings_units_are_read_as_intervals(one):
         assert row == (seconds,)
 
 
-def test_idle_in_transaction_session_timeout_set_in_a_transaction_counts_in_it(connect):
+def test_idle_timeout_set_in_a_transaction_applies_to_it(connect):
     victim = connect()
     victim.execute("BEGIN")
     victim.execute("SELECT set_config('idle_in_transaction_session_timeout', '20ms', true)")

@@ -23,7 +23,7 @@ def setting(name):
         return cursor.fetchone()[0]
 
 
-def test_it_costs_one_statement_and_its_begin_travels_along(lock, statements):
+def test_guard_costs_one_message_with_its_begin(lock, statements):
     with statements() as sent, lock.guard():
         pass
     kinds = [query["sql"].split()[0].rstrip(";") for query in sent]
@@ -31,7 +31,7 @@ def test_it_costs_one_statement_and_its_begin_travels_along(lock, statements):
     assert "FOR KEY SHARE" in sent[1]["sql"]
 
 
-def test_inside_a_transaction_it_joins_and_sends_one_statement(lock, statements):
+def test_guard_joins_an_open_transaction(lock, statements):
     with transaction.atomic(), statements() as sent:
         Account.objects.create(name="a")
         with lock.guard():
@@ -39,7 +39,7 @@ def test_inside_a_transaction_it_joins_and_sends_one_statement(lock, statements)
         assert len(sent) == 3, "two inserts and the guard"
 
 
-def test_its_writes_commit_together_and_roll_back_together(lock):
+def test_guarded_writes_commit_or_roll_back_together(lock):
     with pytest.raises(ZeroDivisionError), lock.guard():
         Account.objects.create(name="a")
         raise ZeroDivisionError
@@ -50,7 +50,7 @@ def test_its_writes_commit_together_and_roll_back_together(lock):
     lock.check()
 
 
-def test_nobody_is_granted_the_lock_before_the_commit_even_if_it_expires(lock, observer):
+def test_expired_lease_is_not_granted_before_guard_commits(lock, observer):
     with lock.guard():
         expire(observer)
         with pytest.raises(LockTimeout) as caught:
@@ -59,7 +59,7 @@ def test_nobody_is_granted_the_lock_before_the_commit_even_if_it_expires(lock, o
     FencedLock.objects.update(expires_at="2200-01-01T00:00Z")
 
 
-def test_in_a_joined_transaction_until_the_outer_commit(lock, observer):
+def test_joined_guard_lasts_until_the_outer_commit(lock, observer):
     with transaction.atomic():
         with lock.guard():
             pass
@@ -83,7 +83,7 @@ def in_another_thread(function):
         raise error
 
 
-def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, rival):
+def test_negative_twin_for_share_blocks_the_heartbeat(lock, observer, rival):
     rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
     lock.renew()
     rival.execute("SELECT FROM django_dblock_fencedlock FOR SHARE")
@@ -96,14 +96,14 @@ def test_negative_twin_for_share_would_block_our_own_heartbeat(lock, observer, r
     assert lock.expires_at > first
 
 
-def test_the_heartbeat_goes_on_in_it(observer):
+def test_heartbeat_renews_during_a_guard(observer):
     with fenced_lock(NAME, ttl=1.5) as lock:
         with lock.guard():
             until_renewed(observer)
             until_renewed(observer)
 
 
-def test_a_lease_that_was_taken_away_is_refused_and_lost(lock):
+def test_guard_of_a_taken_over_lease_raises_lock_lost(lock):
     FencedLock.objects.update(token=lock.token + 1)
     with pytest.raises(LockLost, match="no longer has the lease with this token"), lock.guard():
         Account.objects.create(name="a")
@@ -113,7 +113,7 @@ def test_a_lease_that_was_taken_away_is_refused_and_lost(lock):
     lock.trust._reason = None
 
 
-def test_a_refusal_leaves_the_joined_transaction_usable(observer):
+def test_refusal_leaves_the_joined_transaction_usable(observer):
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
         with transaction.atomic():
             Account.objects.create(name="before")
@@ -124,7 +124,7 @@ def test_a_refusal_leaves_the_joined_transaction_usable(observer):
         assert Account.objects.count() == 2
 
 
-def test_an_error_of_the_statement_marks_the_joined_transaction(lock, monkeypatch):
+def test_statement_error_marks_joined_transaction_for_rollback(lock, monkeypatch):
     from django_dblock.sql import fencing as sql
 
     with monkeypatch.context() as patch, pytest.raises(Exception, match="division by zero"):
@@ -139,7 +139,7 @@ def test_an_error_of_the_statement_marks_the_joined_transaction(lock, monkeypatc
 @pytest.mark.parametrize(
     ("ttl", "asked", "shown"), [(1, None, "30s"), (120, None, "2min"), (1, 0.25, "250ms")]
 )
-def test_the_server_ends_a_frozen_guard(ttl, asked, shown):
+def test_server_ends_a_frozen_guard(ttl, asked, shown):
     """By default after the larger of ttl and 30 s, whatever the heartbeat does."""
     with fenced_lock(NAME, ttl=ttl, heartbeat=False) as lock:
         with lock.guard(idle_timeout=asked):
@@ -147,7 +147,7 @@ def test_the_server_ends_a_frozen_guard(ttl, asked, shown):
         assert setting("idle_in_transaction_session_timeout") == "0", "only for the transaction"
 
 
-def test_a_stricter_limit_of_the_session_stays(lock):
+def test_stricter_session_timeout_stays(lock):
     with connection.cursor() as cursor:
         cursor.execute("SET idle_in_transaction_session_timeout = '5s'")
     with lock.guard():
@@ -158,17 +158,17 @@ def test_a_stricter_limit_of_the_session_stays(lock):
 
 
 @pytest.mark.parametrize("value", [0, -1, "1"])
-def test_what_is_no_idle_timeout(lock, value):
+def test_wrong_idle_timeout_is_refused(lock, value):
     with pytest.raises(ValueError, match="idle_timeout="):
         lock.guard(idle_timeout=value)
 
 
-def test_an_idle_timeout_that_the_server_can_not_express_is_its_longest(lock):
+def test_too_long_idle_timeout_is_capped(lock):
     with lock.guard(idle_timeout=2_147_483):
         assert setting("idle_in_transaction_session_timeout") == "2147483s"
 
 
-def test_force_release_waits_for_it(lock, observer):
+def test_force_release_waits_for_an_open_guard(lock, observer):
     done = []
     with lock.guard():
         forcing = started(lambda: done.append(force_release(NAME)))
@@ -188,7 +188,7 @@ def test_force_release_waits_for_it(lock, observer):
     lock.trust._reason = None
 
 
-def test_an_error_in_it_is_the_callers(lock):
+def test_error_in_guard_propagates(lock):
     Account.objects.create(name="a")
     with pytest.raises(IntegrityError), lock.guard():
         Account.objects.create(name="a")

@@ -42,7 +42,7 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == "dblock-heartbeat"]
 
 
-def test_it_renews_every_third_of_the_ttl(observer):
+def test_heartbeat_renews_every_third_of_the_ttl(observer):
     with fenced_lock(NAME, ttl=1.5) as lock:
         for _ in range(5):
             until_renewed(observer)
@@ -51,7 +51,7 @@ def test_it_renews_every_third_of_the_ttl(observer):
     assert is_expired(observer)
 
 
-def test_without_it_the_lease_runs_out_and_is_told(observer):
+def test_lease_without_heartbeat_expires_and_signals(observer):
     lost = []
     observe.until(lambda: not heartbeats(observer), "that of the test before is gone")
     block = fenced_lock(NAME, ttl=0.2, heartbeat=False, on_lost=lost.append)
@@ -61,7 +61,7 @@ def test_without_it_the_lease_runs_out_and_is_told(observer):
         assert heartbeats(observer) == []
 
 
-def test_the_callers_transaction_does_not_hold_it_up(observer):
+def test_long_transaction_does_not_delay_renewals(observer):
     """It has its own connection, so a long transaction of the holder matters nothing."""
     with fenced_lock(NAME, ttl=1.5) as lock:
         with lock.guard():
@@ -69,7 +69,7 @@ def test_the_callers_transaction_does_not_hold_it_up(observer):
                 until_renewed(observer)
 
 
-def test_one_statement_per_beat_for_a_thousand_leases(observer, monkeypatch):
+def test_thousand_leases_are_renewed_in_one_statement(observer, monkeypatch):
     sent = []
     plain = beat.Line._ask
     monkeypatch.setattr(
@@ -117,7 +117,7 @@ def test_two_hundred_renewals_in_one_statement_are_heap_only():
         observe.until(lambda: beats(5) == [1000, 1000], "five beats, heap-only")
 
 
-def test_leases_of_different_lengths_keep_step():
+def test_leases_of_different_ttls_share_beats():
     """One that is due takes along what will be due soon, and leaves the others."""
     with (
         fenced_lock("a", ttl=60) as a,
@@ -132,7 +132,7 @@ def test_leases_of_different_lengths_keep_step():
         assert heartbeat._batches() == {}
 
 
-def test_it_ends_with_the_last_lease():
+def test_heartbeat_thread_ends_with_the_last_lease():
     with fenced_lock("a", ttl=60):
         with fenced_lock("b", ttl=60):
             assert len(threads()) == 1
@@ -142,7 +142,7 @@ def test_it_ends_with_the_last_lease():
         assert len(threads()) == 1
 
 
-def test_short_leases_in_quick_order_share_a_thread(monkeypatch):
+def test_consecutive_short_leases_share_a_thread(monkeypatch):
     """Starting one for each would cost more than all the rest of a lease."""
     started = []
     plain = threading.Thread.start
@@ -156,7 +156,7 @@ def test_short_leases_in_quick_order_share_a_thread(monkeypatch):
     assert len(started) == 1
 
 
-def test_one_with_a_connection_ends_at_once(observer, monkeypatch):
+def test_connected_heartbeat_ends_at_once(observer, monkeypatch):
     monkeypatch.setattr(module, "_MOMENT", 600.0)
     with fenced_lock(NAME, ttl=600):
         beat_now()
@@ -166,13 +166,13 @@ def test_one_with_a_connection_ends_at_once(observer, monkeypatch):
     observe.until(lambda: not heartbeats(observer), "its backend ends")
 
 
-def test_a_shorter_lease_is_renewed_in_time_while_a_longer_one_waits(observer, monkeypatch):
+def test_shorter_lease_is_renewed_in_time_while_a_longer_one_waits(observer, monkeypatch):
     monkeypatch.setattr(module, "_MOMENT", 600.0)
     with fenced_lock("long", ttl=600), fenced_lock(NAME, ttl=1.5):
         until_renewed(observer)
 
 
-def test_it_never_outlives_a_release(observer):
+def test_late_renewal_does_not_undo_a_release(observer):
     """A beat that has been put together before the release and is sent after it does nothing."""
     with fenced_lock(NAME, ttl=60) as lock:
         line = beat.Line("default")
@@ -181,7 +181,7 @@ def test_it_never_outlives_a_release(observer):
     assert is_expired(observer)
 
 
-def test_a_beat_without_an_answer_for_a_released_lease_is_no_loss(monkeypatch, observer):
+def test_released_lease_in_a_failed_beat_is_not_lost(monkeypatch, observer):
     """The release came between the beat's statement and its answer."""
     lost = []
     with fenced_lock(NAME, ttl=60, on_lost=lost.append) as lock:
@@ -193,7 +193,7 @@ def test_a_beat_without_an_answer_for_a_released_lease_is_no_loss(monkeypatch, o
 
 
 @pytest.mark.parametrize("how", ["another token", "released by force"])
-def test_a_loss_is_noticed_at_the_next_beat(how, observer):
+def test_loss_is_noticed_at_the_next_beat(how, observer):
     lost = []
     block = fenced_lock(NAME, ttl=1.5, on_lost=lost.append)
     with pytest.raises(LockLost, match="another holder was granted the lease"), block as lock:
@@ -207,7 +207,7 @@ def test_a_loss_is_noticed_at_the_next_beat(how, observer):
             lock.guard()
 
 
-def test_an_on_lost_that_fails_ends_nothing(observer, caplog):
+def test_failing_on_lost_does_not_stop_the_heartbeat(observer, caplog):
     def fail(_lock):
         raise ZeroDivisionError
 
@@ -218,7 +218,7 @@ def test_an_on_lost_that_fails_ends_nothing(observer, caplog):
         until_renewed(observer, "other")
 
 
-def test_a_terminated_backend_is_replaced(observer):
+def test_terminated_backend_is_replaced(observer):
     """The beat fails, is tried again at once on a new connection, and the lease lives."""
     with fenced_lock(NAME, ttl=1.5) as lock:
         until_renewed(observer)
@@ -229,7 +229,7 @@ def test_a_terminated_backend_is_replaced(observer):
         lock.check()
 
 
-def test_a_backend_terminated_in_the_middle_of_a_beat(observer, rival):
+def test_backend_terminated_during_a_beat_is_replaced(observer, rival):
     """The table is locked, so the beat waits in the server; there its backend dies."""
     with fenced_lock(NAME, ttl=6) as lock:
         with rival.transaction():
@@ -246,7 +246,7 @@ def test_a_backend_terminated_in_the_middle_of_a_beat(observer, rival):
         lock.check()
 
 
-def test_a_server_that_is_silent_is_given_up_before_the_lease_is_lost(observer, rival):
+def test_silent_server_is_abandoned_at_the_deadline(observer, rival):
     """The beat stops waiting at the deadline, so that on_lost is called then, not ever later."""
     lost = []
     block = fenced_lock(NAME, ttl=1, on_lost=lost.append)
@@ -257,7 +257,7 @@ def test_a_server_that_is_silent_is_given_up_before_the_lease_is_lost(observer, 
             assert lock.lost
 
 
-def test_a_row_that_somebody_has_locked_does_not_hold_up_the_others(rival, observer):
+def test_locked_row_does_not_delay_other_renewals(rival, observer):
     with fenced_lock("a", ttl=3) as first, fenced_lock("b", ttl=3):
         with rival.transaction():
             rival.execute("SELECT FROM django_dblock_fencedlock WHERE name = 'a' FOR UPDATE")
@@ -266,7 +266,7 @@ def test_a_row_that_somebody_has_locked_does_not_hold_up_the_others(rival, obser
         until_renewed(observer, "a")
 
 
-def test_a_commit_that_no_standby_confirmed_renews_nothing(monkeypatch):
+def test_unconfirmed_commit_does_not_renew(monkeypatch):
     from contextlib import contextmanager
 
     @contextmanager
@@ -282,7 +282,7 @@ def test_a_commit_that_no_standby_confirmed_renews_nothing(monkeypatch):
         assert lock.expires_at == before
 
 
-def test_where_no_thread_can_be_started_nothing_is_taken(monkeypatch, observer):
+def test_failed_thread_start_grants_nothing(monkeypatch, observer):
     def fail(_thread):
         raise RuntimeError("can't start new thread")
 
@@ -294,7 +294,7 @@ def test_where_no_thread_can_be_started_nothing_is_taken(monkeypatch, observer):
     heartbeat._thread = None
 
 
-def test_a_thread_storm(observer):
+def test_thread_storm(observer):
     """Many threads, each its own leases; one heartbeat for all."""
     failures = []
     seen = []
@@ -322,7 +322,7 @@ def test_a_thread_storm(observer):
     assert max(seen) <= 2, "one, and one that is just ending"
 
 
-def test_signals(observer):
+def test_signals_report_renewal_and_loss(observer):
     heard = []
 
     def hear(signal, sender, **data):
@@ -356,7 +356,7 @@ def test_signals(observer):
 
 @pytest.mark.processes
 class TestFork:
-    def test_the_child_neither_renews_nor_releases_nor_ends_the_parents_connection(self, observer):
+    def test_forked_child_leaves_the_parents_lease_alone(self, observer):
         with process(fork_while_holding) as holder:
             assert holder.receive() == {
                 "threads": 0,
@@ -371,7 +371,7 @@ class TestFork:
             holder.send("end")
             assert holder.receive() == "still held"
 
-    def test_what_a_child_finds(self):
+    def test_forked_child_keeps_the_parents_connection_open(self):
         own = Heartbeat()
         lines = own._lines
         own._leave_to_parent()

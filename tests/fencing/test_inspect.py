@@ -9,7 +9,7 @@ from tests.fencing.helpers import NAME, attempt
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_held_and_kept_leases_and_who_waits(statements):
+def test_held_and_delayed_leases_with_waiters(statements):
     with fenced_lock("over", ttl=30):
         pass
     with fenced_lock("kept", ttl=30, hold_at_least=60):
@@ -33,7 +33,7 @@ def test_held_and_kept_leases_and_who_waits(statements):
     assert kept.remaining < 0 < kept.free_in <= kept.lock_delay <= 60
 
 
-def test_expired_leases_come_last_and_only_if_asked_for(observer):
+def test_expired_leases_are_optional_and_last(observer):
     with fenced_lock("given back", ttl=30), fenced_lock(NAME, ttl=30):
         pass
     with fenced_lock("zebra", ttl=30):
@@ -48,7 +48,7 @@ def test_expired_leases_come_last_and_only_if_asked_for(observer):
     assert fenced_leases(name="night", expired=True) == []
 
 
-def test_waiters_in_the_order_of_their_tickets_without_the_dead(observer):
+def test_waiters_are_in_ticket_order_without_dead_ones(observer):
     with fenced_lock(NAME, ttl=30):
         for owner, patience in (("first", 60), ("dead", -1), ("second", 60)):
             observer.execute(

@@ -29,7 +29,7 @@ def ticket(observer, owner, name=NAME):
     )
 
 
-def test_the_table(rendering, observer):
+def test_table_shows_each_lease(rendering, observer):
     with fenced_lock("kept", ttl=60, hold_at_least=60), fenced_lock("over", ttl=60):
         pass
     with fenced_lock(NAME, ttl=60, lock_delay=5) as lock:
@@ -62,7 +62,7 @@ def test_names_are_whole_in_a_pipe_and_shortened_on_a_terminal(observer, monkeyp
     assert (lease["name"], lease["owner"], lease["waiting"]) == (long, "h" * 255, ["w" * 255])
 
 
-def test_both_kinds_a_table_each(rendering):
+def test_each_kind_has_its_table(rendering):
     with fenced_lock(NAME, ttl=60), advisory_lock("a"):
         lines = run("list").splitlines()
         assert [line.partition(" ")[0] for line in lines] == ["lock", "a", "", "lease", NAME]
@@ -86,7 +86,7 @@ def test_json_has_every_field():
     }  # fmt: skip
 
 
-def test_only_one_kind():
+def test_kind_option_lists_one_kind():
     assert shown("--kind", "fenced") == {"schema": 1, "fenced": [], "notes": []}
     assert shown("--kind", "advisory") == {
         "schema": 1, "blockers": [], "advisory": [], "notes": [],
@@ -101,7 +101,7 @@ def test_one_statement_for_each_kind(statements):
             assert len(sent) == count
 
 
-def test_filters(observer, settings):
+def test_filters_select_leases(observer, settings):
     settings.DBLOCK_NAMESPACE = "shop"
     with fenced_lock("account", 7, ttl=60), fenced_lock(NAME, ttl=60):
         with fenced_lock("over", ttl=60):
@@ -116,13 +116,13 @@ def test_filters(observer, settings):
         assert names("--blocked") == [f"shop::{NAME}"]
 
 
-def test_another_alias():
+def test_using_lists_another_alias():
     with fenced_lock(NAME, ttl=60, using="other"):
         assert names() == []
         assert names("--using", "other") == [NAME]
 
 
-def test_what_others_wrote_does_not_speak_to_the_terminal(rendering, observer):
+def test_control_characters_are_escaped(rendering, observer):
     with fenced_lock(NAME, ttl=60):
         FencedLock.objects.update(owner="\x1b]0;pwned\x07", name="\x1b[31mred")
         ticket(observer, "\x1b[2J", "\x1b[31mred")
@@ -139,7 +139,7 @@ class TestWithoutTheTable:
     def _missing(self, monkeypatch):
         monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT * FROM no_such_table")
 
-    def test_the_advisory_locks_are_shown(self, rival):
+    def test_advisory_locks_are_shown(self, rival):
         rival.execute("SELECT pg_advisory_lock(7)")
         assert run("list").splitlines()[1].startswith("7 ")
         rival.execute("SELECT pg_advisory_unlock(7)")
@@ -148,12 +148,12 @@ class TestWithoutTheTable:
             "notes": [],
         }  # fmt: skip
 
-    def test_who_asks_for_fenced_ones_is_told(self):
+    def test_kind_fenced_is_an_error(self):
         with pytest.raises(CommandError, match=r"run 'manage.py migrate', or pass --using"):
             run("list", "--kind", "fenced")
 
 
-def test_other_errors_of_the_server_are_not_taken_for_that(monkeypatch):
+def test_other_server_errors_are_not_missing_tables(monkeypatch):
     monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT no_such_column")
     with pytest.raises(CommandError, match="no_such_column"):
         run("list")

@@ -38,7 +38,7 @@ def columns():
 
 
 @pytest.mark.usefixtures("released")
-def test_released_migrations_make_the_columns_they_always_made():
+def test_released_migrations_keep_their_columns():
     assert columns() == COLUMNS_BEFORE
 
 

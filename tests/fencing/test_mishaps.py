@@ -16,7 +16,7 @@ from tests.fencing.helpers import NAME, until_expired, until_renewed
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_an_exit_in_on_lost_does_not_end_the_heartbeat_of_other_leases(observer, caplog):
+def test_exit_in_on_lost_keeps_other_leases_renewed(observer, caplog):
     called = threading.Event()
 
     def leave(_lease):
@@ -32,7 +32,7 @@ def test_an_exit_in_on_lost_does_not_end_the_heartbeat_of_other_leases(observer,
     assert "failed" in caplog.text
 
 
-def test_a_block_left_with_an_open_transaction_leaves_a_lease_that_expires(observer):
+def test_open_transaction_at_exit_lets_the_lease_expire(observer):
     """Not one that is renewed until the process ends."""
     with pytest.raises(ValueError, match="its own"), fenced_lock(NAME, ttl=0.5):
         transaction.set_autocommit(False)
@@ -48,7 +48,7 @@ def test_a_block_left_with_an_open_transaction_leaves_a_lease_that_expires(obser
 @pytest.mark.parametrize(
     "metadata", [{"a": float("nan")}, {"a": "\0"}, {"a": "\ud800"}], ids=["nan", "nul", "surrogate"]
 )
-def test_metadata_that_postgresql_can_not_hold_is_refused_before_sql(metadata, statements):
+def test_unstorable_metadata_is_refused_before_sql(metadata, statements):
     with statements() as sent, pytest.raises(ValueError):  # noqa: PT011 - json's own, too
         fenced_lock(NAME, ttl=30, metadata=metadata)
     assert len(sent) == 0
@@ -63,14 +63,14 @@ def test_metadata_that_postgresql_can_not_hold_is_refused_before_sql(metadata, s
         ("update_or_create", {"name": "a"}),
     ],
 )
-def test_what_may_make_rows_is_refused_where_rows_are_fenced(method, arguments):
+def test_row_creating_methods_are_refused_on_fenced_models(method, arguments):
     getattr(Account.objects.all(), method)(**arguments)
     with fenced_lock(NAME, ttl=30) as lock:
         with pytest.raises(NotSupportedError, match="would not be fenced"):
             getattr(Account.objects.fenced(lock), method)(**arguments)
 
 
-def test_an_empty_name_is_an_unset_variable():
+def test_empty_name_is_refused():
     with pytest.raises(CommandError, match="unset variable") as caught:
         call_command("dblock", "run", "--lock", "", "--", "true")
     assert caught.value.returncode == 2

@@ -31,7 +31,7 @@ def back(lock):
 
 @beside
 class TestBesideTheLockTable:
-    def test_a_save_is_guarded_and_stamped(self, lock, statements):
+    def test_save_is_guarded_and_stamped(self, lock, statements):
         account = Account.objects.create(name="a")
         account.balance = 5
         with statements() as sent:
@@ -43,18 +43,18 @@ class TestBesideTheLockTable:
         assert (found.balance, found.fence_token) == (5, lock.token)
         assert account.fence_token == lock.token
 
-    def test_a_new_row_too(self, lock):
+    def test_new_row_is_guarded_and_stamped(self, lock):
         Account(name="a", balance=5).save_fenced(lock)
         assert Account.objects.get().fence_token == lock.token
 
-    def test_update_fields(self, lock):
+    def test_update_fields_keeps_the_fence_column(self, lock):
         account = Account.objects.create(name="a")
         account.name, account.balance = "b", 5
         account.save_fenced(lock, update_fields=["balance"])
         found = Account.objects.get()
         assert (found.name, found.balance, found.fence_token) == ("a", 5, lock.token)
 
-    def test_a_child_by_inheritance(self, lock):
+    def test_child_by_inheritance(self, lock):
         savings = Savings.objects.create(name="a")
         savings.balance, savings.rate = 5, 2
         savings.save_fenced(lock)
@@ -66,7 +66,7 @@ class TestBesideTheLockTable:
             savings.save_fenced(lock)
         assert Savings.objects.get().rate == 2
 
-    def test_a_stale_holder_is_refused_and_its_object_is_as_before(self, lock):
+    def test_stale_holder_is_refused_and_object_unchanged(self, lock):
         account = Account.objects.create(name="a")
         newer(lock)
         account.balance = 5
@@ -79,7 +79,7 @@ class TestBesideTheLockTable:
         assert Account.objects.get().balance == 0
         back(lock)
 
-    def test_what_is_known_to_be_lost_sends_nothing(self, lock, statements):
+    def test_lost_lease_sends_no_statement(self, lock, statements):
         account = Account.objects.create(name="a")
         lock.trust.lose("as the test wants it")
         with statements() as sent, pytest.raises(StaleFence):
@@ -87,7 +87,7 @@ class TestBesideTheLockTable:
         assert len(sent) == 0
         back(lock)
 
-    def test_the_column_is_the_second_line(self, lock):
+    def test_newer_fence_column_refuses_the_write(self, lock):
         """A row with a greater token is refused even under a guard: tokens of another key, say."""
         account = Account.objects.create(name="a", fence_token=lock.token + 1)
         account.balance = 5
@@ -96,7 +96,7 @@ class TestBesideTheLockTable:
         assert Account.objects.get().balance == 0
         lock.check()
 
-    def test_a_refusal_leaves_the_surrounding_transaction_usable(self, lock):
+    def test_refusal_leaves_the_surrounding_transaction_usable(self, lock):
         account = Account.objects.create(name="a", fence_token=lock.token + 1)
         with transaction.atomic():
             with pytest.raises(StaleFence):
@@ -106,13 +106,13 @@ class TestBesideTheLockTable:
             Account.objects.create(name="after")
         assert Account.objects.count() == 2
 
-    def test_a_row_that_is_gone_is_refused(self, lock):
+    def test_deleted_row_is_refused(self, lock):
         account = Account.objects.create(name="a")
         Account.objects.all().delete()
         with pytest.raises(StaleFence, match="or it was deleted"):
             account.save_fenced(lock)
 
-    def test_a_plain_save_leaves_the_fence_alone(self, lock):
+    def test_plain_save_leaves_the_fence_alone(self, lock):
         """So somebody who read the row before can't lower it."""
         account = Account.objects.create(name="a")
         Account.objects.fenced(lock).update(balance=5)
@@ -121,7 +121,7 @@ class TestBesideTheLockTable:
         found = Account.objects.get()
         assert (found.name, found.fence_token) == ("b", lock.token)
 
-    def test_update_and_delete(self, lock):
+    def test_update_and_delete_are_guarded(self, lock):
         Account.objects.create(name="a")
         Account.objects.create(name="b")
         assert Account.objects.filter(name="a").fenced(lock).update(balance=5) == 1
@@ -132,7 +132,7 @@ class TestBesideTheLockTable:
         assert Account.objects.update(balance=1) == 1, "without a fence as ever"
         assert Account.objects.all().delete()[0] == 1
 
-    def test_all_rows_or_none(self, lock):
+    def test_stale_row_refuses_the_whole_update(self, lock):
         Account.objects.create(name="a")
         Account.objects.create(name="b", fence_token=lock.token + 1)
         with pytest.raises(StaleFence, match="some of the rows") as caught:
@@ -143,7 +143,7 @@ class TestBesideTheLockTable:
         assert set(Account.objects.values_list("balance")) == {(0,)}
         assert Account.objects.count() == 2
 
-    def test_reading_is_as_ever(self, lock, statements):
+    def test_reading_claims_nothing(self, lock, statements):
         """The guard keeps stale writers out, so nothing has to be claimed."""
         Account.objects.create(name="a")
         with statements() as sent:
@@ -151,7 +151,7 @@ class TestBesideTheLockTable:
             assert len(list(Account.objects.fenced(lock).iterator())) == 1
         assert len(sent) == 2
 
-    def test_a_refusal_is_told(self, lock):
+    def test_refusal_sends_a_signal(self, lock):
         heard = []
 
         def hear(signal, sender, **data):
@@ -170,7 +170,7 @@ class TestBesideTheLockTable:
         assert (data["model"], data["kind"]) == ("app.account", "fenced")
         assert (data["token"], data["keys"]) == (lock.token, ((NAME,),))
 
-    def test_other_errors_are_as_ever(self, lock):
+    def test_other_errors_propagate(self, lock):
         Account.objects.create(name="a")
         account = Account(name="a")
         with pytest.raises(DatabaseError, match="duplicate key"):
@@ -195,7 +195,7 @@ class TestInAnotherDatabase:
         account.save_fenced(lock)
         assert Account.objects.using("other").get().balance == 2
 
-    def test_what_was_not_read_under_the_lock_is_refused(self, lock):
+    def test_object_read_outside_the_lock_is_refused(self, lock):
         Account.objects.using("other").create(name="a")
         account = Account.objects.using("other").get()
         with pytest.raises(StaleFence, match="not read under this lock"):
@@ -205,7 +205,7 @@ class TestInAnotherDatabase:
         Account(name="a").save_fenced(lock, using="other")
         assert Account.objects.using("other").get().fence_token == lock.token
 
-    def test_an_old_holder_is_refused_from_the_claim_on(self, observer):
+    def test_stale_holder_is_refused_after_the_claim(self, observer):
         """Also between the newer holder's reading and its writing."""
         rows = Account.objects.using("other")
         rows.create(name="a", balance=100)
@@ -225,21 +225,21 @@ class TestInAnotherDatabase:
                 by_new.save_fenced(new)
         assert rows.get().balance == 101
 
-    def test_update_claims_and_writes_in_one(self, lock):
+    def test_update_claims_and_writes_in_one_statement(self, lock):
         rows = Account.objects.using("other")
         rows.create(name="a")
         assert rows.fenced(lock).update(balance=5) == 1
         assert rows.get().fence_token == lock.token
         assert rows.fenced(lock).delete()[0] == 1
 
-    def test_what_can_not_claim(self, lock):
+    def test_unsupported_querysets_cannot_claim(self, lock):
         rows = Account.objects.using("other").fenced(lock)
         with pytest.raises(NotSupportedError, match=r"iterator\(\)"):
             rows.iterator()
         with pytest.raises(NotSupportedError, match=r"values\(\)"):
             list(rows.values("name"))
 
-    def test_a_lost_lock_claims_nothing(self, lock):
+    def test_lost_lock_claims_nothing(self, lock):
         Account.objects.using("other").create(name="a")
         lock.trust.lose("as the test wants it")
         with pytest.raises(StaleFence):
@@ -247,7 +247,7 @@ class TestInAnotherDatabase:
         assert Account.objects.using("other").get().fence_token == 0
         back(lock)
 
-    def test_nothing_is_read_twice(self, lock, statements):
+    def test_claiming_reads_each_row_once(self, lock, statements):
         Account.objects.using("other").create(name="a")
         rows = Account.objects.using("other").fenced(lock)
         list(rows)

@@ -40,7 +40,7 @@ def name(*key, namespace=""):
         (("x" * 201,), f"{'x' * 199}…~"),
     ],
 )
-def test_the_text_of_a_key_is_fixed_for_ever(key, text):
+def test_text_of_a_key_is_fixed(key, text):
     if text.endswith("~"):
         found, _, digest = name(*key).rpartition("~")
         assert f"{found}~" == text
@@ -49,11 +49,11 @@ def test_the_text_of_a_key_is_fixed_for_ever(key, text):
         assert name(*key) == text
 
 
-def test_the_digest_is_fixed_for_ever():
+def test_digest_of_a_long_key_is_fixed():
     assert name("a:b") == "a:b~6b6bd37b964bf03287d150201d3e3859"
 
 
-def test_the_namespace_goes_before():
+def test_namespace_precedes_the_key():
     assert name("a", 1, namespace="shop") == "shop::a:1"
     assert name("a", namespace="").count(":") == 0
     assert name("a", namespace="x:y").startswith("a~")
@@ -62,7 +62,7 @@ def test_the_namespace_goes_before():
     assert len(name("x" * 199, namespace="shop")) < 255
 
 
-def test_a_plain_namespace_goes_before_a_digest_too():
+def test_namespace_precedes_a_digest():
     """So that a name tells whose it is."""
     long = name("b:c" * 100, namespace="n" * 100)
     assert long.startswith("n" * 100 + "::")
@@ -125,5 +125,5 @@ def test_no_two_keys_share_a_name(one, other, here, there):
         (("a",), (("a",),)),
     ],
 )
-def test_keys_that_look_alike_differ(one, other):
+def test_similar_keys_have_different_names(one, other):
     assert name(*one) != name(*other)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class TestForce:
-    def test_the_old_holder_is_fenced_off(self, statements):
+    def test_old_holder_is_fenced_off(self, statements):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as old:
             with statements() as sent:
                 assert force_release(NAME) is True
@@ -35,33 +35,33 @@ class TestForce:
                 assert old.release() is False
                 new.renew()
 
-    def test_it_passes_the_token_of_a_lease_that_nobody_has_taken_since(self):
+    def test_force_release_advances_the_token_of_an_expired_lease(self):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
             force_release(NAME)
             assert row().token > lock.token
             lock.renew()
 
-    def test_of_nothing(self):
+    def test_force_release_of_a_free_name_is_false(self):
         assert force_release(NAME) is False
         with fenced_lock(NAME, ttl=30):
             pass
         assert force_release(NAME) is False
 
-    def test_the_lock_delay_counts_from_now(self):
+    def test_lock_delay_counts_from_the_force_release(self):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, lock_delay=60) as lock:
             force_release(NAME)
             with pytest.raises(TimeoutError), fenced_lock(NAME, ttl=30):
                 pass
             lock.renew()
 
-    def test_not_in_a_transaction(self):
+    def test_open_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             force_release(NAME)
 
     @pytest.mark.parametrize(
         ("by", "who"), [({}, "database role postgres"), ({"by": "ann"}, "ann")], ids=["role", "by"]
     )
-    def test_it_is_written_down_and_only_what_was_done(self, by, who, caplog):
+    def test_force_release_is_audited_only_if_done(self, by, who, caplog):
         with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
             with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
                 force_release(NAME, **by)
@@ -90,13 +90,13 @@ class TestPatience:
             cursor.execute("SELECT current_setting('lock_timeout')")
             return cursor.fetchone()[0]
 
-    def test_no_longer_than_it_was_given(self, guarded):
+    def test_patience_limits_the_wait_for_a_guard(self, guarded):
         with pytest.raises(OperationalError, match="lock timeout"):
             force_release_grant(NAME, 0, guarded, patience=0.02)
         assert row().token == guarded
         assert self.timeout() == "0", "it counted for that statement"
 
-    def test_the_sessions_own_where_it_was_given_none(self, guarded):
+    def test_no_patience_uses_the_sessions_lock_timeout(self, guarded):
         with connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = '20ms'")
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -104,7 +104,7 @@ class TestPatience:
         assert self.timeout() == "20ms"
         connection.close()
 
-    def test_it_is_enough_where_nobody_is_in_the_way(self):
+    def test_patience_is_not_needed_without_a_guard(self):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
             assert force_release_grant(NAME, 0, lock.token, patience=5) is True
             lock.renew()
@@ -121,7 +121,7 @@ def age(seconds):
 
 
 class TestPurge:
-    def test_idle_rows_go_and_others_stay(self):
+    def test_only_idle_rows_are_purged(self):
         with fenced_lock("idle", ttl=30):
             pass
         age(40 * 86_400)
@@ -131,7 +131,7 @@ class TestPurge:
             assert purge_fenced_locks() == 1
             assert set(FencedLock.objects.values_list("name", flat=True)) == {"recent", "held"}
 
-    def test_a_token_is_never_given_twice(self):
+    def test_token_never_repeats_after_a_purge(self):
         with fenced_lock(NAME, ttl=30):
             pass
         age(7200)
@@ -140,7 +140,7 @@ class TestPurge:
         with fenced_lock(NAME, ttl=30) as lock:
             assert lock.token > old
 
-    def test_a_row_whose_token_is_ahead_of_the_clock_stays(self):
+    def test_token_ahead_of_the_clock_keeps_the_row(self):
         """A new row would begin below it."""
         with fenced_lock(NAME, ttl=30):
             pass
@@ -148,7 +148,7 @@ class TestPurge:
         FencedLock.objects.update(token=2**60)
         assert purge_fenced_locks(idle=3600) == 0
 
-    def test_a_row_that_somebody_has_locked_is_passed_over(self, rival):
+    def test_locked_row_is_skipped(self, rival):
         with fenced_lock(NAME, ttl=30):
             pass
         age(7200)
@@ -156,7 +156,7 @@ class TestPurge:
         assert purge_fenced_locks(idle=3600) == 0
         rival.execute("ROLLBACK")
 
-    def test_in_small_commits(self, monkeypatch, statements):
+    def test_purge_commits_in_batches(self, monkeypatch, statements):
         from django_dblock.fencing import operations as operate
 
         monkeypatch.setattr(operate, "BATCH", 2)
@@ -168,30 +168,30 @@ class TestPurge:
             assert purge_fenced_locks(idle=3600) == 5
         assert len(sent) == 4, "the tickets, and three batches"
 
-    def test_a_lock_delay_that_is_still_running_keeps_the_row(self):
+    def test_running_lock_delay_keeps_the_row(self):
         with fenced_lock(NAME, ttl=30):
             pass
         age(7200)
         FencedLock.objects.update(lock_delay="03:00:00")
         assert purge_fenced_locks(idle=3600) == 0
 
-    def test_tickets_of_the_dead(self):
+    def test_tickets_of_dead_waiters_are_purged(self):
         FencedTicket.objects.create(name=NAME, owner="", expires_at="2000-01-01T00:00Z")
         FencedTicket.objects.create(name=NAME, owner="", expires_at="2200-01-01T00:00Z")
         purge_fenced_locks()
         assert FencedTicket.objects.count() == 1
 
     @pytest.mark.parametrize("idle", [0, 3599, float("nan")])
-    def test_not_too_soon(self, idle):
+    def test_idle_time_below_an_hour_is_refused(self, idle):
         with pytest.raises(ValueError, match="after an hour at the earliest"):
             purge_fenced_locks(idle=idle)
 
 
 class TestMigration:
-    def test_the_models_and_the_migrations_agree(self):
+    def test_models_and_the_migrations_agree(self):
         call_command("makemigrations", "django_dblock", check=True, dry_run=True, verbosity=0)
 
-    def test_how_the_tables_are_stored(self):
+    def test_tables_have_their_storage_parameters(self):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT relpersistence, array_to_string(reloptions, ' ') FROM pg_class"
@@ -208,7 +208,7 @@ class TestMigration:
         assert "fillfactor=50" in lock_options
         assert "autovacuum_vacuum_scale_factor=0.02" in lock_options
 
-    def test_back_and_forth(self):
+    def test_migration_is_reversible(self):
         """On PostgreSQL, and on an engine that knows nothing of storage parameters."""
         for alias in ("default", "sqlite"):
             call_command("migrate", "django_dblock", "zero", database=alias, verbosity=0)
@@ -216,6 +216,6 @@ class TestMigration:
         with fenced_lock(NAME, ttl=30):
             assert heartbeat._due
 
-    test_back_and_forth = pytest.mark.django_db(transaction=True, databases=["default", "sqlite"])(
-        test_back_and_forth
-    )
+    test_migration_is_reversible = pytest.mark.django_db(
+        transaction=True, databases=["default", "sqlite"]
+    )(test_migration_is_reversible)

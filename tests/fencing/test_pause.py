@@ -147,7 +147,7 @@ def unguarded(channel, lock, _block):
         (unaware_updating, "StaleFence"),
     ],
 )
-def test_a_holder_that_was_frozen_changes_nothing(work, outcome, observer):
+def test_frozen_holder_changes_nothing(work, outcome, observer):
     Account.objects.create(name="a", balance=100)
     with stolen_from(work, observer) as (lock, holder):
         assert resume(holder) == outcome
@@ -155,7 +155,7 @@ def test_a_holder_that_was_frozen_changes_nothing(work, outcome, observer):
         lock.renew()
 
 
-def test_negative_twin_an_unguarded_write_of_a_frozen_holder_goes_through(observer):
+def test_negative_twin_unguarded_write_is_committed(observer):
     Account.objects.create(name="a", balance=100)
     with stolen_from(unguarded, observer) as (lock, holder):
         Account.objects.update(balance=200)
@@ -171,7 +171,7 @@ def in_a_guard(channel, lock, _block):
     return "committed"
 
 
-def test_frozen_inside_a_guard_it_keeps_the_thief_out_until_it_commits(observer):
+def test_frozen_guard_delays_the_next_grant(observer):
     """The lease has expired, and still nobody is granted it: so the commit is not stale."""
     Account.objects.create(name="a", balance=100)
     with process(hold, in_a_guard) as holder:
@@ -193,7 +193,7 @@ def in_an_impatient_guard(channel, lock, _block):
     return "over"
 
 
-def test_frozen_inside_a_guard_for_too_long_it_is_ended_by_the_server(observer):
+def test_guard_frozen_for_too_long_is_ended_by_the_server(observer):
     Account.objects.create(name="a", balance=100)
     with process(hold, in_an_impatient_guard) as holder:
         holder.receive()
@@ -236,21 +236,21 @@ def unguarded_hook(*arguments):
     return in_an_on_commit_hook(guard=False)(*arguments)
 
 
-def test_an_on_commit_hook_runs_after_the_guard_and_needs_its_own(observer):
+def test_on_commit_hook_needs_its_own_guard(observer):
     Account.objects.create(name="a", balance=100)
     with stolen_from(guarded_hook, observer) as (_, holder):
         assert resume(holder) == ["LockLost"]
         assert Account.objects.get().balance == 100
 
 
-def test_negative_twin_an_on_commit_hook_without_one_writes_stale(observer):
+def test_negative_twin_unguarded_on_commit_hook_is_stale(observer):
     Account.objects.create(name="a", balance=100)
     with stolen_from(unguarded_hook, observer) as (_, holder):
         assert resume(holder) == ["no error"]
         assert Account.objects.get().balance == 1
 
 
-def test_negative_twin_comparing_the_column_at_the_write_is_not_enough(observer):
+def test_negative_twin_comparing_the_column_loses_an_update(observer):
     """The old holder writes after the new one has read and before it writes: an addition is lost.
 
     That is what other fencing is made of. Step by step, with the column and without the guard.
@@ -272,7 +272,7 @@ def test_negative_twin_comparing_the_column_at_the_write_is_not_enough(observer)
     assert Account.objects.get().balance == 101, "111 would be right"
 
 
-def test_with_the_guard_the_same_steps_lose_nothing(observer):
+def test_guard_loses_nothing_in_the_same_steps(observer):
     Account.objects.create(name="a", balance=100)
     with suppress(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as old:
         read_by_old = Account.objects.get()

@@ -39,7 +39,7 @@ def test_acquire_renew_guard_save_and_release(observer):
         assert second.token > lock.token
 
 
-def test_a_stale_holder_is_refused(observer):
+def test_stale_holder_is_refused(observer):
     account = Account.objects.create(name="a")
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as old:
         expire(observer)

@@ -53,7 +53,7 @@ def tenants_row(observer):
 
 
 class TestSchema:
-    def test_it_is_renewed_and_released_where_it_was_found(self, tenant, observer):
+    def test_lease_is_renewed_and_released_in_its_schema(self, tenant, observer):
         go_to(QUOTED)
         with fenced_lock(NAME, ttl=0.9) as lock:
             go_to("public")
@@ -96,7 +96,7 @@ class TestSchema:
             with pytest.raises(SelfDeadlock), fenced_lock(NAME, ttl=30, timeout=None, fair=fair):
                 pass
 
-    def test_a_guard_looks_there_whatever_the_search_path(self, tenant):
+    def test_guard_uses_the_leases_schema(self, tenant):
         go_to(QUOTED)
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
             go_to("public")
@@ -108,7 +108,7 @@ class TestSchema:
             with lock.guard():
                 pytest.fail("it is not held")
 
-    def test_a_statement_with_a_schema(self):
+    def test_statements_name_the_schema(self):
         text = store.in_schema("FROM django_dblock_fencedlock WHERE a = %(a)s", '"50 %\\1"')
         assert text == 'FROM "50 %%\\1".django_dblock_fencedlock WHERE a = %(a)s'
         assert store.in_schema("django_dblock_fencedlock", "") == "django_dblock_fencedlock"
@@ -145,7 +145,7 @@ class Opaque(Proxy):
 
 
 @pytest.mark.parametrize("proxy", [Proxy, Opaque])
-def test_a_lease_behind_a_driver_proxy_outlives_its_ttl(proxy, monkeypatch, observer):
+def test_lease_behind_a_driver_proxy_outlives_its_ttl(proxy, monkeypatch, observer):
     connect = DatabaseWrapper.get_new_connection
     monkeypatch.setattr(
         DatabaseWrapper, "get_new_connection", lambda self, given: proxy(connect(self, given))
@@ -158,7 +158,7 @@ def test_a_lease_behind_a_driver_proxy_outlives_its_ttl(proxy, monkeypatch, obse
     connection.close()
 
 
-def test_the_heartbeats_connection_comes_from_no_backend_of_the_project(monkeypatch):
+def test_heartbeat_connection_is_not_from_the_projects_pool(monkeypatch):
     """A pool of the application's may have nothing left to give."""
 
     class Pooled(DatabaseWrapper):
@@ -184,7 +184,7 @@ class TestDeadConnection:
 
         return kill
 
-    def test_a_candidate_that_loops_recovers(self, dead):
+    def test_looping_candidate_reconnects(self, dead):
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         dead()
@@ -198,7 +198,7 @@ class TestDeadConnection:
         assert failures <= 1
 
     @pytest.mark.parametrize("act", ["renew", "guard", "force_release"])
-    def test_the_second_call_works(self, act, dead):
+    def test_second_call_reconnects(self, act, dead):
         with fenced_lock(NAME, ttl=30) as lock:
             acts = {
                 "renew": lock.renew,
@@ -249,7 +249,7 @@ class TestOneOfManyEnds:
             line.close()
 
     @pytest.mark.parametrize("ends", ["released", "about to expire"])
-    def test_it_fails_nobodys_beat(self, ends, rival, caplog):
+    def test_ending_one_of_many_leases_disturbs_no_renewal(self, ends, rival, caplog):
         stack, leases = self.many(300)
         before = [lease.expires_at for lease in leases[50:]]
 
@@ -272,7 +272,7 @@ class TestOneOfManyEnds:
             stack.close()
 
 
-def test_a_row_locked_for_a_moment_is_renewed_soon_and_not_after_a_third_of_the_ttl(rival):
+def test_briefly_locked_row_is_renewed_soon(rival):
     with fenced_lock(NAME, ttl=60) as lock:
         rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
         own = module.Heartbeat()
@@ -284,7 +284,7 @@ def test_a_row_locked_for_a_moment_is_renewed_soon_and_not_after_a_third_of_the_
             line.close()
 
 
-def test_short_leases_do_not_end_the_beats_of_long_ones():
+def test_end_of_a_short_lease_keeps_a_long_one_renewed():
     with fenced_lock("short", ttl=0.6) as short, fenced_lock("long", ttl=60) as long:
         assert module._batch_of(short.trust) != module._batch_of(long.trust)
         assert module._batch_of(short.trust).alias == module._batch_of(long.trust).alias

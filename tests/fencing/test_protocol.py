@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.
 
 
 class TestBudget:
-    def test_acquire_renew_and_release_are_one_statement_and_one_commit_each(self, statements):
+    def test_acquire_renew_release_are_one_commit_each(self, statements):
         """In autocommit: nothing opens a transaction, so each statement commits by itself."""
         with statements() as sent, fenced_lock(NAME, ttl=30) as lock:
             assert len(sent) == 1
@@ -43,14 +43,14 @@ class TestBudget:
         assert len(sent) == 3
         assert not any("BEGIN" in query["sql"] for query in sent)
 
-    def test_the_second_acquire_too(self, statements):
+    def test_second_acquire_is_one_statement(self, statements):
         with fenced_lock(NAME, ttl=30):
             pass
         with statements() as sent, fenced_lock(NAME, ttl=30):
             pass
         assert len(sent) == 2
 
-    def test_a_name_that_was_granted_before_is_taken_by_the_short_statement(self, statements):
+    def test_known_name_uses_the_short_statement(self, statements):
         with statements() as sent:
             for _ in range(3):
                 with fenced_lock(NAME, ttl=30):
@@ -58,7 +58,7 @@ class TestBudget:
         acquired = [len(query["sql"]) for query in sent][::2]
         assert acquired[1] == acquired[2] < acquired[0] / 2
 
-    def test_a_failed_try_is_one_statement_unless_the_last_one_was_granted(self, statements):
+    def test_repeated_failed_try_is_one_statement(self, statements):
         counts = []
         with fenced_lock(NAME, ttl=30):
             for _ in range(3):
@@ -75,7 +75,7 @@ class TestBudget:
             assert 0 < lock.remaining <= 30
         assert len(sent) == 0
 
-    def test_a_failed_try_writes_no_wal(self, observer):
+    def test_failed_try_writes_no_wal(self, observer):
         def polls():
             with wal_written(observer) as written:
                 for _ in range(20):
@@ -87,7 +87,7 @@ class TestBudget:
             # Others may write meanwhile (a checkpoint, a vacuum); we would in each round.
             observe.until(lambda: polls() == 0, "twenty polls without a byte of WAL")
 
-    def test_negative_twin_an_upsert_writes_for_each_failed_try(self, observer, rival):
+    def test_negative_twin_upsert_writes_on_failed_tries(self, observer, rival):
         upsert = (
             "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
             " renewed_at, expires_at, lock_delay, grants, metadata) VALUES ('nightly-sync', 0, 1,"
@@ -109,7 +109,7 @@ class TestBudget:
         every, hot = (now - then for now, then in zip(updates(), before, strict=True))
         assert every == hot >= 180, "those of other sessions may be counted late"
 
-    def test_no_index_has_the_expiry(self):
+    def test_expiry_is_not_indexed(self):
         with connection.cursor() as cursor:
             found = connection.introspection.get_constraints(cursor, FencedLock._meta.db_table)
         keys = [entry for entry in found.values() if entry["index"] or entry["unique"]]
@@ -118,7 +118,7 @@ class TestBudget:
 
 
 class TestOneHolderAtATime:
-    def test_the_second_is_refused_and_told_who_has_it(self):
+    def test_refusal_names_the_holder(self):
         with fenced_lock(NAME, ttl=30) as lock:
             with pytest.raises(LockTimeout) as caught, fenced_lock(NAME, ttl=30):
                 pytest.fail("two holders")
@@ -128,7 +128,7 @@ class TestOneHolderAtATime:
         assert f"token {lock.token}" in str(error)
         assert error.timeout == 0
 
-    def test_an_expired_lease_is_free(self, observer):
+    def test_expired_lease_is_free(self, observer):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as first:
             expire(observer)
             with fenced_lock(NAME, ttl=30) as second:
@@ -142,7 +142,7 @@ class TestOneHolderAtATime:
         assert row("counted").grants == 100
         assert row("count").metadata == {"value": 100}
 
-    def test_the_row_tells_who_and_what(self):
+    def test_row_has_owner_and_metadata(self):
         with fenced_lock("inventory", 7, ttl=30, metadata={"job": "count"}, lock_delay=2) as lock:
             found = row("inventory:7")
             assert found.owner.split(":")[1].isdigit()
@@ -155,7 +155,7 @@ class TestOneHolderAtATime:
             assert f"token={lock.token}" in repr(lock)
             assert (lock.key, lock.name, lock.using) == (("inventory", 7), "inventory:7", "default")
 
-    def test_a_row_that_appears_just_now_is_tried_again_at_once(self, monkeypatch):
+    def test_concurrent_insert_is_retried_at_once(self, monkeypatch):
         """What the insert race looks like: no row at all."""
         plain = table.acquire
         answers = [None, None]
@@ -164,7 +164,7 @@ class TestOneHolderAtATime:
             assert lock.waited < 5
 
     @pytest.mark.processes
-    def test_the_insert_race(self):
+    def test_insert_race_has_one_winner(self):
         """Of those who make the row at the same time, one has it, and none fails otherwise."""
         for number in range(3):
             assert sorted(race(4, try_once, f"new-{number}")) == ["held", *["refused"] * 3]
@@ -180,7 +180,7 @@ def try_once(_number, name):
 
 
 class TestTokens:
-    def test_each_is_greater_and_not_behind_the_clock(self, observer):
+    def test_each_token_is_greater_and_not_behind_the_clock(self, observer):
         tokens = []
         for _ in range(20):
             with fenced_lock(NAME, ttl=30) as lock:
@@ -191,7 +191,7 @@ class TestTokens:
         ).fetchone()
         assert clock - 60_000 < tokens[0] <= clock
 
-    def test_one_that_is_ahead_of_the_clock_is_counted_up(self):
+    def test_token_ahead_of_the_clock_is_incremented(self):
         with fenced_lock(NAME, ttl=30):
             pass
         FencedLock.objects.update(token=2**60)
@@ -216,7 +216,7 @@ def granted(_number, times):
 
 
 class TestRenew:
-    def test_it_moves_the_expiry_and_keeps_the_token(self):
+    def test_renew_moves_the_expiry_and_keeps_the_token(self):
         with fenced_lock(NAME, ttl=30) as lock:
             first = lock.expires_at
             lock.renew(ttl=60)
@@ -225,7 +225,7 @@ class TestRenew:
             assert row().token == lock.token
             assert lock.remaining > 31
 
-    def test_it_never_shortens_what_was_promised(self):
+    def test_renew_never_shortens_the_lease(self):
         """So answers may overtake each other, and each is true."""
         with fenced_lock(NAME, ttl=30) as lock:
             first = lock.expires_at
@@ -240,18 +240,18 @@ class TestRenew:
             lock.renew()
         assert lock.lost
 
-    def test_the_name_of_another_host_changes_nothing(self):
+    def test_renewal_ignores_the_owner(self):
         with fenced_lock(NAME, ttl=30) as lock:
             FencedLock.objects.update(owner="elsewhere:1:main")
             lock.renew()
 
-    def test_an_expired_lease_is_not_brought_back(self, observer):
+    def test_expired_lease_is_not_renewed(self, observer):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             expire(observer)
             lock.renew()
         assert is_expired(observer)
 
-    def test_a_row_that_is_locked_for_a_moment_is_renewed_after_it(self, rival, statements):
+    def test_briefly_locked_row_is_renewed_afterwards(self, rival, statements):
         with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
             first = lock.expires_at
@@ -262,20 +262,20 @@ class TestRenew:
             assert lock.expires_at > first
 
     @pytest.mark.parametrize("ttl", [0, -1, True, "1", float("nan"), 1e12])
-    def test_what_is_no_ttl(self, ttl):
+    def test_wrong_ttl_is_refused(self, ttl):
         with fenced_lock(NAME, ttl=30) as lock:
             with pytest.raises(ValueError, match="ttl="):
                 lock.renew(ttl=ttl)
         with pytest.raises(ValueError, match="seconds above 0 and up to 2147484"):
             fenced_lock(NAME, ttl=ttl)
 
-    def test_on_lost_that_cannot_be_called_is_refused(self):
+    def test_uncallable_on_lost_is_refused(self):
         with pytest.raises(TypeError, match="on_lost must be callable, not int"):
             fenced_lock(NAME, ttl=30, on_lost=3)
 
 
 class TestRelease:
-    def test_it_is_free_at_once_and_the_row_stays(self, observer):
+    def test_release_frees_at_once_and_keeps_the_row(self, observer):
         with fenced_lock(NAME, ttl=30) as lock:
             assert lock.release() is True
             assert is_expired(observer)
@@ -287,19 +287,19 @@ class TestRelease:
             with fenced_lock(NAME, ttl=30) as second:
                 assert second.token > lock.token
 
-    def test_a_renewal_that_was_under_way_does_not_undo_it(self, observer):
+    def test_renewal_in_flight_does_not_undo_a_release(self, observer):
         """The statement of the heartbeat arrives after the release."""
         with fenced_lock(NAME, ttl=30) as lock:
             place, token = lock.trust.place, lock.token
         assert table.renew(place, token, 30) == (None, False)
         assert is_expired(observer)
 
-    def test_nor_during_hold_at_least(self, observer):
+    def test_renewal_in_flight_does_not_undo_hold_at_least(self, observer):
         with fenced_lock(NAME, ttl=30, hold_at_least=60) as lock:
             place, token = lock.trust.place, lock.token
         assert table.renew(place, token, 30) == (None, False)
 
-    def test_a_release_that_finds_somebody_else_changes_nothing(self, observer):
+    def test_release_of_a_taken_over_lease_changes_nothing(self, observer):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as first:
             expire(observer)
             with fenced_lock(NAME, ttl=30) as second:
@@ -307,14 +307,14 @@ class TestRelease:
                 assert not is_expired(observer)
                 second.renew()
 
-    def test_the_error_of_the_block_comes_first(self, observer):
+    def test_blocks_error_propagates_first(self, observer):
         with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30) as lock:
             expire(observer)
             FencedLock.objects.update(token=lock.token + 1)
             raise ZeroDivisionError
         assert lock.lost
 
-    def test_a_connection_that_the_server_dropped_is_replaced(self, observer):
+    def test_dropped_connection_is_replaced_to_release(self, observer):
         """So that the lease comes back at once, and not when its ttl is over."""
         with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             before = connection.connection.info.backend_pid
@@ -323,14 +323,14 @@ class TestRelease:
         assert not lock.lost
         assert connection.connection.info.backend_pid != before
 
-    def test_a_release_on_a_new_connection_ends_no_later_grant(self, observer):
+    def test_release_on_a_new_connection_spares_a_later_grant(self, observer):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             observer.execute("UPDATE django_dblock_fencedlock SET token = token + 1")
             terminate(observer)
         assert lock.lost
         assert not is_expired(observer)
 
-    def test_any_other_error_is_not_tried_again(self, statements, observer):
+    def test_other_errors_are_not_retried(self, statements, observer):
         try:
             with pytest.raises(ProgrammingError), statements() as sent:
                 with fenced_lock(NAME, ttl=30, heartbeat=False):
@@ -339,14 +339,14 @@ class TestRelease:
             observer.execute("ALTER TABLE elsewhere RENAME TO django_dblock_fencedlock")
         assert [query["sql"].split()[0] for query in sent] == ["WITH", "UPDATE"]
 
-    def test_an_error_of_the_release_does_not_hide_the_blocks(self, unreachable, caplog):
+    def test_release_error_does_not_hide_the_blocks_error(self, unreachable, caplog):
         with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
             unreachable()
             raise ZeroDivisionError
         connection.close()
         assert "was not released, it expires" in caplog.text
 
-    def test_else_it_is_raised(self, unreachable):
+    def test_error_of_the_release_is_raised(self, unreachable):
         with pytest.raises(OperationalError), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             unreachable()
         connection.close()
@@ -362,7 +362,7 @@ class TestRelease:
                 lock.check()
         connection.close()
 
-    def test_hold_at_least(self, observer):
+    def test_hold_at_least_delays_the_next_grant(self, observer):
         with fenced_lock(NAME, ttl=30, hold_at_least=60):
             pass
         assert 55 < row().lock_delay.total_seconds() <= 60
@@ -372,7 +372,7 @@ class TestRelease:
         with fenced_lock(NAME, ttl=30):
             pass
 
-    def test_hold_at_least_counts_from_the_beginning(self, observer):
+    def test_hold_at_least_counts_from_the_grant(self, observer):
         with fenced_lock(NAME, ttl=30, hold_at_least=1):
             observer.execute(
                 "UPDATE django_dblock_fencedlock SET acquired_at = acquired_at - interval '2 s'"
@@ -401,7 +401,7 @@ def terminate(observer):
 
 
 class TestLockDelay:
-    def test_nobody_gets_an_expired_lock_before_it(self, observer):
+    def test_expired_lock_is_not_granted_during_lock_delay(self, observer):
         with pytest.raises(LockLost):
             with fenced_lock(NAME, ttl=30, lock_delay=60, heartbeat=False) as lock:
                 expire(observer)
@@ -412,7 +412,7 @@ class TestLockDelay:
         with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
             pass
 
-    def test_a_release_needs_none(self):
+    def test_released_lock_has_no_delay(self):
         with fenced_lock(NAME, ttl=30, lock_delay=60):
             pass
         with fenced_lock(NAME, ttl=30):
@@ -427,11 +427,11 @@ class TestOpenTransaction:
             assert len(sent) == 0
             assert not FencedLock.objects.exists()
 
-    def test_it_is_what_django_raises_for_durable_atomic(self):
+    def test_error_is_the_one_of_durable_atomic(self):
         with transaction.atomic(), pytest.raises(RuntimeError):
             fenced_lock(NAME, ttl=30).__enter__()
 
-    def test_also_with_autocommit_off(self):
+    def test_autocommit_off_is_refused(self):
         transaction.set_autocommit(False)
         try:
             with pytest.raises(OpenTransaction):
@@ -440,7 +440,7 @@ class TestOpenTransaction:
             transaction.rollback()
             transaction.set_autocommit(True)
 
-    def test_renew_and_release_are_refused_and_the_lease_goes_on(self):
+    def test_renew_and_release_are_refused(self):
         with fenced_lock(NAME, ttl=30) as lock:
             with transaction.atomic():
                 with pytest.raises(OpenTransaction, match="can't be renewed"):
@@ -452,16 +452,16 @@ class TestOpenTransaction:
 
 
 class TestWhere:
-    def test_the_alias_that_is_named(self):
+    def test_using_names_the_alias(self):
         with fenced_lock(NAME, ttl=30, using="default") as lock:
             assert lock.using == "default"
 
-    def test_else_the_setting(self, settings):
+    def test_dblock_database_is_the_default_alias(self, settings):
         settings.DBLOCK_DATABASE = "sqlite"
         with pytest.raises(UnsupportedDatabase, match="SQLite"):
             fenced_lock(NAME, ttl=30).__enter__()
 
-    def test_else_where_the_router_writes_the_table(self, settings):
+    def test_router_is_the_last_default(self, settings):
         settings.DATABASE_ROUTERS = [Router()]
         with pytest.raises(UnsupportedDatabase, match="SQLite"):
             fenced_lock(NAME, ttl=30).__enter__()
@@ -482,7 +482,7 @@ class TestWhere:
             connection.close()
             observer.execute("DROP SCHEMA impostor CASCADE")
 
-    def test_a_standby_refuses_the_statement_itself(self):
+    def test_standby_refuses_the_statement_itself(self):
         """A read-only primary looks the same up to the question that tells."""
         with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_read_only = on")
@@ -500,13 +500,13 @@ class Router:
 
 
 class TestTheCommitIsDurable:
-    def test_a_commit_that_no_standby_confirmed_did_not_acquire(self, monkeypatch, observer):
+    def test_unconfirmed_commit_does_not_acquire(self, monkeypatch, observer):
         warn_like_the_server(monkeypatch)
         with pytest.raises(NotReplicated, match="no synchronous standby confirmed it"):
             fenced_lock(NAME, ttl=30).__enter__()
         assert is_expired(observer), "it was given back"
 
-    def test_nor_did_it_renew(self, monkeypatch):
+    def test_unconfirmed_commit_does_not_renew(self, monkeypatch):
         with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             before = lock.remaining
             warn_like_the_server(monkeypatch)
@@ -515,12 +515,12 @@ class TestTheCommitIsDurable:
             assert not lock.lost
             assert lock.remaining < before
 
-    def test_other_warnings_mean_nothing(self):
+    def test_other_warnings_are_ignored(self):
         with connection.cursor() as cursor, table.unreplicated(connection.connection) as warnings:
             cursor.execute("DO $$ BEGIN RAISE WARNING 'SyncRepWaitForLSN'; END $$")
         assert warnings == []
 
-    def test_the_servers_own_is_told_by_the_function_that_gives_it(self):
+    def test_server_warning_is_recognised_in_any_language(self):
         """In whatever language its message is."""
         heard = SimpleNamespace(source_function="SyncRepWaitForLSN", message_primary="attente")
         connection.ensure_connection()
@@ -549,7 +549,7 @@ class TestArguments:
             ("timeout", -1), ("timeout", "1"), ("hold_at_least", -1), ("lock_delay", None),
         ],
     )  # fmt: skip
-    def test_no_number_of_seconds(self, argument, value):
+    def test_wrong_seconds_are_refused(self, argument, value):
         with pytest.raises(ValueError, match=argument):
             fenced_lock(NAME, ttl=30, **{argument: value})
 
@@ -559,21 +559,21 @@ class TestArguments:
         with pytest.raises(TypeError, match="JSON serializable"):
             fenced_lock(NAME, ttl=30, metadata={"a": object()})
 
-    def test_a_wrong_key_fails_where_it_is_written(self):
+    def test_wrong_key_is_refused_at_construction(self):
         with pytest.raises(ValueError, match="needs a key"):
             fenced_lock(ttl=30)
         with pytest.raises(TypeError, match="cannot be part"):
             fenced_lock(1.5, ttl=30)
 
-    def test_a_callable_is_for_the_decorator(self):
+    def test_callable_key_in_a_with_block_is_refused(self):
         with pytest.raises(TypeError, match="for the decorator"):
             fenced_lock(lambda: 1, ttl=30).__enter__()
 
-    def test_leaving_what_was_not_entered(self):
+    def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match="not entered"):
             fenced_lock(NAME, ttl=30).__exit__(None, None, None)
 
-    def test_one_object_may_be_entered_by_many(self):
+    def test_one_object_can_be_entered_by_threads(self):
         """It is configuration: nested in itself it is refused as anybody is."""
         lock = fenced_lock(NAME, ttl=30)
         other = fenced_lock("other", ttl=30)
@@ -587,7 +587,7 @@ class TestArguments:
 
 
 class TestDecorator:
-    def test_each_call_holds_it(self):
+    def test_each_call_holds_the_lease(self):
         @fenced_lock("inventory", lambda sku, count: sku, ttl=30)
         def buy(sku, count):
             return row(f"inventory:{sku}").grants * count
@@ -596,7 +596,7 @@ class TestDecorator:
         assert buy("sku-1", count=2) == 4
         assert buy.__name__ == "buy"
 
-    def test_a_fixed_key(self):
+    def test_constant_key_is_shared_by_all_calls(self):
         @fenced_lock(NAME, ttl=30)
         def work():
             with pytest.raises(LockTimeout):
@@ -605,7 +605,7 @@ class TestDecorator:
 
         assert work() == "done"
 
-    def test_what_it_can_not_decorate(self):
+    def test_generators_and_classes_are_refused(self):
         def generator():
             yield
 

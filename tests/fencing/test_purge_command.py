@@ -31,13 +31,13 @@ def left():
     return sorted(FencedLock.objects.values_list("name", flat=True))
 
 
-def test_what_is_idle_goes_and_the_rest_stays(idle):
+def test_only_idle_rows_are_purged(idle):
     assert run("purge", "--kind", "fenced") == "3 of 3 rows of fenced locks removed.\n"
     assert left() == ["fresh", NAME]
     assert run("purge", "--kind", "fenced") == "0 of 0 rows of fenced locks removed.\n"
 
 
-def test_a_dry_run_only_counts(idle, statements):
+def test_dry_run_only_counts(idle, statements):
     with statements() as sent:
         assert (
             run("purge", "--kind", "fenced", "--dry-run")
@@ -47,7 +47,7 @@ def test_a_dry_run_only_counts(idle, statements):
     assert len(left()) == 5
 
 
-def test_json(idle):
+def test_json_has_the_counts(idle):
     assert json.loads(run("purge", "--kind", "fenced", "--dry-run", "--json")) == {
         "fenced": {"idle": 3, "removed": 0}
     }
@@ -56,21 +56,21 @@ def test_json(idle):
     }
 
 
-def test_in_batches(idle, statements):
+def test_purge_commits_in_batches(idle, statements):
     """One count, one statement for dead tickets, then two rows, then one."""
     with statements() as sent:
         assert run("purge", "--kind", "fenced", "--batch", "2").startswith("3 of 3")
     assert len(sent) == 4
 
 
-def test_a_row_in_use_is_passed_over(idle, rival):
+def test_row_in_use_is_skipped(idle, rival):
     with rival.transaction():
         rival.execute("SELECT FROM django_dblock_fencedlock WHERE name = 'b' FOR KEY SHARE")
         assert run("purge", "--kind", "fenced") == "2 of 3 rows of fenced locks removed.\n"
     assert left() == ["b", "fresh", NAME]
 
 
-def test_no_token_comes_back(idle):
+def test_purged_name_gets_a_greater_token(idle):
     tokens = dict(FencedLock.objects.values_list("name", "token"))
     run("purge", "--kind", "fenced", "--idle", "3600")
     for name in "abc":
@@ -80,20 +80,20 @@ def test_no_token_comes_back(idle):
 
 @pytest.mark.parametrize("arguments", [("--idle", "3599"), ("--idle", "nan"), ("--batch", "0")])
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_what_is_too_small_is_refused_before_any_sql(arguments, dry, statements):
+def test_too_small_options_are_refused_before_sql(arguments, dry, statements):
     with statements() as sent, pytest.raises(CommandError, match=r"at least|at the earliest"):
         run("purge", "--kind", "fenced", *arguments, *dry)
     assert len(sent) == 0
 
 
-def test_a_person_sees_how_far_it_is(idle, monkeypatch):
+def test_terminal_shows_progress(idle, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     out = Terminal()
     call_command("dblock", "purge", "--kind", "fenced", "--batch", "2", stdout=out)
     assert out.getvalue() == "\r2 of 3\r3 of 3\n3 of 3 rows of fenced locks removed.\n"
 
 
-def test_as_a_bar_where_rich_is_installed(idle, capsys, monkeypatch):
+def test_terminal_with_rich_shows_a_bar(idle, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = Terminal()
     call_command("dblock", "purge", "--kind", "fenced", "--batch", "2", stdout=out, no_color=True)

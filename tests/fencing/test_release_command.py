@@ -15,7 +15,7 @@ from tests.helpers.commands import run
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
-def test_the_holder_is_shown_and_fenced_off(caplog):
+def test_release_shows_and_fences_the_holder(caplog):
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=60) as lock:
         with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
             shown = run("release", NAME, "--yes")
@@ -30,21 +30,21 @@ def test_the_holder_is_shown_and_fenced_off(caplog):
     assert f"token {lock.token} of {record.owner} is fenced off" in record.getMessage()
 
 
-def test_two_statements(statements):
+def test_release_is_two_statements(statements):
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=60), statements() as sent:
         run("release", NAME, "--yes")
         assert len(sent) == 2
 
 
 @pytest.mark.parametrize("answer", ["y", "yes", " Y "])
-def test_it_asks(answer, says):
+def test_prompt_accepts_yes(answer, says):
     says(answer)
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=60):
         assert "is released" in run("release", NAME)
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no", "yep"])
-def test_anything_but_yes_is_no(answer, says, caplog):
+def test_other_prompt_answers_decline(answer, says, caplog):
     says(answer)
     with fenced_lock(NAME, ttl=60) as lock:
         with pytest.raises(CommandError, match="Not done"):
@@ -53,7 +53,7 @@ def test_anything_but_yes_is_no(answer, says, caplog):
     assert caplog.records == []
 
 
-def test_where_nobody_can_answer_it_is_refused(monkeypatch):
+def test_release_without_a_terminal_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with fenced_lock(NAME, ttl=60) as lock:
         with pytest.raises(CommandError, match="Pass --yes"):
@@ -61,7 +61,7 @@ def test_where_nobody_can_answer_it_is_refused(monkeypatch):
         lock.renew()
 
 
-def test_a_holder_who_came_meanwhile_is_not_touched(monkeypatch):
+def test_new_holder_after_the_prompt_is_not_released(monkeypatch):
     """The operator said yes to the one that was shown, not to the next."""
     with fenced_lock(NAME, ttl=60) as lock:
         monkeypatch.setattr(
@@ -74,7 +74,7 @@ def test_a_holder_who_came_meanwhile_is_not_touched(monkeypatch):
         FencedLock.objects.update(token=lock.token)
 
 
-def test_what_is_not_there_is_refused():
+def test_unknown_name_is_refused():
     with pytest.raises(CommandError, match="There is no lease 'no-such' with slot 0"):
         run("release", "no-such", "--yes")
     with fenced_lock(NAME, ttl=60):
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_refused():
             run("release", NAME, "--using", "other", "--yes")
 
 
-def test_what_is_not_held_is_refused(observer):
+def test_free_or_delayed_lease_is_refused(observer):
     with fenced_lock(NAME, ttl=60), fenced_lock("kept", ttl=60, hold_at_least=60):
         pass
     with pytest.raises(CommandError, match="no guarded transaction of its last holder"):
@@ -93,14 +93,14 @@ def test_what_is_not_held_is_refused(observer):
         run("release", "kept", "--yes")
 
 
-def test_one_slot_of_several():
+def test_slot_option_releases_one_slot():
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=60):
         FencedLock.objects.update(slot=3)
         run("release", NAME, "--slot", "3", "--yes")
         FencedLock.objects.update(slot=0)
 
 
-def test_a_key_of_any_kind_by_the_name_that_the_list_shows():
+def test_name_from_the_list_finds_the_lease():
     with pytest.raises(LockLost), fenced_lock("a:b", b"\x00", ttl=60):
         name = row_name()
         assert "~" in name
@@ -114,7 +114,7 @@ def row_name():
 class TestWho:
     """By what the system knows, not by what the environment says."""
 
-    def test_the_user(self, monkeypatch):
+    def test_operator_is_the_user(self, monkeypatch):
         import os
         import pwd
 
@@ -122,16 +122,16 @@ class TestWho:
         monkeypatch.delenv("SUDO_USER", raising=False)
         assert console.operator_name() == pwd.getpwuid(os.getuid()).pw_name
 
-    def test_behind_sudo(self, monkeypatch):
+    def test_operator_behind_sudo_is_named(self, monkeypatch):
         monkeypatch.setenv("SUDO_USER", "alice")
         monkeypatch.setattr("os.getuid", lambda: 0)
         assert console.operator_name() == "root (sudo: alice)"
 
-    def test_a_number_without_a_name(self, monkeypatch):
+    def test_unnamed_uid_is_shown(self, monkeypatch):
         monkeypatch.setattr("os.getuid", lambda: 987654)
         assert console.operator_name() == "uid 987654"
 
-    def test_without_posix(self, monkeypatch):
+    def test_operator_without_posix_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pwd", None)
         monkeypatch.setattr("getpass.getuser", lambda: "bob")
         assert console.operator_name() == "bob"

@@ -20,34 +20,34 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 class TestExitStatus:
     @pytest.mark.parametrize("status", [0, 1, 7, 255])
-    def test_the_commands_own(self, status, observer):
+    def test_status_is_the_commands(self, status, observer):
         assert run(command=("sh", "-c", f"exit {status}")) == status
         assert is_expired(observer), "given back"
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-    def test_128_and_the_signal_that_ended_it(self, number, observer):
+    def test_signalled_command_is_status_128_plus_n(self, number, observer):
         assert run(command=("sh", "-c", f"kill -{int(number)} $$")) == 128 + number
         assert is_expired(observer)
 
-    def test_75_if_somebody_else_has_it(self):
+    def test_busy_lock_is_status_75(self):
         with fenced_lock(NAME, ttl=30) as lock:
             error = refusal(command=("false",))
             assert error.returncode == 75
             assert f"token {lock.token}" in str(error)
 
-    def test_or_what_was_asked_for(self):
+    def test_conflict_exit_code_can_be_chosen(self):
         with fenced_lock(NAME, ttl=30):
             assert refusal("--exit-code", "0").returncode == 0
             assert run("--exit-code", "3", "--quiet") == 3
             assert run("--exit-code", "0", "--quiet") == 0
 
-    def test_127_without_such_a_command(self, observer):
+    def test_unknown_command_is_status_127(self, observer):
         error = refusal(command=("no-such-command",))
         assert error.returncode == 127
         assert "no-such-command: there is no such command" in str(error)
         assert is_expired(observer)
 
-    def test_126_for_what_is_not_executable(self, observer, tmp_path):
+    def test_unexecutable_file_is_status_126(self, observer, tmp_path):
         error = refusal(command=(str(tmp_path),))
         assert error.returncode == 126
         assert is_expired(observer)
@@ -57,31 +57,31 @@ class TestExitStatus:
         [("--ttl", "0"), ("--ttl", "nan"), ("--timeout", "-1"), ("--lock", "int:x"),
          ("--lock", "decimal:NaN"), ("--lock-delay", "-1"), ("--hold-at-least", "nan")],
     )  # fmt: skip
-    def test_2_for_what_can_not_be_before_any_sql(self, arguments, statements):
+    def test_wrong_usage_is_status_2_before_sql(self, arguments, statements):
         with statements() as sent:
             assert refusal(*arguments).returncode == 2
         assert len(sent) == 0
 
-    def test_a_command_is_needed(self):
+    def test_missing_command_is_status_2(self):
         with pytest.raises(CommandError, match="COMMAND"):
             call_command("dblock", "run", "--lock", NAME)
 
-    def test_a_timeout_is_a_number_or_forever(self):
+    def test_timeout_is_a_number_or_forever(self):
         with pytest.raises(CommandError, match="'long' is neither a number nor 'forever'"):
             run("--timeout", "long")
         assert run("--timeout", "forever") == 0
 
     @pytest.mark.parametrize("alias", ["sqlite", "no-such-alias"])
-    def test_125_where_no_lock_can_be_had(self, alias):
+    def test_database_error_is_status_125(self, alias):
         error = refusal("--using", alias)
         assert error.returncode == 125
         assert "Nothing was run" in str(error)
 
-    def test_125_where_the_system_has_no_process_groups(self, monkeypatch):
+    def test_missing_process_groups_are_status_125(self, monkeypatch):
         monkeypatch.delattr(os, "killpg")
         assert refusal().returncode == 125
 
-    def test_125_where_nothing_would_watch_over_the_command(self, monkeypatch, tmp_path, observer):
+    def test_failed_watchdog_is_status_125(self, monkeypatch, tmp_path, observer):
         """A command that nobody would end in time is not started."""
         monkeypatch.setattr("sys.executable", "/bin/false")
         mark = tmp_path / "mark"
@@ -89,7 +89,7 @@ class TestExitStatus:
         assert not mark.exists()
         assert is_expired(observer)
 
-    def test_a_release_that_fails_does_not_hide_the_commands_status(self, monkeypatch, caplog):
+    def test_release_that_fails_does_not_hide_the_commands_status(self, monkeypatch, caplog):
         def fail(*_, **__):
             raise OperationalError("the server is gone")
 
@@ -97,7 +97,7 @@ class TestExitStatus:
         assert run(command=("sh", "-c", "exit 7")) == 7
         assert "not released; it expires: the server is gone" in caplog.text
 
-    def test_79_if_it_is_found_out_at_the_end_only(self, monkeypatch):
+    def test_loss_noticed_at_the_end_is_status_79(self, monkeypatch):
         """The command ended by itself, but somebody else may have been at work beside it."""
         monkeypatch.setattr(table, "release", lambda *_, **__: False)
         error = refusal(command=("sh", "-c", "exit 3"))
@@ -106,12 +106,12 @@ class TestExitStatus:
 
 
 class TestWhatTheCommandGets:
-    def test_the_token_and_the_name(self, capfd):
+    def test_environment_has_token_and_name(self, capfd):
         source = "import os; print(os.environ['DBLOCK_LOCK'], os.environ['DBLOCK_TOKEN'])"
         assert run(command=python(source)) == 0
         assert printed(capfd) == f"{NAME} {row().token}\n"
 
-    def test_the_name_is_the_tables(self, capfd, settings):
+    def test_environment_name_is_the_rows_name(self, capfd, settings):
         settings.DBLOCK_NAMESPACE = "shop"
         call_command(
             "dblock", "run", "--lock", "account", "int:7", "--", "sh", "-c", "echo $DBLOCK_LOCK"
@@ -119,18 +119,18 @@ class TestWhatTheCommandGets:
         assert printed(capfd) == "shop::account:7\n"
         assert FencedLock.objects.get().name == "shop::account:7"
 
-    def test_its_arguments_untouched_by_any_shell(self, capfd):
+    def test_arguments_pass_through_no_shell(self, capfd):
         words = ["$HOME", "*", "--ttl", "--", "a b", ";", "--settings=none"]
         assert run(command=("printf", "%s|", *words)) == 0
         assert printed(capfd) == "".join(f"{word}|" for word in words)
 
-    def test_no_open_file_but_the_standard_three(self, capfd):
+    def test_command_inherits_only_standard_files(self, capfd):
         connection.ensure_connection()
         source = "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"
         assert run(command=python(source)) == 0
         assert printed(capfd) == "[0, 1, 2]\n"
 
-    def test_no_connection_stands_idle_beside_it(self, capfd, observer):
+    def test_only_the_heartbeat_is_connected(self, capfd, observer):
         """Only the heartbeat's, and that from its first beat on."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
@@ -144,7 +144,7 @@ print(psycopg.connect({observer.info.dsn!r}).execute(
         assert run(command=python(source)) == 0
         assert printed(capfd) == "(0,)\n"
 
-    def test_a_process_group_of_its_own_and_signals_as_they_were(self, capfd):
+    def test_command_has_its_process_group_and_default_signals(self, capfd):
         source = """
 import os, signal
 print(os.getpgrp() == os.getppid(), signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
@@ -159,42 +159,42 @@ print(os.getpgrp() == os.getppid(), signal.getsignal(signal.SIGTERM) == signal.S
 
 
 class TestBudget:
-    def test_one_statement_to_take_it_and_one_to_give_it_back(self, statements):
+    def test_acquire_and_release_are_one_statement_each(self, statements):
         with statements() as sent:
             assert run() == 0
         assert len(sent) == 2
 
-    def test_one_statement_if_somebody_else_has_it(self, statements):
+    def test_busy_lock_is_one_statement(self, statements):
         with fenced_lock(NAME, ttl=30), statements() as sent:
             assert refusal().returncode == 75
         assert len(sent) == 2, "one more, because this process was granted it before"
 
 
 class TestOptions:
-    def test_hold_at_least(self):
+    def test_hold_at_least_keeps_the_lock(self):
         assert run("--hold-at-least", "60") == 0
         assert refusal().returncode == 75
 
-    def test_lock_delay(self, observer):
+    def test_lock_delay_is_passed_on(self, observer):
         with fenced_lock("before", ttl=30):
             pass
         assert run("--lock-delay", "60", command=("true",)) == 0
         assert run() == 0, "it was given back, so there is no delay"
 
-    def test_using(self):
+    def test_using_locks_on_another_alias(self):
         assert run("--using", "other") == 0
         assert not FencedLock.objects.exists()
         assert FencedLock.objects.using("other").get().name == NAME
 
 
-def test_what_it_changed_in_this_process_is_as_before():
+def test_signal_handlers_are_restored():
     every = range(1, signal.NSIG)
     before = [signal.getsignal(number) for number in every]
     assert run() == 0
     assert [signal.getsignal(number) for number in every] == before
 
 
-def test_a_handler_that_was_not_pythons_is_no_reason_to_fail(monkeypatch):
+def test_foreign_c_signal_handler_is_tolerated(monkeypatch):
     """Of a handler that C code has set Python only knows that it is none of its own."""
     plain = signal.getsignal
     monkeypatch.setattr(signal, "getsignal", lambda n: None if n == signal.SIGUSR1 else plain(n))
@@ -202,7 +202,7 @@ def test_a_handler_that_was_not_pythons_is_no_reason_to_fail(monkeypatch):
     assert plain(signal.SIGUSR1) == signal.SIG_DFL
 
 
-def test_a_signal_while_it_waits_ends_the_waiting(monkeypatch):
+def test_signal_ends_the_wait_for_the_lock(monkeypatch):
     def ask(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         return table.Refusal(1.0, 1, "somebody")
@@ -211,7 +211,7 @@ def test_a_signal_while_it_waits_ends_the_waiting(monkeypatch):
     assert run("--timeout", "forever") == 128 + signal.SIGTERM
 
 
-def test_a_command_that_has_left_the_group_gets_the_signals():
+def test_command_outside_the_group_gets_signals():
     with Job() as job:
         job.start(python("import os, time; os.setsid(); time.sleep(60)"), os.environ)
         job.keep_until(now() + 60)
@@ -222,7 +222,7 @@ def test_a_command_that_has_left_the_group_gets_the_signals():
     job.signal_command(signal.SIGTERM)  # to nobody
 
 
-def test_what_goes_wrong_here_leaves_nothing_running_there(monkeypatch):
+def test_error_in_the_supervisor_ends_the_command(monkeypatch):
     class Broken(Exception):
         pass
 

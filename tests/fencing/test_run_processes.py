@@ -36,7 +36,7 @@ def waits(children=0):
     return (*WAITS, str(children))
 
 
-def test_the_heartbeat_works_while_the_command_runs(observer):
+def test_heartbeat_works_while_the_command_runs(observer):
     """For longer than the ttl."""
     with running("--ttl", "0.9", command=waits()) as process:
         line(process)
@@ -48,28 +48,28 @@ def test_the_heartbeat_works_while_the_command_runs(observer):
 
 class TestSignals:
     @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2"])
-    def test_they_are_passed_on(self, name):
+    def test_signals_are_passed_on(self, name):
         with running(command=STUBBORN) as process:
             line(process)
             process.send_signal(getattr(signal, f"SIG{name}"))
             assert line(process) == f"SIG{name}"
             assert finish(process) == (0, "done\n", "")
 
-    def test_the_command_is_ended_by_one_and_so_the_status_says(self, observer):
+    def test_fatal_signal_is_in_the_status(self, observer):
         with running(command=waits()) as process:
             line(process)
             process.terminate()
             assert outcome(process) == (128 + signal.SIGTERM, "", "")
         assert is_expired(observer), "given back"
 
-    def test_children_of_the_command_get_those_that_end(self):
+    def test_fatal_signals_reach_the_commands_children(self):
         with running(command=waits(2)) as process:
             pids = [int(line(process)) for _ in range(3)]
             process.send_signal(signal.SIGHUP)
             assert outcome(process) == (128 + signal.SIGHUP, "", "")
             until_ended(*pids)
 
-    def test_but_user_defined_ones_are_the_commands_alone(self):
+    def test_user_signals_reach_only_the_command(self):
         """gunicorn, nginx … pass them on as they see fit."""
         source = """
 import os, signal, sys
@@ -89,7 +89,7 @@ sys.exit("child ends")
             process.terminate()
             assert outcome(process) == (143, "", "child ends\n")
 
-    def test_a_stop_stops_both_and_a_continue_both(self):
+    def test_stop_and_continue_reach_both(self):
         with running("--ttl", "60", command=waits()) as process:
             command = int(line(process))
             process.send_signal(signal.SIGTSTP)
@@ -98,7 +98,7 @@ sys.exit("child ends")
             observe.until(lambda: state(command) == "S", "it goes on")
             assert finish(process) == (0, "done\n", "")
 
-    def test_while_it_waits_for_the_lock_they_end_it(self, observer):
+    def test_signal_ends_the_wait_for_the_lock(self, observer):
         with fenced_lock(NAME, ttl=60), running("--timeout", "forever", command=waits()) as process:
             until_asked(observer)
             process.terminate()
@@ -125,7 +125,7 @@ def until_asked(observer, times=1):
 
 
 class TestOneAtATime:
-    def test_the_second_starts_when_the_first_has_ended(self, observer):
+    def test_second_starts_when_the_first_has_ended(self, observer):
         with running(command=waits()) as first:
             line(first)
             with running("--timeout", "forever", command=waits()) as second:
@@ -142,7 +142,7 @@ class TestOneAtATime:
                 line(second)
                 assert first.poll() is None
 
-    def test_a_crowd(self, tmp_path):
+    def test_many_processes_run_one_at_a_time(self, tmp_path):
         """Each finds the place empty, and leaves it so."""
         place = tmp_path / "place"
         work = ("sh", "-c", f"mkdir {place} && rmdir {place}")
@@ -171,7 +171,7 @@ class TestLoss:
         assert "another holder was granted the lease, or an operator" in err
         assert "The command ended with exit status 143" in err
 
-    def test_a_command_that_does_not_end_is_killed(self, observer):
+    def test_unresponsive_command_is_killed_after_a_loss(self, observer):
         with running("--ttl", "6", command=STUBBORN) as process:
             line(process)
             until = row().expires_at
@@ -182,7 +182,7 @@ class TestLoss:
         assert status == 79
         assert "exit status 137" in err
 
-    def test_a_stopped_command_is_ended_too(self):
+    def test_stopped_command_is_ended_after_a_loss(self):
         with running("--ttl", "3", command=waits()) as process:
             command = int(line(process))
             os.kill(command, signal.SIGSTOP)
@@ -204,7 +204,7 @@ class TestLoss:
         assert status == 79
         assert "is about to expire" in err
 
-    def test_a_database_that_is_gone(self, migrated):
+    def test_lost_database_ends_the_command(self, migrated):
         with running("--ttl", "2", url=migrated.url, command=waits()) as process:
             command = int(line(process))
             migrated.stop("immediate")
@@ -216,7 +216,7 @@ class TestLoss:
 
 
 class TestSurvival:
-    def test_a_terminated_heartbeat(self, observer):
+    def test_terminated_heartbeat(self, observer):
         with running("--ttl", "6", command=waits()) as process:
             line(process)
             until_renewed(observer)
@@ -231,7 +231,7 @@ class TestSurvival:
         assert "A heartbeat on 'default' failed, trying again" in err
         assert is_expired(observer)
 
-    def test_a_restarted_database(self, migrated):
+    def test_restarted_database(self, migrated):
         import psycopg
 
         with running("--ttl", "20", url=migrated.url, command=waits()) as process:
@@ -277,7 +277,7 @@ class TestFreeze:
         assert (status, out) == (79, "")
         assert "exit status 137" in err
 
-    def test_a_command_that_ended_by_itself_meanwhile_was_not_ended(self, observer):
+    def test_command_that_ended_during_the_freeze_keeps_its_status(self, observer):
         with running("--ttl", "2", command=waits()) as process:
             command = int(line(process))
             process.send_signal(signal.SIGSTOP)
@@ -290,7 +290,7 @@ class TestFreeze:
         assert "no renewal was confirmed in time" in err
         assert "exit status 143" in err
 
-    def test_all_of_it_is_frozen_past_the_ttl_while_another_takes_over(self, observer):
+    def test_freeze_past_the_ttl_ends_the_command(self, observer):
         with running("--ttl", "2", command=waits()) as process:
             command = int(line(process))
             everybody = session(process.pid)
@@ -317,7 +317,7 @@ class TestDeath:
             process.kill()
             until_ended(*pids, *others)
 
-    def test_a_killed_watchdog_is_no_loss(self, observer):
+    def test_killed_watchdog_is_no_loss(self, observer):
         with running("--ttl", "0.9", command=waits()) as process:
             command = int(line(process))
             [watchdog] = set(session(process.pid)) - {process.pid, command}
@@ -326,14 +326,14 @@ class TestDeath:
                 until_renewed(observer)
             assert finish(process) == (0, "done\n", "")
 
-    def test_what_the_command_leaves_behind_ends_before_the_lock_is_given_back(self, observer):
+    def test_orphans_end_before_the_lock_is_released(self, observer):
         with running("--ttl", "60", command=("sh", "-c", "sleep 600 & echo $!; exit 5")) as process:
             left = int(line(process))
             assert outcome(process)[0] == 5
             assert not is_alive(left)
         assert is_expired(observer)
 
-    def test_even_if_it_ignores_being_asked(self, observer):
+    def test_orphans_that_ignore_sigterm_are_killed(self, observer):
         script = "trap '' TERM; sleep 600 & echo $!; exit 5"
         with running("--ttl", "1.5", command=("sh", "-c", script)) as process:
             left = int(line(process))

@@ -50,7 +50,7 @@ def tells_us(name):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGCONT"])
-def test_a_signal_is_passed_on(name):
+def test_signal_is_passed_on(name):
     assert run(command=stays(tells_us(name), on=name)) == 42
 
 
@@ -69,17 +69,17 @@ class TestStop:
         monkeypatch.setattr(supervision.os, "kill", kill)
         return found
 
-    def test_we_stop_with_the_command_and_continue_it(self, stopped):
+    def test_supervisor_stops_and_continues_with_the_command(self, stopped):
         assert run(command=stays(tells_us("SIGTSTP"), on="SIGCONT")) == 42
         assert stopped == [os.getpid()]
 
-    def test_a_command_that_stops_itself_is_not_ours_to_follow(self, stopped):
+    def test_self_stopped_command_is_not_followed(self, stopped):
         """Only at a terminal does somebody wait for that."""
         script = "(while kill -CONT $$; do :; done) 2>/dev/null & kill -STOP $$; exit 7"
         assert run(command=("sh", "-c", script)) == 7
         assert stopped == []
 
-    def test_at_a_terminal_it_is_given_back_first(self, stopped, at_a_terminal):
+    def test_terminal_is_returned_before_stopping(self, stopped, at_a_terminal):
         assert run(command=("sh", "-c", "kill -STOP $$; exit 7")) == 7
         assert stopped == [os.getpid()]
         ours = os.getpgrp()
@@ -97,13 +97,13 @@ def at_a_terminal(monkeypatch):
     return given
 
 
-def test_in_the_background_the_terminal_is_not_taken(at_a_terminal, monkeypatch):
+def test_background_run_does_not_take_the_terminal(at_a_terminal, monkeypatch):
     monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda _: 1)
     assert run() == 0
     assert at_a_terminal == []
 
 
-def test_the_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch):
+def test_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch):
     def fail(_):
         raise OSError("not our controlling terminal")
 
@@ -123,26 +123,26 @@ class TestLoss:
             "'UPDATE django_dblock_fencedlock SET token = token + 1'); print('taken', flush=True)"
         )
 
-    def test_the_command_is_asked_to_end(self, observer, capfd):
+    def test_loss_sends_sigterm(self, observer, capfd):
         error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
         assert error.returncode == 79
         assert "another holder was granted the lease" in str(error)
         assert "exit status 42" in str(error)
         assert printed(capfd) == "taken\n"
 
-    def test_the_loss_itself_wakes_us(self, observer, monkeypatch):
+    def test_loss_wakes_the_supervisor(self, observer, monkeypatch):
         """Not the next look at the clock."""
         monkeypatch.setattr(inbox.Inbox, "wait", lambda self, _: self._queue.get(timeout=90))
         error = refusal("--ttl", "6", command=stays(self.takes_it_away(observer), on="SIGTERM"))
         assert "exit status 42" in str(error), "asked to end, not killed at last"
 
-    def test_and_killed_if_it_does_not(self, observer):
+    def test_unresponsive_command_is_killed(self, observer):
         does = f"signal.signal(15, signal.SIG_IGN); {self.takes_it_away(observer)}"
         error = refusal("--ttl", "2", command=stays(does, on="SIGUSR1"))
         assert error.returncode == 79
         assert "exit status 137" in str(error)
 
-    def test_before_the_lease_runs_out(self, observer, monkeypatch):
+    def test_command_is_ended_before_the_lease_expires(self, observer, monkeypatch):
         def fail(*_, **__):
             raise OSError("no route to host")
 
@@ -175,7 +175,7 @@ class TestLoss:
         ("seconds", "reason"),
         [(52.5, "about to expire"), (55, "was suspended until"), (100, "no renewal was confirmed")],
     )
-    def test_when_time_is_up_nobody_is_asked(self, seconds, reason, freeze, monkeypatch):
+    def test_late_loss_kills_without_sigterm(self, seconds, reason, freeze, monkeypatch):
         """Of 60 s it trusts 57; at 51 it is too late to ask, at 54 the watchdog has acted."""
         asked = []
         monkeypatch.setattr(
@@ -188,7 +188,7 @@ class TestLoss:
         assert "exit status 137" in str(error)
         assert asked == []
 
-    def test_what_ended_by_itself_was_not_ended_by_the_watchdog(self, freeze, tmp_path):
+    def test_ended_command_is_not_blamed_on_the_watchdog(self, freeze, tmp_path):
         gate = tmp_path / "gate"
         os.mkfifo(gate)
 
@@ -200,13 +200,13 @@ class TestLoss:
         assert run("--ttl", "60", command=("sh", "-c", f"read go < {gate}; exit 7")) == 7
 
     @pytest.mark.parametrize("left", ["", "sleep 60 &"])
-    def test_nor_is_what_it_left_behind_a_loss(self, left, monkeypatch):
+    def test_orphans_near_expiry_are_not_a_loss(self, left, monkeypatch):
         """The lease is about to expire when the command has ended, and is given back in time."""
         monkeypatch.setattr(supervision, "TERMINATE_AT", 1.0)
         monkeypatch.setattr(Job, "look", lambda job, plain=Job.look: until_it_ends(job, plain))
         assert run("--ttl", "60", command=("sh", "-c", f"{left} exit 7")) == 7
 
-    def test_a_command_that_can_not_be_ended_is_told_of(self, monkeypatch):
+    def test_unkillable_command_is_reported(self, monkeypatch):
         """Another user's, or one that hangs in the kernel: waiting for it would help nobody."""
         monkeypatch.setattr(supervision, "_LONGEST_DYING", 0.0)
         monkeypatch.setattr(supervision.Supervision, "keep", lambda _: None)  # so: too late at once
@@ -223,7 +223,7 @@ class TestLoss:
 
 
 class TestJob:
-    def test_somebody_elses_process_in_the_group_is_somebody(self, monkeypatch):
+    def test_process_of_another_user_counts_as_alive(self, monkeypatch):
         def refuse(*_):
             raise PermissionError
 
@@ -236,7 +236,7 @@ class TestJob:
                 assert not job.is_over()
             observe.until(job.is_over, "nobody is left")
 
-    def test_a_command_that_has_just_ended_has_not_left(self, monkeypatch):
+    def test_just_ended_command_has_not_left_the_group(self, monkeypatch):
         def refuse(*_):
             raise ProcessLookupError
 
@@ -277,12 +277,12 @@ class TestKeeper:
 
         return script
 
-    def test_it_kills_when_nobody_is_left_to_tell(self, killed, hear):
+    def test_watchdog_kills_when_the_supervisor_is_gone(self, killed, hear):
         hear(None, b"")
         runpy.run_path(watchdog.__file__, run_name="__main__")
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_it_kills_when_the_time_is_over(self, killed, hear, monkeypatch):
+    def test_watchdog_kills_at_the_deadline(self, killed, hear, monkeypatch):
         moved = []
         monkeypatch.setattr(os, "setpgid", lambda *group: moved.append(group))
         later, over = trust.now() + 60, trust.now() - 1
@@ -295,7 +295,7 @@ class TestKeeper:
         assert moved == [(0, 17)]
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_it_stays_in_the_group_if_ours_is_gone(self, killed, hear, monkeypatch):
+    def test_watchdog_kills_without_joining_the_group(self, killed, hear, monkeypatch):
         def refuse(*_):
             raise PermissionError
 
@@ -304,7 +304,7 @@ class TestKeeper:
         watchdog.main()
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_a_group_that_is_gone_is_none_to_kill(self, killed, hear, monkeypatch):
+    def test_watchdog_ignores_a_vanished_group(self, killed, hear, monkeypatch):
         def refuse(*_):
             raise ProcessLookupError
 
@@ -314,6 +314,6 @@ class TestKeeper:
 
 
 @pytest.mark.django_db
-def test_in_a_testcase_its_transaction_stays_open():
+def test_testcase_transaction_stays_open():
     """Its connection is not closed, because everything would be gone."""
     assert run(command=("sh", "-c", "exit 7")) == 7

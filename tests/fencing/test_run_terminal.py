@@ -110,7 +110,7 @@ def started(terminal):
     return int(pid)
 
 
-def test_the_command_reads_from_it(terminal):
+def test_command_reads_from_the_terminal(terminal):
     started(terminal)
     terminal.type(b"hello\n")
     assert [terminal.line(), terminal.line()] == ["hello", "got hello"], "the echo, the answer"
@@ -118,13 +118,13 @@ def test_the_command_reads_from_it(terminal):
     assert terminal.end() == 0
 
 
-def test_ctrl_c_ends_the_command_and_the_status_says_so(terminal):
+def test_ctrl_c_is_status_130(terminal):
     started(terminal)
     terminal.type(CTRL_C)
     assert terminal.end() == 130
 
 
-def test_ctrl_z_stops_both_and_the_shell_has_the_terminal(terminal):
+def test_ctrl_z_returns_the_terminal_to_the_shell(terminal):
     """As a shell's ``fg`` does it: give the terminal back, then continue."""
     command = started(terminal)
     terminal.type(CTRL_Z)
@@ -139,7 +139,7 @@ def test_ctrl_z_stops_both_and_the_shell_has_the_terminal(terminal):
     assert terminal.end() == 0
 
 
-def test_a_stopped_command_is_ended_before_anybody_else_has_the_lock():
+def test_stopped_command_ends_before_the_lock_is_granted():
     """Nobody renews it meanwhile; the watchdog does not stop with us."""
     with Terminal("--ttl", "2", command=SPEAKS) as terminal:
         command = started(terminal)
@@ -152,7 +152,7 @@ def test_a_stopped_command_is_ended_before_anybody_else_has_the_lock():
             assert terminal.end() == 79
 
 
-def test_in_a_pipeline_the_terminal_stays_where_it_is():
+def test_pipeline_keeps_the_terminal():
     """``dblock run … | less``: it is less that reads the keys."""
     with Terminal(command=SPEAKS, stdout=subprocess.PIPE) as terminal:
         said = terminal.stdout.readline().split()

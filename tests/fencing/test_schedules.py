@@ -119,11 +119,11 @@ def check(looking, schedule):
         (["the lease ends", "a's backend ends"], {}),
     ],
 )
-def test_no_token_falls_and_who_is_fenced_off_writes_nothing(looking, events, more):
+def test_tokens_grow_and_stale_holders_write_nothing(looking, events, more):
     assert explore(looking, *events, **more) > 1
 
 
-def test_a_guard_that_locks_nothing_is_found_out(looking, monkeypatch):
+def test_negative_twin_guard_without_a_lock_is_found(looking, monkeypatch):
     """The negative twin."""
     assert "FOR KEY SHARE" in sql.GUARD
     monkeypatch.setattr(sql, "GUARD", sql.GUARD.replace("FOR KEY SHARE", ""))

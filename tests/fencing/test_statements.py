@@ -33,7 +33,7 @@ def one_by_one(statement):
 
 
 @pytest.mark.parametrize("send", [alone, in_one_message, one_by_one])
-def test_an_interrupted_statement_is_cancelled(send, observer):
+def test_interrupted_statement_is_cancelled(send, observer):
     """As by Celery's soft time limit: the server must not go on waiting for nobody."""
 
     class TimeLimit(Exception):
@@ -57,12 +57,12 @@ def test_an_interrupted_statement_is_cancelled(send, observer):
 
 
 @pytest.mark.parametrize("send", [in_one_message, one_by_one])
-def test_statements_together_that_fail_raise_the_servers_error(send):
+def test_failing_pipeline_raises_the_servers_error(send):
     with pytest.raises(Error, match="division by zero"):
         send("SELECT 1 / 0")
 
 
-def test_a_standby_is_told_by_statements_that_travel_together(monkeypatch):
+def test_pipelined_statements_report_a_standby(monkeypatch):
     monkeypatch.setattr(store, "_is_standby", lambda connection, error: True)
     with pytest.raises(StandbyDatabase, match="is a standby"):
         in_one_message("SELECT 1 / 0")

@@ -10,7 +10,7 @@ from tests.app.models import Account
 
 
 class InATestCase(TestCase):
-    def test_a_lease_can_be_taken_renewed_guarded_and_given_back(self):
+    def test_lease_works_in_a_testcase(self):
         with self.assertNumQueries(5), fenced_lock("a", ttl=30) as lock:
             assert connection.in_atomic_block
             lock.renew()
@@ -19,13 +19,13 @@ class InATestCase(TestCase):
         with fenced_lock("a", ttl=30) as lock, lock.guard():
             Account(name="a").save_fenced(lock)
 
-    def test_no_other_connection_sees_it_so_nobody_renews_it(self):
+    def test_lease_in_a_testcase_has_no_heartbeat(self):
         with fenced_lock("a", ttl=30):
             assert list(heartbeat._due.values()) == [None]
 
-    def test_the_next_test_finds_nothing(self):
+    def test_lease_is_rolled_back_after_the_test(self):
         assert not FencedLock.objects.exists()
 
-    def test_a_transaction_of_the_code_that_is_tested_is_refused_as_ever(self):
+    def test_inner_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             fenced_lock("a", ttl=30).__enter__()

@@ -43,14 +43,14 @@ def held(clock, lost):
     return Trust(place, Grant(1, EXPIRY), ttl=10, before=clock.time, when_lost=lost.append)
 
 
-def test_the_deadline_counts_from_before_the_request_less_a_margin(clock):
+def test_deadline_counts_from_before_the_request(clock):
     clock.time = 1004.0  # the answer took four seconds
     place = Place(named((NAME,)), NAME, "default")
     held = Trust(place, Grant(1, EXPIRY), ttl=10, before=1000.0, when_lost=print)
     assert held.remaining == pytest.approx(6 - 10 * MARGIN)
 
 
-def test_at_the_deadline_it_is_lost_for_good(clock, held, lost):
+def test_lease_is_lost_at_the_deadline(clock, held, lost):
     clock.time += 10 * (1 - MARGIN) - 0.001
     assert held.reason is None
     clock.time += 0.002
@@ -61,13 +61,13 @@ def test_at_the_deadline_it_is_lost_for_good(clock, held, lost):
     assert len(lost) == 1, "told once"
 
 
-def test_a_renewal_extends_from_before_it_was_sent(clock, held):
+def test_renewal_extends_from_before_the_request(clock, held):
     clock.time = 1008.0
     held.extend(1003.0, 10, EXPIRY)
     assert held.remaining == pytest.approx(5 - 10 * MARGIN)
 
 
-def test_a_slow_successful_renewal_does_not_extend_trust(clock, held, lost):
+def test_slow_successful_renewal_does_not_extend_trust(clock, held, lost):
     """It arrives after the deadline: somebody may have been told of the loss already."""
     clock.time = 1012.0
     held.extend(1009.0, 10, EXPIRY)
@@ -76,7 +76,7 @@ def test_a_slow_successful_renewal_does_not_extend_trust(clock, held, lost):
     assert len(lost) == 1
 
 
-def test_answers_that_overtake_each_other_shorten_nothing(clock, held):
+def test_reordered_results_never_shorten_trust(clock, held):
     clock.time = 1006.0
     held.extend(1005.0, 10, EXPIRY.replace(minute=2))
     held.extend(1003.0, 10, EXPIRY.replace(minute=1))
@@ -84,7 +84,7 @@ def test_answers_that_overtake_each_other_shorten_nothing(clock, held):
     assert held.expires_at.minute == 2
 
 
-def test_what_was_given_back_is_never_lost_by_the_clock(clock, held, lost):
+def test_released_lease_is_never_lost(clock, held, lost):
     held.end()
     clock.time += 100
     assert held.reason is None
@@ -93,14 +93,14 @@ def test_what_was_given_back_is_never_lost_by_the_clock(clock, held, lost):
     assert lost == []
 
 
-def test_a_forked_child_has_nothing(held, monkeypatch, lost):
+def test_forked_child_holds_no_lease(held, monkeypatch, lost):
     monkeypatch.setattr(trust.os, "getpid", lambda: -1)
     assert "forked" in held.reason
     assert held.remaining == 0
     assert lost == [], "it is the parent's to tell"
 
 
-def test_the_clock_is_one_that_nobody_can_set():
+def test_clock_is_monotonic():
     assert trust.now is clock_of_the_package.monotonic
 
 
@@ -140,7 +140,7 @@ def answers(clock, monkeypatch):
 
 @pytest.mark.django_db(transaction=True)
 class TestScripted:
-    def test_a_failed_renewal_is_not_a_loss(self, answers, clock):
+    def test_failed_renewal_before_the_deadline_is_no_loss(self, answers, clock):
         answers.script = [(3, OperationalError()), (3, Renewal(EXPIRY, ours=True))]
         with fenced_lock(NAME, ttl=10, heartbeat=False) as lock:
             with pytest.raises(OperationalError):
@@ -150,7 +150,7 @@ class TestScripted:
             clock.time += 6
             assert not lock.lost
 
-    def test_a_failed_renewal_at_the_deadline_is(self, answers):
+    def test_failed_renewal_at_the_deadline_is_a_loss(self, answers):
         answers.script = [(9.9, OperationalError())]
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=10, heartbeat=False) as lock:
             with pytest.raises(OperationalError):
@@ -163,7 +163,7 @@ class TestScripted:
                 lock.guard()
             assert answers.script == [], "what is lost is not asked for again"
 
-    def test_no_row_is_a_loss_at_once(self, answers):
+    def test_missing_row_is_a_loss_at_once(self, answers):
         answers.script = [(0, Renewal(None, ours=False))]
         told = []
         block = fenced_lock(NAME, ttl=10, heartbeat=False, on_lost=told.append)
@@ -172,13 +172,13 @@ class TestScripted:
                 lock.renew()
             assert told == [lock]
 
-    def test_a_slow_success_is_a_loss(self, answers):
+    def test_slow_success_is_a_loss(self, answers):
         answers.script = [(11, Renewal(EXPIRY, ours=True))]
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=10, heartbeat=False) as lock:
             with pytest.raises(LockLost):
                 lock.renew()
 
-    def test_a_locked_row_is_asked_for_again_until_the_deadline(self, answers):
+    def test_locked_row_is_retried_until_the_deadline(self, answers):
         answers.script = [(4, Renewal(None, ours=True)), (6, Renewal(None, ours=True))]
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=10, heartbeat=False) as lock:
             with pytest.raises(LockLost):

@@ -25,7 +25,7 @@ def written(model, alias="default"):
 @beside
 @both_orders
 class TestBesideTheLockTable:
-    def test_a_fenced_save_bumps(self, model, lock):
+    def test_fenced_save_bumps(self, model, lock):
         stock = model.objects.create()
         stock.number = 5
         stock.save_fenced(lock)
@@ -35,7 +35,7 @@ class TestBesideTheLockTable:
         stock.save_cas()
         assert written(model) == (6, 4, lock.token)
 
-    def test_a_fenced_save_of_what_was_changed_since_is_a_conflict_of_versions(self, model, lock):
+    def test_fenced_save_of_a_changed_row_is_a_version_conflict(self, model, lock):
         stock = model.objects.create()
         model.objects.update(number=3)
         stock.number = 5
@@ -44,7 +44,7 @@ class TestBesideTheLockTable:
         assert written(model) == (3, 2, 0)
         assert (stock.version, stock.fence_token) == (1, 0)
 
-    def test_a_lost_lock_writes_nothing(self, model, lock):
+    def test_lost_lock_writes_nothing(self, model, lock):
         stock = model.objects.create()
         FencedLock.objects.update(token=lock.token + 1)
         with pytest.raises(StaleFence):
@@ -54,14 +54,14 @@ class TestBesideTheLockTable:
         FencedLock.objects.update(token=lock.token)
         lock.trust._reason = None
 
-    def test_a_fenced_update_bumps_and_stamps(self, model, lock):
+    def test_fenced_update_bumps_and_stamps(self, model, lock):
         model.objects.create()
         model.objects.fenced(lock).update(number=5)
         assert written(model) == (5, 2, lock.token)
 
 
 @beside
-def test_a_newer_fence_is_told_as_such(lock):
+def test_newer_fence_is_reported_as_stale_fence(lock):
     """The column alone refuses it: the version is as it was read."""
     stock = Stock.objects.create(fence_token=lock.token + 1)
     with pytest.raises(StaleFence, match="a newer holder"):
@@ -71,7 +71,7 @@ def test_a_newer_fence_is_told_as_such(lock):
 
 @elsewhere
 @both_orders
-def test_a_claim_bumps_nothing(model, lock):
+def test_claim_bumps_nothing(model, lock):
     """What was claimed and read can be saved: nobody has changed what the version counts."""
     model.objects.using("other").create()
     stock = model.objects.using("other").fenced(lock).get()

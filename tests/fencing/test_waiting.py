@@ -22,7 +22,7 @@ def tickets(observer):
 
 
 class TestPolling:
-    def test_the_sleeps_grow_and_are_drawn(self):
+    def test_sleeps_grow_with_jitter(self):
         one = attempt()
         seen = []
         for _ in range(60):
@@ -32,7 +32,7 @@ class TestPolling:
         assert len(set(seen)) > 50
         assert max(seen) > 0.1
 
-    def test_bounded_by_what_is_left_of_the_holders_lease(self):
+    def test_sleep_is_bounded_by_the_holders_remaining_time(self):
         one = attempt()
         for _ in range(60):
             one._plan(Refusal(0.02, 1, ""), None)
@@ -40,24 +40,24 @@ class TestPolling:
             one._plan(Refusal(-5, 1, ""), None)
             assert one.delay <= 0.01, "expired, and guarded: soon"
 
-    def test_bounded_by_the_time_that_is_left(self):
+    def test_sleep_is_bounded_by_the_timeout(self):
         one = attempt()
         one._plan(Refusal(1000, 1, ""), 0.003)
         assert one.delay <= 0.003
 
-    def test_the_time_is_up(self, statements):
+    def test_timeout_ends_the_wait(self, statements):
         with fenced_lock(NAME, ttl=30):
             with pytest.raises(LockTimeout) as caught, fenced_lock(NAME, ttl=30, timeout=0.05):
                 pass
         assert caught.value.waited >= 0.05
         assert caught.value.timeout == 0.05
 
-    def test_without_an_answer_the_time_is_up_too(self, monkeypatch):
+    def test_timeout_applies_without_a_result(self, monkeypatch):
         monkeypatch.setattr(waiting.store, "acquire", lambda *_: None)
         with pytest.raises(LockTimeout, match="another holder that was faster"):
             fenced_lock(NAME, ttl=30, timeout=0.02).__enter__()
 
-    def test_an_open_guard_of_an_expired_lease_is_named(self, rival):
+    def test_open_guard_of_an_expired_lease_is_named(self, rival):
         with fenced_lock(NAME, ttl=30):
             pass
         rival.execute("BEGIN")
@@ -68,7 +68,7 @@ class TestPolling:
         fenced_lock(NAME, ttl=30).__enter__().release()
 
     @pytest.mark.processes
-    def test_a_waiter_has_it_after_the_release(self):
+    def test_waiter_acquires_after_the_release(self):
         with process(wait, {"timeout": None}) as waiter:
             with fenced_lock(NAME, ttl=30):
                 waiter.send("try")
@@ -76,7 +76,7 @@ class TestPolling:
             assert waiter.receive() >= 0
 
     @pytest.mark.processes
-    def test_a_waiter_has_it_after_the_expiry(self, observer):
+    def test_waiter_acquires_after_the_expiry(self, observer):
         block = fenced_lock(NAME, ttl=30, heartbeat=False)
         with pytest.raises(Exception, match="is lost"), block:
             with process(wait, {"timeout": 60}) as waiter:
@@ -94,13 +94,13 @@ def wait(channel, arguments):
 
 
 class TestInTurn:
-    def test_where_nobody_waits_it_is_one_statement_and_no_ticket(self, statements, observer):
+    def test_uncontended_acquire_is_one_statement(self, statements, observer):
         with statements() as sent:
             with fenced_lock(NAME, ttl=30, fair=True):
                 assert len(sent) == 1
         assert tickets(observer) == []
 
-    def test_without_waiting_there_is_no_ticket(self, observer):
+    def test_timeout_0_takes_no_ticket(self, observer):
         with fenced_lock(NAME, ttl=30):
             with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, fair=True):
                 pass
@@ -125,7 +125,7 @@ class TestInTurn:
         assert order == list(range(6))
         assert tickets(observer) == []
 
-    def test_one_who_comes_later_does_not_overtake(self, observer):
+    def test_later_waiter_does_not_overtake(self, observer):
         """The lock is free, and somebody stands in the queue."""
         with fenced_lock(NAME, ttl=30):
             first = attempt(in_turn=True)
@@ -142,7 +142,7 @@ class TestInTurn:
         second.close()
         assert tickets(observer) == []
 
-    def test_a_new_name_with_a_queue(self, observer):
+    def test_new_name_with_a_queue(self, observer):
         """No row is there to be refused by: the queue alone says no."""
         first = attempt(in_turn=True)
         first._ticket = waiting.store.take_ticket(first.place, 0, 60)
@@ -156,7 +156,7 @@ class TestInTurn:
         assert first.once() is not None
         second.close()
 
-    def test_a_dead_waiter_is_passed_over(self, observer):
+    def test_dead_waiter_is_skipped(self, observer):
         with fenced_lock(NAME, ttl=30):
             dead = attempt(in_turn=True)
             dead.once()
@@ -165,7 +165,7 @@ class TestInTurn:
             pass
         dead.close()
 
-    def test_a_waiter_shows_that_it_lives_and_not_at_every_poll(self, observer, statements):
+    def test_waiter_refreshes_its_ticket_rarely(self, observer, statements):
         with fenced_lock(NAME, ttl=30):
             one = attempt(in_turn=True)
             one.once()
@@ -184,7 +184,7 @@ class TestInTurn:
             assert after > before
         one.close()
 
-    def test_whose_ticket_was_purged_meanwhile_queues_anew(self, observer):
+    def test_purged_ticket_is_replaced(self, observer):
         with fenced_lock(NAME, ttl=30):
             one = attempt(in_turn=True)
             one.once()
@@ -195,7 +195,7 @@ class TestInTurn:
             assert str(FencedTicket.objects.get()) == f"nightly-sync (ticket {one._ticket.id})"
         one.close()
 
-    def test_a_time_out_leaves_the_queue(self, observer):
+    def test_timeout_removes_the_ticket(self, observer):
         with fenced_lock(NAME, ttl=30):
             with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, timeout=0.05, fair=True):
                 pass

@@ -51,7 +51,7 @@ def _no_listener_is_left():
 
 
 class TestRelease:
-    def test_an_uncontended_release_notifies_nobody(self, rival, statements):
+    def test_uncontended_release_sends_no_notify(self, rival, statements):
         rival.execute("LISTEN django_dblock")
         with statements() as sent:
             for _ in range(3):
@@ -60,7 +60,7 @@ class TestRelease:
         assert len(sent) == 6
         assert notified(rival) == []
 
-    def test_it_notifies_the_first_in_the_queue_alone(self, rival):
+    def test_release_notifies_only_the_first_waiter(self, rival):
         rival.execute("LISTEN django_dblock")
         first, second = attempt(), attempt()
         with fenced_lock(NAME, ttl=30):
@@ -72,9 +72,7 @@ class TestRelease:
         for one in (first, second):
             one.close()
 
-    def test_the_short_statement_is_sent_first_where_nobody_waited_last_time(
-        self, rival, statements
-    ):
+    def test_short_statement_is_sent_first_where_nobody_waited_last_time(self, rival, statements):
         rival.execute("LISTEN django_dblock")
         sent_to_release = []
         for somebody_waits in (False, True, True, False, False):
@@ -99,7 +97,7 @@ class TestRelease:
                 lock.release()
             assert ["notify" in query["sql"] for query in sent] == [expected]
 
-    def test_a_waiter_that_marks_the_lease_during_the_release_is_woken(self, rival, observer):
+    def test_waiter_that_marks_the_lease_during_the_release_is_woken(self, rival, observer):
         """The short statement has read the row before the mark, and looks again after its lock."""
         rival.execute("LISTEN django_dblock")
         one = attempt()
@@ -114,7 +112,7 @@ class TestRelease:
         assert notified(rival) == [one._ticket.topic]
         one.close()
 
-    def test_a_release_by_force_does_too(self, rival):
+    def test_force_release_notifies_the_first_waiter(self, rival):
         rival.execute("LISTEN django_dblock")
         one = attempt()
         lock = fenced_lock(NAME, ttl=30).__enter__()
@@ -126,7 +124,7 @@ class TestRelease:
         one.close()
         lock.release()
 
-    def test_one_who_leaves_passes_it_on(self, rival):
+    def test_leaving_waiter_passes_the_notification_on(self, rival):
         first, second = attempt(), attempt()
         with fenced_lock(NAME, ttl=30):
             for one in (first, second):
@@ -138,7 +136,7 @@ class TestRelease:
         assert notified(rival) == [second._ticket.topic]
         second.close()
 
-    def test_a_ticket_with_an_id_that_came_back_is_nobody_elses(self):
+    def test_repeated_ticket_id_belongs_to_its_row(self):
         """After a failover or a restore the sequence repeats ids."""
         one = attempt()
         with fenced_lock(NAME, ttl=30):
@@ -152,7 +150,7 @@ class TestRelease:
 
 
 class TestWaiter:
-    def test_it_is_woken_and_takes_the_lease(self):
+    def test_waiter_is_woken_and_acquires(self):
         """It would have slept for two seconds."""
         lock = fenced_lock(NAME, ttl=30).__enter__()
         one = attempt()
@@ -166,7 +164,7 @@ class TestWaiter:
         one.close()
         force_release(NAME)
 
-    def test_an_idle_one_sends_one_statement_in_two_seconds(self, statements):
+    def test_idle_waiter_sends_one_statement_in_two_seconds(self, statements):
         lock = fenced_lock(NAME, ttl=300).__enter__()
         one = attempt()
         queueing.until_it_can_be_woken(one)
@@ -177,7 +175,7 @@ class TestWaiter:
         one.close()
         lock.release()
 
-    def test_where_nobody_listens_it_looks_often(self, monkeypatch):
+    def test_waiter_without_a_listener_polls(self, monkeypatch):
         monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
         monkeypatch.setattr(notify, "_listeners", {})
         lock = fenced_lock(NAME, ttl=300).__enter__()
@@ -191,7 +189,7 @@ class TestWaiter:
         one.close()
         lock.release()
 
-    def test_those_further_back_look_more_rarely(self):
+    def test_waiters_further_back_poll_rarely(self):
         one = attempt()
         one._ticket = store.Ticket(1, "", "")
         held = store.Refusal(1000, 1, "")
@@ -201,7 +199,7 @@ class TestWaiter:
                 one._plan(held, None)
                 assert shortest <= one.delay <= longest
 
-    def test_a_dead_holder_is_found_by_the_first_then_by_the_others(self):
+    def test_dead_holder_is_found_by_the_first_then_by_the_others(self):
         one = attempt()
         one._ticket = store.Ticket(1, "", "")
         one._subscription = notify.Subscription(notify.Listener("default"), "")
@@ -211,7 +209,7 @@ class TestWaiter:
             one._plan(store.Refusal(0.5, 1, ""), None)
             assert one.delay == 0.5 + 0.25 * ahead
 
-    def test_a_stop_event_ends_the_sleep(self):
+    def test_stop_event_ends_the_sleep(self):
         one, stop = attempt(), threading.Event()
         one.delay = 60.0
         stopping = threading.Timer(0.05, stop.set)
@@ -219,7 +217,7 @@ class TestWaiter:
         one.pause(stop)
         assert stop.is_set()
 
-    def test_async(self):
+    def test_async_waiter_is_woken(self):
         async def wait():
             async with fenced_lock(NAME, ttl=30, timeout=60) as lock:
                 return lock.waited
@@ -238,7 +236,7 @@ class TestWaiter:
         assert run(wait()) > 0
         releasing.join()
 
-    def test_the_time_is_up_in_the_queue(self):
+    def test_timeout_ends_the_wait_in_the_queue(self):
         with fenced_lock(NAME, ttl=30):
             started = time.monotonic()
             with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30, timeout=0.4):
@@ -247,7 +245,7 @@ class TestWaiter:
 
 
 class TestEdges:
-    def test_whose_ticket_is_gone_listens_for_a_new_one(self, observer):
+    def test_waiter_with_a_lost_ticket_listens_for_a_new_one(self, observer):
         lock = fenced_lock(NAME, ttl=300).__enter__()
         one = attempt()
         queueing.until_it_can_be_woken(one)
@@ -261,7 +259,7 @@ class TestEdges:
         one.close()
         lock.release()
 
-    def test_the_end_of_a_wait_is_told_also_where_the_ticket_stays(self):
+    def test_end_of_a_wait_is_reported_if_the_ticket_stays(self):
         statement, _ = template_of(sql.DROP_TICKET)
 
         def refuse(execute, text, *rest):
@@ -273,7 +271,7 @@ class TestEdges:
             with pytest.raises(LockTimeout):
                 fenced_lock(NAME, ttl=30, timeout=0.3).__enter__()
 
-    def test_a_batch_of_which_all_were_released_is_no_beat(self):
+    def test_batch_of_released_leases_sends_nothing(self):
         with fenced_lock(NAME, ttl=60) as lock:
             batch = heartbeat._batch_of(lock.trust)
         own = heartbeat.Heartbeat()
@@ -298,7 +296,7 @@ class TestIsolation:
         " now() + interval '1 minute', '0', 1, '{}')"
     )
 
-    def test_a_waiter_looks_again(self, rival, observer):
+    def test_wait_is_retried_on_serialization_failure(self, rival, observer):
         one = attempt()
         with fenced_lock(NAME, ttl=30):
             while one._ticket is None:
@@ -306,13 +304,13 @@ class TestIsolation:
             assert while_the_row_changes(rival, observer, one.once, self.RENEW) is None
         one.close()
 
-    def test_one_who_was_slower_to_make_the_row_learns_who_holds_it(self, rival, observer):
+    def test_loser_of_the_insert_race_learns_the_holder(self, rival, observer):
         def enter():
             with pytest.raises(LockTimeout, match="locked by another"):
                 fenced_lock(NAME, ttl=30).__enter__()
 
         while_the_row_changes(rival, observer, enter, self.MAKE, [NAME])
 
-    def test_a_release_is_sent_again(self, rival, observer):
+    def test_release_is_retried_on_serialization_failure(self, rival, observer):
         lock = fenced_lock(NAME, ttl=30).__enter__()
         assert while_the_row_changes(rival, observer, lock.release, self.RENEW)

@@ -48,12 +48,12 @@ def listed(browser, **query):
 
 
 class TestList:
-    def test_each_with_its_state(self, browser, rows):
+    def test_each_request_has_its_state(self, browser, rows):
         page = browser.get(LIST)
         found = {row.key: row.state_now for row in page.context["cl"].result_list}
         assert found == {f"{state}-key": state for state in rows}
 
-    def test_words_of_our_own_are_translated(self, browser, rows, monkeypatch):
+    def test_state_names_are_translated(self, browser, rows, monkeypatch):
         monkeypatch.setattr(translation._trans, "gettext", lambda message: f"~{message}~")
         page = browser.get(LIST)
         html = page.content.decode()
@@ -65,7 +65,7 @@ class TestList:
         for word in ("body", "14 bytes", "steps", "none"):
             assert f"~{word}~" in html.decode()
 
-    def test_keys_are_masked_and_bodies_not_there(self, browser, rows):
+    def test_keys_are_masked_and_bodies_absent(self, browser, rows):
         html = browser.get(LIST).content.decode()
         assert "abando…" in html
         assert "abandoned-key" not in html
@@ -73,21 +73,21 @@ class TestList:
         assert "/pay/" in html
 
     @pytest.mark.parametrize("state", ["done", "leased", "expired", "free", "abandoned"])
-    def test_by_state(self, state, browser, rows):
+    def test_state_filter(self, state, browser, rows):
         assert listed(browser, state=state) == [f"{state}-key"]
 
-    def test_an_expired_one_that_was_answered(self, browser):
+    def test_completed_request_past_retention_is_expired(self, browser):
         make("over-key", expires_at=over())
         assert listed(browser, state="expired") == ["over-key"]
         assert listed(browser, state="done") == []
 
-    def test_by_status(self, browser, rows):
+    def test_status_filter(self, browser, rows):
         make("failed-key", status_code=422)
         assert listed(browser, status="4") == ["failed-key"]
         assert listed(browser, status="2") == ["done-key"]
         assert listed(browser, status="5") == []
 
-    def test_a_filter_that_there_is_not_filters_nothing(self, browser, rows):
+    def test_unknown_filter_filters_nothing(self, browser, rows):
         assert len(listed(browser, state="lost", status="9")) == 5
 
     @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ class TestList:
             ("DONE-KEY", []),
         ],
     )
-    def test_search_by_scope_path_and_the_exact_key(self, text, found, browser, rows):
+    def test_search_matches_scope_path_and_exact_key(self, text, found, browser, rows):
         make("other-key", scope="scope:shop-7", path="/refund/17/")
         assert listed(browser, q=text) == found
 
-    def test_the_latest_first(self, browser, rows):
+    def test_newest_request_is_first(self, browser, rows):
         assert listed(browser) == [f"{state}-key" for state in reversed(rows)]
 
-    def test_the_number_of_queries_does_not_grow(self, browser, statements):
+    def test_number_of_queries_is_constant(self, browser, statements):
         make("first-key")
         browser.get(LIST)  # content types, the session
         with statements() as one:
@@ -127,7 +127,7 @@ class TestList:
 
 
 class TestDetail:
-    def test_the_whole_key_but_not_the_body(self, browser):
+    def test_detail_shows_the_key_but_not_the_body(self, browser):
         row = make(steps={"mail": {"result": "secret"}, "charge": {"result": "secret"}})
         html = browser.get(f"{LIST}{row.pk}/change/").content.decode()
         assert "3f1c0a52-key" in html
@@ -136,13 +136,13 @@ class TestDetail:
         assert "paid" not in html
         assert "secret" not in html
 
-    def test_one_without_an_answer(self, browser):
+    def test_unfinished_request_is_shown(self, browser):
         row = abandoned()
         html = browser.get(f"{LIST}{row.pk}/change/").content.decode()
         assert "none" in html
         assert "abandoned" in html
 
-    def test_nothing_can_be_written(self, browser):
+    def test_detail_is_read_only(self, browser):
         row = make()
         assert browser.get(f"{LIST}add/").status_code == 403
         assert browser.post(f"{LIST}{row.pk}/change/", {"scope": "x"}).status_code == 403
@@ -156,7 +156,7 @@ class TestDetail:
         assert f"{LIST}add/" not in html
 
 
-def test_who_may_not_view_sees_nothing(client):
+def test_list_is_forbidden_without_permission(client):
     user = User.objects.create_user("staff", is_staff=True)
     client.force_login(user)
     row = make()
@@ -182,7 +182,7 @@ class TestMillions:
             )
             cursor.execute("ANALYZE django_dblock_idempotencykey")
 
-    def test_neither_a_count_nor_a_scan_of_all(self, browser, statements, table):
+    def test_list_neither_counts_nor_scans_all_rows(self, browser, statements, table):
         with statements() as sent:
             page = browser.get(LIST)
         assert page.context["cl"].result_count == 10_000
@@ -191,14 +191,14 @@ class TestMillions:
         for query in ours:
             assert rows_read(query) <= 10_000, query
 
-    def test_the_last_page_too(self, browser, statements, table):
+    def test_last_page_reads_few_rows(self, browser, statements, table):
         with statements() as sent:
             assert browser.get(LIST, {"p": 100}).status_code == 200
         for query in sent:
             if "idempotencykey" in query["sql"]:
                 assert rows_read(query["sql"]) <= 10_000
 
-    def test_its_negative_twin_reads_all(self, browser, statements, table, monkeypatch):
+    def test_negative_twin_reads_all_rows(self, browser, statements, table, monkeypatch):
         from django.core.paginator import Paginator
 
         monkeypatch.setattr(BoundedPaginator, "count", Paginator.count)
@@ -209,7 +209,7 @@ class TestMillions:
             == 30_000
         )
 
-    def test_the_unfinished_ones_come_by_their_index(self, browser, statements, table):
+    def test_unfinished_requests_use_their_index(self, browser, statements, table):
         row = abandoned(expires_at=None)
         with statements() as sent:
             page = browser.get(LIST, {"state": "abandoned"})
@@ -231,7 +231,7 @@ class TestMillions:
         ],
         ids=str,
     )
-    def test_no_address_reads_all(self, query, browser, statements, table, monkeypatch):
+    def test_no_query_string_reads_all_rows(self, query, browser, statements, table, monkeypatch):
         """Sorting by any column, a search or a filter without a match read the whole table."""
         monkeypatch.setattr("django_dblock.admin.NEWEST", 5_000)
         with statements() as sent:
@@ -240,11 +240,11 @@ class TestMillions:
             if "idempotencykey" in statement["sql"]:
                 assert rows_read(statement["sql"]) <= 10_000, statement["sql"]
 
-    def test_conditions_in_the_address_are_refused(self, browser):
+    def test_lookups_in_the_query_string_are_refused(self, browser):
         """``?path__icontains=x`` is Django's own way to any condition; none has an index."""
         assert browser.get(LIST, {"path__icontains": "x"}).status_code == 400
 
-    def test_key_with_its_scope_is_found_however_old(self, browser, table, monkeypatch):
+    def test_old_key_is_found_with_its_scope(self, browser, table, monkeypatch):
         monkeypatch.setattr("django_dblock.admin.NEWEST", 5_000)
         assert listed(browser, q="user:7 17") == ["17"]
         assert listed(browser, q="17") == [], "alone only among the newest"
@@ -257,12 +257,12 @@ class TestMillions:
         assert model_admin.show_facets == admin.ShowFacets.NEVER
 
 
-def test_it_is_registered_by_autodiscover():
+def test_admin_is_registered_by_autodiscover():
     assert admin.site.is_registered(IdempotencyKey)
     assert reverse("admin:django_dblock_idempotencykey_changelist") == LIST
 
 
-def test_without_the_admin_nothing_of_it_is_imported():
+def test_without_the_admin_no_admin_module_is_imported():
     program = (
         "import django, sys;"
         "from django.conf import settings;"
@@ -286,7 +286,7 @@ class ToOther:
 
 @pytest.mark.django_db(databases=["default", "other"])
 @pytest.mark.parametrize("how", ["DBLOCK_DATABASE", "router"])
-def test_they_are_read_where_they_are_written(how, browser, settings):
+def test_list_reads_the_routers_alias(how, browser, settings):
     make("here")
     there = make("there")
     IdempotencyKey.objects.filter(pk=there.pk).delete()

@@ -31,7 +31,7 @@ def code(response):
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 @pytest.mark.parametrize("sent", [{"key": None}, {"method": "GET"}], ids=["no key", "GET"])
-def test_guard_of_an_unprotected_run_is_on_the_view_s_database(sent):
+def test_guard_of_an_unprotected_run_uses_the_views_database(sent):
     async def work(request):
         def guarded():
             with request.idempotency.guard():
@@ -43,7 +43,7 @@ def test_guard_of_an_unprotected_run_is_on_the_view_s_database(sent):
     assert json.loads(answer.content) == ["other"]
 
 
-def test_a_repeat_gets_the_first_answer():
+def test_retry_gets_the_first_response():
     view = leased(effect)
     first, again = post(view), post(view)
     assert (first.status_code, first.content) == (201, again.content)
@@ -51,7 +51,7 @@ def test_a_repeat_gets_the_first_answer():
     assert effects() == 1
 
 
-def test_steps_are_recorded_and_the_next_run_goes_on_after_them():
+def test_next_run_resumes_after_recorded_steps():
     calls, tokens = [], []
 
     async def call():
@@ -79,7 +79,7 @@ def test_steps_are_recorded_and_the_next_run_goes_on_after_them():
 @pytest.mark.parametrize(
     ("policy", "status", "told"), [("takeover", 201, None), ("refuse", 409, "abandoned")]
 )
-def test_a_run_that_is_cancelled_in_a_step(policy, status, told):
+def test_cancellation_in_a_step_keeps_the_claim(policy, status, told):
     """Its claim stays until its lease ends. Under refuse nobody knows what the step has done."""
 
     async def work(request):
@@ -96,7 +96,7 @@ def test_a_run_that_is_cancelled_in_a_step(policy, status, told):
 
 
 @pytest.mark.parametrize("moment", ["begin", "finish"])
-def test_a_cancellation_meets_no_half_written_row(moment, monkeypatch):
+def test_cancellation_leaves_no_half_written_row(moment, monkeypatch):
     """What is on its way to the database arrives: the claim is given up, the answer is kept."""
     original = getattr(Run, moment)
 
@@ -136,7 +136,7 @@ def looked(monkeypatch):
     return looked
 
 
-def test_a_cancellation_while_it_waits(looked):
+def test_cancellation_while_waiting(looked):
     async def work(asked):
         task = asyncio.ensure_future(leased(effect, wait=60)(request()))
         await looked(2)
@@ -149,7 +149,7 @@ def test_a_cancellation_while_it_waits(looked):
     assert effects() == 0
 
 
-def test_a_cancellation_while_it_looks(monkeypatch):
+def test_cancellation_during_the_first_look(monkeypatch):
     """It finds another at work, and has nothing to give up."""
     original = Run.begin
 
@@ -170,7 +170,7 @@ def test_a_cancellation_while_it_looks(monkeypatch):
     assert effects() == 0
 
 
-def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answer(looked):
+def test_running_request_is_409_or_awaited(looked):
     async def work(asked):
         twin = await leased(effect)(request())
         assert twin.headers["Retry-After"] == "5"
@@ -190,7 +190,7 @@ def test_the_same_request_that_is_running_is_refused_and_who_waits_gets_its_answ
 
 
 @pytest.mark.parametrize("what", ["raised", "swallowed", "unnoticed"])
-def test_a_zombie_gets_the_winners_answer(what):
+def test_stale_run_gets_the_winners_response(what):
     async def zombie(asked):
         await sync_to_async(expire)()
         await leased(effect)(request())
@@ -206,18 +206,18 @@ def test_a_zombie_gets_the_winners_answer(what):
     assert bytes(row().body) == b'{"value": 1}'
 
 
-def test_the_scope_is_the_logged_in_user():
+def test_scope_is_the_logged_in_user():
     user = get_user_model().objects.create_user("somebody")
     assert post(leased(effect, scope=None), user=user).status_code == 201
     assert row().scope == f"user:{user.pk}"
 
 
-def test_strangers_have_no_scope():
+def test_anonymous_client_has_no_scope():
     with pytest.raises(ImproperlyConfigured):
         post(leased(effect, scope=None))
 
 
-def test_a_scope_may_be_awaited():
+def test_scope_may_be_awaited():
     async def scope(request):
         return "awaited"
 
@@ -225,23 +225,23 @@ def test_a_scope_may_be_awaited():
     assert row().scope == "scope:awaited"
 
 
-def test_without_a_key_or_with_another_method_it_runs_unprotected():
+def test_no_key_or_other_method_runs_unprotected():
     view = leased(effect, required=False)
     assert post(view, key=None).status_code == post(view, method="GET").status_code == 201
     assert not IdempotencyKey.objects.exists()
 
 
-def test_without_a_key_that_it_needs_it_does_not_run():
+def test_missing_required_key_is_refused():
     assert code(post(leased(effect), key=None)) == "key_missing"
     assert effects() == 0
 
 
-def test_a_view_that_calls_another_is_one_run():
+def test_nested_protected_view_is_one_run():
     assert post(leased(leased(effect))).status_code == 201
     assert IdempotencyKey.objects.count() == 1
 
 
-def test_an_error_may_be_kept():
+def test_store_5xx_keeps_an_error():
     async def work(request):
         await sync_to_async(add_one)()
         raise RuntimeError
@@ -251,7 +251,7 @@ def test_an_error_may_be_kept():
     assert effects() == 1
 
 
-def test_a_bare_decorator_on_an_async_view_is_refused():
+def test_bare_decorator_on_an_async_view_is_refused():
     with pytest.raises(TypeError, match="lease"):
 
         @idempotent
@@ -287,7 +287,7 @@ def test_arun_once_runs_once():
     assert results == [{"value": 1}] * 2
 
 
-def test_arun_once_is_told_that_another_is_at_work():
+def test_arun_once_raises_while_another_runs():
     async def work(handle):
         with pytest.raises(IdempotencyInProgress):
             await arun_once("a", work=value)

@@ -40,7 +40,7 @@ def count(statements, view, *, joined, times=1):
 
 @pytest.mark.parametrize("joined", [False, True], ids=["own", "joined"])
 @pytest.mark.parametrize("view", [nothing, views.answers])
-def test_a_first_call_costs_two_messages_more_and_a_replay_two_in_all(statements, view, joined):
+def test_first_call_adds_two_messages_and_replay_is_two(statements, view, joined):
     views.add_one()
     without = count(statements, view if joined else plain(view), joined=joined)
     own_bounds = count(statements, lambda request, how: None, joined=joined)

@@ -27,14 +27,14 @@ def renamed():
             cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
 
 
-def test_a_sound_project(statements):
+def test_correct_project_has_no_message(statements):
     with statements() as sent:
         assert check_tables(databases=["default", "other", "sqlite"]) == []
     assert len(sent) == 1
     assert check_tables() == []
 
 
-def test_it_is_registered_and_asks_only_with_a_database():
+def test_check_queries_only_with_databases():
     assert tags_of(check_tables) == (checks.Tags.database,)
 
 
@@ -50,13 +50,13 @@ def test_w004_names_the_tables_that_are_missing(renamed):
     assert check_tables(databases=["other"]) == [], "only those that Django asks about"
 
 
-def test_it_is_no_error_because_migrate_asks_before_it_makes_them(renamed):
+def test_missing_tables_are_a_warning_for_migrate(renamed):
     renamed("django_dblock_idempotencykey")
     [warning] = check_tables(databases=["default"])
     assert warning.level == checks.WARNING
 
 
-def test_where_the_setting_says_that_they_are(settings, renamed):
+def test_check_follows_dblock_database(settings, renamed):
     settings.DBLOCK_DATABASE = "other"
     renamed("django_dblock_idempotencykey")
     assert check_tables(databases=["default", "other"]) == []
@@ -69,7 +69,7 @@ class Router:
         return "other" if model._meta.model_name == "idempotencykey" else None
 
 
-def test_where_the_router_writes_each(settings, renamed):
+def test_check_follows_the_router(settings, renamed):
     settings.DATABASE_ROUTERS = [Router()]
     renamed("django_dblock_idempotencykey")
     assert check_tables(databases=["default", "other"]) == []
@@ -78,7 +78,7 @@ def test_where_the_router_writes_each(settings, renamed):
     assert warning.msg == "Database 'default' has no table django_dblock_fencedticket."
 
 
-def test_it_waits_until_the_settings_are_right(settings, renamed):
+def test_check_skips_wrong_settings(settings, renamed):
     settings.DBLOCK_LABELS = "all"
     renamed("django_dblock_idempotencykey")
     assert check_tables(databases=["default"]) == []

@@ -59,7 +59,7 @@ class Broken:
     decrypt = encrypt
 
 
-def test_the_result_of_a_step_is_in_the_same_column_by_a_name_of_its_own(settings):
+def test_step_is_encrypted_under_its_own_name(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
     die("charge")
     assert list(row().steps) == ["charge"]
@@ -71,7 +71,7 @@ def test_the_result_of_a_step_is_in_the_same_column_by_a_name_of_its_own(setting
 
 
 @pytest.mark.parametrize("result", [None, {"a": [1, {"b": "ü"}]}, "\\u0000", 1.5, 10**30, "\u2028"])
-def test_it_comes_back_as_it_was(result, settings):
+def test_response_is_decrypted_unchanged(result, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
 
     def work(request):
@@ -90,7 +90,7 @@ def test_it_comes_back_as_it_was(result, settings):
 
 
 @pytest.mark.parametrize("result", ["a\0b", {"\0": 1}, "\ud800", float("nan"), object()])
-def test_what_can_not_be_kept_is_the_same_as_without_one(result, settings):
+def test_unstorable_responses_are_the_same_with_a_cipher(result, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
     with pytest.raises(ValueError, match="The result of step 'charge'"):
         post(leased(lambda request: request.idempotency.run_step("charge", lambda: result)))
@@ -99,12 +99,12 @@ def test_what_can_not_be_kept_is_the_same_as_without_one(result, settings):
 
 
 class TestItsKeys:
-    def test_a_step_from_before_the_cipher_is_still_read(self, settings):
+    def test_plain_step_is_read_with_a_cipher(self, settings):
         die("charge")
         settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
         assert json.loads(post(VIEW).content) == FOUND
 
-    def test_plain_and_encrypted_steps_stand_beside_each_other(self, settings):
+    def test_plain_and_encrypted_steps_coexist(self, settings):
         die("charge")
 
         def dies_again(request):
@@ -122,14 +122,14 @@ class TestItsKeys:
 
         assert json.loads(post(leased(work)).content) == [{"by": "the dead"}, "sent"]
 
-    def test_while_they_rotate_the_old_one_reads(self, settings):
+    def test_old_key_reads_during_rotation(self, settings):
         old, new = fernet(), fernet()
         settings.DBLOCK_IDEMPOTENCY_CIPHER = MultiFernet([old])
         die("charge")
         settings.DBLOCK_IDEMPOTENCY_CIPHER = MultiFernet([new, old])
         assert json.loads(post(VIEW).content) == FOUND
 
-    def test_a_cipher_that_was_given_up_is_asked_for_and_nothing_is_run(self, settings):
+    def test_removed_cipher_is_an_error_and_runs_nothing(self, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher = fernet()
         die("charge")
         settings.DBLOCK_IDEMPOTENCY_CIPHER = None
@@ -191,26 +191,26 @@ class TestWhatItDoesNotRead:
         assert "the request is not run again" in said
         return said
 
-    def test_the_result_of_a_step(self, spoil, cause, settings):
+    def test_unreadable_step_is_an_error(self, spoil, cause, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
         die("charge")
         said = self.refused(lambda: post(leased(effect)), spoil, cause, settings)
         assert said.startswith("The stored result of step 'charge' of idempotency key k")
 
-    def test_an_answer(self, spoil, cause, settings):
+    def test_unreadable_response_is_an_error(self, spoil, cause, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
         view = leased(effect)
         post(view)
         said = self.refused(lambda: post(view), spoil, cause, settings)
         assert said.startswith("The stored answer of idempotency key k")
 
-    def test_the_result_of_work(self, spoil, cause, settings):
+    def test_unreadable_result_is_an_error(self, spoil, cause, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
         run_once("invoice", work=lambda: 17)
         again = lambda: run_once("invoice", work=effect)  # noqa: E731
         self.refused(again, spoil, cause, settings)
 
-    def test_a_person_answers_such_a_request_all_the_same(self, spoil, cause, settings):
+    def test_unreadable_request_can_be_resolved(self, spoil, cause, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher = fernet()
         die("charge")
         spoil(settings)
@@ -234,7 +234,7 @@ class TestWhatItDoesNotRead:
         {"encrypted": base64.b64encode(b"~\xff").decode()},
     ],
 )
-def test_a_step_that_was_never_recorded_like_this_is_an_error(record, settings):
+def test_malformed_step_is_an_error(record, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
     die("charge")
     IdempotencyKey.objects.update(steps={"charge": record})
@@ -250,20 +250,20 @@ class TestThatCanNotEncrypt:
     def cipher(self, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = Broken()
 
-    def test_a_step_has_not_happened_for_the_next_run(self):
+    def test_unencryptable_step_is_not_recorded(self):
         with pytest.raises(ConnectionError, match="no keys"):
             post(VIEW)
         assert row().steps == {}
         assert row().locked_until is None
 
-    def test_a_step_is_in_doubt_where_that_is_for_a_person(self):
+    def test_unencryptable_step_is_in_doubt_under_refuse(self):
         with pytest.raises(ConnectionError, match="no keys"):
             post(leased(goes_on, **REFUSE))
         assert json.loads(post(leased(goes_on, **REFUSE)).content)["code"] == "abandoned"
         assert row().steps == {}
 
     @pytest.mark.parametrize("mode", ["atomic", "lease"])
-    def test_work_is_as_if_it_had_raised(self, mode, caplog):
+    def test_unencryptable_result_rolls_back(self, mode, caplog):
         def work(*handle):
             return "private"
 
@@ -272,13 +272,13 @@ class TestThatCanNotEncrypt:
         assert not IdempotencyKey.objects.exists()
         assert "private" not in caplog.text
 
-    def test_an_answer_is_as_if_the_view_had_raised(self):
+    def test_unencryptable_response_rolls_back(self):
         with pytest.raises(ConnectionError, match="no keys"):
             post(leased(lambda request: HttpResponse("private")))
         assert not IdempotencyKey.objects.exists()
 
 
-def test_it_sends_no_statement_more(statements, settings):
+def test_cipher_adds_no_statement(statements, settings):
     """Claim, step, answer; and a takeover, which reads a step, likewise."""
     connection.ensure_connection()
     counts = []
@@ -293,7 +293,7 @@ def test_it_sends_no_statement_more(statements, settings):
     assert counts[:2] == counts[2:]
 
 
-def test_work_that_is_run_once_and_its_steps(settings):
+def test_result_and_steps_of_run_once_are_encrypted(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
 
     def dies(handle):
@@ -311,7 +311,7 @@ def test_work_that_is_run_once_and_its_steps(settings):
     assert (row().body_kind, bytes(row().body)) == ("encrypted", b"~" + b'["ch_1"]'[::-1])
 
 
-def test_async_work_too(settings):
+def test_async_result_is_encrypted(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
 
     async def charge():

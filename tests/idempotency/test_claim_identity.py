@@ -113,7 +113,7 @@ def test_failed_run_frees_no_other_claim():
     assert IdempotencyKey.objects.get().locked_until is not None
 
 
-def test_lost_claim_does_not_take_the_response_of_another_for_its_own():
+def test_lost_claim_does_not_return_anothers_response():
     """Alice's view asks whether its response is stored; what is stored is bob's."""
 
     def alice(request):

@@ -30,7 +30,7 @@ def keys(*arguments):
 
 
 class TestList:
-    def test_the_table(self, rendering):
+    def test_table_shows_each_request(self, rendering):
         row = abandoned(expires_at=None, steps={"mail": {}, "charge": {}})
         live = unfinished("live-key")
         make("done-key")
@@ -57,13 +57,13 @@ class TestList:
             "steps": ["charge"], "namespace": "",
         }  # fmt: skip
 
-    def test_all_kinds_a_table_each(self, rendering):
+    def test_each_kind_has_its_table(self, rendering):
         abandoned()
         with fenced_lock("a", ttl=60), advisory_lock("a"):
             titles = [block.split()[0] for block in run("list").split("\n\n")]
         assert titles == ["lock", "lease", "request"]
 
-    def test_filters(self):
+    def test_filters_select_requests(self):
         abandoned("lost-key")
         unfinished("live-key", scope="scope:shop")
         unfinished("free-key", locked_until=None)
@@ -73,23 +73,23 @@ class TestList:
         assert keys("--blocked") == []
         assert keys("--key", "a") == []
 
-    def test_one_statement(self, statements):
+    def test_list_is_one_statement(self, statements):
         with statements() as sent:
             run("list", "--kind", "idempotency")
         assert len(sent) == 1
 
-    def test_another_alias(self):
+    def test_using_lists_another_alias(self):
         abandoned()
         assert keys("--using", "other") == []
 
-    def test_what_clients_wrote_does_not_speak_to_the_terminal(self, rendering):
+    def test_control_characters_are_escaped(self, rendering):
         abandoned(
             "\x1b[2J-key", "\x1b[31mred", method="\x07", path="\x1b]0;", owner="\x1b[1m",
             steps={"\x1b[3m": {}},
         )  # fmt: skip
         assert run("list", "--kind", "idempotency").replace("\n", "").isprintable()
 
-    def test_without_the_table_the_rest_still_shows(self, monkeypatch):
+    def test_missing_table_hides_only_its_kind(self, monkeypatch):
         monkeypatch.setattr(idempotency_operations, "UNFINISHED", "SELECT * FROM no_such_table")
         with advisory_lock("a"):
             assert len(run("list").splitlines()) == 2
@@ -109,7 +109,7 @@ def nothing_is_done(caplog):
 
 
 class TestRelease:
-    def test_freed_for_a_retry(self, caplog):
+    def test_retry_frees_the_request(self, caplog):
         row = abandoned(expires_at=None, steps={"charge": {"result": "secret"}})
         with caplog.at_level(logging.INFO, logger="django_dblock.audit"):
             said = run("release", "--request", str(row.pk), "--retry", "--yes")
@@ -133,7 +133,7 @@ class TestRelease:
         assert "freed it for a retry; token 3" in record.getMessage()
         assert "3f1c0a52" not in said + record.getMessage()
 
-    def test_answered(self, caplog, tmp_path):
+    def test_answer_stores_a_response(self, caplog, tmp_path):
         row = unfinished(locked_until=None, owner="")
         body = tmp_path / "answer.html"
         body.write_bytes(b"<p>refunded</p>")
@@ -151,30 +151,30 @@ class TestRelease:
         assert (record.outcome, record.status_code) == ("done", 409)
         assert "responded to it with 409" in record.getMessage()
 
-    def test_without_a_body(self):
+    def test_answer_without_a_body(self):
         row = abandoned()
         run("release", "--request", str(row.pk), "--answer", "204", "--yes")
         row.refresh_from_db()
         assert (row.status_code, bytes(row.body), row.headers) == (204, b"", {})
 
-    def test_work_without_a_request(self):
+    def test_run_once_work_can_be_resolved(self):
         row = abandoned(method="", path="", scope="once")
         assert "run_once of once" in run("release", "--request", str(row.pk), "--retry", "--yes")
 
-    def test_it_asks(self, says):
+    def test_prompt_accepts_yes(self, says):
         row = abandoned()
         says("y")
         assert "is free" in run("release", "--request", str(row.pk), "--retry")
 
     @pytest.mark.parametrize("answer", ["", "n", "yep"])
-    def test_anything_but_yes_is_no(self, answer, says, caplog):
+    def test_other_prompt_answers_decline(self, answer, says, caplog):
         row = abandoned()
         says(answer)
         with nothing_is_done(caplog) as caught:
             run("release", "--request", str(row.pk), "--retry")
         assert "Not done" in str(caught.value)
 
-    def test_what_it_must_not_touch(self, caplog):
+    def test_running_or_finished_requests_are_refused(self, caplog):
         done, live = make("done-key"), unfinished("live-key")
         for arguments, message in {
             ("--request", str(live.pk), "--retry"): "is running: its lease",
@@ -185,7 +185,7 @@ class TestRelease:
                 run("release", *arguments, "--yes")
             assert message in str(caught.value)
 
-    def test_one_that_was_taken_over_while_the_operator_thought(self, monkeypatch, caplog):
+    def test_takeover_during_the_prompt_is_an_error(self, monkeypatch, caplog):
         row = abandoned()
         monkeypatch.setattr(
             "django_dblock.cli.release.confirm",
@@ -196,7 +196,7 @@ class TestRelease:
         assert IdempotencyKey.objects.get().token == 4
         assert caplog.records == []
 
-    def test_one_that_is_gone_meanwhile(self, monkeypatch):
+    def test_request_deleted_during_the_prompt_is_an_error(self, monkeypatch):
         row = abandoned()
         monkeypatch.setattr(
             "django_dblock.cli.release.confirm",
@@ -219,7 +219,7 @@ class TestRelease:
             (("--request", "1", "--answer", "200", "--body-file", "/no/such"), "can't be read"),
         ],
     )
-    def test_options_that_make_no_sense(self, arguments, message, statements):
+    def test_contradicting_options_are_refused(self, arguments, message, statements):
         with statements() as sent, pytest.raises(CommandError) as caught:
             run("release", *arguments, "--yes")
         assert message in str(caught.value)
@@ -232,7 +232,7 @@ class TestRelease:
             (("--answer", "200", "--content-type", "a\x07", "--body-file"), "no header may have"),
         ],
     )
-    def test_answers_that_could_not_be_given(self, arguments, message, tmp_path, caplog):
+    def test_impossible_responses_are_refused(self, arguments, message, tmp_path, caplog):
         row = abandoned()
         body = tmp_path / "body"
         body.write_bytes(b"{}")
@@ -243,7 +243,7 @@ class TestRelease:
             )  # fmt: skip
         assert message in str(caught.value)
 
-    def test_another_alias(self):
+    def test_using_resolves_on_another_alias(self):
         IdempotencyKey.objects.using("other").create(
             **values(completed_at=None, locked_until=None, token=3), pk=99
         )
@@ -262,7 +262,7 @@ def expired():
 
 
 class TestPurge:
-    def test_both_kinds(self, expired, observer):
+    def test_without_kind_every_kind_is_purged(self, expired, observer):
         with fenced_lock("old", ttl=60):
             pass
         observer.execute(
@@ -275,18 +275,18 @@ class TestPurge:
         )
         assert IdempotencyKey.objects.count() == 3
 
-    def test_one_kind(self, expired):
+    def test_kind_option_purges_one_kind(self, expired):
         assert run("purge", "--kind", "fenced") == "0 of 0 rows of fenced locks removed.\n"
         assert run("purge", "--kind", "idempotency") == "3 of 3 expired idempotency keys removed.\n"
 
-    def test_a_dry_run_only_counts(self, expired, statements):
+    def test_dry_run_only_counts(self, expired, statements):
         with statements() as sent:
             said = run("purge", "--kind", "idempotency", "--dry-run")
         assert said == "3 expired idempotency keys would be removed.\n"
         assert len(sent) == 2, "the clock, and the count"
         assert IdempotencyKey.objects.count() == 6
 
-    def test_json(self, expired):
+    def test_json_has_the_counts(self, expired):
         assert json.loads(run("purge", "--dry-run", "--json")) == {
             "fenced": {"idle": 0, "removed": 0}, "latches": {"idle": 0, "removed": 0},
             "idempotency": {"expired": 3, "removed": 0},
@@ -295,25 +295,25 @@ class TestPurge:
             "idempotency": {"expired": 3, "removed": 3}
         }
 
-    def test_in_batches(self, expired, statements):
+    def test_purge_commits_in_batches(self, expired, statements):
         """Clock and count; clock, two rows, then one."""
         with statements() as sent:
             run("purge", "--kind", "idempotency", "--batch", "2")
         assert len(sent) == 5
 
-    def test_abandoned_ones_can_be_kept(self):
+    def test_keep_abandoned_keeps_abandoned_requests(self):
         abandoned("lost-key", expires_at=over())
         arguments = ("purge", "--kind", "idempotency", "--keep-abandoned")
         assert run(*arguments).startswith("0 of 0")
         assert run(*arguments[:-1]).startswith("1 of 1")
 
-    def test_a_person_sees_how_far_it_is(self, expired, monkeypatch):
+    def test_terminal_shows_progress(self, expired, monkeypatch):
         monkeypatch.setitem(sys.modules, "rich.progress", None)
         out = Terminal()
         call_command("dblock", "purge", "--kind", "idempotency", "--batch", "2", stdout=out)
         assert out.getvalue() == "\r2 of 3\r3 of 3\n3 of 3 expired idempotency keys removed.\n"
 
-    def test_as_a_bar_of_its_own_where_rich_is_installed(self, expired, capsys, monkeypatch):
+    def test_terminal_with_rich_shows_a_bar_for_each_kind(self, expired, capsys, monkeypatch):
         monkeypatch.setenv("FORCE_COLOR", "1")
         out = Terminal()
         call_command("dblock", "purge", stdout=out, no_color=True)
@@ -322,7 +322,7 @@ class TestPurge:
         assert "rows of fenced locks" in bars
         assert "expired idempotency keys" in bars
 
-    def test_another_alias(self):
+    def test_using_purges_another_alias(self):
         IdempotencyKey.objects.using("other").create(**values(expires_at=timezone.now() - HOUR))
         assert "1 of 1" in run("purge", "--kind", "idempotency", "--using", "other")
 
@@ -333,7 +333,7 @@ class TestPurge:
             ("idempotency", idempotency_operations, "COUNT_EXPIRED"),
         ],
     )
-    def test_without_one_table_the_other_is_purged(self, kind, module, statement, monkeypatch):
+    def test_missing_table_skips_only_its_kind(self, kind, module, statement, monkeypatch):
         monkeypatch.setattr(module, statement, "SELECT * FROM no_such_table")
         assert len(run("purge").splitlines()) == 2
         with pytest.raises(

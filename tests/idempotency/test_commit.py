@@ -53,7 +53,7 @@ def test_first_call_sends_two_messages_more_than_its_view():
     assert len([text for text in texts if text not in ("BEGIN", "COMMIT")]) == len(views_own) + 2
 
 
-def test_caller_keeps_a_transaction_that_is_the_callers():
+def test_callers_transaction_stays_open():
     texts = sent(lambda: ask_joined(paying()))
     assert not any("COMMIT" in text and text != "COMMIT" for text in texts)
     assert (effects(), rows()) == (1, 1)
@@ -77,7 +77,7 @@ def test_hooks_run_once_after_the_commit(way):
     assert seen == [(False, 1)]
 
 
-def test_connection_is_as_django_expects_it_afterwards():
+def test_connection_state_is_restored():
     ask(paying())
     assert connection.get_autocommit()
     assert not connection.in_atomic_block
@@ -107,7 +107,7 @@ def deferred():
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.usefixtures("deferred")
-def test_constraint_that_fails_at_commit_keeps_nothing(request, fast):
+def test_deferred_constraint_failure_stores_nothing(request, fast):
     if not fast:
         request.getfixturevalue("slowly")
     hooks = []
@@ -128,7 +128,7 @@ def test_constraint_that_fails_at_commit_keeps_nothing(request, fast):
     assert run_once("next", work=lambda: "the connection is usable") is not None
 
 
-def test_row_that_was_written_past_the_lock_keeps_commit_from_running():
+def test_row_written_without_the_lock_prevents_the_commit():
     @idempotent(scope=client)
     def view(request, how):
         add_one()
@@ -141,7 +141,7 @@ def test_row_that_was_written_past_the_lock_keeps_commit_from_running():
 
 
 @pytest.mark.usefixtures("transactional_db")
-def test_unique_error_of_the_project_at_commit_is_its_own():
+def test_projects_unique_violation_propagates():
     """Only our own constraint is put in other words."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE once (a int, UNIQUE (a) DEFERRABLE INITIALLY DEFERRED)")
@@ -159,7 +159,7 @@ def test_unique_error_of_the_project_at_commit_is_its_own():
 
 
 @pytest.mark.parametrize("output", ["hex", "escape"])
-def test_response_is_read_whatever_bytea_output_is(output):
+def test_response_is_read_with_any_bytea_output(output):
     body = bytes(range(256)) * 2
 
     @idempotent(scope=client)
@@ -177,7 +177,7 @@ def test_response_is_read_whatever_bytea_output_is(output):
 
 
 @pytest.mark.parametrize("level", ["off", "local", "remote_write", "on", "remote_apply"])
-def test_commit_is_as_durable_as_promised_and_never_less(level):
+def test_commit_is_at_least_as_durable_as_promised(level):
     """A trigger notes the level that the commit of the row will have."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET synchronous_commit = {level}")
@@ -205,6 +205,6 @@ def test_commit_is_as_durable_as_promised_and_never_less(level):
     assert found == ("remote_apply" if level == "remote_apply" else "on")
 
 
-def test_own_row_counts_as_one():
+def test_own_insert_reports_one_row():
     ask(paying())
     assert IdempotencyKey.objects.get().token == 1

@@ -44,7 +44,7 @@ def call_and_die(name, how, stops, observer):
 
 @pytest.mark.parametrize("how", ["SIGKILL", "pg_terminate_backend"])
 @pytest.mark.parametrize("name", ["atomic", "lease"])
-def test_wherever_a_first_call_dies_a_retry_leaves_one_effect_and_one_answer(name, how, observer):
+def test_retry_after_any_crash_leaves_one_effect(name, how, observer):
     seen = []
     while (what := call_and_die(name, how, len(seen), observer)) is not None:
         seen.append(what)
@@ -66,7 +66,7 @@ def test_wherever_a_first_call_dies_a_retry_leaves_one_effect_and_one_answer(nam
     )
 
 
-def test_trap_a_crash_between_effect_and_record(observer):
+def test_trap_crash_between_effect_and_record(observer):
     """The negative twin: without complete() in the effect's transaction there is such a moment."""
     stops = 0
     while (what := call_and_die("careless", "SIGKILL", stops, observer)) is not None:
@@ -80,7 +80,7 @@ def test_trap_a_crash_between_effect_and_record(observer):
     assert what == "after COMMIT"
 
 
-def test_a_commit_whose_outcome_nobody_heard_is_told_by_the_retry(observer):
+def test_retry_reveals_the_outcome_of_an_unheard_commit(observer):
     """The worker dies after COMMIT and before its client has the answer."""
     with process(first_call, "atomic") as child:
         while child.receive()[0] != "after COMMIT":
@@ -106,7 +106,7 @@ def send_all(number, name):
 
 
 @pytest.mark.parametrize("name", ["atomic", "lease"])
-def test_forty_keys_and_twelve_clients_have_forty_effects(name):
+def test_twelve_clients_with_forty_keys_have_forty_effects(name):
     results = race(CLIENTS, send_all, name)
     assert len({pid for pid, _ in results}) == CLIENTS
     first = results[0][1]
@@ -116,6 +116,6 @@ def test_forty_keys_and_twelve_clients_have_forty_effects(name):
     assert len(made) == KEYS
 
 
-def test_without_the_decorator_they_have_more():
+def test_negative_twin_without_the_decorator_has_more_effects():
     race(CLIENTS, send_all, "unprotected")
     assert Document.objects.count() == KEYS * CLIENTS

@@ -87,7 +87,7 @@ def _close(monkeypatch):
         monkeypatch.setitem(connections[alias].settings_dict, "CONN_MAX_AGE", 0)
 
 
-def test_view_goes_on_after_its_client_has_gone():
+def test_view_continues_after_a_disconnect():
     async def scenario():
         communicator = await connected("shielded")
         moments = MOMENTS[0]

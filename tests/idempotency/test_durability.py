@@ -32,7 +32,7 @@ def own(transactional_db, cluster):
 
 
 @pytest.mark.parametrize("mode", ["atomic", "lease"])
-def test_an_answer_that_was_given_is_there_after_a_crash_with_synchronous_commit_off(own, mode):
+def test_sent_response_survives_a_crash(own, mode):
     runs = []
 
     def work(*_):
@@ -46,7 +46,7 @@ def test_an_answer_that_was_given_is_there_after_a_crash_with_synchronous_commit
     assert len(runs) == 3
 
 
-def test_an_answer_in_the_place_of_one_that_is_over_is_there_too(own):
+def test_response_replacing_an_expired_one_survives_a_crash(own):
     run_once("again", work=lambda: "first")
     IdempotencyKey.objects.update(expires_at=LONG_AGO)
     assert run_once("again", work=lambda: "second") == "second"
@@ -55,7 +55,7 @@ def test_an_answer_in_the_place_of_one_that_is_over_is_there_too(own):
 
 
 @pytest.mark.parametrize("expired", [False, True], ids=["new", "expired"])
-def test_a_claim_is_there_after_a_crash(own, expired):
+def test_claim_survives_a_server_crash(own, expired):
     """Else a run that has called the outside world would be unknown."""
     name = f"claim {expired}"
     if expired:
@@ -73,7 +73,7 @@ def test_a_claim_is_there_after_a_crash(own, expired):
     assert seen == [IdempotencyKey.objects.latest("created_at").token]
 
 
-def test_a_step_is_there_after_a_crash(own):
+def test_step_survives_a_server_crash(own):
     def work(handle):
         handle.run_step("charge", lambda: "charged")
         crash(own)
@@ -83,7 +83,7 @@ def test_a_step_is_there_after_a_crash(own):
     assert run_once("step", work=work, mode="lease") == {"charge": {"result": "charged"}}
 
 
-def test_negative_twin_an_answer_committed_as_the_session_commits_is_lost(own):
+def test_negative_twin_asynchronous_response_is_lost(own):
     """So the request would be run again."""
     with psycopg.connect(own.url, autocommit=True) as one:
         one.execute("CREATE TABLE answers (key text PRIMARY KEY)")
@@ -95,7 +95,7 @@ def test_negative_twin_an_answer_committed_as_the_session_commits_is_lost(own):
         again.execute("DROP TABLE answers")
 
 
-def test_the_session_goes_on_as_it_was(own):
+def test_synchronous_commit_of_the_session_is_restored(own):
     run_once("session", work=lambda: "done")
     with connection.cursor() as cursor:
         cursor.execute("SHOW synchronous_commit")

@@ -33,7 +33,7 @@ def of(request):
     return fingerprint.of_request(request)
 
 
-def test_the_same_request_has_the_same_fingerprint():
+def test_same_request_has_the_same_fingerprint():
     assert of(sent()) == of(sent())
     assert len(of(sent())) == 32
 
@@ -50,17 +50,17 @@ def test_the_same_request_has_the_same_fingerprint():
     ],
     ids=str,
 )
-def test_another_method_path_query_media_type_charset_or_body_is_another_request(other):
+def test_each_part_of_a_request_changes_the_fingerprint(other):
     assert of(sent()) != of(sent(**other))
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "unknown"])
-def test_a_charset_that_is_the_default_or_means_nothing_to_django_is_no_difference(charset):
+def test_default_or_unknown_charset_is_ignored(charset):
     """The view reads the same text."""
     assert of(sent()) == of(sent(kind=f"application/json; charset={charset}"))
 
 
-def test_the_parts_can_not_run_into_each_other():
+def test_adjacent_parts_cannot_collide():
     assert of(sent(b"b", path="/a")) != of(sent(b"", path="/ab"))
     assert of(multipart(a="bc")) != of(multipart(ab="c"))
     assert of(multipart(a=["b", "c"])) != of(multipart(a=["bc"]))
@@ -73,7 +73,7 @@ def test_multipart_bodies_that_differ_in_their_boundary_are_equal():
     assert of(one) == of(two)
 
 
-def test_the_csrf_token_is_no_part_of_a_form():
+def test_csrf_token_of_a_form_is_ignored():
     assert of(multipart(a="1", csrfmiddlewaretoken="x")) == of(multipart(a="1"))
 
 
@@ -87,7 +87,7 @@ def test_the_csrf_token_is_no_part_of_a_form():
         b"%63srfmiddlewaretoken=x&a=1&b=2&a=3",
     ],
 )
-def test_the_csrf_token_is_no_part_of_an_urlencoded_form_wherever_it_stands(body):
+def test_csrf_token_of_an_urlencoded_form_is_ignored(body):
     """It is masked anew with each page: the form that is sent once more is the same request."""
     assert of(form(body)) == of(form(b"a=1&b=2&a=3"))
 
@@ -104,21 +104,21 @@ def test_the_csrf_token_is_no_part_of_an_urlencoded_form_wherever_it_stands(body
         b"a=1&b=2&a=csrfmiddlewaretoken",
     ],
 )
-def test_all_else_of_an_urlencoded_form_counts_as_it_came(body):
+def test_urlencoded_form_is_compared_byte_for_byte(body):
     assert of(form(body)) != of(form(b"a=1&b=2&a=3"))
 
 
-def test_an_urlencoded_form_need_not_be_text():
+def test_urlencoded_form_with_invalid_utf8():
     one, again, other = b"a=\xff&csrfmiddlewaretoken=\xfe", b"a=\xff&%ff=", b"a=\xfe"
     assert of(form(one)) == of(form(b"a=\xff"))
     assert len({of(form(body)) for body in (one, again, other)}) == 3
 
 
-def test_the_csrf_token_of_what_is_no_form_counts():
+def test_csrf_token_in_json_counts():
     assert of(sent(b"csrfmiddlewaretoken=x")) != of(sent(b"csrfmiddlewaretoken=y"))
 
 
-def test_an_urlencoded_form_that_the_csrf_check_has_read_before():
+def test_urlencoded_form_read_by_the_csrf_check():
     request = form(b"csrfmiddlewaretoken=x&a=1")
     assert request.POST["a"] == "1"
     assert of(request) == of(form(b"csrfmiddlewaretoken=y&a=1"))
@@ -128,11 +128,11 @@ def test_an_urlencoded_form_that_the_csrf_check_has_read_before():
 @pytest.mark.parametrize(
     "other", [file(b"pictures"), file(name="b.png"), file(kind="image/gif")], ids=repr
 )
-def test_another_file_is_another_request(other):
+def test_other_file_is_another_request(other):
     assert of(multipart(f=file())) != of(multipart(f=other))
 
 
-def test_files_are_read_as_a_stream_however_large_and_the_view_finds_them_unread(settings):
+def test_files_are_hashed_as_a_stream_and_rewound(settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
     settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 1000
     large = b"x" * 300_000
@@ -146,13 +146,13 @@ def test_files_are_read_as_a_stream_however_large_and_the_view_finds_them_unread
         one.close()  # the uploads are temporary files
 
 
-def test_a_form_that_the_csrf_check_has_read_before():
+def test_form_read_by_the_csrf_check():
     request = multipart(a="1")
     assert request.POST["a"] == "1"
     assert of(request) == of(multipart(a="1"))
 
 
-def test_a_body_that_was_read_as_a_stream_needs_what_was_made_of_it():
+def test_streamed_body_needs_the_parsed_data():
     request = sent(b'{"a": 1}')
     request.read()
     with pytest.raises(RawPostDataException):
@@ -162,7 +162,7 @@ def test_a_body_that_was_read_as_a_stream_needs_what_was_made_of_it():
     assert parsed != fingerprint.of_request(request, {"a": 2, "b": 2})
 
 
-def test_the_csrf_token_of_a_form_that_a_framework_has_read_as_a_stream_does_not_count():
+def test_csrf_token_of_a_parsed_stream_is_ignored():
     """As REST framework's FormParser did before 3.18; a parser may make something else of it."""
     request = form(b"a=1")
     request.read()
@@ -176,12 +176,12 @@ def test_the_csrf_token_of_a_form_that_a_framework_has_read_as_a_stream_does_not
     assert parsed(["csrfmiddlewaretoken"]) != parsed([])
 
 
-def test_what_is_no_json_can_stand_for_no_body():
+def test_unserializable_fingerprint_is_refused():
     with pytest.raises(TypeError, match="not JSON serializable"):
         fingerprint.of_value(sent(), object())
 
 
-def test_a_file_in_place_of_the_body_counts_by_its_content_and_stays_unread():
+def test_file_fingerprint_is_hashed_and_rewound():
     one, again, other = (file(content) for content in (b"one", b"one", b"two"))
     found = [fingerprint.of_value(sent(), {"file": each}) for each in (one, again, other)]
     assert found[0] == found[1] != found[2]
@@ -191,12 +191,12 @@ def test_a_file_in_place_of_the_body_counts_by_its_content_and_stays_unread():
     )
 
 
-def test_a_value_in_place_of_the_body():
+def test_fingerprint_option_replaces_the_body():
     assert fingerprint.of_value(sent(b"1"), {"a": 1}) == fingerprint.of_value(sent(b"2"), {"a": 1})
     assert fingerprint.of_value(sent(), "a") == fingerprint.of_value(sent(), b"a")
     assert fingerprint.of_value(sent(), "a") != fingerprint.of_value(sent(path="/x/"), "a")
 
 
-def test_work_that_is_no_request():
+def test_fingerprint_of_run_once():
     assert fingerprint.of_work({"a": 1}) != fingerprint.of_work({"a": 2})
     assert fingerprint.of_work("\udc80") == fingerprint.of_work("\udc80")

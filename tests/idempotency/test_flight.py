@@ -119,7 +119,7 @@ def finish(first, backend, end, observer):
 
 
 @pairs
-def test_a_request_in_flight_is_answered_at_once(theirs, ours):
+def test_running_request_is_409_at_once(theirs, ours):
     with process(runs, theirs) as first:
         first.receive()
         busy = ask(ours)
@@ -135,7 +135,7 @@ def test_a_request_in_flight_is_answered_at_once(theirs, ours):
 
 
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_it_is_in_flight_until_the_outer_commit(ours):
+def test_request_is_in_flight_until_the_outer_commit(ours):
     with process(stays_open, "own") as first:
         status, _, document = first.receive()
         assert status == 201
@@ -147,7 +147,7 @@ def test_it_is_in_flight_until_the_outer_commit(ours):
 
 
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_a_request_whose_outer_transaction_rolls_back_was_never_there(ours):
+def test_outer_rollback_forgets_the_request(ours):
     with process(stays_open, "own") as first:
         first.receive()
         first.send("rollback")
@@ -157,7 +157,7 @@ def test_a_request_whose_outer_transaction_rolls_back_was_never_there(ours):
     assert documents() == [document]
 
 
-def test_twice_in_one_outer_transaction_is_once():
+def test_repeat_in_one_transaction_replays():
     with transaction.atomic():
         first, again = (view("own")(calling.request(), "201") for _ in range(2))
     assert told(again) == (201, True, told(first)[2])
@@ -169,7 +169,7 @@ def test_twice_in_one_outer_transaction_is_once():
 
 @pairs
 @pytest.mark.parametrize("end", ["201", "500", "raise", "SIGKILL", "pg_terminate_backend"])
-def test_who_waits_gets_the_answer_or_runs_where_there_is_none(theirs, ours, end, observer):
+def test_waiter_gets_the_response_or_runs(theirs, ours, end, observer):
     with process(runs, theirs) as first:
         backend = first.receive()
         with process(waits, ours) as second:
@@ -185,7 +185,7 @@ def test_who_waits_gets_the_answer_or_runs_where_there_is_none(theirs, ours, end
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_who_waits_waits_for_the_outer_commit(ours, end, observer):
+def test_waiter_waits_for_the_outer_commit(ours, end, observer):
     with process(stays_open, "own") as first:
         theirs = first.receive()[2]
 
@@ -203,7 +203,7 @@ def test_who_waits_waits_for_the_outer_commit(ours, end, observer):
     assert (document == theirs) is (end == "commit")
 
 
-def test_of_many_who_wait_for_a_dead_run_one_runs_and_the_others_get_its_answer(observer):
+def test_one_waiter_reruns_a_dead_request(observer):
     with process(runs, "own") as first:
         first.receive()
         with process(waits, "own") as a, process(waits, "joined") as b, process(waits, "own") as c:
@@ -219,7 +219,7 @@ def test_of_many_who_wait_for_a_dead_run_one_runs_and_the_others_get_its_answer(
 
 
 @pairs
-def test_a_wait_that_is_over_is_409_and_its_transaction_lives(theirs, ours):
+def test_timed_out_wait_is_409_and_transaction_usable(theirs, ours):
     with process(runs, theirs) as first:
         first.receive()
         if ours == "joined":
@@ -238,7 +238,7 @@ def test_a_wait_that_is_over_is_409_and_its_transaction_lives(theirs, ours):
     assert told(ask(ours, wait=0.05)) == (201, True, answer[2])
 
 
-def test_a_wait_that_is_over_leaves_no_lock_behind_in_an_open_transaction(observer):
+def test_timed_out_wait_leaves_no_lock(observer):
     with process(runs, "own") as first:
         backend = first.receive()
         with transaction.atomic():
@@ -247,7 +247,7 @@ def test_a_wait_that_is_over_leaves_no_lock_behind_in_an_open_transaction(observ
 
 
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_who_waits_where_an_old_request_had_the_key_waits_too(ours, observer):
+def test_waiter_waits_although_an_expired_request_has_the_key(ours, observer):
     """Its retention is over, so that it was for something else means nothing."""
     ask("own", body=b"long ago")
     IdempotencyKey.objects.update(expires_at="2020-01-01T00:00:00Z")
@@ -267,7 +267,7 @@ def test_who_waits_where_an_old_request_had_the_key_waits_too(ours, observer):
 
 @pytest.mark.parametrize("wait", [0, LONG])
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_what_is_over_is_answered_without_its_lock(ours, wait):
+def test_completed_request_replays_without_its_lock(ours, wait):
     """Somebody replays in a long transaction: the same gets its replay, another request its 422."""
     document = told(ask("own"))[2]
     with process(stays_open, "own") as holder:
@@ -279,7 +279,7 @@ def test_what_is_over_is_answered_without_its_lock(ours, wait):
 
 
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_another_request_is_told_to_wait_before_anybody_can_know_that_it_is_another(ours):
+def test_other_request_in_flight_is_409_before_422(ours):
     """In atomic mode nothing is seen of a request before its commit; after that it is 422."""
     with process(runs, "own") as first:
         first.receive()
@@ -296,7 +296,7 @@ def waits_with_another(channel, kind):
 
 
 @pytest.mark.parametrize("ours", ["own", "joined"])
-def test_another_request_that_has_waited_is_refused_and_not_run(ours, observer):
+def test_other_request_that_waited_is_422(ours, observer):
     with process(runs, "own") as first:
         first.receive()
         with process(waits_with_another, ours) as second:
@@ -307,7 +307,7 @@ def test_another_request_that_has_waited_is_refused_and_not_run(ours, observer):
     assert len(documents()) == 1
 
 
-def test_in_lease_mode_another_request_is_known_as_such_in_flight():
+def test_lease_mode_other_request_in_flight_is_422():
     with process(runs, "lease") as first:
         first.receive()
         assert problem(ask("lease", body=b"other")) == (422, "key_reused")
@@ -325,7 +325,7 @@ def one_of_many(number, kind):
 
 
 @pytest.mark.parametrize("kind", ["own", "joined", "lease"])
-def test_a_crowd_has_one_effect_and_all_get_its_answer(kind):
+def test_concurrent_repeats_have_one_effect(kind):
     answers = race(5, one_of_many, kind)
     [document] = documents()
     assert sorted(replayed for _, replayed, _ in answers) == [False, True, True, True, True]
@@ -336,7 +336,7 @@ def unprotected(number):
     return told(pay(calling.request(), "201"))
 
 
-def test_the_same_crowd_without_the_decorator_has_an_effect_each():
+def test_negative_twin_concurrent_repeats_without_decorator():
     """The negative twin."""
     race(5, unprotected)
     assert len(documents()) == 5

@@ -74,7 +74,7 @@ def send(view, *, key="k", body=b"{}", finalised=1, **headers):
 
 @pytest.mark.parametrize("options", [{}, {"mode": "lease"}], ids=["atomic", "lease"])
 @pytest.mark.parametrize(("make", "status"), [(created, 201), (invalid, 400)])
-def test_first_response_and_its_replay(make, status, options):
+def test_replay_equals_the_first_response(make, status, options):
     view = envelope(make, **options)
     first, again = send(view), send(view)
     assert (first.status_code, again.status_code) == (status, status)
@@ -104,7 +104,7 @@ def test_refusals_have_data():
     assert [response.status_code for response in cases.values()] == [400, 400, 422]
 
 
-def test_request_in_flight_is_a_response_too():
+def test_request_in_flight_is_a_framework_response():
     def nested():
         twin.append(send(view))
         return created()
@@ -117,7 +117,7 @@ def test_request_in_flight_is_a_response_too():
     assert int(twin[0].headers["Retry-After"]) > 0
 
 
-def test_response_that_can_not_be_stored(settings):
+def test_unstorable_response_is_an_error(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 3
     response = send(envelope(created), finalised=2)  # the view's own one, and the refusal
     assert (response.status_code, response.data["code"]) == (500, "unstorable")
@@ -130,7 +130,7 @@ def test_refusal_for_a_browser_is_a_page_with_data():
     assert b"<!DOCTYPE html>" in response.content
 
 
-def test_replay_of_what_is_no_json_has_its_text():
+def test_replay_that_is_not_json_has_its_text():
     class View(APIView):
         authentication_classes = (Anybody,)
 
@@ -157,7 +157,7 @@ def test_replay_of_what_is_no_json_has_its_text():
         (b'{"a": 1}', "application/vnd.api+json", {"a": 1}),
     ],
 )
-def test_data_of_other_bodies(body, content_type, data):
+def test_data_of_bodies_without_json(body, content_type, data):
     class View(APIView):
         authentication_classes = (Anybody,)
 

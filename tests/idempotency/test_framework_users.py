@@ -44,7 +44,7 @@ class AsyncAPIView(APIView):
         return self.finalize_response(request, response, *args, **kwargs)
 
 
-def test_async_framework_view_is_of_the_framework_s_user():
+def test_async_framework_view_has_the_frameworks_user():
     """Behind one session that a browser shares, each token is another client."""
     ann, bob, shared = (User.objects.create(username=name) for name in ("ann", "bob", "shared"))
 
@@ -156,7 +156,7 @@ class TestNinja:
                 ask(view, authorization)
         assert not IdempotencyKey.objects.exists()
 
-    def test_another_decorator_between_does_not_hide_it(self):
+    def test_decorator_in_between_does_not_hide_authentication(self):
         from django.views.decorators.cache import never_cache
 
         operation = Operation(pay, auth=[token])

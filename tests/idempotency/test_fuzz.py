@@ -135,7 +135,7 @@ class TestScope(TestCase):
     @example(ann="a", bob="a ", again="A")
     @example(ann="x" * 300, bob="x" * 301, again="x" * 255)
     @example(ann="a\x00", bob="a", again="\x00a")
-    def test_nobody_gets_the_answer_of_another(self, ann, bob, again):
+    def test_no_client_gets_anothers_response(self, ann, bob, again):
         owner = {}
         for who in (ann, bob, again, bob, ann):
             told = outcome(ask(sent(HTTP_X_CLIENT=who)))
@@ -161,7 +161,7 @@ class TestFingerprint(TestCase):
 
     @given(one=requests, two=requests, changed=st.sets(st.sampled_from([*SAME])))
     @example(one=SAME, two={**SAME, "kind": f"{SAME['kind']}; charset=latin-1"}, changed={"kind"})
-    def test_the_same_is_replayed_and_anything_else_refused(self, one, two, changed):
+    def test_equal_requests_replay_and_others_are_refused(self, one, two, changed):
         for who, other in enumerate((two, {**one, **{name: two[name] for name in changed}}, one)):
             Document.objects.all().delete()
             self.both(
@@ -176,7 +176,7 @@ class TestFingerprint(TestCase):
         two={"fields": {}, "files": {"a": b"b"}},
         boundaries=["one", "two", "three"],
     )
-    def test_forms_are_what_they_say_whatever_their_boundary(self, one, two, boundaries):
+    def test_multipart_boundary_is_ignored(self, one, two, boundaries):
         def form(data, boundary, method="POST"):
             files = {
                 f"{name}-file": SimpleUploadedFile("f", content)
@@ -201,7 +201,7 @@ class TestFingerprint(TestCase):
         kind=st.sampled_from(["", "; boundary=a", "; boundary=", "; boundary=\x00", "; charset=x"]),
     )
     @override_settings(ROOT_URLCONF="tests.app.idempotent_matrix")
-    def test_a_form_that_is_none_is_answered(self, body, method, kind):
+    def test_malformed_form_gets_a_response(self, body, method, kind):
         headers = {"HTTP_IDEMPOTENCY_KEY": "k", "HTTP_X_CLIENT": "ann"}
         for path in ("/function/", "/on-dispatch/"):
             response = Client().generic(method, path, body, f"multipart/form-data{kind}", **headers)
@@ -211,7 +211,7 @@ class TestFingerprint(TestCase):
     @example(one="1", two="true", read=True)
     @example(one="1", two="1.0", read=True)
     @override_settings(ROOT_URLCONF="tests.app.idempotent_matrix")
-    def test_json_is_compared_also_where_the_framework_has_read_it(self, one, two, read):
+    def test_parsed_json_is_compared(self, one, two, read):
         from django.contrib.auth.models import User
 
         User.objects.create(username="ann")

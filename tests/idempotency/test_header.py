@@ -29,7 +29,7 @@ def quoted(key):
         (quoted('"' * MAX_LENGTH), '"' * MAX_LENGTH),
     ],
 )
-def test_one_key(value, key):
+def test_valid_header_gives_the_key(value, key):
     assert parse(value, strict=False) == key
 
 
@@ -64,13 +64,13 @@ def test_one_key(value, key):
         ("a\\b", "not one key"),
     ],
 )
-def test_no_key(value, why):
+def test_missing_header_gives_none(value, why):
     with pytest.raises(ValueError, match=why) as raised:
         parse(value, strict=False)
     assert len(value) < 2 or value not in str(raised.value)
 
 
-def test_strict_takes_the_quoted_form_only():
+def test_strict_accepts_only_the_quoted_form():
     assert parse('"abc"', strict=True) == "abc"
     with pytest.raises(ValueError, match="not one quoted string"):
         parse("abc", strict=True)
@@ -79,7 +79,7 @@ def test_strict_takes_the_quoted_form_only():
 @given(st.text(), st.booleans())
 @example('"' + "\\" * 1000, False)
 @example('""' + ";a" * 900 + ",", False)
-def test_never_anything_but_a_key_or_a_value_error(value, strict):
+def test_any_header_is_a_key_or_a_value_error(value, strict):
     try:
         key = parse(value, strict=strict)
     except ValueError:
@@ -90,5 +90,5 @@ def test_never_anything_but_a_key_or_a_value_error(value, strict):
 
 
 @given(PRINTABLE, st.booleans())
-def test_every_printable_key_comes_back_from_its_quoted_form(key, strict):
+def test_quoted_form_of_a_key_round_trips(key, strict):
     assert parse(quoted(key), strict=strict) == key

@@ -13,7 +13,7 @@ from tests.idempotency.rows import HOUR, abandoned, make, over, unfinished
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
-def test_the_unfinished_ones_and_no_other():
+def test_only_unfinished_requests_are_returned():
     """Those that nobody works on come first, the longest forgotten in front."""
     make("done-key")
     make("over-key", expires_at=over())
@@ -29,7 +29,7 @@ def test_the_unfinished_ones_and_no_other():
     ]
 
 
-def test_what_is_known_of_one(statements):
+def test_fields_of_an_abandoned_request(statements):
     row = abandoned(expires_at=None, steps={"mail": {"result": "secret"}, "charge": {}})
     with statements() as sent:
         [found] = unfinished_requests()
@@ -44,7 +44,7 @@ def test_what_is_known_of_one(statements):
     assert found.name == "user:7:3f1c0a…"
 
 
-def test_keys_and_results_are_never_whole():
+def test_keys_are_masked_and_results_absent():
     abandoned("3f1c0a52-key", steps={"charge": {"result": "secret"}})
     abandoned("abc")
     shown = repr(unfinished_requests())
@@ -53,14 +53,14 @@ def test_keys_and_results_are_never_whole():
     assert "secret" not in shown
 
 
-def test_times_of_one_that_runs():
+def test_times_of_a_running_request():
     unfinished()
     [found] = unfinished_requests()
     assert 3500 < found.remaining <= 3600
     assert 24 * 3500 < found.expires_in <= 24 * 3600
 
 
-def test_while_it_is_at_work():
+def test_running_request_is_leased():
     """The protocol's own row."""
     seen = run_once("a", mode="lease", work=_seen)
     assert seen == ["leased", "once", ["charge"]]
@@ -73,19 +73,19 @@ def _seen(handle):
     return [found.state, found.scope, found.steps]
 
 
-def test_only_one_row():
+def test_pk_selects_one_request():
     first, _ = abandoned("a-key"), abandoned("b-key")
     assert [each.id for each in unfinished_requests(pk=first.pk)] == [first.pk]
 
 
-def test_another_alias():
+def test_using_reads_another_alias():
     abandoned()
     assert unfinished_requests("other") == []
     with pytest.raises(UnsupportedDatabase):
         unfinished_requests("sqlite")
 
 
-def test_they_are_values():
+def test_results_are_plain_values():
     abandoned()
     [found] = unfinished_requests()
     assert pickle.loads(pickle.dumps(found)) == found

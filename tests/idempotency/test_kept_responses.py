@@ -106,7 +106,7 @@ class TestComeBackLater:
 
     @KINDS
     @pytest.mark.parametrize("headers", [{}, {"Retry-After": "30"}], ids=["", "Retry-After"])
-    def test_server_error_that_names_a_time_is_never_stored(self, kind, headers):
+    def test_server_error_with_retry_after_is_never_stored(self, kind, headers):
         view = kind(lambda: HttpResponse(status=503, headers=headers), store_5xx=True)
         send(view)
         assert replayed(send(view)) is not bool(headers)
@@ -258,7 +258,7 @@ class TestKeep:
         assert send(view).status_code == 200
         assert effects() == 0
 
-    def test_kept_error_is_asked_about_too(self):
+    def test_predicate_is_asked_about_stored_errors(self):
         def make():
             raise RuntimeError
 

@@ -68,21 +68,21 @@ def test_without_a_header_only_the_explicit_key_counts():
 
 
 @pytest.mark.parametrize("name", ["X-Event-Id", "x-event-id", "Idempotency-Key", "Content-Type"])
-def test_another_header(name):
+def test_header_option_names_another_header(name):
     sent = {name: "application/json" if name == "Content-Type" else "evt_1"}
     view = made(header=name)
     assert send(view, **sent).status_code == 201
     assert send(view, **sent).headers["Idempotent-Replayed"] == "true"
 
 
-def test_another_header_replaces_the_usual_one():
+def test_header_option_replaces_the_default_header():
     status, code, detail = problem(send(made(header="X-Event-Id"), **{"Idempotency-Key": "k"}))
     assert (status, code) == (400, "key_missing")
     assert "X-Event-Id" in detail
     assert "Idempotency-Key" not in detail
 
 
-def test_missing_key_names_both_places():
+def test_missing_key_error_names_both_sources():
     detail = problem(send(made(key=event_id)))[2]
     assert "Idempotency-Key" in detail
 
@@ -111,7 +111,7 @@ def test_invalid_header_says_what_is_wrong(value, told):
     assert "Idempotency-Key" in detail
 
 
-def test_strict_says_that_it_wants_quotes():
+def test_strict_error_asks_for_quotes():
     detail = problem(send(made(strict=True), **{"Idempotency-Key": "abc"}))[2]
     assert "quotes" in detail
 
@@ -133,18 +133,18 @@ def test_error_carries_the_reason():
     assert error.reason == "empty"
 
 
-def test_nowhere_to_take_a_key_from_is_refused():
+def test_no_key_source_is_refused():
     with pytest.raises(ValueError, match="header=None needs key="):
         idempotent(header=None)
 
 
 @pytest.mark.parametrize("name", ["", "X Event", "X_Event", "x:y", "é", 7])
-def test_what_is_no_header_is_refused(name):
+def test_invalid_header_name_is_refused(name):
     with pytest.raises(ValueError, match="header="):
         idempotent(header=name)
 
 
-def test_optional_key_may_be_in_neither_place():
+def test_optional_key_may_be_missing():
     view = made(key=event_id, required=False)
     assert send(view).status_code == 201
     assert not IdempotencyKey.objects.exists()

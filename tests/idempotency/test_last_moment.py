@@ -37,7 +37,7 @@ def runs(channel):
     channel.send(calling.ask(view).content)
 
 
-def test_an_answer_that_comes_between_the_look_and_the_takeover_stays(monkeypatch):
+def test_response_stored_just_before_a_takeover_stays(monkeypatch):
     """Who has looked before is told to come again, and gets the answer then."""
     answered = []
     claim = store.claim

@@ -61,7 +61,7 @@ def told():
 # The claim
 
 
-def test_the_claim_is_committed_before_the_view_runs(observer):
+def test_claim_is_committed_before_the_view_runs(observer):
     def look(request):
         seen = observer.execute(
             "SELECT token, completed_at, locked_until > now(), owner"
@@ -72,7 +72,7 @@ def test_the_claim_is_committed_before_the_view_runs(observer):
     assert json.loads(post(leased(look)).content) == [row().token, None, True, True]
 
 
-def test_a_first_request_runs_and_a_repeat_gets_its_answer(told):
+def test_first_request_runs_and_retry_replays(told):
     first, again = post(VIEW), post(VIEW)
     assert (first.status_code, first.content) == (201, b'{"value": 1}')
     assert "Idempotent-Replayed" not in first.headers
@@ -82,7 +82,7 @@ def test_a_first_request_runs_and_a_repeat_gets_its_answer(told):
     assert told == [("executed", None), ("replayed", None)]
 
 
-def test_the_same_request_that_is_running_is_refused():
+def test_running_request_is_409():
     def ask_again(request):
         twin = post(view)
         assert twin.headers["Retry-After"] == "5"
@@ -93,13 +93,13 @@ def test_the_same_request_that_is_running_is_refused():
     assert effects() == 0
 
 
-def test_a_short_lease_lets_retry_after_be_short():
+def test_retry_after_is_at_most_the_lease():
     view = leased(lambda request: HttpResponse(post(view).headers["Retry-After"]), lease=2)
     assert post(view).content == b"2"
 
 
 @pytest.mark.parametrize("state", ["leased", "free", "abandoned", "done"])
-def test_another_request_with_the_key_is_refused_as_such_before_anything_else(state, told):
+def test_other_request_with_the_key_is_422_before_409(state, told):
     """422 before 409: to ask again will not help."""
 
     def work(request):
@@ -126,7 +126,7 @@ def test_another_request_with_the_key_is_refused_as_such_before_anything_else(st
     assert ("refused", "key_reused") in told
 
 
-def test_who_waits_gets_the_answer_when_it_is_there(monkeypatch):
+def test_waiter_gets_the_response(monkeypatch):
     """The look that finds it running is followed by one that finds it done."""
     pauses = []
 
@@ -145,13 +145,13 @@ def test_who_waits_gets_the_answer_when_it_is_there(monkeypatch):
     assert 0 < pauses[0] <= 0.5
 
 
-def test_who_has_waited_long_enough_is_told():
+def test_timed_out_wait_is_409():
     die()
     update("locked_until = clock_timestamp() + interval '1 hour'")
     assert code(post(leased(effect, wait=0.05))) == "in_progress"
 
 
-def test_nobody_waits_for_what_a_person_has_to_look_at(monkeypatch):
+def test_wait_ends_if_an_operator_must_decide(monkeypatch):
     monkeypatch.setattr("django_dblock.idempotency.lease_mode.time.sleep", None)
     die(on_abandoned="refuse")
     assert code(post(leased(effect, wait=30, on_abandoned="refuse"))) == "abandoned"
@@ -160,7 +160,7 @@ def test_nobody_waits_for_what_a_person_has_to_look_at(monkeypatch):
 # Takeover
 
 
-def test_a_dead_run_is_taken_over_with_the_next_token_and_its_steps(told):
+def test_abandoned_run_is_taken_over_with_its_steps(told):
     die("charge")
 
     def work(request):
@@ -173,7 +173,7 @@ def test_a_dead_run_is_taken_over_with_the_next_token_and_its_steps(told):
     assert told == [("taken_over", token), ("executed", None)]
 
 
-def test_trap_a_claim_without_a_token_would_let_a_zombie_overwrite_the_winner():
+def test_trap_claim_without_token():
     """Its effects roll back with its complete(), and its client gets the winner's answer."""
 
     def zombie(request):
@@ -198,7 +198,7 @@ def test_trap_a_claim_without_a_token_would_let_a_zombie_overwrite_the_winner():
     assert post(leased(zombie), key='"other"').content == b"zombie"
 
 
-def test_a_zombie_whose_winner_is_still_at_work_gets_409(told):
+def test_stale_run_beside_a_running_winner_is_409(told):
     def zombie(request):
         update("token = token + 1")
         with transaction.atomic():
@@ -211,7 +211,7 @@ def test_a_zombie_whose_winner_is_still_at_work_gets_409(told):
     assert told == [("refused", "in_progress")]
 
 
-def test_a_zombie_that_completes_nothing_by_itself_does_not_overwrite_the_winner():
+def test_stale_run_does_not_overwrite_the_winner():
     def zombie(request):
         expire()
         post(VIEW)
@@ -223,7 +223,7 @@ def test_a_zombie_that_completes_nothing_by_itself_does_not_overwrite_the_winner
 
 
 @pytest.mark.parametrize("state", ["new", "after a step", "within a step"])
-def test_a_zombie_that_ends_with_an_error_frees_nothing_of_the_winner_s(state):
+def test_stale_run_that_fails_frees_nothing(state):
     """Its row is neither removed, nor freed, nor abandoned: the winner is at work on it."""
 
     def zombie(request):
@@ -253,7 +253,7 @@ def test_a_zombie_that_ends_with_an_error_frees_nothing_of_the_winner_s(state):
     ],
     ids=["its last step was recorded", "a person has answered it"],
 )
-def test_what_is_no_longer_as_it_was_read_is_not_taken_over(meanwhile, monkeypatch):
+def test_request_changed_since_the_look_is_not_taken_over(meanwhile, monkeypatch):
     """A step, and a person, take no advisory lock: the claim looks at the row once more."""
     die("a")
     claim = store.claim
@@ -271,7 +271,7 @@ def test_what_is_no_longer_as_it_was_read_is_not_taken_over(meanwhile, monkeypat
 
 
 @pytest.mark.parametrize("what", ["step", "guard", "complete"])
-def test_a_zombie_is_told_at_its_next_step(what):
+def test_stale_run_fails_at_its_next_step(what):
     losses = []
 
     def zombie(request):
@@ -296,7 +296,7 @@ def test_a_zombie_is_told_at_its_next_step(what):
     assert row().steps == {}
 
 
-def test_a_loss_that_the_view_swallows_is_a_loss():
+def test_swallowed_lease_loss_is_a_loss():
     def zombie(request):
         update("token = token + 1")
         with pytest.raises(IdempotencyLeaseLost):
@@ -307,7 +307,7 @@ def test_a_loss_that_the_view_swallows_is_a_loss():
     assert row().completed_at is None
 
 
-def test_a_loss_by_its_own_clock_that_the_view_swallows_is_one_too(monkeypatch):
+def test_swallowed_local_expiry_is_a_loss(monkeypatch):
     """Though nobody has taken it over yet, what it says after that is not kept."""
 
     def late(request):
@@ -320,7 +320,7 @@ def test_a_loss_by_its_own_clock_that_the_view_swallows_is_one_too(monkeypatch):
     assert row().completed_at is None
 
 
-def test_a_zombie_finds_the_request_gone_and_its_client_may_ask_again():
+def test_stale_run_of_a_deleted_request_is_retryable():
     def zombie(request):
         IdempotencyKey.objects.all().delete()
         request.idempotency.run_step("a", lambda: 1)
@@ -328,7 +328,7 @@ def test_a_zombie_finds_the_request_gone_and_its_client_may_ask_again():
     assert code(post(leased(zombie))) == "in_progress"
 
 
-def test_a_run_whose_own_clock_says_over_begins_no_step(monkeypatch):
+def test_locally_expired_run_starts_no_step(monkeypatch):
     def late(request):
         clock = request.idempotency.lease
         monkeypatch.setattr(clock, "_until", 0)
@@ -338,7 +338,7 @@ def test_a_run_whose_own_clock_says_over_begins_no_step(monkeypatch):
     assert effects() == 0
 
 
-def test_a_step_renews_the_lease():
+def test_step_renews_the_lease():
     def long(request):
         expire()
         request.idempotency.run_step("a", lambda: 1)
@@ -348,7 +348,7 @@ def test_a_step_renews_the_lease():
     assert post(view).content == b"in_progress"
 
 
-def test_while_a_guard_is_open_nobody_takes_the_request_over():
+def test_open_guard_prevents_a_takeover():
     """The row is locked, and passed over: 409 at once, no waiting for the other transaction."""
     die()
     with psycopg.connect(conninfo()) as guard:
@@ -357,7 +357,7 @@ def test_while_a_guard_is_open_nobody_takes_the_request_over():
     assert post(VIEW).status_code == 201
 
 
-def test_guard_is_a_transaction_in_which_the_request_can_be_completed(connect):
+def test_request_can_be_completed_in_a_guard(connect):
     rival = connect()
 
     def work(request):
@@ -377,7 +377,7 @@ def test_guard_is_a_transaction_in_which_the_request_can_be_completed(connect):
 REFUSE = {"on_abandoned": "refuse"}
 
 
-def test_a_dead_run_that_nobody_may_take_over_waits_for_a_person():
+def test_abandoned_run_under_refuse_waits_for_an_operator():
     die(**REFUSE)
     answer = post(leased(effect, **REFUSE))
     assert (answer.status_code, code(answer)) == (409, "abandoned")
@@ -385,12 +385,12 @@ def test_a_dead_run_that_nobody_may_take_over_waits_for_a_person():
     assert row().expires_at is None
 
 
-def test_once_it_is_completed_it_has_a_retention():
+def test_completed_request_has_a_retention():
     post(leased(effect, **REFUSE, ttl=timedelta(days=7)))
     assert row().expires_at - row().completed_at > timedelta(days=6)
 
 
-def test_an_error_in_a_step_leaves_doubt():
+def test_error_in_a_step_leaves_it_in_doubt():
     def work(request):
         request.idempotency.run_step("a", lambda: 1 / 0)
 
@@ -399,7 +399,7 @@ def test_an_error_in_a_step_leaves_doubt():
     assert code(post(leased(effect, **REFUSE))) == "abandoned"
 
 
-def test_an_error_outside_of_a_step_leaves_none():
+def test_error_outside_a_step_leaves_no_doubt():
     def work(request):
         request.idempotency.run_step("a", lambda: 1)
         raise ZeroDivisionError
@@ -409,7 +409,7 @@ def test_an_error_outside_of_a_step_leaves_none():
     assert post(leased(effect, **REFUSE)).status_code == 201
 
 
-def test_a_step_within_a_step_does_not_end_the_doubt_about_the_outer_one():
+def test_inner_step_keeps_the_outer_step_in_doubt():
     def work(request):
         with request.idempotency.step("outer"):
             request.idempotency.run_step("inner", lambda: 1)
@@ -420,7 +420,7 @@ def test_a_step_within_a_step_does_not_end_the_doubt_about_the_outer_one():
     assert code(post(leased(effect, **REFUSE))) == "abandoned"
 
 
-def test_a_step_whose_record_is_rolled_back_is_in_doubt():
+def test_step_with_a_rolled_back_record_is_in_doubt():
     def work(request):
         with transaction.atomic():
             request.idempotency.run_step("charge", lambda: 1)
@@ -431,7 +431,7 @@ def test_a_step_whose_record_is_rolled_back_is_in_doubt():
     assert code(post(leased(effect, **REFUSE))) == "abandoned"
 
 
-def test_an_error_that_was_repeated_with_success_leaves_no_doubt():
+def test_successful_retry_of_a_step_ends_the_doubt():
     def work(request):
         with pytest.raises(ZeroDivisionError):
             request.idempotency.run_step("a", lambda: 1 / 0)
@@ -444,7 +444,7 @@ def test_an_error_that_was_repeated_with_success_leaves_no_doubt():
 
 
 @pytest.mark.parametrize("state", ["free", "abandoned"])
-def test_a_view_in_atomic_mode_does_not_touch_what_lease_mode_has_left(state):
+def test_atomic_mode_leaves_unfinished_lease_requests_alone(state):
     die("a")
     if state == "free":
         update("locked_until = NULL")
@@ -456,7 +456,7 @@ def test_a_view_in_atomic_mode_does_not_touch_what_lease_mode_has_left(state):
 # How a run ends
 
 
-def test_a_first_call_sends_four_statements_for_claim_step_and_answer(statements):
+def test_first_call_with_a_step_sends_four_statements(statements):
     def work(request):
         request.idempotency.run_step("a", lambda: 1)
         return request.idempotency.complete(HttpResponse())
@@ -468,7 +468,7 @@ def test_a_first_call_sends_four_statements_for_claim_step_and_answer(statements
 
 
 @pytest.mark.parametrize("how", [RuntimeError, Http404, KeyboardInterrupt, 500, 408])
-def test_a_run_that_comes_to_nothing_frees_its_key(how, told):
+def test_failed_run_frees_its_key(how, told):
     def work(request):
         if isinstance(how, int):
             return HttpResponse(status=how)
@@ -536,7 +536,7 @@ def test_key_that_stays_with_its_request_is_free_after_its_retention():
 
 
 @pytest.mark.parametrize("how", ["raised", "returned"])
-def test_trap_409_for_ever_after_a_crash(how, told):
+def test_trap_permanent_409_after_a_crash(how, told):
     """With steps the row stays, and the next retry goes on after them at once."""
     calls, tokens = [], set()
 
@@ -561,13 +561,13 @@ def test_trap_409_for_ever_after_a_crash(how, told):
     assert told == [("taken_over", max(tokens)), ("executed", None)]
 
 
-def test_a_returned_4xx_is_kept_and_given_again():
+def test_returned_4xx_is_stored_and_replayed():
     view = leased(lambda request: HttpResponse(effect().content, status=422))
     assert post(view).status_code == post(view).status_code == 422
     assert effects() == 1
 
 
-def test_an_error_while_giving_up_does_not_hide_the_views_own(monkeypatch):
+def test_error_while_releasing_does_not_hide_the_views_error(monkeypatch):
     def fail(*arguments):
         raise OperationalError("gone")
 
@@ -579,7 +579,7 @@ def test_an_error_while_giving_up_does_not_hide_the_views_own(monkeypatch):
         post(leased(work))
 
 
-def test_complete_gives_back_the_response_which_is_kept_though_the_view_goes_on(told):
+def test_complete_stores_its_response_for_good(told):
     def work(request):
         with transaction.atomic():
             add_one()
@@ -592,7 +592,7 @@ def test_complete_gives_back_the_response_which_is_kept_though_the_view_goes_on(
     assert told == [("executed", None), ("replayed", None)]
 
 
-def test_an_error_after_complete_does_not_undo_it():
+def test_error_after_complete_keeps_the_response():
     def work(request):
         request.idempotency.complete(effect())
         raise RuntimeError
@@ -612,7 +612,7 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize("what", AFTERWARDS)
 @pytest.mark.parametrize("inside", [False, True], ids=["after", "in its transaction"])
-def test_after_complete_the_error_says_that_the_answer_is_recorded(what, inside, told):
+def test_error_after_complete_says_response_is_recorded(what, inside, told):
     """Nobody else has the request: this run has ended it, and the answer stays what it was."""
     errors = []
 
@@ -651,7 +651,7 @@ def test_after_complete_the_error_says_that_the_answer_is_recorded(what, inside,
     assert (again.content, again.headers["Idempotent-Replayed"]) == (b"first", "true")
 
 
-def test_after_a_complete_that_was_rolled_back_the_run_goes_on():
+def test_rolled_back_complete_lets_the_run_continue():
     def work(request):
         run = request.idempotency
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -665,7 +665,7 @@ def test_after_a_complete_that_was_rolled_back_the_run_goes_on():
     assert effects() == 1
 
 
-def test_an_answer_that_cant_be_kept_rolls_back_the_transaction_that_completes():
+def test_unstorable_response_rolls_back_its_complete():
     def work(request):
         with transaction.atomic():
             add_one()
@@ -677,7 +677,7 @@ def test_an_answer_that_cant_be_kept_rolls_back_the_transaction_that_completes()
     assert not IdempotencyKey.objects.exists()
 
 
-def test_client_is_not_told_that_committed_effects_are_undone(caplog):
+def test_problem_never_claims_committed_effects_are_undone(caplog):
     def work(request):
         add_one()
         return StreamingHttpResponse([b"paid"])
@@ -695,7 +695,7 @@ def test_client_is_not_told_that_committed_effects_are_undone(caplog):
 
 
 @pytest.mark.parametrize("result", [None, {"a": [1, {"b": "ü"}]}, "\\u0000", "\\\\u0000", 1.5])
-def test_a_steps_result_comes_back_as_it_was(result):
+def test_step_result_round_trips(result):
     def work(request):
         with request.idempotency.step("a") as step:
             assert not step.done
@@ -710,7 +710,7 @@ def test_a_steps_result_comes_back_as_it_was(result):
     assert row().steps == {"a": {"result": result}}
 
 
-def test_run_step_returns_what_a_later_run_would_find():
+def test_run_step_returns_the_stored_form():
     def work(request):
         return HttpResponse(repr(request.idempotency.run_step("a", lambda: (1, timedelta(1)))))
 
@@ -718,7 +718,7 @@ def test_run_step_returns_what_a_later_run_would_find():
 
 
 @pytest.mark.parametrize("result", ["a\0b", "\\\0", {"\0": 1}, "\ud800", float("nan"), object()])
-def test_a_result_that_cant_be_kept_is_an_error_of_its_own(result):
+def test_unstorable_step_result_is_an_error(result):
     def work(request):
         request.idempotency.run_step("a", lambda: result)
 
@@ -726,7 +726,7 @@ def test_a_result_that_cant_be_kept_is_an_error_of_its_own(result):
         post(leased(work))
 
 
-def test_there_are_no_steps_in_atomic_mode():
+def test_steps_are_refused_in_atomic_mode():
     atomic = idempotent(scope=client)(lambda request: request.idempotency.step("a"))
     with pytest.raises(TypeError, match="mode='lease'"):
         post(atomic)
@@ -736,7 +736,7 @@ def test_there_are_no_steps_in_atomic_mode():
 
 
 @pytest.mark.parametrize("sent", [{"key": None}, {"method": "GET", "key": '"key"'}])
-def test_without_a_key_the_view_runs_unprotected(sent, told):
+def test_missing_optional_key_runs_unprotected(sent, told):
     def work(request):
         handle = request.idempotency
         assert not handle.protected
@@ -758,7 +758,7 @@ def test_without_a_key_the_view_runs_unprotected(sent, told):
 @pytest.mark.parametrize(
     "sent", [{"key": None}, {"method": "GET"}, {}], ids=["no key", "GET", "protected"]
 )
-def test_guard_opens_its_transaction_where_the_key_would_be(how, sent, settings):
+def test_unprotected_guard_uses_the_keys_database(how, sent, settings):
     open_on = []
 
     def work(request):
@@ -780,7 +780,7 @@ class ToOther:
         return "other" if model is IdempotencyKey else None
 
 
-def test_the_handle_says_what_runs_and_is_gone_afterwards():
+def test_handle_exists_only_during_the_run():
     def work(request):
         handle = request.idempotency
         assert handle.protected
@@ -791,7 +791,7 @@ def test_the_handle_says_what_runs_and_is_gone_afterwards():
     assert not hasattr(asked, "idempotency")
 
 
-def test_derived_keys_are_the_same_in_every_run_and_after_retention():
+def test_derived_keys_are_stable():
     seen = []
 
     def work(request):
@@ -814,7 +814,7 @@ def test_derived_keys_are_the_same_in_every_run_and_after_retention():
     assert seen[3] != seen[0]
 
 
-def test_derived_keys_of_two_clients_differ_though_their_keys_do_not():
+def test_derived_keys_differ_between_clients():
     """Else the gateway would take the second client's charge for a repeat of the first's."""
     seen = []
 
@@ -828,7 +828,7 @@ def test_derived_keys_of_two_clients_differ_though_their_keys_do_not():
 
 
 @pytest.mark.parametrize("state", ["done", "free", "abandoned"])
-def test_after_its_retention_a_request_is_as_new_and_has_no_steps(state, told):
+def test_request_past_retention_is_new(state, told):
     if state == "done":
         post(leased(lambda request: HttpResponse(request.idempotency.run_step("a", lambda: "1"))))
     else:
@@ -848,7 +848,7 @@ def test_after_its_retention_a_request_is_as_new_and_has_no_steps(state, told):
     assert told == [("executed", None)]
 
 
-def test_a_live_lease_outlives_its_retention():
+def test_live_lease_outlives_its_retention():
     """A ttl shorter than the lease: the request is not begun a second time for that."""
     view = leased(lambda request: HttpResponse(code(post(view))), ttl=0.001)
     assert post(view).content == b"in_progress"
@@ -857,12 +857,12 @@ def test_a_live_lease_outlives_its_retention():
 # Transactions
 
 
-def test_in_an_open_transaction_it_says_what_to_change():
+def test_open_transaction_error_says_what_to_change():
     with transaction.atomic(), pytest.raises(ImproperlyConfigured, match="non_atomic_requests"):
         post(VIEW)
 
 
-def test_with_autocommit_off_too():
+def test_autocommit_off_is_refused():
     connection.set_autocommit(False)
     try:
         with pytest.raises(ImproperlyConfigured, match="open transaction"):
@@ -872,7 +872,7 @@ def test_with_autocommit_off_too():
         connection.set_autocommit(True)
 
 
-def test_a_function_opts_out_of_atomic_requests_by_itself(client, monkeypatch, settings):
+def test_function_view_opts_out_of_atomic_requests(client, monkeypatch, settings):
     from django.urls import path
 
     class Urls:
@@ -884,7 +884,7 @@ def test_a_function_opts_out_of_atomic_requests_by_itself(client, monkeypatch, s
 
 
 @pytest.mark.django_db(transaction=False)
-def test_under_testcase_its_transaction_does_not_count():
+def test_testcase_transaction_is_ignored():
     assert post(VIEW).content == post(VIEW).content == b'{"value": 1}'
 
     def work(request):
@@ -895,7 +895,7 @@ def test_under_testcase_its_transaction_does_not_count():
 
 
 @pytest.mark.django_db(transaction=False)
-def test_under_testcase_a_step_is_recorded_when_its_block_is_left():
+def test_testcase_step_is_recorded_at_block_exit():
     """As by its own commit in real life, and as by no hook: TestCase runs none."""
 
     def work(request):
@@ -917,7 +917,7 @@ def test_under_testcase_a_step_is_recorded_when_its_block_is_left():
 
 
 @pytest.mark.django_db(transaction=False)
-def test_under_testcase_a_step_in_a_transaction_waits_for_a_commit_that_never_comes():
+def test_testcase_step_in_a_transaction_is_not_recorded():
     """What the how-to says of tests: a real commit needs a TransactionTestCase."""
 
     def work(request):
@@ -932,7 +932,7 @@ def test_under_testcase_a_step_in_a_transaction_waits_for_a_commit_that_never_co
 
 @pytest.mark.django_db(transaction=False)
 @pytest.mark.parametrize("what", AFTERWARDS)
-def test_under_testcase_complete_is_the_end_of_a_run_too(what):
+def test_testcase_complete_ends_the_run(what):
     def work(request):
         request.idempotency.complete(HttpResponse(b"first"))
         AFTERWARDS[what](request.idempotency)
@@ -942,7 +942,7 @@ def test_under_testcase_complete_is_the_end_of_a_run_too(what):
     assert effects() == 0
 
 
-def test_an_isolation_that_reads_the_past_is_refused():
+def test_snapshot_isolation_is_refused():
     from django_dblock import UnsafeIsolation
 
     with connection.cursor() as cursor:
@@ -954,7 +954,7 @@ def test_an_isolation_that_reads_the_past_is_refused():
         connection.close()
 
 
-def test_a_killed_run_runs_nothing_more():
+def test_killed_run_runs_nothing_more():
     """What the tests call dead is dead: its row is as it was."""
     die("a")
     assert row().steps == {"a": {"result": {"by": "the dead"}}}

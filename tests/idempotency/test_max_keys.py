@@ -61,7 +61,7 @@ def rows_read(found):
 
 
 @pytest.mark.parametrize("statement", ["READ", "IS_FULL"])
-def test_table_that_was_never_analysed_is_searched_by_the_key(statement):
+def test_unanalysed_table_is_searched_by_key(statement):
     """The index of the live keys must not look as good to the planner."""
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE django_dblock_idempotencykey")
@@ -77,7 +77,7 @@ def is_full(key, max_keys):
 
 @pytest.mark.parametrize("max_keys", [5, 10, 1000])
 @pytest.mark.usefixtures("many")
-def test_new_key_reads_no_more_rows_than_may_live(max_keys):
+def test_new_key_reads_at_most_the_limit(max_keys):
     found = is_full("new", max_keys)
     assert rows_read(found) <= min(max_keys, 10) + 1
     assert pages(found) < 40
@@ -90,7 +90,7 @@ def test_replay_counts_nothing():
 
 
 @pytest.mark.usefixtures("many")
-def test_negative_twin_limit_behind_the_filter_reads_all_that_have_expired():
+def test_negative_twin_limit_after_filter_reads_expired_rows():
     """The statement of before."""
     old = """
     SELECT (count(*) >= %(max_keys)s)::text

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.parametrize("argument", ["x", 5, b"key", {"scope": 1}, object()])
-def test_argument_that_is_no_view_is_told_at_once(argument):
+def test_non_callable_is_refused_at_decoration(argument):
     with pytest.raises(TypeError, match="by name"):
         idempotent(argument)
 
 
-def test_class_is_told_at_once():
+def test_class_is_refused_at_decoration():
     with pytest.raises(TypeError, match="method"):
 
         @idempotent
@@ -28,30 +28,30 @@ def test_class_is_told_at_once():
 
 
 @pytest.mark.parametrize("kind", [staticmethod, classmethod, property])
-def test_descriptor_is_told_at_once(kind):
+def test_descriptor_is_refused_at_decoration(kind):
     with pytest.raises(TypeError):
         idempotent(kind(lambda request: None))
 
 
 @pytest.mark.parametrize("option", ["scope", "key", "fingerprint", "keep"])
-def test_option_that_is_no_function_is_told_at_once(option):
+def test_non_callable_option_is_refused(option):
     with pytest.raises(TypeError, match=f"{option}="):
         idempotent(**{option: "x"})
 
 
 @pytest.mark.parametrize("methods", ["PUT", [5]])
-def test_methods_that_are_no_list_are_told_at_once(methods):
+def test_methods_as_a_string_are_refused(methods):
     """Each letter of a string would be a method, and no request would be protected."""
     with pytest.raises(TypeError, match="methods="):
         idempotent(methods=methods)
 
 
-def test_no_methods_are_told_at_once():
+def test_empty_methods_are_refused():
     with pytest.raises(ValueError, match="methods="):
         idempotent(methods=[])
 
 
-def test_generator_is_told_at_once():
+def test_generator_is_refused_at_decoration():
     with pytest.raises(TypeError, match="generator"):
 
         @idempotent
@@ -59,7 +59,7 @@ def test_generator_is_told_at_once():
             yield b"x"
 
 
-def test_async_generator_is_told_at_once():
+def test_async_generator_is_refused_at_decoration():
     with pytest.raises(TypeError, match="generator"):
 
         @idempotent(mode="lease")
@@ -67,7 +67,7 @@ def test_async_generator_is_told_at_once():
             yield b"x"
 
 
-def test_view_that_hides_a_coroutine_is_told_at_the_request():
+def test_hidden_coroutine_is_refused_at_the_request():
     async def work(request):
         return HttpResponse()
 
@@ -84,14 +84,14 @@ def test_view_that_hides_a_coroutine_is_told_at_the_request():
 class TestDurable:
     """A durable block is committed at its end; in atomic mode the decorator commits."""
 
-    def test_decorator_below_is_told_at_once(self):
+    def test_durable_decorator_below_is_refused(self):
         with pytest.raises(TypeError, match="durable"):
 
             @idempotent
             @transaction.atomic(durable=True)
             def view(request): ...
 
-    def test_decorator_further_below_is_told_at_once(self):
+    def test_durable_decorator_further_below_is_refused(self):
         with pytest.raises(TypeError, match="durable"):
 
             @idempotent
@@ -99,7 +99,7 @@ class TestDurable:
             @transaction.atomic(durable=True)
             def view(request): ...
 
-    def test_block_inside_is_told_at_once(self):
+    def test_durable_block_inside_is_refused(self):
         with pytest.raises(TypeError, match="durable"):
 
             @idempotent
@@ -144,7 +144,7 @@ class TestDurable:
         request = RequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
         assert view(request).content == b"done"
 
-    def test_lease_mode_allows_it(self):
+    def test_lease_mode_allows_durable_blocks(self):
         @idempotent(scope=client, mode="lease")
         @transaction.atomic(durable=True)
         def view(request):
@@ -164,7 +164,7 @@ class TestDurable:
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_debug_shows_why_a_response_can_not_be_kept(settings, debug, caplog):
+def test_debug_shows_why_a_response_is_unstorable(settings, debug, caplog):
     settings.DEBUG = debug
     caplog.set_level(logging.CRITICAL)
 

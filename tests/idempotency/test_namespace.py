@@ -16,7 +16,7 @@ MODES = pytest.mark.parametrize("mode", ["atomic", "lease"])
 
 
 @MODES
-def test_user_7_of_each_tenant_is_paid_for(mode, settings):
+def test_equal_user_ids_of_two_tenants_are_independent(mode, settings):
     """Both send the same key, and both have the same primary key."""
 
     @idempotent(scope=client, mode=mode)
@@ -48,7 +48,7 @@ def test_work_is_run_once_in_each_namespace(mode, settings):
     assert runs == ["acme", "globex"]
 
 
-def test_expired_key_of_one_tenant_leaves_that_of_another(settings):
+def test_expired_key_of_one_tenant_spares_another(settings):
     for tenant in ["acme", "globex"]:
         settings.DBLOCK_NAMESPACE = tenant
         run_once("report", work=lambda: "first")
@@ -94,7 +94,7 @@ def test_each_namespace_has_its_own_number_of_live_keys(settings):
             run_once("b", work=lambda: 1)
 
 
-def test_purge_removes_what_has_expired_in_all_namespaces(settings):
+def test_purge_covers_all_namespaces(settings):
     for tenant in ["acme", "globex"]:
         settings.DBLOCK_NAMESPACE = tenant
         run_once("a", work=lambda: 1)
@@ -121,7 +121,7 @@ def latest():
 
 @pytest.mark.parametrize("namespace", ["", "shop"])
 @pytest.mark.usefixtures("latest")
-def test_migration_keeps_retries_that_were_stored_before_it(settings, namespace):
+def test_migration_keeps_stored_responses(settings, namespace):
     """Else each retry of the day before would be run again."""
     settings.DBLOCK_NAMESPACE = namespace
     assert run_once("settle", work=lambda: "first") == "first"
@@ -141,7 +141,7 @@ def test_migration_gives_a_callable_namespace_to_no_old_row(settings):
     assert IdempotencyKey.objects.get().namespace == ""
 
 
-def test_problem_of_one_tenant_is_not_that_of_another(settings):
+def test_reused_key_is_new_in_another_namespace(settings):
     """A key that one tenant used for another request is as new for the next tenant."""
 
     @idempotent(scope=client)

@@ -26,21 +26,21 @@ def work(handle=None):
 
 
 @MODES
-def test_the_result_is_json_the_first_time_and_again(mode):
+def test_first_and_replayed_results_are_json(mode):
     results = [run_once("a", 1, work=work, mode=mode) for _ in range(2)]
     assert results == [{"value": 1, "pair": [1, 2]}] * 2
     assert effects() == 1
 
 
 @MODES
-def test_what_is_not_json_is_an_error_and_nothing_is_kept(mode):
+def test_result_that_is_not_json_stores_nothing(mode):
     with pytest.raises(UnstorableResponse, match="is not JSON"):
         run_once("a", work=lambda *handle: object(), mode=mode)
     assert not IdempotencyKey.objects.exists()
 
 
 @MODES
-def test_an_error_of_the_work_is_raised_and_the_next_may_run(mode):
+def test_failed_work_raises_and_frees_the_key(mode):
     def fail(*handle):
         raise ZeroDivisionError
 
@@ -57,7 +57,7 @@ def test_keys_with_the_same_text_and_other_types_are_different(mode):
 
 
 @MODES
-def test_the_same_key_for_something_else_is_refused(mode):
+def test_key_reused_for_other_work_is_refused(mode):
     run_once("a", work=work, mode=mode, fingerprint={"amount": 1})
     run_once("a", work=work, mode=mode, fingerprint={"amount": 1})
     with pytest.raises(IdempotencyKeyReused) as raised:
@@ -67,7 +67,7 @@ def test_the_same_key_for_something_else_is_refused(mode):
 
 
 @MODES
-def test_the_signals_say_what_it_came_to(mode):
+def test_signals_report_the_outcome(mode):
     told = []
 
     def tell(*, signal, sender, **facts):
@@ -83,7 +83,7 @@ def test_the_signals_say_what_it_came_to(mode):
     ]
 
 
-def test_in_an_open_transaction_it_is_part_of_that():
+def test_open_transaction_is_joined():
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         run_once("a", work=work)
         raise ZeroDivisionError
@@ -98,7 +98,7 @@ def test_in_lease_mode_an_open_transaction_is_refused():
         run_once("a", work=work, mode="lease")
 
 
-def test_a_later_run_goes_on_after_the_last_step():
+def test_later_run_resumes_after_the_last_step():
     calls, tokens = [], []
 
     def steps(handle):
@@ -115,7 +115,7 @@ def test_a_later_run_goes_on_after_the_last_step():
     assert calls == [1]
 
 
-def test_the_work_may_complete_with_its_effects():
+def test_work_can_complete_with_its_effects():
     def complete(handle):
         with transaction.atomic():
             return handle.complete(work())
@@ -124,7 +124,7 @@ def test_the_work_may_complete_with_its_effects():
     assert [result["value"] for result in results] == [1, 1]
 
 
-def test_what_was_abandoned_waits_for_a_person():
+def test_abandoned_work_under_refuse_waits_for_an_operator():
     def die(handle):
         raise Died
 
@@ -135,7 +135,7 @@ def test_what_was_abandoned_waits_for_a_person():
         run_once("a", work=work, mode="lease", on_abandoned="refuse")
 
 
-def test_a_zombie_is_given_the_winners_result():
+def test_stale_run_gets_the_winners_result():
     def zombie(handle):
         expire()
         run_once("a", work=work, mode="lease")
@@ -144,7 +144,7 @@ def test_a_zombie_is_given_the_winners_result():
     assert run_once("a", work=zombie, mode="lease")["value"] == 1
 
 
-def test_a_zombie_without_a_winner_is_told_that_another_is_at_work():
+def test_stale_run_beside_a_running_winner_raises():
     def zombie(handle):
         update("token = token + 1")
         return "zombie"
@@ -165,7 +165,7 @@ def _hold(channel, mode):
 
 @pytest.mark.processes
 @MODES
-def test_another_process_is_at_work(mode):
+def test_running_work_raises_in_progress(mode):
     with process(_hold, mode) as other:
         other.receive()
         with pytest.raises(IdempotencyInProgress) as raised:
@@ -183,7 +183,7 @@ def _wait(channel, mode):
 
 
 @pytest.mark.processes
-def test_who_waits_gets_the_others_result(observer):
+def test_waiter_gets_the_result(observer):
     with process(_hold, "atomic") as other:
         other.receive()
         with process(_wait, "atomic") as waiter:

@@ -51,7 +51,7 @@ def waits_for_a_person():
 
 
 class TestRetry:
-    def test_the_next_repeat_goes_on_after_the_last_step(self, waits_for_a_person):
+    def test_next_retry_resumes_after_the_last_step(self, waits_for_a_person):
         row = waits_for_a_person
         resolve_idempotency_key(row.pk, outcome="retry")
         freed = IdempotencyKey.objects.get()
@@ -65,7 +65,7 @@ class TestRetry:
         assert bill(goes_on) == "charge-1"
         assert bill(dies) == "charge-1"
 
-    def test_its_retention_counts_from_then(self, waits_for_a_person, settings):
+    def test_retention_counts_from_the_decision(self, waits_for_a_person, settings):
         settings.DBLOCK_IDEMPOTENCY_TTL = timedelta(days=3)
         assert waits_for_a_person.expires_at is None
         resolve_idempotency_key(waits_for_a_person.pk, outcome="retry")
@@ -73,24 +73,24 @@ class TestRetry:
         assert timedelta(days=2.9) < left < timedelta(days=3.1)
 
     @pytest.mark.parametrize("ttl", [7200, timedelta(hours=2)])
-    def test_or_as_long_as_is_said(self, ttl):
+    def test_ttl_sets_the_retention(self, ttl):
         row = abandoned(expires_at=None)
         resolve_idempotency_key(row.pk, outcome="retry", ttl=ttl)
         left = IdempotencyKey.objects.get().expires_at - timezone.now()
         assert 1.9 * HOUR < left < 2.1 * HOUR
 
-    def test_one_that_was_given_up(self):
+    def test_released_request_can_be_freed(self):
         row = unfinished(locked_until=None)
         resolve_idempotency_key(row.pk, outcome="retry")
         assert IdempotencyKey.objects.get().token > row.token
 
-    def test_two_statements(self, statements):
+    def test_decision_is_two_statements(self, statements):
         row = abandoned()
         with statements() as sent:
             resolve_idempotency_key(row.pk, outcome="retry")
         assert len(sent) == 2
 
-    def test_the_old_worker_is_fenced_off(self):
+    def test_old_worker_is_fenced_off(self):
         """It wakes up after its lease and a person's decision: its effects roll back."""
 
         def wakes_up_late(handle):
@@ -103,7 +103,7 @@ class TestRetry:
             bill(wakes_up_late)
         assert Counter.objects.count() == 0
 
-    def test_its_negative_twin_writes(self, monkeypatch):
+    def test_negative_twin_same_token_lets_the_old_worker_write(self, monkeypatch):
         """Without the next token the old worker would not notice."""
         fenced = """token = GREATEST(\
 token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
@@ -123,7 +123,7 @@ token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
 
 
 class TestDone:
-    def test_every_repeat_gets_the_answer(self, waits_for_a_person):
+    def test_every_retry_gets_the_response(self, waits_for_a_person):
         resolve_idempotency_key(
             waits_for_a_person.pk, outcome="done", status_code=200, body=b'"charge-1"'
         )
@@ -132,7 +132,7 @@ class TestDone:
         assert (row.token > waits_for_a_person.token, row.locked_until) == (True, None)
         assert row.completed_at <= timezone.now() < row.expires_at
 
-    def test_what_is_stored(self):
+    def test_fields_of_a_resolved_request(self):
         row = abandoned(expires_at=None)
         resolve_idempotency_key(
             row.pk, outcome="done", status_code=402, body=b"<p>no</p>", content_type="text/html"
@@ -142,7 +142,7 @@ class TestDone:
         assert row.headers == {"Content-Type": "text/html"}
         assert (bytes(row.body), row.body_kind) == (b"<p>no</p>", "plain")
 
-    def test_json_if_not_said_otherwise_and_no_type_without_a_body(self):
+    def test_default_content_type_is_json(self):
         row, empty = abandoned("a-key"), abandoned("b-key")
         resolve_idempotency_key(row.pk, outcome="done", status_code=201, body=b"{}")
         resolve_idempotency_key(empty.pk, outcome="done", status_code=204)
@@ -151,7 +151,7 @@ class TestDone:
         assert row.headers == {"Content-Type": "application/json"}
         assert (empty.headers, bytes(empty.body)) == ({}, b"")
 
-    def test_encrypted_where_answers_are(self, settings):
+    def test_response_is_encrypted_with_a_cipher(self, settings):
         class Cipher:
             def encrypt(self, data):
                 return data[::-1]
@@ -165,7 +165,7 @@ class TestDone:
         row.refresh_from_db()
         assert (bytes(row.body), row.body_kind) == (b"cba", "encrypted")
 
-    def test_of_run_once_it_is_json(self, waits_for_a_person):
+    def test_result_of_run_once_is_json(self, waits_for_a_person):
         with pytest.raises(ValueError, match=r"its response is the result as JSON"):
             resolve_idempotency_key(
                 waits_for_a_person.pk, outcome="done", status_code=200, body=b"paid"
@@ -173,7 +173,7 @@ class TestDone:
         with pytest.raises(IdempotencyAbandoned):
             bill(dies)
 
-    def test_with_the_transaction_it_is_in(self):
+    def test_decision_commits_with_its_transaction(self):
         """A correction of the books, and the answer: both or none."""
         row = abandoned()
         with transaction.atomic():
@@ -191,7 +191,7 @@ class TestAudit:
     @pytest.mark.parametrize(
         ("by", "who"), [({}, "database role postgres"), ({"by": "ann"}, "ann")], ids=["role", "by"]
     )
-    def test_who_has_answered_what(self, by, who, audit):
+    def test_audit_names_operator_and_request(self, by, who, audit):
         row = abandoned()
         body = b'"secret"'
         resolve_idempotency_key(row.pk, outcome="done", status_code=200, body=body, **by)
@@ -204,14 +204,14 @@ class TestAudit:
         assert row.key not in repr(vars(record))
         assert "secret" not in repr(vars(record))
 
-    def test_when_it_is_committed(self, audit):
+    def test_audit_is_written_at_commit(self, audit):
         row = abandoned()
         with transaction.atomic():
             resolve_idempotency_key(row.pk, outcome="retry")
             assert audit() == []
         assert [record.outcome for record in audit()] == ["retry"]
 
-    def test_and_not_if_that_is_rolled_back_or_refused(self, audit):
+    def test_rollback_or_refusal_is_not_audited(self, audit):
         row = abandoned()
         with transaction.atomic():
             resolve_idempotency_key(row.pk, outcome="retry")
@@ -220,7 +220,7 @@ class TestAudit:
             resolve_idempotency_key(row.pk, outcome="retry", token=99)
         assert audit() == []
 
-    def test_without_autocommit_at_once(self, audit):
+    def test_autocommit_off_audits_at_once(self, audit):
         row = abandoned()
         transaction.set_autocommit(False)
         try:
@@ -244,12 +244,12 @@ class TestRefused:
             ({"outcome": "retry", "ttl": 0}, "ttl=0 is not"),
         ],
     )
-    def test_what_makes_no_sense_before_any_sql(self, arguments, message, statements):
+    def test_wrong_arguments_are_refused_before_sql(self, arguments, message, statements):
         with statements() as sent, pytest.raises(ValueError, match=message):
             resolve_idempotency_key(1, **arguments)
         assert len(sent) == 0
 
-    def test_a_body_that_could_not_be_given(self, settings, statements):
+    def test_unstorable_body_is_refused(self, settings, statements):
         settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 3
         done = {"outcome": "done", "status_code": 200}
         with statements() as sent:
@@ -261,11 +261,11 @@ class TestRefused:
                 resolve_idempotency_key(1, **done, body="xyz")
         assert len(sent) == 0
 
-    def test_one_that_is_not_there(self):
+    def test_unknown_request_is_not_found(self):
         with pytest.raises(IdempotencyKey.DoesNotExist, match="There is no request 17"):
             resolve_idempotency_key(17, outcome="retry")
 
-    def test_one_on_another_alias(self):
+    def test_request_on_another_alias_is_not_found(self):
         row = abandoned()
         with pytest.raises(IdempotencyKey.DoesNotExist, match="'other'"):
             resolve_idempotency_key(row.pk, outcome="retry", using="other")
@@ -279,7 +279,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "outcome", [{"outcome": "retry"}, {"outcome": "done", "status_code": 200}]
     )
-    def test_a_live_lease(self, outcome):
+    def test_live_lease_is_refused(self, outcome):
         row = unfinished()
         with pytest.raises(IdempotencyInProgress, match="its lease runs for another") as caught:
             resolve_idempotency_key(row.pk, **outcome)
@@ -288,13 +288,13 @@ class TestRefused:
         assert "3f1c0a52-key" not in str(caught.value)
         assert IdempotencyKey.objects.get().token == 3
 
-    def test_an_answered_one(self):
+    def test_completed_request_is_refused(self):
         row = make()
         with pytest.raises(IdempotencyError, match="has its response, and every retry gets it"):
             resolve_idempotency_key(row.pk, outcome="done", status_code=500)
         assert IdempotencyKey.objects.get().status_code == 201
 
-    def test_another_token_than_was_seen(self):
+    def test_other_token_is_refused(self):
         row = abandoned(token=4)
         with pytest.raises(IdempotencyError, match="taken over meanwhile, and was not touched"):
             resolve_idempotency_key(row.pk, outcome="retry", token=3)
@@ -303,7 +303,7 @@ class TestRefused:
 
 @pytest.mark.parametrize("left", ["1 min", "-1 min"])
 @pytest.mark.parametrize("outcome", [{"outcome": "retry"}, {"outcome": "done", "status_code": 500}])
-def test_a_takeover_that_commits_meanwhile_wins(outcome, left, rival, observer):
+def test_concurrent_takeover_wins(outcome, left, rival, observer):
     """The decision waits for the row, finds another token, and touches nothing.
 
     Also if that run is abandoned, too, by then: nobody has looked into what it did.

@@ -24,7 +24,7 @@ from django_dblock.idempotency.options import Options
         ({"on_abandoned": "refuse"}, "for mode='lease'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_when_it_is_decorated(options, why):
+def test_wrong_options_are_refused_at_decoration(options, why):
     with pytest.raises(ValueError, match=why):
         idempotent(**options)
 

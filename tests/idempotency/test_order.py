@@ -273,12 +273,12 @@ def is_replay(response):
     return response.headers.get("Idempotent-Replayed") == "true"
 
 
-def test_it_is_registered():
+def test_check_is_registered():
     assert tags_of(check_order) == (checks.Tags.urls,)
 
 
 @pytest.mark.parametrize("case", SERVED.values(), ids=SERVED)
-def test_w033_finds_what_a_replay_goes_past(case, found, send, ann):
+def test_w033_finds_authorisation_that_a_replay_skips(case, found, send, ann):
     """The replay is given after the permission is gone: so it is worth a warning."""
     [message] = found(case.view)
     assert message.id == "dblock.W033"
@@ -293,7 +293,7 @@ def test_w033_finds_what_a_replay_goes_past(case, found, send, ann):
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_w033_finds_what_each_request_would_be_refused_for(case, found, send):
+def test_w033_finds_authorisation_in_dispatch(case, found, send):
     """A class that decides in dispatch() is not served at all, so a replay can't go past it."""
     [message] = found(case.view)
     assert message.id == "dblock.W033"
@@ -304,7 +304,7 @@ def test_w033_finds_what_each_request_would_be_refused_for(case, found, send):
 
 
 @pytest.mark.parametrize("view", RIGHT.values(), ids=RIGHT)
-def test_the_right_order_is_left_alone_and_a_replay_is_refused(view, found, send, ann):
+def test_right_order_has_no_warning(view, found, send, ann):
     assert found(view) == []
     assert send().status_code == 201
     revoke(ann)
@@ -339,7 +339,7 @@ def test_w033_names_the_view(found):
     assert names == [f"{here}.pay", f"{here}.{Inner.__qualname__}.post"]
 
 
-def test_a_method_that_is_not_protected_may_ask_below(found):
+def test_unprotected_method_may_authorise_below(found):
     class Reads(OnceDispatch):
         @method_decorator(login_required)
         def get(self, request): ...
@@ -347,7 +347,7 @@ def test_a_method_that_is_not_protected_may_ask_below(found):
     assert found(Reads.as_view()) == []
 
 
-def test_a_parent_that_is_not_called_is_not_asked(found):
+def test_uncalled_parent_method_is_ignored(found):
     over = made(on_dispatch(allowed, Pay), dispatch=once(ending))
     assert found(over.as_view()) == []
 
@@ -363,11 +363,11 @@ def test_a_parent_that_is_not_called_is_not_asked(found):
         .as_view(),
     ],
 )  # fmt: skip
-def test_what_can_not_be_seen_into_is_left(view, found):
+def test_opaque_decorators_are_ignored(view, found):
     assert found(view) == []
 
 
-def test_a_class_is_refused_also_where_it_can_not_be_seen_into(found, send):
+def test_opaque_class_is_refused(found, send):
     inner = once(dispatching)
 
     def dispatch(self, request):
@@ -379,6 +379,6 @@ def test_a_class_is_refused_also_where_it_can_not_be_seen_into(found, send):
     assert not IdempotencyKey.objects.exists()
 
 
-def test_a_project_without_urls(settings):
+def test_project_without_urls(settings):
     settings.ROOT_URLCONF = None
     assert check_order() == []

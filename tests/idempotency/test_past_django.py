@@ -34,7 +34,7 @@ ENDS = {
 
 @pytest.mark.parametrize("status", [201, 400])
 @pytest.mark.parametrize("end", ENDS)
-def test_an_answer_over_a_transaction_that_the_view_has_ended_is_none(ask, end, status):
+def test_view_that_ends_the_transaction_is_an_error(ask, end, status):
     """Else a repeat would be told of a payment that was rolled back by the view's own SQL."""
 
     @idempotent(scope=client)
@@ -51,7 +51,7 @@ def test_an_answer_over_a_transaction_that_the_view_has_ended_is_none(ask, end, 
     assert connection.get_autocommit()
 
 
-def test_so_it_is_with_work_that_is_no_request():
+def test_run_once_that_ends_the_transaction_is_an_error():
     def work():
         add_one()
         send("ROLLBACK")
@@ -62,7 +62,7 @@ def test_so_it_is_with_work_that_is_no_request():
     assert rows() == 0
 
 
-def test_another_error_of_the_record_is_its_own(ask):
+def test_other_errors_of_the_record_propagate(ask):
     """Only a savepoint that is gone is put in other words."""
 
     @idempotent(scope=client)
@@ -80,7 +80,7 @@ SAVEPOINT = getattr(transaction, "savepoint_create", None) or transaction.savepo
 
 
 @pytest.mark.parametrize("end", ["savepoint", "SAVEPOINT", "rolled back to"])
-def test_savepoints_of_the_view_are_its_own(ask, end):
+def test_view_may_use_savepoints(ask, end):
     @idempotent(scope=client)
     def view(request, how):
         add_one()
@@ -98,7 +98,7 @@ def test_savepoints_of_the_view_are_its_own(ask, end):
     assert effects() == (2 if end == "savepoint" else 1)
 
 
-def test_a_row_that_was_made_past_the_lock_is_not_overwritten(ask):
+def test_row_inserted_without_the_lock_is_not_overwritten(ask):
     @idempotent(scope=client)
     def view(request, how):
         add_one()
@@ -111,7 +111,7 @@ def test_a_row_that_was_made_past_the_lock_is_not_overwritten(ask):
 
 
 @pytest.mark.parametrize("now", ["answered", "claimed"])
-def test_a_row_that_was_taken_anew_past_the_lock_is_not_overwritten(ask, now):
+def test_row_reclaimed_without_the_lock_is_not_overwritten(ask, now):
     """It was over when it was read, and is somebody's when it is written."""
     over = timezone.now() - made.HOUR
     made.make("k", "scope:client", expires_at=over)
@@ -143,7 +143,7 @@ def leave_autocommit_off():
 
 
 @pytest.mark.parametrize("leave", [begin, leave_autocommit_off])
-def test_in_lease_mode_a_transaction_that_the_view_leaves_open_is_found(leave):
+def test_lease_mode_finds_a_transaction_left_open(leave):
     """Else the client is told of a success that goes with the connection."""
 
     @idempotent(scope=client, mode="lease")
@@ -160,7 +160,7 @@ def test_in_lease_mode_a_transaction_that_the_view_leaves_open_is_found(leave):
     assert IdempotencyKey.objects.get().completed_at is None
 
 
-def test_in_lease_mode_a_view_may_close_its_connection():
+def test_lease_mode_view_may_close_its_connection():
     @idempotent(scope=client, mode="lease")
     def view(request):
         add_one()

@@ -46,27 +46,27 @@ def fill(count, prefix="k", **changes):
 
 
 class TestWhatGoes:
-    def test_what_is_over_goes_and_the_rest_stays(self):
+    def test_only_expired_requests_are_purged(self):
         make("over", expires_at=over())
         make("kept")
         assert count_expired_idempotency_keys() == 1
         assert purge_idempotency_keys() == 1
         assert left() == ["kept"]
 
-    def test_a_live_lease_stays(self):
+    def test_live_lease_stays(self):
         """Its retention is over, but somebody is at work on it."""
         unfinished("live", expires_at=over())
         assert count_expired_idempotency_keys() == 0
         assert purge_idempotency_keys() == 0
         assert left() == ["live"]
 
-    def test_a_request_that_was_given_up_goes_after_its_retention(self):
+    def test_released_request_is_purged_after_retention(self):
         unfinished("free", locked_until=None, expires_at=over())
         unfinished("free-kept", locked_until=None)
         assert purge_idempotency_keys() == 1
         assert left() == ["free-kept"]
 
-    def test_an_abandoned_one_goes_after_its_retention_unless_it_is_to_be_kept(self):
+    def test_abandoned_request_is_purged_after_retention(self):
         abandoned("gone", expires_at=over())
         abandoned("kept")
         assert count_expired_idempotency_keys(abandoned=False) == 0
@@ -75,13 +75,13 @@ class TestWhatGoes:
         assert purge_idempotency_keys() == 1
         assert left() == ["kept"]
 
-    def test_one_that_waits_for_a_person_is_never_removed(self):
+    def test_request_awaiting_an_operator_stays(self):
         abandoned("asks", expires_at=None, created_at=timezone.now() - 365 * 24 * HOUR)
         unfinished("free", locked_until=None, expires_at=None)
         assert purge_idempotency_keys() == 0
         assert left() == ["asks", "free"]
 
-    def test_what_expires_while_it_runs_is_for_the_next(self):
+    def test_row_expiring_during_a_purge_stays(self):
         fill(2)
         batches = purge_in_batches(batch=1)
         next(batches)
@@ -90,19 +90,19 @@ class TestWhatGoes:
         assert sum(batches) == 2
         assert left() == ["later"]
 
-    def test_another_alias(self):
+    def test_using_purges_another_alias(self):
         row = values("over", expires_at=over())
         IdempotencyKey.objects.using("other").create(**row)
         assert purge_idempotency_keys() == 0
         assert purge_idempotency_keys(using="other") == 1
 
-    def test_only_postgresql(self):
+    def test_other_engine_is_refused(self):
         with pytest.raises(UnsupportedDatabase):
             purge_idempotency_keys(using="sqlite")
 
 
 class TestBatches:
-    def test_in_commits_of_their_own(self, statements, rival):
+    def test_each_batch_is_a_commit(self, statements, rival):
         """The clock, then a statement for each batch; the last is not full."""
         fill(5)
         with statements() as sent:
@@ -113,16 +113,16 @@ class TestBatches:
             assert list(batches) == [2, 1]
         assert len(sent) == 4
 
-    def test_a_batch_that_was_just_full_is_followed_by_an_empty_one(self):
+    def test_full_last_batch_is_followed_by_an_empty_one(self):
         fill(4)
         assert list(purge_in_batches(batch=2)) == [2, 2, 0]
 
-    def test_the_longest_expired_go_first(self):
+    def test_longest_expired_go_first(self):
         fill(4)
         next(purge_in_batches(batch=3))
         assert left() == ["k00000"]
 
-    def test_many_that_expire_in_one_moment(self):
+    def test_equal_expiry_times_are_purged(self):
         moment = over()
         IdempotencyKey.objects.bulk_create(
             IdempotencyKey(**values(f"k{number}", expires_at=moment)) for number in range(7)
@@ -130,13 +130,13 @@ class TestBatches:
         assert list(purge_in_batches(batch=2)) == [2, 2, 2, 1]
 
     @pytest.mark.parametrize("batch", [0, -1])
-    def test_less_than_a_row_is_refused_before_any_sql(self, batch, statements):
+    def test_batch_below_one_row_is_refused_before_sql(self, batch, statements):
         with statements() as sent, pytest.raises(ValueError, match="at least 1 row"):
             purge_idempotency_keys(batch=batch)
         assert len(sent) == 0
 
     @pytest.mark.parametrize("use_tz", [True, False])
-    def test_the_time_does_not_depend_on_use_tz(self, use_tz, settings):
+    def test_use_tz_does_not_matter(self, use_tz, settings):
         fill(3)
         settings.USE_TZ = use_tz
         settings.TIME_ZONE = "Pacific/Auckland"
@@ -146,13 +146,13 @@ class TestBatches:
 
 
 class TestOpenTransaction:
-    def test_it_is_refused_before_any_sql(self, statements):
+    def test_open_transaction_is_refused_before_sql(self, statements):
         with transaction.atomic(), statements() as sent:
             with pytest.raises(TransactionManagementError, match="ATOMIC_REQUESTS"):
                 purge_idempotency_keys()
             assert len(sent) == 0
 
-    def test_without_autocommit_too(self):
+    def test_autocommit_off_is_refused(self):
         transaction.set_autocommit(False)
         try:
             with pytest.raises(TransactionManagementError):
@@ -160,7 +160,7 @@ class TestOpenTransaction:
         finally:
             transaction.set_autocommit(True)
 
-    def test_one_that_is_opened_between_two_batches(self):
+    def test_transaction_opened_between_batches_is_refused(self):
         fill(3)
         batches = purge_in_batches(batch=1)
         next(batches)
@@ -171,13 +171,13 @@ class TestOpenTransaction:
 class TestInATestCase(TestCase):
     """The transaction around a test does not count."""
 
-    def test_it_runs(self):
+    def test_purge_runs_in_a_testcase(self):
         make("over", expires_at=over())
         assert purge_idempotency_keys() == 1
 
 
 class TestOthers:
-    def test_a_row_that_somebody_has_locked_is_passed_over(self, rival):
+    def test_locked_row_is_skipped(self, rival):
         """Nobody waits, neither the purge nor the other."""
         fill(3)
         with rival.transaction():
@@ -191,7 +191,7 @@ class TestOthers:
         assert left() == ["k00001"]
         assert purge_idempotency_keys() == 1
 
-    def test_its_negative_twin_waits(self, rival, monkeypatch):
+    def test_negative_twin_without_skip_locked_waits(self, rival, monkeypatch):
         from django.db import OperationalError
 
         fill(3)
@@ -206,7 +206,7 @@ class TestOthers:
                 purge_idempotency_keys()
         connection.close()
 
-    def test_a_row_taken_anew_after_it_was_found_stays(self, rival, observer):
+    def test_row_reclaimed_after_the_search_stays(self, rival, observer):
         """The protocol's UPDATE commits between the look and the lock: the row is asked again."""
         abandoned("k", expires_at=over())
         # The purge is held between its snapshot and its lock, by a lock that it asks for there.
@@ -231,9 +231,7 @@ class TestOthers:
         assert left() == ["k"]
 
     @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-    def test_above_read_committed_meeting_another_purge_is_no_error(
-        self, level, rival, observer, monkeypatch
-    ):
+    def test_concurrent_purge_under_snapshot_isolation(self, level, rival, observer, monkeypatch):
         fill(3)
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
         held = sql.PURGE.replace(
@@ -265,13 +263,13 @@ def _purge_with(channel, statement):
 class TestManyAtOnce:
     """Real processes: purges beside each other, and beside traffic."""
 
-    def test_each_row_is_removed_once(self):
+    def test_concurrent_purges_count_each_row_once(self):
         fill(500)
         removed = race(4, _purge)
         assert sum(removed) == 500, removed
         assert left() == []
 
-    def test_traffic_and_purges_leave_each_other_alone(self):
+    def test_concurrent_requests_and_purges_do_not_interfere(self):
         """Two purges while others write and repeat keys: all new rows live, no old one does."""
         fill(1000)
         found = race(4, _purge_or_write)
@@ -322,7 +320,7 @@ class TestPlan:
             )
             cursor.execute("ANALYZE django_dblock_idempotencykey")
 
-    def test_it_searches_by_the_indexes_alone(self, table):
+    def test_batch_uses_only_indexes(self, table):
         """No sequential scan, and no sort: the batch comes out of the index in its order."""
         nodes = list(walk(self.plan("COSTS off")[0]["Plan"]))
         kinds = [node["Node Type"] for node in nodes]
@@ -330,14 +328,14 @@ class TestPlan:
         assert "Sort" not in kinds
         assert "django_dblock_idem_expires" in {node.get("Index Name") for node in nodes}
 
-    def test_the_count_too(self, table):
+    def test_count_uses_only_indexes(self, table):
         with connection.cursor() as cursor:
             cursor.execute(
                 f"EXPLAIN {sql.COUNT_EXPIRED}", {"now": str(timezone.now()), "abandoned": True}
             )
             assert "django_dblock_idem_expires" in str(cursor.fetchall())
 
-    def test_a_batch_does_not_walk_over_what_was_removed_before_it(self, table, rival, statements):
+    def test_batch_skips_rows_removed_before(self, table, rival, statements):
         """An old transaction keeps the dead rows; without a place to begin, each is visited."""
         rival.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         batches = purge_in_batches(batch=100)

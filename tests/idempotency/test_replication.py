@@ -102,7 +102,7 @@ def paying(request, how):
     return HttpResponse("paid", status=201)
 
 
-def test_first_call_is_503_and_its_retry_replays_once_confirmed(missing_standby):
+def test_unconfirmed_response_is_503_until_confirmed(missing_standby):
     """Nine payments that had been answered with 201 were gone after a promotion."""
     first = ask(paying)
     assert problem(first) == (503, "not_replicated")
@@ -166,7 +166,7 @@ WRITES = ["step", "complete", "return"]
         *((what, True) for what in WRITES),
     ],
 )
-def test_step_and_response_that_were_not_replicated(transactional_db, cluster, what, dead):
+def test_unreplicated_step_and_response_raise(transactional_db, cluster, what, dead):
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
         looking.execute("SET synchronous_commit = local")
         looking.execute("TRUNCATE django_dblock_idempotencykey")
@@ -202,7 +202,7 @@ def test_step_and_response_that_were_not_replicated(transactional_db, cluster, w
         connection.close()
 
 
-def test_async_run_is_told_too(transactional_db, cluster):
+def test_async_run_raises(transactional_db, cluster):
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
         looking.execute("SET synchronous_commit = local")
         looking.execute("TRUNCATE django_dblock_idempotencykey")
@@ -226,7 +226,7 @@ def test_async_run_is_told_too(transactional_db, cluster):
         connection.close()
 
 
-def test_hooks_of_a_view_in_a_testcase_are_its_own():
+def test_testcase_hooks_are_only_the_views():
     """Tests count them, and the transaction of TestCase never commits."""
 
     class Case(TestCase):
@@ -241,7 +241,7 @@ def test_hooks_of_a_view_in_a_testcase_are_its_own():
     assert result.wasSuccessful(), result.errors + result.failures
 
 
-def test_hooks_in_a_transaction_without_autocommit_are_not_needed():
+def test_autocommit_off_needs_no_hook():
     transaction.set_autocommit(False)
     try:
         ask(paying)

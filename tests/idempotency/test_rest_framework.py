@@ -55,7 +55,7 @@ def replayed(response):
 
 @pytest.mark.usefixtures("atomic_requests")
 class TestWhatIsKept:
-    def test_it_is_rendered_inside_the_transaction(self):
+    def test_response_is_rendered_inside_the_transaction(self):
         """A renderer that fails takes the effects with it; it would not, after the view."""
         for _ in range(2):
             assert call("does/fails-on-rendering").status_code == 500
@@ -69,7 +69,7 @@ class TestWhatIsKept:
             ("not-found", 404, {"detail": "Not found."}),
         ],
     )
-    def test_a_raised_client_error_is_kept_without_its_effects(self, how, status, told):
+    def test_raised_client_error_is_stored_without_effects(self, how, status, told):
         first, again = call(f"does/{how}"), call(f"does/{how}")
         assert (first.status_code, first.json()) == (status, told)
         assert (again.status_code, again.content) == (status, first.content)
@@ -77,7 +77,7 @@ class TestWhatIsKept:
         assert replayed(again)
         assert effects() == 0
 
-    def test_a_returned_client_error_is_kept_with_its_effects(self):
+    def test_returned_client_error_is_stored_with_effects(self):
         first, again = call("does/returned-422"), call("does/returned-422")
         assert (first.status_code, again.status_code) == (422, 422)
         assert replayed(again)
@@ -94,7 +94,7 @@ class TestWhatIsKept:
             ("crash", 500),
         ],
     )
-    def test_what_is_about_the_hour_is_not_kept(self, how, status):
+    def test_temporary_errors_are_not_stored(self, how, status):
         for _ in range(2):
             response = call(f"does/{how}")
             assert response.status_code == status
@@ -103,25 +103,25 @@ class TestWhatIsKept:
         assert not IdempotencyKey.objects.exists()
 
     @pytest.mark.parametrize("how", ["server", "crash"])
-    def test_server_errors_are_kept_on_demand(self, how):
+    def test_store_5xx_keeps_server_errors(self, how):
         first, again = call(f"keeps-5xx/{how}"), call(f"keeps-5xx/{how}")
         assert (first.status_code, again.status_code) == (500, 500)
         assert replayed(again)
         assert effects() == 0
 
-    def test_other_errors_are_not_kept_even_then(self):
+    def test_store_5xx_keeps_no_other_error(self):
         assert call("keeps-5xx/http404").status_code == 404
         assert not IdempotencyKey.objects.exists()
 
     @pytest.mark.parametrize("how", ["stream", "too-much", "unstorable"])
-    def test_what_can_not_be_kept(self, how, caplog):
+    def test_unstorable_response_rolls_back(self, how, caplog):
         """Returned or raised: nothing was done, and the log says why."""
         response = call(f"does/{how}")
         assert (response.status_code, response.json()["code"]) == (500, "unstorable")
         assert "Everything was rolled back" in caplog.text
         assert effects() == 0
 
-    def test_a_plain_response_of_django(self):
+    def test_plain_django_response_is_stored(self):
         first, again = call("does/plain"), call("does/plain")
         assert first.content == again.content == b"plain"
         assert replayed(again)
@@ -129,7 +129,7 @@ class TestWhatIsKept:
 
 class TestWhoMayComeIn:
     @pytest.mark.parametrize("place", ["staff", "api-direct"])
-    def test_two_users_with_one_key_are_two_requests(self, place):
+    def test_equal_keys_of_two_users_are_independent(self, place):
         for user in ("ann", "bob", "ann", "bob"):
             assert call(place, user=user).status_code == 201
         assert effects() == 2
@@ -154,7 +154,7 @@ class TestWhoMayComeIn:
         assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
         assert not IdempotencyKey.objects.exists()
 
-    def test_a_stranger_needs_a_scope(self):
+    def test_anonymous_client_needs_a_scope(self):
         assert call("api-direct", user=None).status_code == 500
         assert effects() == 0
 
@@ -175,7 +175,7 @@ class TestBodies:
             ("form", "application/x-www-form-urlencoded"),
         ],
     )
-    def test_the_same_again_and_another(self, place, method, how, content_type):
+    def test_equal_body_replays_and_other_is_422(self, place, method, how, content_type):
         def send(data):
             if content_type:
                 client = APIClient()
@@ -193,7 +193,7 @@ class TestBodies:
         assert effects() == 1
 
     @pytest.mark.parametrize("method", ["post", "patch"])
-    def test_files(self, place, method):
+    def test_uploaded_files_count(self, place, method):
         def send(content):
             file = SimpleUploadedFile("a.txt", content)
             return call(place, {"file": file}, how="multipart", method=method)
@@ -204,20 +204,20 @@ class TestBodies:
         assert effects() == 1
 
     @pytest.mark.parametrize(("one", "two"), [("[1]", "[2]"), ('"a"', '"b"'), ('["a"]', '"a"')])
-    def test_json_that_is_no_object(self, place, one, two):
+    def test_json_scalar_body_counts(self, place, one, two):
         assert call(place, one, how="raw").status_code == 200
         assert replayed(call(place, one, how="raw"))
         assert call(place, two, how="raw").status_code == 422
 
     @pytest.mark.parametrize("body", ["null", "5", "true"])
-    def test_a_bare_value_that_was_read(self, body):
+    def test_parsed_scalar_body_counts(self, body):
         """Read already, it is not there as bytes, and not to be taken for nothing."""
         for again in (False, True):
             assert replayed(call("does-after-reading/plain", body, how="raw")) is again
         assert call("does-after-reading/plain", "7", how="raw").status_code == 422
         assert effects() == 1
 
-    def test_malformed_json_is_the_frameworks_answer(self, place):
+    def test_malformed_json_is_the_frameworks_400(self, place):
         assert call(place, "{", how="raw").status_code == 400
         assert effects() == 0
 
@@ -245,7 +245,7 @@ class TestRawUploads:
 
     @SIZES
     @pytest.mark.parametrize("method", ["post", "put"])
-    def test_the_view_reads_its_file_and_a_repeat_gets_the_answer(self, place, size, method):
+    def test_raw_upload_is_replayed(self, place, size, method):
         one, two = b"\xff" * size, b"\xff" * (size - 1) + b"\xfe"
         first = self.send(place, one, method=method)
         assert first.status_code == 201, first.content
@@ -256,7 +256,7 @@ class TestRawUploads:
         assert effects() == 1
 
     @SIZES
-    def test_without_a_name_it_is_the_frameworks_answer(self, place, size):
+    def test_raw_upload_without_a_name_is_the_frameworks_400(self, place, size):
         client = APIClient()
         headers = {"Idempotency-Key": "one", "Authorization": "Token ann"}
         body = b"x" * size
@@ -267,7 +267,7 @@ class TestRawUploads:
 
 
 class TestFormsInABrowser:
-    def test_a_form_whose_token_was_masked_anew_is_the_same_request(self):
+    def test_remasked_csrf_token_is_the_same_request(self):
         for place in ("does/data", "does-after-reading/data"):
             for token in ("x", "y"):
                 response = APIClient().post(
@@ -282,14 +282,14 @@ class TestFormsInABrowser:
 
 
 class TestAnswers:
-    def test_the_first_answer_is_negotiated_and_its_bytes_are_given_again(self):
+    def test_first_response_is_negotiated_and_replayed(self):
         first = call("does/data", Accept="text/plain")
         again = call("does/data", Accept="application/json")
         assert first.headers["Content-Type"].startswith("text/plain")
         assert again.headers["Content-Type"] == first.headers["Content-Type"]
         assert first.content == again.content == b"[]"
 
-    def test_a_viewset_that_creates(self):
+    def test_viewset_create_is_replayed(self):
         data = {"name": "made", "value": 3}
         first, again = call("counters", data), call("counters", data)
         assert first.json() == again.json() == data
@@ -297,7 +297,7 @@ class TestAnswers:
         assert Counter.objects.filter(name="made").count() == 1
         assert call("counters", {"name": "made", "value": 4}).status_code == 422
 
-    def test_an_invalid_serializer_is_kept_without_effects(self):
+    def test_serializer_error_is_stored_without_effects(self):
         data = {"name": "x" * 41}
         first, again = call("counters", data), call("counters", data)
         assert (first.status_code, first.content) == (400, again.content)
@@ -305,7 +305,7 @@ class TestAnswers:
         assert effects() == 0
 
     @pytest.mark.parametrize("place", ["api-direct", "api-on-method"])
-    def test_both_documented_usages_run_through_after_the_effect(self, place):
+    def test_documented_usages_do_not_crash_after_the_effect(self, place):
         assert call(place).json() == {"value": 1}
         assert replayed(call(place))
 
@@ -323,14 +323,14 @@ class TestAnswers:
 class TestRunOnceInAView:
     """What run_once() ends with is answered as the decorator would have, where it may be told."""
 
-    def test_by_the_exception_handler(self):
+    def test_exception_handler_reports_in_progress(self):
         with override_settings(REST_FRAMEWORK={"EXCEPTION_HANDLER": HANDLER}):
             response = call("unprotected/once-in-progress")
         assert (response.status_code, response.json()["code"]) == (409, "in_progress")
         assert response.headers["Retry-After"] == "4"
         assert response.headers["Content-Type"].startswith("application/problem+json")
 
-    def test_by_the_middleware(self, settings):
+    def test_middleware_reports_in_progress(self, settings):
         settings.MIDDLEWARE = [*settings.MIDDLEWARE, MIDDLEWARE]
         client = Client(raise_request_exception=False)
         response = client.post("/unprotected-plain/once-in-progress/")

@@ -194,7 +194,7 @@ def check_one_more(looking, kind, tree):
 
 
 @pytest.mark.parametrize("kind", [together, after_a_step, guarded, failing, failing_late])
-def test_one_effect_and_one_answer_whenever_the_lease_ends(looking, kind):
+def test_one_effect_whenever_the_lease_ends(looking, kind):
     assert explore(looking, kind, "the lease ends") > 1
 
 
@@ -203,12 +203,12 @@ def test_one_effect_and_one_answer_whenever_the_lease_ends(looking, kind):
     ("beside", "event"),
     [("retry", "the lease ends"), ("done", "the lease ends"), ("purge", "retention ends")],
 )
-def test_beside_an_operator_and_a_purge(looking, kind, beside, event):
+def test_one_effect_beside_an_operator_and_a_purge(looking, kind, beside, event):
     assert explore(looking, kind, event, beside=(beside,)) > 1
 
 
 @pytest.mark.parametrize("kind", [together, guarded])
-def test_where_the_backend_of_one_ends(looking, kind):
+def test_one_effect_when_a_backend_ends(looking, kind):
     assert explore(looking, kind, "the lease ends", "a's backend ends") > 1
 
 
@@ -216,7 +216,7 @@ def test_where_the_backend_of_one_ends(looking, kind):
 @pytest.mark.parametrize(
     ("beside", "event"), [((), "a's backend ends"), (("purge",), "retention ends")]
 )
-def test_atomic_mode(looking, wait, beside, event):
+def test_atomic_mode_has_one_effect_in_every_order(looking, wait, beside, event):
     assert explore(looking, atomic, event, beside=beside, wait=wait) > 1
 
 
@@ -234,7 +234,7 @@ def test_atomic_mode(looking, wait, beside, event):
         (guarded, "GUARD", "AND token = %(token)s::bigint AND claim = %(claim)s::uuid"),
     ],
 )
-def test_a_statement_that_looks_at_less_is_found_out(looking, monkeypatch, kind, name, taken_out):
+def test_negative_twin_weaker_statement_is_found(looking, monkeypatch, kind, name, taken_out):
     """The negative twin."""
     whole = getattr(sql, name)
     assert taken_out in whole

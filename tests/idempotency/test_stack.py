@@ -40,7 +40,7 @@ def code(response):
 
 
 @pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "404", "409", "422"])
-def test_a_returned_answer_is_kept_with_its_effects_and_given_again(how):
+def test_returned_response_is_stored_with_effects(how):
     first, again = send(f"table/{how}"), send(f"table/{how}")
     assert first.status_code == int(how)
     assert is_replay(again, of=first)
@@ -65,7 +65,7 @@ def test_a_returned_answer_is_kept_with_its_effects_and_given_again(how):
         ("crash", 500),
     ],
 )
-def test_what_may_end_better_and_what_is_raised_leaves_nothing(how, status):
+def test_temporary_and_raised_errors_leave_nothing(how, status):
     for _ in range(2):
         response = send(f"table/{how}")
         assert (response.status_code, code(response)) == (status, None)
@@ -74,27 +74,27 @@ def test_what_may_end_better_and_what_is_raised_leaves_nothing(how, status):
 
 
 @pytest.mark.parametrize("how", ["stream", "large", "nothing"])
-def test_what_can_not_be_kept_is_not_given(how):
+def test_unstorable_response_is_not_sent(how):
     for _ in range(2):
         response = send(f"table/{how}")
         assert (response.status_code, code(response)) == (500, "unstorable")
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_success_over_a_swallowed_error_of_the_database_is_none():
+def test_success_after_a_swallowed_database_error_is_refused():
     for _ in range(2):
         assert send("table/swallowed-200").status_code == 500
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_refusal_over_one_is_kept_without_effects():
+def test_error_after_a_swallowed_database_error_is_stored():
     first = send("table/swallowed-409")
     assert is_replay(send("table/swallowed-409"), of=first)
     assert (effects(), rows()) == (0, 1)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_another_method_passes_through(method):
+def test_other_methods_pass_through(method):
     for _ in range(2):
         assert send("table/200", method=method, key=None).status_code == 200
     assert (effects(), rows()) == (2, 0)
@@ -110,19 +110,19 @@ def test_another_method_passes_through(method):
         ("table", "a, b", "key_invalid"),
     ],
 )
-def test_a_key_that_is_missing_or_none(place, key, told):
+def test_missing_or_invalid_key_is_400(place, key, told):
     response = send(f"{place}/200", key=key)
     assert (response.status_code, code(response)) == (400, told)
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_key_that_is_not_required():
+def test_missing_optional_key_runs_unprotected():
     for _ in range(2):
         assert send("optional/200", key=None).status_code == 200
     assert (effects(), rows()) == (2, 0)
 
 
-def test_bare_and_quoted_is_the_same_and_another_request_is_refused():
+def test_bare_and_quoted_key_are_equal():
     first = send("table/201", key="abc")
     assert is_replay(send("table/201", key='"abc"'), of=first)
     for other in ("table/200", "table/201/?a=1&b=", "optional/201"):
@@ -131,7 +131,7 @@ def test_bare_and_quoted_is_the_same_and_another_request_is_refused():
     assert (effects(), rows()) == (1, 1)
 
 
-def test_after_its_retention_a_request_is_as_new():
+def test_request_past_retention_is_new():
     send("table/201")
     IdempotencyKey.objects.update(expires_at="2020-01-01T00:00:00Z")
     again = send("table/201")
@@ -139,7 +139,7 @@ def test_after_its_retention_a_request_is_as_new():
     assert (effects(), rows()) == (2, 1)
 
 
-def test_too_many_live_keys(settings):
+def test_too_many_live_keys_are_429(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_KEYS = 1
     send("table/201", key="a")
     response = send("table/201", key="b")
@@ -229,7 +229,7 @@ class ApiThrottling(Gate):
     "kind",
     [Login, Permitted, Throttled, Csrf, ApiAuthentication, ApiPermission, ApiThrottling],
 )
-def test_what_stands_above_decides_first_is_not_recorded_and_decides_about_a_replay(kind):
+def test_outer_decorators_decide_about_each_replay(kind):
     gate = kind()
     refused = gate.ask(may=False)
     assert refused.status_code == gate.closed

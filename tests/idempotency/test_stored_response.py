@@ -18,12 +18,12 @@ def kept(answer, *, store_body=True):
     return found, (found["status_code"], found["headers"], body, found["body_kind"])
 
 
-def test_every_byte_comes_back():
+def test_every_byte_round_trips():
     answer = StoredResponse(201, {"Location": "/ü/"}, bytes(range(256)))
     assert StoredResponse.read(*kept(answer)[1]) == answer
 
 
-def test_encrypted(settings):
+def test_encrypted_body_round_trips(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = f"{__name__}.CIPHER"
     answer = StoredResponse(201, {}, b"secret")
     found, stored = kept(answer)
@@ -32,7 +32,7 @@ def test_encrypted(settings):
     assert StoredResponse.read(*stored) == answer
 
 
-def test_encrypted_by_fernet_while_its_keys_rotate(settings):
+def test_fernet_keys_can_rotate(settings):
     old, new = (fernet.Fernet(fernet.Fernet.generate_key()) for _ in range(2))
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet.MultiFernet([old])
     answer = StoredResponse(201, {}, b"secret")
@@ -42,7 +42,7 @@ def test_encrypted_by_fernet_while_its_keys_rotate(settings):
     assert StoredResponse.read(*stored) == answer
 
 
-def test_an_encrypted_answer_without_its_cipher_says_what_to_set(settings):
+def test_missing_cipher_error_names_the_setting(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
     _, stored = kept(StoredResponse(201, {}, b"secret"))
     settings.DBLOCK_IDEMPOTENCY_CIPHER = None
@@ -50,7 +50,7 @@ def test_an_encrypted_answer_without_its_cipher_says_what_to_set(settings):
         StoredResponse.read(*stored)
 
 
-def test_dropped(settings):
+def test_dropped_body_is_not_stored(settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = CIPHER
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 0
     found, stored = kept(StoredResponse(201, {}, b"secret"), store_body=False)
@@ -58,7 +58,7 @@ def test_dropped(settings):
     assert StoredResponse.read(*stored) == StoredResponse(201, {}, b"", dropped=True)
 
 
-def test_the_limit_is_the_last_length_that_is_kept(settings):
+def test_body_of_max_length_is_stored(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
     kept(StoredResponse(200, {}, b"x" * 10))
     with pytest.raises(UnstorableResponse, match=r"11 bytes .* allows 10"):
@@ -66,13 +66,13 @@ def test_the_limit_is_the_last_length_that_is_kept(settings):
 
 
 @pytest.mark.parametrize("character", ["\0", "\x07", "\n", "\r", "\x7f", "\ud800"], ids=ascii)
-def test_a_header_that_could_not_be_sent_again_is_refused(character):
+def test_unsendable_header_is_refused(character):
     with pytest.raises(UnstorableResponse, match="header Link has a character"):
         kept(StoredResponse(200, {"Link": f"a{character}b"}, b""))
 
 
 @pytest.mark.parametrize("value", ["a\tb", "a\xa0b", "caf\xe9", "\x85", ""], ids=ascii)
-def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
+def test_valid_header_is_stored_unchanged(value):
     """RFC 9110, 5.5: a tab, and bytes above ASCII, which Django takes for latin-1."""
     answer = StoredResponse(200, {"Link": value}, b"")
     assert StoredResponse.read(*kept(answer)[1]) == answer
@@ -93,6 +93,6 @@ def test_a_header_that_may_be_sent_is_kept_as_it_is(value):
         ("600", "{}", "plain"),
     ],
 )
-def test_what_was_never_kept_like_this_is_an_error(status, headers, kind):
+def test_malformed_row_is_damaged_response(status, headers, kind):
     with pytest.raises(ValueError, match=r"not headers that are ever stored|status \d+"):
         StoredResponse.read(status, headers, b"", kind)

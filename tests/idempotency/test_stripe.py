@@ -110,7 +110,7 @@ def effects():
     return sum(Counter.objects.values_list("value", flat=True))
 
 
-def test_a_lost_answer_is_asked_for_again_by_the_client_itself(site, stripe_client):
+def test_client_retries_a_lost_response(site, stripe_client):
     site.lose = 2
     paid = pay(stripe_client())
     assert (paid.id, paid.amount) == ("pi_1", 500)
@@ -120,7 +120,7 @@ def test_a_lost_answer_is_asked_for_again_by_the_client_itself(site, stripe_clie
     assert IdempotencyKey.objects.count() == 1
 
 
-def test_without_a_loss_it_is_the_first_answer(site, stripe_client):
+def test_requests_without_a_loss_are_no_replays(site, stripe_client):
     client = stripe_client()
     first, second = pay(client), pay(client)
     assert not replayed(first)
@@ -129,7 +129,7 @@ def test_without_a_loss_it_is_the_first_answer(site, stripe_client):
     assert site.answered == [200, 200]
 
 
-def test_a_client_that_gave_up_comes_back_with_its_key(site, stripe_client):
+def test_later_client_run_with_its_key_replays(site, stripe_client):
     site.lose = 1
     with pytest.raises(stripe.APIConnectionError):
         pay(stripe_client(retries=0), idempotency_key="order-1")
@@ -138,7 +138,7 @@ def test_a_client_that_gave_up_comes_back_with_its_key(site, stripe_client):
     assert effects() == 1
 
 
-def test_another_request_with_the_same_key(stripe_client):
+def test_reused_key_for_another_request_is_refused(stripe_client):
     pay(stripe_client(), idempotency_key="order-1")
     with pytest.raises(stripe.StripeError) as caught:
         pay(stripe_client(), amount=700, idempotency_key="order-1")
@@ -146,20 +146,20 @@ def test_another_request_with_the_same_key(stripe_client):
     assert effects() == 1
 
 
-def test_another_account_with_the_same_key(stripe_client):
+def test_equal_key_of_another_account_is_independent(stripe_client):
     for account in ("sk_test_1", "sk_test_2"):
         assert not replayed(pay(stripe_client(key=account), idempotency_key="order-1"))
     assert effects() == 2
 
 
-def test_a_client_error_is_given_again(stripe_client):
+def test_client_error_is_replayed(stripe_client):
     for again in (None, "true"):
         with pytest.raises(stripe.InvalidRequestError, match="negative") as caught:
             pay(stripe_client(), amount=-1, idempotency_key="order-1")
         assert caught.value.headers.get("Idempotent-Replayed") == again
 
 
-def test_a_conflict_in_flight_is_retried_by_the_client(site, stripe_client, monkeypatch):
+def test_conflict_in_flight_is_retried_by_the_client(site, stripe_client, monkeypatch):
     """409 is what its client waits on; it then gets the answer of the one that was first."""
     running, told = threading.Event(), threading.Event()
     site.on_conflict = told.set

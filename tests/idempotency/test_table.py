@@ -27,13 +27,13 @@ def expire():
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_another_method_passes_through(ask, method):
+def test_other_methods_pass_through(ask, method):
     for _ in range(2):
         assert ask(views.default, method=method, key=None).status_code == 201
     assert (effects(), rows()) == (2, 0)
 
 
-def test_the_methods_are_configurable(ask):
+def test_methods_are_configurable(ask):
     first = ask(pages.by_put, method="PUT")
     assert is_replay(ask(pages.by_put, method="PUT"), of=first)
     ask(pages.by_put)
@@ -41,12 +41,12 @@ def test_the_methods_are_configurable(ask):
     assert (effects(), rows()) == (3, 1)
 
 
-def test_a_missing_key(ask):
+def test_missing_key_is_400(ask):
     assert problem(ask(views.default, key=None)) == (400, "key_missing")
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_missing_key_where_none_is_needed_runs_unprotected(ask):
+def test_missing_optional_key_runs_unprotected(ask):
     for _ in range(2):
         assert ask(pages.optional, key=None).status_code == 201
     assert (effects(), rows()) == (2, 0)
@@ -56,7 +56,7 @@ def test_a_missing_key_where_none_is_needed_runs_unprotected(ask):
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a\x07b", "a, b", '"a', '"a", "b"'])
 @pytest.mark.parametrize("view", [views.default, pages.optional], ids=["required", "optional"])
-def test_a_key_that_is_none(ask, view, key):
+def test_invalid_key_is_400(ask, view, key):
     assert problem(ask(view, key=key)) == (400, "key_invalid")
     assert (effects(), rows()) == (0, 0)
 
@@ -67,12 +67,12 @@ def test_quoted_and_bare_are_the_same_key(ask):
     assert effects() == 1
 
 
-def test_strict_takes_quoted_only(ask):
+def test_strict_accepts_only_quoted_keys(ask):
     assert problem(ask(pages.strict, key="abc")) == (400, "key_invalid")
     assert ask(pages.strict, key='"abc"').status_code == 201
 
 
-def test_the_key_of_a_form_is_in_a_field(rf):
+def test_key_can_come_from_a_form_field(rf):
     def send(**fields):
         return pages.by_form(rf.post("/x/", fields), "201")
 
@@ -83,7 +83,7 @@ def test_the_key_of_a_form_is_in_a_field(rf):
     assert effects() == 1
 
 
-def test_an_anonymous_client_without_a_scope_is_a_mistake_of_the_project(ask):
+def test_anonymous_client_without_scope_is_improperly_configured(ask):
     with pytest.raises(ImproperlyConfigured, match="the client is anonymous"):
         ask(views.by_user)
     assert (effects(), rows()) == (0, 0)
@@ -100,7 +100,7 @@ def as_user(user, view):
     return called
 
 
-def test_who_is_not_logged_in_gets_the_stack_s_answer_also_to_a_replay(ask):
+def test_anonymous_client_gets_no_replay(ask):
     user = User.objects.create(username="a")
     first = ask(as_user(user, pages.members_only))
     assert is_replay(ask(as_user(user, pages.members_only)), of=first)
@@ -108,7 +108,7 @@ def test_who_is_not_logged_in_gets_the_stack_s_answer_also_to_a_replay(ask):
     assert (effects(), rows()) == (1, 1)
 
 
-def test_who_lost_the_permission_gets_no_replay(ask):
+def test_client_without_the_permission_gets_no_replay(ask):
     user = User.objects.create(username="a")
     user.user_permissions.add(Permission.objects.get(codename="add_counter"))
     first = ask(as_user(User.objects.get(), pages.permitted_only))
@@ -119,7 +119,7 @@ def test_who_lost_the_permission_gets_no_replay(ask):
     assert (effects(), rows()) == (1, 1)
 
 
-def test_a_throttled_request_is_not_recorded(ask, monkeypatch):
+def test_throttled_request_is_not_recorded(ask, monkeypatch):
     monkeypatch.setattr(pages, "throttled", [True])
     assert ask(pages.throttled_view).status_code == 429
     assert (effects(), rows()) == (0, 0)
@@ -131,7 +131,7 @@ def test_a_throttled_request_is_not_recorded(ask, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["200", "201", "204", "302", "400", "404", "409", "422"])
-def test_what_the_view_returns_is_kept_with_its_effects(ask, how):
+def test_returned_response_is_stored_with_effects(ask, how):
     first = ask(views.default, how)
     assert first.status_code == int(how)
     assert (effects(), rows()) == (1, 1)
@@ -140,7 +140,7 @@ def test_what_the_view_returns_is_kept_with_its_effects(ask, how):
 
 
 @pytest.mark.parametrize("how", ["401", "403", "408", "423", "425", "429", "500", "503"])
-def test_what_passes_rolls_back_and_frees_the_key(ask, how):
+def test_unstored_status_rolls_back_and_frees_the_key(ask, how):
     for _ in range(2):
         again = ask(views.default, how)
         assert again.status_code == int(how)
@@ -149,14 +149,14 @@ def test_what_passes_rolls_back_and_frees_the_key(ask, how):
 
 
 @pytest.mark.parametrize(("how", "error"), [("http404", Http404), ("crash", RuntimeError)])
-def test_what_is_raised_goes_on_rolls_back_and_frees_the_key(ask, how, error):
+def test_raised_error_rolls_back_and_frees_the_key(ask, how, error):
     for _ in range(2):
         with pytest.raises(error):
             ask(views.default, how)
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_denied_permission_rolls_back_and_frees_the_key(ask, monkeypatch):
+def test_denied_permission_rolls_back_and_frees_the_key(ask, monkeypatch):
     monkeypatch.setitem(views.ANSWERS, "denied", views._raises(PermissionDenied()))
     for _ in range(2):
         with pytest.raises(PermissionDenied):
@@ -183,7 +183,7 @@ def test_store_5xx_keeps_no_other_error(ask, how):
 
 
 @pytest.mark.parametrize("how", ["stream", "large", "nothing", "bell"])
-def test_an_answer_that_can_not_be_kept_is_not_given(ask, how, caplog):
+def test_unstorable_response_is_not_sent(ask, how, caplog):
     for _ in range(2):
         assert problem(ask(views.default, how)) == (500, "unstorable")
     assert (effects(), rows()) == (0, 0)
@@ -191,7 +191,7 @@ def test_an_answer_that_can_not_be_kept_is_not_given(ask, how, caplog):
     assert "Everything was rolled back" in caplog.text
 
 
-def test_a_body_that_is_dropped_need_not_fit(ask):
+def test_dropped_body_may_exceed_the_limit(ask):
     first = ask(pages.no_body, "large")
     again = ask(pages.no_body, "large")
     assert (first.status_code, again.status_code, again.content) == (200, 204, b"")
@@ -199,14 +199,14 @@ def test_a_body_that_is_dropped_need_not_fit(ask):
     assert effects() == 1
 
 
-def test_a_dropped_body_leaves_a_refusal_a_refusal(ask):
+def test_dropped_body_keeps_an_error_status(ask):
     ask(pages.no_body, "422")
     again = ask(pages.no_body, "422")
     assert (again.status_code, again.content) == (422, b"")
     assert again.headers["Location"] == "/effects/1/"
 
 
-def test_a_template_is_rendered_inside_the_transaction(ask, monkeypatch, settings):
+def test_template_is_rendered_inside_the_transaction(ask, monkeypatch, settings):
     source = {"lazy.html": "Hello {{ name }}"}
     loaders = [("django.template.loaders.locmem.Loader", source)]
     backend = "django.template.backends.django.DjangoTemplates"
@@ -226,7 +226,7 @@ def test_a_template_is_rendered_inside_the_transaction(ask, monkeypatch, setting
 # Done
 
 
-def test_a_replay_has_the_allow_listed_headers_and_never_a_cookie_or_a_date(ask, settings):
+def test_replay_has_only_the_allow_listed_headers(ask, settings):
     settings.DBLOCK_IDEMPOTENCY_HEADERS = ["x-kept"]
 
     def dated(request, value):
@@ -262,7 +262,7 @@ def test_a_replay_has_the_allow_listed_headers_and_never_a_cookie_or_a_date(ask,
     }
 
 
-def test_a_replay_writes_nothing(ask, statements):
+def test_replay_writes_nothing(ask, statements):
     ask(views.default)
     before = IdempotencyKey.objects.values().get()
     with statements() as sent:
@@ -275,25 +275,25 @@ def test_a_replay_writes_nothing(ask, statements):
 @pytest.mark.parametrize(
     "other", [{"body": b"{1}"}, {"method": "PATCH"}, {"query": "?a=1"}, {"how": "200"}], ids=str
 )
-def test_a_key_that_comes_with_another_request_is_refused(ask, other):
+def test_key_of_another_request_is_422(ask, other):
     ask(views.default)
     assert problem(ask(views.default, **other)) == (422, "key_reused")
     assert effects() == 1
 
 
-def test_a_fingerprint_of_the_project_s_own_replaces_the_body(ask):
+def test_fingerprint_of_the_project_s_own_replaces_the_body(ask):
     first = ask(pages.by_amount, query="?amount=5", body=b"{}")
     assert is_replay(ask(pages.by_amount, query="?amount=5", body=b"{ }"), of=first)
 
 
-def test_another_scope_never_meets_the_key(ask):
+def test_scopes_are_independent(ask):
     for who in ("a", "b"):
         answer = ask(views.default, **{"X-Client": who})
         assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (201, False)
     assert (effects(), rows()) == (2, 2)
 
 
-def test_retention_over_is_as_new_though_not_purged(ask):
+def test_unpurged_request_past_retention_is_new(ask):
     ask(views.default)
     expire()
     again = ask(views.default, body=b"other")
@@ -303,13 +303,13 @@ def test_retention_over_is_as_new_though_not_purged(ask):
     assert IdempotencyKey.objects.get().token > 1
 
 
-def test_the_retention_of_a_view(ask):
+def test_ttl_sets_the_retention_of_a_view(ask):
     ask(pages.short)
     row = IdempotencyKey.objects.get()
     assert (row.expires_at - row.completed_at).total_seconds() == pytest.approx(60, abs=0.1)
 
 
-def test_a_limit_on_the_live_keys_of_a_scope(ask, settings):
+def test_too_many_live_keys_are_429(ask, settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_KEYS = 2
     first = ask(views.default, key="1")
     ask(views.default, key="2")
@@ -323,32 +323,32 @@ def test_a_limit_on_the_live_keys_of_a_scope(ask, settings):
 # What must not be committed
 
 
-def test_a_success_over_a_swallowed_database_error_is_refused(ask):
+def test_success_after_a_swallowed_database_error_is_refused(ask):
     with pytest.raises(TransactionManagementError, match="swallowed"):
         ask(views.default, "swallowed-200")
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_refusal_over_a_swallowed_database_error_is_kept_without_the_effects(ask):
+def test_error_after_a_swallowed_database_error_is_stored(ask):
     first = ask(views.default, "swallowed-409")
     assert first.status_code == 409
     assert (effects(), rows()) == (0, 1)
     assert is_replay(ask(views.default, "swallowed-409"), of=first)
 
 
-def test_a_success_after_set_rollback_is_refused(ask):
+def test_success_after_set_rollback_is_refused(ask):
     with pytest.raises(TransactionManagementError, match="set_rollback"):
         ask(views.default, "set-rollback")
     assert (effects(), rows()) == (0, 0)
 
 
-def test_a_connection_closed_in_the_view_is_noticed():
+def test_connection_closed_in_the_view_is_an_error():
     with pytest.raises(TransactionManagementError, match="swallowed"):
         calling.ask(pages.broken_connection)
     assert rows() == 0
 
 
-def test_hooks_run_with_what_is_committed_and_never_with_what_is_undone(ask, monkeypatch):
+def test_on_commit_hooks_run_only_after_a_commit(ask, monkeypatch):
     monkeypatch.setattr(pages, "hooks", [])
     ask(pages.hooked, "500", key="a")
     ask(pages.hooked, "swallowed-409", key="b")
@@ -358,14 +358,14 @@ def test_hooks_run_with_what_is_committed_and_never_with_what_is_undone(ask, mon
     assert pages.hooks == ["201"]
 
 
-def test_a_view_that_calls_another_is_one_request(ask):
+def test_nested_protected_view_is_one_request(ask):
     first = ask(views.default, "nested")
     assert first.status_code == 201
     assert rows() == 1
     assert is_replay(ask(views.default, "nested"), of=first)
 
 
-def test_somebody_who_writes_past_the_lock_is_noticed(ask, rival):
+def test_row_written_without_the_lock_is_an_error(ask, rival):
     def during():
         rival.execute(
             "INSERT INTO django_dblock_idempotencykey (scope, key, fingerprint,"
@@ -382,7 +382,7 @@ def test_somebody_who_writes_past_the_lock_is_noticed(ask, rival):
 # The database
 
 
-def test_without_a_database_nothing_is_run():
+def test_unreachable_database_runs_nothing():
     connection.close()
     ran = []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OperationalError):
@@ -392,7 +392,7 @@ def test_without_a_database_nothing_is_run():
     connection.close()
 
 
-def test_another_database_than_postgresql_is_refused():
+def test_other_engine_is_refused():
     with pytest.raises(UnsupportedDatabase):
         calling.ask(pages.nowhere)
 
@@ -400,7 +400,7 @@ def test_another_database_than_postgresql_is_refused():
 # The handle, and who is told
 
 
-def test_what_the_view_finds(ask):
+def test_view_sees_its_request_unchanged(ask):
     told = json.loads(ask(pages.shows_handle).content)
     derived = told.pop("derived")
     assert len(derived) == 64
@@ -418,12 +418,12 @@ def test_what_the_view_finds(ask):
     assert not any(told.values())
 
 
-def test_steps_are_for_lease_mode(ask):
+def test_steps_are_refused_in_atomic_mode(ask):
     with pytest.raises(TypeError, match="mode='lease'"):
         ask(pages.steps)
 
 
-def test_listeners_are_told_and_never_the_whole_key(ask):
+def test_signals_never_have_the_whole_key(ask):
     told = []
 
     def listen(signal, sender, **facts):
@@ -448,7 +448,7 @@ def test_listeners_are_told_and_never_the_whole_key(ask):
     ]
 
 
-def test_the_answer_commits_with_an_outer_transaction_or_not_at_all(rival):
+def test_response_commits_with_the_outer_transaction(rival):
     def seen():
         return rival.execute("SELECT count(*) FROM django_dblock_idempotencykey").fetchone()[0]
 

@@ -45,7 +45,7 @@ def test_same_key_on_another_host_is_another_request(mode):
         ("[::1]", "[::1]:80", False),
     ],
 )
-def test_hosts_that_are_the_same_target_are_no_difference(one, other, secure):
+def test_equivalent_hosts_are_the_same_request(one, other, secure):
     """RFC 9110, 4.2.3: the host ignores case, and the default port may be left out."""
     sent = [
         RequestFactory().post("/pay/", secure=secure, headers={"Host": host})
@@ -55,14 +55,14 @@ def test_hosts_that_are_the_same_target_are_no_difference(one, other, secure):
 
 
 @pytest.mark.parametrize("other", ["acme.example:8080", "acme.example:443", "www.acme.example"])
-def test_hosts_that_are_another_target_are_a_difference(other):
+def test_other_hosts_are_other_requests(other):
     sent = [
         RequestFactory().post("/pay/", headers={"Host": host}) for host in ("acme.example", other)
     ]
     assert len(set(map(fingerprint.of_request, sent))) == 2
 
 
-def test_host_behind_a_proxy_is_the_one_that_the_client_asked(settings):
+def test_host_behind_a_proxy_is_the_forwarded_one(settings):
     settings.USE_X_FORWARDED_HOST = True
     sent = [
         RequestFactory().post(
@@ -73,7 +73,7 @@ def test_host_behind_a_proxy_is_the_one_that_the_client_asked(settings):
     assert len(set(map(fingerprint.of_request, sent))) == 2
 
 
-def test_host_that_is_not_allowed_is_for_django_to_refuse(settings):
+def test_disallowed_host_is_left_to_django(settings):
     settings.ALLOWED_HOSTS = ["acme.example"]
     request = RequestFactory().post("/pay/", headers={"Host": "evil.example"})
     assert fingerprint.of_request(request)
@@ -92,7 +92,7 @@ def test_retry_across_a_deployment_gets_the_first_response(mode, stored):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_request_that_another_release_abandoned_is_taken_over():
+def test_request_abandoned_by_an_older_release_is_taken_over():
     def die(request):
         raise Died
 

@@ -44,29 +44,29 @@ class TestDjangosOwn:
             "default": {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}
         }
 
-    def test_it_purges_every_kind(self, expired, fresh):
+    def test_task_purges_every_kind(self, expired, fresh):
         result = fresh().purge.enqueue()
         assert result.status == "SUCCESSFUL"
         assert result.return_value == {"idempotency": 1, "fenced": 1, "latches": 0}
         assert IdempotencyKey.objects.get().key == "kept-key"
 
-    def test_on_another_alias(self, expired, fresh):
+    def test_task_purges_another_alias(self, expired, fresh):
         result = fresh().purge.enqueue(using="other")
         assert result.return_value == {"idempotency": 0, "fenced": 0, "latches": 0}
 
-    def test_the_function_can_be_a_task_itself(self, expired):
+    def test_function_can_be_a_task_itself(self, expired):
         from django.tasks import task
 
         assert task(purge_idempotency_keys).enqueue(batch=1).return_value == 1
 
 
-def test_before_django_6_it_says_what_to_do_instead(fresh, monkeypatch):
+def test_import_before_django_6_names_an_alternative(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "django.tasks", None)
     with pytest.raises(ImportError, match=r"came with Django 6\.0\. Before that, call purge_"):
         fresh()
 
 
-def test_whatever_makes_a_task_of_it_it_purges(expired, fresh, monkeypatch):
+def test_purge_is_a_plain_task_function(expired, fresh, monkeypatch):
     """With a stand-in for the framework, which the oldest Django does not have."""
     module = types.ModuleType("django.tasks")
     module.task = lambda function: function
@@ -74,7 +74,7 @@ def test_whatever_makes_a_task_of_it_it_purges(expired, fresh, monkeypatch):
     assert fresh().purge() == {"idempotency": 1, "fenced": 1, "latches": 0}
 
 
-def test_with_celery(expired):
+def test_purge_runs_as_a_celery_task(expired):
     """The plain function, as a task that a beat calls; the real Celery, eagerly."""
     app = Celery("shop", set_as_current=False)
     app.conf.task_always_eager = True

@@ -32,7 +32,7 @@ def other(status):
     return lambda response: HttpResponse(b"other", status=status)
 
 
-def test_what_a_callback_writes_is_an_effect_and_its_error_undoes_all(ask):
+def test_callback_writes_commit_or_roll_back_with_the_view(ask):
     def fails(response):
         add_one()
         raise RuntimeError
@@ -51,7 +51,7 @@ def test_what_a_callback_writes_is_an_effect_and_its_error_undoes_all(ask):
     assert (effects(), rows()) == (2, 1)
 
 
-def test_the_answer_that_a_callback_puts_in_its_place_is_given_first_and_again(ask):
+def test_replacement_from_a_callback_is_sent_and_replayed(ask):
     view = idempotent(scope=client)(lambda asked, how: template(asked, other(202)))
     first, again = sent(ask(view)), ask(view)
     assert (
@@ -61,13 +61,13 @@ def test_the_answer_that_a_callback_puts_in_its_place_is_given_first_and_again(a
 
 
 @pytest.mark.parametrize("status", [408, 503])
-def test_one_that_may_end_better_is_not_kept_and_undoes_the_effects(ask, status):
+def test_temporary_error_from_a_callback_rolls_back(ask, status):
     view = idempotent(scope=client)(lambda asked, how: template(asked, other(status)))
     assert sent(ask(view)).status_code == status
     assert (effects(), rows()) == (0, 0)
 
 
-def test_what_is_not_kept_is_not_rendered_inside(ask):
+def test_unstored_response_is_rendered_after_the_rollback(ask):
     """The transaction may be broken; Django renders it after that is rolled back."""
     rendered = []
     view = idempotent(scope=client)(lambda asked, how: template(asked, rendered.append, status=503))
@@ -75,7 +75,7 @@ def test_what_is_not_kept_is_not_rendered_inside(ask):
     assert rendered == []
 
 
-def test_in_lease_mode_a_replacement_can_not_be_completed_with():
+def test_lease_mode_cannot_complete_with_a_replacement():
     """``complete()`` gives back what it was given, which would not be what was kept."""
 
     @idempotent(scope=client, mode="lease")
@@ -93,7 +93,7 @@ def test_in_lease_mode_a_replacement_can_not_be_completed_with():
     assert effects() == 1
 
 
-def test_rest_framework_gives_the_replacement_too():
+def test_rest_framework_sends_the_replacement():
     @api_view(["POST"])
     @idempotent(scope=client)
     def view(asked):

@@ -101,11 +101,11 @@ def overlap(name):
         return second.status_code, first.receive(), len(documents())
 
 
-def test_trap_the_lock_released_before_the_view_ran():
+def test_trap_lock_released_before_the_view_ran():
     assert overlap("ours") == (409, 201, 1)
 
 
-def test_twin_the_lock_released_before_the_view_ran():
+def test_twin_lock_released_before_the_view_ran():
     assert overlap("released_lock") == (201, 201, 2)
 
 
@@ -133,7 +133,7 @@ def overtake(name):
     return told(ask(name)), winner[0]
 
 
-def test_trap_a_claim_without_owner_token_so_a_zombie_overwrote_the_winner():
+def test_trap_claim_without_owner_token():
     zombie, winner = overtake("ours, late")
     assert winner[:2] == (201, False)
     assert zombie == (201, True, winner[2])
@@ -141,7 +141,7 @@ def test_trap_a_claim_without_owner_token_so_a_zombie_overwrote_the_winner():
     assert documents() == [winner[2]]
 
 
-def test_twin_a_claim_without_owner_token_so_a_zombie_overwrote_the_winner():
+def test_twin_claim_without_owner_token():
     zombie, winner = overtake("late")
     assert told(ask("late"))[2] == zombie[2] != winner[2]
     assert len(documents()) == 2
@@ -160,12 +160,12 @@ def crash(name, observer):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_trap_409_for_ever_after_a_crash(name, observer):
+def test_trap_permanent_409_after_a_crash(name, observer):
     assert crash(name, observer) == [201, 201]
     assert len(documents()) == 1
 
 
-def test_twin_409_for_ever_after_a_crash(observer):
+def test_twin_permanent_409_after_a_crash(observer):
     assert crash("claim_for_ever", observer) == [409, 409]
 
 
@@ -202,7 +202,7 @@ def test_trap_pickled_responses():
     assert INTRUDED == []
 
 
-def test_trap_pickled_responses_nothing_in_the_package_can_read_one():
+def test_trap_pickled_responses_cannot_be_read():
     modules = set()
     for path in Path(django_dblock.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -256,7 +256,7 @@ def test_trap_replay_before_authentication():
     assert ask_as(AnonymousUser(), view).status_code == 302
 
 
-def test_trap_replay_before_authentication_the_wrong_way_round():
+def test_trap_replay_before_authentication_in_wrong_order():
     """Where the decorator can't see what it stands around, no stranger gets an answer either."""
     ann = User.objects.create(username="ann")
     view = idempotent(login_required(pay))
@@ -300,7 +300,7 @@ usages = pytest.mark.parametrize("usage", [on_function, on_method])
 
 @usages
 @pytest.mark.parametrize("mode", ["atomic", "lease"])
-def test_trap_decorators_that_crash_with_rest_framework_after_the_effect_has_run(usage, mode):
+def test_trap_crash_with_rest_framework_after_the_effect(usage, mode):
     view = usage(idempotent(scope=client, mode=mode))
     first = calling.ask(view)
     assert first.status_code == 201
@@ -309,7 +309,7 @@ def test_trap_decorators_that_crash_with_rest_framework_after_the_effect_has_run
 
 
 @usages
-def test_twin_decorators_that_crash_with_rest_framework_after_the_effect_has_run(usage):
+def test_twin_crash_with_rest_framework_after_the_effect(usage):
     view = usage(recipes.check_then_act)
     for effects in (1, 2):
         with pytest.raises(ContentNotRenderedError):
@@ -326,7 +326,7 @@ def conflicts(request, how):
 
 
 @pytest.mark.parametrize("mode", ["atomic", "joined", "lease"])
-def test_trap_integrity_error_masked_by_transaction_management_error(mode):
+def test_trap_integrity_error_is_masked(mode):
     """The view's own error is the one that is seen, and everything works after it."""
     view = idempotent(scope=client, mode="lease" if mode == "lease" else "atomic")(conflicts)
     ask = calling.ask_joined if mode == "joined" else calling.ask
@@ -336,12 +336,12 @@ def test_trap_integrity_error_masked_by_transaction_management_error(mode):
     assert not IdempotencyKey.objects.exists()
 
 
-def test_trap_integrity_error_masked_where_two_record_at_once():
+def test_trap_integrity_error_of_two_records_is_masked():
     """They do not: the second is told before its view runs."""
     assert overlap("ours") == (409, 201, 1)
 
 
-def test_twin_integrity_error_masked_by_transaction_management_error():
+def test_twin_integrity_error_is_masked():
     with pytest.raises(TransactionManagementError):
         overlap("catches_integrity_error")
 
@@ -372,7 +372,7 @@ def waiting(observer):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_trap_on_conflict_do_nothing_waits_for_the_other_transaction(name):
+def test_trap_on_conflict_do_nothing_waits(name):
     """The answer is there while the other transaction is still open."""
     with process(runs, name) as first:
         first.receive()
@@ -381,7 +381,7 @@ def test_trap_on_conflict_do_nothing_waits_for_the_other_transaction(name):
         assert first.receive() == 201
 
 
-def test_trap_on_conflict_do_nothing_waits_for_a_claim_that_is_not_committed_yet():
+def test_trap_on_conflict_do_nothing_waits_for_a_claim():
     """Lease mode has such a statement, which is run under the lock alone."""
     with process(first_call, "lease") as first:
         while first.receive()[0] != "before COMMIT":
@@ -390,7 +390,7 @@ def test_trap_on_conflict_do_nothing_waits_for_a_claim_that_is_not_committed_yet
         assert problem(leasing.post(leased)) == (409, "in_progress")
 
 
-def test_twin_on_conflict_do_nothing_waits_for_the_other_transaction(observer):
+def test_twin_on_conflict_do_nothing_waits(observer):
     with process(runs, "on_conflict") as first:
         first.receive()
         with process(runs, "on_conflict") as second:

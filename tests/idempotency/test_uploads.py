@@ -89,7 +89,7 @@ def streams(request):
         (sets_handlers, "POST"),
     ],
 )
-def test_multipart(view, method, size):
+def test_multipart_is_fingerprinted_by_content(view, method, size):
     one, two = b"x" * size, b"x" * (size - 1) + b"y"
     first = view(multipart(one, method=method, a="1"))
     assert first.status_code == 200, first.content
@@ -102,7 +102,7 @@ def test_multipart(view, method, size):
 
 @SIZES
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
-def test_body_that_the_view_reads_as_a_stream(method, size):
+def test_streamed_body_reaches_the_view(method, size):
     one, two = b"x" * size, b"x" * (size - 1) + b"y"
     first = streams(sent(one, method))
     assert first.content == sha256(one).hexdigest().encode()
@@ -110,7 +110,7 @@ def test_body_that_the_view_reads_as_a_stream(method, size):
     assert streams(sent(two, method)).status_code == 422
 
 
-def test_multipart_that_the_view_reads_as_a_stream():
+def test_streamed_multipart_reaches_the_view():
     request = multipart(b"x" * 3_000_000)
     body = request.environ["wsgi.input"].read()
     request.environ["wsgi.input"] = None
@@ -118,7 +118,7 @@ def test_multipart_that_the_view_reads_as_a_stream():
     assert first.content == sha256(body).hexdigest().encode()
 
 
-def test_body_over_the_limit_is_still_no_bytes():
+def test_body_over_the_limit_is_streamed():
     """As without the decorator: Django reads no more than that into memory."""
 
     @once
@@ -132,7 +132,7 @@ def test_body_over_the_limit_is_still_no_bytes():
 
 
 @pytest.mark.parametrize("read", ["POST", "body"])
-def test_form_that_was_read_before(read):
+def test_form_already_parsed_is_fingerprinted(read):
     """As by the CSRF check, or a middleware that logs."""
     found = []
     for boundary in ("one", "two"):
@@ -142,14 +142,14 @@ def test_form_that_was_read_before(read):
     assert [replayed(response) for response in found] == [False, True]
 
 
-def test_the_same_form_read_before_and_not():
+def test_parsed_and_unparsed_form_are_equal():
     request = multipart(b"x", a="1")
     assert request.POST["a"] == "1"
     takes_files(request)
     assert replayed(takes_files(multipart(b"x", a="1")))
 
 
-def test_stream_that_can_seek_is_not_copied():
+def test_seekable_stream_is_not_copied():
     """As ASGI's: Django has put it in a file already."""
     request = sent(b"x" * 3_000_000)
     stream = request._stream = io.BytesIO(b"x" * 3_000_000)
@@ -157,7 +157,7 @@ def test_stream_that_can_seek_is_not_copied():
     assert request._stream is stream
 
 
-def test_form_without_fields_and_files():
+def test_empty_multipart_form():
     for again in (False, True):
         request = sent(encode_multipart("x", {}), kind="multipart/form-data; boundary=x")
         response = once_reads_nothing(request)
@@ -189,7 +189,7 @@ class Broken(io.RawIOBase):
         raise ConnectionResetError
 
 
-def test_client_that_goes_while_its_body_is_read():
+def test_client_disconnects_during_the_upload():
     request = multipart(b"x")
     request._stream = Broken()
     with pytest.raises(UnreadablePostError):

@@ -25,11 +25,11 @@ def without_users(settings):
     settings.MIDDLEWARE = [each for each in settings.MIDDLEWARE if each != OURS]
 
 
-def test_a_sound_project():
+def test_correct_project_has_no_message():
     assert check_views() == []
 
 
-def test_it_is_registered_by_the_app():
+def test_checks_are_registered_by_the_app():
     assert tags_of(check_views) == (checks.Tags.urls,)
 
 
@@ -43,7 +43,7 @@ def test_w030_no_middleware_sets_the_user(settings):
     assert "tests.app.idempotent_matrix.function" not in found, "it has a scope"
 
 
-def test_w030_names_what_method_decorator_has_decorated(settings):
+def test_w030_names_a_method_decorator(settings):
     """Each by its class and method; not as the dummy on which Django tries the decorator."""
     without_users(settings)
     found = {message.obj for message in check_views()}
@@ -59,25 +59,25 @@ def test_w030_no_auth_app(settings, monkeypatch):
     assert "dblock.W030" in {message.id for message in check_views()}
 
 
-def test_a_subclass_of_the_middleware_is_one(settings):
+def test_subclass_of_the_middleware_sets_the_user(settings):
     without_users(settings)
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.Subclass"]
     assert check_views() == []
 
 
-def test_a_function_may_be_a_middleware(settings):
+def test_function_middleware_is_tolerated(settings):
     without_users(settings)
     settings.MIDDLEWARE = [f"{__name__}.without_users"]
     assert check_views()
 
 
-def test_rest_framework_knows_its_users_by_itself(settings):
+def test_rest_framework_views_need_no_middleware(settings):
     without_users(settings)
     with modify_settings(INSTALLED_APPS={"append": "rest_framework"}):
         assert check_views() == []
 
 
-def test_a_project_without_urls(settings):
+def test_project_without_urls(settings):
     settings.ROOT_URLCONF = None
     without_users(settings)
 
@@ -87,7 +87,7 @@ def test_a_project_without_urls(settings):
     assert any("somewhere" in message.obj for message in check_views())
 
 
-def test_a_project_without_the_auth_app():
+def test_project_without_the_auth_app():
     """Decorating, calling and checking import nothing of django.contrib.auth."""
     program = (
         "import django, sys;"

@@ -125,18 +125,18 @@ def elsewhere(place):
 
 @pytest.mark.usefixtures("atomic_requests")
 @pytest.mark.parametrize("place", [*ATOMIC, "function-lease"])
-def test_sync_views(place, during):
+def test_sync_view_has_one_effect(place, during):
     works(post, place, during)
 
 
 @pytest.mark.parametrize("place", WITHOUT_TRANSACTION)
-def test_lease_mode_on_what_can_not_opt_out_of_a_transaction(place, during):
+def test_lease_mode_on_a_method_under_atomic_requests(place, during):
     works(post, place, during)
 
 
 @pytest.mark.usefixtures("in_atomic_requests")
 @pytest.mark.parametrize("place", WITHOUT_TRANSACTION)
-def test_lease_mode_under_atomic_requests_says_what_to_change(place):
+def test_lease_mode_error_says_what_to_change(place):
     """Only a function can opt out by itself; a class does it in the URLconf."""
     with pytest.raises(ImproperlyConfigured, match="non_atomic_requests"):
         post(place)
@@ -144,26 +144,26 @@ def test_lease_mode_under_atomic_requests_says_what_to_change(place):
 
 
 @pytest.mark.parametrize("place", ASYNC)
-def test_async_views(place, during):
+def test_async_view_has_one_effect(place, during):
     works(apost, place, during)
 
 
 @pytest.mark.usefixtures("in_atomic_requests")
 @pytest.mark.parametrize("place", ["async-function", "async-on-dispatch"])
-def test_an_async_function_opts_out_of_atomic_requests(place, during):
+def test_async_function_opts_out_of_atomic_requests(place, during):
     """And a class whose dispatch is decorated: as_view() takes the mark over."""
     works(apost, place, during)
 
 
 @pytest.mark.usefixtures("in_atomic_requests")
 @pytest.mark.parametrize("place", ["async-direct", "async-on-method"])
-def test_async_classes_under_atomic_requests_are_refused_by_django(place):
+def test_django_refuses_async_classes_under_atomic_requests(place):
     with pytest.raises(RuntimeError, match="ATOMIC_REQUESTS with async views"):
         apost(place)
     assert effects() == 0
 
 
-def test_atomic_mode_of_an_async_view_is_a_type_error():
+def test_atomic_mode_on_an_async_view_is_refused():
     async def view(request): ...
 
     with pytest.raises(TypeError, match=r"use @idempotent\(mode='lease'\)"):
@@ -173,20 +173,20 @@ def test_atomic_mode_of_an_async_view_is_a_type_error():
     assert effects() == 0
 
 
-def test_a_class_is_a_type_error():
+def test_class_is_refused_at_decoration():
     with pytest.raises(TypeError, match="decorate the method that needs"):
 
         @idempotent
         class Whole(View): ...
 
 
-def test_other_methods_pass():
+def test_other_methods_pass_through():
     assert Client().get("/direct/").content == b"got"
     assert Client().get("/on-dispatch/").status_code == 405
     assert not IdempotencyKey.objects.exists()
 
 
-def test_other_methods_pass_in_async_views_too():
+def test_other_methods_pass_through_async_views():
     async def view(request):
         assert not request.idempotency.protected
         return HttpResponse(b"got")
@@ -195,7 +195,7 @@ def test_other_methods_pass_in_async_views_too():
     assert async_to_sync(protected)(RequestFactory().get("/")).content == b"got"
 
 
-def test_an_optional_key_runs_unprotected():
+def test_missing_optional_key_runs_unprotected():
     def view(request):
         assert request.idempotency.key is None
         return HttpResponse(b"run")
@@ -211,7 +211,7 @@ def test_an_optional_key_runs_unprotected():
 
 @pytest.mark.parametrize("call", [post, apost])
 @pytest.mark.parametrize(("key", "code"), [(None, "key_missing"), ("", "key_invalid")])
-def test_a_bad_key_is_answered_in_sync_and_async(call, key, code):
+def test_invalid_key_is_400_in_sync_and_async(call, key, code):
     place = "function" if call is post else "async-function"
     sent = headers(key) if key is not None else {"X-Client": "ann"}
     client = Client() if call is post else AsyncClient()
@@ -221,7 +221,7 @@ def test_a_bad_key_is_answered_in_sync_and_async(call, key, code):
     assert effects() == 0
 
 
-def test_the_key_of_a_form_comes_from_key():
+def test_key_can_come_from_a_form_field():
     def view(request):
         matrix.effect()
         return HttpResponse(request.idempotency.key)
@@ -235,7 +235,7 @@ def test_the_key_of_a_form_comes_from_key():
     assert effects() == 1
 
 
-def test_the_logged_in_user_is_the_scope():
+def test_logged_in_user_is_the_scope():
     """Keys are not global across users: the same key of two of them is two requests."""
     for name in ("bob", "eve"):
         client = Client()
@@ -249,13 +249,13 @@ def test_the_logged_in_user_is_the_scope():
 
 
 @pytest.mark.parametrize("place", ["of-anybody", "async-of-user"])
-def test_strangers_have_no_bucket(place):
+def test_anonymous_client_has_no_scope(place):
     with pytest.raises(ImproperlyConfigured, match="the client is anonymous"):
         (apost if place.startswith("async") else post)(place)
     assert effects() == 0
 
 
-def test_the_user_of_an_async_view_is_its_scope():
+def test_scope_of_an_async_view_is_its_user():
     client = AsyncClient()
     client.force_login(User.objects.create(username="bob"))
     call = async_to_sync(client.post)
@@ -264,7 +264,7 @@ def test_the_user_of_an_async_view_is_its_scope():
     assert IdempotencyKey.objects.get().scope.startswith("user:")
 
 
-def test_an_async_view_without_any_user():
+def test_async_view_without_a_user():
     async def view(request): ...
 
     protected = idempotent(mode="lease")(view)
@@ -272,13 +272,13 @@ def test_an_async_view_without_any_user():
         async_to_sync(protected)(RequestFactory().post("/", headers=headers()))
 
 
-def test_an_async_view_may_ask_for_its_scope_async():
+def test_async_scope_function_is_awaited():
     assert apost("async-scope").status_code == 201
     assert apost("async-scope").headers["Idempotent-Replayed"] == "true"
     assert IdempotencyKey.objects.get().scope == "scope:ann"
 
 
-def test_a_view_that_calls_another_is_one_request():
+def test_nested_protected_view_is_one_request():
     async def inner(request):
         return await sync_to_async(matrix.answer)()
 
@@ -293,7 +293,7 @@ def test_a_view_that_calls_another_is_one_request():
     assert IdempotencyKey.objects.count() == 1
 
 
-def test_an_async_view_that_fails_frees_its_key():
+def test_failed_async_view_frees_its_key():
     @idempotent(scope=matrix.client, mode="lease")
     async def fails(request):
         await sync_to_async(matrix.effect)()
@@ -306,7 +306,7 @@ def test_an_async_view_that_fails_frees_its_key():
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_an_async_view_may_keep_its_failure(status):
+def test_async_view_can_store_its_error(status):
     @idempotent(scope=matrix.client, mode="lease", store_5xx=True)
     async def fails(request):
         await sync_to_async(matrix.effect)()
@@ -325,7 +325,7 @@ def overtaken():
     IdempotencyKey.objects.update(token=F("token") + 1)
 
 
-def test_a_lost_lease_is_no_server_error_to_be_kept():
+def test_lost_lease_is_not_stored_as_server_error():
     """Neither as the view's own 500, with store_5xx: the request is the other run's."""
 
     @idempotent(scope=matrix.client, mode="lease", store_5xx=True)
@@ -348,7 +348,7 @@ def test_a_lost_lease_is_no_server_error_to_be_kept():
     assert not IdempotencyKey.objects.exclude(completed_at=None).exists()
 
 
-def test_completing_by_hand():
+def test_complete_called_by_the_view():
     @idempotent(scope=matrix.client, mode="lease")
     def view(request):
         with transaction.atomic():
@@ -362,7 +362,7 @@ def test_completing_by_hand():
     assert effects() == 1
 
 
-def test_a_fingerprint_of_the_projects_own():
+def test_projects_fingerprint_replaces_the_body():
     def view(request):
         return matrix.answer()
 
@@ -373,7 +373,7 @@ def test_a_fingerprint_of_the_projects_own():
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch"])
-def test_the_fields_and_files_of_a_form_count_whatever_the_method(method):
+def test_form_of_any_method_is_fingerprinted(method):
     """Django parses those of POST only, and an unread form would be like any other."""
 
     def view(request):
@@ -400,7 +400,7 @@ def test_the_fields_and_files_of_a_form_count_whatever_the_method(method):
 class TestAroundAuthorisation:
     """Replay before authentication is a trap: where it would be, nothing is decorated."""
 
-    def test_above_api_view(self):
+    def test_idempotent_above_api_view_is_refused(self):
         @api_view(["POST"])
         def view(request): ...
 
@@ -414,7 +414,7 @@ class TestAroundAuthorisation:
             ((LoginRequiredMixin, View), r"on the view's method, post\(\)"),
         ],
     )
-    def test_on_dispatch_and_on_as_view(self, base, how):
+    def test_idempotent_around_dispatch_is_refused(self, base, how):
         ran = []
 
         class Plain(*base):
@@ -437,18 +437,18 @@ class TestAroundAuthorisation:
                 each.as_view()(request)
         assert not ran
 
-    def test_a_class_that_decides_nothing_may_be_decorated_whole(self):
+    def test_class_without_authorisation_can_be_decorated(self):
         protected = idempotent(scope=matrix.client)(matrix.Direct.as_view())
         assert protected(RequestFactory().post("/", headers=headers("x"))).status_code == 201
 
 
-def test_what_is_called_without_a_request_says_so():
+def test_call_without_a_request_is_a_clear_error():
     with pytest.raises(TypeError, match="without a request as its first argument"):
         matrix.function("request")
 
 
 @pytest.mark.parametrize("how", ["another method", "no key that it needs"])
-def test_a_view_without_protection_leaves_that_of_the_view_that_it_calls(how):
+def test_unprotected_view_keeps_inner_protection(how):
     """Else a dispatcher in front of it would switch the inner view's protection off."""
     ran = []
 
@@ -475,7 +475,7 @@ def test_a_view_without_protection_leaves_that_of_the_view_that_it_calls(how):
         assert ran == []
 
 
-def test_an_async_view_without_protection_leaves_it_too():
+def test_unprotected_async_view_keeps_inner_protection():
     ran = []
 
     @idempotent(scope=matrix.client, mode="lease", methods=("PUT",))

@@ -51,7 +51,7 @@ def headers(item):
     return {"Idempotency-Key": "k", "If-Match": etag(item)}
 
 
-def test_function(item):
+def test_function_view_with_if_match_is_replayed(item):
     found = []
     for _ in range(2):
         request = RequestFactory().post("/x/", headers=headers(item))
@@ -61,7 +61,7 @@ def test_function(item):
     assert found[1].headers["Idempotent-Replayed"] == "true"
 
 
-def test_view_of_the_framework(item):
+def test_framework_view_with_if_match_is_replayed(item):
     view = Items.as_view({"patch": "partial_update"})
     tag = view_tag(item)
     found = []

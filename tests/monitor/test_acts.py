@@ -45,7 +45,7 @@ def audit(caplog):
 
 
 class TestRelease:
-    def test_asked_done_and_written_down(self, person, audit):
+    def test_release_asks_acts_and_logs(self, person, audit):
         ann = person("ann", "view", "release")
         with pytest.raises(LockLost), fenced_lock("nightly", ttl=60) as lock:
             page = html(ann.get(RELEASE, {"lease": "0:nightly"}))
@@ -74,13 +74,13 @@ class TestRelease:
         assert str(lock.token) in entry.change_message
         assert entry.object_id == str(FencedLock.objects.get().pk)
 
-    def test_a_get_ends_nothing(self, root):
+    def test_get_releases_nothing(self, root):
         with fenced_lock("nightly", ttl=60) as lock:
             root.get(RELEASE, {"lease": "0:nightly", "grant": f"0:{lock.token}:nightly"})
             lock.check()
             assert FencedLock.objects.get().token == lock.token
 
-    def test_not_the_one_that_came_after_it(self, root, audit):
+    def test_later_grant_is_not_released(self, root, audit):
         with fenced_lock("nightly", ttl=60) as old:
             page = html(root.get(RELEASE, {"lease": "0:nightly"}))
         with fenced_lock("nightly", ttl=60) as new:
@@ -90,7 +90,7 @@ class TestRelease:
         assert audit() == []
         assert LogEntry.objects.count() == 0
 
-    def test_one_that_nobody_has_any_more(self, root):
+    def test_free_lease_is_a_message(self, root):
         with fenced_lock("nightly", ttl=60):
             pass
         answer = root.get(RELEASE, {"lease": "0:nightly"}, follow=True)
@@ -98,7 +98,7 @@ class TestRelease:
             "The lease is no longer held. Nothing was done."
         ]
 
-    def test_several(self, root, observer, audit):
+    def test_several_leases_are_released(self, root, observer, audit):
         for name in ("one", "two", "three"):
             scene.lease(observer, name)
         page = html(root.get(RELEASE, {"lease": ["0:one", "0:three"]}))
@@ -106,7 +106,7 @@ class TestRelease:
         assert [record.lock for record in audit()] == ["one", "three"]
 
     @pytest.mark.parametrize("name", ["a/b?c&d=e", "x:y:z", "ü 漢", "evil\u202egnp", "%2F+"])
-    def test_any_name_finds_its_way(self, name, root, observer):
+    def test_any_name_survives_the_form(self, name, root, observer):
         scene.lease(observer, name)
         [link] = re.findall(r'href="([^"]*release/[^"]*)"', html(root.get(PAGE)))
         page = html(root.get(link.replace("&amp;", "&")))
@@ -114,7 +114,7 @@ class TestRelease:
         assert FencedLock.objects.get().token > 1767225600060
         assert "\u202e" not in page.split('<form method="post">')[1].split("<dl>")[1]
 
-    def test_a_guard_that_does_not_end_is_not_waited_for_for_ever(self, root, rival, monkeypatch):
+    def test_wait_for_an_open_guard_is_bounded(self, root, rival, monkeypatch):
         from django_dblock.monitor import views as release
 
         monkeypatch.setattr(release, "_PATIENCE", 0.05)
@@ -125,14 +125,14 @@ class TestRelease:
         assert "nightly was not released: canceling statement due to lock timeout" in said
         assert "If its holder has an open guarded transaction, wait until that has ended" in said
 
-    def test_also_where_each_request_is_a_transaction(self, root, observer, monkeypatch):
+    def test_release_works_under_atomic_requests(self, root, observer, monkeypatch):
         """In one, nobody would see it before the commit, so the protocol refuses it."""
         monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
         scene.lease(observer, "nightly")
         [said] = follow(root, RELEASE, {"grant": ["0:1767225600060:nightly"]})
         assert said.startswith("nightly is released.")
 
-    def test_on_another_database(self, root, connect, audit):
+    def test_release_on_another_database(self, root, connect, audit):
         other = connect("other")
         scene.lease(other, "nightly")
         page = html(root.get(RELEASE, {"lease": "0:nightly", "using": "other"}))
@@ -141,10 +141,10 @@ class TestRelease:
         assert audit()[0].using == "other"
 
     @pytest.mark.parametrize("grant", ["", "nightly", "0:nightly", "0:x:nightly", "x:7:nightly"])
-    def test_a_form_that_is_not_ours(self, grant, root):
+    def test_malformed_form_is_400(self, grant, root):
         html(root.post(RELEASE, {"grant": [grant]}), 400)
 
-    def test_a_database_that_does_not_answer(self, root, settings):
+    def test_unreachable_database_is_a_message(self, root, settings):
         settings.DBLOCK_DATABASE = "sqlite"
         answer = root.get(RELEASE, {"lease": "0:nightly"}, follow=True)
         [said] = map(str, answer.context["messages"])
@@ -174,7 +174,7 @@ class TestTerminate:
             is None
         )
 
-    def test_asked_done_and_written_down(self, person, holder, stage, audit):
+    def test_terminate_asks_acts_and_logs(self, person, holder, stage, audit):
         stage.want(stage.session("celery"), "inventory", "sku-1")
         ann = person("ann", "view", "terminate")
         page = self.asked(ann, holder)
@@ -194,7 +194,7 @@ class TestTerminate:
         assert (entry.user.get_username(), entry.object_repr) == ("ann", f"backend {pid}")
         assert entry.get_admin_url() is None
 
-    def test_a_waiter(self, root, holder, stage):
+    def test_waiter_can_be_ended(self, root, holder, stage):
         waiter = stage.session("celery")
         stage.want(waiter, "inventory", "sku-1")
         page = self.asked(root, waiter)
@@ -203,11 +203,11 @@ class TestTerminate:
         observe.until(lambda: self.is_gone(stage.observer, waiter), "it ends")
         assert not self.is_gone(stage.observer, holder)
 
-    def test_a_get_ends_nothing(self, root, holder, stage):
+    def test_get_ends_nothing(self, root, holder, stage):
         root.get(TERMINATE, {**fields(self.asked(root, holder)), "post": "yes"})
         assert not self.is_gone(stage.observer, holder)
 
-    def test_a_recycled_pid_is_another_backend(self, root, holder, stage, audit):
+    def test_recycled_pid_is_not_ended(self, root, holder, stage, audit):
         posted = fields(self.asked(root, holder))
         posted["start"] = [
             (parse_datetime(posted["start"][0]) - timedelta(microseconds=1)).isoformat()
@@ -225,13 +225,13 @@ class TestTerminate:
         assert audit() == []
         assert LogEntry.objects.count() == 0
 
-    def test_one_that_let_go_meanwhile(self, root, holder, stage):
+    def test_backend_without_a_lock_is_not_ended(self, root, holder, stage):
         posted = fields(self.asked(root, holder))
         holder.execute("COMMIT")
         assert "holds no lock any more" in follow(root, TERMINATE, posted)[0]
         assert not self.is_gone(stage.observer, holder)
 
-    def test_where_the_role_may_not_it_is_told_in_words(self, root, holder, observer, monkeypatch):
+    def test_missing_database_right_is_a_message(self, root, holder, observer, monkeypatch):
         posted = fields(self.asked(root, holder))
         observer.execute(
             "DROP ROLE IF EXISTS dblock_app; CREATE ROLE dblock_app LOGIN;"
@@ -258,15 +258,15 @@ class TestTerminate:
             {"pid": "1", "start": "2026-13-01T00:00:00Z"},
         ],
     )
-    def test_a_form_that_is_not_ours(self, given, root):
+    def test_malformed_form_is_400(self, given, root):
         html(root.post(TERMINATE, given), 400)
         html(root.get(TERMINATE, given), 400)
 
-    def test_no_number_of_a_backend(self, root):
+    def test_impossible_pid_is_a_message(self, root):
         [said] = follow(root, TERMINATE, {"pid": "-1", "start": "2026-01-01T00:00:00Z"})
         assert said == "Backend -1 has already ended, or holds no lock any more. Nothing was done."
 
-    def test_a_database_that_does_not_answer(self, root, settings):
+    def test_unreachable_database_is_a_message(self, root, settings):
         settings.DBLOCK_DATABASE = "sqlite"
         given = {"pid": "1", "start": "2026-01-01T00:00:00Z"}
         answer = root.get(TERMINATE, given, follow=True)
@@ -283,32 +283,32 @@ class TestWhoMay:
         "lease": "0:nightly", "grant": "0:7:nightly", "pid": "1", "start": "2026-01-01T00:00:00Z",
     }  # fmt: skip
 
-    def test_nobody_without_its_permission(self, path, permission, method, person):
+    def test_own_permission_is_required(self, path, permission, method, person):
         other = {"release": "terminate", "terminate": "release"}[permission]
         html(getattr(person("ann", "view", other), method)(path, self.GIVEN), 403)
 
-    def test_nobody_who_may_not_view(self, path, permission, method, person):
+    def test_view_permission_is_required(self, path, permission, method, person):
         html(getattr(person("ann", "release", "terminate"), method)(path, self.GIVEN), 403)
 
-    def test_no_stranger(self, path, permission, method, client, db):
+    def test_anonymous_user_must_sign_in(self, path, permission, method, client, db):
         answer = getattr(client, method)(path, self.GIVEN)
         assert answer["Location"].startswith("/admin/login/")
 
-    def test_who_may(self, path, permission, method, person):
+    def test_user_with_permissions_may_act(self, path, permission, method, person):
         answer = getattr(person("ann", "view", permission), method)(path, self.GIVEN)
         assert answer.status_code == 302
         assert answer["Location"] == PAGE
 
 
 @pytest.mark.parametrize("path", [RELEASE, TERMINATE])
-def test_without_the_token_of_the_form_nothing_is_done(path, root):
+def test_post_without_the_csrf_token_does_nothing(path, root):
     """From another site, with this one's cookies."""
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = root.cookies
     html(strict.post(path, TestWhoMay.GIVEN), 403)
 
 
-def test_with_it_it_is(root):
+def test_post_with_the_csrf_token_acts(root):
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = root.cookies
     with pytest.raises(LockLost), fenced_lock("nightly", ttl=60) as lock:

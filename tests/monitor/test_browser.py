@@ -107,7 +107,7 @@ def busy(stage):
 
 
 class TestLive:
-    def test_what_is_new_comes_by_itself_and_the_page_stays(self, browser, stage):
+    def test_page_updates_without_a_reload(self, browser, stage):
         browser.open(PAGE + "?refresh=2")
         run(browser, "window.sameAsBefore = true")
         assert "Nothing is waiting." in browser.text("#dblock-live")
@@ -117,7 +117,7 @@ class TestLive:
         assert browser.text("#dblock-pulse") == "Live"
         assert run(browser, "return window.sameAsBefore")
 
-    def test_a_screen_reader_is_told_what_changed_and_not_the_ages(self, browser, stage):
+    def test_screen_reader_hears_changes_but_not_ages(self, browser, stage):
         browser.open(PAGE + "?refresh=2")
         assert browser.find("#dblock-status").get_attribute("role") == "status"
         stage.hold(stage.session("shop"), ("inventory", "sku-1"))
@@ -130,7 +130,7 @@ class TestLive:
         self.until_refreshed(browser)
         assert run(browser, "return window.changes") == 0
 
-    def test_focus_open_queries_and_the_scroll_position_stay(self, browser, busy):
+    def test_refresh_keeps_focus_open_queries_and_scroll(self, browser, busy):
         browser.open(PAGE + "?refresh=2")
         pid = busy["gunicorn"].info.backend_pid
         run(browser, f"document.getElementById('dblock-query-{pid}').open = true")
@@ -144,7 +144,7 @@ class TestLive:
         self.until_refreshed(browser)
         assert run(browser, "return document.activeElement.tagName") == "SUMMARY"
 
-    def test_the_focus_of_what_is_gone_stays_in_the_part_that_changed(self, browser, stage):
+    def test_lost_focus_moves_to_the_live_part(self, browser, stage):
         session = stage.session("shop")
         stage.hold(session, ("inventory", "sku-1"))
         browser.open(PAGE + "?refresh=2")
@@ -153,7 +153,7 @@ class TestLive:
         until_text(browser, "#dblock-live", "No advisory lock is held.")
         assert run(browser, "return document.activeElement.id") == "dblock-live"
 
-    def test_text_that_is_being_marked_stays(self, browser, stage):
+    def test_selected_text_is_not_replaced(self, browser, stage):
         browser.open(PAGE + "?refresh=2")
         run(browser, "getSelection().selectAllChildren(document.getElementById('dblock-waits'))")
         run(browser, "window.marked = document.getElementById('dblock-waits')")
@@ -162,7 +162,7 @@ class TestLive:
         run(browser, "getSelection().removeAllRanges()")
         self.until_refreshed(browser)
 
-    def test_it_pauses_while_nobody_looks(self, browser):
+    def test_hidden_tab_pauses(self, browser):
         browser.open(PAGE + "?refresh=2")
         run(browser, "Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
         until_text(browser, "#dblock-pulse", "Paused")
@@ -175,7 +175,7 @@ class TestLive:
         until_text(browser, "#dblock-pulse", "Live")
         assert self.asked(browser) == asked + 1
 
-    def test_an_answer_that_does_not_come_is_told_and_asked_for_again(self, browser):
+    def test_missing_response_is_shown_and_retried(self, browser):
         browser.open(PAGE + "?refresh=2")
         run(browser, "window.theirs = fetch; window.fetch = async () => { throw new Error(); }")
         until_text(browser, "#dblock-pulse", "No answer.")
@@ -193,7 +193,7 @@ class TestLive:
         until_text(browser, "#dblock-pulse", "Live")
         assert "waiting: 0" in text_of(browser, "#dblock-status")
 
-    def test_who_is_signed_out_is_told(self, browser):
+    def test_signed_out_user_is_informed(self, browser):
         browser.open(PAGE + "?refresh=2")
         browser.driver.delete_all_cookies()
         until_text(browser, "#dblock-pulse", "Signed out.")
@@ -224,14 +224,14 @@ class TestLive:
 
 
 class TestWithoutJavaScript:
-    def test_the_page_loads_itself_anew(self, without_scripts, stage):
+    def test_page_reloads_without_javascript(self, without_scripts, stage):
         browser = without_scripts
         browser.open(PAGE + "?refresh=2")
         stage.hold(stage.session("shop"), ("inventory", "sku-1"))
         observe.until(lambda: "inventory:sku-1" in browser.driver.page_source, "it is loaded anew")
         assert browser.driver.current_url.endswith(PAGE + "?refresh=2")
 
-    def test_a_backend_is_ended_by_links_and_buttons(self, without_scripts, stage):
+    def test_backend_is_ended_without_javascript(self, without_scripts, stage):
         browser = without_scripts
         session = stage.session("shop")
         stage.hold(session, ("inventory", "sku-1"))
@@ -260,7 +260,7 @@ def test_by_keyboard_alone(browser, stage):
     assert f"Backend {pid} is being ended." in browser.text(".messagelist")
 
 
-def test_the_focus_can_be_seen(browser, busy):
+def test_focus_can_be_seen(browser, busy):
     browser.open(PAGE)
     for css in ("#dblock-refresh-2", "#dblock-sheet", "a.dblock-act", "#dblock-words summary"):
         browser.tab_to(css)
@@ -285,7 +285,7 @@ def test_rules_of_accessibility(name, browser, busy):
     theme(browser, "light")
 
 
-def test_the_rules_can_be_broken(browser):
+def test_rules_can_be_broken(browser):
     browser.open(PAGE)
     run(
         browser,
@@ -295,14 +295,14 @@ def test_the_rules_can_be_broken(browser):
     assert [each.partition(":")[0] for each in axe.violations(browser.driver)] == ["label"]
 
 
-def test_the_policy_bites(browser):
+def test_policy_bites(browser):
     browser.open(PAGE)
     run(browser, "new Image().src = 'http://elsewhere.invalid/'")
     said = observe.until(browser.complaints, "Chromium complains")
     assert "Content Security Policy" in said[0]
 
 
-def test_headings_in_order_and_one_of_the_first(browser, busy):
+def test_headings_are_ordered_with_one_h1(browser, busy):
     browser.open(PAGE)
     found = run(
         browser,
@@ -313,7 +313,7 @@ def test_headings_in_order_and_one_of_the_first(browser, busy):
 
 
 class TestHistory:
-    def test_last_looks_are_drawn_and_kept_in_the_tab(self, browser, stage):
+    def test_history_is_drawn_and_kept_in_the_tab(self, browser, stage):
         browser.open(PAGE + "?refresh=2")
         stage.hold(stage.session("shop"), ("inventory", "sku-1"))
         stage.want(stage.session("celery"), "inventory", "sku-1")
@@ -327,7 +327,7 @@ class TestHistory:
         browser.open(PAGE)
         assert run(browser, points) >= 1, "a value of somebody else's is no harm"
 
-    def test_it_is_not_there_without_scripts(self, without_scripts):
+    def test_history_is_hidden_without_javascript(self, without_scripts):
         without_scripts.open(PAGE)
         assert not without_scripts.find("#dblock-history").is_displayed()
 
@@ -356,7 +356,7 @@ def test_change_lists_fit_the_screen(model, browser, busy, stage):
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_it_fits_the_screen(size, browser, busy):
+def test_page_fits_the_screen(size, browser, busy):
     browser.resize(*size)
     browser.open(PAGE)
     assert browser.overflow == 0
@@ -364,7 +364,7 @@ def test_it_fits_the_screen(size, browser, busy):
     assert browser.overflow == 0
 
 
-def test_the_words_of_the_picture_stay_in_their_boxes(browser, busy):
+def test_words_of_the_picture_stay_in_their_boxes(browser, busy):
     browser.open(PAGE)
     over = run(
         browser,
@@ -378,7 +378,7 @@ def test_the_words_of_the_picture_stay_in_their_boxes(browser, busy):
     assert over == []
 
 
-def test_the_admins_own_switch_turns_it_dark(browser, busy):
+def test_admin_theme_switch_turns_the_page_dark(browser, busy):
     """Not only what the system prefers."""
     browser.open(PAGE)
     light = run(
@@ -391,7 +391,7 @@ def test_the_admins_own_switch_turns_it_dark(browser, busy):
     assert light != dark
 
 
-def test_pictures(browser, busy, stage):
+def test_screenshots_for_the_docs(browser, busy, stage):
     """They are looked at, and shown in the documentation."""
     if SHOTS:
         time.sleep(float(os.environ.get("DBLOCK_SHOTS_AGE", "0")))  # of those who wait

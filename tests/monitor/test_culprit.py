@@ -130,7 +130,7 @@ class TestOtherLockTypes:
         assert keeps == {"first": 2, "second": 1}
         assert waits == {"first": None, "second": "a row of auth_user"}
 
-    def test_nobody_is_an_outsider_when_nobody_waits_elsewhere(self, stage, statements):
+    def test_no_outsiders_without_other_waits(self, stage, statements):
         stage.hold(stage.session("shop"), ("inventory", "x"))
         with statements() as sent:
             found = json.loads(listed("--json"))
@@ -165,7 +165,7 @@ class TestEndingOutsiders:
         ).fetchone()
         return {"pid": pid, "start": start.isoformat()}
 
-    def test_without_permission_it_is_neither_offered_nor_done(self, person, row_lock, observer):
+    def test_outsider_is_not_ended_without_permission(self, person, row_lock, observer):
         ann = person("ann", "view", "terminate")
         given = self.given(row_lock, observer)
         assert f"pid={given['pid']}&amp;" not in shown(ann)
@@ -173,7 +173,7 @@ class TestEndingOutsiders:
         html(ann.post(self.TERMINATE, given), 403)
         assert row_lock["A"].execute("SELECT 1").fetchone()
 
-    def test_with_permission_it_is_shown_and_ended(self, person, row_lock, observer):
+    def test_outsider_is_ended_with_permission(self, person, row_lock, observer):
         ann = person("ann", "view", "terminate", "others")
         given = self.given(row_lock, observer)
         assert f"pid={given['pid']}&amp;" in shown(ann)
@@ -227,7 +227,7 @@ class TestNamespaces:
         assert "psql" not in said
         assert "Only locks of the namespace “acme” are shown." in said
 
-    def test_permission_shows_all(self, person, two):
+    def test_permission_shows_all_namespaces(self, person, two):
         said = words(shown(person("ann", "view", "others")))
         assert "globex::nightly" in said
         assert "psql" in said
@@ -255,7 +255,7 @@ class TestNamespaces:
         found = json.loads(listed("--json", "--kind", "idempotency", "--all-namespaces"))
         assert len(found["idempotency"]) == 2
 
-    def test_others_do_not_crowd_out_the_current_namespace(self, person, observer, settings):
+    def test_other_namespaces_do_not_crowd_out_the_current_one(self, person, observer, settings):
         settings.DBLOCK_NAMESPACE = "acme"
         observer.execute(
             "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
@@ -306,9 +306,7 @@ class TestNamespaces:
         assert [lock["name"] for lock in other["advisory"]] == ["invoice:globex"]
         assert [lease["name"] for lease in other["fenced"]] == ["globex::nightly"]
 
-    def test_another_namespaces_session_that_blocks_ours_is_drawn_without_its_statement(
-        self, person, stage, settings
-    ):
+    def test_blocker_of_another_namespace_hides_its_statement(self, person, stage, settings):
         settings.DBLOCK_NAMESPACE = "acme"
         User.objects.create(username="x")
         stage.namespace = "globex"
@@ -327,7 +325,7 @@ class TestNamespaces:
 
 
 class TestWhatItRan:
-    def test_list_shows_program_and_not_our_statement(self, stage):
+    def test_list_hides_the_packages_statement(self, stage):
         from django_dblock import advisory_lock
 
         with advisory_lock("inventory", "x"):

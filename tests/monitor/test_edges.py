@@ -35,20 +35,20 @@ def test_list_follows_blockers_of_blockers():
     assert _in_front([near, far, other], [waiting]) == [near, far]
 
 
-def test_blocker_that_ended_meanwhile_is_a_party_without_name():
+def test_ended_blocker_is_unnamed():
     wait = OtherWait(1, "tuple/1", "a row of t", 1.0, (5,))
     [queue] = queues([lock(1)], [], [], [wait])
     assert [(party.pid, party.name) for party in queue.holders] == [(5, "")]
 
 
-def test_holder_that_ended_meanwhile_is_said_so():
+def test_ended_holder_is_reported():
     hold = AdvisoryHold(named(("nobody",)), using=None, timeout=0)
     assert hold._holder() == "another transaction, which has just ended"
     hold.release()
 
 
 @pytest.mark.parametrize("model", ["fencedlock", "idempotencykey"])
-def test_search_of_blanks_shows_all(model, root):
+def test_blank_search_shows_all(model, root):
     assert root.get(f"/admin/django_dblock/{model}/", {"q": "  "}).status_code == 200
 
 
@@ -59,7 +59,7 @@ def test_search_of_blanks_shows_all(model, root):
         ("several", True, "took several locks"), ("7", False, "requests this lock"),
     ],
 )  # fmt: skip
-def test_last_statement(locked, granted, said):
+def test_last_statement_hides_the_packages_own(locked, granted, said):
     assert inspect._last_statement(locked, 7, granted=granted) == said
 
 
@@ -67,7 +67,7 @@ def test_last_statement(locked, granted, said):
     ("name", "namespace", "own"),
     [("acme::a", "acme", True), ("a", "acme", False), ("a", "", True), ("acme::a", "", False)],
 )
-def test_own_lease(name, namespace, own, settings):
+def test_namespace_decides_whose_lease_it_is(name, namespace, own, settings):
     settings.DBLOCK_NAMESPACE = lambda: namespace
     assert inspect.is_own_lease(name, namespace) is own
 

@@ -21,43 +21,43 @@ def layers(boxes):
     return {name: box.layer for name, box in boxes.items()}
 
 
-def test_nothing():
+def test_empty_graph():
     layout, boxes = laid([])
     assert boxes == {}
     assert layout.lines == ()
 
 
-def test_one_alone():
+def test_single_box():
     layout, boxes = laid([], "a")
     assert layers(boxes) == {"a": 0}
     assert layout.width > 100
     assert layout.height > 40
 
 
-def test_each_stands_behind_all_that_it_comes_after():
+def test_each_box_is_right_of_its_predecessors():
     _, boxes = laid([("a", "L"), ("L", "b"), ("b", "M"), ("M", "c"), ("L", "c")])
     assert layers(boxes) == {"a": 0, "L": 1, "b": 2, "M": 3, "c": 4}
 
 
-def test_the_middle_of_a_fan_is_at_its_root():
+def test_fan_is_centred_on_its_root():
     _, boxes = laid([("a", "L"), ("L", "b"), ("L", "c"), ("L", "d")])
     assert boxes["a"].middle == boxes["L"].middle == boxes["c"].middle
     assert boxes["b"].y < boxes["c"].y < boxes["d"].y
 
 
-def test_parts_that_have_nothing_in_common_are_below_each_other_in_their_order():
+def test_separate_parts_are_stacked_in_order():
     _, boxes = laid([("a", "L"), ("L", "b"), ("L", "c"), ("x", "M"), ("M", "y")])
     bottom = max(boxes[name].y for name in "aLbc") + 40
     assert all(boxes[name].y > bottom for name in "xMy")
     assert boxes["x"].x == boxes["a"].x
 
 
-def test_lines_of_a_part_do_not_cross_where_they_need_not():
+def test_avoidable_crossings_are_avoided():
     _, boxes = laid([("a", "L"), ("b", "M"), ("x", "L"), ("x", "M"), ("L", "c"), ("M", "d")])
     assert (boxes["L"].y < boxes["M"].y) == (boxes["c"].y < boxes["d"].y)
 
 
-def test_a_line_goes_around_the_boxes_between():
+def test_line_avoids_boxes_between():
     layout, boxes = laid([("a", "L"), ("L", "b"), ("b", "M"), ("M", "c"), ("a", "M")])
     [long] = [line for line in layout.lines if line.edge == ("a", "M")]
     assert boxes["M"].layer - boxes["a"].layer == 3
@@ -66,7 +66,7 @@ def test_a_line_goes_around_the_boxes_between():
         assert all(not box.y < y < box.y + 40 for y in heights)
 
 
-def test_a_cycle_is_drawn_with_one_line_turned_around():
+def test_cycle_has_one_reversed_line():
     layout, boxes = laid([("a", "L"), ("L", "b"), ("b", "M"), ("M", "a")])
     [turned] = [line for line in layout.lines if line.turned]
     assert turned.edge == ("M", "a")
@@ -74,28 +74,28 @@ def test_a_cycle_is_drawn_with_one_line_turned_around():
     assert layers(boxes) == {"a": 0, "L": 1, "b": 2, "M": 3}
 
 
-def test_a_cycle_begins_where_the_way_from_outside_comes_in():
+def test_cycle_begins_at_its_entry():
     layout, boxes = laid([("a", "b"), ("b", "a"), ("x", "a")])
     assert layers(boxes) == {"x": 0, "a": 1, "b": 2}
     assert [line.edge for line in layout.lines if line.turned] == [("b", "a")]
 
 
-def test_both_ways_between_two():
+def test_two_boxes_with_edges_both_ways():
     layout, _ = laid([("a", "b"), ("b", "a")])
     assert sorted(line.turned for line in layout.lines) == [False, True]
 
 
-def test_one_to_itself_and_edges_to_nowhere_are_left_out():
+def test_self_loops_and_dangling_edges_are_dropped():
     layout = lay_out({"a": SIZE, "b": SIZE}, [("a", "a"), ("a", "x"), ("x", "b"), ("a", "b")])
     assert [line.edge for line in layout.lines] == [("a", "b")]
 
 
-def test_an_edge_that_comes_twice_is_drawn_once():
+def test_repeated_edge_is_drawn_once():
     layout, _ = laid([("a", "b"), ("a", "b")])
     assert len(layout.lines) == 1
 
 
-def test_a_chain_of_a_thousand():
+def test_chain_of_a_thousand_boxes():
     """No recursion."""
     names = [str(number) for number in range(1000)]
     _, boxes = laid(list(pairwise(names)))
@@ -106,7 +106,7 @@ def test_a_chain_of_a_thousand():
     st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=24),
     st.integers(0, 7),
 )
-def test_no_two_boxes_meet_and_every_line_leads_to_the_right(pairs, alone):
+def test_boxes_never_overlap(pairs, alone):
     edges = [(str(source), str(target)) for source, target in pairs]
     layout, boxes = laid(edges, str(alone))
     for one, two in combinations(layout.boxes, 2):

@@ -22,21 +22,21 @@ def pids(section):
 
 
 class TestSessions:
-    def test_those_that_others_wait_for_then_the_oldest(self):
+    def test_order_of_sessions(self):
         locks = [
             lock(1, "a", transaction_age=5), lock(2, "b", transaction_age=None),
             lock(3, "c", transaction_age=60), lock(4, "d"), wanted(9, "d"),
         ]  # fmt: skip
         assert pids(made(locks).sessions) == [4, 3, 1, 2]
 
-    def test_one_row_however_many_locks(self):
+    def test_session_with_many_locks_is_one_row(self):
         shown = made([lock(1, f"k{number}") for number in range(10_000)])
         [session] = shown.sessions.rows
         assert len(session.held) == page.MOST_NAMES
         assert session.more_held == 10_000 - page.MOST_NAMES
         assert shown.counts.locks == 10_000
 
-    def test_the_wanted_and_the_named_of_its_locks_first(self):
+    def test_contended_and_named_locks_come_first(self):
         locks = [lock(1, None, number=5), lock(1, "b"), lock(1, "c"), wanted(2, "c")]
         [session] = made(locks).sessions.rows
         assert [(held.name, held.waiters) for held in session.held] == [
@@ -44,7 +44,7 @@ class TestSessions:
         ]  # fmt: skip
         assert session.waiters == 1
 
-    def test_of_many_without_a_name_only_how_many(self):
+    def test_unnamed_locks_are_counted(self):
         locks = [lock(1, None, number=number) for number in range(40)]
         [session] = made([*locks, lock(1, "b"), wanted(2, None, number=7)]).sessions.rows
         assert [held.name for held in session.held] == ["7", "b"]
@@ -52,30 +52,30 @@ class TestSessions:
         [session] = made(locks).sessions.rows
         assert len(session.held) == page.MOST_NAMES
 
-    def test_idle_while_others_wait_stands_out(self):
+    def test_idle_blocker_is_highlighted(self):
         locks = [lock(1, "a"), wanted(2, "a"), lock(3, "b"), lock(4, "c", state="active")]
         found = {each.lock.pid: each.stands_still for each in made(locks).sessions.rows}
         assert found == {1: True, 3: False, 4: False}
 
-    def test_one_that_waits_itself(self):
+    def test_waiting_holder_is_marked(self):
         locks = [lock(1, "a"), wanted(2, "a", waiting=7), lock(2, "b")]
         found = {each.lock.pid: each.waiting for each in made(locks).sessions.rows}
         assert found == {1: None, 2: 7}
 
-    def test_prepared_transactions_are_not_thrown_together(self):
+    def test_prepared_transactions_stay_separate(self):
         assert made([lock(None, "a"), lock(None, "b")]).counts.sessions == 2
 
-    def test_a_hundred_and_how_many_are_left_out(self):
+    def test_hundred_sessions_are_shown(self):
         section = made([lock(pid, f"k{pid}") for pid in range(1, 251)]).sessions
         assert (len(section.rows), section.left_out) == (100, 150)
 
-    def test_a_query_is_one_line_and_harmless(self):
+    def test_query_is_one_escaped_line(self):
         [session] = made([lock(1, query="SELECT\n   1 \u202e")]).sessions.rows
         assert session.query == "SELECT 1 \\u202e"
 
 
 class TestWaits:
-    def test_the_longest_first_with_their_place(self):
+    def test_longest_wait_is_first(self):
         locks = [
             lock(1, "a"), wanted(2, "a", behind=[1], waiting=3),
             wanted(3, "a", behind=[1, 2], waiting=2), lock(4, "b"),
@@ -87,15 +87,15 @@ class TestWaits:
         ]  # fmt: skip
         assert (shown.counts.waiting, shown.counts.longest) == (3, 9)
 
-    def test_behind_many(self):
+    def test_wait_behind_many_holders(self):
         [wait] = made([wanted(9, behind=[1, 1, 2, 3, 4, 5, 0])]).waits.rows
         assert (wait.behind, wait.more_behind) == (("1", "2", "3"), 3)
 
-    def test_behind_a_prepared_transaction(self):
+    def test_wait_behind_a_prepared_transaction(self):
         [wait] = made([wanted(9, behind=[0])]).waits.rows
         assert wait.behind == ("prepared",)
 
-    def test_in_turn_for_a_lease(self):
+    def test_wait_for_a_lease_in_turn(self):
         shown = made(leases=[lease(waiting=("x", "y"))])
         assert [(wait.party.name, wait.place, wait.behind) for wait in shown.waits.rows] == [
             ("x", 1, ("web-1:1:Main",)), ("y", 2, ("web-1:1:Main",)),
@@ -104,7 +104,7 @@ class TestWaits:
 
 
 class TestLeases:
-    def test_waited_for_then_late_then_kept_back_then_by_what_is_left(self):
+    def test_order_of_leases(self):
         leases = [
             lease("well", remaining=25.0), lease("soon", remaining=20.0),
             lease("kept", state="delayed", remaining=-5.0), lease("late", renewed=20, remaining=10),
@@ -120,20 +120,20 @@ class TestLeases:
         ("renewed", "remaining", "percent", "late"),
         [(3, 27, 90, False), (15, 15, 50, False), (16, 14, 47, True), (0, 0, 0, True)],
     )
-    def test_how_much_of_the_ttl_is_left(self, renewed, remaining, percent, late):
+    def test_percentage_of_the_ttl_left(self, renewed, remaining, percent, late):
         [row] = made(leases=[lease(renewed=renewed, remaining=remaining)]).leases.rows
         assert (row.percent, row.late) == (percent, late)
 
-    def test_one_that_is_over_is_not_late(self):
+    def test_delayed_lease_is_not_late(self):
         [row] = made(leases=[lease(state="delayed", renewed=40, remaining=-10)]).leases.rows
         assert (row.percent, row.late) == (0, False)
 
-    def test_metadata_in_words(self):
+    def test_metadata_is_readable(self):
         [row] = made(leases=[lease(metadata={"job": "sync", "by": "\u202e"})]).leases.rows
         assert row.metadata == "job: sync, by: \\u202e"
 
 
-def test_requests_in_the_order_they_came():
+def test_requests_keep_their_order():
     requests = [request(1, state="abandoned"), request(2, state="free"), request(3)]
     shown = made(requests=requests)
     assert [row.request.id for row in shown.requests.rows] == [1, 2, 3]
@@ -153,34 +153,34 @@ class TestSearch:
         ("text", "found"),
         [("INVENT", [1]), ("order", [3]), ("batch", [3]), ("shop", [1, 3]), ("3", [3]), ("x", [])],
     )
-    def test_sessions_by_name_role_program_and_number(self, text, found):
+    def test_search_finds_sessions(self, text, found):
         assert pids(made(self.LOCKS, search=text).sessions) == found
 
-    def test_by_a_lock_there_is_no_room_for(self):
+    def test_search_finds_unshown_locks(self):
         locks = [lock(1, f"k{number:04}") for number in range(500)]
         assert pids(made(locks, search="k0499").sessions) == [1]
 
-    def test_queues(self):
+    def test_search_finds_queues(self):
         assert made(self.LOCKS, search="sku-1").waits.total == 1
         assert made(self.LOCKS, search="order").waits.total == 0
         assert made(self.LOCKS, search="order").picture.shapes == ()
         assert made(self.LOCKS, search="order").blockers.rows == ()
 
-    def test_leases_and_requests(self):
+    def test_search_finds_leases_and_requests(self):
         shown = made(leases=[lease(), lease("other")], requests=[request()], search="nightly")
         assert [row.name for row in shown.leases.rows] == ["nightly"]
         assert shown.requests.rows == ()
 
-    def test_the_counts_are_of_everything(self):
+    def test_search_does_not_change_the_counts(self):
         assert made(self.LOCKS, search="x").counts == made(self.LOCKS).counts
 
 
-def test_whether_anything_is_hidden():
+def test_hidden_sessions_are_noted():
     assert not made([lock(1)]).hidden
     assert made([lock(1), lock(2, hidden=True)]).hidden
 
 
-def test_the_locks_are_gone_through_as_often_for_many_queues_as_for_one():
+def test_work_is_linear_in_locks():
     """There may be ten thousand, and hundreds of queues, every two seconds."""
 
     class Counted(list):

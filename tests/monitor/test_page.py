@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 class TestWhatItShows:
-    def test_nothing(self, root):
+    def test_page_with_nothing_locked(self, root):
         page = shown(root)
         for said in (
             "Nothing is waiting.", "No advisory lock is held.", "No lease is held.",
@@ -28,7 +28,7 @@ class TestWhatItShows:
             assert said in page
         assert "<svg class" not in page.split("dblock-live")[1].split("</main>")[0]
 
-    def test_a_shop_at_a_bad_moment(self, root, stage):
+    def test_page_shows_queues_leases_and_requests(self, root, stage):
         found = scene.busy(stage)
         scene.leases(stage.observer)
         scene.requests()
@@ -49,7 +49,7 @@ class TestWhatItShows:
         assert "abandoned" in said
         assert page.count('class="dblock-arrow') == page.count("dblock-head")
 
-    def test_the_text_says_what_the_picture_says(self, root, stage):
+    def test_table_has_the_graphs_information(self, root, stage):
         """Each who waits has a row in the table, also where the picture collapses them."""
         found = scene.busy(stage)
         table = shown(root).split("The same information as a table")[1].split("</table>")[0]
@@ -60,7 +60,7 @@ class TestWhatItShows:
             assert f'dblock-pid">{found[name].info.backend_pid}<' in table
         assert table.count('scope="row"') == len(waiting)
 
-    def test_names_can_neither_write_html_nor_turn_the_page_around(self, root, observer):
+    def test_names_are_escaped(self, root, observer):
         scene.lease(observer, "<script>alert(1)</script>")
         scene.lease(observer, "evil\u202egnp\x1b[31m", owner='"><img src=x>')
         page = shown(root)
@@ -69,7 +69,7 @@ class TestWhatItShows:
         assert "\u202e" not in page
         assert "evil\\u202egnp\\x1b[31m" in page
 
-    def test_a_search(self, root, stage):
+    def test_search_limits_the_rows(self, root, stage):
         scene.busy(stage)
         page = shown(root, q="catalogue")
         assert "catalogue" in page
@@ -77,11 +77,11 @@ class TestWhatItShows:
         assert "Only matches of “catalogue” are shown" in page
         assert "No lease matches." in page
 
-    def test_what_is_looked_for_is_not_html(self, root):
+    def test_search_text_is_escaped(self, root):
         page = shown(root, q='"><script>alert(1)</script>')
         assert "<script>alert" not in page
 
-    def test_only_the_part_that_changes(self, root):
+    def test_fragment_is_only_the_live_part(self, root):
         page = shown(root, fragment="1")
         assert "Nothing is waiting." in page
         assert "<html" not in page
@@ -98,7 +98,7 @@ class TestWhatItShows:
         assert f"pid={pid}&amp;" in page
         assert ">1767225600060<" in page
 
-    def test_several_databases(self, root):
+    def test_database_can_be_chosen(self, root):
         with advisory_lock("here"), advisory_lock("there", using="other"):
             here, there = shown(root), shown(root, using="other")
         assert ("here" in words(here), "there" in words(here)) == (True, False)
@@ -106,13 +106,13 @@ class TestWhatItShows:
         assert re.search(r'using=other" aria-current="true"', there)
         assert "using=other" in there.split("dblock-live")[1], "also where something is ended"
 
-    def test_the_database_of_the_settings(self, root, settings):
+    def test_dblock_database_is_the_default(self, root, settings):
         settings.DBLOCK_DATABASE = "other"
         with advisory_lock("there"):
             assert "there" in words(shown(root))
 
     @pytest.mark.parametrize("using", ["sqlite", "nowhere", "'"])
-    def test_no_such_database(self, using, root):
+    def test_unknown_database_is_400(self, using, root):
         html(root.get(PAGE, {"using": using}), 400)
 
     def test_ten_thousand_locks(self, root, stage):
@@ -123,7 +123,7 @@ class TestWhatItShows:
         assert "and 4994 more" in page
         assert len(page) < 100_000
 
-    def test_more_rows_than_there_is_room_for(self, root, observer):
+    def test_excess_rows_are_counted(self, root, observer):
         for number in range(130):
             scene.lease(observer, f"lease-{number:03}", left=27 + number)
         page = shown(root)
@@ -133,31 +133,31 @@ class TestWhatItShows:
 
 
 class TestRefresh:
-    def test_every_five_seconds(self, root):
+    def test_default_refresh_is_five_seconds(self, root):
         page = shown(root)
         assert '<noscript><meta http-equiv="refresh" content="5;url=/admin/' in page
         assert "monitor.js" in page
 
-    def test_off(self, root):
+    def test_refresh_can_be_switched_off(self, root):
         page = shown(root, refresh="0")
         assert "http-equiv" not in page.split("</head>")[0].replace("Content-Type", "")
         assert "monitor.js" not in page
         assert "Refresh now" in page
 
-    def test_it_keeps_what_was_asked_for(self, root):
+    def test_refresh_keeps_search_and_database(self, root):
         page = shown(root, refresh="30", q="sku", using="other")
         assert 'content="30;url=/admin/django_dblock/lockmonitor/?using=other&amp;q=sku' in page
 
     @pytest.mark.parametrize("given", ["1", "-5", "x", "0.1", "99999"])
-    def test_no_other_period(self, given, root):
+    def test_unknown_period_is_the_default(self, given, root):
         assert 'content="5;' in shown(root, refresh=given)
 
-    def test_nothing_is_kept_by_caches(self, root):
+    def test_page_is_not_cached(self, root):
         assert "no-store" in root.get(PAGE)["Cache-Control"]
 
 
 class TestBudget:
-    def test_three_statements_whatever_is_there(self, root, stage, statements):
+    def test_page_is_three_statements(self, root, stage, statements):
         shown(root)  # content types
         with statements() as nothing:
             shown(root)
@@ -168,7 +168,7 @@ class TestBudget:
             shown(root)
         assert len(much) == len(nothing) == 5, "session, user; locks, leases, requests"
 
-    def test_permissions_are_two_more(self, person, statements):
+    def test_page_costs_two_statements_for_permissions(self, person, statements):
         ann = person("ann", "view")
         shown(ann)
         with statements() as sent:
@@ -177,16 +177,16 @@ class TestBudget:
 
 
 class TestPermissions:
-    def test_strangers_are_sent_to_sign_in(self, client, db):
+    def test_anonymous_user_must_sign_in(self, client, db):
         answer = client.get(PAGE)
         assert answer.status_code == 302
         assert answer["Location"].startswith("/admin/login/")
 
-    def test_the_staff_without_the_permission(self, person):
+    def test_staff_without_permission_is_403(self, person):
         html(person("ann").get(PAGE), 403)
         html(person("ben", "release", "terminate").get(PAGE), 403)
 
-    def test_other_permissions_of_ours_are_not_enough(self, person):
+    def test_other_permissions_do_not_suffice(self, person):
         from django.contrib.auth.models import Permission
 
         client = person("ann")
@@ -198,20 +198,20 @@ class TestPermissions:
     @pytest.mark.parametrize(
         "may", [(), ("release",), ("terminate",), ("release", "terminate")], ids=str
     )
-    def test_each_sees_the_links_they_may_follow(self, may, person, stage):
+    def test_links_follow_permissions(self, may, person, stage):
         scene.busy(stage)
         scene.leases(stage.observer)
         page = shown(person("ann", "view", *may))
         assert ("lockmonitor/release/" in page) == ("release" in may)
         assert ("lockmonitor/terminate/" in page) == ("terminate" in may)
 
-    def test_the_admin_links_to_it(self, root, person):
+    def test_admin_index_links_to_the_monitor(self, root, person):
         assert PAGE in html(root.get("/admin/"))
         assert PAGE in html(root.get("/admin/django_dblock/"))
         assert PAGE in html(person("ann", "view").get("/admin/"))
         assert PAGE not in html(person("ben", "release").get("/admin/"))
 
-    def test_there_is_nothing_to_add_change_or_delete(self, root):
+    def test_no_add_change_or_delete(self, root):
         from django.contrib import admin
 
         from django_dblock.models import LockMonitor
@@ -242,7 +242,7 @@ class TestWhatIsHidden:
         monkeypatch.undo()
         observer.execute("DROP OWNED BY dblock_app; DROP ROLE dblock_app")
 
-    def test_it_is_shown_as_hidden_not_as_absent(self, root, stage, plain_role):
+    def test_hidden_session_is_shown_as_hidden(self, root, stage, plain_role):
         session = stage.session("shop")
         stage.hold(session, ("inventory", "sku-1"))
         stage.want(stage.session("celery"), "inventory", "sku-1")
@@ -254,7 +254,7 @@ class TestWhatIsHidden:
         assert "insufficient privilege" not in said
         assert f"pid={pid}" not in shown(root), "what can't be seen can't be ended"
 
-    def test_ones_own_is_not(self, root, stage, plain_role):
+    def test_own_session_is_not_hidden(self, root, stage, plain_role):
         session = stage.session("shop", user=plain_role)
         stage.hold(session, ("inventory", "sku-1"))
         page = shown(root)
@@ -263,7 +263,7 @@ class TestWhatIsHidden:
 
 
 class TestErrors:
-    def test_a_table_that_is_not_there(self, root, observer):
+    def test_missing_table_is_a_message(self, root, observer):
         observer.execute("ALTER TABLE django_dblock_fencedlock RENAME TO elsewhere")
         try:
             with advisory_lock("a"):
@@ -274,17 +274,17 @@ class TestErrors:
         assert "manage.py migrate" in page
         assert 'class="dblock-name">a<' in page, "the rest is shown"
 
-    def test_a_database_that_does_not_answer(self, root, monkeypatch):
+    def test_unreachable_database_is_a_message(self, root, monkeypatch):
         connections["other"].close()
         monkeypatch.setitem(connections["other"].settings_dict, "PORT", "1")
         page = shown(root, using="other")
         assert "Advisory locks can&#x27;t be shown: connection failed" in page
 
-    def test_another_engine(self, root, settings):
+    def test_other_engine_is_a_message(self, root, settings):
         settings.DBLOCK_DATABASE = "sqlite"
         assert "django_dblock needs PostgreSQL" in words(shown(root)).replace("&#x27;", "'")
 
-    def test_in_atomic_requests_what_is_refused_does_not_end_the_page(self, root, settings):
+    def test_page_survives_errors_under_atomic_requests(self, root, settings):
         """Each view of it is out of the transaction, of every database."""
         for page in ("", "release/", "terminate/"):
             view = resolve(PAGE + page).func
@@ -292,7 +292,7 @@ class TestErrors:
 
 
 class TestMigration:
-    def test_the_permissions_are_made(self, db):
+    def test_migration_creates_the_permissions(self, db):
         from django.contrib.auth.models import Permission
 
         found = set(
@@ -303,7 +303,7 @@ class TestMigration:
         assert {"view_lockmonitor", "terminate_backend", "release_fencedlock"} <= found
         assert not {"add_lockmonitor", "change_lockmonitor", "delete_lockmonitor"} & found
 
-    def test_dumpdata_does_not_stumble_over_it(self, db):
+    def test_dumpdata_skips_the_proxy_model(self, db):
         from io import StringIO
 
         from django.core.management import call_command

@@ -23,7 +23,7 @@ from django_dblock.monitor.formatting import lasting, one_line, short, visible
         (1_000_000, "11 d 13 h"),
     ],
 )
-def test_a_time_in_the_two_units_that_matter(seconds, said):
+def test_duration_has_two_units(seconds, said):
     assert lasting(seconds) == said
 
 
@@ -38,11 +38,11 @@ def test_a_time_in_the_two_units_that_matter(seconds, said):
         ("no\xa0break", "no\\xa0break"),
     ],
 )
-def test_what_would_not_show_is_spelled_out(text, shown):
+def test_invisible_characters_are_escaped(text, shown):
     assert visible(text) == shown
 
 
-def test_names_keep_their_ends():
+def test_long_names_keep_their_ends():
     assert short("inventory", 9) == "inventory"
     cut = short("inventory:sku-123456789", 12)
     assert len(cut) == 12
@@ -50,7 +50,7 @@ def test_names_keep_their_ends():
     assert cut.endswith("789")
 
 
-def test_an_error_becomes_a_part_of_a_sentence():
+def test_error_text_fits_into_a_sentence():
     assert one_line('relation "x"\n  does not exist.\n') == 'relation "x" does not exist'
 
 
@@ -58,5 +58,5 @@ def test_an_error_becomes_a_part_of_a_sentence():
     ("name", "program"),
     [("shop lock[a b]", "shop"), ("shop", "shop"), ("shop lock[a", "shop lock[a"), ("", "")],
 )
-def test_the_program_without_the_labels(name, program):
+def test_program_name_without_labels(name, program):
     assert without_labels(name) == program

@@ -21,20 +21,20 @@ FLOOD = 300
 """Requests; it was run with 100,000, too."""
 
 
-def test_a_key_that_is_too_long_is_refused_before_any_sql(statements):
+def test_too_long_key_is_refused_before_sql(statements):
     with statements() as sent:
         for key in ("x" * 256, "x" * 1_000_000, f'"{"x" * 256}"'):
             assert calling.ask(views.default, key=key).status_code == 400
     assert len(sent) == 0
 
 
-def test_a_body_that_is_too_large_is_not_kept(settings):
+def test_too_large_body_is_not_stored(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
     assert calling.ask(views.default).status_code == 500
     assert (calling.effects(), calling.rows()) == (0, 0)
 
 
-def test_a_flood_of_keys_fills_its_scope_and_nothing_else(settings):
+def test_flood_of_keys_fills_only_its_scope(settings):
     """Whoever floods gets 429, others are served, and a purge makes room again."""
     settings.DBLOCK_IDEMPOTENCY_MAX_KEYS = limit = max(20, FLOOD // 100)
     told = {201: 0, 429: 0}
@@ -51,13 +51,13 @@ def test_a_flood_of_keys_fills_its_scope_and_nothing_else(settings):
     assert calling.ask(views.default, key="after").status_code == 201
 
 
-def test_its_negative_twin_without_a_limit_takes_them_all():
+def test_negative_twin_without_a_limit_stores_all_keys():
     for number in range(30):
         assert calling.ask(views.default, key=f"flood-{number}").status_code == 201
     assert calling.rows() == 30
 
 
-def test_a_million_keys_are_refused_before_any_sql(statements):
+def test_million_keys_are_refused_before_sql(statements):
     asked = 0
 
     def keys():
@@ -84,9 +84,7 @@ class TestSquatting:
         rival.execute("SELECT pg_advisory_unlock_all()")
         rival.execute("DROP ROLE dblock_squatter")
 
-    def test_it_can_take_an_advisory_lock_and_others_wait_no_longer_than_the_setting(
-        self, squatter, settings
-    ):
+    def test_foreign_advisory_lock_costs_only_the_timeout(self, squatter, settings):
         settings.DBLOCK_ADVISORY_TIMEOUT = 0.05
         number = key_id(encode(("inventory", 1)), "")
         squatter.execute("SELECT pg_advisory_lock(%s)", [number])
@@ -94,14 +92,14 @@ class TestSquatting:
             with advisory_lock("inventory", 1):
                 pytest.fail("the block ran")
 
-    def test_a_namespace_that_it_does_not_know_has_other_numbers(self, squatter, settings):
+    def test_unknown_namespace_changes_the_lock_number(self, squatter, settings):
         number = key_id(encode(("inventory", 1)), "")
         squatter.execute("SELECT pg_advisory_lock(%s)", [number])
         settings.DBLOCK_NAMESPACE = "a secret of the shop"
         with advisory_lock("inventory", 1, timeout=0):
             pass
 
-    def test_it_can_neither_take_nor_end_nor_hold_up_a_lease(self, squatter):
+    def test_foreign_role_cannot_touch_leases(self, squatter):
         statements = (
             "UPDATE django_dblock_fencedlock SET token = token + 1",
             "DELETE FROM django_dblock_fencedlock",
@@ -119,7 +117,7 @@ class TestSquatting:
         with fenced_lock("nightly", ttl=30):
             pass
 
-    def test_it_can_read_and_write_no_answer(self, squatter):
+    def test_foreign_role_cannot_touch_responses(self, squatter):
         calling.ask(views.default)
         for statement in (
             "SELECT body FROM django_dblock_idempotencykey",

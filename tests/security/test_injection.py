@@ -72,7 +72,7 @@ def nothing_else_has_happened(transactional_db):
 
 
 @nasty
-def test_an_advisory_lock(part):
+def test_advisory_key_is_no_sql(part):
     with advisory_lock("fuzz", part, timeout=0), advisory_locks([("more", part)], timeout=0):
         with connection.cursor() as cursor:
             cursor.execute(
@@ -86,7 +86,7 @@ def test_an_advisory_lock(part):
 
 
 @nasty
-def test_a_lease(part):
+def test_lease_name_is_no_sql(part):
     with fenced_lock("fuzz", part, ttl=30, heartbeat=False) as lock, lock.guard():
         row = FencedLock.objects.get(token=lock.token)
     assert row.token == lock.token
@@ -94,20 +94,20 @@ def test_a_lease(part):
 
 
 @nasty
-def test_work_that_is_run_once(part):
+def test_key_of_run_once_is_no_sql(part):
     results = [run_once("fuzz", part, work=lambda: 1) for _ in range(2)]
     assert results == [1, 1]
 
 
 @nasty
-def test_the_key_of_a_request(part):
+def test_key_of_a_request_is_no_sql(part):
     """From a form's field, which can hold anything; a header holds less."""
     view = idempotent(scope=views.client, key=lambda request: part)(views.answers)
     assert calling.ask(view, key=None).status_code in (201, 400)
 
 
 @nasty
-def test_the_scope_of_a_request(part):
+def test_scope_of_a_request_is_no_sql(part):
     if _is_nobody(part):
         return  # refused; tests/idempotency/test_scope.py
     view = idempotent(scope=lambda request: part)(views.answers)
@@ -117,7 +117,7 @@ def test_the_scope_of_a_request(part):
 
 
 @nasty
-def test_the_body_and_the_address_of_a_request(part):
+def test_body_and_path_of_a_request_are_no_sql(part):
     body = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
     request = calling.request(body=body, key='"b"')
     request.path = str(part).encode("utf-8", "replace").decode()
@@ -126,7 +126,7 @@ def test_the_body_and_the_address_of_a_request(part):
 
 
 @nasty
-def test_what_a_lease_tells_about_itself(part):
+def test_metadata_of_a_lease_is_no_sql(part):
     """Stored, or refused before any SQL."""
     try:
         with fenced_lock("fuzz", ttl=30, heartbeat=False, metadata={"of": part}) as lock:

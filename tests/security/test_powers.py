@@ -154,7 +154,7 @@ def refused(answer, *, staff):
     return answer.status_code == 302 and answer["Location"].startswith("/admin/login/")
 
 
-def test_a_get_asks_those_who_may_and_does_nothing(role, there):
+def test_get_asks_permitted_roles_and_does_nothing(role, there):
     client, may, staff = role
     for act, (address, asked, data) in there.acts().items():
         answer = client.get(address, asked)
@@ -167,7 +167,7 @@ def test_a_get_asks_those_who_may_and_does_nothing(role, there):
         assert there.nothing(), act
 
 
-def test_a_post_of_another_site_does_nothing_whoever_looks_at_it(role, there):
+def test_cross_site_post_does_nothing(role, there):
     client, _, _ = role
     for act, (address, _, data) in there.acts().items():
         for way, token in WAYS.items():
@@ -178,7 +178,7 @@ def test_a_post_of_another_site_does_nothing_whoever_looks_at_it(role, there):
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_a_post_with_the_token_does_what_the_role_may_and_writes_it_down(act, role, there):
+def test_post_with_the_token_does_what_the_role_may(act, role, there):
     client, may, staff = role
     address, _, data = there.acts()[act]
     answer = client.post(address, {**data, "csrfmiddlewaretoken": TOKEN})
@@ -200,7 +200,7 @@ def test_a_post_with_the_token_does_what_the_role_may_and_writes_it_down(act, ro
     assert there.nothing()
 
 
-def test_each_of_the_three_acts_is_somebody_s_and_no_one_but_the_superuser_has_all():
+def test_matrix_has_a_role_for_each_act():
     """The matrix is not empty, and its columns are not the same."""
     for act in ("look", "release", "terminate"):
         who = {name for name, (_, _, may) in ROLES.items() if act in may}
@@ -211,7 +211,7 @@ def test_each_of_the_three_acts_is_somebody_s_and_no_one_but_the_superuser_has_a
     ]
 
 
-def test_no_page_resolves_a_request(there):
+def test_no_page_resolves_requests(there):
     """A person does it by the command, or by Python; there is no URL that has that in its name."""
     from django.contrib import admin
 

@@ -70,7 +70,7 @@ def readable(text):
     )
 
 
-def test_the_canary_is_found_however_it_is_written():
+def test_negative_twin_search_finds_every_encoding():
     """The negative twin of all that is not readable below."""
     raw = f'{{"result": "{CANARY}"}}'.encode()
     for text in (raw.decode(), raw.hex(), base64.b64encode(raw).decode()):
@@ -157,12 +157,12 @@ WAYS = (
 
 
 class TestAtRest:
-    def test_a_body_is_there_if_nothing_is_said(self, answer):
+    def test_negative_twin_plain_body_is_in_the_dump(self, answer):
         """The negative twin: the dump is looked through in the right way."""
         calling.ask(views.default, "canary")
         assert readable(dump())
 
-    def test_a_body_that_is_dropped_is_nowhere(self, answer):
+    def test_dropped_body_is_not_in_the_dump(self, answer):
         view = idempotent(scope=views.client, store_body=False)(views.answers)
         assert CANARY.encode() in calling.ask(view, "canary").content
         assert calling.ask(view, "canary").status_code == 204
@@ -170,7 +170,7 @@ class TestAtRest:
         assert "dropped" in found
         assert not readable(found.replace("/x/canary/", ""))
 
-    def test_a_body_that_is_encrypted_is_not_readable(self, answer, settings):
+    def test_encrypted_body_is_not_readable(self, answer, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
         calling.ask(views.default, "canary")
         assert CANARY.encode() in calling.ask(views.default, "canary").content
@@ -178,14 +178,14 @@ class TestAtRest:
         assert "encrypted" in found
         assert not readable(found)
 
-    def test_the_result_of_work_is_encrypted_too(self, settings):
+    def test_result_of_run_once_is_encrypted(self, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = Turned()
         assert run_once("invoice", work=lambda: CANARY) == CANARY
         assert not readable(dump())
 
     @pytest.mark.parametrize("cipher", [None, Turned()], ids=["without", "with a cipher"])
     @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-    def test_whatever_is_given_to_be_kept(self, way, cipher, settings):
+    def test_only_a_cipher_hides_stored_columns(self, way, cipher, settings):
         """All columns of all our tables; without a cipher it is there: what is asked for is."""
         settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher
         way()
@@ -194,11 +194,11 @@ class TestAtRest:
         assert IdempotencyKey.objects.exists()
         assert readable(found) == (cipher is None)
 
-    def test_what_was_asked_for_is_a_digest(self):
+    def test_request_is_stored_as_a_digest(self):
         calling.ask(views.default, body=CANARY.encode())
         assert not readable(dump())
 
-    def test_the_admin_shows_neither_a_body_nor_the_result_of_a_step(self, admin_client):
+    def test_admin_shows_neither_bodies_nor_step_results(self, admin_client):
         rows = [
             make("done-key", body=CANARY.encode()),
             abandoned("left-key", steps={"charge": {"result": CANARY}}),
@@ -247,12 +247,12 @@ def told_about(view, caplog):
 
 
 class TestKeys:
-    def test_an_idempotency_key_is_told_to_nobody(self, caplog):
+    def test_idempotency_key_is_never_logged(self, caplog):
         told = told_about(views.default, caplog)
         assert len(told) > 5
         assert not [text for text in told if CANARY in text]
 
-    def test_nor_to_other_sessions_while_its_view_runs(self, observer):
+    def test_idempotency_key_is_hidden_from_other_sessions(self, observer):
         seen = []
 
         @idempotent(scope=views.client)
@@ -265,13 +265,13 @@ class TestKeys:
         assert not [name for (name,) in seen if CANARY in name]
 
     @pytest.mark.parametrize(("labels", "shown"), [("full", 1), ("first", 0), ("off", 0)])
-    def test_a_lock_s_label_shows_what_the_setting_allows(self, labels, shown, settings, observer):
+    def test_label_shows_what_dblock_labels_allows(self, labels, shown, settings, observer):
         settings.DBLOCK_LABELS = labels
         look = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
         with advisory_lock("mail", CANARY):
             assert observer.execute(look, [f"%{CANARY}%"]).fetchone() == (shown,)
 
-    def test_a_lock_that_is_not_had_is_named_to_the_program_alone(self, rival, caplog):
+    def test_busy_key_is_in_the_error_but_not_logged(self, rival, caplog):
         """The error has the key, for the project to decide; nothing is logged."""
         with advisory_lock("mail", CANARY, timeout=0) as held:
             pass
@@ -314,7 +314,7 @@ def role(request):
     return client, status
 
 
-def test_who_may_read_what_and_nobody_may_write(role):
+def test_roles_read_what_they_may_and_never_write(role):
     """Role by role: the admin's list, its pages, and each way to change or remove a row."""
     client, status = role
     row = abandoned("left-key")

@@ -65,7 +65,7 @@ def told(response):
     return response.serialize() + response.cookies.output().encode()
 
 
-def test_trap_another_user_s_stored_answer_and_cookie_are_served():
+def test_trap_response_of_another_user_is_replayed():
     """Bert gets an answer of his own, a stranger none, and a repeat of Anna's sets no cookie."""
     anna, bert, stranger = (ask("/ours/", name) for name in ("anna", "bert", None))
     assert b"secret-of-anna" in told(anna)
@@ -80,7 +80,7 @@ def test_trap_another_user_s_stored_answer_and_cookie_are_served():
 
 
 @pytest.mark.parametrize("name", ["bert", None])
-def test_twin_another_user_s_stored_answer_and_cookie_are_served(theirs, name):
+def test_twin_response_of_another_user_is_replayed(theirs, name):
     """Also to a stranger, though the view is behind ``login_required``."""
     anna, other = ask(theirs, "anna"), ask(theirs, name)
     assert anna.status_code == 201

@@ -41,7 +41,7 @@ def asks(user, path, method, key, body=b"{}"):
     return secret(request)
 
 
-def test_nobody_gets_a_byte_of_another_s_answer():
+def test_no_client_gets_a_byte_of_anothers_response():
     """Two users, all keys, paths and methods, in every order of the two."""
     users = [User.objects.create(username=name) for name in ("anna", "bert")]
     for path, method, key in itertools.product(PATHS, METHODS, KEYS):
@@ -57,7 +57,7 @@ def test_nobody_gets_a_byte_of_another_s_answer():
     assert IdempotencyKey.objects.count() == len(users) * len(KEYS)
 
 
-def test_a_foreign_key_is_the_same_to_the_client_and_to_the_database_as_an_unknown_one(statements):
+def test_foreign_key_is_handled_like_an_unknown_one(statements):
     """Statements and answer; so there is nothing to be timed, and nothing to be guessed."""
     anna, bert = (User.objects.create(username=name) for name in ("anna", "bert"))
     asks(anna, "/pay/", "POST", "annas-key")
@@ -71,7 +71,7 @@ def test_a_foreign_key_is_the_same_to_the_client_and_to_the_database_as_an_unkno
     assert seen[0] == seen[1]
 
 
-def test_who_lost_the_right_is_not_told_the_answer_again():
+def test_client_without_the_permission_gets_no_replay():
     """403, as for anybody without the right; and nothing is run."""
     user = User.objects.create(username="anna")
     user.user_permissions.add(Permission.objects.get(codename="add_counter"))
@@ -100,7 +100,7 @@ def test_who_lost_the_right_is_not_told_the_answer_again():
         ["Location"],
     ],
 )
-def test_a_row_that_somebody_has_changed_is_an_error_and_not_a_header(headers):
+def test_tampered_row_is_an_error(headers):
     calling.ask(views.default)
     IdempotencyKey.objects.update(headers=headers)
     with pytest.raises(DamagedAnswer, match="was changed by other code") as caught:
@@ -109,7 +109,7 @@ def test_a_row_that_somebody_has_changed_is_an_error_and_not_a_header(headers):
     assert calling.effects() == 1  # and it is not run again
 
 
-def test_a_header_that_is_not_on_the_list_is_not_given(settings):
+def test_unlisted_header_is_never_replayed(settings):
     """Also where it was on the list when the answer was kept, or was put there by somebody."""
     settings.DBLOCK_IDEMPOTENCY_HEADERS = ["X-Other"]
     calling.ask(views.default)
@@ -123,7 +123,7 @@ def test_a_header_that_is_not_on_the_list_is_not_given(settings):
     }  # fmt: skip
 
 
-def test_no_cache_keeps_a_replay(ask_twice):
+def test_replay_is_not_cached(ask_twice):
     assert ask_twice.headers["Cache-Control"] == "no-store"
     assert not ask_twice.cookies
 
@@ -134,7 +134,7 @@ def ask_twice(transactional_db):
     return calling.ask(views.default)
 
 
-def test_nothing_that_is_stored_is_ever_run():
+def test_package_never_executes_stored_data():
     """No pickle, marshal, eval and the like anywhere in the package."""
     root = Path(django_dblock.__file__).parent
     forbidden = re.compile(
@@ -149,7 +149,7 @@ def test_nothing_that_is_stored_is_ever_run():
     assert forbidden.search("x = eval(y)")
 
 
-def test_what_is_stored_is_json_and_bytes():
+def test_stored_data_is_json_and_bytes():
     calling.ask(views.default)
     with connection.cursor() as cursor:
         cursor.execute("SELECT headers::text, body FROM django_dblock_idempotencykey")

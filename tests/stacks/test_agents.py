@@ -28,11 +28,11 @@ def test_work_runs_once_and_replies_are_replayed(found):
     assert found["replies"] == ["secret-sku-4711"] * 3
 
 
-def test_a_stale_object_is_refused(found):
+def test_stale_object_is_refused(found):
     assert found["refused"]
 
 
-def test_the_agent_saw_our_statements(found):
+def test_agent_saw_our_statements(found):
     """Else the next test would show nothing."""
     if found["agent"] == "none":
         pytest.skip("the control has no agent")

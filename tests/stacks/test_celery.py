@@ -16,14 +16,14 @@ def test_advisory_locks_keep_children_apart(found):
     assert found["children"] > 1, "more than one child was at work"
 
 
-def test_a_task_that_is_delivered_four_times_has_one_effect(found):
+def test_task_that_is_delivered_four_times_has_one_effect(found):
     assert found["paid"] == 1
     assert len(set(found["payments"])) == 1
 
 
-def test_a_lease_in_a_forked_child_outlives_its_ttl_alone(found):
+def test_lease_in_a_forked_child_outlives_its_ttl_alone(found):
     assert found["held"] == ["busy", "held"]
 
 
-def test_a_soft_time_limit_ends_the_wait_and_leaves_no_waiter(found):
+def test_soft_time_limit_ends_the_wait_and_leaves_no_waiter(found):
     assert found["limited"] == "SoftTimeLimitExceeded"

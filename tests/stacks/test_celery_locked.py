@@ -11,7 +11,7 @@ def found(run_program):
     return run_program("celery_locked", needs=("celery", "redis"))
 
 
-def test_a_worker_killed_before_or_after_its_commit_has_one_effect(found):
+def test_worker_killed_before_or_after_its_commit_has_one_effect(found):
     assert found["died"] == [True, True]
     assert found["paid"] == 2, "one for each of the two tasks"
     assert len(set(found["results"])) == 2
@@ -21,7 +21,7 @@ def test_locked_tasks_never_run_at_the_same_time(found):
     assert found["alone"] == [True] * 12
 
 
-def test_a_soft_time_limit_releases_the_lease(found):
+def test_soft_time_limit_releases_the_lease(found):
     assert found["limited"] == "SoftTimeLimitExceeded"
 
 

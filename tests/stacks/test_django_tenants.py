@@ -18,11 +18,11 @@ def test_leases_of_two_tenants_outlive_their_ttl_side_by_side(found):
     assert found["leases"] == {"acme": [first], "globex": [second]}
 
 
-def test_a_lease_is_exclusive_within_its_tenant(found):
+def test_lease_is_exclusive_within_its_tenant(found):
     assert found["busy"]
 
 
-def test_a_namespace_separates_advisory_locks_of_tenants(found):
+def test_namespace_separates_advisory_locks_of_tenants(found):
     """Advisory locks belong to the database; only their keys tell the tenants apart."""
     assert found["same_tenant_waits"]
     assert found["other_tenant_enters"]

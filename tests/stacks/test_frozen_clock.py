@@ -8,7 +8,7 @@ def found(request, run_program):
     return run_program("frozen", request.param, needs=(request.param,))
 
 
-def test_the_clock_was_really_stopped(found):
+def test_clock_was_really_stopped(found):
     assert found["today"] == 2020
 
 
@@ -17,7 +17,7 @@ def test_waits_come_to_their_end(found):
     assert found["advisory_wait"] == "ended"
 
 
-def test_a_lease_outlives_its_ttl(found):
+def test_lease_outlives_its_ttl(found):
     assert found["guarded"]
 
 

@@ -12,7 +12,7 @@ def test_advisory_locks_keep_greenlets_apart(found):
     assert found["left"] == 100 - 4 * 20
 
 
-def test_a_lease_outlives_its_ttl_while_the_pool_is_exhausted(found):
+def test_lease_outlives_its_ttl_while_the_pool_is_exhausted(found):
     assert found["exclusive"]
 
 

@@ -34,7 +34,7 @@ class EverythingInBulk(resources.ModelResource):
 
 
 @pytest.mark.parametrize("resource", [PriceResource, BulkResource])
-def test_an_import_bumps(resource):
+def test_import_bumps(resource):
     old = Price.objects.create(code="a", cents=1)
     rows = tablib.Dataset(["a", 5], ["b", 7], headers=["code", "cents"])
     result = resource().import_data(rows, raise_errors=True)

@@ -32,7 +32,7 @@ def test_each_write_has_its_event_with_the_version():
     assert {each.pgh_context.metadata["user"] for each in events} == {1}
 
 
-def test_an_old_state_is_brought_back_against_the_present_version():
+def test_old_state_is_brought_back_against_the_present_version():
     parcel = Parcel.objects.create(place="a")
     parcel.place = "b"
     parcel.save()
@@ -55,7 +55,7 @@ def test_with_triggers_ignored_the_comparison_stays():
     assert parcel.events.count() == 1
 
 
-def test_a_trigger_that_forbids_the_write_is_named():
+def test_trigger_that_forbids_the_write_is_named():
     sealed = Sealed.objects.create(text="a")
     with pytest.raises(StaleObject, match="trigger"):
         sealed.save_cas()

@@ -24,7 +24,7 @@ def test_each_state_is_kept_with_its_version():
     ]  # fmt: skip
 
 
-def test_an_old_state_is_brought_back_against_the_present_version():
+def test_old_state_is_brought_back_against_the_present_version():
     contract = Contract.objects.create(title="a")
     contract.title = "b"
     contract.save()
@@ -35,7 +35,7 @@ def test_an_old_state_is_brought_back_against_the_present_version():
         contract.history.earliest().instance.save_cas(expected=contract.version)
 
 
-def test_a_conflict_leaves_no_history():
+def test_conflict_leaves_no_history():
     contract = Contract.objects.create(title="a")
     Contract.objects.update(title="theirs")
     with pytest.raises(StaleObject):

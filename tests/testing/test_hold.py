@@ -18,14 +18,14 @@ pytestmark = pytest.mark.server
 class InATestCase(TestCase):
     """A TestCase wraps all of it in a transaction; the other connection is outside of that."""
 
-    def test_the_key_is_busy_while_it_is_held_and_free_at_once_after_it(self):
+    def test_key_is_busy_only_while_held(self):
         with holding("inventory", "sku-1"):
             with pytest.raises(LockTimeout), advisory_lock("inventory", "sku-1", timeout=0):
                 self.fail("two holders")
             assert try_advisory_lock("inventory", "sku-2")
         assert try_advisory_lock("inventory", "sku-1")
 
-    def test_what_the_tests_own_transaction_has_is_said_instead_of_waited_for(self):
+    def test_own_locks_are_an_error_instead_of_a_wait(self):
         with advisory_lock("a"):
             pass  # its block has ended, the lock has not
         with pytest.raises(RuntimeError, match="a is locked by this test's own transaction"):
@@ -38,7 +38,7 @@ class InATestCase(TestCase):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_test_of_djangos_that_may_not_use_the_database_gets_none():
+def test_simple_testcase_gets_no_holder():
     """Its watch must know of the second connection, too, which could reach the real database."""
 
     class WithoutADatabase(SimpleTestCase):
@@ -51,13 +51,13 @@ def test_a_test_of_djangos_that_may_not_use_the_database_gets_none():
     assert "DatabaseOperationForbidden" in error
 
 
-def test_a_test_without_a_mark_gets_none_either(hold_lock):
+def test_unmarked_test_gets_no_holder(hold_lock):
     with pytest.raises(RuntimeError, match="Database access not allowed"):
         hold_lock("a")
 
 
 @pytest.mark.django_db
-def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lock):
+def test_fixture_holds_until_release_or_end(hold_lock):
     first, second = hold_lock("a"), hold_lock("b", shared=True)
     assert first.pid != second.pid != connection.connection.info.backend_pid
     assert not try_advisory_lock("a")
@@ -74,7 +74,7 @@ def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lock):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_somebody_else_has_it(hold_lock):
+def test_busy_key_is_an_error(hold_lock):
     hold_lock("a")
     with pytest.raises(LockTimeout):
         hold_lock("a", timeout=0)
@@ -83,7 +83,7 @@ def test_somebody_else_has_it(hold_lock):
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_another_database(hold_lock):
+def test_using_holds_on_another_alias(hold_lock):
     hold_lock("a", using="other")
     with advisory_lock("a", timeout=0):
         pass
@@ -93,7 +93,7 @@ def test_another_database(hold_lock):
 
 @pytest.mark.django_db(transaction=True)
 @override_settings(DBLOCK_NAMESPACE="shop")
-def test_it_is_the_key_of_the_projects_namespace(hold_lock):
+def test_key_has_the_projects_namespace(hold_lock):
     hold_lock("a")
     with pytest.raises(LockTimeout), advisory_lock("a", timeout=0):
         pass
@@ -101,7 +101,7 @@ def test_it_is_the_key_of_the_projects_namespace(hold_lock):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_race_is_ordered_by_seeing_who_waits(hold_lock):
+def test_wait_for_waiters_orders_a_race(hold_lock):
     busy = hold_lock("a")
     got_in = threading.Event()
 
@@ -123,7 +123,7 @@ def test_a_race_is_ordered_by_seeing_who_waits(hold_lock):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_holder_whose_connection_was_ended_is_released_all_the_same(hold_lock, observer):
+def test_holder_with_an_ended_connection_is_released(hold_lock, observer):
     busy = hold_lock("a")
     observer.execute("SELECT pg_terminate_backend(%s, 5000)", [busy.pid])
     busy.release()

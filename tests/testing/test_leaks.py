@@ -13,19 +13,19 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
 
 class InATransactionTestCase(TransactionTestCase):
-    def test_nothing_is_left(self):
+    def test_no_leak_passes(self):
         with advisory_lock("a"), pytest.raises(RuntimeError, match="inside a transaction"):
             nothing_is_locked()
         nothing_is_locked()
 
 
 class InATestCase(TestCase):
-    def test_it_says_why_it_can_not_work_there(self):
+    def test_testcase_is_refused_with_a_reason(self):
         with pytest.raises(RuntimeError, match=r"assert_no_locks\(\).*TransactionTestCase"):
             nothing_is_locked()
 
 
-def test_who_holds_and_who_waits_is_told(assert_no_locks, hold_lock):
+def test_holders_and_waiters_are_reported(assert_no_locks, hold_lock):
     busy = hold_lock("inventory", "sku-1")
 
     def wait():
@@ -45,27 +45,27 @@ def test_who_holds_and_who_waits_is_told(assert_no_locks, hold_lock):
     waiter.join(60)
 
 
-def test_a_session_lock_of_another_program_is_told(assert_no_locks, rival):
+def test_foreign_session_lock_is_reported(assert_no_locks, rival):
     rival.execute("SELECT pg_advisory_lock(1, 2)")
     with pytest.raises(AssertionError, match="lock 1/2, held by backend"):
         assert_no_locks(within=0)
     rival.execute("SELECT pg_advisory_unlock_all()")
 
 
-def test_a_lease_that_is_held_is_told(assert_no_locks):
+def test_held_lease_is_reported(assert_no_locks):
     with fenced_lock("nightly-sync", ttl=30) as lock:
         with pytest.raises(AssertionError, match=rf"lease nightly-sync, token {lock.token}, of "):
             assert_no_locks(within=0)
     assert_no_locks()
 
 
-def test_without_the_app_there_are_no_leases(assert_no_locks, settings):
+def test_project_without_the_app_has_no_leases(assert_no_locks, settings):
     apps = [name for name in settings.INSTALLED_APPS if name != "django_dblock"]
     with fenced_lock("nightly-sync", ttl=30), override_settings(INSTALLED_APPS=apps):
         assert_no_locks(within=0)
 
 
-def test_what_ends_a_moment_later_is_waited_for(assert_no_locks, hold_lock):
+def test_short_lived_lock_is_waited_for(assert_no_locks, hold_lock):
     busy = hold_lock("a")
     later = threading.Timer(0.05, busy.release)
     later.start()
@@ -103,7 +103,7 @@ def test_frees(assert_no_locks, hold_lock):
 """
 
 
-def test_a_test_that_leaves_a_lock_fails(pytester):
+def test_leaking_test_fails(pytester):
     """In a run without pytest-django, on the database of this test."""
     pytester.makeconftest('pytest_plugins = ["django_dblock.testing.pytest"]')
     pytester.makepyfile(INNER)

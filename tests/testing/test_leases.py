@@ -38,26 +38,26 @@ def write():
 class InATestCase(TestCase):
     """What is held is in the test's transaction, and is gone with it."""
 
-    def test_a_semaphore_without_a_free_permit_is_busy(self):
+    def test_semaphore_without_a_free_permit_is_busy(self):
         with holding(semaphore(units=2)):
             with pytest.raises(LockTimeout), semaphore():
                 self.fail("a third permit")
         with semaphore(units=2) as permit:
             assert permit.slots == (0, 1)
 
-    def test_a_read_write_lock_is_busy_as_if_somebody_else_had_it(self):
+    def test_held_read_write_lock_is_busy(self):
         with holding(write()), pytest.raises(LockTimeout), write():
             self.fail("two writers")
         with holding(fenced_rwlock("catalogue").read(ttl=30)):
             with pytest.raises(LockTimeout), write():
                 self.fail("a writer beside a reader")
 
-    def test_without_the_helper_it_would_be_a_deadlock_with_oneself(self):
+    def test_negative_twin_without_the_helper_deadlocks(self):
         """The twin of the test above."""
         with write(), pytest.raises(SelfDeadlock), write():
             self.fail("two writers")
 
-    def test_somebody_else_leads(self):
+    def test_held_leadership_is_anothers(self):
         with holding(leadership("sync", ttl=30)) as other:
             assert leader("sync").token == other.lease.token
         assert leader("sync") is None
@@ -79,7 +79,7 @@ class InATestCase(TestCase):
             assert leader("sync") is None
         assert tokens[0] < tokens[1]
 
-    def test_another_worker_has_its_share(self):
+    def test_held_partitions_are_another_workers(self):
         with holding(partitions("outbox", count=4, ttl=30)) as other:
             assert other.lease.numbers == (0, 1, 2, 3)
             assert other.waiters() == []
@@ -90,11 +90,11 @@ class InATestCase(TestCase):
                 mine.balance()
                 assert (len(mine), len(other.lease)) == (2, 2)
 
-    def test_a_transaction_of_the_tests_own_is_refused(self):
+    def test_inner_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             holding(semaphore()).__enter__()
 
-    def test_what_is_taken_away_commits_nothing(self):
+    def test_guard_of_a_lost_lease_commits_nothing(self):
         with pytest.raises(LockLost), fenced_lock("nightly", ttl=30) as lock:
             take_away(lock)
             assert not lock.lost
@@ -102,14 +102,14 @@ class InATestCase(TestCase):
                 Counter.objects.create(name="stale")
         assert not Counter.objects.exists()
 
-    def test_every_unit_of_a_permit_is_taken_away(self):
+    def test_taking_away_a_permit_loses_every_unit(self):
         with pytest.raises(LockLost), semaphore(units=2) as permit:
             take_away(permit)
             assert fenced_leases() == []
             with semaphore(units=2):
                 pass
 
-    def test_a_leader_that_is_told_campaigns_again(self):
+    def test_leader_campaigns_again_after_a_loss(self):
         tokens = []
         for term in leadership("sync", ttl=30, stop=lambda: len(tokens) == 2):
             with term:
@@ -119,7 +119,7 @@ class InATestCase(TestCase):
                 self.fail("it went on")
         assert tokens[0] < tokens[1]
 
-    def test_a_partition_that_is_taken_away_ends_its_block(self):
+    def test_lost_partition_ends_its_block(self):
         with partitions("outbox", count=1, ttl=30) as mine:
             for part in mine:
                 take_away(part)
@@ -129,7 +129,7 @@ class InATestCase(TestCase):
             assert mine.numbers == (0,)
 
 
-def test_it_is_held_until_it_is_released_or_taken_away():
+def test_lease_is_held_until_released_or_taken_away():
     held = holding(semaphore(units=2))
     with held, held:  # entering twice acquires once
         assert len(fenced_leases()) == 2
@@ -143,12 +143,12 @@ def test_it_is_held_until_it_is_released_or_taken_away():
 
 
 @pytest.mark.parametrize("block", ["nightly", advisory_lock("nightly")], ids=["key", "advisory"])
-def test_what_holds_no_lease_is_refused(block):
+def test_object_without_a_lease_is_refused(block):
     with pytest.raises(TypeError, match=r"takes a block that holds a lease.*use hold_lock\(\)"):
         holding(block)
 
 
-def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lease):
+def test_fixture_holds_until_release_or_end(hold_lease):
     busy = hold_lease(write())
     assert [lease.role for lease in fenced_leases()] == ["writer"]
     busy.release()
@@ -156,7 +156,7 @@ def test_the_fixture_holds_until_the_test_ends_or_it_is_told(hold_lease):
     hold_lease(write())
 
 
-def test_who_waits_is_seen(hold_lease):
+def test_waiters_are_counted(hold_lease):
     busy = hold_lease(semaphore(units=2))
     got = []
 

@@ -20,7 +20,7 @@ def job(seen):
 
 
 class InATestCase(TestCase):
-    def test_a_job_runs_once_in_the_period_of_the_moment(self):
+    def test_job_runs_once_in_the_frozen_period(self):
         seen = []
         settle = job(seen)
         for hours in (0, 12, 21, 22, 45):  # of a day with 25 hours, of which 3 are over
@@ -28,7 +28,7 @@ class InATestCase(TestCase):
                 settle()
         assert seen == ["2026-10-25", "2026-10-26"]
 
-    def test_missed_counts_to_the_moment(self):
+    def test_missed_periods_end_at_the_frozen_moment(self):
         settle = job([])
         with database_time(AT_NIGHT):
             settle()
@@ -37,13 +37,13 @@ class InATestCase(TestCase):
             [period] = missed("settlement", per="day", since=since, tz="Europe/Vienna")
             assert period.label == "2026-10-26"
 
-    def test_outside_of_the_block_it_is_the_databases_own(self):
+    def test_outside_the_block_the_databases_clock_counts(self):
         settle = job([])
         with database_time(AT_NIGHT):
             assert settle.period().label == "2026-10-25"
         assert settle.period().label != "2026-10-25"
 
-    def test_a_moment_without_a_time_zone_is_none(self):
+    def test_naive_moment_is_refused(self):
         naive = AT_NIGHT.replace(tzinfo=None)
         with pytest.raises(ValueError, match="no time zone"), database_time(naive):
             self.fail("it is no moment")

@@ -23,25 +23,25 @@ def add_one(lock):
 
 
 class InATransactionTestCase(TransactionTestCase):
-    def test_nothing_is_lost(self):
+    def test_locked_race_loses_no_update(self):
         Counter.objects.create(name="hits")
         racing(4, lambda: [add_one(advisory_lock) for _ in range(20)])
         assert Counter.objects.get().value == 80
 
 
-def test_negative_twin_without_the_lock_something_is_lost(race):
+def test_negative_twin_unlocked_race_loses_updates(race):
     Counter.objects.create(name="hits")
     race(8, lambda: [add_one(recipes.no_lock) for _ in range(50)])
     assert Counter.objects.get().value < 400
 
 
 class InATestCase(TestCase):
-    def test_it_says_why_it_can_not_work_there(self):
+    def test_testcase_is_refused_with_a_reason(self):
         with pytest.raises(RuntimeError, match=r"race\(\).*'default'.*TransactionTestCase"):
             racing(2, print)
 
 
-def test_each_has_a_connection_of_its_own_and_closes_it(race, observer):
+def test_each_thread_has_its_connection(race, observer):
     def backend():
         return connection.connection.info.backend_pid
 
@@ -51,7 +51,7 @@ def test_each_has_a_connection_of_its_own_and_closes_it(race, observer):
     observe.until(lambda: observer.execute(alive, [pids]).fetchone() == (0,), "all are closed")
 
 
-def test_nobody_goes_on_before_all_are_connected(race, observer, monkeypatch):
+def test_threads_start_together(race, observer, monkeypatch):
     """The first is let go when the last, however slow, has its connection."""
     real, ready = type(connections["default"]).ensure_connection, set()
 
@@ -67,21 +67,21 @@ def test_nobody_goes_on_before_all_are_connected(race, observer, monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_on_another_database(race):
+def test_using_races_on_another_alias(race):
     def opened():
         return [each.alias for each in connections.all(initialized_only=True) if each.connection]
 
     assert race(2, opened, using="other") == [["other"]] * 2
 
 
-def test_a_function_gets_its_number_if_it_takes_one(race):
+def test_function_gets_its_number(race):
     assert race(3, lambda number: number * 2) == [0, 2, 4]
     assert race(2, lambda: "none") == ["none"] * 2
     assert race(2, str) == ["", ""]
     assert race(2, iter([5, 5]).__next__) == [5, 5]
 
 
-def test_errors_that_are_results_are_returned(race, hold_lock):
+def test_expected_errors_are_returned(race, hold_lock):
     hold_lock("a")
 
     def work(number):
@@ -93,7 +93,7 @@ def test_errors_that_are_results_are_returned(race, hold_lock):
     assert [type(each) for each in others] == [LockTimeout] * 2
 
 
-def test_other_errors_are_raised_all_of_them_told(race):
+def test_other_errors_are_raised_together(race):
     def fail(number):
         raise ZeroDivisionError(number)
 
@@ -103,7 +103,7 @@ def test_other_errors_are_raised_all_of_them_told(race):
     assert caught.value.__notes__ == ["race(): another thread raised ZeroDivisionError(1)"]
 
 
-def test_one_that_never_starts_lets_nobody_wait(race, monkeypatch):
+def test_failed_start_releases_the_others(race, monkeypatch):
     """Its error is raised, not that of those who were let down."""
     real = type(connections["default"]).ensure_connection
 
@@ -122,7 +122,7 @@ def test_one_that_never_starts_lets_nobody_wait(race, monkeypatch):
         race(3, lambda: None)
 
 
-def test_one_that_never_ends_is_named(race, hold_lock):
+def test_hanging_thread_is_named(race, hold_lock):
     busy = hold_lock("a")
 
     def wait(number):
@@ -140,12 +140,12 @@ def _racing():
     return [each for each in threading.enumerate() if each.name.startswith("race-")]
 
 
-def test_none_at_all(race):
+def test_race_without_threads_is_refused(race):
     with pytest.raises(ValueError, match="at least one"):
         race(0, print)
 
 
-def test_who_never_began_is_no_result(race, monkeypatch):
+def test_thread_that_never_began_has_no_result(race, monkeypatch):
     """Else a race that nobody ran would look like one that everybody lost."""
 
     connect = BaseDatabaseWrapper.ensure_connection

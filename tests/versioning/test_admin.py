@@ -73,14 +73,14 @@ def logged():
     return LogEntry.objects.count()
 
 
-def test_the_change_form_saves_what_it_showed(mine, url):
+def test_change_form_saves(mine, url):
     answer = mine.post(url, look(mine, url).sent(name="two"))
     assert answer.status_code == 302
     assert now(Shelf, "name", "version") == [("two", 2)]
     assert [str(each) for each in LogEntry.objects.all()] == ["Changed “two” — Changed Name."]
 
 
-def test_of_two_browsers_the_second_sees_a_conflict_and_nothing_is_written(mine, theirs, url):
+def test_second_browser_gets_the_conflict_page(mine, theirs, url):
     sent = look(mine, url).sent(name="my <name>", **{"boxes-0-items": "100"})
     theirs.post(url, look(theirs, url).sent(name="their name", note="new"))
     before = logged()
@@ -110,7 +110,7 @@ def test_theirs_can_be_taken_field_by_field(mine, theirs, url):
     assert "Changed Note." in str(LogEntry.objects.first())
 
 
-def test_a_second_conflict_shows_the_newest(mine, theirs, url):
+def test_second_conflict_shows_the_newest(mine, theirs, url):
     sent = look(mine, url).sent(name="mine")
     theirs.post(url, look(theirs, url).sent(name="theirs"))
     page = Page(mine.post(url, sent))
@@ -122,14 +122,14 @@ def test_a_second_conflict_shows_the_newest(mine, theirs, url):
 
 
 @pytest.mark.parametrize("token", [None, "", "nonsense"])
-def test_a_form_that_comes_back_without_its_version_is_refused(mine, url, token):
+def test_form_without_its_version_is_refused(mine, url, token):
     answer = mine.post(url, look(mine, url).sent(name="two", version_token=token))
     assert answer.status_code == 200
     assert "nothing was saved" in answer.content.decode()
     assert now(Shelf, "name", "version") == [("one", 1)]
 
 
-def test_an_error_in_the_form_keeps_the_version_that_was_seen(mine, theirs, url):
+def test_form_error_keeps_the_seen_version(mine, theirs, url):
     """Else the second attempt would overwrite what was never shown."""
     sent = look(mine, url).sent(name="")
     theirs.post(url, look(theirs, url).sent(name="theirs"))
@@ -138,7 +138,7 @@ def test_an_error_in_the_form_keeps_the_version_that_was_seen(mine, theirs, url)
     assert now(Shelf, "name") == [("theirs",)]
 
 
-def test_a_row_that_is_gone_is_said_to_be(mine, theirs, shelf, url):
+def test_deleted_row_is_reported(mine, theirs, shelf, url):
     sent = look(mine, url).sent(name="two")
     Shelf.objects.all().delete()
     answer = mine.post(url, sent, follow=True)
@@ -149,7 +149,7 @@ def test_a_row_that_is_gone_is_said_to_be(mine, theirs, shelf, url):
 # Inlines.
 
 
-def test_an_inline_row_is_compared_by_itself(mine, theirs, url):
+def test_inline_row_is_compared_by_itself(mine, theirs, url):
     sent = look(mine, url).sent(**{"boxes-0-items": "100"})
     Box.objects.filter(label="red").update(items=7)
     answer = mine.post(url, sent)
@@ -163,14 +163,14 @@ def test_an_inline_row_is_compared_by_itself(mine, theirs, url):
     assert now(Box, "items") == [(100,), (2,)]
 
 
-def test_an_inline_row_left_alone_is_no_conflict(mine, url):
+def test_unchanged_inline_row_is_no_conflict(mine, url):
     sent = look(mine, url).sent(**{"boxes-0-items": "100"})
     Box.objects.filter(label="blue").update(items=7)
     assert mine.post(url, sent).status_code == 302
     assert now(Box, "items") == [(100,), (7,)]
 
 
-def test_an_inline_row_is_deleted_only_as_it_was_shown(mine, url):
+def test_changed_inline_row_is_not_deleted(mine, url):
     sent = look(mine, url).sent(**{"boxes-0-DELETE": "on"})
     Box.objects.filter(label="red").update(items=7)
     answer = mine.post(url, sent)
@@ -180,7 +180,7 @@ def test_an_inline_row_is_deleted_only_as_it_was_shown(mine, url):
     assert now(Box, "items") == [(2,)]
 
 
-def test_an_inline_row_is_not_deleted_without_its_version(mine, url):
+def test_inline_row_without_version_is_not_deleted(mine, url):
     sent = look(mine, url).sent(without=["boxes-0-version_token"], **{"boxes-0-DELETE": "on"})
     answer = mine.post(url, sent)
     assert answer.status_code == 200
@@ -188,7 +188,7 @@ def test_an_inline_row_is_not_deleted_without_its_version(mine, url):
     assert now(Box, "items") == [(1,), (2,)]
 
 
-def test_an_inline_row_that_is_gone_is_said_to_be(mine, url):
+def test_deleted_inline_row_is_reported(mine, url):
     sent = look(mine, url).sent(**{"boxes-0-items": "100"})
     Box.objects.filter(label="red").delete()
     answer = mine.post(url, sent)
@@ -196,7 +196,7 @@ def test_an_inline_row_that_is_gone_is_said_to_be(mine, url):
     assert now(Shelf, "version") == [(1,)]
 
 
-def test_an_inline_row_can_be_added(mine, url):
+def test_inline_row_can_be_added(mine, url):
     sent = look(mine, url).sent(
         **{"boxes-TOTAL_FORMS": "3", "boxes-2-label": "green", "boxes-2-items": "3"},
         **{"boxes-2-shelf": "", "boxes-2-id": ""},
@@ -213,7 +213,7 @@ def second(shelf):
     return Shelf.objects.create(name="second")
 
 
-def test_trap_list_editable_without_the_hidden_field_does_not_overwrite(mine, shelf, second):
+def test_trap_list_editable_without_version_is_refused(mine, shelf, second):
     sent = look(mine, LIST).sent(without=["form-0-version_token"], **{"form-0-room": "a"})
     answer = mine.post(LIST, {**sent, "_save": "Save"})
     assert answer.status_code == 200
@@ -221,13 +221,13 @@ def test_trap_list_editable_without_the_hidden_field_does_not_overwrite(mine, sh
     assert now(Shelf, "room", "version") == [("c", 1), ("c", 1)]
 
 
-def test_a_list_saves_what_it_showed(mine, shelf, second):
+def test_list_editable_saves(mine, shelf, second):
     sent = look(mine, LIST).sent(**{"form-0-room": "a"})
     assert mine.post(LIST, {**sent, "_save": "Save"}).status_code == 302
     assert now(Shelf, "room", "version") == [("a", 2), ("c", 1)]
 
 
-def test_a_row_of_a_list_that_was_changed_is_a_conflict_and_no_row_is_written(mine, shelf, second):
+def test_changed_list_row_conflicts_and_no_row_is_written(mine, shelf, second):
     sent = look(mine, LIST).sent(**{"form-0-room": "a", "form-1-room": "a"})
     Shelf.objects.filter(pk=second.pk).update(name="theirs")
     answer = mine.post(LIST, {**sent, "_save": "Save"})
@@ -241,7 +241,7 @@ def test_a_row_of_a_list_that_was_changed_is_a_conflict_and_no_row_is_written(mi
     assert logged() == 2
 
 
-def test_a_row_of_a_list_left_alone_is_no_conflict_and_is_not_put_back(mine, shelf, second):
+def test_unchanged_list_row_is_not_written(mine, shelf, second):
     """Django's own list would write the old value over theirs."""
     sent = look(mine, LIST).sent(**{"form-0-room": "a"})
     Shelf.objects.filter(pk=second.pk).update(open=False)
@@ -249,7 +249,7 @@ def test_a_row_of_a_list_left_alone_is_no_conflict_and_is_not_put_back(mine, she
     assert now(Shelf, "room", "open") == [("a", True), ("c", False)]
 
 
-def test_negative_twin_djangos_own_list_puts_an_old_value_back(mine, shelf):
+def test_negative_twin_django_list_restores_an_old_value(mine, shelf):
     url = "/admin/app/box/"
     sent = look(mine, url).sent(**{"form-0-items": "100"})
     old = dict(Box.objects.values_list("label", "items"))
@@ -259,7 +259,7 @@ def test_negative_twin_djangos_own_list_puts_an_old_value_back(mine, shelf):
     assert 7 not in dict(Box.objects.values_list("label", "items")).values()
 
 
-def test_a_row_of_a_list_that_is_gone_is_said_to_be(mine, shelf, second):
+def test_deleted_list_row_is_reported(mine, shelf, second):
     sent = look(mine, LIST).sent(**{"form-0-room": "a", "form-1-room": "a"})
     shelf.delete()
     answer = mine.post(LIST, {**sent, "_save": "Save"})
@@ -275,13 +275,13 @@ def delete_url(shelf):
     return f"{LIST}{shelf.pk}/delete/"
 
 
-def test_what_was_shown_is_deleted(mine, delete_url):
+def test_unchanged_row_is_deleted(mine, delete_url):
     assert mine.post(delete_url, look(mine, delete_url).sent()).status_code == 302
     assert now(Shelf, "pk") == now(Box, "pk") == []
     assert logged() == 1
 
 
-def test_what_was_changed_meanwhile_is_not_deleted(mine, delete_url):
+def test_changed_row_is_not_deleted(mine, delete_url):
     sent = look(mine, delete_url).sent()
     Shelf.objects.update(name="<theirs>")
     answer = mine.post(delete_url, sent)
@@ -294,7 +294,7 @@ def test_what_was_changed_meanwhile_is_not_deleted(mine, delete_url):
     assert now(Shelf, "pk") == []
 
 
-def test_nothing_is_deleted_without_the_version(mine, delete_url):
+def test_delete_without_version_is_refused(mine, delete_url):
     answer = mine.post(delete_url, {"post": "yes"})
     assert answer.status_code == 400
     assert "nothing was saved" in answer.content.decode()
@@ -306,14 +306,14 @@ def selected(action, *objects, **more):
     return {"action": action, "_selected_action": [each.pk for each in objects], **more}
 
 
-def test_selected_rows_are_deleted_as_they_were_shown(mine, shelf, second):
+def test_delete_selected_deletes_unchanged_rows(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, second, index="0")))
     assert mine.post(LIST, page.sent()).status_code == 302
     assert now(Shelf, "pk") == []
     assert logged() == 2
 
 
-def test_selected_rows_are_all_kept_if_one_was_changed_meanwhile(mine, shelf, second):
+def test_one_changed_row_stops_delete_selected(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, second, index="0")))
     Shelf.objects.filter(pk=second.pk).update(name="theirs")
     answer = mine.post(LIST, page.sent())
@@ -326,20 +326,20 @@ def test_selected_rows_are_all_kept_if_one_was_changed_meanwhile(mine, shelf, se
 
 
 @pytest.mark.parametrize("versions", [None, "nonsense"])
-def test_selected_rows_are_kept_without_their_versions(mine, shelf, versions):
+def test_delete_selected_without_versions_is_refused(mine, shelf, versions):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     assert mine.post(LIST, page.sent(version_tokens=versions)).status_code == 400
     assert now(Shelf, "name") == [("one",)]
 
 
-def test_a_row_that_the_page_did_not_show_is_not_deleted_with_the_others(mine, shelf, second):
+def test_unshown_row_is_not_deleted(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     sent = page.sent(_selected_action=[shelf.pk, second.pk])
     assert mine.post(LIST, sent).status_code == 409
     assert now(Shelf, "name") == [("one",), ("second",)]
 
 
-def test_an_action_of_ones_own_works(mine, shelf):
+def test_custom_action_works(mine, shelf):
     assert mine.post(LIST, selected("close", shelf, index="0")).status_code == 302
     assert now(Shelf, "open") == [(False,)]
 
@@ -347,7 +347,7 @@ def test_an_action_of_ones_own_works(mine, shelf):
 # What else the admin can do.
 
 
-def test_a_row_is_added(mine):
+def test_row_can_be_added(mine):
     url = f"{LIST}add/"
     assert mine.post(url, look(mine, url).sent(name="new")).status_code == 302
     assert now(Shelf, "name", "version") == [("new", 1)]
@@ -361,7 +361,7 @@ def test_save_as_new_needs_no_version(mine, url):
     assert Box.objects.count() == 4
 
 
-def test_a_popup_shows_a_conflict_and_closes_after_it(mine, shelf, url):
+def test_popup_shows_a_conflict_and_then_closes(mine, shelf, url):
     sent = look(mine, f"{url}?_popup=1").sent(name="mine")
     Shelf.objects.update(name="theirs")
     answer = mine.post(f"{url}?_popup=1", sent)
@@ -372,7 +372,7 @@ def test_a_popup_shows_a_conflict_and_closes_after_it(mine, shelf, url):
     assert now(Shelf, "name") == [("mine",)]
 
 
-def test_who_may_only_look_sees_no_version(shelf, url):
+def test_view_permission_alone_shows_no_version(shelf, url):
     user = User.objects.create_user("looker", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_shelf"))
     client = Client()
@@ -384,7 +384,7 @@ def test_who_may_only_look_sees_no_version(shelf, url):
     assert client.get(LIST).status_code == 200
 
 
-def test_a_model_whose_save_wins_is_compared_in_the_admin(mine):
+def test_last_write_wins_model_is_compared_in_the_admin(mine):
     setting = Setting.objects.create(name="a", value="b")
     url = f"/admin/app/setting/{setting.pk}/change/"
     sent = look(mine, url).sent(value="mine")
@@ -393,7 +393,7 @@ def test_a_model_whose_save_wins_is_compared_in_the_admin(mine):
     assert now(Setting, "value") == [("theirs",)]
 
 
-def test_forms_of_a_project_that_know_nothing_of_versions_are_compared(mine):
+def test_plain_model_forms_are_compared(mine):
     setting = Setting.objects.create(name="a", value="b")
     url, rows = f"/admin/app/setting/{setting.pk}/change/", "/admin/app/setting/"
     sent, listed = (
@@ -406,7 +406,7 @@ def test_forms_of_a_project_that_know_nothing_of_versions_are_compared(mine):
     assert now(Setting, "value") == [("theirs",)]
 
 
-def test_a_model_without_a_version_is_as_ever(mine):
+def test_unversioned_model_is_unchanged(mine):
     plain = Plain.objects.create(name="a")
     url, rows = f"/admin/app/plain/{plain.pk}/", "/admin/app/plain/"
     page = look(mine, f"{url}change/")
@@ -422,7 +422,7 @@ def test_a_model_without_a_version_is_as_ever(mine):
     assert now(Plain, "name") == []
 
 
-def test_an_admin_without_fieldsets_carries_the_version(mine):
+def test_admin_without_fieldsets_carries_the_version(mine):
     product = Product.objects.create(name="a")
     url = f"/admin/app/product/{product.pk}/change/"
     assert "version_token" in dict(look(mine, url).fields)
@@ -430,7 +430,7 @@ def test_an_admin_without_fieldsets_carries_the_version(mine):
     assert now(Product, "version") == [(2,)]
 
 
-def test_who_may_delete_but_not_look_is_told_no_values(shelf, delete_url):
+def test_delete_permission_alone_shows_no_values(shelf, delete_url):
     user = User.objects.create_user("remover", is_staff=True)
     codes = ("delete_shelf", "delete_box")
     user.user_permissions.set(Permission.objects.filter(codename__in=codes))
@@ -447,7 +447,7 @@ def overtaken(row):
     return StaleObject(instance=row, expected=1, actual=2, using="default")
 
 
-def test_an_action_that_meets_a_conflict_says_so(mine, shelf, monkeypatch):
+def test_conflict_in_an_action_is_a_message(mine, shelf, monkeypatch):
     def save(self, *args, **options):
         raise overtaken(self)
 
@@ -456,7 +456,7 @@ def test_an_action_that_meets_a_conflict_says_so(mine, shelf, monkeypatch):
     assert "nothing was done to it: one." in answer.content.decode()
 
 
-def test_an_action_that_asks_can_compare_what_it_showed(mine, shelf, second, monkeypatch):
+def test_confirming_action_can_check_versions(mine, shelf, second, monkeypatch):
     def rename(self, request, queryset):
         if not request.POST.get("post"):
             return HttpResponse(f"<form>{self.carry_versions(queryset)}</form>")
@@ -476,9 +476,7 @@ def test_an_action_that_asks_can_compare_what_it_showed(mine, shelf, second, mon
 
 
 @pytest.mark.parametrize("error", [overtaken(Shelf(pk=9)), ValidationError("no")])
-def test_errors_that_are_not_the_pages_own_are_raised(
-    mine, shelf, url, delete_url, monkeypatch, error
-):
+def test_other_errors_propagate(mine, shelf, url, delete_url, monkeypatch, error):
     def fail(self, *args, **options):
         raise error
 
@@ -493,7 +491,7 @@ def test_errors_that_are_not_the_pages_own_are_raised(
             mine.post(LIST, selected("close", shelf, index="0"))
 
 
-def test_a_conflict_on_a_conflict_is_shown_and_not_written(mine, shelf, url, monkeypatch):
+def test_row_deleted_during_a_conflict_is_shown(mine, shelf, url, monkeypatch):
     """A row that is gone by the time the page is made again."""
     sent = look(mine, url).sent(name="mine")
 
@@ -507,7 +505,7 @@ def test_a_conflict_on_a_conflict_is_shown_and_not_written(mine, shelf, url, mon
     assert now(Shelf, "name") == [("one",)]  # theirs was in the same transaction here
 
 
-def test_a_page_that_is_overtaken_again_and_again_gives_up(mine, shelf, url, monkeypatch):
+def test_repeatedly_conflicting_page_gives_up(mine, shelf, url, monkeypatch):
     sent = look(mine, url).sent(name="mine")
     monkeypatch.setattr(AdminForm, "_is_stale", lambda *_: False)
     Shelf.objects.update(name="theirs")
@@ -516,7 +514,7 @@ def test_a_page_that_is_overtaken_again_and_again_gives_up(mine, shelf, url, mon
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_row_that_goes_after_it_was_read_is_said_to_be_gone(mine, url, rival, monkeypatch):
+def test_row_deleted_after_the_read_is_reported(mine, url, rival, monkeypatch):
     sent = look(mine, url).sent(name="mine")
 
     def save_model(self, request, obj, form, change):
@@ -532,7 +530,7 @@ def test_a_row_that_goes_after_it_was_read_is_said_to_be_gone(mine, url, rival, 
 # What it costs, and what it leans on.
 
 
-def test_no_statement_more_than_djangos_own_admin(mine, shelf, statements):
+def test_admin_adds_no_statement(mine, shelf, statements):
     """But one, where more rows are deleted with one: ``delete_cas()`` locks that one first."""
 
     class Ours(VersionedAdmin):
@@ -589,7 +587,7 @@ def registered(kind):
         register(ShelfAdmin)
 
 
-def test_trap_no_method_of_djangos_admin_is_copied():
+def test_trap_no_django_method_is_copied():
     """Each override calls the method that it overrides."""
     for name, method in vars(VersionedAdmin).items():
         if hasattr(admin.ModelAdmin, name) and inspect.isfunction(method):

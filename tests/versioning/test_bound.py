@@ -21,7 +21,7 @@ def bound(product):
     return product
 
 
-def test_a_bound_delete_compares(product):
+def test_bound_delete_compares(product):
     bound(product)
     overtake(product)
     for _ in range(2):
@@ -30,11 +30,11 @@ def test_a_bound_delete_compares(product):
     assert Product.objects.exists()
 
 
-def test_a_bound_delete_deletes_what_is_as_it_was_seen(product):
+def test_bound_delete_deletes_an_unchanged_row(product):
     assert bound(product).delete()[0] == 1
 
 
-def test_a_copy_with_another_key_deletes_its_own_row(product):
+def test_copy_with_another_key_deletes_its_row(product):
     other = copy.copy(bound(product))
     other.pk, other._state.adding = None, True
     other.save()
@@ -42,19 +42,19 @@ def test_a_copy_with_another_key_deletes_its_own_row(product):
     assert list(Product.objects.all()) == [product]
 
 
-def test_after_a_save_delete_is_as_ever(product):
+def test_save_unbinds_delete(product):
     bound(product).save()
     assert product.delete()[0] == 1
 
 
-def test_a_bound_instance_can_be_pickled(product):
+def test_bound_instance_can_be_pickled(product):
     again = pickle.loads(pickle.dumps(bound(product)))
     overtake(product)
     with pytest.raises(StaleObject):
         again.delete()
 
 
-def test_pickle_from_a_rolled_back_transaction_knows(product):
+def test_pickle_from_a_rolled_back_transaction_is_untrusted(product):
     """As when a view puts an object into the cache and fails afterwards."""
     with transaction.atomic():
         product.stock = 7
@@ -69,14 +69,14 @@ def test_pickle_from_a_rolled_back_transaction_knows(product):
     assert caught.value.expected == 1
 
 
-def test_a_pickle_from_a_committed_transaction_is_trusted(product):
+def test_pickle_from_a_committed_transaction_is_trusted(product):
     with transaction.atomic():
         product.save()
         kept = pickle.dumps(product)
     pickle.loads(kept).save()
 
 
-def test_only_so_many_pickled_fates_are_kept(product, monkeypatch):
+def test_remembered_pickles_are_bounded(product, monkeypatch):
     from django_dblock.versioning import rollback as fate
 
     monkeypatch.setattr(fate, "_MOST_PICKLED", 1)
@@ -89,7 +89,7 @@ def test_only_so_many_pickled_fates_are_kept(product, monkeypatch):
     pickle.loads(kept[0]).save()
 
 
-def test_threads_that_save_one_instance_at_once_never_save_without_comparing(product):
+def test_concurrent_saves_of_one_instance_compare(product):
     """The other thread begins and ends inside this one's save, and somebody writes after it."""
 
     def save():
@@ -110,13 +110,13 @@ def test_threads_that_save_one_instance_at_once_never_save_without_comparing(pro
     assert Product.objects.get().stock == 100
 
 
-def test_the_base_manager_bumps_without_a_word_in_migrations():
+def test_base_manager_is_not_in_migrations():
     assert Product._base_manager is Product._meta.managers_map["objects"]
     assert "base_manager_name" not in Product._meta.original_attrs
     assert Managed._base_manager.name == "objects"
 
 
-def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
+def test_filtering_manager_is_not_the_base_manager():
     class Hiding(type(Product.objects)):
         def get_queryset(self):
             return super().get_queryset().filter(stock=0)
@@ -132,7 +132,7 @@ def test_a_manager_that_may_hide_rows_is_not_the_base_manager():
     assert Hidden._base_manager.name == "_versioned"
 
 
-def test_reading_again_brings_back_a_version_that_a_last_write_left_unknown():
+def test_refresh_restores_an_unknown_version():
     setting = Setting.objects.create(name="a")
     setting.save()
     assert "version" not in vars(setting)
@@ -141,7 +141,7 @@ def test_reading_again_brings_back_a_version_that_a_last_write_left_unknown():
     assert setting.version == 3
 
 
-def test_reading_again_what_is_gone_leaves_the_instance_as_it_was():
+def test_failed_refresh_leaves_the_instance_unchanged():
     setting = Setting.objects.create(name="a")
     gone = Setting.objects.get()
     setting.save()
@@ -153,7 +153,7 @@ def test_reading_again_what_is_gone_leaves_the_instance_as_it_was():
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_what_is_written_on_one_alias_is_not_rolled_back_on_another(product):
+def test_rollback_on_one_alias_spares_another(product):
     Product.objects.using("other").create(pk=product.pk, name="a", version=2)
     with transaction.atomic(), transaction.atomic(using="other"):
         product.save()

@@ -38,7 +38,7 @@ def writes(sent):
     ]
 
 
-def test_one_statement_writes_the_fresh_and_tells_the_stale(statements):
+def test_one_statement_writes_fresh_and_reports_stale(statements):
     rows = products(4)
     overtake(rows[1])
     Product.objects.filter(pk=rows[3].pk).delete()
@@ -58,7 +58,7 @@ def test_one_statement_writes_the_fresh_and_tells_the_stale(statements):
         rows[1].save()
 
 
-def test_as_many_statements_as_bulk_update(statements):
+def test_statements_equal_bulk_update(statements):
     rows = products(10)
     counts = []
     for write in (
@@ -74,7 +74,7 @@ def test_as_many_statements_as_bulk_update(statements):
     assert set(Product.objects.values_list("version", flat=True)) == {3}
 
 
-def test_raise_writes_all_or_nothing_and_leaves_the_transaction_usable():
+def test_on_conflict_raise_is_all_or_nothing():
     rows = products()
     overtake(rows[2])
     heard = []
@@ -114,7 +114,7 @@ def test_raise_writes_all_or_nothing_and_leaves_the_transaction_usable():
         (lambda p: [p], ["name"], {"on_conflict": "ignore"}, ValueError, "'report' or 'raise'"),
     ],
 )
-def test_what_can_not_be_written_is_refused_before_any_sql(
+def test_wrong_fields_are_refused_before_sql(
     product, statements, objs, fields, options, error, match
 ):
     with statements() as sent, pytest.raises(error, match=match):
@@ -145,7 +145,7 @@ class Sealed(models.TextField):
         return "upper(%s)", (value,)
 
 
-def test_a_field_that_wraps_its_values_in_sql_is_refused(product, monkeypatch):
+def test_field_with_sql_wrapping_is_refused(product, monkeypatch):
     """Written as they are they would be the clear text."""
     assert bulk._made_of_sql(Sealed())
     name = Product._meta.get_field("name")
@@ -154,7 +154,7 @@ def test_a_field_that_wraps_its_values_in_sql_is_refused(product, monkeypatch):
         Product.objects.bulk_save_cas([product], ["name"])
 
 
-def test_nothing_to_write(product, statements):
+def test_empty_list_writes_nothing(product, statements):
     with statements() as sent:
         assert Product.objects.bulk_save_cas([], ["name"]) == []
     assert len(sent) == 0
@@ -188,7 +188,7 @@ def read(row):
 
 @pytest.mark.parametrize("server_side", [False, True])
 @pytest.mark.parametrize("nulls_first", [False, True])
-def test_every_kind_of_column(product, nulls_first, server_side, monkeypatch):
+def test_every_column_type_is_written(product, nulls_first, server_side, monkeypatch):
     """The first row names the types, so it is tried with NULLs and without."""
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", server_side)
     connection.close()
@@ -214,7 +214,7 @@ def test_every_kind_of_column(product, nulls_first, server_side, monkeypatch):
     ("name", "value"), [("short", "long"), ("words", ["longer"]), ("small", 2**17)]
 )
 @pytest.mark.parametrize("place", [0, 1])
-def test_what_does_not_fit_is_an_error_and_never_cut(name, value, place):
+def test_too_long_value_is_an_error(name, value, place):
     rows = [Typed.objects.create() for _ in range(2)]
     setattr(rows[place], name, value)
     with pytest.raises(DatabaseError) as caught:
@@ -224,21 +224,21 @@ def test_what_does_not_fit_is_an_error_and_never_cut(name, value, place):
     assert [row.version for row in rows] == [1, 1]
 
 
-def test_auto_now_is_left_alone_as_by_bulk_update():
+def test_auto_now_is_unchanged_as_in_bulk_update():
     row = Typed.objects.create()
     seen = row.seen
     Typed.objects.bulk_save_cas([row], ["short"])
     assert Typed.objects.get().seen == seen
 
 
-def test_an_unsaved_related_object_is_refused():
+def test_unsaved_related_object_is_refused():
     row = Typed.objects.create()
     row.product = Product(name="unsaved")
     with pytest.raises(ValueError, match="unsaved related object"):
         Typed.objects.bulk_save_cas([row], ["product"])
 
 
-def test_only_the_rows_of_a_filtered_or_sliced_queryset():
+def test_filtered_or_sliced_queryset_limits_the_rows():
     rows = products(4)
     assert Product.objects.filter(name__in=["p0", "p1"]).bulk_save_cas(rows, ["stock"]) == [
         rows[2].pk, rows[3].pk,
@@ -252,14 +252,14 @@ def test_only_the_rows_of_a_filtered_or_sliced_queryset():
     assert mine.filter(quantity=8).bulk_save_cas([line], ["quantity"]) == [line.pk]
 
 
-def test_a_union_is_refused(product):
+def test_union_is_refused(product):
     both = Product.objects.filter(name="a").union(Product.objects.filter(name="b"))
     with pytest.raises(NotSupportedError):
         both.bulk_save_cas([product], ["name"])
 
 
 @pytest.mark.parametrize("filtered", [False, True])
-def test_a_composite_pk(filtered):
+def test_composite_pk_is_supported(filtered):
     rows = [app.Place.objects.create(row="A", number=number) for number in range(3)]
     overtake(rows[1], guest="theirs")
     for row in rows:
@@ -270,7 +270,7 @@ def test_a_composite_pk(filtered):
 
 
 @pytest.mark.parametrize("fields", [["name"], ["watts"], ["name", "watts"]])
-def test_a_child_whose_version_is_the_parents(fields, statements):
+def test_child_compares_the_parents_version(fields, statements):
     rows = [Gadget.objects.create(name="a", watts=1) for _ in range(3)]
     overtake(Product.objects.get(pk=rows[1].pk), stock=1)
     for row in rows:
@@ -286,7 +286,7 @@ def test_a_child_whose_version_is_the_parents(fields, statements):
     assert Gadget.objects.get(pk=rows[1].pk).watts == 1
 
 
-def test_a_child_whose_row_is_gone_is_stale_and_its_parents_is_not_written():
+def test_missing_child_row_is_stale():
     rows = [Gadget.objects.create(name="a") for _ in range(2)]
     Gadget.objects.get(pk=rows[0].pk).delete(keep_parents=True)
     for row in rows:
@@ -296,7 +296,7 @@ def test_a_child_whose_row_is_gone_is_stale_and_its_parents_is_not_written():
     assert Gadget.objects.bulk_save_cas(rows[:1], ["watts"]) == [rows[0].pk]
 
 
-def test_parents_without_a_version_and_with_a_key_of_their_own():
+def test_parents_without_version_are_written():
     special = app.Special.objects.create(name="a", note="a")
     special.name = special.note = "mine"
     assert app.Special.objects.bulk_save_cas([special], ["name", "note"]) == []
@@ -310,13 +310,13 @@ def test_parents_without_a_version_and_with_a_key_of_their_own():
     assert version_of(coded) == 2
 
 
-def test_a_proxy(product):
+def test_proxy_model_is_supported(product):
     proxy = app.ProductProxy.objects.get()
     assert app.ProductProxy.objects.bulk_save_cas([proxy], ["name"]) == []
     assert Product.objects.bulk_save_cas([product], ["name"]) == [product.pk]
 
 
-def test_another_alias_and_bypass():
+def test_bulk_save_on_another_alias_and_bypass():
     product = Product.objects.using("other").create(name="a")
     with bypass_versions():
         assert Product.objects.using("other").bulk_save_cas([product], ["name"]) == []
@@ -324,7 +324,7 @@ def test_another_alias_and_bypass():
     assert Product.objects.using("default").bulk_save_cas([product], ["name"]) == [product.pk]
 
 
-def test_a_stale_row_is_neither_locked_nor_waited_for(rival):
+def test_stale_row_is_not_locked(rival):
     rows = products(2)
     overtake(rows[0])
     with rival.transaction(), transaction.atomic():
@@ -364,7 +364,7 @@ def rewrite(channel, pk):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("bump", [True, False])
-def test_a_row_that_another_writes_meanwhile_is_looked_at_again(product, bump, observer):
+def test_concurrently_changed_row_is_stale(product, bump, observer):
     """It waits for the row; then the version decides, as the row has it by now."""
     product.name = "mine"
     with process(rewrite if not bump else rewrite_and_bump, product.pk) as rival:

@@ -33,18 +33,18 @@ def found(*classes):
     return check_models([config])
 
 
-def test_the_models_of_the_tests_are_sound():
+def test_test_models_have_no_message():
     assert check_models() == []
     assert check_models([apps.get_app_config("auth")]) == []
 
 
-def test_they_are_registered_by_the_app():
+def test_checks_are_registered_by_the_app():
     assert tags_of(check_models) == (checks.Tags.models,)
     assert tags_of(check_admin) == (checks.Tags.admin,)
 
 
 @isolate_apps("tests.app")
-def test_e020_a_version_that_nobody_compares():
+def test_e020_version_field_on_a_plain_model():
     class Bare(models.Model):
         revision = VersionField()
 
@@ -58,7 +58,7 @@ def test_e020_a_version_that_nobody_compares():
 
 
 @isolate_apps("tests.app")
-def test_e021_more_than_one_version_or_none():
+def test_e021_several_versions_or_none():
     class Two(VersionedModel):
         revision = VersionField()
 
@@ -92,7 +92,7 @@ def test_e021_more_than_one_version_or_none():
 
 
 @isolate_apps("tests.app")
-def test_e022_a_manager_whose_update_would_not_bump():
+def test_e022_manager_that_does_not_bump():
     class Parent(models.Model):
         class Meta(App):
             pass
@@ -136,7 +136,7 @@ def test_e022_a_manager_whose_update_would_not_bump():
 
 
 @isolate_apps("tests.app")
-def test_e023_a_manager_that_keeps_the_version_or_the_fence_but_not_both():
+def test_e023_manager_without_version_or_fence():
     class VersionFirst(VersionedModel, FencedModel):
         class Meta(App):
             pass
@@ -182,7 +182,7 @@ def planted(site):
     return [warning for warning in check_admin() if repr(site.name) in warning.msg]
 
 
-def test_w020_a_plain_admin_of_a_versioned_model(site):
+def test_w020_plain_admin_of_a_versioned_model(site):
     site.register([Product, ProductProxy, Plain])
     warnings = planted(site)
     assert ids(warnings) == ["dblock.W020"] * 2
@@ -191,7 +191,7 @@ def test_w020_a_plain_admin_of_a_versioned_model(site):
     assert check_admin([apps.get_app_config("auth")]) == []
 
 
-def test_an_admin_that_carries_the_version_is_fine(site):
+def test_versioned_admin_has_no_warning(site):
     class Carrying(admin.ModelAdmin):
         __module__ = "django_dblock.versioning.web.admin"
 
@@ -202,7 +202,7 @@ def test_an_admin_that_carries_the_version_is_fine(site):
     assert planted(site) == []
 
 
-def test_without_the_admin_nothing_is_looked_at(settings, site):
+def test_without_the_admin_no_check_runs(settings, site):
     site.register(Product)
     settings.INSTALLED_APPS = ["tests.app"]
     assert check_admin() == []

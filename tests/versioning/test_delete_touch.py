@@ -16,7 +16,7 @@ def verbs(sent):
     return [query["sql"].split()[0] for query in sent.captured_queries]
 
 
-def test_one_statement_where_delete_is_one(statements):
+def test_fast_delete_is_one_statement(statements):
     place = app.Place.objects.create(row="A", number=1)
     with statements() as sent:
         assert place.delete_cas() == (1, {"app.Place": 1})
@@ -32,7 +32,7 @@ def test_one_statement_where_delete_is_one(statements):
 
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.parametrize("model", [app.Checked, Product, Gadget, app.Special, app.Fussy, Invoice])
-def test_a_conflict_deletes_nothing_and_leaves_the_transaction_usable(model, atomic):
+def test_conflict_leaves_row_and_transaction(model, atomic):
     row = model.objects.create()
     overtake(row, **({"customer": "x"} if model is Invoice else {"name": "theirs"}))
     if model is app.Special:  # only the parent's table was written: that is not versioned
@@ -48,7 +48,7 @@ def test_a_conflict_deletes_nothing_and_leaves_the_transaction_usable(model, ato
     assert not model.objects.exists()
 
 
-def test_what_is_gone_is_a_conflict_too():
+def test_deleted_row_is_a_conflict():
     for row in (app.Checked.objects.create(), Product.objects.create()):
         type(row).objects.all().delete()
         with pytest.raises(StaleObject) as caught:
@@ -56,7 +56,7 @@ def test_what_is_gone_is_a_conflict_too():
         assert caught.value.deleted
 
 
-def test_cascades_as_delete_does(statements):
+def test_delete_cascades(statements):
     invoice = Invoice.objects.create()
     InvoiceLine.objects.create(invoice=invoice)
     with statements() as sent:
@@ -65,7 +65,7 @@ def test_cascades_as_delete_does(statements):
     assert not InvoiceLine.objects.exists()
 
 
-def test_set_null_bumps_what_it_writes():
+def test_set_null_bumps_referring_rows():
     """What Django writes by itself changes the row all the same."""
     product = Product.objects.create(name="a")
     line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
@@ -76,7 +76,7 @@ def test_set_null_bumps_what_it_writes():
         line.save()
 
 
-def test_receivers_hear_of_it_and_may_still_write_the_row():
+def test_receivers_may_write_the_row():
     heard = []
 
     def write(instance, **_):
@@ -95,26 +95,26 @@ def test_receivers_hear_of_it_and_may_still_write_the_row():
     assert not app.Checked.objects.exists()
 
 
-def test_an_overridden_delete_is_called():
+def test_overridden_delete_is_called():
     row = app.Fussy.objects.create(name="bye")
     row.delete_cas()
     assert app.Fussy.goodbye == "bye"
     assert not app.Fussy.objects.exists()
 
 
-def test_a_child_and_its_parent_go_together():
+def test_child_and_parent_are_deleted_together():
     gadget = Gadget.objects.create(name="a")
     assert gadget.delete_cas() == (2, {"app.Gadget": 1, "app.Product": 1})
 
 
-def test_a_proxy():
+def test_proxy_model_is_supported():
     product = Product.objects.create(name="a")
     app.ProductProxy.objects.get().delete_cas()
     with pytest.raises(StaleObject):
         product.delete_cas()
 
 
-def test_a_refused_delete_is_marked_as_djangos_own(rival):
+def test_refused_delete_is_marked_as_djangos_own(rival):
     """A foreign key that Django doesn't know of."""
     row = app.Checked.objects.create(name="a")
     rival.execute(f"CREATE TABLE stranger AS SELECT {row.pk}::bigint AS id")
@@ -128,7 +128,7 @@ def test_a_refused_delete_is_marked_as_djangos_own(rival):
         rival.execute("DROP TABLE stranger")
 
 
-def test_without_a_version_or_a_key_nothing_is_sent(statements):
+def test_missing_version_or_key_sends_nothing(statements):
     Product.objects.create(name="a")
     deferred = Product.objects.defer("version").get()
     nameless = Product(name="b")
@@ -143,7 +143,7 @@ def test_without_a_version_or_a_key_nothing_is_sent(statements):
     assert all("BEGIN" in each["sql"] or "ROLL" in each["sql"] for each in sent.captured_queries)
 
 
-def test_bypass_compares_all_the_same(product):
+def test_bypass_does_not_affect_delete_cas(product):
     overtake(product)
     with bypass_versions(), pytest.raises(StaleObject):
         product.delete_cas()
@@ -152,7 +152,7 @@ def test_bypass_compares_all_the_same(product):
 # touch_version
 
 
-def test_touch_bumps_and_writes_nothing_else(product, statements):
+def test_touch_only_bumps(product, statements):
     product.name = "not yet"
     with statements() as sent:
         product.touch_version()
@@ -214,7 +214,7 @@ def test_touch_again_when_the_first_was_rolled_back(product):
     assert product.version == version_of(product) == 2
 
 
-def test_an_aggregate_is_guarded_by_its_root():
+def test_touching_the_root_guards_an_aggregate():
     """A part changes; whoever has the whole on the screen notices."""
     invoice = Invoice.objects.create()
     line = InvoiceLine.objects.create(invoice=invoice)
@@ -236,7 +236,7 @@ def test_an_aggregate_is_guarded_by_its_root():
 
 
 @pytest.mark.parametrize("model", [Gadget, app.Special, app.ProductProxy])
-def test_touch_of_what_has_several_tables_or_names(model):
+def test_touch_with_several_tables_or_names(model):
     row = model.objects.create(name="a")
     row.touch_version()
     assert row.version == version_of(row) == 2

@@ -21,7 +21,7 @@ def values(diff):
     return {name: (field.original, field.mine, field.theirs) for name, field in diff.fields.items()}
 
 
-def test_each_field_with_its_three_values(product, statements):
+def test_each_field_has_three_values(product, statements):
     overtake(product, name="theirs", stock=11)
     product.name, product.price = "mine", 5
     error = conflict(product)
@@ -53,7 +53,7 @@ def test_both_to_the_same_value_is_no_conflict(product):
     assert conflict_diff(conflict(product)).conflicting == []
 
 
-def test_the_diff_saves_against_the_row_as_it_is_now(product):
+def test_save_after_diff_compares_the_present_row(product):
     overtake(product)
     error = conflict(product)
     overtake(product, name="even newer")
@@ -62,14 +62,14 @@ def test_the_diff_saves_against_the_row_as_it_is_now(product):
     product.save_cas(expected=diff.version)
 
 
-def test_a_row_that_is_gone(product):
+def test_diff_of_a_deleted_row(product):
     Product.objects.all().delete()
     diff = conflict_diff(conflict(product))
     assert diff.deleted
     assert diff.fields["name"].theirs is UNKNOWN
 
 
-def test_an_object_without_a_key_has_no_row_there(product):
+def test_object_without_a_key_has_no_diff(product):
     overtake(product)
     error = conflict(product)
     error.pk = None
@@ -82,7 +82,7 @@ def test_only_the_fields_asked_for(product):
     assert list(diff.fields) == ["stock"]
 
 
-def test_the_original_of_a_form_is_the_callers(product):
+def test_original_can_be_passed(product):
     """The instance of a posted form was read when it was posted, not when it was shown."""
     overtake(product, name="theirs", stock=11)
     posted = Product.objects.get(pk=product.pk)
@@ -100,7 +100,7 @@ def test_the_original_of_a_form_is_the_callers(product):
     assert diff.fields["price"].conflicting, "nobody knows, so a person looks"
 
 
-def test_after_a_save_the_original_is_what_was_written(product):
+def test_save_updates_the_original(product):
     product.name = "first"
     product.save()
     product.name = "second"
@@ -108,14 +108,14 @@ def test_after_a_save_the_original_is_what_was_written(product):
     assert values(conflict_diff(conflict(product)))["name"] == ("first", "second", "first")
 
 
-def test_an_object_that_was_made_and_saved_here_has_an_original():
+def test_created_object_has_an_original():
     product = Product.objects.create(name="first")
     product.name = "mine"
     overtake(product, name="theirs")
     assert values(conflict_diff(conflict(product)))["name"] == ("first", "mine", "theirs")
 
 
-def test_after_bulk_create_bulk_save_and_refresh():
+def test_originals_after_bulk_create_bulk_save_and_refresh():
     [product] = Product.objects.bulk_create([Product(name="first")])
     product.name = "second"
     assert product._version_origin["name"] == "first"
@@ -126,14 +126,14 @@ def test_after_bulk_create_bulk_save_and_refresh():
     assert product._version_origin["name"] == "third"
 
 
-def test_a_save_that_was_refused_does_not_change_the_original(product):
+def test_refused_save_keeps_the_original(product):
     overtake(product)
     product.name = "mine"
     conflict(product)
     assert values(conflict_diff(conflict(product)))["name"][0] == "original"
 
 
-def test_deferred_fields_are_not_shown_and_not_loaded(product, statements):
+def test_deferred_fields_are_left_out(product, statements):
     partly = Product.objects.only("name", "version").get(pk=product.pk)
     overtake(product)
     error = conflict(partly)
@@ -153,14 +153,14 @@ def test_expressions_are_unknown(product):
     assert "stock" not in product._version_origin
 
 
-def test_a_value_that_can_not_be_read_is_shown_as_it_is(product):
+def test_unreadable_value_is_shown_raw(product):
     overtake(product)
     error = conflict(product)
     product.stock = "many"
     assert conflict_diff(error).fields["stock"].mine == "many"
 
 
-def test_keys_versions_and_parents(product):
+def test_keys_and_versions_are_left_out(product):
     gadget = Gadget.objects.create(name="a", watts=1)
     gadget.watts = 2
     overtake(gadget, watts=3)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 @pytest.mark.parametrize("form", ["json", "xml"])
 @pytest.mark.parametrize("model", [Product, Gadget, app.Article, app.Place])
-def test_a_fixture_never_brings_back_an_old_version(form, model):
+def test_fixture_never_brings_back_an_old_version(form, model):
     values = {app.Article: {"title": "a"}, app.Place: {"row": "A", "number": 1, "guest": "a"}}
     row = model.objects.create(**values.get(model, {"name": "a"}))
     parents = [row.product_ptr] if model is Gadget else []
@@ -38,7 +38,7 @@ def test_a_fixture_never_brings_back_an_old_version(form, model):
     assert version_of(model.objects.get()) == 1
 
 
-def test_a_fixture_with_a_newer_version_keeps_it():
+def test_fixture_with_a_newer_version_keeps_it():
     row = Product.objects.create(name="a")
     dumped = serializers.serialize("json", [row]).replace('"version": 1', '"version": 9')
     for each in serializers.deserialize("json", dumped):
@@ -49,7 +49,7 @@ def test_a_fixture_with_a_newer_version_keeps_it():
 # Django's shortcuts, signals, aliases
 
 
-def test_get_or_create_and_update_or_create(statements):
+def test_get_or_create_and_update_or_create_work(statements):
     made, created = Product.objects.get_or_create(name="a", defaults={"stock": 1})
     assert created
     again, created = Product.objects.get_or_create(name="a")
@@ -75,7 +75,7 @@ def receive(request):
 
 @pytest.mark.parametrize("signal", [pre_save, post_save])
 @pytest.mark.parametrize("save", [lambda p: p.save(), lambda p: p.save_cas()])
-def test_a_receiver_may_save_the_same_instance(product, receive, signal, save):
+def test_receiver_may_save_the_same_instance(product, receive, signal, save):
     depth = []
 
     def again(instance, **_):
@@ -90,7 +90,7 @@ def test_a_receiver_may_save_the_same_instance(product, receive, signal, save):
 
 
 @pytest.mark.parametrize("signal", [pre_save, post_save])
-def test_a_receiver_may_save_another_instance_and_run_into_its_conflict(product, receive, signal):
+def test_receiver_may_meet_a_conflict_of_another_row(product, receive, signal):
     other = Product.objects.create(name="other")
     stale = Product.objects.get(pk=other.pk)
     overtake(other)
@@ -109,7 +109,7 @@ def test_a_receiver_may_save_another_instance_and_run_into_its_conflict(product,
 
 
 @pytest.mark.parametrize("signal", [pre_save, post_save])
-def test_a_receiver_that_raises(product, receive, signal):
+def test_error_of_a_receiver_propagates(product, receive, signal):
     def fail(**_):
         raise LookupError
 
@@ -137,7 +137,7 @@ def test_signals_of_a_conflict(product, receive):
     assert errors == [(Product, caught.value)]
 
 
-def test_another_alias():
+def test_save_on_another_alias():
     product = Product(name="a")
     product.save(using="other")
     assert not Product.objects.using("default").exists()
@@ -167,7 +167,7 @@ class Replica:
         return True
 
 
-def test_a_router_with_a_replica(settings):
+def test_replica_router_writes_to_the_primary(settings):
     row = Product.objects.create(name="a")
     Product.objects.using("other").create(pk=row.pk, name="a")
     settings.DATABASE_ROUTERS = [Replica()]
@@ -192,7 +192,7 @@ def sql_of(sent):
     return [query["sql"] for query in sent.captured_queries]
 
 
-def test_a_mark_that_was_there_before_is_not_undone(product):
+def test_earlier_rollback_mark_stays(product):
     overtake(product)
     with transaction.atomic():
         transaction.set_rollback(True)
@@ -202,7 +202,7 @@ def test_a_mark_that_was_there_before_is_not_undone(product):
     assert product.version == 1
 
 
-def test_a_mark_of_another_alias_is_not_undone(product):
+def test_rollback_mark_of_another_alias_stays(product):
     overtake(product)
     with transaction.atomic(), transaction.atomic(using="other"):
         Product.objects.using("other").create(name="a")
@@ -215,7 +215,7 @@ def test_a_mark_of_another_alias_is_not_undone(product):
 
 
 @pytest.mark.parametrize("model", [Product, Gadget])
-def test_the_mark_of_an_error_that_is_no_conflict_stays(model):
+def test_rollback_mark_of_other_errors_stays(model):
     row = model.objects.create(name="a")
     row.name = "x" * 99
     with transaction.atomic():
@@ -224,7 +224,7 @@ def test_the_mark_of_an_error_that_is_no_conflict_stays(model):
         assert transaction.get_rollback()
 
 
-def test_a_savepoint_that_is_not_needed_is_not_kept(statements):
+def test_unneeded_savepoint_is_dropped(statements):
     gadget = Gadget.objects.create(name="a")
     with transaction.atomic():
         with statements() as sent:
@@ -240,7 +240,7 @@ def test_a_savepoint_that_is_not_needed_is_not_kept(statements):
 # Async
 
 
-def test_async(product):
+def test_async_save_compares(product):
     async def work():
         product.name = "mine"
         await product.asave_cas()

@@ -84,21 +84,21 @@ def shelf():
     return shelf
 
 
-def test_a_form_saves_what_it_showed(product):
+def test_unchanged_row_is_saved(product):
     form = post(ProductForm, product, sent(ProductForm(instance=product), name="two"))
     assert form.is_valid()
     assert form.save().version == 2
     assert Product.objects.get().name == "two"
 
 
-def test_a_form_for_a_new_row_has_no_token_and_inserts():
+def test_form_for_a_new_row_inserts():
     form = ProductForm(sent(ProductForm(), name="new", price="1", stock="1"))
     assert "version_token" not in ProductForm().fields
     assert form.is_valid()
     assert form.save().version == 1
 
 
-def test_what_was_changed_meanwhile_is_not_overwritten(product):
+def test_changed_row_is_not_overwritten(product):
     mine = sent(ProductForm(instance=product), name="mine")
     Product.objects.update(stock=9)
     form = conflict(post(ProductForm, product, mine))
@@ -113,7 +113,7 @@ def test_what_was_changed_meanwhile_is_not_overwritten(product):
     ]  # fmt: skip
 
 
-def test_sending_again_is_a_decision_about_what_was_just_shown(product):
+def test_second_submit_compares_the_newly_shown_row(product):
     mine = sent(ProductForm(instance=product), name="mine")
     Product.objects.update(name="theirs", stock=9)
     form = conflict(post(ProductForm, product, mine))
@@ -127,7 +127,7 @@ def test_sending_again_is_a_decision_about_what_was_just_shown(product):
     assert Product.objects.values("name", "stock").get() == {"name": "mine", "stock": 10}
 
 
-def test_theirs_is_taken_where_it_was_chosen_whatever_the_input_says(product):
+def test_chosen_theirs_overrides_the_input(product):
     mine = sent(ProductForm(instance=product), name="mine", stock="5")
     Product.objects.update(name="theirs", stock=9)
     form = conflict(post(ProductForm, product, mine))
@@ -138,7 +138,7 @@ def test_theirs_is_taken_where_it_was_chosen_whatever_the_input_says(product):
     assert Product.objects.values("name", "stock").get() == {"name": "theirs", "stock": 5}
 
 
-def test_what_was_taken_is_shown_if_the_form_comes_back_once_more(product):
+def test_chosen_theirs_stays_in_a_redisplayed_form(product):
     mine = sent(ProductForm(instance=product), name="mine", stock="5")
     Product.objects.update(name="theirs", stock=9)
     form = conflict(post(ProductForm, product, mine))
@@ -150,7 +150,7 @@ def test_what_was_taken_is_shown_if_the_form_comes_back_once_more(product):
 
 
 @pytest.mark.parametrize("token", [None, "", "x"])
-def test_a_missing_or_tampered_token_fails_closed(product, token):
+def test_missing_or_tampered_token_is_refused(product, token):
     form = post(ProductForm, product, sent(ProductForm(instance=product), version_token=token))
     assert not form.is_valid()
     assert form.has_error("__all__", "version_unreadable" if token else "version_missing")
@@ -158,20 +158,20 @@ def test_a_missing_or_tampered_token_fails_closed(product, token):
         form.save()
 
 
-def test_a_token_of_another_row_is_refused(product):
+def test_token_of_another_row_is_refused(product):
     other = Product.objects.create(name="other")
     form = post(ProductForm, product, sent(ProductForm(instance=other)))
     assert form.has_error("__all__", "version_unreadable")
 
 
-def test_an_error_in_the_form_keeps_the_version_that_was_seen(product):
+def test_form_error_keeps_the_seen_version(product):
     form = post(ProductForm, product, sent(ProductForm(instance=product), stock="none"))
     assert not form.is_valid()
     Product.objects.update(stock=9)
     conflict(post(ProductForm, product, sent(form, stock="4")))
 
 
-def test_trap_the_comparison_is_in_the_update_and_not_only_in_clean(product, statements):
+def test_trap_update_compares_beside_clean(product, statements):
     """Somebody writes between the check and the save."""
     form = post(ProductForm, product, sent(ProductForm(instance=product), name="mine"))
     assert form.is_valid()
@@ -186,7 +186,7 @@ def test_trap_the_comparison_is_in_the_update_and_not_only_in_clean(product, sta
     assert '"version" = 1' in update.partition("WHERE")[2]
 
 
-def test_negative_twin_a_plain_form_loses_the_other_edit(product):
+def test_negative_twin_plain_form_loses_an_edit(product):
     mine = sent(PlainProductForm(instance=product), name="mine")
     Product.objects.update(stock=9)
     form = post(PlainProductForm, product, mine)
@@ -195,7 +195,7 @@ def test_negative_twin_a_plain_form_loses_the_other_edit(product):
     assert Product.objects.get().stock == 3
 
 
-def test_no_statement_more_than_the_plain_form(product, statements):
+def test_form_adds_no_statement(product, statements):
     def count(form_class):
         instance = Product.objects.get()
         with statements() as queries:
@@ -220,7 +220,7 @@ def test_commit_false_is_compared_when_the_caller_saves(product):
     assert Product.objects.get().name == "lamp"
 
 
-def test_a_model_whose_save_wins_is_compared_all_the_same():
+def test_last_write_wins_model_is_compared():
     class SettingForm(VersionedModelForm):
         class Meta:
             model = Setting
@@ -233,7 +233,7 @@ def test_a_model_whose_save_wins_is_compared_all_the_same():
     assert Setting.objects.get().value == "theirs"
 
 
-def test_a_row_that_is_gone_is_said_to_be(product):
+def test_deleted_row_is_reported(product):
     form = post(ProductForm, product, sent(ProductForm(instance=product), name="mine"))
     assert form.is_valid()
     Product.objects.all().delete()
@@ -245,7 +245,7 @@ def test_a_row_that_is_gone_is_said_to_be(product):
     assert not Product.objects.exists()
 
 
-def test_a_prefix_is_kept(product):
+def test_prefix_is_kept(product):
     form = ProductForm(instance=product, prefix="p")
     assert 'name="p-version_token"' in str(form)
     mine = sent(form, name="mine")
@@ -257,7 +257,7 @@ def test_a_prefix_is_kept(product):
 
 
 @pytest.mark.parametrize("model", [ProductProxy, Gadget, Invoice, Article])
-def test_every_shape_of_model(model):
+def test_every_model_structure_is_supported(model):
     class Form(VersionedModelForm):
         class Meta:
             fields = "__all__"
@@ -277,7 +277,7 @@ def test_every_shape_of_model(model):
 # Every kind of field.
 
 
-def test_a_form_of_every_kind_of_field_comes_back_unchanged(shelf):
+def test_form_of_every_field_type_round_trips(shelf):
     shelf.checked, shelf.built = (
         dt.datetime(2024, 5, 6, 7, 8, 9, tzinfo=dt.UTC),
         dt.date(2024, 2, 1),
@@ -289,7 +289,7 @@ def test_a_form_of_every_kind_of_field_comes_back_unchanged(shelf):
     assert form.changed_data == []
 
 
-def test_values_are_shown_as_people_read_them(shelf):
+def test_values_are_shown_formatted(shelf):
     other = Tag.objects.create(name="second")
     mine = sent(
         ShelfForm(instance=shelf), room="a", built="2024-02-01", checked_0="2024-05-06",
@@ -320,7 +320,7 @@ def test_values_are_shown_as_people_read_them(shelf):
         assert {row.name: row for row in form.conflict_rows}["built"].mine == "1. Februar 2024"
 
 
-def test_what_is_chosen_keeps_its_kind(shelf):
+def test_chosen_value_keeps_its_type(shelf):
     """Dates in two inputs, relations, JSON and files: theirs is taken, and shown."""
     other = Tag.objects.create(name="second")
     names = ("checked", "main", "tags", "extra", "open", "plan")
@@ -356,7 +356,7 @@ def test_relations_are_written_only_with_the_row(shelf):
     assert list(shelf.tags.all()) == [shelf.main]
 
 
-def test_an_initial_that_replaces_a_relation_is_not_taken_for_the_row(shelf):
+def test_initial_relation_is_not_the_original(shelf):
     form = ShelfForm(instance=shelf, initial={"tags": [], "name": "suggested"})
     assert form["name"].value() == "suggested"
     seen = post(ShelfForm, shelf, sent(form))
@@ -364,7 +364,7 @@ def test_an_initial_that_replaces_a_relation_is_not_taken_for_the_row(shelf):
     assert "tags" not in seen._seen.original
 
 
-def test_a_password_and_a_disabled_field_are_not_sent_along(shelf):
+def test_token_has_no_password_or_disabled_field(shelf):
     class Form(ShelfForm):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
@@ -379,7 +379,7 @@ def test_a_password_and_a_disabled_field_are_not_sent_along(shelf):
     assert Shelf.objects.get().note == "fixed"
 
 
-def test_a_long_value_is_compared_though_its_original_is_not_known(shelf):
+def test_long_value_is_compared(shelf):
     shelf.note = "long " * 2000
     shelf.save()
     mine = sent(ShelfForm(instance=shelf), name="mine")
@@ -388,7 +388,7 @@ def test_a_long_value_is_compared_though_its_original_is_not_known(shelf):
     assert [row.original for row in form.conflict_rows if row.name == "note"] == ["(not known)"]
 
 
-def test_an_array_is_a_list_of_words():
+def test_array_is_a_list_of_words():
     field = Product._meta.get_field("name")
     assert readable(field, ["a", None, 2]) == "a, (empty), 2"
     assert readable(Shelf._meta.get_field("room"), "z") == "z"  # a choice of former days
@@ -398,14 +398,14 @@ def test_an_array_is_a_list_of_words():
 # Mistakes of a programmer.
 
 
-def test_the_mixin_after_model_form_is_refused():
+def test_mixin_after_model_form_is_refused():
     with pytest.raises(TypeError, match="before ModelForm"):
 
         class Wrong(forms.ModelForm, VersionedFormMixin):
             pass
 
 
-def test_a_model_without_a_version_is_refused():
+def test_model_without_a_version_is_refused():
     class Form(VersionedModelForm):
         class Meta:
             model = Plain
@@ -415,12 +415,12 @@ def test_a_model_without_a_version_is_refused():
         Form()
 
 
-def test_a_version_that_was_not_read_is_not_read_in_silence(product):
+def test_deferred_version_is_refused(product):
     with pytest.raises(MissingVersion):
         ProductForm(instance=Product.objects.defer("version").get())
 
 
-def test_a_conflict_of_another_object_is_not_shown(product):
+def test_conflict_of_another_object_is_not_shown(product):
     form = post(ProductForm, product, sent(ProductForm(instance=product)))
     error = StaleObject(instance=product, expected=1, actual=2, using="default")
     assert form.is_valid()

@@ -43,12 +43,12 @@ def save(formset):
         formset.save()
 
 
-def test_rows_are_saved_as_they_were_shown(shelf):
+def test_unchanged_rows_are_saved(shelf):
     save(BoxFormSet(posted(BoxFormSet(), form_0_items="10")))
     assert items() == {"red": 10, "blue": 2}
 
 
-def test_one_conflict_undoes_all_and_is_shown_in_its_row(shelf):
+def test_one_conflict_rolls_back_all_rows(shelf):
     data = posted(BoxFormSet(), form_0_items="10", form_1_items="20")
     Box.objects.filter(label="blue").update(items=7)
     formset = BoxFormSet(data)
@@ -62,14 +62,14 @@ def test_one_conflict_undoes_all_and_is_shown_in_its_row(shelf):
     assert items() == {"red": 10, "blue": 20}
 
 
-def test_a_row_left_alone_is_not_put_back(shelf):
+def test_unchanged_row_is_not_written(shelf):
     data = posted(BoxFormSet(), form_0_items="10")
     Box.objects.filter(label="blue").update(items=7)
     save(BoxFormSet(data))
     assert items() == {"red": 10, "blue": 7}
 
 
-def test_a_row_is_deleted_only_as_it_was_shown(shelf):
+def test_changed_row_is_not_deleted(shelf):
     data = posted(BoxFormSet(), form_0_DELETE="on")
     Box.objects.filter(label="red").update(items=7)
     formset = BoxFormSet(data)
@@ -81,7 +81,7 @@ def test_a_row_is_deleted_only_as_it_was_shown(shelf):
     assert items() == {"blue": 2}
 
 
-def test_trap_a_row_is_not_deleted_without_its_version(shelf):
+def test_trap_delete_without_version_is_refused(shelf):
     """Formsets don't look at the errors of a form that is to be deleted."""
     data = posted(BoxFormSet(), form_0_DELETE="on")
     del data["form-0-version_token"]
@@ -91,13 +91,13 @@ def test_trap_a_row_is_not_deleted_without_its_version(shelf):
     assert items() == {"red": 1, "blue": 2}
 
 
-def test_the_token_of_one_row_is_no_good_for_another(shelf):
+def test_token_of_another_row_is_refused(shelf):
     data = posted(BoxFormSet(), form_0_items="10")
     data["form-0-version_token"] = data["form-1-version_token"]
     assert not BoxFormSet(data).is_valid()
 
 
-def test_a_row_that_is_gone_is_said_to_be(shelf):
+def test_deleted_row_is_reported(shelf):
     data = posted(BoxFormSet(), form_0_items="10")
     Box.objects.filter(label="red").delete()
     formset = BoxFormSet(data)
@@ -105,7 +105,7 @@ def test_a_row_that_is_gone_is_said_to_be(shelf):
     assert formset.forms[0].has_error("__all__", "deleted")
 
 
-def test_a_new_row_is_added(shelf):
+def test_new_row_is_added(shelf):
     formset = InlineBoxFormSet(instance=shelf)
     data = posted(formset) | {
         "boxes-TOTAL_FORMS": "3", "boxes-2-label": "green", "boxes-2-items": "3",
@@ -114,7 +114,7 @@ def test_a_new_row_is_added(shelf):
     assert items() == {"red": 1, "blue": 2, "green": 3}
 
 
-def test_the_parent_of_an_inline_row_is_no_part_of_a_conflict(shelf):
+def test_parent_of_an_inline_row_is_no_part_of_a_conflict(shelf):
     data = posted(InlineBoxFormSet(instance=shelf), boxes_0_items="10")
     Box.objects.filter(label="red").update(items=7)
     formset = InlineBoxFormSet(data, instance=shelf)
@@ -124,7 +124,7 @@ def test_the_parent_of_an_inline_row_is_no_part_of_a_conflict(shelf):
     assert [row.name for row in formset.forms[0].conflict_rows] == ["label", "items"]
 
 
-def test_a_copy_of_all_rows_needs_no_versions(shelf):
+def test_copy_of_all_rows_needs_no_versions(shelf):
     data = posted(InlineBoxFormSet(instance=shelf))
     Box.objects.update(items=7)
     copy = Shelf.objects.create(name="copy")
@@ -132,7 +132,7 @@ def test_a_copy_of_all_rows_needs_no_versions(shelf):
     assert copy.boxes.count() == 2
 
 
-def test_no_statement_more_than_the_plain_formset(shelf, statements):
+def test_formset_adds_no_statement(shelf, statements):
     plain = forms.modelformset_factory(Box, fields=("label", "items"), extra=1, can_delete=True)
 
     def count(formset):

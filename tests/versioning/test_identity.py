@@ -107,21 +107,21 @@ def keys(model):
     return [{"code": each} if issubclass(model, Code) else {} for each in ("x", "y")]
 
 
-def test_what_was_made_can_be_saved():
+def test_created_object_can_be_saved():
     for model in (Product, Gadget, Special, app.Coded, Invoice, Code, app.Article):
         made = model.objects.create(**keys(model)[model is Code])
         made.save()
         assert getattr(made, made._version_field.attname) == version_of(made) == 2
 
 
-def test_the_databases_own_values_are_the_original_after_insert():
+def test_database_defaults_are_the_original_after_insert():
     article = app.Article.objects.create(title="A")
     assert article._version_origin["state"] == "draft"
     assert article._version_origin["slug"] == "a"
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_link_to_the_parent_that_names_another_row(read):
+def test_parent_link_to_another_row_is_refused(read):
     other = Gadget.objects.create(name="other")
     gadget = Gadget.objects.create(name="made")
     if read:
@@ -135,7 +135,7 @@ def test_link_to_the_parent_that_names_another_row(read):
     assert Gadget.objects.count() == Product.objects.count() == 2
 
 
-def test_child_row_that_is_not_there_is_named():
+def test_missing_child_row_is_named():
     product = Product.objects.create(name="parent")
     child = Gadget(product_ptr=product, name="child", watts=1)
     with pytest.raises(MissingVersion):
@@ -163,7 +163,7 @@ def test_guarded_way_to_add_a_child_row():
         add(stale)
 
 
-def test_saved_to_another_alias_and_back_says_so(product):
+def test_save_to_another_alias_and_back_is_explained(product):
     twin = Product.objects.using("other").create(pk=product.pk, name="there")
     product.save(using="other")
     assert (product.version, version_of(twin, "other")) == (2, 2)
@@ -173,7 +173,7 @@ def test_saved_to_another_alias_and_back_says_so(product):
     assert (caught.value.read_using, caught.value.expected, caught.value.actual) == ("other", 2, 1)
 
 
-def test_version_none_is_the_first_of_a_new_row():
+def test_version_none_inserts_version_1():
     product = Product(name="made", version=None)
     product.save()
     assert product.version == version_of(product) == 1
@@ -184,20 +184,20 @@ def test_version_none_is_the_first_of_a_new_row():
         product.save()
 
 
-def test_link_that_is_not_loaded_contradicts_nothing():
+def test_unloaded_parent_link_is_accepted():
     gadget = Gadget.objects.create(name="a")
     del gadget.__dict__["product_ptr_id"]
     assert loaded_state.links_agree(gadget)
 
 
-def test_child_row_added_by_an_instance_that_counts_as_read(product):
+def test_child_row_added_by_a_read_instance(product):
     child = Gadget(product_ptr=product, watts=1)
     child._state.adding = False
     child.save_base(raw=True)
     assert Gadget.objects.get().watts == 1
 
 
-def test_key_is_left_to_filter_where_that_is_not_djangos_own():
+def test_overridden_filter_gets_the_key():
     class Filtering(VersionedQuerySet):
         def filter(self, *args, **kwargs):
             return super().filter(*args, **kwargs)

@@ -37,7 +37,7 @@ def post_async(name, path="fails-async"):
 
 @pytest.mark.parametrize(("name", "status", "code", "retry_after"), STATUSES)
 @pytest.mark.parametrize("send", [post, post_async, lambda name: post_async(name, "fails")])
-def test_statuses(name, status, code, retry_after, send):
+def test_each_error_has_its_status(name, status, code, retry_after, send):
     response = send(name)
     assert response.status_code == status
     assert response.get("Retry-After") == retry_after
@@ -54,7 +54,7 @@ def test_with_a_precondition_a_stale_row_is_412(name):
 
 
 @pytest.mark.parametrize("status", [409, 423, 503])
-def test_the_status_of_a_lock_can_be_chosen(status, settings):
+def test_locked_status_can_be_set(status, settings):
     settings.DBLOCK_LOCKED_STATUS = status
     assert post("timeout").status_code == status
 
@@ -72,27 +72,27 @@ def test_the_status_of_a_lock_can_be_chosen(status, settings):
         ("", "application/problem+json"),
     ],
 )
-def test_the_form_is_what_the_client_prefers(accept, form):
+def test_response_format_follows_accept(accept, form):
     response = post("timeout", Accept=accept)
     assert response["Content-Type"].split(";")[0] == form
     assert response["Vary"] == "Accept"
 
 
-def test_the_page_needs_nothing_that_a_strict_csp_forbids():
+def test_page_passes_a_strict_csp():
     page = post("changed", Accept="text/html").content.decode()
     assert '<html lang="en-us" dir="ltr">' in page
     assert "<h1>Conflict</h1>" in page
     assert not re.search(r"<script|<style|<link|<img|\son\w+=|\sstyle=|src=|href=", page)
 
 
-def test_the_page_is_in_the_readers_script():
+def test_page_has_language_and_direction():
     with translation.override("ar"):
         assert 'lang="ar" dir="rtl"' in post("changed", Accept="text/html").content.decode()
     with translation.override(None):
         assert '<html dir="ltr">' in post("changed", Accept="text/html").content.decode()
 
 
-def test_a_project_has_its_own_page(settings):
+def test_project_can_replace_the_page(settings):
     page = "{{ problem.status }} {{ problem.code }}"
     settings.TEMPLATES = [
         {
@@ -107,7 +107,7 @@ def test_a_project_has_its_own_page(settings):
     assert post("timeout", Accept="text/html").content == b"423 locked"
 
 
-def test_a_project_without_templates_gets_json(settings):
+def test_project_without_templates_gets_json(settings):
     settings.TEMPLATES = []
     response = post("timeout", Accept="text/html")
     assert response["Content-Type"] == "application/problem+json"
@@ -118,7 +118,7 @@ SITE = """<!doctype html><title>{% block title %}Our shop{% endblock %}</title>
 
 
 @pytest.mark.parametrize("page", ["problem", "conflict"])
-def test_pages_stand_in_the_frame_of_the_site(settings, page):
+def test_pages_extend_the_sites_base_template(settings, page):
     """One template of one line is enough for both."""
     ours = {"base.html": SITE, "django_dblock/base.html": '{% extends "base.html" %}'}
     settings.TEMPLATES = [
@@ -147,13 +147,13 @@ def test_pages_stand_in_the_frame_of_the_site(settings, page):
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 @pytest.mark.parametrize("name", [name for name, *_ in STATUSES])
-def test_nothing_of_the_key_or_the_row_is_shown(name, accept):
+def test_response_shows_neither_key_nor_row(name, accept):
     content = post(name, Accept=accept).content.decode()
     for secret in ("secret", "4711", "Product", "default", "version"):
         assert secret not in content
 
 
-def test_the_log_has_the_error_and_its_line_no_values(caplog):
+def test_log_message_has_no_values(caplog):
     with caplog.at_level(logging.INFO, "django_dblock"):
         Client().post("/fails/timeout/?token=secret")
     [record] = [each for each in caplog.records if each.name == "django_dblock.middleware"]
@@ -163,7 +163,7 @@ def test_the_log_has_the_error_and_its_line_no_values(caplog):
     assert isinstance(record.error, DblockError)
 
 
-def test_a_line_of_the_log_is_one_line(rf, caplog):
+def test_log_message_is_one_line(rf, caplog):
     from django_dblock.middleware import ConflictMiddleware
     from tests.app.http_views import trouble
 
@@ -174,7 +174,7 @@ def test_a_line_of_the_log_is_one_line(rf, caplog):
 
 
 @pytest.mark.parametrize("name", ["other", "cancelled"])
-def test_other_errors_go_on(name):
+def test_other_errors_propagate(name):
     with pytest.raises(Exception, match=r"secret|the server said so"):
         post(name)
     with pytest.raises(Exception, match=r"secret|the server said so"):
@@ -183,7 +183,7 @@ def test_other_errors_go_on(name):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("path", ["fails", "fails-conditionally"])
-def test_under_atomic_requests_the_request_is_rolled_back(path):
+def test_atomic_requests_is_rolled_back(path):
     """In the middleware by Django, in the decorator's own answers by the decorator."""
     connection.settings_dict["ATOMIC_REQUESTS"] = True
     try:
@@ -195,7 +195,7 @@ def test_under_atomic_requests_the_request_is_rolled_back(path):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_without_a_transaction_it_is_not(transactional_db):
+def test_negative_twin_without_a_transaction_writes_stay(transactional_db):
     """The negative twin of the test above."""
     Client().post("/fails/changed/")
     assert Counter.objects.exists()

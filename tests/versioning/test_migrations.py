@@ -54,7 +54,7 @@ def file_of(observer):
     return observer.execute("SELECT pg_relation_filenode(%s)", [TABLE]).fetchone()
 
 
-def test_the_table_is_not_rewritten_and_every_row_has_version_one(before, observer):
+def test_table_is_not_rewritten(before, observer):
     file = file_of(observer)
     migrate(before)
     assert file_of(observer) == file
@@ -63,7 +63,7 @@ def test_the_table_is_not_rewritten_and_every_row_has_version_one(before, observ
     ]
 
 
-def test_negative_twin_a_default_per_row_rewrites_the_table(before, observer):
+def test_negative_twin_volatile_default_rewrites_the_table(before, observer):
     file = file_of(observer)
     observer.execute(f"ALTER TABLE {TABLE} ADD version bigint DEFAULT (random() * 9)::int NOT NULL")
     assert file_of(observer) != file
@@ -79,7 +79,7 @@ def test_one_statement_adds_the_column(before):
     ]
 
 
-def test_the_default_stays_so_that_old_code_goes_on_inserting(before, observer):
+def test_database_default_lets_old_code_insert(before, observer):
     migrate(before)
     observer.execute(f"INSERT INTO {TABLE} (name) VALUES ('by the old code')")
     assert observer.execute(
@@ -87,7 +87,7 @@ def test_the_default_stays_so_that_old_code_goes_on_inserting(before, observer):
     ).fetchone() == (1,)
 
 
-def test_it_gives_up_where_the_table_is_in_use(before, rival, observer):
+def test_busy_table_times_out(before, rival, observer):
     """Waiting for it, it would hold up every query that comes after it."""
     with rival.transaction():
         rival.execute(f"SELECT FROM {TABLE} LIMIT 1")
@@ -110,11 +110,11 @@ def test_going_back_drops_the_column(before, observer):
     assert observer.execute(f"SELECT * FROM {TABLE} LIMIT 1").fetchone() == (1, "old")
 
 
-def test_a_migration_holds_what_is_not_fixed():
+def test_migration_has_only_changeable_options():
     _, path, _, options = VersionField(verbose_name="revision").deconstruct()
     assert path == "django_dblock.VersionField"
     assert options == {"verbose_name": "revision"}
 
 
-def test_no_migration_of_ours_is_missing():
+def test_no_migration_is_missing():
     call_command("makemigrations", "django_dblock", check=True, dry_run=True, stdout=StringIO())

@@ -58,7 +58,7 @@ def test_json_changed_in_place_has_its_original(make):
     assert tags.conflicting
 
 
-def test_json_changed_in_place_by_one_only():
+def test_json_changed_in_place_by_one_side():
     article = read()
     article.tags.append("mine")
     overtake(article, title="theirs")
@@ -79,7 +79,7 @@ def test_arrays_and_nested_json_changed_in_place():
     assert diff.conflicting == []
 
 
-def test_a_file_changed_in_place_has_its_original(settings, tmp_path):
+def test_file_changed_in_place_has_its_original(settings, tmp_path):
     settings.MEDIA_ROOT = tmp_path
     shelf = Shelf.objects.create(plan="plans/old.txt")
     assert shelf.plan.name == "plans/old.txt"  # the attribute is a FieldFile from now on
@@ -109,7 +109,7 @@ class OpaqueField(models.CharField):
         return value
 
 
-def test_a_value_that_can_not_be_copied_has_no_known_original(monkeypatch):
+def test_uncopyable_value_has_no_original(monkeypatch):
     monkeypatch.setattr(
         loaded_state, "_mutable_attributes", lambda model: frozenset({"name", "stock"})
     )
@@ -120,13 +120,13 @@ def test_a_value_that_can_not_be_copied_has_no_known_original(monkeypatch):
     assert product._version_origin["stock"] == 3
 
 
-def test_from_db_of_a_value_that_can_not_be_copied():
+def test_uncopyable_value_can_be_read():
     names, values = ["id", "tags"], (1, Opaque())
     article = Article.from_db("default", names, values)
     assert article._version_origin == {"id": 1}
 
 
-def test_plain_models_pay_nothing_when_they_are_read():
+def test_plain_values_are_not_copied():
     """The values are kept as Django has them, and nothing is copied."""
     values = (1, "name", decimal.Decimal(1), 2, 3)
     names = ["id", "name", "price", "stock", "version"]
@@ -134,7 +134,7 @@ def test_plain_models_pay_nothing_when_they_are_read():
     assert product._version_origin[1] is values
 
 
-def test_a_field_of_a_subclass_is_looked_at():
+def test_fields_of_a_subclass_are_tracked():
     assert loaded_state._mutable_attributes(Product) == frozenset()
     assert loaded_state._mutable_attributes(Article) == {"tags", "slug"}
     assert loaded_state._mutable_attributes(Typed) == {"data", "words"}
@@ -154,7 +154,7 @@ def test_auto_now_never_conflicts_by_itself():
 
 
 @isolate_apps("tests.app")
-def test_fields_that_are_made_by_each_save_never_conflict():
+def test_generated_fields_never_conflict():
     class Stamped(models.IntegerField):
         def pre_save(self, model_instance, add):
             return 7

@@ -80,7 +80,7 @@ def test_base_manager_named_by_a_parents_meta_is_kept():
 
 
 @isolate_apps("tests.app")
-def test_base_manager_that_another_package_makes_is_of_that_kind(monkeypatch):
+def test_base_manager_of_another_package_is_kept(monkeypatch):
     """django-polymorphic replaces the function that makes Django's automatic base manager."""
     django_s_own = Options.base_manager.func
 
@@ -108,7 +108,7 @@ def test_base_manager_that_another_package_makes_is_of_that_kind(monkeypatch):
 
 
 @isolate_apps("tests.app")
-def test_base_manager_that_does_not_bump_is_found_by_the_check():
+def test_check_finds_a_base_manager_that_does_not_bump():
     class Named(VersionedModel):
         plain: ClassVar = models.Manager()
         objects: ClassVar = VersionedManager()
@@ -121,7 +121,7 @@ def test_base_manager_that_does_not_bump_is_found_by_the_check():
 
 
 @isolate_apps("tests.app")
-def test_child_of_a_model_whose_base_manager_is_ours_gets_its_own():
+def test_child_model_gets_its_base_manager():
     class Hiding(VersionedManager):
         def get_queryset(self):
             return super().get_queryset().exclude(pk=1)
@@ -143,7 +143,7 @@ def test_child_of_a_model_whose_base_manager_is_ours_gets_its_own():
 # delete(): treebeard's, modelcluster's and Wagtail's take no using=None.
 
 
-def test_delete_is_handed_on_as_it_came():
+def test_delete_arguments_pass_through():
     branch = Branch.objects.create()
     branch.delete()
     assert Branch.given == ((), {})
@@ -155,7 +155,7 @@ def test_delete_is_handed_on_as_it_came():
 # _update(): django-modeltranslation writes another column.
 
 
-def test_bulk_save_goes_through_an_update_of_the_querysets_own(statements):
+def test_bulk_save_calls_an_overridden_update(statements):
     rows = [Bilingual.objects.create(name="old") for _ in range(3)]
     stale = Bilingual.objects.get(pk=rows[1].pk)
     overtake(stale, name="theirs")
@@ -172,7 +172,7 @@ def test_bulk_save_goes_through_an_update_of_the_querysets_own(statements):
     assert Bilingual.objects.bulk_save_cas([rows[2]], ["name"], on_conflict="raise") == []
 
 
-def test_bulk_save_through_it_keeps_to_the_rows_of_the_queryset():
+def test_custom_update_keeps_to_the_querysets_rows():
     first, second = (Bilingual.objects.create(name=name) for name in "ab")
     some = Bilingual.objects.filter(name="a")
     assert some.bulk_save_cas([first, second], ["name"]) == [second.pk]
@@ -181,7 +181,7 @@ def test_bulk_save_through_it_keeps_to_the_rows_of_the_queryset():
 
 
 @isolate_apps("tests.app")
-def test_bulk_save_through_it_is_refused_with_several_tables():
+def test_custom_update_with_several_tables_is_refused():
     class Child(Bilingual):
         class Meta(App):
             pass
@@ -283,9 +283,7 @@ def by_hand():
 
 @pytest.mark.parametrize("write", ["save", "touch_version", "delete_cas"])
 @pytest.mark.parametrize("block", [nullcontext, transaction.atomic, by_hand])
-def test_row_that_moved_to_another_partition(
-    partitioned, rival, observer, block, write, monkeypatch
-):
+def test_row_moved_to_another_partition(partitioned, rival, observer, block, write, monkeypatch):
     monkeypatch.setattr(Collector, "can_fast_delete", lambda *_: True)
     raised = raised_by_moved_row(rival, observer, write, block)
     if block is not nullcontext:
@@ -300,7 +298,7 @@ def test_row_that_moved_to_another_partition(
     assert version_of(product) == 3
 
 
-def test_row_that_moved_while_a_delete_locks_it(partitioned, rival, observer):
+def test_row_moved_during_a_delete(partitioned, rival, observer):
     raised = raised_by_moved_row(rival, observer, "delete_cas", nullcontext)
     assert "run it again with @retry_on_conflict" in raised.__notes__[0]
     assert version_of(Product.objects.get()) == 2

@@ -41,7 +41,7 @@ def receiver():
         signal.disconnect(function, sender=Product)
 
 
-def test_added_to_a_related_manager_and_then_saved(statements):
+def test_save_after_related_add(statements):
     invoice, line = (
         Invoice.objects.create(),
         InvoiceLine.objects.create(invoice=Invoice.objects.create()),
@@ -58,7 +58,7 @@ def test_added_to_a_related_manager_and_then_saved(statements):
     assert line.version == 4
 
 
-def test_removed_from_a_related_manager_and_then_saved(product):
+def test_save_after_related_remove(product):
     line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
     line.quantity = 5
     with transaction.atomic():
@@ -69,7 +69,7 @@ def test_removed_from_a_related_manager_and_then_saved(product):
     assert line.product_id is None
 
 
-def test_related_object_is_forgotten_with_the_key_that_was_taken_over(product):
+def test_adopted_foreign_key_drops_the_cached_object(product):
     line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
     with pytest.raises(Undo), transaction.atomic():
         product.lines.remove(line)
@@ -83,7 +83,7 @@ def test_related_object_is_forgotten_with_the_key_that_was_taken_over(product):
 
 
 @pytest.mark.parametrize("signal", [pre_save, post_save])
-def test_updated_in_a_signal_and_then_saved(product, receiver, signal):
+def test_save_after_an_update_in_a_signal(product, receiver, signal):
     def restock(instance, **_):
         update(instance, stock=F("stock") - 1)
 
@@ -106,7 +106,7 @@ def test_updated_in_a_signal_and_then_saved(product, receiver, signal):
         lambda p: p.touch_version(),
     ],
 )
-def test_only_the_update_changed_it_so_it_is_taken_over(product, write):
+def test_value_of_an_own_update_is_adopted(product, write):
     with transaction.atomic():
         update(product, name="ours")
         write(product)
@@ -116,7 +116,7 @@ def test_only_the_update_changed_it_so_it_is_taken_over(product, write):
     assert (row.name, row.version) == ("ours", product.version)
 
 
-def test_a_value_taken_over_is_given_back_by_a_rollback(product):
+def test_adopted_value_is_reverted_by_a_rollback(product):
     with pytest.raises(Undo), transaction.atomic():
         update(product, name="ours")
         product.save()
@@ -128,7 +128,7 @@ def test_a_value_taken_over_is_given_back_by_a_rollback(product):
 
 
 @pytest.mark.parametrize("write", [lambda p: p.save(), lambda p: p.touch_version()])
-def test_changed_by_both_is_a_conflict_with_oneself(product, write):
+def test_own_change_of_the_same_field_conflicts(product, write):
     product.name = "mine"
     with transaction.atomic():
         update(product, name="ours")
@@ -139,7 +139,7 @@ def test_changed_by_both_is_a_conflict_with_oneself(product, write):
     assert Product.objects.get(pk=product.pk).name == "ours"
 
 
-def test_changed_by_both_to_the_same_value(product):
+def test_own_change_to_the_same_value(product):
     product.name = "ours"
     with transaction.atomic():
         update(product, name="ours")
@@ -147,7 +147,7 @@ def test_changed_by_both_to_the_same_value(product):
     assert product.version == version_of(product) == 3
 
 
-def test_an_expression_is_computed_from_the_row_as_it_is(product):
+def test_expression_uses_the_present_row(product):
     product.stock = F("stock") + 1
     with transaction.atomic():
         update(product, stock=F("stock") + 1)
@@ -155,7 +155,7 @@ def test_an_expression_is_computed_from_the_row_as_it_is(product):
     assert Product.objects.get().stock == 12
 
 
-def test_a_field_that_is_not_loaded_is_left_alone(product):
+def test_deferred_field_is_left_alone(product):
     partly = Product.objects.only("stock", "version").get()
     partly.stock = 1
     with transaction.atomic():
@@ -164,7 +164,7 @@ def test_a_field_that_is_not_loaded_is_left_alone(product):
     assert Product.objects.values_list("name", "stock").get() == ("ours", 1)
 
 
-def test_somebody_else_wrote_before_is_a_conflict(product, rival):
+def test_foreign_write_before_the_own_one_conflicts(product, rival):
     """Two writes since it was read, and only one of them ours."""
     rival.execute("UPDATE app_product SET name = 'theirs', version = version + 1")
     with transaction.atomic():
@@ -174,7 +174,7 @@ def test_somebody_else_wrote_before_is_a_conflict(product, rival):
     assert Product.objects.get().name == "theirs"
 
 
-def test_another_instance_of_the_row_wrote_too_is_a_conflict(product):
+def test_own_save_of_another_instance_conflicts(product):
     with transaction.atomic():
         update(product, stock=1)
         other = Product.objects.get()
@@ -185,7 +185,7 @@ def test_another_instance_of_the_row_wrote_too_is_a_conflict(product):
     assert Product.objects.get().name == "other"
 
 
-def test_read_after_the_update_counts_nothing(product, rival):
+def test_read_after_the_update_needs_no_adoption(product, rival):
     """The row is as it was read; a later write of another instance is not excused by it."""
     with transaction.atomic():
         update(product, stock=1)
@@ -199,7 +199,7 @@ def test_read_after_the_update_counts_nothing(product, rival):
                 each.save()
 
 
-def test_a_version_seen_by_somebody_is_not_excused(product):
+def test_expected_version_is_not_excused(product):
     with transaction.atomic():
         update(product, stock=1)
         product.expect_version(1)
@@ -209,7 +209,7 @@ def test_a_version_seen_by_somebody_is_not_excused(product):
             product.save_cas(expected=1)
 
 
-def test_after_commit_it_is_a_conflict(product):
+def test_own_write_of_an_earlier_transaction_conflicts(product):
     with transaction.atomic():
         update(product, stock=1)
     with transaction.atomic(), pytest.raises(StaleObject):
@@ -220,7 +220,7 @@ def test_after_commit_it_is_a_conflict(product):
         product.save()
 
 
-def test_an_update_in_a_savepoint_that_was_rolled_back_is_not_counted(product):
+def test_rolled_back_update_does_not_count(product):
     with transaction.atomic():
         with pytest.raises(Undo), transaction.atomic():
             update(product, stock=1)
@@ -242,14 +242,14 @@ def test_an_update_in_a_savepoint_that_was_rolled_back_is_not_counted(product):
         lambda p: Product.objects.exclude(pk=0) | Product.objects.filter(pk=p.pk),
     ],
 )
-def test_rows_that_the_query_does_not_name_are_a_conflict(product, rows):
+def test_update_of_unnamed_rows_conflicts(product, rows):
     with transaction.atomic():
         assert rows(product).update(stock=1) == 1
         with pytest.raises(StaleObject):
             product.save()
 
 
-def test_key_of_a_joined_row_names_no_row_that_is_updated(rival):
+def test_key_of_a_joined_row_does_not_count(rival):
     """The query names the key of ``mine`` and changes its neighbour."""
     tag = Tag.objects.create(name="a")
     mine, neighbour = (Shelf.objects.create(name=name, main=tag) for name in ("a", "b"))
@@ -275,7 +275,7 @@ def test_key_of_a_joined_row_names_no_row_that_is_updated(rival):
         lambda p: app.ProductProxy.objects.filter(pk=p.pk),
     ],
 )
-def test_rows_that_the_query_names(product, rows):
+def test_update_of_named_rows_is_recognised(product, rows):
     with transaction.atomic():
         assert rows(product).update(stock=1) == 1
         product.save()
@@ -291,7 +291,7 @@ def test_bulk_update_of_the_same_objects(product):
     assert Product.objects.values_list("name", "stock").get() == ("mine", 1)
 
 
-def test_a_child_and_its_parents_table():
+def test_own_update_of_a_parents_table():
     gadget = Gadget.objects.create(name="a", watts=1)
     with transaction.atomic():
         update(gadget, watts=2, stock=3)
@@ -303,7 +303,7 @@ def test_a_child_and_its_parents_table():
     assert (row.name, row.watts, row.stock) == ("mine", 2, 4)
 
 
-def test_two_parents_with_keys_of_their_own_are_not_known():
+def test_two_parents_with_own_keys_conflict():
     coded = app.Coded.objects.create(name="a", code="x")
     with transaction.atomic():
         update(coded, extra="ours")
@@ -328,7 +328,7 @@ def test_delete_after_an_update(product):
     assert not app.Setting.objects.exists()
 
 
-def test_a_value_that_was_changed_since_it_was_taken_over_stays(product):
+def test_changed_adopted_value_survives_a_rollback(product):
     with pytest.raises(Undo), transaction.atomic():
         update(product, name="ours")
         product.save()
@@ -347,7 +347,7 @@ def test_deleted_in_the_same_transaction(product):
     assert caught.value.deleted
 
 
-def test_a_pickled_instance_counts_nothing(product):
+def test_pickled_instance_does_not_count(product):
     sent = pickle.dumps(product)
     with transaction.atomic():
         update(product, stock=1)
@@ -357,7 +357,7 @@ def test_a_pickled_instance_counts_nothing(product):
             pickle.loads(sent).save()
 
 
-def test_only_so_many_rows_are_remembered(product, monkeypatch):
+def test_remembered_rows_are_bounded(product, monkeypatch):
     monkeypatch.setattr(own_writes, "MOST", 2)
     others = [Product.objects.create(name=str(at)) for at in range(3)]
     with transaction.atomic():
@@ -371,7 +371,7 @@ def test_only_so_many_rows_are_remembered(product, monkeypatch):
             others[0].save()
 
 
-def test_another_writer_between_the_look_and_the_second_try(product, monkeypatch):
+def test_second_try_still_compares(product, monkeypatch):
     """The row is locked, so it can't be; the second try compares all the same."""
     merge = own_writes.merge
 

@@ -53,7 +53,7 @@ def test_update_of_a_childs_column_bumps_the_parents_version():
     assert version_of(gadget) == 3
 
 
-def test_update_of_a_composite_pk_and_of_another_name():
+def test_update_with_composite_pk_and_renamed_version():
     app.Place.objects.create(row="A", number=1)
     app.Place.objects.filter(pk=("A", 1)).update(guest="x")
     assert app.Place.objects.get().version == 2
@@ -86,7 +86,7 @@ def test_related_managers_bump():
     assert version_of(line) == 7
 
 
-def test_a_queryset_and_a_manager_of_ones_own():
+def test_custom_queryset_and_manager_bump():
     row = app.Managed.objects.create(price=3)
     assert app.Managed.objects.cheap().update(price=4) == 1
     assert version_of(row) == 2
@@ -96,7 +96,7 @@ def test_a_queryset_and_a_manager_of_ones_own():
     assert app.Managed.objects.cheap().bulk_save_cas([row], ["price"]) == []
 
 
-def test_bulk_create_can_be_saved_and_can_not_overwrite():
+def test_bulk_created_objects_can_be_saved():
     [product] = Product.objects.bulk_create([Product(name="a")])
     product.name = "b"
     product.save()
@@ -108,7 +108,7 @@ def test_bulk_create_can_be_saved_and_can_not_overwrite():
         Product.objects.bulk_create([product], None, False, True, ["name"], ["id"])
 
 
-def test_a_row_that_bulk_create_has_passed_over_is_not_overwritten_later():
+def test_row_skipped_by_bulk_create_is_not_overwritten():
     """Both have version 1, but it is another's row."""
     Invoice.objects.create(customer="theirs")
     key = Invoice.objects.get().pk

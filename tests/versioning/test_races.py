@@ -79,7 +79,7 @@ def count(work, model, level, processes=PROCESSES):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_16_processes_of_20_increments_make_320(level):
+def test_16_processes_lose_no_increment(level):
     row = count(retried, Product, level)
     assert row.stock == PROCESSES * ROUNDS
     assert row.version == PROCESSES * ROUNDS + 1, "each write bumped once"
@@ -91,7 +91,7 @@ def test_nothing_is_lost_where_a_row_has_two_tables(level):
     assert row.stock == row.version - 1 == 4 * ROUNDS
 
 
-def test_the_same_with_a_loop_and_no_transaction():
+def test_loop_without_a_transaction_loses_nothing():
     assert count(in_a_loop, Product, "read committed").stock == PROCESSES * ROUNDS
 
 
@@ -101,7 +101,7 @@ def test_negative_twin_without_the_version_updates_are_lost(level):
     assert count(unchecked, TwinProduct, level).stock < PROCESSES * ROUNDS
 
 
-def test_negative_twin_in_a_transaction_of_its_own():
+def test_negative_twin_in_its_own_transaction():
     assert count(retried, TwinProduct, "read committed").stock < PROCESSES * ROUNDS
 
 
@@ -156,7 +156,7 @@ def hold_until_told(channel, pk):
     return None
 
 
-def test_an_error_of_another_process_carries_its_facts():
+def test_error_from_another_process_has_its_data():
     row = Product.objects.create(name="a")
     with process(hold_until_told, row.pk) as other:
         assert other.receive() == "read"

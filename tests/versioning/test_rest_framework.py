@@ -64,7 +64,7 @@ class TestViewsAndViewsets:
         assert call("head", path)["ETag"] == now()
 
     @pytest.mark.parametrize("method", ["put", "patch"])
-    def test_a_write_takes_it_and_answers_with_the_next(self, path, method):
+    def test_write_with_the_read_tag_returns_the_next(self, path, method):
         tag = call("get", path)["ETag"]
         response = call(method, path, tag, DATA)
         assert response.status_code == 200
@@ -72,7 +72,7 @@ class TestViewsAndViewsets:
         assert Product.objects.get().version == 2
 
     @pytest.mark.parametrize("method", ["put", "patch", "delete"])
-    def test_a_conflict_is_412_with_the_present_tag(self, path, method):
+    def test_conflict_is_412_with_the_present_tag(self, path, method):
         tag = call("get", path)["ETag"]
         Product.objects.update(stock=99)
         response = call(method, path, tag, DATA)
@@ -82,18 +82,18 @@ class TestViewsAndViewsets:
         assert Product.objects.get().stock == 99
 
     @pytest.mark.parametrize("method", ["put", "patch", "delete"])
-    def test_without_the_header_it_is_428(self, path, method):
+    def test_missing_header_is_428(self, path, method):
         assert call(method, path, None, DATA).status_code == 428
         assert Product.objects.get().version == 1
 
     @pytest.mark.parametrize("method", ["put", "patch", "delete", "post"])
-    def test_a_malformed_header_is_400(self, path, method):
+    def test_malformed_header_is_400(self, path, method):
         response = call(method, path, "malformed", DATA)
         assert response.status_code == 400
         assert Product.objects.get().version == 1
 
     @pytest.mark.parametrize("method", ["put", "patch", "delete"])
-    def test_a_foreign_tag_is_412(self, path, method):
+    def test_foreign_tag_is_412(self, path, method):
         other = Product(pk=10**6)
         other._state.adding = False
         assert call(method, path, etag(other), DATA).status_code == 412
@@ -101,11 +101,11 @@ class TestViewsAndViewsets:
         assert response.status_code == 412
         assert Product.objects.get().version == 1
 
-    def test_delete(self, path):
+    def test_delete_is_compared(self, path):
         assert call("delete", path, now()).status_code == 204
         assert not Product.objects.exists()
 
-    def test_what_compression_made_of_a_tag_still_matches(self, path):
+    def test_tag_weakened_by_compression_still_matches(self, path):
         assert call("put", path, f"W/{now()}", DATA).status_code == 200
         assert call("put", path, now()[:-1] + '-gzip"', DATA).status_code == 200
 
@@ -114,39 +114,39 @@ class TestViewsAndViewsets:
         assert response.status_code == 400
         assert "ETag" not in response
 
-    def test_a_row_that_is_not_there_is_404(self, path):
+    def test_missing_row_is_404(self, path):
         assert call("put", "products/1000000", '"a"', DATA).status_code == 404
 
 
 @pytest.mark.usefixtures("handler")
 class TestCreate:
     @pytest.mark.parametrize("path", ["products", "list"])
-    def test_the_answer_carries_the_tag(self, path):
+    def test_create_returns_the_tag(self, path):
         response = call("post", path, None, DATA)
         assert response.status_code == 201
         assert response["ETag"] == now()
 
     @pytest.mark.parametrize("path", ["products", "list"])
-    def test_with_if_match_nothing_is_created(self, path):
+    def test_if_match_never_creates(self, path):
         for tag in ("*", '"a"'):
             assert call("post", path, tag, DATA).status_code == 412
         assert not Product.objects.exists()
         assert call("post", path, None, DATA, **{"If-None-Match": "*"}).status_code == 201
 
-    def test_a_list_has_no_tag(self, product):
+    def test_list_has_no_tag(self, product):
         response = call("get", "products")
         assert response.status_code == 200
         assert "ETag" not in response
 
 
-def test_a_read_only_viewset_does_not_become_writable(product):
+def test_read_only_viewset_does_not_become_writable(product):
     """The trap: a mixin with an update() of its own makes the router route it."""
     assert call("get", f"read-only/{product.pk}")["ETag"] == now()
     for method, path in (("post", "read-only"), ("put", f"read-only/{product.pk}")):
         assert call(method, path, now(), DATA).status_code == 405
 
 
-def test_two_representations_of_one_url_have_two_tags(product, settings):
+def test_each_representation_has_its_tag(product, settings):
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "rest_framework"]
     path = f"products/{product.pk}"
     page = call("get", path, Accept="text/html")
@@ -167,7 +167,7 @@ def test_other_formats_than_json_get_the_same_members(product, settings, our_han
 class TestPermissions:
     """The trap: a permission that gets the object before the view has read the header."""
 
-    def test_a_permission_may_be_the_first_to_get_the_object(self, product):
+    def test_permission_class_may_read_the_object_first(self, product):
         path = f"guarded/{product.pk}"
         tag = call("get", path)["ETag"]
         assert tag == now("mine-json")
@@ -178,13 +178,13 @@ class TestPermissions:
         refused = call("put", path, now(), {"name": "theirs", "stock": 1})
         assert call("put", path, refused["ETag"], DATA).status_code == 403
 
-    def test_what_the_framework_refuses_needs_no_precondition(self, product):
+    def test_framework_refusal_needs_no_precondition(self, product):
         for tag in (None, now(), "malformed"):
             assert call("put", "guarded/0", tag, DATA).status_code == 404
             response = call("put", f"guarded/{product.pk}", tag, DATA, Accept="image/png")
             assert response.status_code == 406
 
-    def test_the_browsable_page_asks_for_other_methods(self, product, settings):
+    def test_browsable_api_tries_other_methods(self, product, settings):
         settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "rest_framework"]
         response = call("get", f"guarded/{product.pk}", Accept="text/html")
         assert response.status_code == 200
@@ -192,7 +192,7 @@ class TestPermissions:
 
 
 class TestActions:
-    def test_what_get_object_returns_is_bound(self, product):
+    def test_get_object_binds(self, product):
         tag = now()
         response = call("post", f"products/{product.pk}/restock", tag)
         assert response.status_code == 200
@@ -201,14 +201,14 @@ class TestActions:
         assert call("post", f"products/{product.pk}/restock").status_code == 428
         assert Product.objects.get().stock == 11
 
-    def test_one_may_do_without_but_honours_it(self, product):
+    def test_optional_precondition_is_honoured(self, product):
         tag = now()
         path = f"products/{product.pk}/rename"
         assert call("post", path, None, {"name": "coffee"}).status_code == 200
         assert call("post", path, tag, {"name": "milk"}).status_code == 412
         assert Product.objects.get().name == "coffee"
 
-    def test_one_that_reads_other_things_has_no_tag(self, product):
+    def test_action_reading_other_objects_has_no_tag(self, product):
         for path in (f"products/{product.pk}/history", "products/preview"):
             assert "ETag" not in call("get", path)
         refused = call("get", f"products/{product.pk}/check")
@@ -216,19 +216,19 @@ class TestActions:
         assert "ETag" not in refused
         assert call("get", "products/tagged")["ETag"] == '"own"'
 
-    def test_one_that_binds_by_hand(self, product):
+    def test_action_can_bind_explicitly(self, product):
         path = f"products/{product.pk}/by_hand"
         tag = now()
         assert call("post", path, tag).status_code == 200
         assert call("post", path, tag).status_code == 412
 
-    def test_one_that_forgets_is_an_error(self, product):
+    def test_action_that_ignores_the_precondition_is_an_error(self, product):
         assert call("post", "products/forget").status_code == 200
         with pytest.raises(RuntimeError, match="Products responded POST with 200 without"):
             call("post", "products/forget", '"a"')
 
 
-def test_a_deferred_version_is_not_silently_left_out(product):
+def test_deferred_version_is_not_silently_left_out(product):
     with pytest.raises(MissingVersion):
         call("get", f"deferred/{product.pk}")
 
@@ -240,7 +240,7 @@ class TestLastWriteWins:
     def path(self):
         return f"settings/{Setting.objects.create(name='a').pk}"
 
-    def test_it_is_bound_if_the_client_asks_for_it(self, path):
+    def test_if_match_is_compared(self, path):
         tag = call("get", path)["ETag"]
         response = call("patch", path, tag, {"value": "first"})
         assert response.status_code == 200
@@ -248,7 +248,7 @@ class TestLastWriteWins:
         assert call("patch", path, tag, {"value": "second"}).status_code == 412
         assert Setting.objects.get().value == "first"
 
-    def test_without_a_header_the_version_is_not_known_and_no_tag_is_given(self, path):
+    def test_write_without_header_returns_no_tag(self, path):
         response = call("patch", path, None, {"value": "first"})
         assert response.status_code == 200
         assert "ETag" not in response
@@ -256,7 +256,7 @@ class TestLastWriteWins:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_nested_serializer_writes_all_its_rows_or_none():
+def test_nested_serializer_is_all_or_nothing():
     """The trap: the rows saved before the one that conflicts stay, behind a 412."""
     line = InvoiceLine.objects.create(invoice=Invoice.objects.create())
     path = f"invoices/{line.invoice_id}"
@@ -280,7 +280,7 @@ def test_a_nested_serializer_writes_all_its_rows_or_none():
     assert (line.quantity, Invoice.objects.get().customer) == (5, "Ann")
 
 
-def test_no_select_more_than_without(product, statements):
+def test_mixin_adds_no_select(product, statements):
     """And one UPDATE; the transaction is the framework's own ATOMIC_REQUESTS, for one view."""
     tag = now()
     with statements() as plain:
@@ -307,7 +307,7 @@ def own_handler(error, context):
 
 
 class TestHandler:
-    def test_a_projects_own_handler_sees_a_refusal_and_its_cause(self, product):
+    def test_projects_handler_sees_the_cause(self, product):
         """Through the mixin; the framework's own handler would know no StaleObject."""
         tag = now()
         product.save()
@@ -319,7 +319,7 @@ class TestHandler:
 
     @pytest.mark.usefixtures("our_handler")
     @pytest.mark.parametrize(("name", "status", "code", "retry_after"), STATUSES)
-    def test_the_packages_errors_are_answers(self, name, status, code, retry_after):
+    def test_package_errors_become_responses(self, name, status, code, retry_after):
         response = call("post", f"fails/{name}")
         assert response.status_code == status
         assert response.get("Retry-After") == retry_after
@@ -332,14 +332,14 @@ class TestHandler:
         assert call("post", "fails/changed", '"a"').status_code == 412
 
     @pytest.mark.usefixtures("our_handler")
-    def test_other_errors_are_the_frameworks(self):
+    def test_other_errors_are_left_to_the_framework(self):
         with pytest.raises(LookupError):
             call("post", "fails/other")
         assert call("get", "products/1").json() == {"detail": "No Product matches the given query."}
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("our_handler")
-    def test_under_atomic_requests_the_request_is_rolled_back(self):
+    def test_atomic_requests_is_rolled_back(self):
         connection.settings_dict["ATOMIC_REQUESTS"] = True
         try:
             for name, *_ in STATUSES:
@@ -351,7 +351,7 @@ class TestHandler:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
-def test_of_many_with_the_same_tag_one_writes(product, rival, observer):
+def test_one_of_many_equal_tags_writes(product, rival, observer):
     answers = all_at_once("detail", product, rival, observer, room="api")
     assert sorted(status for status, _ in answers) == [200, 412, 412, 412]
     assert {tag for _, tag in answers} == {now()}
@@ -364,7 +364,7 @@ def delete_once(_channel, path, tag):
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
 @pytest.mark.parametrize("room", ["products", "detail"])
-def test_a_delete_is_bound_to_the_statement(product, rival, observer, room):
+def test_delete_is_bound_to_the_statement(product, rival, observer, room):
     """Somebody else writes after the row has been read and found to be the one."""
     with ExitStack() as stack:
         with rival.transaction():
@@ -377,7 +377,7 @@ def test_a_delete_is_bound_to_the_statement(product, rival, observer, room):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
-def test_without_the_mixin_a_view_with_save_asks_nobody(product, rival, observer):
+def test_negative_twin_view_without_the_mixin_ignores_tags(product, rival, observer):
     """The negative twin: the tags are not looked at; what save() itself notices is a server error.
 
     cas_on_save makes the losers fail here; the mixin makes them answer.
@@ -386,7 +386,7 @@ def test_without_the_mixin_a_view_with_save_asks_nobody(product, rival, observer
         all_at_once("plain", product, rival, observer, room="api")
 
 
-def test_tag_of_nested_serializers_is_warned_of_once(monkeypatch):
+def test_nested_serializer_warns_once(monkeypatch):
     monkeypatch.setattr(rest_framework, "_warned", set())
     monkeypatch.setattr(api_views.Invoices, "etag_covers_nested", False)
     invoice = Invoice.objects.create(customer="a")

@@ -45,7 +45,7 @@ def database_error(kind, cause):
     return error
 
 
-def test_it_runs_again_and_reads_anew(product, pauses):
+def test_retry_reads_again(product, pauses):
     seen = []
 
     @retry_on_conflict
@@ -68,7 +68,7 @@ def test_it_runs_again_and_reads_anew(product, pauses):
     assert pauses[0] == [0.01, 0.02]
 
 
-def test_a_failed_run_leaves_nothing_behind(product, pauses):
+def test_failed_run_leaves_nothing_behind(product, pauses):
     runs = []
 
     @retry_on_conflict(attempts=2)
@@ -82,7 +82,7 @@ def test_a_failed_run_leaves_nothing_behind(product, pauses):
     assert Counter.objects.get().name == "run 1"
 
 
-def test_full_jitter_between_zero_and_a_doubling_bound(pauses):
+def test_pause_has_full_jitter_and_doubling_bound(pauses):
     @retry_on_conflict(attempts=6, base=0.1, cap=0.5)
     def work():
         raise StaleObjects(model="app.Product", pks=[1], using="default")
@@ -94,7 +94,7 @@ def test_full_jitter_between_zero_and_a_doubling_bound(pauses):
     assert slept == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
-def test_the_pause_is_outside_the_transaction(monkeypatch, product):
+def test_pause_is_outside_the_transaction(monkeypatch, product):
     inside = []
     monkeypatch.setattr(retry.time, "sleep", lambda _: inside.append(connection.in_atomic_block))
 
@@ -117,7 +117,7 @@ def test_the_pause_is_outside_the_transaction(monkeypatch, product):
         database_error(OperationalError, DeadlockDetected),
     ],
 )
-def test_what_is_a_conflict(error, pauses):
+def test_retried_errors(error, pauses):
     runs = []
 
     @retry_on_conflict(attempts=3)
@@ -139,7 +139,7 @@ def test_what_is_a_conflict(error, pauses):
         LookupError(),
     ],
 )
-def test_what_is_none_is_not_run_again(error, pauses):
+def test_other_errors_are_not_retried(error, pauses):
     runs = []
 
     @retry_on_conflict
@@ -152,7 +152,7 @@ def test_what_is_none_is_not_run_again(error, pauses):
     assert len(runs) == 1
 
 
-def test_one_attempt_is_no_retry(pauses):
+def test_attempts_1_never_retries(pauses):
     runs = []
 
     @retry_on_conflict(attempts=1)
@@ -165,7 +165,7 @@ def test_one_attempt_is_no_retry(pauses):
     assert (len(runs), pauses[0]) == (1, [])
 
 
-def test_the_signal_says_what_and_when(product, pauses):
+def test_signal_has_error_and_delay(product, pauses):
     heard = []
 
     def hear(sender, **facts):
@@ -194,12 +194,12 @@ def test_the_signal_says_what_and_when(product, pauses):
         ({"base": 2, "cap": 1}, "base= and cap="),
     ],
 )
-def test_wrong_options_are_refused_where_they_stand(options, match):
+def test_wrong_options_are_refused_at_decoration(options, match):
     with pytest.raises(ValueError, match=match):
         retry_on_conflict(**options)
 
 
-def test_inside_a_transaction_it_refuses_and_runs_nothing():
+def test_open_transaction_is_refused_before_running():
     runs = []
     work = retry_on_conflict(functools.partial(runs.append, 1))
     with transaction.atomic():
@@ -222,7 +222,7 @@ def test_inside_a_transaction_it_refuses_and_runs_nothing():
     assert caught.value.using == "other"
 
 
-def test_what_spans_an_await_or_a_yield_is_refused():
+def test_async_functions_and_generators_are_refused():
     async def coroutine():
         pass
 
@@ -257,7 +257,7 @@ def test_arguments_of_any_name_reach_the_function():
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_result_that_has_yet_to_run_is_refused_and_rolled_back(attempts):
+def test_unfinished_result_is_refused_and_rolled_back(attempts):
     async def later():
         pass
 
@@ -274,7 +274,7 @@ def test_result_that_has_yet_to_run_is_refused_and_rolled_back(attempts):
 class InATestCase(TestCase):
     databases = {"default", "other"}  # noqa: RUF012
 
-    def test_the_tests_own_block_does_not_count(self):
+    def test_testcase_transaction_is_ignored(self):
         product = Product.objects.create(name="a")
         runs = []
 
@@ -358,7 +358,7 @@ def opposite(channel, first, second):
 
 
 @pytest.mark.processes
-def test_40p01_a_deadlock(product, pauses):
+def test_40p01_deadlock(product, pauses):
     """One of the two is ended by PostgreSQL; whichever it is, ours ends well."""
     other = Product.objects.create(name="other")
     runs = []
@@ -383,7 +383,7 @@ def test_40p01_a_deadlock(product, pauses):
     assert set(Product.objects.values_list("stock", flat=True)) == {2}
 
 
-def test_a_lock_inside_a_retried_function():
+def test_lock_inside_a_retried_function():
     with_lock = []
 
     @retry_on_conflict

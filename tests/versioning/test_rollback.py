@@ -66,7 +66,7 @@ def test_after_a_rollback_the_earlier_version_is_known(product, write, statement
 
 
 @pytest.mark.parametrize("write", WRITES[:4])
-def test_each_write_after_a_rollback_is_compared_with_it(product, write):
+def test_writes_after_a_rollback_compare_the_earlier_version(product, write):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         raise Undo
@@ -90,7 +90,7 @@ def test_after_a_rollback_the_original_is_the_earlier_one(product):
     assert (name.original, name.mine, name.theirs) == ("original", "mine", "original")
 
 
-def test_several_rollbacks_in_a_row_and_in_each_other(product, statements):
+def test_sequential_and_nested_rollbacks(product, statements):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         with pytest.raises(Undo), transaction.atomic():
@@ -114,7 +114,7 @@ def test_rollback_after_a_commit_of_the_same_instance(product, statements):
     assert_earlier_version_is_known(product, statements)
 
 
-def test_more_savepoints_than_are_remembered(product):
+def test_many_savepoints(product):
     with pytest.raises(Undo), transaction.atomic():
         for _ in range(25):
             with transaction.atomic():
@@ -133,7 +133,7 @@ def test_version_of_an_unread_row_is_not_known_after_a_rollback(product):
     assert_rolled_back(unread)
 
 
-def test_a_version_set_by_hand_is_not_restored(product):
+def test_version_set_by_hand_is_not_restored(product):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         raise Undo
@@ -159,7 +159,7 @@ def test_same_number_reached_by_another_writer_is_a_conflict(product, write):
     assert Product.objects.get().name == "theirs"
 
 
-def test_expected_and_expect_version_overrule_it(product):
+def test_expected_overrides_the_restored_version(product):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         raise Undo
@@ -173,7 +173,7 @@ def test_expected_and_expect_version_overrule_it(product):
 
 
 @pytest.mark.parametrize("write", [WRITES[0], WRITES[2], WRITES[4]])
-def test_a_savepoint_that_is_rolled_back(product, write, statements):
+def test_rolled_back_savepoint(product, write, statements):
     with transaction.atomic():
         with pytest.raises(Undo), transaction.atomic():
             write(product)
@@ -189,7 +189,7 @@ def test_a_savepoint_that_is_rolled_back(product, write, statements):
     assert_conflict(product, expected=2, actual=4)
 
 
-def test_a_savepoint_that_is_kept_in_a_transaction_that_is_not(product, statements):
+def test_released_savepoint_in_a_rolled_back_transaction(product, statements):
     with pytest.raises(Undo), transaction.atomic():
         with transaction.atomic():
             product.save()
@@ -199,7 +199,7 @@ def test_a_savepoint_that_is_kept_in_a_transaction_that_is_not(product, statemen
     assert_earlier_version_is_known(product, statements)
 
 
-def test_what_was_written_before_a_savepoint_outlives_it(product):
+def test_write_before_a_savepoint_survives_its_rollback(product):
     with transaction.atomic():
         product.save()
         with pytest.raises(Undo), transaction.atomic():
@@ -210,7 +210,7 @@ def test_what_was_written_before_a_savepoint_outlives_it(product):
     assert version_of(product) == 4
 
 
-def test_of_two_writes_only_the_one_in_the_savepoint_that_is_rolled_back_never_was(product):
+def test_only_the_write_in_the_rolled_back_savepoint_is_undone(product):
     other = Product.objects.create(name="other")
     with transaction.atomic():
         product.save()
@@ -225,21 +225,21 @@ def test_of_two_writes_only_the_one_in_the_savepoint_that_is_rolled_back_never_w
     assert version_of(product) == 4
 
 
-def test_a_transaction_marked_for_rollback(product, statements):
+def test_transaction_marked_for_rollback(product, statements):
     with transaction.atomic():
         product.save()
         transaction.set_rollback(True)
     assert_earlier_version_is_known(product, statements)
 
 
-def test_a_failed_statement_later_in_the_transaction(product, statements):
+def test_later_failed_statement(product, statements):
     with pytest.raises(IntegrityError), transaction.atomic():
         product.save()
         Product.objects.create(pk=product.pk, name="again")
     assert_earlier_version_is_known(product, statements)
 
 
-def test_commit_that_fails(statements):
+def test_failed_commit(statements):
     app.Note.objects.create(name="taken")
     note = app.Note.objects.create(name="free")
     note.name = "taken"
@@ -250,7 +250,7 @@ def test_commit_that_fails(statements):
     assert_conflict(note, expected=1, actual=2)
 
 
-def test_a_connection_that_is_lost_in_the_transaction(product, rival, statements):
+def test_connection_lost_in_the_transaction(product, rival, statements):
     with pytest.raises(OperationalError), transaction.atomic():
         product.save()
         rival.execute(
@@ -261,7 +261,7 @@ def test_a_connection_that_is_lost_in_the_transaction(product, rival, statements
     assert_earlier_version_is_known(product, statements)
 
 
-def test_a_connection_that_is_closed_in_the_transaction(product):
+def test_connection_closed_in_the_transaction(product):
     with pytest.raises(DatabaseError), transaction.atomic():
         product.save()
         connection.close()
@@ -272,7 +272,7 @@ def test_a_connection_that_is_closed_in_the_transaction(product):
 
 
 @pytest.mark.parametrize("model", [Product, Gadget, app.Invoice])
-def test_a_row_whose_insert_was_rolled_back(model):
+def test_rolled_back_insert(model):
     instance = model()
     with pytest.raises(Undo), transaction.atomic():
         instance.save()
@@ -285,7 +285,7 @@ def test_a_row_whose_insert_was_rolled_back(model):
 
 
 @pytest.mark.parametrize("given", [{}, {"batch_size": 1}])
-def test_rows_whose_bulk_create_was_rolled_back(given):
+def test_rolled_back_bulk_create(given):
     """With a pk that another writer has used since, the numbers are the same."""
     invoices = [app.Invoice(customer="mine"), app.Invoice(customer="mine")]
     with pytest.raises(Undo), transaction.atomic():
@@ -296,7 +296,7 @@ def test_rows_whose_bulk_create_was_rolled_back(given):
         assert_rolled_back(invoice)
 
 
-def test_a_copy_shares_the_fate(product):
+def test_copy_is_restored_with_its_original(product):
     with pytest.raises(Undo), transaction.atomic():
         product.save()
         twins = [copy.copy(product), copy.deepcopy(product), pickle.loads(pickle.dumps(product))]
@@ -316,7 +316,7 @@ def test_in_another_process_the_number_is_trusted(product):
     assert version_of(there) == 3
 
 
-def test_while_a_transaction_is_open_its_version_is_no_other_threads(product):
+def test_uncommitted_version_is_invisible_to_other_threads(product):
     """What it wrote is not there for them: they can't compare with it."""
     found = []
 
@@ -407,7 +407,7 @@ def test_touch_bumps_after_the_commit_of_a_manual_transaction(product, by_hand):
 # on_commit
 
 
-def test_a_hook_that_raises_does_not_undo_the_commit(product):
+def test_failing_commit_hook_keeps_the_version(product):
     def fail():
         raise Undo
 
@@ -418,7 +418,7 @@ def test_a_hook_that_raises_does_not_undo_the_commit(product):
     assert version_of(product) == 3
 
 
-def test_a_hook_may_save_again(product):
+def test_hook_may_save_again(product):
     with transaction.atomic():
         transaction.on_commit(product.save)
         product.save()
@@ -428,7 +428,7 @@ def test_a_hook_may_save_again(product):
     assert product.version == version_of(product) == 5
 
 
-def test_hooks_run_as_often_as_they_did(product):
+def test_commit_hooks_run_once(product):
     ran = []
     with transaction.atomic():
         for _ in range(3):
@@ -452,7 +452,7 @@ class InATestCase(TestCase):
 
     databases = {"default", "other"}  # noqa: RUF012
 
-    def test_captured_callbacks_are_the_users_own(self):
+    def test_captured_callbacks_are_only_the_users(self):
         product = Product.objects.create(name="a")
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
             product.save()
@@ -478,7 +478,7 @@ class InATestCase(TestCase):
             product.touch_version()
         assert version_of(product) == 5
 
-    def test_a_rollback_is_seen_by_its_number(self):
+    def test_testcase_rollback_is_noticed(self):
         product = Product.objects.create(name="a")
         with pytest.raises(Undo), transaction.atomic():
             product.save()
@@ -486,7 +486,7 @@ class InATestCase(TestCase):
         product.save()
         assert product.version == version_of(product) == 2
 
-    def test_a_conflict_leaves_the_test_usable(self):
+    def test_conflict_leaves_the_test_usable(self):
         product = Product.objects.create(name="a")
         overtake(product)
         with pytest.raises(StaleObject):

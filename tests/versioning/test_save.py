@@ -24,7 +24,7 @@ def sql_of(sent):
     return [query["sql"] for query in sent.captured_queries]
 
 
-def test_one_update_names_the_version_and_writes_the_next(product, statements):
+def test_save_is_one_comparing_update(product, statements):
     product.name = "mine"
     with statements() as sent:
         product.save_cas()
@@ -47,7 +47,7 @@ def test_one_update_names_the_version_and_writes_the_next(product, statements):
         (app.Checked, app.TwinChecked, {"name": "a"}, 0),
     ],
 )
-def test_as_many_statements_as_djangos_own_save(model, twin, values, more, atomic, statements):
+def test_save_adds_no_statement(model, twin, values, more, atomic, statements):
     counts = []
     for each in (model, twin):
         with statements() as created:
@@ -67,7 +67,7 @@ def test_as_many_statements_as_djangos_own_save(model, twin, values, more, atomi
 
 @pytest.mark.parametrize("save", [lambda p: p.save(), lambda p: p.save_cas()])
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_conflict_writes_nothing_and_leaves_the_transaction_usable(product, save, atomic):
+def test_conflict_writes_nothing_and_leaves_transaction_usable(product, save, atomic):
     overtake(product)
     product.name = "mine"
     with transaction.atomic() if atomic else transaction.mark_for_rollback_on_error("default"):
@@ -89,14 +89,14 @@ def test_a_conflict_writes_nothing_and_leaves_the_transaction_usable(product, sa
     assert version_of(product) == product.version == 3
 
 
-def test_a_conflict_costs_one_more_statement(product, statements):
+def test_conflict_costs_one_more_statement(product, statements):
     overtake(product)
     with statements() as sent, pytest.raises(StaleObject):
         product.save()
     assert len(sent) == 2
 
 
-def test_expected_is_compared_instead_of_what_the_instance_carries(product):
+def test_expected_replaces_the_instances_version(product):
     product.name = "mine"
     with pytest.raises(StaleObject) as caught:
         product.save_cas(expected=7)
@@ -110,14 +110,14 @@ def test_expected_is_compared_instead_of_what_the_instance_carries(product):
 
 
 @pytest.mark.parametrize("wrong", ["7", True, 7.0])
-def test_expected_that_is_no_version_is_refused_before_any_sql(product, wrong, statements):
+def test_wrong_expected_is_refused_before_sql(product, wrong, statements):
     with statements() as sent, pytest.raises(TypeError, match="whole number"):
         product.save_cas(expected=wrong)
     assert len(sent) == 0
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63 - 1])
-def test_expected_that_is_out_of_range_is_refused_before_any_sql(product, wrong, statements):
+def test_out_of_range_expected_is_refused_before_sql(product, wrong, statements):
     with statements() as sent, pytest.raises(ValueError, match="not a version"):
         product.delete_cas(expected=wrong)
     assert len(sent) == 0
@@ -137,7 +137,7 @@ def test_expect_version_compares_every_later_save(product):
         product.expect_version(None)
 
 
-def test_expect_version_holds_where_the_last_write_wins():
+def test_expect_version_applies_to_last_write_wins_models():
     setting = app.Setting.objects.create(name="a")
     setting.expect_version(2)
     with pytest.raises(StaleObject):
@@ -163,7 +163,7 @@ def test_save_cas_never_inserts(product, statements):
 
 
 @pytest.mark.parametrize("model", [Gadget, app.Special, app.Invoice])
-def test_save_cas_of_an_object_made_here_writes_the_row_the_caller_has_seen(model):
+def test_save_cas_of_a_new_object_with_expected_updates(model):
     row = model.objects.create()
     mine = model(pk=row.pk)
     with pytest.raises(StaleObject):
@@ -178,7 +178,7 @@ def test_save_cas_of_an_object_made_here_writes_the_row_the_caller_has_seen(mode
     assert model.objects.count() == 1
 
 
-def test_save_cas_of_a_child_without_its_key_inserts_nothing():
+def test_save_cas_of_a_child_without_key_is_refused():
     gadget = Gadget.objects.create(name="a")
     gadget.pk = None
     with pytest.raises(MissingVersion):
@@ -186,14 +186,14 @@ def test_save_cas_of_a_child_without_its_key_inserts_nothing():
     assert Product.objects.count() == 1
 
 
-def test_save_cas_is_compared_even_where_save_and_bypass_are_not():
+def test_save_cas_always_compares():
     setting = app.Setting.objects.create(name="a")
     overtake(setting, value="theirs")
     with pytest.raises(StaleObject), bypass_versions():
         setting.save_cas()
 
 
-def test_an_overridden_save_that_does_nothing_is_found_out():
+def test_overridden_save_that_does_nothing_is_an_error():
     fussy = app.Fussy.objects.create(name="a")
     fussy.name = "never"
     with pytest.raises(RuntimeError, match="without having called super"):
@@ -203,7 +203,7 @@ def test_an_overridden_save_that_does_nothing_is_found_out():
     assert version_of(fussy) == 2
 
 
-def test_update_fields_must_name_something(product):
+def test_empty_update_fields_is_refused(product):
     with pytest.raises(ValueError, match="touch_version"):
         product.save_cas(update_fields=[])
     product.save(update_fields=[])
@@ -223,7 +223,7 @@ def test_update_fields_compares_and_bumps(product, statements):
         product.save(update_fields=["stock"])
 
 
-def test_a_deferred_version_is_never_loaded_silently(product, statements):
+def test_deferred_version_is_never_loaded_silently(product, statements):
     deferred = Product.objects.defer("version").get(pk=product.pk)
     with statements() as sent, pytest.raises(MissingVersion) as caught:
         deferred.save()
@@ -240,7 +240,7 @@ def test_a_deferred_version_is_never_loaded_silently(product, statements):
     deferred.save()
 
 
-def test_a_deferred_version_read_for_all_peers_is_not_theirs(product, monkeypatch):
+def test_deferred_version_fetched_for_peers(product, monkeypatch):
     """Django 6.1 with FETCH_PEERS; before that, the same call."""
 
     def fetch_many(attribute, instances):
@@ -266,14 +266,14 @@ def test_a_deferred_version_read_for_all_peers_is_not_theirs(product, monkeypatc
     assert Product.objects.values_list("name", "stock").get() == ("theirs", 1)
 
 
-def test_a_conflict_with_a_deferred_version_leaves_it_deferred(product):
+def test_conflict_with_a_deferred_version_leaves_it_deferred(product):
     deferred = Product.objects.defer("version").get(pk=product.pk)
     with pytest.raises(StaleObject):
         deferred.save_cas(expected=3)
     assert "version" not in deferred.__dict__
 
 
-def test_only_some_fields_are_read_and_written(product, statements):
+def test_only_compares_with_deferred_fields(product, statements):
     partly = Product.objects.only("name", "version").get(pk=product.pk)
     partly.name = "mine"
     with statements() as sent:
@@ -286,7 +286,7 @@ def test_only_some_fields_are_read_and_written(product, statements):
         partly.save_cas()
 
 
-def test_a_field_that_is_read_later_does_not_make_the_version_newer(product):
+def test_later_read_field_keeps_the_version(product):
     partly = Product.objects.defer("name").get(pk=product.pk)
     overtake(product)
     assert partly.name == "theirs"
@@ -294,7 +294,7 @@ def test_a_field_that_is_read_later_does_not_make_the_version_newer(product):
         partly.save()
 
 
-def test_refreshing_the_version_with_the_rest_makes_it_comparable(product):
+def test_full_refresh_makes_the_version_comparable(product):
     overtake(product)
     product.refresh_from_db(fields=["version"])
     with pytest.raises(MissingVersion):
@@ -316,7 +316,7 @@ def test_expressions_are_computed_by_the_database(product):
     assert Product.objects.get(pk=product.pk).stock == 15
 
 
-def test_another_name_a_generated_column_and_a_database_default():
+def test_renamed_generated_and_default_columns():
     article = app.Article.objects.create(title="One")
     article.refresh_from_db()
     assert (article.revision, article.state, article.slug) == (1, "draft", "one")
@@ -344,7 +344,7 @@ def test_select_on_save():
     assert caught.value.deleted
 
 
-def test_a_composite_pk():
+def test_composite_pk():
     place = app.Place.objects.create(row="A", number=1)
     place.guest = "mine"
     place.save_cas()
@@ -358,7 +358,7 @@ def test_a_composite_pk():
         place.save()
 
 
-def test_a_proxy_and_its_model_are_one_row(product):
+def test_proxy_and_its_model_are_one_row(product):
     proxy = app.ProductProxy.objects.get(pk=product.pk)
     proxy.save()
     with pytest.raises(StaleObject) as caught:
@@ -366,7 +366,7 @@ def test_a_proxy_and_its_model_are_one_row(product):
     assert caught.value.actual == 2
 
 
-def test_a_preset_pk_inserts_and_never_overwrites(statements):
+def test_preset_pk_inserts_and_never_overwrites(statements):
     key = uuid.uuid4()
     with statements() as sent:
         app.Invoice.objects.create(id=key, customer="theirs")
@@ -379,7 +379,7 @@ def test_a_preset_pk_inserts_and_never_overwrites(statements):
     assert Product.objects.get().name == "theirs"
 
 
-def test_a_copy_by_pk_none_is_a_new_row(product):
+def test_copy_by_pk_none_is_a_new_row(product):
     product.save()
     old = product.pk
     product.pk = None
@@ -412,7 +412,7 @@ def test_another_row_is_not_overwritten_by_a_changed_pk(product, statements):
     product.save()
 
 
-def test_a_pk_of_another_type_is_the_same_row(product):
+def test_pk_given_as_text_is_the_same_row(product):
     product.pk = str(product.pk)
     product.save()
     assert version_of(product) == 2
@@ -420,13 +420,13 @@ def test_a_pk_of_another_type_is_the_same_row(product):
     product.save()
 
 
-def test_a_pk_that_can_be_none_is_not_that_of_the_row(product):
+def test_nullable_pk_is_not_the_rows(product):
     product.pk = "seven"
     with pytest.raises(MissingVersion):
         product.save()
 
 
-def test_a_deleted_row_is_not_inserted_again(product):
+def test_deleted_row_is_not_inserted_again(product):
     Product.objects.all().delete()
     for save in (product.save, product.save_cas, lambda: product.save(update_fields=["name"])):
         with pytest.raises(StaleObject) as caught:
@@ -435,14 +435,14 @@ def test_a_deleted_row_is_not_inserted_again(product):
     assert not Product.objects.exists()
 
 
-def test_deleted_here_and_saved_again_is_an_insert(product):
+def test_save_after_delete_inserts(product):
     product.delete()
     product.save()
     assert Product.objects.count() == 1
     product.save_cas()
 
 
-def test_a_trigger_that_keeps_the_update_from_the_row_is_not_another_writer(product, rival):
+def test_suppressing_trigger_is_reported(product, rival):
     rival.execute(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
         "CREATE TRIGGER keep BEFORE UPDATE ON app_product FOR EACH ROW EXECUTE FUNCTION keep()"
@@ -454,7 +454,7 @@ def test_a_trigger_that_keeps_the_update_from_the_row_is_not_another_writer(prod
         rival.execute("DROP TRIGGER keep ON app_product; DROP FUNCTION keep()")
 
 
-def test_force_update(product):
+def test_force_update_compares(product):
     product.save(force_update=True)
     assert version_of(product) == 2
     overtake(product)
@@ -467,7 +467,7 @@ def test_force_update(product):
 # The last write wins
 
 
-def test_the_last_write_wins_but_bumps(statements):
+def test_last_write_wins_bumps(statements):
     setting = app.Setting.objects.create(name="a", value="1")
     overtake(setting, value="theirs")
     setting.value = "mine"
@@ -483,7 +483,7 @@ def test_the_last_write_wins_but_bumps(statements):
     assert setting.version == 4
 
 
-def test_the_last_write_never_inserts_a_row_that_is_gone():
+def test_last_write_wins_never_reinserts():
     setting = app.Setting.objects.create(name="a")
     app.Setting.objects.all().delete()
     with pytest.raises(StaleObject) as caught:
@@ -512,7 +512,7 @@ def test_bypass_neither_compares_nor_bumps(product):
         product.save()
 
 
-def test_bypass_ends_with_its_block_also_by_an_error(product):
+def test_bypass_ends_after_an_error(product):
     with pytest.raises(LookupError), bypass_versions(), bypass_versions():
         raise LookupError
     overtake(product)
@@ -520,7 +520,7 @@ def test_bypass_ends_with_its_block_also_by_an_error(product):
         product.save()
 
 
-def test_a_copy_or_a_pickle_compares_as_its_original_does(product):
+def test_copies_and_pickles_compare(product):
     product.save()
     for again in (copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))):
         twin = again(Product.objects.get(pk=product.pk))
@@ -533,7 +533,7 @@ def test_a_copy_or_a_pickle_compares_as_its_original_does(product):
         assert error.instance.version == twin.version
 
 
-def test_a_copy_has_an_original_of_its_own(product):
+def test_copy_has_its_own_original(product):
     product.save()
     twin = copy.copy(product)
     twin.name = "mine"
@@ -544,7 +544,7 @@ def test_a_copy_has_an_original_of_its_own(product):
 # The field
 
 
-def test_what_is_fixed_of_the_field_stays_fixed():
+def test_fixed_field_options_cannot_change():
     field = VersionField(default=7, editable=True, null=True, verbose_name="revision")
     assert (field.default, field.editable, field.null) == (1, False, False)
     assert field.verbose_name == "revision"
@@ -555,7 +555,7 @@ def test_what_is_fixed_of_the_field_stays_fixed():
 
 
 @pytest.mark.parametrize("version", [99, 0])
-def test_a_version_set_by_hand_is_told_as_such(product, version):
+def test_version_set_by_hand_is_reported(product, version):
     """It is neither somebody else's write nor a transaction that was rolled back."""
     product.version = version
     with pytest.raises(
@@ -571,7 +571,7 @@ def test_a_version_set_by_hand_is_told_as_such(product, version):
     product.save()
 
 
-def test_a_version_that_was_expected_is_not_one_set_by_hand(product):
+def test_expected_version_is_not_reported_as_set_by_hand(product):
     overtake(product)
     again = Product.objects.get(pk=product.pk)
     again.expect_version(1)

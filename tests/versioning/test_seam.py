@@ -42,16 +42,16 @@ def parameters(name):
     return list(inspect.signature(getattr(found, "__func__", found)).parameters)
 
 
-def test_this_version_of_django_was_looked_at():
+def test_django_version_was_reviewed():
     assert VERSION in SIGNATURES
 
 
 @pytest.mark.parametrize("name", ["_do_update", "from_db", *EVERYWHERE])
-def test_the_signatures_of_what_is_overridden_or_called(name):
+def test_signatures_of_used_django_methods(name):
     assert parameters(name) == {**EVERYWHERE, **SIGNATURES[VERSION]}[name]
 
 
-def test_save_base_is_handed_on_whole():
+def test_save_base_arguments_pass_through():
     ours = inspect.signature(GuardedSave.save_base).parameters
     theirs = inspect.signature(models.Model.save_base).parameters
     assert [(each.name, each.default) for each in ours.values()] == [
@@ -59,7 +59,7 @@ def test_save_base_is_handed_on_whole():
     ]
 
 
-def test_what_is_read_of_a_transaction():
+def test_transaction_attributes_that_are_read():
     read = {"run_on_commit", "savepoint_ids", "atomic_blocks", "needs_rollback", "in_atomic_block"}
     assert read <= vars(connections["default"]).keys()
     assert "_from_testcase" in vars(transaction.atomic())
@@ -69,7 +69,7 @@ def test_what_is_read_of_a_transaction():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_hooks_of_a_transaction_have_three_parts():
+def test_django_commit_hooks_have_three_parts():
     """Fates are put among them, and found in them, by these."""
     with transaction.atomic(), transaction.atomic():
         transaction.on_commit(int)
@@ -95,5 +95,5 @@ def returned(model, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_what_djangos_own_returns_goes_through_untouched(monkeypatch):
+def test_return_values_of_django_pass_through(monkeypatch):
     assert returned(Product, monkeypatch) == returned(TwinProduct, monkeypatch)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.parametrize("name", ["name", "watts"])
-def test_a_child_shares_the_version_of_its_parent(name, atomic):
+def test_child_shares_the_version_of_its_parent(name, atomic):
     gadget = Gadget.objects.create(name="a", watts=1)
     setattr(gadget, name, "9")
     gadget.save_cas(update_fields=[name])
@@ -29,7 +29,7 @@ def test_a_child_shares_the_version_of_its_parent(name, atomic):
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_parents_table_is_put_back_when_the_childs_version_is_stale(atomic):
+def test_parent_table_is_restored_on_a_stale_child(atomic):
     special = app.Special.objects.create(name="a", note="a")
     overtake(special, note="theirs")
     special.name = special.note = "mine"
@@ -48,7 +48,7 @@ def test_a_parents_table_is_put_back_when_the_childs_version_is_stale(atomic):
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_parent_is_put_back_when_the_childs_row_is_gone(atomic, rival):
+def test_parent_is_restored_on_a_missing_child_row(atomic, rival):
     gadget = Gadget.objects.create(name="a")
     Gadget.objects.get().delete(keep_parents=True)
     gadget.name = "mine"
@@ -61,7 +61,7 @@ def test_a_parent_is_put_back_when_the_childs_row_is_gone(atomic, rival):
     assert not Gadget.objects.exists()
 
 
-def test_a_parents_row_that_is_gone():
+def test_missing_parent_row():
     special = app.Special.objects.create(name="a")
     app.Special.objects.all().delete()
     with pytest.raises(StaleObject) as caught:
@@ -70,7 +70,7 @@ def test_a_parents_row_that_is_gone():
     assert not app.Plain.objects.exists()
 
 
-def test_a_row_added_to_a_parents(statements):
+def test_child_row_added_to_a_parent(statements):
     plain = app.Plain.objects.create(name="a")
     special = app.Special(plain_ptr=plain, name="b")
     special.save()
@@ -83,7 +83,7 @@ def test_a_row_added_to_a_parents(statements):
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_what_a_failed_save_of_several_tables_leaves_in_memory(atomic):
+def test_failed_save_leaves_the_instance_unchanged(atomic):
     """All is as before the save, also where the transaction around it is lost."""
     gadget = Gadget.objects.create(name="a", watts=1)
     gadget.name, gadget.watts = "mine", 2**40

@@ -81,7 +81,7 @@ def test_token_of_an_inline_is_kept_as_well(browser, shelf, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["form", "list"])
-def test_conflict_is_told_through_messages_too(browser, shelf, change):
+def test_conflict_is_also_a_message(browser, shelf, change):
     url = f"{LIST}{shelf.pk}/change/" if change == "form" else LIST
     field = "name" if change == "form" else "form-0-room"
     page = Page(browser.get(url))
@@ -92,14 +92,14 @@ def test_conflict_is_told_through_messages_too(browser, shelf, change):
     assert "so nothing was saved" in response.content.decode()
 
 
-def test_own_page_that_shows_nothing_keeps_the_token(shelf, rf_post):
+def test_custom_page_without_the_diff_keeps_the_token(shelf, rf_post):
     form, response = rf_post(shelf, template="app/form_without_conflict.html")
     old, new = form._tokens
     assert new.encode() not in response.content
     assert old.encode() in response.content
 
 
-def test_own_page_that_reads_the_diff_renews_the_token(shelf, rf_post):
+def test_custom_page_that_shows_the_diff_renews_the_token(shelf, rf_post):
     form, response = rf_post(shelf, template="app/form_with_diff.html")
     _, new = form._tokens
     assert new.encode() in response.content
@@ -142,7 +142,7 @@ def test_token_has_no_row_and_no_label(browser, shelf):
     assert "field-version_token" not in page.text
 
 
-def test_token_without_an_input_beside_it(browser, shelf, monkeypatch):
+def test_token_with_only_radio_buttons(browser, shelf, monkeypatch):
     """Nothing to edit but radio buttons, which a theme may render one by one."""
     monkeypatch.setattr(ShelfAdmin, "fields", ["room"], raising=False)
     monkeypatch.setattr(ShelfAdmin, "radio_fields", {"room": admin.VERTICAL})
@@ -150,7 +150,7 @@ def test_token_without_an_input_beside_it(browser, shelf, monkeypatch):
     assert [name for name, _ in page.fields].count("version_token") == 1
 
 
-def test_token_is_not_beside_a_field_that_is_only_shown(browser, shelf, monkeypatch):
+def test_token_is_not_beside_a_read_only_field(browser, shelf, monkeypatch):
     monkeypatch.setattr(ShelfAdmin, "readonly_fields", ["name"])
     monkeypatch.setattr(ShelfAdmin, "fields", ["name", "note"], raising=False)
     page = Page(browser.get(f"{LIST}{shelf.pk}/change/"))
@@ -160,7 +160,7 @@ def test_token_is_not_beside_a_field_that_is_only_shown(browser, shelf, monkeypa
 # One statement for all rows of a list, not one for each.
 
 
-def test_conflicts_of_a_list_read_no_row_again(browser, shelf, statements, monkeypatch):
+def test_list_conflicts_read_no_row_again(browser, shelf, statements, monkeypatch):
     monkeypatch.setattr(ShelfAdmin, "list_display", ("name", "main", "room", "open"))
     monkeypatch.setattr(ShelfAdmin, "list_select_related", ("main",))
     for name in "abcd":
@@ -181,7 +181,7 @@ def test_conflicts_of_a_list_read_no_row_again(browser, shelf, statements, monke
     assert len(conflict(rows[:1])) == len(conflict(rows))
 
 
-def test_row_whose_values_are_not_known_is_read_again(browser, shelf, monkeypatch):
+def test_row_with_unknown_values_is_read_again(browser, shelf, monkeypatch):
     monkeypatch.setattr(admin_forms, "original", lambda instance: {})
     url = f"{LIST}{shelf.pk}/change/"
     page = Page(browser.get(url))
@@ -192,7 +192,7 @@ def test_row_whose_values_are_not_known_is_read_again(browser, shelf, monkeypatc
 # Inlines of inlines, as django-nested-admin and unfold have them.
 
 
-def test_inlines_of_inlines_compare():
+def test_nested_inlines_compare():
     class Inner(admin.TabularInline):
         model = Product.lines.rel.related_model
         fk_name = "product"
@@ -218,7 +218,7 @@ def test_inlines_of_inlines_compare():
 # The project's frame.
 
 
-def test_conflict_page_stands_in_the_frame_of_the_site(settings, tmp_path, shelf, client):
+def test_conflict_page_extends_the_sites_base_template(settings, tmp_path, shelf, client):
     (tmp_path / "django_dblock").mkdir()
     frame = "<nav>the site</nav>{% block content %}{% endblock %}"
     (tmp_path / "django_dblock" / "base.html").write_text(frame)

@@ -26,13 +26,13 @@ def refused(text, label=LABEL, pk=5):
     return caught.value.code
 
 
-def test_what_was_signed_is_read():
+def test_signed_token_is_read():
     seen = token.load(LABEL, 5, GOOD)
     assert seen.version == 7
     assert seen.original == {"name": "lamp", "stock": 3, "price": None}
 
 
-def test_it_is_compact():
+def test_token_is_compact():
     assert len(token.dump(LABEL, 5, 7, {})) < 60
     assert len(token.dump(LABEL, 5, 7, {"note": "again and " * 300})) < 200
 
@@ -40,21 +40,21 @@ def test_it_is_compact():
 @pytest.mark.parametrize(
     ("label", "pk"), [("app.Gadget", 5), (LABEL, 6), (LABEL, "5"), (LABEL, None)]
 )
-def test_it_is_for_one_row_of_one_model(label, pk):
+def test_token_is_valid_for_one_row(label, pk):
     assert refused(GOOD, label, pk) == "version_unreadable"
 
 
 @pytest.mark.parametrize("pk", [UUID(int=1), ("a", 5), "a:b"])
-def test_any_primary_key_will_do(pk):
+def test_token_supports_any_primary_key(pk):
     assert token.load(LABEL, pk, token.dump(LABEL, pk, 1, {})).version == 1
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], 0])
-def test_none_is_refused(nothing):
+def test_missing_token_is_refused(nothing):
     assert refused(nothing) == "version_missing"
 
 
-def test_what_was_signed_for_something_else_is_refused():
+def test_token_of_another_purpose_is_refused():
     assert refused(Signer().sign_object([7, {}])) == "version_unreadable"
     assert refused(token.dump_many(LABEL, {5: 7})) == "version_unreadable"
 
@@ -67,13 +67,13 @@ def test_what_was_signed_for_something_else_is_refused():
 @example(GOOD + "\n")
 @example(GOOD[:-1])
 @example("." + GOOD)
-def test_trap_whatever_is_sent_is_refused_and_never_an_error(text):
+def test_trap_any_text_is_refused_without_an_error(text):
     if text:
         assert refused(text) == "version_unreadable"
 
 
 @given(st.integers(0, len(GOOD) - 1), st.characters())
-def test_a_changed_character_is_refused(at, character):
+def test_changed_character_is_refused(at, character):
     if (changed := GOOD[:at] + character + GOOD[at + 1 :]) != GOOD:
         assert refused(changed) == "version_unreadable"
 
@@ -94,7 +94,7 @@ def read_back(model, **values):
     return {name: fields[name].to_python(value) for name, value in original.items()}
 
 
-def test_values_come_back_as_they_were():
+def test_values_round_trip():
     values = {
         "built": dt.date(2024, 2, 29),
         "checked": dt.datetime(2024, 2, 29, 1, 2, 3, 456789, tzinfo=dt.UTC),
@@ -108,7 +108,7 @@ def test_values_come_back_as_they_were():
     assert read_back(Shelf, built=None) == {"built": None}
 
 
-def test_what_is_long_or_not_plain_is_left_out():
+def test_long_or_complex_values_are_left_out():
     class Strange:
         pass
 
@@ -117,7 +117,7 @@ def test_what_is_long_or_not_plain_is_left_out():
     assert read_back(Article, tags=[Strange()]) == {}
 
 
-def test_tenants_rows_of_one_key_are_told_apart():
+def test_tokens_differ_between_namespaces():
     with namespace("acme"):
         there = token.dump(LABEL, 5, 7, {})
         assert token.load(LABEL, 5, there).version == 7
@@ -127,7 +127,7 @@ def test_tenants_rows_of_one_key_are_told_apart():
         assert refused(GOOD) == "version_unreadable"
 
 
-def test_tags_of_tenants_rows_are_told_apart():
+def test_etags_differ_between_namespaces():
     product = Product(pk=5, version=7)
     product._state.adding = False
     with namespace("acme"):

@@ -15,7 +15,7 @@ from tests.versioning.conftest import overtake, version_of
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_an_extra_select_per_save(product, statements):
+def test_trap_extra_select_per_save(product, statements):
     with statements() as sent:
         product.save()
         product.save_cas()
@@ -23,7 +23,7 @@ def test_an_extra_select_per_save(product, statements):
 
 
 @pytest.mark.parametrize("save", ["save", "save_cas", "touch_version"])
-def test_in_memory_version_left_bumped_after_a_conflict(product, save):
+def test_trap_version_in_memory_bumped_by_a_conflict(product, save):
     """So that the next save overwrote the winner."""
     overtake(product)
     for _ in range(3):
@@ -33,7 +33,7 @@ def test_in_memory_version_left_bumped_after_a_conflict(product, save):
 
 
 @pytest.mark.parametrize("options", [{}, {"update_fields": ["name"]}, {"force_update": True}])
-def test_a_deleted_row_re_inserted(product, options):
+def test_trap_deleted_row_is_reinserted(product, options):
     Product.objects.all().delete()
     with pytest.raises(StaleObject) as caught:
         product.save(**options)
@@ -41,7 +41,7 @@ def test_a_deleted_row_re_inserted(product, options):
     assert not Product.objects.exists()
 
 
-def test_update_fields_that_checked_but_did_not_bump(product):
+def test_trap_update_fields_without_a_bump(product):
     other = Product.objects.get(pk=product.pk)
     product.save(update_fields=["name"])
     assert version_of(product) == 2
@@ -49,7 +49,7 @@ def test_update_fields_that_checked_but_did_not_bump(product):
         other.save(update_fields=["stock"])
 
 
-def test_a_global_disable_switch_let_another_threads_stale_save_through(product):
+def test_trap_global_disable_switch_and_another_thread(product):
     overtake(product)
     found = []
 
@@ -69,7 +69,7 @@ def test_a_global_disable_switch_let_another_threads_stale_save_through(product)
     assert Product.objects.get().name == "theirs"
 
 
-def test_a_global_disable_switch_and_another_task(product):
+def test_trap_global_disable_switch_and_another_task(product):
     """The same for tasks of one thread, and the threads that their database work runs in."""
     overtake(product)
 
@@ -96,7 +96,7 @@ def test_a_global_disable_switch_and_another_task(product):
     assert version_of(product) == 2, "the update inside the block did not bump"
 
 
-def test_a_bypass_does_not_leak_out_of_a_copied_context(product):
+def test_bypass_does_not_leak_from_a_copied_context(product):
     def inside():
         with bypass_versions():
             return version_of(product)
@@ -107,7 +107,7 @@ def test_a_bypass_does_not_leak_out_of_a_copied_context(product):
         product.save()
 
 
-def test_a_check_in_memory_and_none_in_the_update(product):
+def test_trap_check_in_memory_only(product):
     """Between a look and a write there is room for another writer; here there is no look."""
     with transaction.atomic():
         product.name = "mine"
@@ -117,7 +117,7 @@ def test_a_check_in_memory_and_none_in_the_update(product):
     assert Product.objects.get().name == "theirs"
 
 
-def test_microsecond_clocks_as_versions(product, monkeypatch):
+def test_trap_microsecond_clock_as_version(product, monkeypatch):
     """Two writes in one microsecond have two versions: they are counted."""
     assert VersionField().get_internal_type() == "BigIntegerField"
     for wanted in range(2, 12):
@@ -125,7 +125,7 @@ def test_microsecond_clocks_as_versions(product, monkeypatch):
         assert version_of(product) == product.version == wanted
 
 
-def test_repeatable_read_the_losing_update_raises_40001(product, rival):
+def test_trap_repeatable_read_raises_40001(product, rival):
     """Not zero rows: PostgreSQL itself refuses, and the transaction is over."""
     with pytest.raises(OperationalError) as caught, transaction.atomic():
         with connection.cursor() as cursor:
@@ -136,7 +136,7 @@ def test_repeatable_read_the_losing_update_raises_40001(product, rival):
     assert caught.value.__cause__.sqlstate == "40001"
 
 
-def test_a_conflict_that_poisoned_the_transaction(product):
+def test_trap_conflict_aborts_the_transaction(product):
     overtake(product)
     with transaction.atomic():
         Product.objects.create(name="before")

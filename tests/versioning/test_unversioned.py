@@ -20,7 +20,7 @@ def member():
     return Member.objects.get(pk=Member.objects.create(name="ann").pk)
 
 
-def test_save_of_only_these_neither_compares_nor_bumps(member, statements):
+def test_save_of_unversioned_fields_neither_compares_nor_bumps(member, statements):
     overtake(member)
     member.views = 3
     with statements() as sent:
@@ -34,7 +34,7 @@ def test_save_of_only_these_neither_compares_nor_bumps(member, statements):
         member.save()
 
 
-def test_foreign_keys_by_either_name(member):
+def test_foreign_key_can_be_named_by_column(member):
     member.save(update_fields=["last_shelf"])
     member.last_shelf = Shelf.objects.create()
     member.save(update_fields=["last_shelf_id", "views"])
@@ -52,7 +52,7 @@ def test_mixed_saves_compare_and_bump(member, fields):
         member.save(update_fields=fields)
 
 
-def test_only_these_were_loaded(member):
+def test_save_with_only_unversioned_fields_loaded(member):
     for names in (["views"], ["views", "version"]):
         partly = Member.objects.only(*names).get()
         overtake(member)
@@ -61,7 +61,7 @@ def test_only_these_were_loaded(member):
     assert (Member.objects.get().views, version_of(member)) == (7, 3)
 
 
-def test_version_named_with_them_is_not_written(member):
+def test_version_in_update_fields_is_not_written(member):
     told = []
 
     def hear(update_fields, **_):
@@ -76,7 +76,7 @@ def test_version_named_with_them_is_not_written(member):
     assert version_of(member) == 1
 
 
-def test_row_that_is_gone_is_a_conflict_and_leaves_the_transaction(member):
+def test_deleted_row_is_a_conflict(member):
     Member.objects.all().delete()
     with transaction.atomic():
         with pytest.raises(StaleObject) as caught:
@@ -91,7 +91,7 @@ def test_save_cas_always_compares(member):
         member.save_cas(update_fields=["views"])
 
 
-def test_updates_of_only_these_do_not_bump(member):
+def test_update_of_unversioned_fields_does_not_bump(member):
     Member.objects.update(views=F("views") + 1)
     Member.objects.filter(pk=member.pk).update(views=1, seen=None)
     member.views = 4
@@ -101,7 +101,7 @@ def test_updates_of_only_these_do_not_bump(member):
     assert version_of(member) == 2
 
 
-def test_a_bound_version_outlives_such_a_save(member):
+def test_bound_version_survives_an_unversioned_save(member):
     member.expect_version(1)
     member.save(update_fields=["views"])
     overtake(member)
@@ -109,7 +109,7 @@ def test_a_bound_version_outlives_such_a_save(member):
         member.save()
 
 
-def test_what_was_written_is_the_original(member):
+def test_save_updates_the_original(member):
     member.views, member.name = 9, "mine"
     member.save(update_fields=["views"])
     overtake(member, name="theirs", views=10)
@@ -120,7 +120,7 @@ def test_what_was_written_is_the_original(member):
     assert [each.name for each in diff.conflicting] == ["name"]
 
 
-def test_no_model_has_any_by_default(product):
+def test_default_is_empty(product):
     assert Product.unversioned == ()
     product.save(update_fields=["name"])
     assert version_of(product) == 2
@@ -156,7 +156,7 @@ def test_signals_name_the_version_where_it_is_written(fields):
     ],
 )
 @isolate_apps("tests.app")
-def test_check_of_their_names(names, found):
+def test_check_refuses_wrong_names(names, found):
     class Counted(VersionedModel):
         unversioned = names
         name = models.CharField(max_length=9)

@@ -38,7 +38,7 @@ def names():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_two_browsers_and_one_row(shelf, page, client):
+def test_second_browser_gets_the_conflict_page(shelf, page, client):
     url = f"/shelf/{shelf.pk}/{page}"
     mine, theirs = look(url), look(url)
     assert Client().post(url, theirs.sent(name="<theirs>", note="new")).status_code == 302
@@ -55,7 +55,7 @@ def test_two_browsers_and_one_row(shelf, page, client):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_theirs_can_be_taken(shelf, page, client):
+def test_theirs_can_be_chosen(shelf, page, client):
     url = f"/shelf/{shelf.pk}/{page}"
     mine = look(url)
     Shelf.objects.update(name="theirs")
@@ -65,7 +65,7 @@ def test_theirs_can_be_taken(shelf, page, client):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_form_without_its_version_is_shown_again(shelf, page, client):
+def test_form_without_its_version_is_shown_again(shelf, page, client):
     url = f"/shelf/{shelf.pk}/{page}"
     answer = client.post(url, look(url).sent(name="mine", version_token=None))
     assert answer.status_code == 200
@@ -73,7 +73,7 @@ def test_a_form_without_its_version_is_shown_again(shelf, page, client):
     assert names() == [("one", "as it was")]
 
 
-def test_a_row_that_is_gone_when_the_form_is_read_shows_what_was_sent(shelf, client):
+def test_row_deleted_before_the_read_shows_the_input(shelf, client):
     url = f"/shelf/{shelf.pk}/"
     mine = look(url)
     shelf.delete()
@@ -84,7 +84,7 @@ def test_a_row_that_is_gone_when_the_form_is_read_shows_what_was_sent(shelf, cli
     assert client.post(url, {"name": "x"}).status_code == 404
 
 
-def test_a_row_that_goes_before_the_update_shows_what_was_sent(shelf, client, monkeypatch):
+def test_row_deleted_before_the_update_shows_the_input(shelf, client, monkeypatch):
     url = f"/shelf/{shelf.pk}/function/"
     mine = look(url)
     from tests.app.versioned_site import ShelfForm
@@ -103,7 +103,7 @@ def test_a_row_that_goes_before_the_update_shows_what_was_sent(shelf, client, mo
     assert "<form" not in answer.content.decode()
 
 
-def test_a_formset_of_a_function_view(shelf, client):
+def test_formset_of_a_function_view(shelf, client):
     url = f"/shelf/{shelf.pk}/boxes/"
     mine = look(url)
     Box.objects.update(items=7)
@@ -113,13 +113,13 @@ def test_a_formset_of_a_function_view(shelf, client):
     assert Box.objects.get().items == 100
 
 
-def test_deleting_what_was_shown(shelf, client):
+def test_delete_view_deletes_an_unchanged_row(shelf, client):
     url = f"/shelf/{shelf.pk}/delete/"
     assert client.post(url, look(url).sent()).status_code == 302
     assert not Shelf.objects.exists()
 
 
-def test_not_deleting_what_was_not_shown(shelf, client):
+def test_delete_view_keeps_a_changed_row(shelf, client):
     url = f"/shelf/{shelf.pk}/delete/"
     mine = look(url)
     Shelf.objects.update(name="theirs")
@@ -131,7 +131,7 @@ def test_not_deleting_what_was_not_shown(shelf, client):
     assert not Shelf.objects.exists()
 
 
-def test_not_deleting_without_the_version(shelf, client):
+def test_delete_view_needs_the_version(shelf, client):
     url = f"/shelf/{shelf.pk}/delete/"
     answer = client.post(url, {})
     assert answer.status_code == 200
@@ -140,7 +140,7 @@ def test_not_deleting_without_the_version(shelf, client):
     assert client.post(url, Page(answer).sent()).status_code == 302
 
 
-def test_a_form_class_of_ones_own_may_have_a_version_already():
+def test_versioned_form_class_is_kept():
     from tests.app.versioned_site import ShelfForm
 
     view = ShelfUpdate()
@@ -148,7 +148,7 @@ def test_a_form_class_of_ones_own_may_have_a_version_already():
     assert view.get_form_class() is ShelfForm
 
 
-def test_a_conflict_of_another_row_is_not_the_forms(shelf, rf):
+def test_conflict_of_another_row_propagates(shelf, rf):
     from django_dblock import StaleObject
     from tests.app.versioned_site import ShelfForm
 
@@ -157,7 +157,7 @@ def test_a_conflict_of_another_row_is_not_the_forms(shelf, rf):
         form_conflict_response(HttpRequest(), ShelfForm(instance=shelf), error)
 
 
-def test_another_rows_conflict_leaves_the_delete_view(shelf, client, monkeypatch):
+def test_delete_view_passes_on_another_rows_conflict(shelf, client, monkeypatch):
     from django_dblock import StaleObject
 
     def delete(self, using=None, **_):
@@ -171,7 +171,7 @@ def test_another_rows_conflict_leaves_the_delete_view(shelf, client, monkeypatch
 
 
 @pytest.mark.django_db(transaction=True)
-def test_under_atomic_requests_nothing_of_the_view_stays(shelf, client, monkeypatch):
+def test_atomic_requests_is_rolled_back(shelf, client, monkeypatch):
     from django.db import connection
 
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
@@ -203,7 +203,7 @@ def send(number, url, data, field="note"):
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
 @pytest.mark.parametrize("page", PAGES)
-def test_of_many_that_post_one_form_at_once_one_wins(shelf, page):
+def test_one_of_many_concurrent_posts_wins(shelf, page):
     url = f"/shelf/{shelf.pk}/{page}"
     statuses = race(8, send, url, look(url).sent())
     assert Counter(statuses) == {302: 1, 409: 7}
@@ -212,7 +212,7 @@ def test_of_many_that_post_one_form_at_once_one_wins(shelf, page):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.processes
-def test_negative_twin_with_a_plain_form_all_win_and_edits_are_lost():
+def test_negative_twin_plain_form_loses_edits():
     row = Plain.objects.create(name="one")
     statuses = race(4, send, f"/plain/{row.pk}/", {}, "name")
     assert Counter(statuses) == {302: 4}
