@@ -27,6 +27,7 @@ from django_dblock.idempotency.outcome import (
     decide,
     in_progress,
 )
+from django_dblock.idempotency.store import Found
 from django_dblock.sql import idempotency as sql
 
 _ENDED = (
@@ -170,7 +171,7 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         effects = Effects(self.connection)
-        found = store.ask(self.connection, self.identity, self.asked, effects.savepoint)
+        found = self._read(store.ask, effects)
         known = decide(found, self.identity, resumes=False, refuses=True)
         if self.options.wait and found.waitable:
             with effects:  # released before the wait: its rollback would free the lock
@@ -178,7 +179,7 @@ class _Run:
             effects = Effects(self.connection)
             if not self._wait():
                 return Refused(in_progress(self.identity, 1))
-            found = store.ask_again(self.connection, self.identity, self.asked, effects.savepoint)
+            found = self._read(store.ask_again, effects)
             known = decide(found, self.identity, resumes=False, refuses=True)
         if known is None:
             self.new = found.state == "new"
@@ -189,6 +190,20 @@ class _Run:
             store.confirm(self.connection, self.identity)
             self.written = True
         return known
+
+    def _read(self, ask: Callable[..., Found], effects: Effects) -> Found:
+        """Read the row, in the message that also makes the savepoint.
+
+        An error leaves no savepoint in the caller's transaction.
+        """
+        try:
+            return ask(self.connection, self.identity, self.asked, effects.savepoint)
+        except BaseException:
+            # The message may have run to its end: then what it has read is refused.
+            if self.joined:
+                with effects:
+                    effects.undo()
+            raise
 
     def _wait(self) -> bool:
         """Wait until the transaction that runs the request ends; return whether it did in time."""

@@ -9,12 +9,13 @@ import pytest
 from asgiref.sync import async_to_sync
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpResponse, JsonResponse
 
 from django_dblock import (
     DamagedAnswer,
     IdempotencyKey,
+    UnsafeIsolation,
     arun_once,
     resolve_idempotency_key,
     run_once,
@@ -217,6 +218,74 @@ class TestWhatItDoesNotRead:
         settings.DBLOCK_IDEMPOTENCY_CIPHER = cipher
         resolve_idempotency_key(row().pk, outcome="done", status_code=201, body=b"{}")
         assert post(leased(effect)).content == b"{}"
+
+
+def savepoints():
+    """The package's savepoints that are open in the transaction; they are ended."""
+    found = []
+    with connection.cursor() as cursor:
+        for name in (f"dblock_{depth}" for depth in range(5)):
+            cursor.execute("SAVEPOINT probe")
+            try:
+                cursor.execute(f"RELEASE SAVEPOINT {name}")
+                found.append(name)
+            except DatabaseError:
+                cursor.execute("ROLLBACK TO SAVEPOINT probe; RELEASE SAVEPOINT probe")
+    return found
+
+
+class TestInTheCallersTransaction:
+    """What can't be read leaves the caller's transaction as it was, without a savepoint of ours."""
+
+    @pytest.fixture(autouse=True)
+    def unreadable(self, settings):
+        settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
+        run_once("invoice", work=lambda: 17)
+        lose_the_key(settings)
+
+    @staticmethod
+    def refused(error=DamagedAnswer):
+        with pytest.raises(error):
+            run_once("invoice", work=effect)
+        assert savepoints() == []
+
+    def test_it_goes_on_and_commits(self):
+        before = effects()
+        with transaction.atomic():
+            effect()
+            for _ in range(2):
+                self.refused()
+            with transaction.atomic():
+                self.refused()
+            effect()
+        assert effects() == before + 2
+
+    def test_a_cipher_that_was_given_up(self, settings):
+        settings.DBLOCK_IDEMPOTENCY_CIPHER = None
+        with transaction.atomic():
+            self.refused(ImproperlyConfigured)
+
+    def test_without_autocommit(self):
+        connection.set_autocommit(False)
+        try:
+            self.refused()
+        finally:
+            connection.rollback()
+            connection.set_autocommit(True)
+
+    def test_a_lock_that_is_refused(self):
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.refused(UnsafeIsolation)
+
+    def test_a_transaction_that_is_aborted_stays_so(self):
+        with pytest.raises(transaction.TransactionManagementError), transaction.atomic():
+            with pytest.raises(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("SELECT 1/0")
+            with pytest.raises(DatabaseError):
+                run_once("invoice", work=effect)
+            effect()
 
 
 @pytest.mark.parametrize(
