@@ -7,6 +7,7 @@ import functools
 import os
 import tempfile
 import threading
+from contextlib import nullcontext
 
 import psycopg
 import pytest
@@ -164,6 +165,30 @@ class TestAsAnyOtherQuery:
                 assert cursor.fetchone() == (f"{before} lock[a]",)
         finally:
             connection.close()
+
+    @pytest.mark.parametrize("together", [True, False], ids=["one message", "one by one"])
+    @pytest.mark.parametrize("conforming", ["on", "off"])
+    def test_values_reach_the_server_unchanged(self, conforming, together):
+        text, data = "it's 100 %s \\ ü", bytes(range(256))
+        statement = (
+            "SELECT convert_to(%(text)s, 'UTF8') = decode(%(hex_of_text)s, 'hex'),"
+            " %(data)s = decode(%(hex_of_data)s, 'hex')"
+        )
+        values = {
+            "text": text,
+            "hex_of_text": text.encode().hex(),
+            "data": data,
+            "hex_of_data": data.hex(),
+        }
+        wrapper = nullcontext() if together else connection.execute_wrapper(pass_on)
+        with transaction.atomic(), connection.cursor() as cursor, wrapper:
+            cursor.execute(f"SET LOCAL standard_conforming_strings = {conforming}")
+            rows = send(connections["default"], statement, parameters=values)
+        assert rows == ([("t", "t")] if together else [(True, True)])
+
+
+def pass_on(execute, *arguments):
+    return execute(*arguments)
 
 
 class TestOneByOne:

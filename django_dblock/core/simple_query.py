@@ -32,7 +32,7 @@ from django_dblock.core.connection import (
 )
 from django_dblock.sql.advisory import BEGIN, COMMIT
 
-Parameter: TypeAlias = str | int | list[int] | None
+Parameter: TypeAlias = str | bytes | int | list[int] | None
 Rows: TypeAlias = list[tuple[Any, ...]]
 
 
@@ -194,6 +194,8 @@ class _Message:
             return "NULL"
         if isinstance(value, str):
             return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
+        if isinstance(value, bytes):  # valid whatever standard_conforming_strings is
+            return f"E'\\\\x{value.hex()}'"
         if isinstance(value, int):
             return str(value)
         return f"'{{{','.join(map(str, value))}}}'"

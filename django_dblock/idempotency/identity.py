@@ -98,7 +98,7 @@ class RequestFingerprint:
     def parameters(self) -> dict[str, Any]:
         """Return the fingerprint in the form that the statements take."""
         return {
-            "fingerprint": self.fingerprint.hex(),
+            "fingerprint": self.fingerprint,
             "fingerprint_version": self.fingerprint_version,
             "method": self.method,
             "path": self.path,

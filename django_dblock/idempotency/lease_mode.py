@@ -81,7 +81,7 @@ class Run:
             watch = watch_commits(connection)
             before = watch.unconfirmed
             since = monotonic()
-            found = store.ask(connection, self.identity, self.asked)
+            found = store.ask(connection, self.identity, self.asked, read=sql.READ_WITH_REMAINING)
             known = decide(
                 found, self.identity, resumes=True, refuses=options.on_abandoned == "refuse"
             )

@@ -88,8 +88,10 @@ def decide(  # noqa: PLR0911 - a return for each outcome
                 **facts,
             )
         )
-    if found.state == "leased" or not found.locked:
-        return Refused(in_progress(identity, found.remaining))
+    if found.state == "leased":
+        return Refused(in_progress(identity, found.remaining or _LONGEST_WAIT))
+    if not found.locked:
+        return Refused(in_progress(identity, 1))
     if (found.state == "abandoned" and refuses) or (found.state == "free" and not resumes):
         return Refused(
             IdempotencyAbandoned(

@@ -36,7 +36,7 @@ class Found:
         token: the token of the latest claim.
         claim: the random identity of the latest claim; None if the latest run had none.
         same: False if the stored fingerprint shows that the key belongs to another request.
-        remaining: whole seconds until the lease ends.
+        remaining: whole seconds until the lease ends; 0 if that was not read.
         answer: the stored response, if it may be replayed.
         unconfirmed: whether no synchronous standby has confirmed the commit of the answer.
     """
@@ -95,7 +95,11 @@ def alias_for(using: str | None) -> str:
 
 
 def ask(
-    connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
+    connection: BaseDatabaseWrapper,
+    identity: Identity,
+    asked: RequestFingerprint,
+    *then: str,
+    read: str = sql.READ,
 ) -> Found:
     """Try to take the lock, and read the row, in one message that also begins the transaction.
 
@@ -104,6 +108,7 @@ def ask(
         identity: the identity of the request.
         asked: the fingerprint of the request.
         then: statements without rows, for the same message.
+        read: the statement that reads the row; ``sql.READ_WITH_REMAINING`` for ``remaining``.
 
     Raises:
         LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: the lock can't be
@@ -111,7 +116,7 @@ def ask(
         DamagedAnswer: the stored response can't be read.
         ImproperlyConfigured: the stored response is encrypted, and no cipher is set.
     """
-    statements, parameters = _reading(identity)
+    statements, parameters = _reading(identity, read)
     locked, answers = acquire.try_lock_and(
         identity.lock(connection), *statements, *then, parameters=parameters
     )
@@ -122,7 +127,7 @@ def ask_again(
     connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint, *then: str
 ) -> Found:
     """Read the row while this transaction holds the lock. Raises as :func:`ask` for a response."""
-    statements, parameters = _reading(identity)
+    statements, parameters = _reading(identity, sql.READ)
     answers = exchange(connection, *statements, *then, parameters=parameters)
     return _found(answers, identity, asked, locked=True)
 
@@ -229,7 +234,7 @@ def write(using: str, claimed: Claim, statement: str, **parameters: Any) -> bool
 
 def look(connection: BaseDatabaseWrapper, identity: Identity, asked: RequestFingerprint) -> Found:
     """Read the row without the lock: enough to report its state, not enough to run the request."""
-    rows = fetch(connection, sql.READ, identity.parameters())
+    rows = fetch(connection, sql.READ_WITH_REMAINING, identity.parameters())
     return _found([rows], identity, asked, locked=True)
 
 
@@ -265,12 +270,12 @@ def not_replicated(identity: Identity) -> IdempotencyNotReplicated:
     )
 
 
-def _reading(identity: Identity) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _reading(identity: Identity, read: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     parameters = identity.parameters()
     if (max_keys := conf.idempotency_max_keys) is None:
-        return (sql.READ,), parameters
+        return (read,), parameters
     parameters["max_keys"] = max_keys
-    return (sql.READ, sql.IS_FULL), parameters
+    return (read, sql.IS_FULL), parameters
 
 
 def _found(
@@ -282,9 +287,10 @@ def _found(
     if not rows:
         return Found("new", locked, full)
     row: tuple[Any, ...] = rows[0]
-    number, token, claimed, completed, over, left, fingerprint, version, *answered = row
-    remaining = None if left is None else float(left)
-    state = _state(completed=completed is not None, over=_truth(over), remaining=remaining)
+    number, token, claimed, completed, over, leased, fingerprint, version, *answered = row
+    status_code, headers, body, kind, *left = answered
+    leased = _truth(leased)
+    state = _state(completed=completed is not None, over=_truth(over), leased=leased)
     # Another version was made of other parts, so the two can't be compared. While a deployment runs
     # two releases, a retry may reach either, and must not be refused.
     comparable = int(version) == asked.fingerprint_version
@@ -292,7 +298,6 @@ def _found(
     answer = None
     if same and state == "done":
         try:
-            status_code, headers, body, kind = answered
             answer = StoredResponse.read(status_code, headers, _bytes(body), kind)
         except ValueError as error:
             raise _damaged("answer", identity, number, error) from error
@@ -304,9 +309,9 @@ def _found(
         token=int(token),
         claim=None if claimed is None else str(claimed),
         same=same,
-        remaining=max(0, math.ceil(remaining or 0)),
+        remaining=max(0, math.ceil(float(left[0] or 0))) if left else 0,
         answer=answer,
-        unconfirmed=state == "done" and left is not None,
+        unconfirmed=state == "done" and leased is not None,
     )
 
 
@@ -343,19 +348,24 @@ def _damaged(what: str, identity: Identity, number: Any, error: ValueError) -> D
     )
 
 
-def _state(*, completed: bool, over: bool | None, remaining: float | None) -> State:
+def _state(*, completed: bool, over: bool | None, leased: bool | None) -> State:
     """Return the state of a row.
 
     A completed request expires when its retention ends. An unfinished request is leased until its
     lease ends. After that it is abandoned, or free if its run has given it up.
+
+    Args:
+        completed: whether the request has a response.
+        over: whether its retention has ended; None if it has none.
+        leased: whether ``locked_until`` is in the future; None if it is NULL.
     """
     if completed and not over:
         return "done"
-    if not completed and remaining is not None and remaining > 0:
+    if not completed and leased:
         return "leased"
     if over:
         return "expired"
-    return "free" if remaining is None else "abandoned"
+    return "free" if leased is None else "abandoned"
 
 
 def _bytes(value: Any) -> bytes:

@@ -100,7 +100,7 @@ class StoredResponse:
         return {
             "status_code": self.status_code,
             "headers": json.dumps(self.headers),
-            "body": body.hex(),
+            "body": body,
             "body_kind": kind,
         }
 

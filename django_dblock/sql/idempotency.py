@@ -15,11 +15,14 @@ Common to all:
 - A retry relies on what is written here, so each commit waits for the disk, whatever
   ``synchronous_commit`` the session has; 19.5.1 "synchronous_commit".
 - Results are text, because several statements may travel in one message.
+- Next to the database, parsing a statement takes as long as running it. So a function call or an
+  operator stands only where a parameter or Python can't take its place.
 """
 
-# The row of the request. No CASE and no subquery: planning them takes longer than the rest of the
-# statement, so Python derives the state from times that the server has compared. Columns with bytes
-# are sent unencoded: encoding would take the server longer than Python.
+# The row of the request. No CASE, no subquery and no arithmetic: parsing and planning them takes
+# longer than the rest of the statement, so Python derives the state from times that the server has
+# compared. Columns with bytes are sent unencoded: encoding would take the server longer than
+# Python.
 READ = """
 SELECT
     id,
@@ -27,7 +30,7 @@ SELECT
     claim,
     completed_at,
     expires_at <= clock_timestamp(),
-    extract(epoch FROM locked_until - clock_timestamp()),
+    locked_until > clock_timestamp(),
     fingerprint,
     fingerprint_version,
     status_code,
@@ -37,6 +40,11 @@ SELECT
 FROM django_dblock_idempotencykey
 WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
 """
+
+# The same, and the seconds until the lease of an unfinished request ends.
+READ_WITH_REMAINING = READ.replace(
+    "body_kind\n", "body_kind,\n    extract(epoch FROM locked_until - clock_timestamp())\n"
+)
 
 # Whether the scope has as many live keys as allowed. A row that exists belongs to a replay or to a
 # conflict, neither of which adds a key, so nothing is counted for it. An index can't be searched
@@ -82,13 +90,13 @@ INSERT INTO django_dblock_idempotencykey (
     body, body_kind, token, owner, steps, created_at, completed_at, expires_at
 )
 VALUES (
-    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
-    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'),
+    %(namespace)s, %(scope)s, %(key)s, %(fingerprint)s, %(fingerprint_version)s,
+    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, %(body)s,
     %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 RETURNING CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -108,8 +116,8 @@ INSERT INTO django_dblock_idempotencykey AS request (
     body, body_kind, token, owner, steps, created_at, completed_at, expires_at
 )
 VALUES (
-    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
-    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, decode(%(body)s, 'hex'),
+    %(namespace)s, %(scope)s, %(key)s, %(fingerprint)s, %(fingerprint_version)s,
+    %(method)s, %(path)s, %(status_code)s, %(headers)s::jsonb, %(body)s,
     %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
@@ -136,7 +144,7 @@ WHERE request.expires_at <= clock_timestamp()
     AND (request.completed_at IS NOT NULL
         OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
 RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -148,7 +156,7 @@ INSERT INTO django_dblock_idempotencykey (
     token, claim, owner, locked_until, steps, created_at, expires_at
 )
 VALUES (
-    %(namespace)s, %(scope)s, %(key)s, decode(%(fingerprint)s, 'hex'), %(fingerprint_version)s,
+    %(namespace)s, %(scope)s, %(key)s, %(fingerprint)s, %(fingerprint_version)s,
     %(method)s, %(path)s, '{}', 'plain',
     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint, gen_random_uuid(), %(owner)s,
     clock_timestamp() + %(lease)s::float8 * interval '1 second', '{}', clock_timestamp(),
@@ -156,7 +164,7 @@ VALUES (
 )
 ON CONFLICT (namespace, scope, key) DO NOTHING
 RETURNING id::text, token::text, claim::text, steps::text, CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -168,7 +176,7 @@ END
 # its response by now. That response stays.
 CLAIM_AGAIN = """
 UPDATE django_dblock_idempotencykey SET
-    fingerprint = decode(%(fingerprint)s, 'hex'),
+    fingerprint = %(fingerprint)s,
     fingerprint_version = %(fingerprint_version)s,
     method = %(method)s,
     path = %(path)s,
@@ -195,7 +203,7 @@ WHERE id = (
     FOR UPDATE SKIP LOCKED
 )
 RETURNING id::text, token::text, claim::text, steps::text, CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -209,7 +217,7 @@ UPDATE django_dblock_idempotencykey SET
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
 RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -228,7 +236,7 @@ COMPLETE = """
 UPDATE django_dblock_idempotencykey SET
     status_code = %(status_code)s,
     headers = %(headers)s::jsonb,
-    body = decode(%(body)s, 'hex'),
+    body = %(body)s,
     body_kind = %(body_kind)s,
     locked_until = NULL,
     completed_at = clock_timestamp(),
@@ -236,7 +244,7 @@ UPDATE django_dblock_idempotencykey SET
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
 RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
@@ -294,7 +302,7 @@ UPDATE django_dblock_idempotencykey SET locked_until = NULL
 WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
     AND completed_at IS NOT NULL
 RETURNING CASE
-    WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+    WHEN current_setting('synchronous_commit') <> 'remote_apply'
     THEN set_config('synchronous_commit', 'on', true)
 END
 """
