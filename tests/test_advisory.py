@@ -1,4 +1,4 @@
-"""Advisory locks, as their users meet them: what is sent, what is held, what is said."""
+"""Advisory locks: statements, held locks, errors and warnings."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""What an operator looks at reads a bounded number of rows, however large the tables are.
+"""Operators' pages and commands read a bounded number of rows, however large the tables are.
 
 Asserted on the rows that the plans' scans have read and on the rows that come back; each with a
 twin that shows that the number can be exceeded.

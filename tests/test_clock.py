@@ -1,4 +1,4 @@
-"""The package's clock goes on when the clocks of a test stand still."""
+"""The package's clock runs while a test freezes Python's clocks."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Every subcommand of ``dblock`` under everything that a shell and a server can do to it.
+"""Every subcommand of ``dblock`` with each kind of output and server failure.
 
 A closed pipe, an output without Unicode or none at all, a role without rights on one table, a
 standby, missing tables, a wrong alias, ``python -OO``: nothing ends in a traceback, what can be

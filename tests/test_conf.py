@@ -1,4 +1,4 @@
-"""Settings: read at access, refused where they make no sense."""
+"""Settings: read at access, and refused if they are wrong."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""core/connection: when the fast path may be taken, and what is done where it may not."""
+"""core/connection: when the fast path is taken, and what replaces it otherwise."""
 
 import functools
 import importlib

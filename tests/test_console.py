@@ -1,4 +1,4 @@
-"""What the command line writes through: outputs that fail, errors in one line."""
+"""The console: outputs that fail, errors in one line."""
 
 import io
 import sys

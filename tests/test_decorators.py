@@ -1,4 +1,4 @@
-"""What our decorators refuse: whatever would run after the call has ended."""
+"""The decorators refuse functions whose work runs after the call."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Where nobody forks, on Windows, what listens to forks works all the same."""
+"""Fork hooks, also on a platform without fork."""
 
 import os
 import subprocess

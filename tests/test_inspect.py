@@ -1,4 +1,4 @@
-"""What is locked, by whom, who waits: for commands, pages and people."""
+"""Inspection of advisory locks: holders and waiters."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Names for people: right where they can be, marked where they can't, never over 63 bytes."""
+"""Labels in application_name: readable where possible, marked if cut, at most 63 bytes."""
 
 from datetime import UTC, datetime
 from enum import Enum

@@ -1,4 +1,4 @@
-"""The server's lock table holds a few thousand locks for everybody: running out is told apart."""
+"""A full lock table of the server has its own error."""
 
 import pytest
 from django.db import OperationalError, transaction

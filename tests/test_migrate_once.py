@@ -1,4 +1,4 @@
-"""``dblock migrate`` and ``dblock run --advisory``: an advisory lock around other people's work."""
+"""``dblock migrate`` and ``dblock run --advisory``: a command under an advisory lock."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Ending a backend: the one that was seen, and no other."""
+"""Ending a backend: only the one that was shown."""
 
 import logging
 import os

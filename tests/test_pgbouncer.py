@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode: the same locks, and no session carries anything over."""
+"""Advisory locks through PgBouncer in transaction mode: nothing depends on a session."""
 
 import pytest
 from django.db import connection, transaction

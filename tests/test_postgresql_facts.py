@@ -1,4 +1,4 @@
-"""What the design leans on, asked of the server itself: a changed server breaks here first."""
+"""Facts about PostgreSQL that the design relies on: a changed server fails here first."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What can be imported, from where, and what that touches."""
+"""Public names: where they come from, and what their import loads."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""What is told to those who listen."""
+"""Signals: when they are sent, and their data."""
 
 from contextlib import suppress
 

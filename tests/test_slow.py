@@ -1,4 +1,4 @@
-"""Slow waits and long holds are in the log; what is quick is not, and costs nothing."""
+"""Slow waits and long holds are logged; quick ones are not, and cost nothing."""
 
 import logging
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Branches that the tests of their rooms reach only in other processes, or not at all."""
+"""Branches that other tests reach only in other processes, or not at all."""
 
 import threading
 from contextlib import nullcontext

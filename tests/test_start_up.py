@@ -1,4 +1,4 @@
-"""What a process pays for that only imports the package, or has it in INSTALLED_APPS: counts."""
+"""Start-up: the modules that an import of the package, or the installed app, loads."""
 
 import json
 import os

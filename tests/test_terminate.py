@@ -1,4 +1,4 @@
-"""``manage.py dblock terminate``: an operator ends a backend, and that is written down."""
+"""``manage.py dblock terminate``: an operator ends a backend, and that is logged."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""``manage.py dblock watch``: what is locked, live."""
+"""``manage.py dblock watch``: the list, refreshed."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Statements that travel together: one message where that can be, one by one where it can't.
+"""Statements in one message where that is possible, one by one otherwise.
 
 What is on the wire is read from libpq's own trace, not from what Django believes it sent.
 """

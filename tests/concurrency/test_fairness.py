@@ -1,4 +1,4 @@
-"""Waiters are served in the order they came: nobody starves."""
+"""Waiters are served in the order of arrival."""
 
 import pytest
 from django.db import connection, transaction

@@ -1,4 +1,4 @@
-"""What is promised holds whatever stands around Django's connection: one suite, every backend.
+"""The contract with every kind of database backend: one suite, a row per backend.
 
 Each test is run on Django's own backend, which takes the fast path, and on the stand-ins of
 ``tests/helpers/backends.py``, which must not.

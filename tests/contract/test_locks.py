@@ -1,4 +1,4 @@
-"""What every kind of lock promises, asked of each of them: one suite, a row per kind.
+"""The contract of every kind of lock: one suite, a row per kind.
 
 A new kind of lock is one more entry in KINDS.
 """

@@ -1,4 +1,4 @@
-"""The dashboard asks for nothing that a real scrape does not have, and is of Grafana's form."""
+"""The Grafana dashboard uses only what a real scrape has, and has Grafana's format."""
 
 import json
 import re

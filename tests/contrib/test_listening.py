@@ -1,4 +1,4 @@
-"""What stands for a key in a metric: few words, whatever the keys are."""
+"""Labels of metrics: few values, whatever the keys are."""
 
 import functools
 from enum import Enum, StrEnum

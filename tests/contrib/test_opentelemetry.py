@@ -1,4 +1,4 @@
-"""What the real SDK collects: metrics by a reader, spans by an exporter, both in memory."""
+"""OpenTelemetry: metrics and spans as the real SDK collects them in memory."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""``dblock doctor``: coordinated work that nobody does is planted for real, and found."""
+"""``dblock doctor`` finds coordinated work that no process does."""
 
 from datetime import UTC, date, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""``dblock doctor``: each thing that is wrong is planted for real, and found."""
+"""``dblock doctor`` finds each fault that is planted in a real server."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""``manage.py demo`` from outside: what it says, how it ends, and that nothing outlives it."""
+"""``manage.py demo`` as a process: output, exit status, and no process left behind."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""Which blocks are open: what entering and leaving cost, and which one a leaving means."""
+"""Open blocks: what entering and leaving cost, and which block an exit ends."""
 
 import gc
 import sys

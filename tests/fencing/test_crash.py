@@ -1,4 +1,4 @@
-"""What only a cluster of one's own can be put through: crashes, restarts, standbys, replication."""
+"""Crashes, restarts, standbys and replication, on a cluster that belongs to the tests."""
 
 import json
 import os

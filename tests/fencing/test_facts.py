@@ -1,4 +1,4 @@
-"""What the protocol leans on, asked of the server itself: a changed server breaks here first."""
+"""Facts about PostgreSQL that the lease protocol relies on: a changed server fails here first."""
 
 import psycopg
 import pytest

@@ -1,4 +1,4 @@
-"""Which leases are held, by whom, and who waits."""
+"""Held leases, their holders and waiters."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``manage.py dblock list``: the fenced locks beside the advisory ones."""
+"""``manage.py dblock list``: leases beside advisory locks."""
 
 import json
 

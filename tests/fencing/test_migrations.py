@@ -1,4 +1,4 @@
-"""The tables of a project that has run the release before get what the newest code needs."""
+"""Migrations: the tables of the release before get what the newest code needs."""
 
 import pytest
 from django.db import connection

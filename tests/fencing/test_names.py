@@ -1,4 +1,4 @@
-"""What a key is called in the table: stable, readable, and never the same for two keys."""
+"""Names of keys in the table: stable, readable, and unique."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal

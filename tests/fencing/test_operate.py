@@ -1,4 +1,4 @@
-"""What an operator does: end a lease by force, purge rows that nobody wants any more."""
+"""Operators: release a lease by force, purge rows that are no longer used."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Stop, steal, resume: a holder is frozen past its lease, somebody else takes over, it wakes up.
+"""Pauses: a holder is frozen past its lease, another takes over, and the first wakes up.
 
 The holder is a process that SIGSTOP freezes; the test sees its lease expire by the server's clock,
 takes the lock, and lets it go on. Nothing is ordered by sleeping.

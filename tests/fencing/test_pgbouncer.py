@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode: all of it, since no session carries anything over."""
+"""Leases through PgBouncer in transaction mode: nothing depends on a session."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""A lease stays with the table it was found in, and its heartbeat with nobody else's connection."""
+"""A lease stays with its table and schema; its heartbeat has its own connection."""
 
 import functools
 import threading

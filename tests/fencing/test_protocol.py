@@ -1,4 +1,4 @@
-"""The protocol, point by point: what is sent, what is written, who has the lock."""
+"""The lease protocol, point by point: statements, rows, holders."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace

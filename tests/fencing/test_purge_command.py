@@ -1,4 +1,4 @@
-"""``manage.py dblock purge``: rows nobody has wanted for long go, in small commits."""
+"""``manage.py dblock purge``: long idle rows are removed in small commits."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""``manage.py dblock release``: an operator ends a lease, and that is written down."""
+"""``manage.py dblock release``: an operator releases a lease, and that is logged."""
 
 import io
 import logging

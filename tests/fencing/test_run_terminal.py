@@ -1,4 +1,4 @@
-"""``manage.py dblock run`` at a terminal: the command has it, and gives it back."""
+"""``manage.py dblock run`` at a terminal: the command gets the terminal, and returns it."""
 
 import os
 import pty

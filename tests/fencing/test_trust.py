@@ -1,4 +1,4 @@
-"""How long a holder believes, by a stub clock and with scripted answers of the database."""
+"""How long a holder trusts its lease, with a stub clock and scripted results."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Waiting: polls that back off, and a queue for those who want their turn."""
+"""Waiting: polls with backoff, and a fair queue."""
 
 import threading
 

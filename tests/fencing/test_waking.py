@@ -1,4 +1,4 @@
-"""Waiters that are woken by the release, and what they do where nobody can wake them."""
+"""Waiters are woken by a release, and poll where no notification arrives."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What it costs: messages to the server, beyond the view's own in a transaction."""
+"""The cost of @idempotent: messages to the server beyond the view's own in a transaction."""
 
 import pytest
 from django.db import transaction

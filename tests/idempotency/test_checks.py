@@ -1,4 +1,4 @@
-"""The tables' check: who forgot to migrate is told before the first request is."""
+"""The check of the tables: a missing migration is reported before the first request."""
 
 import pytest
 from django.core import checks

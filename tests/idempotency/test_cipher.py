@@ -1,4 +1,4 @@
-"""With a cipher: all that a project gives us to keep, through its keys' life, and its faults."""
+"""Ciphers: everything stored for a project, key rotation, and failing ciphers."""
 
 import base64
 import json

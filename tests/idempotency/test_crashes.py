@@ -1,4 +1,4 @@
-"""Whoever dies, and wherever: one effect, and one answer."""
+"""Crashes at each point: one effect and one response."""
 
 import json
 import os

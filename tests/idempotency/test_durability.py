@@ -1,4 +1,4 @@
-"""A crash of the server forgets no answer, claim or step that was acknowledged."""
+"""A crash of the server loses no response, claim or step that was acknowledged."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The same request twice at once, in real processes: one runs; the other is told so, or waits.
+"""The same request twice at once, in real processes: one runs, the other gets 409 or waits.
 
 Each effect is a row of its own, so nothing but the key keeps two requests apart.
 """

@@ -1,4 +1,4 @@
-"""Whose request it is, where a framework has authenticated it, and what must not stand around it.
+"""The user of a request that a framework has authenticated, and refused decorator orders.
 
 Stand-ins for adrf and django-ninja; tests/stacks has the packages themselves.
 """

@@ -1,4 +1,4 @@
-"""Whatever a client sends: an answer of its own, and the first again for the same request only."""
+"""Fuzzing: any request gets a response, and a replay only for the same request."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is begun and not ended, as programs see it."""
+"""Unfinished requests, as programs see them."""
 
 import pickle
 from dataclasses import FrozenInstanceError

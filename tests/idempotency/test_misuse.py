@@ -1,4 +1,4 @@
-"""Misuse is told when a view is decorated, not when a client comes."""
+"""Misuse is refused when a view is decorated, not at the first request."""
 
 import logging
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The namespace is a part of a key: what two tenants call alike never meets."""
+"""The namespace is a part of a key: equal keys of two tenants are independent."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""Purging: what is over goes, in small commits; what lives stays, and nobody waits."""
+"""Purging: expired requests are removed in small commits, without waiting."""
 
 import json
 import re

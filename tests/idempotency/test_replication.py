@@ -1,4 +1,4 @@
-"""A commit that no synchronous standby confirmed is nothing to rely on: the client is told so."""
+"""A commit that no synchronous standby confirmed is not reported as a success."""
 
 import threading
 import unittest

@@ -1,4 +1,4 @@
-"""Django REST framework: its answers are rendered, kept and given again as its own."""
+"""Django REST framework: responses are rendered, stored and replayed as its own."""
 
 import json
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Scopes: nobody shares one with anybody else."""
+"""Scopes: each client has its own."""
 
 from decimal import Decimal
 from enum import Enum

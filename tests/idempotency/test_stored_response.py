@@ -1,4 +1,4 @@
-"""What of an answer is stored, and given again."""
+"""Stored responses: what is stored and replayed."""
 
 import pytest
 from cryptography import fernet

@@ -1,4 +1,4 @@
-"""The purge as a task: of Django's own framework, of Celery, of anything that calls a function."""
+"""The purge as a task of django.tasks, of Celery, or of any other scheduler."""
 
 import importlib
 import sys

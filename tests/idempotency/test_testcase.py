@@ -1,4 +1,4 @@
-"""In a ``TestCase`` the answer is there for the test, and gone after it."""
+"""In a ``TestCase`` the response is stored for the test and rolled back after it."""
 
 from django.test import TestCase
 

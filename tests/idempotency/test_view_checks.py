@@ -1,4 +1,4 @@
-"""The check of views: a project in which no client has a name is told before the first comes."""
+"""The check of views: a project that identifies no client is reported before the first request."""
 
 import subprocess
 import sys

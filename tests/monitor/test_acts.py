@@ -1,4 +1,4 @@
-"""Ending a lease or a backend from the page: asked, done to what was shown, written down."""
+"""Releasing a lease or ending a backend from the page: confirmed, exact, logged."""
 
 import logging
 import re

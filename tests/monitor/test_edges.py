@@ -1,4 +1,4 @@
-"""What is seldom seen: a standby, a lock that was freed meanwhile, a search of nothing."""
+"""Rare states: a standby, a lock that was released during the read, a blank search."""
 
 import pytest
 

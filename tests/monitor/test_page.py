@@ -1,4 +1,4 @@
-"""The page on locks that are really held, and who may see it."""
+"""The monitor page on real locks, and who may see it."""
 
 import re
 

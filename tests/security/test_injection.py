@@ -1,4 +1,4 @@
-"""Keys of all sorts, through everything that takes one: locked as they are, or refused by name."""
+"""Hostile keys in each place that takes a key: locked unchanged, or refused by name."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""What must not be read: bodies at rest, keys in logs and labels; and who may do what."""
+"""Secrets: bodies at rest, keys in logs and labels; and who may read what."""
 
 import base64
 import logging

@@ -1,4 +1,4 @@
-"""Another user's stored answer and cookie are served: the trap of keys that know no users.
+"""The trap of keys without users: another user's stored response and cookie are served.
 
 The twin is django-idempotency-key itself, set up as its documentation says, and asked the same.
 """

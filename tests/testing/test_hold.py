@@ -1,4 +1,4 @@
-"""A lock that somebody else has."""
+"""hold_lock(): another connection holds a lock."""
 
 import threading
 import unittest

@@ -1,4 +1,4 @@
-"""Nothing is left locked; and what is, is told."""
+"""assert_no_locks(): leftovers are reported."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Leases that somebody else holds, and leases that are taken away."""
+"""hold_lease() and take_away(): leases of another holder, and lost leases."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The database's time, set for jobs."""
+"""database_time(): the database's clock, set for jobs."""
 
 from datetime import UTC, date, datetime, timedelta
 

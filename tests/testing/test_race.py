@@ -1,4 +1,4 @@
-"""Threads that really race."""
+"""race(): threads that start together."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What an instance carries beside its values: a bound delete, a fate, a save under way."""
+"""The state of an instance: a bound delete, the outcome of its transaction, a save in progress."""
 
 import copy
 import pickle

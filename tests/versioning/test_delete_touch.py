@@ -1,4 +1,4 @@
-"""delete_cas() and touch_version(): the same comparison, for deleting and for nothing at all."""
+"""delete_cas() and touch_version() compare as save_cas() does."""
 
 import pytest
 from django.db import IntegrityError, transaction

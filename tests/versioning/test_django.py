@@ -1,4 +1,4 @@
-"""What Django builds on save(): fixtures, shortcuts, signals, aliases, rollback marks, async."""
+"""Django's features around save(): fixtures, shortcuts, signals, aliases, rollback marks, async."""
 
 import pytest
 from asgiref.sync import async_to_sync

@@ -1,4 +1,4 @@
-"""Whose version an instance carries: that of the row which has its primary key, and no other's."""
+"""The version of an instance belongs to the row with its primary key."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""ConflictMiddleware: a conflict is an answer, in the form and words of whoever asked."""
+"""ConflictMiddleware: a conflict is a response in the format and language of the client."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""The original of a conflict: a copy, so that a value which was changed in place is seen."""
+"""The original of a conflict is a copy, so that a value changed in place is noticed."""
 
 import datetime as dt
 import decimal

@@ -1,4 +1,4 @@
-"""What the open transaction itself has written past an instance is no conflict with anybody."""
+"""Updates of the open transaction itself are no conflict."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Writes past save(): update() and what is built on it bump, bulk_create() never overwrites."""
+"""Writes without save(): update() bumps, bulk_create() never overwrites."""
 
 import pytest
 from django.db.models import F

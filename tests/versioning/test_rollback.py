@@ -1,4 +1,4 @@
-"""Rollback honesty: a version that never came to be is not compared with, nor blamed on others."""
+"""Rollbacks: a version that was rolled back is never compared with."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""The private seam to Django: a changed signature is seen here, not at a user's.
+"""The private parts of Django that are used: a changed signature fails here first.
 
 What ``guarded`` overrides and calls, per version of Django. If one of these fails on a new
 version, read the body of ``Model.save_base()`` there before the number is added.

@@ -1,4 +1,4 @@
-"""Pages that are not Django's own: themes, the project's base template, inlines of inlines."""
+"""Admin themes, the project's base template, and nested inlines."""
 
 import pytest
 from django.contrib import admin

@@ -1,4 +1,4 @@
-"""A token is taken back only for the row it was given for, and only as it was given."""
+"""A signed token is accepted only unchanged, and only for its row."""
 
 import datetime as dt
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Fields that don't count: a save of only these neither compares nor bumps."""
+"""Unversioned fields: a save of only these neither compares nor bumps."""
 
 import pytest
 from django.core import checks

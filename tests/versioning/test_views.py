@@ -1,4 +1,4 @@
-"""Pages outside the admin: two browsers edit one row; many processes post one form."""
+"""Views outside the admin: two browsers edit one row; many processes post one form."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Times and other people's texts, for people."""
+"""Times and foreign texts as readable text."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Boxes and lines: each has its place, whatever the graph looks like."""
+"""The layout of boxes and lines, for any graph."""
 
 import re
 from itertools import combinations, pairwise

@@ -1,4 +1,4 @@
-"""Who waits for whom: the queues, who is at their front, and how they are drawn."""
+"""The wait-for graph: queues, the blockers at their front, and the drawing."""
 
 from django_dblock.monitor import graph_svg as picture
 from django_dblock.monitor.graph_svg import doing, draw

@@ -1,4 +1,4 @@
-"""Blocks that are left in another thread or task than entered them, or by nobody."""
+"""Blocks that are left in another thread or task than entered them, or never left."""
 
 import asyncio
 import gc

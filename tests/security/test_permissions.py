@@ -1,4 +1,4 @@
-"""Who may do what to locks, leases and requests over HTTP: every role, every act, every way."""
+"""Permissions over HTTP: every role, every act on locks, leases and requests, every method."""
 
 import logging
 from dataclasses import dataclass

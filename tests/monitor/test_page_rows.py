@@ -1,4 +1,4 @@
-"""What the page shows: the most urgent first, so much and no more."""
+"""The rows of the monitor: order, limits and search."""
 
 from datetime import UTC, datetime
 

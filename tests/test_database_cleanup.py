@@ -1,4 +1,4 @@
-"""What the tests themselves rely on: nothing that one test commits is there in the next."""
+"""The cleanup between tests: nothing that one test commits is there in the next."""
 
 import unittest.mock
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a lease must not spread: to other leases, or beyond its ttl."""
+"""Errors around a lease do not affect other leases, and last no longer than its ttl."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Other people's answers: replayed, guessed, kept after a right is gone, or put into the table."""
+"""Responses of other clients: replayed, guessed, kept after a lost permission, tampered with."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A view that ends its transaction past Django, or writes past the lock: nothing is kept."""
+"""A view that ends its transaction by raw SQL, or a write without the lock: nothing is stored."""
 
 import pytest
 from django.db import connection, transaction
