@@ -1,6 +1,7 @@
 """The model that users subclass; the module ``save`` guards each save."""
 
 from collections.abc import Iterable
+from types import EllipsisType
 from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
@@ -142,7 +143,7 @@ class VersionedModel(GuardedSave):
     def save_cas(
         self,
         *,
-        expected: int | None = None,
+        expected: int | EllipsisType = ...,
         update_fields: Iterable[str] | None = None,
         using: str | None = None,
     ) -> None:
@@ -154,8 +155,8 @@ class VersionedModel(GuardedSave):
 
         Args:
             expected: compare with this version instead, such as the one that a form, an
-                ``If-Match`` header or a queued message carries. None is the version that this
-                instance was read with, so refuse a client that sent no version.
+                ``If-Match`` header or a queued message carries. None is refused: a client that
+                sent no version has seen none.
             update_fields: write only these fields; the version is always written, too.
             using: the alias of the database; else the router's.
 
@@ -167,13 +168,12 @@ class VersionedModel(GuardedSave):
         """
         if update_fields is not None and not (update_fields := list(update_fields)):
             raise ValueError("update_fields is empty: to bump only the version, touch_version().")
-        if expected is not None:
-            expected = save.checked_version(expected)
+        seen = None if isinstance(expected, EllipsisType) else save.checked_version(expected)
         if not self._is_pk_set():
             raise missing_version(self)
         adding = self._state.adding
-        self._version_asked = attempt = Attempt("compare", expected, unread=adding)
-        if expected is not None:
+        self._version_asked = attempt = Attempt("compare", seen, unread=adding)
+        if seen is not None:
             self._state.adding = False  # the caller has seen the row
         try:
             self.save(force_update=update_fields is None, update_fields=update_fields, using=using)
@@ -203,7 +203,7 @@ class VersionedModel(GuardedSave):
         loaded_state.snapshot(self, loaded_state.key_fields(type(self)))
 
     def delete_cas(
-        self, *, expected: int | None = None, using: str | None = None
+        self, *, expected: int | EllipsisType = ..., using: str | None = None
     ) -> tuple[int, dict[str, int]]:
         """Delete the row if it still has the version that this instance was read with.
 
@@ -214,7 +214,7 @@ class VersionedModel(GuardedSave):
             The result of Django's ``delete()``.
 
         Args:
-            expected: compare with this version instead.
+            expected: compare with this version instead; None is refused, as by :meth:`save_cas`.
             using: the alias of the database; else the router's.
 
         Raises:
@@ -223,11 +223,12 @@ class VersionedModel(GuardedSave):
             TypeError, ValueError: ``expected`` is not a version.
         """
         using = using or router.db_for_write(type(self), instance=self)
-        if expected is None:
-            expected = save.carried_version(self, using)
-        elif not loaded_state.links_agree(self):
+        if isinstance(expected, EllipsisType):
+            return delete_cas(self, save.carried_version(self, using), using)
+        expected = save.checked_version(expected)
+        if not loaded_state.links_agree(self):
             raise missing_version(self)
-        return delete_cas(self, save.checked_version(expected), using)
+        return delete_cas(self, expected, using)
 
     def touch_version(self, *, using: str | None = None) -> None:
         """Bump the version and write nothing else, once per transaction.

@@ -125,6 +125,11 @@ def checked_version(version: object) -> int:
         TypeError: the version is not an int.
         ValueError: the version is out of range.
     """
+    if version is None:
+        raise TypeError(
+            "expected=None is no version, as from a client that sent none: refuse its request. To "
+            "compare with the version that this instance was read with, leave expected= out."
+        )
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError(f"expected= is a version, a whole number; not {version!r}.")
     if not 0 <= version <= MAX_VERSION:

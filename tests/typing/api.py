@@ -131,6 +131,7 @@ def versions(item: Item) -> None:
     Item.objects.bulk_save_cas([item], ["name"], on_conflict="ignore")  # type: ignore[arg-type]
     Item.objects.bulk_save_cas(["x"], ["name"])  # type: ignore[list-item]
     item.save_cas(expected="7")  # type: ignore[arg-type]
+    item.delete_cas(expected=None)  # type: ignore[arg-type]
     assert_type(bare(1), Item)
     assert_type(configured(1, name="x"), str)
     bare("x")  # type: ignore[arg-type]

@@ -116,6 +116,14 @@ def test_wrong_expected_is_refused_before_sql(product, wrong, statements):
     assert len(sent) == 0
 
 
+@pytest.mark.parametrize("act", ["save_cas", "delete_cas"])
+def test_version_that_a_client_did_not_send_is_refused_before_sql(product, act, statements):
+    posted = {"price": 7}
+    with statements() as sent, pytest.raises(TypeError, match=r"expected=None .* leave expected="):
+        getattr(product, act)(expected=posted.get("version"))
+    assert len(sent) == 0
+
+
 @pytest.mark.parametrize("wrong", [-1, 2**63 - 1])
 def test_out_of_range_expected_is_refused_before_sql(product, wrong, statements):
     with statements() as sent, pytest.raises(ValueError, match="not a version"):
@@ -153,9 +161,9 @@ def test_save_cas_never_inserts(product, statements):
     assert caught.value.actual is None
     fresh = Product(name="new")
     with statements() as sent:
-        for expected in (None, 1):
+        for seen in ({}, {"expected": 1}):
             with pytest.raises(MissingVersion):
-                fresh.save_cas(expected=expected)
+                fresh.save_cas(**seen)
         with pytest.raises(MissingVersion):
             Product(pk=product.pk, name="new").save_cas()
     assert len(sent) == 0
