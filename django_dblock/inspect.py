@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from django.db import connections
 
 from django_dblock.conf import conf
+from django_dblock.coordination import latch
 from django_dblock.core import application_name as labels
 from django_dblock.core.connection import connection_for, fetch
 from django_dblock.fencing.lease_name import Role, meaning_of, title_of
@@ -465,6 +466,55 @@ def fenced_leases(  # noqa: PLR0913 - what there is to choose
         lease
         for lease in leases
         if fnmatchcase(lease.name, pattern) or fnmatchcase(lease.key, pattern)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedLatch:
+    """A latch that somebody waits for, so that it is closed; times by the server's clock.
+
+    The database does not store how many parts the latch needs: that is an argument of the call.
+
+    Attributes:
+        name: the latch's name in the table (:mod:`django_dblock.fencing.lease_name`).
+        parts: the number of parts that are done.
+        latest: seconds since the latest part was done; None if no part is done.
+        waiting: the owners of the waiters, the longest wait first. A waiter is in the queue after
+            its third look.
+    """
+
+    name: str
+    parts: int
+    latest: float | None
+    waiting: tuple[str, ...]
+
+
+def awaited_latches(
+    using: str | None = None,
+    *,
+    name: str | None = None,
+    pattern: str | None = None,
+    own_namespace: bool = False,
+) -> list[AwaitedLatch]:
+    """Return every latch that somebody waits for, by name. One statement; takes no locks.
+
+    Args:
+        using: the database alias, as in :class:`django_dblock.latch`.
+        name: only the latch with this name in the table.
+        pattern: only names that match, as in :mod:`fnmatch`.
+        own_namespace: if the project has namespaces, only the latches of the current one.
+
+    Raises:
+        UnsupportedDatabase: the alias is not PostgreSQL.
+        django.db.ProgrammingError: a table does not exist; run ``manage.py migrate``.
+    """
+    namespace = conf.namespace if own_namespace and conf.has_namespaces else None
+    parameters = {"name": name, "namespace": namespace}
+    rows = fetch(connections[latch.alias_for(using)], sql.AWAITED_LATCHES, parameters)
+    return [
+        AwaitedLatch(text, parts, latest, tuple(waiting))
+        for text, parts, latest, waiting in rows
+        if pattern is None or fnmatchcase(text, pattern)
     ]
 
 

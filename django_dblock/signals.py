@@ -8,8 +8,9 @@ abort the transaction, and hide its cause.
 The sender is the lock's class. Each signal of a lock carries ``kind``, ``keys`` (a tuple of keys),
 ``name`` (the keys as text), ``using`` (the alias) and ``shared``. Signals of leases also carry
 ``token``. The kind is ``"advisory"`` or ``"fenced"``; for the coordination tools it is
-``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``, ``"partition"`` or
-``"worker"``.
+``"advisory_semaphore"``, ``"semaphore"``, ``"rwlock"``, ``"leader"``, ``"partition"``,
+``"worker"`` or ``"latch"``. A latch is not held: ``lock_acquired`` says that a wait has seen the
+latch open.
 """
 
 from django.dispatch import Signal

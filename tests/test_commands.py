@@ -23,8 +23,8 @@ class TestList:
     def test_empty_list_says_so(self):
         assert run("list") == "Nothing is locked.\n"
         assert json.loads(run("list", "--json")) == {
-            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "idempotency": [],
-            "notes": [],
+            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "latches": [],
+            "idempotency": [], "notes": [],
         }  # fmt: skip
 
     def test_table_shows_holders_and_waiters(self, rendering, observer):
@@ -150,7 +150,7 @@ class TestList:
         with statements() as sent:
             shown = run("list", *arguments)
         rival.execute("ROLLBACK")
-        assert len(sent) == (2 if "--blocked" in arguments else 3)
+        assert len(sent) == (3 if "--blocked" in arguments else 4)
         times = 2 if "--json" in arguments else 1  # the name in the table, and the key
         assert shown.count("lease:") == (0 if "--blocked" in arguments else 300 * times)
 

@@ -25,7 +25,13 @@ from django_dblock import exceptions, signals
 from django_dblock.cli import console
 from django_dblock.cli.list import SCHEMA
 from django_dblock.conf import Conf
-from django_dblock.inspect import AdvisoryLock, BlockingSession, FencedLease, UnfinishedRequest
+from django_dblock.inspect import (
+    AdvisoryLock,
+    AwaitedLatch,
+    BlockingSession,
+    FencedLease,
+    UnfinishedRequest,
+)
 from tests.docs.blocks import RUN, blocks
 from tests.docs.follow import Project, follow
 from tests.docs.page import SETTINGS, Page
@@ -274,6 +280,7 @@ def test_every_exit_status_of_dblock_run_is_in_the_reference():
         ("blockers", BlockingSession),
         ("advisory", AdvisoryLock),
         ("fenced", FencedLease),
+        ("latches", AwaitedLatch),
         ("idempotency", UnfinishedRequest),
     ],
 )

@@ -102,7 +102,7 @@ class TestPipe:
     def test_refresh_is_one_statement_for_each_kind(self, looks, statements):
         with statements() as sent:
             looks(lambda: False, lambda: False)
-        assert len(sent) == 9
+        assert len(sent) == 12
 
     def test_no_transaction_stays_open_between_two_looks(self, looks, rival):
         """Also where the alias's transactions begin by themselves."""
@@ -171,7 +171,7 @@ class TestTerminal:
     def test_resize_redraws_without_a_query(self, looks, rendering, statements):
         with statements() as sent:
             shown = looks(lambda: True, out=Tty())
-        assert len(sent) == 3
+        assert len(sent) == 4
         assert shown.count("Nothing is locked.") >= 2
 
     def test_markup_and_emoji_codes_are_not_rendered(self, looks, rendering, monkeypatch):

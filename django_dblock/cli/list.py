@@ -19,9 +19,11 @@ from django_dblock.core.application_name import named, without_labels
 from django_dblock.fencing.lease_name import lease_name, names_of
 from django_dblock.inspect import (
     AdvisoryLock,
+    AwaitedLatch,
     BlockingSession,
     FencedLease,
     UnfinishedRequest,
+    awaited_latches,
     fenced_leases,
     lock_waits,
     unfinished_requests,
@@ -190,6 +192,39 @@ def lease_row(lease: FencedLease) -> tuple[str, ...]:
     )
 
 
+# The latches that somebody waits for, in ``dblock list``.
+
+
+LATCH_COLUMNS = ("latch", "parts done", "latest part", "waiting")
+
+
+def find_latches(options: dict[str, Any]) -> Found:
+    """Return the latches that match the filters; none if a table does not exist."""
+    name = None
+    if options["key"]:
+        key, _ = parse_key(options["key"], options["using"])
+        name = lease_name(named(key), conf.namespace)
+    latches: list[AwaitedLatch] = []
+    with note_unreadable("latches", options):
+        latches = awaited_latches(
+            options["using"],
+            name=name,
+            pattern=options["name"],
+            own_namespace=not options["all_namespaces"],
+        )
+    return {"latches": latches}
+
+
+def latch_row(latch: AwaitedLatch) -> tuple[str, ...]:
+    """Return the cells of a row."""
+    return (
+        printable(latch.name),
+        str(latch.parts),
+        seconds(latch.latest),
+        ", ".join(printable(owner) for owner in latch.waiting),
+    )
+
+
 # The requests with idempotency keys that have not ended, in ``dblock list``.
 
 
@@ -251,6 +286,7 @@ DEFAULT_LIMIT = 1000
 _KINDS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "advisory": find_advisory_locks,
     "fenced": find_leases,
+    "latches": find_latches,
     "idempotency": find_requests,
 }
 
@@ -258,6 +294,7 @@ _TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], tuple[str, ...]]]] = {
     "blockers": (BLOCKER_COLUMNS, blocker_row),
     "advisory": (ADVISORY_COLUMNS, advisory_row),
     "fenced": (LEASE_COLUMNS, lease_row),
+    "latches": (LATCH_COLUMNS, latch_row),
     "idempotency": (REQUEST_COLUMNS, request_row),
 }
 

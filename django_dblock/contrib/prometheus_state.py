@@ -11,11 +11,17 @@ from django.db import Error, connections
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.core.connection import connection_for
 from django_dblock.fencing.lease_name import ROLES
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
-from django_dblock.inspect import advisory_locks, count_unfinished_requests, fenced_leases
+from django_dblock.inspect import (
+    advisory_locks,
+    awaited_latches,
+    count_unfinished_requests,
+    fenced_leases,
+)
 
 logger = logging.getLogger("django_dblock.prometheus")
 
@@ -24,7 +30,7 @@ class StateCollector(Collector):
     """Gauges of the locks, leases and requests that are there at the moment of the scrape.
 
     Call ``REGISTRY.register(StateCollector())`` in one process for each database, because all
-    processes would show the same. A scrape sends three statements, on connections of the scrape's
+    processes would show the same. A scrape sends four statements, on connections of the scrape's
     thread, each to the alias where the routers keep the table.
 
     Guarantees: if a database does not respond, the scrape lacks only these gauges. The error is
@@ -82,6 +88,12 @@ def _leases(using: str | None) -> _Counts:
     return counts
 
 
+def _latches(using: str | None) -> _Counts:
+    latches = awaited_latches(using)
+    waiters = sum(len(latch.waiting) for latch in latches)
+    return {("closed",): len(latches), ("wanted",): waiters}
+
+
 def _requests(using: str | None) -> _Counts:
     return {(state,): count for state, count in count_unfinished_requests(using).items()}
 
@@ -120,6 +132,13 @@ _GAUGES = (
         {"kind": ("fenced", *ROLES), "state": ("held", "delayed", "wanted")},
         leases_alias,
         _leases,
+    ),
+    _Gauge(
+        "dblock_latches",
+        "Closed latches that somebody waits for, and their waiters, by state.",
+        {"state": ("closed", "wanted")},
+        latches_alias,
+        _latches,
     ),
     _Gauge(
         "dblock_unfinished_requests",

@@ -9,7 +9,9 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
+from django.dispatch import Signal
 
+from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import name, named
 from django_dblock.core.cancellation import to_its_end
@@ -121,7 +123,7 @@ class latch:  # noqa: N801 - lower-case like the locks
         return bool(rows)
 
     def _wake_at_commit(self, schema: str) -> None:
-        connection: Any = connections[_alias_of(self._using)]  # the stubs lack run_on_commit
+        connection: Any = connections[alias_for(self._using)]  # the stubs lack run_on_commit
         # In manual transaction management no hook runs after COMMIT: the waiters poll.
         if not (connection.in_atomic_block or connection.get_autocommit()):
             return
@@ -189,7 +191,7 @@ class latch:  # noqa: N801 - lower-case like the locks
         """
         attempt = self._attempt(timeout)
         try:
-            while attempt.once() is None:
+            while not self._is_open(attempt):
                 attempt.pause()
         finally:
             attempt.close()
@@ -198,7 +200,7 @@ class latch:  # noqa: N801 - lower-case like the locks
         """Wait as :meth:`wait` does, from a coroutine."""
         attempt = await sync_to_async(self._attempt)(timeout)
         try:
-            while await sync_to_async(attempt.once)() is None:
+            while not await sync_to_async(self._is_open)(attempt):
                 await attempt.apause()
         finally:
             await to_its_end(sync_to_async(attempt.close)())
@@ -207,6 +209,22 @@ class latch:  # noqa: N801 - lower-case like the locks
         """Close the latch: delete its parts, and return their number. One statement."""
         return len(self._rows(sql.RESET_LATCH))
 
+    def _is_open(self, attempt: Attempt) -> bool:
+        try:
+            success = attempt.once()
+        except LockTimeout as error:
+            self._send(signals.lock_timeout, attempt.place, waited=error.waited)
+            raise
+        if success is not None:
+            waited = success.waited
+            self._send(signals.lock_acquired, attempt.place, waited=waited, took=waited)
+        return success is not None
+
+    @staticmethod
+    def _send(signal: Signal, place: Place, **more: float) -> None:
+        if signal.receivers:
+            signal.send_robust(latch, kind="latch", shared=False, **place.facts, **more)
+
     def _attempt(self, timeout: float | None) -> Attempt:
         """Begin to wait. The attempt succeeds when all parts are done; it holds nothing."""
         if not (timeout is None or is_seconds(timeout)):
@@ -214,7 +232,7 @@ class latch:  # noqa: N801 - lower-case like the locks
                 f"timeout={timeout!r} is not a number of seconds from 0 (look once) to "
                 f"{MAX_TIMEOUT:.0f}; None waits indefinitely."
             )
-        connection = connections[_alias_of(self._using)]
+        connection = connections[alias_for(self._using)]
         if in_callers_transaction(connection):
             raise TransactionManagementError(
                 f"{self!r} can't be waited for in an open transaction: it would see its own parts "
@@ -245,7 +263,7 @@ class latch:  # noqa: N801 - lower-case like the locks
         return {"latch": text, "queue": f"{text}~latch", "parties": self.parties}
 
     def _rows(self, statement: str, **parameters: str | int | None) -> list[tuple[Any, ...]]:
-        connection = connections[_alias_of(self._using)]
+        connection = connections[alias_for(self._using)]
         return fetch(connection, statement, {**self._parameters, **parameters})
 
 
@@ -307,7 +325,7 @@ def purge_latches_in_batches(*, idle: float, batch: int, using: str | None = Non
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    connection = connections[_alias_of(using)]
+    connection = connections[alias_for(using)]
     found = 1
     while found:
         [(found,)] = fetch(connection, sql.PURGE_LATCHES, {"idle": float(idle), "batch": batch})
@@ -321,7 +339,7 @@ def count_idle_parts(*, idle: float = MONTH, using: str | None = None) -> int:
         ValueError: ``idle`` is less than an hour; before any SQL.
     """
     _refuse_early(idle)
-    connection = connections[_alias_of(using)]
+    connection = connections[alias_for(using)]
     [(count,)] = fetch(connection, sql.COUNT_IDLE_PARTS, {"idle": float(idle)})
     return int(count)
 
@@ -331,7 +349,7 @@ def _refuse_early(idle: float) -> None:
         raise ValueError(f"idle={idle!r}: after an hour at the earliest.")
 
 
-def _alias_of(using: str | None) -> str:
+def alias_for(using: str | None) -> str:
     """Return ``using``, else ``DBLOCK_DATABASE``, else where the router writes the table."""
     from django_dblock.models import LatchPart  # the app registry may come after the import
 

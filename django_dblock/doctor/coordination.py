@@ -1,9 +1,9 @@
-"""Examine whether coordinated work is done: partitions, leaders, workers, and jobs."""
+"""Examine whether coordinated work is done: partitions, leaders, workers, latches and jobs."""
 
 import re
 from collections.abc import Iterator
 
-from django_dblock.doctor.facts import Facts, Job, Unattended
+from django_dblock.doctor.facts import Facts, Job, StalledLatch, Unattended
 from django_dblock.doctor.finding import Finding
 
 _SHOWN = 5
@@ -63,6 +63,30 @@ def _left(each: Unattended) -> str:
     if each.what == "leader":
         return f"Nobody has led {each.key!r} for {each.seconds:.0f} s, and nobody campaigns"
     return f"No worker of {each.key!r} has been alive for {each.seconds:.0f} s"
+
+
+def latches(facts: Facts) -> Iterator[Finding]:
+    """Find latches that somebody waits for, and of which no part comes any more."""
+    if facts.latches is None:
+        return
+    if not facts.latches:
+        yield Finding("latches", "ok", "No latch that somebody waits for stands still.")
+        return
+    yield Finding(
+        "latches", "warning",
+        f"{_listed(map(_closed, facts.latches), facts.latches[0].total)}.",
+        "A part was never started, or its transaction was rolled back; or parts and waiters "
+        "give different numbers of parties. The waiters wait until their timeouts.",
+        "Find out which part is missing (waiting_for, if parties names the parts), and run it "
+        "again.",
+    )  # fmt: skip
+
+
+def _closed(each: StalledLatch) -> str:
+    return (
+        f"{each.waiting} wait(s) for the latch {each.name!r}, {each.parts} part(s) of which are "
+        f"done, the latest {each.seconds:.0f} s ago"
+    )
 
 
 def jobs(facts: Facts) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     oldest_transaction,
     coordination.partitions,
     coordination.unattended,
+    coordination.latches,
     coordination.jobs,
     server.synchronous_commit,
     server.clock,

@@ -4,7 +4,7 @@ import select
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from django.db import OperationalError, router, transaction
@@ -138,6 +138,25 @@ class Unattended:
 
 
 @dataclass(frozen=True, slots=True)
+class StalledLatch:
+    """A latch that somebody waits for, and of which no part has been done for an hour.
+
+    Attributes:
+        name: the latch's name.
+        waiting: how many wait.
+        parts: how many parts are done.
+        seconds: since the latest part.
+        total: how many such latches there are; not all are shown.
+    """
+
+    name: str
+    waiting: int
+    parts: int
+    seconds: float
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job of ``once_per``.
 
@@ -175,6 +194,7 @@ class Facts:
             not be seen.
         server_side_cursors: whether Django uses server-side cursors on this alias.
         unattended: work that nobody does; None if the leases could not be read at once.
+        latches: latches of which no part comes; None if the parts could not be read at once.
         jobs: the jobs of ``once_per``; None if the requests could not be read at once.
     """
 
@@ -191,6 +211,7 @@ class Facts:
     shared: bool | None
     server_side_cursors: bool
     unattended: tuple[Unattended, ...] | None
+    latches: tuple[StalledLatch, ...] | None
     jobs: tuple[Job, ...] | None
 
     def number(self, setting: str) -> int:
@@ -289,7 +310,7 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
     )
     pins = tuple(Pin(*row) for row in fetch(connection, sql.PINS, {}))
     isolation, refused = _transaction(connection)
-    unattended, jobs = _coordinated(connection, readable) if isolation else (None, None)
+    coordinated = _coordinated(connection, readable) if isolation else _Coordinated()
     return Facts(
         alias=connection.alias,
         version=said,
@@ -303,31 +324,38 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
         refused=refused,
         shared=is_shared(connection) if session.pooled and isolation else None,
         server_side_cursors=not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"),
-        unattended=unattended,
-        jobs=jobs,
+        **coordinated._asdict(),
     )
 
 
-def _coordinated(
-    connection: BaseDatabaseWrapper, readable: frozenset[str]
-) -> tuple[tuple[Unattended, ...] | None, tuple[Job, ...] | None]:
-    """Read the tables themselves, unless that means to wait for somebody who has locked them."""
+class _Coordinated(NamedTuple):
+    """The facts that are read from the rows of the tables."""
+
     unattended: tuple[Unattended, ...] | None = None
+    latches: tuple[StalledLatch, ...] | None = None
     jobs: tuple[Job, ...] | None = None
+
+
+def _coordinated(connection: BaseDatabaseWrapper, readable: frozenset[str]) -> _Coordinated:
+    """Read the tables themselves, unless that means to wait for somebody who has locked them."""
+    found = _Coordinated()
     try:
         with transaction.atomic(using=connection.alias):
             fetch(connection, sql.PATIENCE, {})
             if {"django_dblock_fencedlock", "django_dblock_fencedticket"} <= readable:
-                unattended = tuple(
-                    Unattended(*row) for row in fetch(connection, sql.UNATTENDED, {})
-                )
+                rows = fetch(connection, sql.UNATTENDED, {})
+                found = found._replace(unattended=tuple(Unattended(*row) for row in rows))
+            if {"django_dblock_latchpart", "django_dblock_fencedticket"} <= readable:
+                rows = fetch(connection, sql.STALLED_LATCHES, {})
+                found = found._replace(latches=tuple(StalledLatch(*row) for row in rows))
             if "django_dblock_idempotencykey" in readable:
-                jobs = tuple(Job(*row) for row in fetch(connection, sql.JOBS, {}))
+                rows = fetch(connection, sql.JOBS, {})
+                found = found._replace(jobs=tuple(Job(*row) for row in rows))
             transaction.set_rollback(True, using=connection.alias)  # the limits end with it
     except OperationalError as error:
         if not caused_by(error, LockNotAvailable, QueryCanceled):
             raise
-    return unattended, jobs
+    return found
 
 
 def _session(connection: BaseDatabaseWrapper) -> Session:

@@ -15,11 +15,13 @@ from django_dblock.exceptions import UnsupportedDatabase
 from django_dblock.inspect import (
     MOST_COUNTED,
     AdvisoryLock,
+    AwaitedLatch,
     BlockingSession,
     FencedLease,
     LockWaits,
     Requests,
     UnfinishedRequest,
+    awaited_latches,
     fenced_leases,
     lock_waits,
     read_requests,
@@ -149,6 +151,15 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LatchRow:
+    """A latch that somebody waits for."""
+
+    latch: AwaitedLatch
+    name: str
+    waiting: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """The numbers of rows, shown or not."""
 
@@ -172,6 +183,7 @@ class Page:
     waits: Section[Wait]
     sessions: Section[Session]
     leases: Section[LeaseRow]
+    latches: Section[LatchRow]
     requests: Section[RequestRow]
     others: Section[OtherSession]
     hidden: bool
@@ -179,10 +191,11 @@ class Page:
     search: str
 
 
-def make(
+def make(  # noqa: PLR0913 - what the page shows
     lock_waits: LockWaits,
     leases: Sequence[FencedLease],
     requests: Requests,
+    latches: Sequence[AwaitedLatch] = (),
     *,
     at: datetime,
     search: str = "",
@@ -193,6 +206,7 @@ def make(
         lock_waits: as :func:`django_dblock.inspect.lock_waits` returns them.
         leases: as :func:`django_dblock.inspect.fenced_leases` returns them.
         requests: as :func:`django_dblock.inspect.read_requests` returns them.
+        latches: as :func:`django_dblock.inspect.awaited_latches` returns them.
         at: when the rows were read.
         search: show only rows with this text in the name, program, owner, role or number.
     """
@@ -232,6 +246,9 @@ def make(
         leases=_section(
             sorted(lease_rows, key=_lease_urgency),
             lambda row: _has(words, row.name, row.lease.role, row.owner, row.metadata),
+        ),
+        latches=_section(
+            map(_latch, latches), lambda row: _has(words, row.name, "latch", *row.waiting)
         ),
         requests=_requests(requests, words),
         others=_section(
@@ -369,6 +386,10 @@ def _lease_urgency(row: LeaseRow) -> tuple[int, bool, bool, float]:
     )  # fmt: skip
 
 
+def _latch(latch: AwaitedLatch) -> LatchRow:
+    return LatchRow(latch, visible(latch.name), tuple(map(visible, latch.waiting)))
+
+
 def _request(request: UnfinishedRequest) -> RequestRow:
     return RequestRow(
         request=request,
@@ -388,7 +409,7 @@ _UNDEFINED_TABLE = "42P01"
 def read(
     using: str | None, search: str = "", *, own_namespace: bool = False
 ) -> tuple[Page, list[str]]:
-    """Return the page of one alias, and messages about what could not be read. Three statements.
+    """Return the page of one alias, and messages about what could not be read. Four statements.
 
     Don't call this function in a transaction: an error of the server would abort it.
     """
@@ -402,6 +423,10 @@ def read(
     nothing: list[FencedLease] = []
     leases = _asked(
         lambda: fenced_leases(using, own_namespace=own_namespace), nothing, _("Leases"), told
+    )
+    no_latches: list[AwaitedLatch] = []
+    latches = _asked(
+        lambda: awaited_latches(using, own_namespace=own_namespace), no_latches, _("Latches"), told
     )
     only_own = own_namespace and conf.has_namespaces
     limit = MOST_SEARCHED if search else MOST_ROWS
@@ -424,7 +449,7 @@ def read(
         own = [row for row in requests.rows if row.namespace == namespace]
         leased = sum(row.state == "leased" for row in own)
         requests = Requests(own, len(own) - leased, leased)
-    return make(waits, leases, requests, at=timezone.now(), search=search), told
+    return make(waits, leases, requests, latches, at=timezone.now(), search=search), told
 
 
 def _asked(ask: Callable[[], _Read], nothing: _Read, what: str, told: list[str]) -> _Read:

@@ -225,6 +225,27 @@ WHERE place <= 5
 ORDER BY what = 'partitions' DESC, place
 """
 
+# The latches that somebody waits for, and of which no part has been done for an hour.
+STALLED_LATCHES = """
+SELECT
+    queue.latch, queue.waiting, done.parts,
+    extract(epoch FROM clock_timestamp() - done.latest)::float8, count(*) OVER ()
+FROM (
+    SELECT left(name, -length('~latch')) AS latch, count(*) AS waiting
+    FROM django_dblock_fencedticket
+    WHERE right(name, length('~latch')) = '~latch' AND expires_at > clock_timestamp()
+    GROUP BY name
+) AS queue
+CROSS JOIN LATERAL (
+    SELECT count(*) AS parts, max(done_at) AS latest
+    FROM django_dblock_latchpart
+    WHERE django_dblock_latchpart.latch = queue.latch
+) AS done
+WHERE done.latest < clock_timestamp() - interval '1 hour'
+ORDER BY done.latest
+LIMIT 5
+"""
+
 # The jobs of once_per whose run has ended without a result an hour ago or more; and of each job
 # with a known period, the latest finished run. A job's key is its name, period and label, '#' and
 # 40 digits. A label has digits and few letters: trimming takes them off much faster than a regular

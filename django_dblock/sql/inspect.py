@@ -220,6 +220,31 @@ FROM lease
 ORDER BY lease.ended, lease.name, lease.slot
 """
 
+# The latches that somebody waits for, with the number of their parts. A waiter's ticket has the
+# latch's name with a suffix.
+AWAITED_LATCHES = """
+SELECT
+    queue.latch, done.parts,
+    extract(epoch FROM clock_timestamp() - done.latest)::float8, queue.waiting
+FROM (
+    SELECT left(name, -length('~latch')) AS latch, array_agg(owner::text ORDER BY id) AS waiting
+    FROM django_dblock_fencedticket
+    WHERE right(name, length('~latch')) = '~latch' AND expires_at > clock_timestamp()
+        AND (%(name)s::text IS NULL OR name = %(name)s::text || '~latch')
+        AND CASE %(namespace)s::text
+            WHEN '' THEN strpos(name, '::') = 0
+            ELSE coalesce(starts_with(name, %(namespace)s::text || '::'), true)
+        END
+    GROUP BY name
+) AS queue
+CROSS JOIN LATERAL (
+    SELECT count(*) AS parts, max(done_at) AS latest
+    FROM django_dblock_latchpart
+    WHERE django_dblock_latchpart.latch = queue.latch
+) AS done
+ORDER BY queue.latch
+"""
+
 
 # The statements of the helpers for tests. PostgreSQL manual: 53.13 "pg_locks".
 

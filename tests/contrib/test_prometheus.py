@@ -223,7 +223,7 @@ class TestState:
         def work(_):
             with fenced_lock("nightly-sync", ttl=30), statements() as sent:
                 found.update(scraped(state))
-            assert len(sent) == 3
+            assert len(sent) == 4
 
         found = {}
         run_once("a", work=work, mode="lease")

@@ -11,10 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from django_dblock import (
     LockLost,
+    LockTimeout,
     advisory_semaphore,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
+    latch,
     leadership,
     once_per,
     partitions,
@@ -26,7 +28,7 @@ from django_dblock.idempotency.identity import masked, shown_key
 from django_dblock.inspect import fenced_leases
 from django_dblock.models import FencedTicket
 from django_dblock.testing import assert_no_locks
-from tests.helpers import observe
+from tests.helpers import observe, queueing
 from tests.helpers.commands import run
 from tests.monitor.conftest import PAGE
 from tests.monitor.pages import html, words
@@ -239,6 +241,91 @@ def test_signals_are_sent_by_the_name_that_users_import():
         (leadership, "leader"),
         (advisory_semaphore, "advisory_semaphore"),
     ]
+
+
+class TestLatches:
+    """Shown are those that somebody waits for, with the parts that are done."""
+
+    @pytest.fixture
+    def closed(self):
+        """A latch of three parts, one done, that this thread waits for."""
+        imported = latch("import", 7, parties=3)
+        imported.count_down("a")
+        attempt = imported._attempt(60)
+        queueing.until_queued(attempt)
+        yield imported
+        attempt.close()
+
+    def shown(self, *arguments):
+        return json.loads(run("list", "--json", *arguments))["latches"]
+
+    def test_latch_that_somebody_waits_for_is_listed(self, closed):
+        [found] = self.shown()
+        assert (found["name"], found["parts"], len(found["waiting"])) == ("import:7", 1, 1)
+        assert 0 <= found["latest"] < 60
+        [line] = [line for line in run("list").splitlines() if line.startswith("import:7")]
+        assert line.split()[:2] == ["import:7", "1"]
+        for filters in (
+            ["--key", "import", "int:7"],
+            ["--name", "imp*"],
+            ["--blocked"],
+            ["--held"],
+        ):
+            assert [each["name"] for each in self.shown(*filters)] == ["import:7"], filters
+        assert len(self.shown("--kind", "latches")) == 1
+        assert self.shown("--key", "import") == self.shown("--name", "port") == []
+
+    def test_latch_without_parts_or_without_waiters(self):
+        latch("export", parties=1).count_down("a")
+        assert self.shown() == []
+        attempt = latch("import", parties=1)._attempt(60)
+        queueing.until_queued(attempt)
+        [found] = self.shown()
+        assert (found["name"], found["parts"], found["latest"]) == ("import", 0, None)
+        attempt.close()
+
+    def test_latch_of_another_namespace_is_left_out(self, closed, settings):
+        settings.DBLOCK_NAMESPACE = lambda: "acme"
+        assert self.shown() == []
+        assert len(self.shown("--all-namespaces")) == 1
+
+    def test_latch_is_on_the_monitor(self, closed, admin_client):
+        said = words(html(admin_client.get(PAGE)))
+        assert "import:7 1 waiting 1" in said
+        assert "import:7" in words(html(admin_client.get(PAGE, {"q": "import"})))
+        assert "import:7" not in words(html(admin_client.get(PAGE, {"q": "export"})))
+
+    def test_gauge_counts_latches_and_waiters(self, closed):
+        registry = CollectorRegistry()
+        registry.register(StateCollector())
+        attempt = closed._attempt(60)
+        queueing.until_queued(attempt)
+        labels = [{"using": "default", "state": state} for state in ("closed", "wanted")]
+        counts = [registry.get_sample_value("dblock_latches", each) for each in labels]
+        attempt.close()
+        assert counts == [1, 2]
+
+    def test_wait_sends_the_signals_of_a_lock(self):
+        heard = []
+
+        def hear(signal, sender, kind, name, waited, **_):
+            heard.append((signal, sender, kind, name, waited >= 0))
+
+        imported = latch("import", 7, parties=1)
+        for signal in (signals.lock_acquired, signals.lock_timeout):
+            signal.connect(hear)
+        try:
+            with pytest.raises(LockTimeout):
+                imported.wait(timeout=0)
+            imported.count_down("a")
+            imported.wait(timeout=0)
+        finally:
+            for signal in (signals.lock_acquired, signals.lock_timeout):
+                signal.disconnect(hear)
+        assert heard == [
+            (signals.lock_timeout, latch, "latch", "import:7", True),
+            (signals.lock_acquired, latch, "latch", "import:7", True),
+        ]
 
 
 class TestJobs:

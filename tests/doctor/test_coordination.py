@@ -5,10 +5,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from django.db import connection, transaction
 
-from django_dblock import IdempotencyKey, leadership, once_per, partitions
+from django_dblock import IdempotencyKey, latch, leadership, once_per, partitions
 from django_dblock.sql import doctor as sql
 from django_dblock.testing import database_time
 from tests.doctor.helpers import found
+from tests.helpers import queueing
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
@@ -75,6 +76,38 @@ class TestPartitions:
                 ['{"count": "many"}', WORKERS],
             )
             assert found()["partitions"].level == "ok"
+
+
+class TestLatches:
+    @pytest.fixture
+    def imported(self):
+        """A latch of two parts, one done, that this thread waits for."""
+        imported = latch("import", 7, parties=2)
+        imported.count_down("a")
+        attempt = imported._attempt(60)
+        queueing.until_queued(attempt)
+        yield imported
+        attempt.close()
+
+    def test_latch_that_stands_still_while_somebody_waits(self, imported, observer):
+        observer.execute(
+            "UPDATE django_dblock_latchpart SET done_at = done_at - interval '2 hours'"
+        )
+        finding = found()["latches"]
+        assert finding.level == "warning"
+        assert finding.found.startswith(
+            "1 wait(s) for the latch 'import:7', 1 part(s) of which are done, the latest 720"
+        )
+
+    def test_negative_twin_part_that_was_done_a_moment_ago(self, imported):
+        assert found()["latches"].level == "ok"
+
+    def test_negative_twin_old_latch_that_nobody_waits_for(self, observer):
+        latch("import", 7, parties=2).count_down("a")
+        observer.execute(
+            "UPDATE django_dblock_latchpart SET done_at = done_at - interval '2 hours'"
+        )
+        assert found()["latches"].level == "ok"
 
 
 class TestUnattended:

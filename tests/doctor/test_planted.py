@@ -435,7 +435,7 @@ def test_number_of_statements_is_constant(statements, rival):
     with statements() as busy:
         found()
     rival.execute("ROLLBACK")
-    assert len(idle) == len(busy) == 14, "ten questions, and two transactions"
+    assert len(idle) == len(busy) == 15, "eleven questions, and two transactions"
 
 
 def test_doctor_does_not_wait_for_locks(rival):
@@ -445,4 +445,6 @@ def test_doctor_does_not_wait_for_locks(rival):
         findings = found()
     rival.execute("ROLLBACK")
     assert findings["migration"].level == "ok"
-    assert not {"partitions", "unattended", "jobs"} & findings.keys(), "the leases can't be read"
+    assert not {"partitions", "unattended", "latches", "jobs"} & findings.keys(), (
+        "the leases can't be read"
+    )

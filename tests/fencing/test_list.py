@@ -95,7 +95,7 @@ def test_kind_option_lists_one_kind():
 
 def test_one_statement_for_each_kind(statements):
     with fenced_lock(NAME, ttl=60):
-        for arguments, count in {(): 3, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
+        for arguments, count in {(): 4, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
             with statements() as sent:
                 run("list", *arguments)
             assert len(sent) == count
@@ -144,8 +144,8 @@ class TestWithoutTheTable:
         assert run("list").splitlines()[1].startswith("7 ")
         rival.execute("SELECT pg_advisory_unlock(7)")
         assert shown() == {
-            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "idempotency": [],
-            "notes": [],
+            "schema": 1, "blockers": [], "advisory": [], "fenced": [], "latches": [],
+            "idempotency": [], "notes": [],
         }  # fmt: skip
 
     def test_kind_fenced_is_an_error(self):

@@ -135,7 +135,7 @@ class TestOtherLockTypes:
         with statements() as sent:
             found = json.loads(listed("--json"))
         assert found["blockers"] == []
-        assert len(sent) == 3, "locks, leases, requests: no statement more"
+        assert len(sent) == 4, "locks, leases, latches, requests: no statement more"
 
 
 def shown_without_users(client):

@@ -157,7 +157,7 @@ class TestRefresh:
 
 
 class TestBudget:
-    def test_page_is_three_statements(self, root, stage, statements):
+    def test_page_is_four_statements(self, root, stage, statements):
         shown(root)  # content types
         with statements() as nothing:
             shown(root)
@@ -166,14 +166,14 @@ class TestBudget:
         scene.requests()
         with statements() as much:
             shown(root)
-        assert len(much) == len(nothing) == 5, "session, user; locks, leases, requests"
+        assert len(much) == len(nothing) == 6, "session, user; locks, leases, latches, requests"
 
     def test_page_costs_two_statements_for_permissions(self, person, statements):
         ann = person("ann", "view")
         shown(ann)
         with statements() as sent:
             shown(ann)
-        assert len(sent) == 7, "of the user, and of their groups"
+        assert len(sent) == 8, "of the user, and of their groups"
 
 
 class TestPermissions:
