@@ -348,14 +348,41 @@ def test_every_page_is_reached_from_an_index():
     assert {path.resolve() for path in pages} == listed
 
 
-def test_search_finds_each_how_to_by_its_keywords():
-    """Sphinx puts an index entry that holds the query before all that only mentions it."""
+# What a Django developer types, and the page that should come first.
+SEARCHES = {
+    "cron job runs twice": "run-a-nightly-job",
+    "double click creates two orders": "make-a-view-idempotent",
+    "celery task duplicate": "idempotent-tasks",
+    "lost update": "save-only-what-you-saw",
+    "only one worker": "coordinate-workers",
+    "rate limit calls to an api": "limit-concurrency",
+    "leader election": "coordinate-workers",
+    "idempotency key stripe": "call-a-gateway-once",
+    "pgbouncer": "deploy",
+    "lock timeout": "choose-keys",
+    "race condition": "lock-in-a-view",
+    "read replica": "use-several-databases",
+    "webhook twice": "receive-webhooks-once",
+    "who holds the lock": "see-what-is-locked",
+}
+
+
+def test_search_puts_each_how_to_first_for_its_keywords():
+    """Sphinx lists main index entries (``!``) first, and other index entries last.
+
+    An entry is found if it contains the query and is at most twice as long
+    (``Search._performSearch`` in Sphinx's searchtools.js).
+    """
     pages = {}
-    for path in sorted((ROOT / "docs" / "how-to").glob("*.md")):
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         words = re.findall(r"^```\{index\} (.+)$", path.read_text(), re.MULTILINE)
-        assert bool(words) == (path.name != "index.md"), shown(path)
-        for word in ", ".join(words).split(", "):
-            assert pages.setdefault(word, path) == path or not word, word
+        if path.parent.name == "how-to":
+            assert bool(words) == (path.name != "index.md"), shown(path)
+        for word in filter(None, ", ".join(words).split(", ")):
+            assert word.startswith("! "), f"{shown(path)}: {word} is no main entry"
+            assert pages.setdefault(word[2:].lower(), path) == path, word
+    for query, name in SEARCHES.items():
+        assert pages[query].stem == name, query
 
 
 def test_links_between_files_resolve():
