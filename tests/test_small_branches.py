@@ -165,7 +165,7 @@ def test_monitor_reports_a_backend_that_ended(monkeypatch):
     monkeypatch.setattr(views.messages, "warning", lambda _, text: told.append(text))
     request = SimpleNamespace(user=SimpleNamespace(get_username=lambda: "ann"))
     views._terminate(request, 7, None, None, blocking=False)
-    assert "Backend 7 has ended" in told[0]
+    assert "Backend 7 has already ended" in told[0]
 
 
 def test_waiter_on_two_paths_counts_once():
