@@ -2,18 +2,20 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
-from django.db import connections
+import psycopg
+from django.db import OperationalError, connections, transaction
 
 from django_dblock.conf import conf
 from django_dblock.coordination import latch
 from django_dblock.core import application_name as labels
-from django_dblock.core.connection import connection_for, fetch
+from django_dblock.core.connection import caused_by, connection_for, fetch
 from django_dblock.fencing.lease_name import Role, meaning_of, title_of
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
@@ -23,6 +25,42 @@ from django_dblock.sql import inspect as sql
 
 MOST_BLOCKERS = 10
 """Backends that ``blocked_by`` names at most; a long queue would be repeated on each line."""
+
+
+class TableIsLocked(OperationalError):
+    """A session has locked a table of the package for itself, so the table can't be read now."""
+
+
+@contextmanager
+def short_wait(alias: str) -> Iterator[None]:
+    """Let the block's statements wait a second at most for a session that has locked a table.
+
+    Without it a migration that waits for its turn stops every list and every monitor page. The
+    limit ends with the block, which is a transaction that is rolled back, or a savepoint of the
+    open transaction.
+
+    Raises:
+        TableIsLocked: a session has locked the table for itself, for example by ALTER TABLE.
+
+    Source: PostgreSQL manual, 13.3.1 "Table-Level Locks", 19.11 "lock_timeout".
+    """
+    connection = connections[alias]
+    try:
+        with transaction.atomic(using=alias):
+            fetch(connection, sql.SHORT_WAIT, {})
+            yield
+            transaction.set_rollback(True, using=alias)
+    except OperationalError as error:
+        if not caused_by(error, psycopg.errors.LockNotAvailable):
+            raise
+        sessions = [
+            f"backend {pid} ({program})" if program else f"backend {pid}"
+            for pid, program in fetch(connection, sql.TABLE_LOCKERS, {})
+        ]
+        raise TableIsLocked(
+            f"{', '.join(sessions) or 'another session'} has locked the table for itself, or waits "
+            f"to, as ALTER TABLE and VACUUM FULL do"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,26 @@ class TestList:
 
     def test_unnamed_lock_matches_no_pattern(self, rival):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5)")
-        assert run("list", "--name", "a*") == "Nothing is locked.\n"
+        assert run("list", "--name", "a*") == "Nothing matches.\n"
         rival.execute("ROLLBACK")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--key", ""], "--key is empty: an unset variable?"),
+            (["--name", ""], "--name is empty: an unset variable?"),
+            (["--limit", "-1"], "--limit -1: 0 rows at least."),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["list", "watch"])
+    def test_impossible_filter_is_an_error_and_no_empty_list(self, command, arguments, said):
+        with pytest.raises(CommandError) as found:
+            run(command, *arguments)
+        assert (str(found.value), found.value.returncode) == (said, 1)
+
+    def test_empty_key_can_be_given_with_its_type(self):
+        with advisory_lock(""):
+            assert "exclusive" in run("list", "--key", "str:")
 
     def test_prepared_two_part_and_foreign_locks_are_listed(self, rival, rendering):
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(-5), pg_advisory_xact_lock(1, 2)")
@@ -150,7 +168,10 @@ class TestList:
         with statements() as sent:
             shown = run("list", *arguments)
         rival.execute("ROLLBACK")
-        assert len(sent) == (3 if "--blocked" in arguments else 4)
+        read = [query for query in sent if "django_dblock_" in query["sql"]]
+        assert len(read) == (2 if "--blocked" in arguments else 3)
+        limits = 3 * len(read)  # BEGIN, lock_timeout, ROLLBACK
+        assert len(sent) == 1 + len(read) + limits
         times = 2 if "--json" in arguments else 1  # the name in the table, and the key
         assert shown.count("lease:") == (0 if "--blocked" in arguments else 300 * times)
 

@@ -12,6 +12,8 @@ import psycopg
 from django.core.management.base import CommandError, OutputWrapper
 from django.db import Error, ProgrammingError
 
+from django_dblock.inspect import TableIsLocked
+
 _WIDEST, _TAIL = 60, 20
 """Characters of a cell on a terminal; how many of them are the text's end."""
 
@@ -213,28 +215,37 @@ def reason(error: Error) -> str:
 
 
 @contextmanager
-def note_unreadable(kind: str, options: dict[str, Any]) -> Iterator[None]:
-    """End the block if the table of this kind is missing or may not be read, and note the reason.
+def note_unreadable(kind: str, options: dict[str, Any], done: str = "shown") -> Iterator[None]:
+    """End the block if the table of this kind can't be used now, and note the reason.
 
-    A table that is missing is noted only if its kind was given by ``--kind``: a project that does
-    not use leases need not have their table.
+    The table is missing, the role has no right to it, or a session has locked it for itself. A
+    missing table is noted only if its kind was given by ``--kind``: a project that does not use
+    leases need not have their table.
+
+    Args:
+        kind: the kind.
+        options: the command's options; notes are appended to ``options["notes"]``.
+        done: what the command does with the rows, as in "is not shown".
 
     Raises:
         CommandError: that kind was given by ``--kind``.
     """
     try:
         yield
-    except ProgrammingError as error:
+    except (ProgrammingError, TableIsLocked) as error:
         cause = error.__cause__
         missing = isinstance(cause, psycopg.errors.UndefinedTable)
-        if not missing and not isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        refused = isinstance(error, TableIsLocked) or isinstance(
+            cause, psycopg.errors.InsufficientPrivilege
+        )
+        if not missing and not refused:
             raise
         if options["kind"] == kind:
             raise CommandError(
-                f"The kind {kind!r} can't be shown: {printable(reason(error))}."
+                f"The kind {kind!r} can't be {done}: {printable(reason(error))}."
             ) from error
         if not missing:
-            options["notes"].append(f"{kind} is not shown: {reason(error)}.")
+            options["notes"].append(f"{kind} is not {done}: {reason(error)}.")
 
 
 # The exit statuses of ``dblock run`` that are not the command's own, and of ``dblock doctor``.

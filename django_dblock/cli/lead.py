@@ -80,7 +80,7 @@ def _term(stdout: OutputWrapper, key: Any, options: dict[str, Any]) -> int | Non
             raise
         if isinstance(error, LostWhileRunning) and error.asked_to_end is not None:
             return SIGNALLED + error.asked_to_end
-        stdout.write(f"{error} Campaigning again.")
+        stdout.write(f"{str(error).rstrip('.')}. Campaigning again.")
         stdout.flush()
         with Inbox() as inbox:
             inbox.collect()

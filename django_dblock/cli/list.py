@@ -9,14 +9,17 @@ from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from django.core.management.base import CommandParser, OutputWrapper
+from django.core.management.base import CommandError, CommandParser, OutputWrapper
 
 from django_dblock.cli import console
 from django_dblock.cli.console import note_unreadable, printable, seconds
 from django_dblock.cli.key import KEY_SYNTAX, parse_key
 from django_dblock.conf import conf
+from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.core.application_name import named, without_labels
 from django_dblock.fencing.lease_name import lease_name, names_of
+from django_dblock.fencing.store import alias_for as leases_alias
+from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import (
     AdvisoryLock,
     AwaitedLatch,
@@ -26,6 +29,7 @@ from django_dblock.inspect import (
     awaited_latches,
     fenced_leases,
     lock_waits,
+    short_wait,
     unfinished_requests,
 )
 
@@ -157,7 +161,7 @@ def find_leases(options: dict[str, Any]) -> Found:
         key, _ = parse_key(options["key"], options["using"])
         names = names_of(lease_name(named(key), conf.namespace))
     leases: list[FencedLease] = []
-    with note_unreadable("fenced", options):
+    with note_unreadable("fenced", options), short_wait(leases_alias(options["using"])):
         leases = fenced_leases(
             options["using"],
             name=names,
@@ -205,7 +209,7 @@ def find_latches(options: dict[str, Any]) -> Found:
         key, _ = parse_key(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
     latches: list[AwaitedLatch] = []
-    with note_unreadable("latches", options):
+    with note_unreadable("latches", options), short_wait(latches_alias(options["using"])):
         latches = awaited_latches(
             options["using"],
             name=name,
@@ -243,7 +247,7 @@ def find_requests(options: dict[str, Any]) -> Found:
     if options["key"] or options["blocked"]:
         return {"idempotency": []}
     requests: list[UnfinishedRequest] = []
-    with note_unreadable("idempotency", options):
+    with note_unreadable("idempotency", options), short_wait(requests_alias(options["using"])):
         requests = unfinished_requests(options["using"], limit=_limit(options))
     states = Counter(request.state for request in requests)
     if conf.has_namespaces and not options["all_namespaces"]:
@@ -275,8 +279,6 @@ def request_row(request: UnfinishedRequest) -> tuple[str, ...]:
 
 SCHEMA = 1
 """The version of the JSON, raised if a field changes its meaning or is removed."""
-
-NOTHING = "Nothing is locked."
 
 
 DEFAULT_LIMIT = 1000
@@ -336,7 +338,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Print the locks of the database, a table for each kind that has any, or all as JSON.
 
     Raises:
-        CommandError: the kind given by ``--kind`` can't be read, or ``--key`` is not a key.
+        CommandError: the kind given by ``--kind`` can't be read, or an option is not valid.
     """
     listing = find(options)
     if options["json"]:
@@ -348,7 +350,7 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
             stdout.write("")
         console.write_table(stdout, *as_table(kind, listing.found[kind]))
     if not shown:
-        stdout.write(NOTHING)
+        stdout.write(nothing(options, listing.notes))
     for note in listing.notes:
         stdout.write(f"Note: {printable(note)}")
 
@@ -364,14 +366,28 @@ def find(options: dict[str, Any]) -> Listing:
     """Return the rows that match the filters, by kind; one statement for each kind.
 
     Raises:
-        CommandError: the kind given by ``--kind`` can't be read, or ``--key`` is not a key.
+        CommandError: the kind given by ``--kind`` can't be read, or an option is not valid.
     """
+    for option, empty in (("key", [""]), ("name", "")):
+        if options[option] == empty:
+            raise CommandError(f"--{option} is empty: an unset variable?")
+    if options["limit"] < 0:
+        raise CommandError(f"--limit {options['limit']}: 0 rows at least.")
     options = {**options, "notes": []}
     found: Found = {}
     for kind, find_kind in _KINDS.items():
         if options["kind"] in (None, kind):
             found.update(find_kind(options))
     return Listing(found, options["notes"])
+
+
+def nothing(options: dict[str, Any], notes: list[str]) -> str:
+    """Return the line to print if there are no rows: it never claims more than was looked at."""
+    if notes:
+        return "There is nothing to show."
+    if any(options[name] for name in ("kind", "key", "name", "blocked", "held")):
+        return "Nothing matches."
+    return "Nothing is locked."
 
 
 def _matches(name: str | None, options: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
@@ -56,23 +57,28 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     """Remove the rows in small commits, skip rows in use, and print how many were removed.
 
     Raises:
-        CommandError: ``--idle`` or ``--batch`` is too small; or a table is missing.
+        CommandError: ``--idle`` or ``--batch`` is out of range. Or rows could not be removed, as
+            the role has no right to it, or there is no table; rows of other kinds were removed.
     """
     if options["batch"] < 1:
         raise CommandError(f"--batch {options['batch']}: at least 1 row goes in a commit.")
-    if not options["idle"] >= fencing.HOUR:
+    if not fencing.HOUR <= options["idle"] < inf:
         raise CommandError(f"--idle {options['idle']}: after an hour at the earliest.")
     options = {**options, "notes": []}
     done: dict[str, dict[str, int]] = {}
     for kind, job in _jobs(options).items():
         if options["kind"] in (None, kind):
-            with note_unreadable(kind, options):
+            with note_unreadable(kind, options, "purged"):
                 done[kind] = _done(stdout, job, options)
     if options["json"]:
         stdout.write(json.dumps(done))
-        return
-    for note in options["notes"]:
-        stdout.write(f"Note: {printable(note)}")
+    if options["notes"]:
+        raise CommandError(printable(" ".join(options["notes"])))
+    if not done:
+        raise CommandError(
+            "There is no table of django_dblock in this database: run 'manage.py migrate', or pass "
+            "--using with the alias of the database where the tables are."
+        )
 
 
 def _jobs(options: dict[str, Any]) -> dict[str, _Job]:

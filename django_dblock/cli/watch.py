@@ -113,7 +113,7 @@ def take(options: dict[str, Any]) -> Picture:
         for columns, rows in (list_command.as_table(kind, found[kind]) for kind in found)
         if rows
     )
-    remark = printable(" ".join(notes)) or ("" if tables else list_command.NOTHING)
+    remark = printable(" ".join(notes)) or ("" if tables else list_command.nothing(options, notes))
     return Picture(title, tables, remark)
 
 

@@ -11,7 +11,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from django_dblock.conf import conf
+from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.exceptions import UnsupportedDatabase
+from django_dblock.fencing.store import alias_for as leases_alias
+from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import (
     MOST_COUNTED,
     AdvisoryLock,
@@ -25,6 +28,7 @@ from django_dblock.inspect import (
     fenced_leases,
     lock_waits,
     read_requests,
+    short_wait,
 )
 from django_dblock.monitor.formatting import one_line, visible
 from django_dblock.monitor.graph_svg import Picture, draw
@@ -409,7 +413,10 @@ _UNDEFINED_TABLE = "42P01"
 def read(
     using: str | None, search: str = "", *, own_namespace: bool = False
 ) -> tuple[Page, list[str]]:
-    """Return the page of one alias, and messages about what could not be read. Four statements.
+    """Return the page of one alias, and messages about what could not be read.
+
+    Four statements. The three that read tables are in transactions of their own, so that a session
+    which has locked a table for itself holds up no page.
 
     Don't call this function in a transaction: an error of the server would abort it.
     """
@@ -421,22 +428,28 @@ def read(
         told,
     )
     nothing: list[FencedLease] = []
-    leases = _asked(
-        lambda: fenced_leases(using, own_namespace=own_namespace), nothing, _("Leases"), told
-    )
+
+    def read_leases() -> list[FencedLease]:
+        with short_wait(leases_alias(using)):
+            return fenced_leases(using, own_namespace=own_namespace)
+
+    leases = _asked(read_leases, nothing, _("Leases"), told)
+
+    def read_latches() -> list[AwaitedLatch]:
+        with short_wait(latches_alias(using)):
+            return awaited_latches(using, own_namespace=own_namespace)
+
     no_latches: list[AwaitedLatch] = []
-    latches = _asked(
-        lambda: awaited_latches(using, own_namespace=own_namespace), no_latches, _("Latches"), told
-    )
+    latches = _asked(read_latches, no_latches, _("Latches"), told)
     only_own = own_namespace and conf.has_namespaces
     limit = MOST_SEARCHED if search else MOST_ROWS
-    requests = _asked(
-        # No index begins with the namespace, so others' requests are read and left out.
-        lambda: read_requests(using, limit=MOST_COUNTED if only_own else limit),
-        Requests([], 0, 0),
-        _("Requests"),
-        told,
-    )
+
+    def read_unfinished() -> Requests:
+        with short_wait(requests_alias(using)):
+            # No index begins with the namespace, so others' requests are read and left out.
+            return read_requests(using, limit=MOST_COUNTED if only_own else limit)
+
+    requests = _asked(read_unfinished, Requests([], 0, 0), _("Requests"), told)
     if waits.standby:
         told.append(
             _(

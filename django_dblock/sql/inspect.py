@@ -245,6 +245,27 @@ CROSS JOIN LATERAL (
 ORDER BY queue.latch
 """
 
+# An operator who looks at the package's tables waits for nobody who has locked a table for itself.
+SHORT_WAIT = "SELECT set_config('lock_timeout', '1s', true)"
+
+# The backends that have locked one of the package's tables for themselves, or wait to do so.
+# pg_locks is read without a lock on the tables.
+TABLE_LOCKERS = """
+SELECT DISTINCT locked.pid, session.application_name
+FROM pg_locks AS locked
+LEFT JOIN pg_stat_activity AS session ON session.pid = locked.pid
+WHERE locked.mode = 'AccessExclusiveLock'
+    AND locked.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND locked.relation IN (
+        to_regclass('django_dblock_fencedlock'),
+        to_regclass('django_dblock_fencedticket'),
+        to_regclass('django_dblock_latchpart'),
+        to_regclass('django_dblock_idempotencykey')
+    )
+    AND locked.pid <> pg_backend_pid()
+ORDER BY locked.pid
+"""
+
 
 # The statements of the helpers for tests. PostgreSQL manual: 53.13 "pg_locks".
 
