@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from django.db import connections
-from django.db.models.expressions import Col
+from django.db.models.expressions import Col, ColPairs
 from django.db.models.lookups import Exact, In
 
 from django_dblock.versioning import loaded_state, rollback
@@ -100,10 +100,11 @@ def named_keys(queryset: "QuerySet[Any]") -> frozenset[Any] | None:
             return None  # the keys of the two tables are not the same
     targets = (model._meta.pk, version_model._meta.pk)
     for condition in query.where.children:
-        if isinstance(condition, Exact | In) and isinstance(condition.lhs, Col):
-            column = condition.lhs
+        if isinstance(condition, Exact | In) and isinstance(condition.lhs, Col | ColPairs):
+            columns = condition.lhs
+            key = columns.target if isinstance(columns, Col) else columns.field
             # The same table may be joined once more: the key of a child, a neighbour, an ancestor.
-            updated = column.alias == query.base_table and column.target in targets
+            updated = columns.alias == query.base_table and key in targets
             values = [condition.rhs] if isinstance(condition, Exact) else condition.rhs
             if updated and isinstance(values, list | tuple | set):
                 return _keys(version_model, values)
@@ -112,11 +113,17 @@ def named_keys(queryset: "QuerySet[Any]") -> frozenset[Any] | None:
 
 def _keys(model: Any, values: Iterable[Any]) -> frozenset[Any] | None:
     keys = frozenset(
-        loaded_state.cleaned(model._meta.pk, value)
-        for value in values
-        if not hasattr(value, "resolve_expression")
+        _key(model, value) for value in values if not hasattr(value, "resolve_expression")
     )
     return keys if 0 < len(keys) <= MOST else None
+
+
+def _key(model: Any, value: Any) -> Any:
+    """Return a primary key as a read row would have it; a composite key as a tuple."""
+    fields = model._meta.pk_fields
+    if len(fields) == 1:
+        return loaded_state.cleaned(fields[0], value)
+    return tuple(map(loaded_state.cleaned, fields, value))
 
 
 def remember(queryset: "QuerySet[Any]", keys: frozenset[Any], names: Iterable[str]) -> None:
@@ -141,7 +148,7 @@ def since(instance: Instance, using: str) -> list[OwnWrite]:
     if not kept or epoch is None:
         return []
     table = instance._version_field.model
-    key = loaded_state.cleaned(table._meta.pk, instance._version_pk)
+    key = _key(table, instance._version_pk)
     return [
         write
         for write in kept.get((table, key), ())

@@ -12,7 +12,7 @@ from django.test import TestCase
 from django_dblock import StaleObject, VersionedQuerySet
 from django_dblock.versioning import own_writes
 from tests.app import models as app
-from tests.app.models import Gadget, Invoice, InvoiceLine, Product, Shelf, Tag
+from tests.app.models import Gadget, Invoice, InvoiceLine, Place, Product, Shelf, Tag
 from tests.versioning.conftest import overtake, version_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -56,6 +56,25 @@ def test_save_after_related_add(statements):
     row = InvoiceLine.objects.get()
     assert (row.invoice_id, row.quantity, row.version) == (invoice.pk, 5, 4)
     assert line.version == 4
+
+
+@pytest.mark.parametrize("lookup", ["pk", "pk__in"])
+def test_save_after_update_by_composite_pk(lookup):
+    place = Place.objects.create(row="A", number=1)
+    Place.objects.create(row="A", number=2)
+    place.guest = "Ann"
+    key = ("A", "1")  # the row's number is an int
+    with transaction.atomic():
+        rows = Place.objects.filter(**{lookup: key if lookup == "pk" else [key]})
+        assert rows.update(guest="Ann") == 1
+        place.save()
+    assert Place.objects.get(pk=place.pk).version == place.version == 3
+    other = Place.objects.get(pk=place.pk)
+    with transaction.atomic():
+        overtake(place, guest="Eve")
+        other.guest = "Bob"
+        with pytest.raises(StaleObject):
+            other.save()
 
 
 def test_save_after_related_remove(product):
