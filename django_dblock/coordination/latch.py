@@ -1,4 +1,4 @@
-"""``latch``: wait until all parts of some work are done."""
+"""``latch``: a wait until every part of some work is committed."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -41,26 +41,29 @@ class latch:  # noqa: N801 - lower-case like the locks
             done.count_down(chunk.number)
         done.wait(timeout=600)  # where the work goes on
 
-    A part is a row, written in the part's own transaction. So a part counts once, however often it
-    is repeated, and two parts never wait for each other.
+    A part is a row, written in the part's own transaction. So a part counts once, however often the
+    part is repeated, and two parts never wait for each other.
 
-    Guaranteed: other connections see the latch open from the COMMIT of the last part, and not
-    before. A part whose transaction rolled back is not counted. The rows are the only count.
+    Guaranteed:
 
-    Not guaranteed: that anybody repeats a part that failed. A latch that has been idle for 30 days
-    is purged by ``dblock purge``, and is closed from then on.
+    - A part counts if, and only if, the transaction that commits the part's work commits: the row
+      is the proof, and the rows are the only count.
+    - Other connections see the latch open from the COMMIT of the last part, and not before.
 
-    Inside a transaction, ``done`` includes the parts that this transaction has counted and not yet
-    committed, and no uncommitted parts of other transactions. To act when the last part is done,
-    use ``wait()``, or read ``done`` in ``on_commit``.
+    Not guaranteed: that a part that failed is repeated. A latch that has been idle for 30 days is
+    purged by ``dblock purge``, and is closed from then on.
+
+    Inside a transaction, ``done`` counts the uncommitted parts of that transaction, and no
+    uncommitted parts of other transactions. To act when the last part is done, use ``wait()``, or
+    read ``done`` in ``on_commit``.
 
     Args:
-        key: the parts of the key, with the run's id in it: a latch is used once.
+        key: the parts of the key. Include the id of the run, because a latch is used once.
         parties: the number of different parts, or the names of the parts; the same in every call.
-            The database does not store it, and each call compares with the ``parties`` of its own:
-            a call with a smaller number sees the latch open earlier, and refuses further parts.
-        using: the database alias; ``DBLOCK_DATABASE``, else where the router writes the parts. It
-            must be the alias of the rows that the parts write.
+            The database does not store the number. So a call with a smaller number than the other
+            calls sees the latch open earlier, and refuses further parts.
+        using: the database alias; ``DBLOCK_DATABASE``, else where the router writes the parts. The
+            alias must be that of the rows that the parts write.
 
     Raises:
         TypeError, ValueError: a part of the key, or ``parties``, is not valid; before any SQL.
@@ -92,8 +95,8 @@ class latch:  # noqa: N801 - lower-case like the locks
     def count_down(self, part: KeyPart) -> bool:
         """Record that a part is done, as of the commit of the open transaction. One statement.
 
-        If a waiter is in the queue, a second statement after the COMMIT wakes all waiters, provided
-        that the latch is open then.
+        If a waiter is in the queue, one more statement after the COMMIT wakes all waiters, provided
+        that the latch is open then. That statement is sent once for each transaction.
 
         Args:
             part: the part's name or number, of the types that a key's part can have.
@@ -102,10 +105,11 @@ class latch:  # noqa: N801 - lower-case like the locks
             Whether this call recorded the part; False if the part was done before.
 
         Raises:
-            ValueError: ``parties`` is a list of names, and ``part`` is not in the list; or as many
-                other parts as ``parties`` are done, so that the latch has opened without this part.
-                Nothing was written. If the surplus parts are counted at the same time, or in a
-                SERIALIZABLE transaction, they are not noticed.
+            ValueError: nothing was written, because ``part`` is not in the list ``parties``, or
+                because as many other parts as ``parties`` are done already. Two surplus parts that
+                are counted at the same time, or one in a SERIALIZABLE transaction, go unnoticed.
+            TypeError: ``part`` is not of a type that a key's part can have.
+            UnsupportedDatabase: the database is not PostgreSQL.
         """
         text = _text(part)
         if self._names is not None and text not in self._names:
@@ -129,9 +133,8 @@ class latch:  # noqa: N801 - lower-case like the locks
             return
         # At the COMMIT, the search path may be another tenant's.
         wake_up = _WakeUp(store.in_schema(sql.WAKE_LATCH, schema), self._parameters, connection)
-        # Of many parts that one transaction counts, one wakes: the latest equal hook stands for
-        # this part, too. If its savepoint could be rolled back without this part, it is added once
-        # more.
+        # One wake-up serves all parts of a transaction. If its hook belongs to a savepoint that can
+        # be rolled back without this part, the same wake-up gets a second hook; it is sent once.
         for savepoints, hook, *_ in reversed(connection.run_on_commit):
             known = getattr(hook, "__self__", None)
             if known == wake_up and not known.is_sent:
@@ -175,18 +178,19 @@ class latch:  # noqa: N801 - lower-case like the locks
         """Return when every part is done.
 
         A waiter is woken after the COMMIT of the last part. Besides, each waiter reads the parts
-        every two seconds. If the waiter can't be woken, for example behind a pooler in transaction
-        mode, it reads them every half second or more often. A part that was counted before the
-        waiter came, and is committed later, wakes nobody: the next reading finds that part.
+        every two seconds. A waiter that can't be woken, for example behind a pooler in transaction
+        mode, reads the parts every half second or more often. A part that was counted before the
+        waiter came, and is committed later, wakes nobody: the waiter's next reading finds the part.
 
         Args:
             timeout: seconds to wait; 0 looks once, None waits indefinitely.
 
         Raises:
             LockTimeout: some parts were missing until the timeout.
-            TransactionManagementError: a transaction is open, which would see its own parts as
-                done, and could still be rolled back.
+            TransactionManagementError: a transaction is open, in which the transaction's own parts
+                would count although they could still be rolled back.
             StandbyDatabase: the server is a standby, where a waiter can't queue.
+            UnsupportedDatabase: the database is not PostgreSQL.
             ValueError: ``timeout`` is neither None nor a number of seconds from 0.
         """
         attempt = self._attempt(timeout)
@@ -197,7 +201,7 @@ class latch:  # noqa: N801 - lower-case like the locks
             attempt.close()
 
     async def wait_async(self, *, timeout: float | None) -> None:  # noqa: ASYNC109 - as wait()
-        """Wait as :meth:`wait` does, from a coroutine."""
+        """Wait as :meth:`wait` does, from a coroutine, with the same errors."""
         attempt = await sync_to_async(self._attempt)(timeout)
         try:
             while not await sync_to_async(self._is_open)(attempt):
@@ -226,7 +230,7 @@ class latch:  # noqa: N801 - lower-case like the locks
             signal.send_robust(latch, kind="latch", shared=False, **place.facts, **more)
 
     def _attempt(self, timeout: float | None) -> Attempt:
-        """Begin to wait. The attempt succeeds when all parts are done; it holds nothing."""
+        """Begin to wait. The attempt succeeds when all parts are done, and holds nothing."""
         if not (timeout is None or is_seconds(timeout)):
             raise ValueError(
                 f"timeout={timeout!r} is not a number of seconds from 0 (look once) to "
@@ -235,8 +239,9 @@ class latch:  # noqa: N801 - lower-case like the locks
         connection = connections[alias_for(self._using)]
         if in_callers_transaction(connection):
             raise TransactionManagementError(
-                f"{self!r} can't be waited for in an open transaction: it would see its own parts "
-                f"as done, and could still be rolled back. Wait outside transaction.atomic()."
+                f"{self!r} can't be waited for in an open transaction: the transaction's own parts "
+                f"would count although they could still be rolled back. Wait outside "
+                f"transaction.atomic()."
             )
         parameters = self._parameters
         place = Place(self._key, parameters["queue"], connection.alias, kind="latch")
@@ -269,7 +274,7 @@ class latch:  # noqa: N801 - lower-case like the locks
 
 @dataclass
 class _WakeUp:
-    """A wake-up of a latch's waiters after a COMMIT, which is sent once for each transaction."""
+    """The wake-up of a latch's waiters after one transaction, which is sent once."""
 
     statement: str
     parameters: dict[str, Any]
@@ -284,7 +289,7 @@ class _WakeUp:
 
 
 class _Wait(Attempt):
-    """One wait for a latch, which nobody holds: its error speaks of parts."""
+    """One wait for a latch. A latch has no holder, so the error speaks of parts."""
 
     def time_is_up(self, waited: float, *, note: str = "") -> LockTimeout:
         """Return the LockTimeout that says how many parts are missing."""
@@ -292,8 +297,8 @@ class _Wait(Attempt):
         message = (
             f"The latch {error.name} on database {error.using!r} is kept closed by {error.holder}: "
             f"gave up after {waited:.3f} s (timeout={error.timeout} s). Parts that are done stay "
-            f"done, so you can wait again. latch.waiting_for names the missing parts, if parties= "
-            f"named the parts."
+            f"done, so you can wait again. latch.waiting_for returns the missing parts, if parties "
+            f"is a list of names."
         )
         error.args = (message,)
         return error

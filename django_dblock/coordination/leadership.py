@@ -53,7 +53,7 @@ Stopped: TypeAlias = StopEvent | Callable[[], bool] | None
 class Term(slots.QuietLease):
     """One term of a leader: a lease, from the election until the term is released or lost.
 
-    If this term is lost, ``with term:`` ends the block silently, so that the loop campaigns again.
+    If the term is lost, ``with term:`` ends the block silently, so that the loop campaigns again.
     ``async with`` also cancels the block when the term is lost. Any other error propagates.
     """
 
@@ -94,22 +94,23 @@ class leadership:  # noqa: N801 - used like a function
                     run_due_jobs(term)
 
     The loop waits until this process is elected, and yields a :class:`Term`, a lease that a
-    heartbeat renews. When the body ends, by reaching its end, ``break``, ``return`` or an error,
-    the term is released, and a standby is elected at once. After the end of the body the loop
-    campaigns again; ``with term:`` makes the loss of the term the end of the body.
+    heartbeat renews. When the body ends (at its end, by ``break``, ``return`` or an error), the
+    term is released, and a standby is elected at once. After the body's end the loop campaigns
+    again. ``with term:`` makes the loss of the term the end of the body.
 
     Guaranteed:
 
     - At any time at most one process has an unexpired term.
     - The token of each term is greater than the tokens of all earlier terms.
     - Once another leader is elected, no write of an earlier leader under ``term.guard()`` commits,
-      even if that leader does not know yet: the term is checked inside the transaction that
-      commits. So the guarded commits of two terms never overlap. Elections in etcd or ZooKeeper
-      can't guarantee that for your database.
+      even if the earlier leader does not know of its loss: the term is checked inside the
+      transaction that commits. So the guarded commits of two terms never overlap. Elections in etcd
+      or ZooKeeper can't guarantee that for your database.
 
-    Not guaranteed: that unguarded work stops when the term is lost; call ``term.check()`` before
-    each step. Nor that the loop ends while its body runs; when ``stop`` is set, the body has to
-    return.
+    Not guaranteed:
+
+    - That unguarded work stops when the term is lost. Call ``term.check()`` before each step.
+    - That the loop ends while its body runs. When ``stop`` is set, the body has to return.
 
     ``async for`` works as well; ``break`` then releases the term when the event loop runs next.
 
@@ -118,8 +119,8 @@ class leadership:  # noqa: N801 - used like a function
     Args:
         key: the parts of the key. The term is independent of a ``fenced_lock`` on the same key.
         ttl: seconds after which a leader that died or froze is replaced.
-        stop: ends the loop, at once while it is campaigning: a ``threading.Event``, an
-            ``asyncio.Event``, or a callable that returns a bool.
+        stop: ends the loop when the event is set: a ``threading.Event``, an ``asyncio.Event``, or a
+            callable that returns a bool. A campaign ends at once, the body when it returns.
         on_lost: called once with the term when the term is lost; see ``fenced_lock``.
         using: the database alias of the lock table, as in ``fenced_lock``.
         metadata: a JSON object that :func:`leader` returns.
@@ -265,7 +266,7 @@ class TermLock(fenced_lock):
 
 
 class _Campaign:
-    """One wait for a term, which goes on while the database can't be reached."""
+    """One wait for a term, which continues while the database can't be reached."""
 
     def __init__(self, lock: TermLock) -> None:
         self._lock = lock
@@ -293,7 +294,7 @@ class _Campaign:
         return term
 
     def pause(self, sleep: Callable[[float], None], stop: Stopped) -> None:
-        """Sleep until the next try; a release wakes the candidate, while the database responds."""
+        """Sleep until the next try. While the database responds, a release wakes the candidate."""
         if self._failures == 0 and (stop is None or isinstance(stop, Event)):
             self._attempt.pause(stop)
         else:
@@ -334,7 +335,7 @@ class Leader:
 def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
     """Return the current leader, or None if there is no leader. One statement.
 
-    The result may be outdated when you read it: to act as the leader, be elected.
+    The result may be outdated when you read the result. To act as the leader, be elected.
 
     Args:
         key: the parts of the key, as given to :class:`leadership`.
@@ -342,6 +343,7 @@ def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
 
     Raises:
         TypeError, ValueError: a part of the key is not valid; before any SQL.
+        UnsupportedDatabase: the database is not PostgreSQL.
     """
     place = slots.place_of(named(key), "leader", conf.namespace, store.alias_for(using))
     rows = fetch(connections[place.using], sql.HOLDER, {"name": place.name})

@@ -172,7 +172,7 @@ def _minutes(per: str) -> int:
 
 
 def _text(part: Any) -> str:
-    encode((part,))  # a TypeError that names the part, if it can't be one of a key
+    encode((part,))  # raises a TypeError that names the part, if no key can have such a part
     return str(part)
 
 
@@ -216,7 +216,7 @@ class OncePer(_Job[R]):
     """A job made by :class:`once_per`. Call it without arguments, as often as you like."""
 
     def __call__(self) -> R | None:
-        """Run the job for the current period, unless it has a finished run.
+        """Run the job for the current period, unless that period has a finished run.
 
         Returns:
             The result of the period's finished run, as JSON restores it; None if another process
@@ -226,18 +226,18 @@ class OncePer(_Job[R]):
         return result
 
     def run(self) -> PeriodRun:
-        """Run the job as a call does; return the run with its state and result."""
+        """Run the job for the current period; return the run with its state and result."""
         now = self._job.now()
         return self._run(self._job.calendar.period_of(now), now)
 
     def run_for(self, period: Period | datetime | date) -> R | None:
-        """Run the job for a period that was missed, unless it has a finished run.
+        """Run the job for a period that was missed, unless that period has a finished run.
 
         Args:
             period: a period that :meth:`missed` returned, or a moment or a day in the period.
 
         Raises:
-            TypeError: ``period`` is none of these.
+            TypeError: ``period`` is not a period, a moment or a day.
             ValueError: the moment has no time zone.
         """
         found = self._job.period_for(period)
@@ -258,27 +258,32 @@ class OncePer(_Job[R]):
                 *job.key_for(period), work=work, mode=job.mode, **job.options(period, now)
             )
         except IdempotencyInProgress:
-            if ran:  # the error is the job's own: something in it is running elsewhere
+            if ran:  # raised by the job's function: a run_once() inside it is running elsewhere
                 raise
             return job.is_running(period)
         return PeriodRun(period, "ran" if ran else "done", result)
 
 
 class AsyncOncePer(_Job[R]):
-    """A coroutine function under :class:`once_per`; as :class:`OncePer`, but awaited."""
+    """A job made by :class:`once_per` from a coroutine function; await each call."""
 
     async def __call__(self) -> R | None:
-        """Run the job for the current period, unless it has a finished run."""
+        """Run the job for the current period, unless that period has a finished run."""
         result: R | None = (await self.run()).result
         return result
 
     async def run(self) -> PeriodRun:
-        """Run the job as a call does; return the run with its state and result."""
+        """Run the job for the current period; return the run with its state and result."""
         now = await sync_to_async(self._job.now)()
         return await self._run(self._job.calendar.period_of(now), now)
 
     async def run_for(self, period: Period | datetime | date) -> R | None:
-        """Run the job for a period that was missed, unless it has a finished run."""
+        """Run the job for a period that was missed, as :meth:`OncePer.run_for` does.
+
+        Raises:
+            TypeError: ``period`` is not a period, a moment or a day.
+            ValueError: the moment has no time zone.
+        """
         now = await sync_to_async(self._job.now)()
         result: R | None = (await self._run(self._job.period_for(period), now)).result
         return result
@@ -310,27 +315,31 @@ class once_per:  # noqa: N801 - a decorator
         def settle(period): ...
 
     The period is a part of the key of :func:`~django_dblock.run_once`; the *database's* clock
-    decides which period it is. A call returns what the period's finished run returned. If another
-    process is running the job now, the call returns None, after ``wait`` seconds.
+    decides which period is current. A call returns the result of the period's finished run. If
+    another process is running the job now, the call returns None, after ``wait`` seconds.
 
-    Guaranteed in atomic mode: what the function writes in the database of ``using`` commits
-    together with the record that the period is done, or not at all. So a run that fails or dies
-    leaves the period due, and the next call runs the job. A period has at most one committed run. A
-    day of 23 or 25 hours is one period; an hour that comes twice is one period.
+    Guaranteed in atomic mode:
 
-    Not guaranteed: that anybody calls the function. :func:`missed` returns the periods without a
+    - The function's writes in the database of ``using`` commit together with the record that the
+      period is done, or not at all. So a run that fails or dies leaves the period due, and the next
+      call runs the job.
+    - A period has at most one committed run: the record is looked for, and written, inside the
+      transaction that commits the run.
+    - A day of 23 or 25 hours is one period; an hour that comes twice is one period.
+
+    Not guaranteed: that the function is called. :func:`missed` returns the periods without a
     successful call. Nothing is guaranteed about effects outside the database; for such effects use
     ``mode="lease"`` with steps, see :func:`~django_dblock.run_once`. After ``keep``, a period is
-    forgotten, and ``run_for`` would run it again.
+    forgotten, and ``run_for`` would run the job again.
 
     Args:
         per: ``"day"``, ``"hour"``, ``"week"`` (from Monday), ``"month"``, ``"15 min"``,
             ``"6 hours"`` (numbers that divide the day, counted from midnight of the wall clock);
-            or a callable that gets the database's time (aware, UTC) and returns the period's name.
+            or a callable that takes the database's time (aware, UTC) and returns the period's name.
         key: the job's name, or a tuple of parts. It must not change with the function's name.
         tz: the time zone of the periods, a name or a tzinfo; by default Django's ``TIME_ZONE``. For
-            periods shorter than an hour use ``"UTC"``; elsewhere, the periods of an hour that comes
-            twice run once.
+            periods shorter than an hour use ``"UTC"``: in a time zone with daylight saving time, an
+            hour comes twice, and its periods run once.
         mode: ``"atomic"``: one transaction, called with the period. ``"lease"``: for work that
             calls the outside world, called with the period and the
             :class:`~django_dblock.idempotency.context.Handle`. A coroutine function needs
@@ -379,7 +388,7 @@ class once_per:  # noqa: N801 - a decorator
         self._on_abandoned = on_abandoned
         self._using = using
 
-    @overload  # a coroutine function is a function, too: the first that fits counts
+    @overload  # a coroutine function fits both overloads: type checkers take the first
     def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[..., Awaitable[R]]
     ) -> AsyncOncePer[R]: ...
@@ -475,7 +484,7 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         key: the job's key, as in :class:`once_per`.
         per: the job's period.
         since: an aware datetime, or a day: no period that starts earlier is returned. It can't be
-            longer ago than ``keep``, because older runs are forgotten, and would look missed.
+            longer ago than ``keep``: older runs are forgotten, and would look missed.
         tz: the job's time zone.
         keep: the job's ``keep``.
         using: the database alias.

@@ -1,4 +1,4 @@
-"""``partitions``: work that is divided among the live workers, instead of being locked."""
+"""``partitions``: work that is divided among the live workers instead of locked."""
 
 import asyncio
 import json
@@ -42,9 +42,10 @@ _LONGEST_PAUSE = 0.5
 def partition_of(key: KeyPart | tuple[KeyPart, ...], count: int) -> int:
     """Return the number of the partition of a key, from 0 to count - 1.
 
-    Equal keys have the same number, in every process and release: it is the digest of a lock's key
-    (:mod:`django_dblock.keys`) without a namespace, modulo ``count``. Write the number into the row
-    (``bucket = partition_of(order.pk, 64)``), so that a worker can select its own rows.
+    Equal keys have the same number, in every process and release: the number is the digest of a
+    lock's key (:mod:`django_dblock.keys`) without a namespace, modulo ``count``. Write the number
+    into the row (``bucket = partition_of(order.pk, 64)``), so that a worker can select its own
+    rows.
 
     Args:
         key: a part, or a tuple of parts.
@@ -76,10 +77,11 @@ class Partition(QuietLease):
 class Share:
     """The partitions that this worker owns, as a block of :class:`partitions` returns them.
 
-    Iterating yields each partition that is owned now, once, beginning after the partition that was
-    yielded last. Between two partitions, this worker gives up partitions that other workers are
-    due; never the partition that was yielded last, until the loop asks for the next. If this worker
-    owns nothing, iterating sleeps for half a second at most and yields nothing.
+    Iterating yields each partition that this worker owns now, once, beginning after the partition
+    that was yielded last. Between two partitions, this worker gives up partitions that are other
+    workers' shares, but never a partition that is in use. A partition is in use until the loop asks
+    for the next one. If this worker owns nothing, iterating sleeps for at most half a second and
+    yields nothing.
     """
 
     def __init__(self, key: NamedKey, count: int, ttl: float, using: str, metadata: Any) -> None:
@@ -151,7 +153,7 @@ class Share:
         return min(max(0.0, self._due - now()), _LONGEST_PAUSE)
 
     def balance_if_due(self) -> None:
-        """Balance if the time for it has come: at most a third of the ttl after the last time."""
+        """Balance if that is due: at most a third of the ttl after the last time."""
         if now() >= self._due:
             self.balance()
 
@@ -162,12 +164,15 @@ class Share:
                 raise cancelled
 
     def balance(self) -> None:
-        """Give up partitions beyond this worker's share, or take those that are missing.
+        """Give up partitions beyond this worker's share, or take partitions up to the share.
 
         One statement, and one more if partitions are given up or taken.
 
         Raises:
             OpenTransaction: a transaction is open.
+            NotReplicated: no synchronous standby confirmed a lease.
+            StandbyDatabase: the server is a standby.
+            RuntimeError: this worker lost its registration, and 10,000 other workers are live.
             django.db.Error: the database failed; the leases run on until they expire.
         """
         with self._mutex:
@@ -192,6 +197,9 @@ class Share:
 
         Raises:
             ValueError: live workers use another ``count`` for the same key.
+            RuntimeError: the key has 10,000 workers, which is the limit.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: raised when
+                ``fenced_lock`` raises them.
         """
         with self._mutex:
             self._register()
@@ -206,7 +214,13 @@ class Share:
             self.balance()
 
     def leave(self) -> None:
-        """Release every partition and the registration, in one statement."""
+        """Release every partition and the registration, in one statement.
+
+        Raises:
+            OpenTransaction: a transaction is open.
+            StandbyDatabase: the server is a standby.
+            django.db.Error: the release failed, or its result is unknown; then the leases expire.
+        """
         with self._mutex:
             leases: list[Lease] = list(self._owned.values())
             if self._worker is not None:
@@ -219,7 +233,8 @@ class Share:
         """Record the caller that entered the block; the leases are renewed while it can leave.
 
         Args:
-            left_behind: returns why the caller can't leave the block any more; None while it can.
+            left_behind: returns why the caller can't leave the block any more; None while the
+                caller can.
         """
         with self._mutex:
             self._left_behind = left_behind
@@ -270,7 +285,7 @@ class Share:
         self._workers = len(live)
         assert self._worker is not None  # noqa: S101 - balance() has registered it
         own = self._worker.trust.place.slot
-        if own not in live:  # lost, and not noticed yet: own nothing until then
+        if own not in live:  # lost, but not noticed yet: give up every partition
             return 0
         share, rest = divmod(self.count, len(live))
         return share + (live.index(own) < rest)
@@ -289,7 +304,7 @@ class Share:
         grant, place, before = self._acquire(self._place, self._wish, self.count, missing)
         for slot in grant:
             expired = self._owned.get(slot.slot)
-            if expired is not None:  # its heartbeat has not noticed it yet
+            if expired is not None:  # the heartbeat has not noticed the expiry yet
                 expired.trust.lose(EXPIRED)
                 expired.stop_renewing()
             self._owned[slot.slot] = self._lease(Partition, place, slot, before)
@@ -297,7 +312,8 @@ class Share:
     def _acquire(
         self, place: Place, wish: Wish, permits: int, units: int
     ) -> tuple[tuple[slots.Slot, ...], Place, float]:
-        for _ in range(3):  # an attempt may only make the rows, or lose them to another worker
+        # An attempt may only make the rows, or lose the rows to another worker.
+        for _ in range(3):
             before = now()
             answer = slots.acquire_slots(
                 place, wish, None, permits=permits, units=units, at_least=1
@@ -334,7 +350,7 @@ class Share:
 
 
 class partitions:  # noqa: N801 - context managers are lower-case nouns
-    """Divide work among the live workers: each owns a share, and none waits for a lock.
+    """Divide work among the live workers: each owns a share, and no worker waits for a lock.
 
     ::
 
@@ -346,22 +362,26 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
 
     ``count`` numbered partitions are divided among the workers, which are the callers in such a
     block. Each worker owns ``count`` / workers partitions, rounded up or down, and holds a lease on
-    each, which a heartbeat renews. When a worker joins, the others give up partitions beyond their
-    shares, between two uses, at the next iteration after a third of the ttl. When a worker leaves,
-    the others take over its partitions; if it dies, they do so after its ttl.
+    each, which a heartbeat renews. When a worker joins, the other workers give up partitions beyond
+    their shares, between two uses, at the next iteration after a third of the ttl. When a worker
+    leaves, the others take over its partitions. When a worker dies, the others take them over after
+    the ttl.
 
     Guaranteed:
 
     - At any time at most one worker has an unexpired lease on a partition.
     - Two workers never both commit under ``part.guard()`` of the same partition for overlapping
-      terms, even if one was frozen: the guard is checked inside the transaction that commits.
+      terms, even if a worker was frozen: ownership is checked inside the transaction that commits.
     - After any join, leave or crash, every partition is owned again within ttl + ttl / 3 plus the
       longest use, while live workers keep iterating.
-    - A worker's iteration passes over none of its partitions.
+    - A worker's iteration skips no partition that the worker owns.
 
-    Not guaranteed: that unguarded work stops when its partition is lost; an order between
-    partitions; anything about rows that were numbered with another ``count``. While workers run,
-    the count is fixed: a worker with another count is refused.
+    Not guaranteed:
+
+    - That unguarded work stops when its partition is lost.
+    - An order between partitions.
+    - Anything about rows that were numbered with another ``count``. While workers run, the count is
+      fixed: a worker with another count is refused.
 
     ``async with`` and ``async for`` work as well.
 

@@ -66,7 +66,7 @@ class WriteLease(_TurnLease):
                     publish()
 
         Entering takes the read lease and releases the write lease in one transaction. Leaving
-        releases the read lease. A reader can't become the writer again.
+        releases the read lease. A reader can't become a writer.
 
         Args:
             ttl: seconds after which an unrenewed read lease expires; by default the ttl of the
@@ -76,6 +76,8 @@ class WriteLease(_TurnLease):
             LockLost: on entering, the write lease is not held any more; on leaving, the read lease
                 was lost.
             NotReplicated: on entering, no synchronous standby confirmed the read lease.
+            OpenTransaction: on entering, a transaction was open.
+            StandbyDatabase: on entering, the server is a standby.
             ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if not (ttl is None or is_ttl(ttl)):
@@ -87,6 +89,9 @@ class WriteLease(_TurnLease):
 
         Raises:
             LockLost: the write lease is not held any more.
+            NotReplicated: no synchronous standby confirmed the read lease.
+            OpenTransaction: a transaction is open.
+            StandbyDatabase: the server is a standby.
         """
         place = self.trust.place
         parameters = {
@@ -119,19 +124,20 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
     queue, so neither side starves:
 
     - A waiting writer keeps new readers out. Readers that hold a lease finish first.
-    - A reader that waited before the next writer reads before that writer.
-    - When a writer leaves, all readers before the next writer are woken together. When the last
-      reader leaves, the next writer is woken.
+    - A reader that waits in front of a writer reads before that writer.
+    - When a writer leaves, all readers in front of the next writer are woken together. When the
+      last reader leaves, the next writer is woken.
     - A waiter that died keeps its place for six seconds.
 
-    A reader may read again inside its block, even while a writer waits, because that writer waits
-    for the reader.
+    A reader may read again inside its block, even while a writer waits: that writer waits for this
+    reader. Entering such an inner block sends one statement more.
 
     Guaranteed:
 
-    - While a writer's lease is unexpired, no reader has an unexpired lease, and the reverse.
-    - Nothing that is written under the guard of a writer commits beside a reader, and the reverse,
-      even if a holder was frozen: the guard is checked inside the transaction that commits.
+    - At any time there are either unexpired read leases, or one unexpired write lease, or none.
+    - No write under a writer's guard commits beside a reader, and no write under a reader's guard
+      beside a writer, even if a holder was frozen: the lease is checked inside the transaction that
+      commits.
     - A writer's token is greater than every token granted before it. A reader's token is greater
       than the token of every earlier writer.
 
@@ -168,8 +174,8 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
         """Return a block, or decorator, that reads. The options are those of ``fenced_lock``.
 
         Raises:
-            LockTimeout: on entering, a writer held the lock, or waited before this reader, until
-                the timeout.
+            LockTimeout: on entering, a writer held the lock, or waited in front of this reader,
+                until the timeout.
             SelfDeadlock: on entering, this thread or task holds the write lock.
             OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: raised
                 when ``fenced_lock`` raises them.
@@ -224,7 +230,7 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
 
 
 class _Block(fenced_lock):
-    """A block of a read-write lock, known to the task that entered it."""
+    """A block of a read-write lock, whose lease the entering thread or task remembers."""
 
     @property
     def _sender(self) -> type:
@@ -264,7 +270,7 @@ class _ReadBlock(_Block):
         held = _held_here(place)
         _refuse_self(place, held, writes=False)
         acquire = _acquire_read_again if held else _acquire_read
-        # The gate must be free, and no writer before us.
+        # The gate must be free, and no writer in front.
         demand = Demand(acquire, units=0, capacity=0)
         return Attempt(place, self._wish, self._timeout, demand)
 
@@ -281,7 +287,7 @@ class _WriteBlock(_Block):
     def _attempt(self) -> Attempt:
         place = self._place()
         _refuse_self(place, _held_here(place), writes=True)
-        # All must be free, and nobody before us, readers included.
+        # Every row must be free, and no waiter in front, readers included.
         demand = Demand(_acquire_write, scope=_ALL_SLOTS, least=1)
         return Attempt(place, self._wish, self._timeout, demand)
 

@@ -139,17 +139,17 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
     row, and there is no counter that a crash or a double release could make wrong.
 
     Guaranteed: at most ``permits`` unexpired permits exist at any time. At most ``permits`` units
-    commit under ``permit.guard()`` at a time, even if holders were frozen: the guard is checked
+    commit under ``permit.guard()`` at a time, even if holders were frozen: the permit is checked
     inside the transaction that commits.
 
     Not guaranteed: that unguarded work stops when its permit is lost, see
     :class:`~django_dblock.fenced_lock`. The limit is an argument of the call: while two versions of
-    your program run with different limits, at most the larger number of permits is held. After a
-    limit was lowered, permits on higher slots run to their end and are not granted again.
+    your program run with different limits, at most the larger number of permits is held. After you
+    lower the limit, permits on higher slots run to their end and are not granted again.
 
-    A release wakes the first waiters whose units fit into the free permits, and no waiter behind a
-    first waiter that needs more. Besides, each waiter tries again every two seconds, so a lost
-    wake-up delays a waiter by no more than that.
+    A release wakes the waiters at the head of the queue whose units fit into the free permits; a
+    waiter that needs more keeps those behind it asleep. Besides, each waiter tries again every two
+    seconds, so a lost wake-up delays a waiter by at most two seconds.
 
     ``async with`` and async functions work as well. As a decorator, a callable among the key's
     parts is called with the call's arguments.
@@ -285,12 +285,13 @@ class advisory_semaphore(AdvisoryBlock[HeldPermit]):  # noqa: N801 - context man
     or ROLLBACK frees the permit. Inside an open transaction the block joins that transaction: the
     permit is freed when the *outer* transaction ends.
 
-    Guaranteed: at most ``permits`` transactions are in the block at a time, and they *commit*
-    while they hold their permits. A permit is freed when its process or connection dies.
+    Guaranteed: at most ``permits`` transactions are in the block at a time, and each *commits*
+    while it holds its permit: the permit belongs to the transaction that commits your work. A
+    permit is freed when its process or connection dies.
 
-    Not guaranteed: any order among waiters. If all permits are taken, a waiter is in the
-    server's queue for *one* of them, chosen at random, so a later waiter may be served first, and
-    a waiter may wait although another permit has become free. A transaction that enters twice may
+    Not guaranteed: any order among waiters. If all permits are taken, a waiter waits in the
+    server's queue for *one* permit, chosen at random. So a later waiter may be served first, and a
+    waiter may wait although another permit has become free. A transaction that enters twice may
     hold one permit or two.
 
     Args:

@@ -60,8 +60,8 @@ def acquire_slots(  # noqa: PLR0913 - the terms of one statement
 ) -> SlotGrant | Refusal | None:
     """Take ``units`` free slots below ``permits``, or none if fewer than ``at_least`` are free.
 
-    Returns None if the statement has only made the rows, or if another transaction had locked every
-    free slot. Then try again.
+    The result is None if the statement has only made the rows, or if another transaction had locked
+    every free slot. Then try again.
 
     Raises:
         OpenTransaction: the caller has a transaction open.
@@ -97,8 +97,10 @@ def granted(
     """Run a statement that grants leases; return the grant, or a refusal that names the holder.
 
     Raises:
-        OpenTransaction, StandbyDatabase, UnsupportedDatabase, NotReplicated: as
-            :func:`acquire_slots`.
+        OpenTransaction: the caller has a transaction open.
+        StandbyDatabase: the server is a standby.
+        UnsupportedDatabase: the server is CockroachDB.
+        NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
     rows, replicated = store.durable(place, "taken", statement, parameters)
     return answer(place, rows, noun, replicated=replicated)
@@ -136,7 +138,7 @@ def give_back(
     """Release leases in one statement; return (name, slot) of each lease that was still held.
 
     Args:
-        place: the place of one of the leases, for errors; waiters for its name are woken.
+        place: the place of one of the leases, for errors; waiters for that name are woken.
         leases: name, slot and token of each.
         hold_at_least: seconds since the grant for which a slot stays taken.
 
@@ -156,7 +158,7 @@ def give_back(
 
 
 class QuietLease(Lease):
-    """A lease of a loop: under ``with lease:``, a loss of the lease ends the block silently."""
+    """A lease of a loop: if the lease is lost, ``with lease:`` ends the block silently."""
 
     def __enter__(self) -> Self:
         return self
@@ -178,6 +180,7 @@ def release_all(leases: Sequence[Lease]) -> None:
 
     Raises:
         OpenTransaction: the caller has a transaction open.
+        StandbyDatabase: the server is a standby.
         django.db.Error: the release failed, or its result is unknown; then the leases expire.
     """
     held = [lease for lease in leases if not (lease.trust.ended or lease.trust.foreign)]

@@ -13,7 +13,7 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _LENGTHS = {"hour": _HOUR, "day": _DAY, "week": 7 * _DAY, "month": 31 * _DAY}
 
 _LATE = 3
-"""Periods after which a job counts as one that nobody starts; a weekend is no reason yet."""
+"""Periods after which a job counts as not started; three let a daily job pause at weekends."""
 
 
 def partitions(facts: Facts) -> Iterator[Finding]:
@@ -28,8 +28,8 @@ def partitions(facts: Facts) -> Iterator[Finding]:
         "partitions", "warning",
         f"{_listed(map(_unowned, stalled), stalled[0].total)}.",
         "Nobody handles the rows of these partitions. A worker takes partitions between two uses: "
-        "one hangs in a long use, or has stopped iterating.",
-        "See the workers with 'manage.py dblock list', and restart the one that hangs.",
+        "a worker hangs in a long use, or has stopped iterating.",
+        "List the workers with 'manage.py dblock list', and restart the worker that hangs.",
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def _unowned(each: Unattended) -> str:
 
 
 def unattended(facts: Facts) -> Iterator[Finding]:
-    """Find leaderships and partitions of which every candidate and worker has gone."""
+    """Find leaderships without a candidate, and partitions without a worker."""
     if facts.unattended is None:
         return
     left = [each for each in facts.unattended if each.what != "partitions"]
@@ -53,8 +53,8 @@ def unattended(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "unattended", "info",
         f"{_listed(map(_left, left), left[0].total)}.",
-        "The work of the leader or the workers is not done. If the work was removed, that is as it "
-        "should be, and 'manage.py dblock purge' forgets the name a month later.",
+        "The work of the leader or the workers is not done. If you have removed that work, this "
+        "finding is harmless, and 'manage.py dblock purge' removes the name a month later.",
         "If the work is still needed, start its processes.",
     )  # fmt: skip
 
@@ -109,9 +109,9 @@ def jobs(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "jobs", "info",
             f"{_listed(texts, len(late))}.",
-            f"No run has finished for more than {_LATE} periods. If the job was removed, that is "
-            f"as it should be.",
-            "If the job is still needed, see what calls it; missed() lists the periods.",
+            f"No run has finished for more than {_LATE} periods. If you have removed the job, this "
+            f"finding is harmless.",
+            "If the job is still needed, check what starts the job; missed() lists the periods.",
         )  # fmt: skip
     else:
         yield Finding("jobs", "ok", "No run of a once_per job is unfinished, and no job is late.")

@@ -13,18 +13,18 @@ Locking Clause".
 """
 
 # Take `units` free slots of 0 … permits-1, or none if fewer than `at_least` are free. Slots that
-# another statement has locked are skipped, so seekers never wait for each other. A slot is free
-# under the same condition as a lease: it has expired, its lock_delay too, and no transaction that
-# it guards is still open (an open guard holds the row FOR KEY SHARE, so SKIP LOCKED passes it by).
+# another statement has locked are skipped, so callers never wait for each other. A slot is free
+# like a lease: its expiry and its lock_delay have passed, and no transaction under its guard is
+# open. (An open guard holds the row FOR KEY SHARE, so SKIP LOCKED skips the row.)
 # If too few rows exist, the statement makes rows for free slots and returns "made": try again.
 # The rows are made free, not granted, because an INSERT that loses a race could not be undone
 # within the statement, and then some of the units would be held.
 # A caller that needs several slots counts the free slots first, so that a try that must fail locks
 # no row.
-# In turn: tickets carry their units as slot = 1 - units. A caller may take its units only if the
-# free slots suffice for all live tickets before its own and for itself.
-# A waiter that leaves the queue with its slots notifies the next waiter, if the next waiter's units
-# are free, too: two concurrent releases see one free slot each, and notify the same waiter.
+# In turn: the slot of a ticket is 1 - units. A caller takes its units only if the free slots
+# suffice for all live tickets in front and for the caller. A waiter that is granted its slots
+# notifies the next waiter, if that waiter's units are free, too. Otherwise a wake-up could be lost:
+# two concurrent releases may each see one free slot, and notify the same waiter.
 ACQUIRE_SLOTS = """
 WITH free AS MATERIALIZED (
     SELECT id

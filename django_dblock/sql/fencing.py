@@ -314,10 +314,10 @@ RETURNING id, tableoid::text || '.' || id::text, set_config('synchronous_commit'
 # statement waits for the release and then reads the released row. So either the release sees the
 # mark, or the waiter sees the release. Rows are marked in the order of slots, so that two waiters
 # never deadlock.
-# Of semaphores and read-write locks there are more rows: only the held ones of `scope`, the slots
-# that this waiter can use, are counted. Told is the lease that ends first, a held one if there is.
-# A ticket's slot is 1 - units, so a reader of a read-write lock (slot 1) weighs nothing: those
-# behind wait for it only if they say so (`least`).
+# Semaphores and read-write locks have several rows. Counted are the held rows below `scope`, which
+# are the slots that this waiter can use. The last columns describe the lease that ends first, a
+# held lease if there is one. A ticket's slot is 1 - units, so a reader of a read-write lock (slot
+# 1) counts as no unit. A waiter that has to wait for readers in front passes a `least` of 1.
 STAY = """
 WITH shown AS (
     UPDATE django_dblock_fencedticket

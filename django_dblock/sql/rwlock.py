@@ -1,7 +1,7 @@
 """The statements of the read-write lock.
 
-Slot 0 is the gate: the writer's lease. Slots 1, 2, … are the readers'. Renewals, guards and forced
-releases are the statements in :mod:`django_dblock.sql.fencing`.
+Slot 0 is the gate, the writer's lease. Slots 1, 2, … are the readers' leases. Renewals, guards and
+forced releases are the statements in :mod:`django_dblock.sql.fencing`.
 
 PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Level", "SELECT, The
 Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
@@ -11,7 +11,7 @@ from django_dblock.sql.notify import IS_NEXT
 
 # Several statements in one message, each with a snapshot of its own. The order matters: a statement
 # that waits for the gate and then counts readers would count in the snapshot from before its wait.
-# FOR NO KEY UPDATE makes grants follow each other, and does not wait for open guards (KEY SHARE).
+# FOR NO KEY UPDATE lets one grant run at a time, and does not wait for open guards (KEY SHARE).
 # A purge may delete the gate between MAKE_GATE and LOCK_GATE, and another session make the gate
 # again. So LOCK_GATE returns which row it has locked, and no other row grants a lease.
 # READ COMMITTED, whatever the role's default is: above it, all statements share the first snapshot.
@@ -36,9 +36,9 @@ WHERE name = %(name)s::text AND slot = 0
 FOR NO KEY UPDATE
 """
 
-# A reader needs the gate free: no writer, no open guard of an ended writer (SKIP LOCKED passes such
-# a gate by), and no writer's ticket (slot 0) before the reader's own. The token is greater than the
-# last writer's.
+# A reader needs the gate free: no writer, no open guard of an ended writer (SKIP LOCKED skips such
+# a gate), and no writer's ticket (slot 0) in front of the reader's ticket. The reader's token is
+# greater than the last writer's token.
 # The last writer may be frozen, or inside a statement that judged its lease before the lease ended,
 # and is about to lock the gate. The server judges a row again only if the row was written since. So
 # the first reader after a writer advances the gate's token, and the gate then has no holder.
@@ -132,11 +132,11 @@ free AS MATERIALIZED (
 """
 ACQUIRE_READ = ACQUIRE_READ.replace("{reader}", _READER.strip())
 
-# A writer needs the gate free and every reader's row lockable: none held, and none guarded. Its
-# token is greater than every token that a row of this lock carries. Tickets: the writer's turn
-# comes when no live waiter, reader or writer, is before it in the queue.
-# Readers whose leases have ended may be about to lock their rows, as above, so a writer advances
-# the tokens of all readers since the last writer.
+# A writer needs the gate free and every reader's row lockable: no row held, and no row guarded. The
+# writer's token is greater than every token that a row of this lock carries. The writer's turn
+# comes when no live ticket, of a reader or a writer, is in front of the writer's ticket. Readers
+# whose leases have ended may be about to lock their rows, as the last writer may. So a writer
+# advances the tokens of all readers since the last writer.
 ACQUIRE_WRITE = """
 WITH gate AS MATERIALIZED (
     SELECT id
@@ -211,12 +211,12 @@ SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIK
 """
 
 # Release a reader's or the writer's lease. If a waiter has marked the lease as awaited, the waiters
-# are notified that can be granted it now: all readers in front of the next writer; or the next
+# are notified that can be granted a lease now: all readers in front of the next writer; or the next
 # writer, when the last reader or a writer leaves. Another reader that is leaving at this moment
-# counts as gone: SKIP LOCKED passes its row by, or this statement has waited for the other reader
-# and sees the released row. So of two readers that leave together, the last to commit notifies the
-# writer. The statement locks one more row at most, never waits while it has locked a row, and does
-# not conflict with guards (KEY SHARE).
+# counts as gone: SKIP LOCKED skips that reader's row, or this statement has waited for the other
+# reader and sees the released row. So of two readers that leave together, the last to commit
+# notifies the writer. The statement locks one more row at most, never waits while it has locked a
+# row, and does not conflict with guards (KEY SHARE).
 RELEASE_TURN = """
 WITH released AS (
     UPDATE django_dblock_fencedlock

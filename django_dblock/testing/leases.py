@@ -31,8 +31,8 @@ class hold_lease:  # noqa: N801 - as hold_lock, a context manager in lower case
     Guaranteed: until the block ends or :meth:`release` is called, the lease is held, and code under
     test does not count as its holder: a read-write lock is busy for it, not a ``SelfDeadlock``.
 
-    Not guaranteed: that other connections see the lease in a ``TestCase``. That a wait in the same
-    thread ends: nobody releases the lease meanwhile, so test with a timeout.
+    Not guaranteed: that other connections see the lease in a ``TestCase``; that a wait in the same
+    thread ends. Nobody releases the lease meanwhile, so test with a timeout.
 
     Args:
         block: what to hold, with its key and options.
@@ -42,8 +42,8 @@ class hold_lease:  # noqa: N801 - as hold_lock, a context manager in lower case
             ``partitions``.
 
     Raises:
-        LockTimeout: on entering, somebody else holds it. A leadership campaigns until it is
-            elected.
+        LockTimeout: on entering, somebody else holds the lease. A leadership has no timeout: it
+            campaigns until it is elected.
         OpenTransaction: on entering, the test has opened a transaction of its own.
         TypeError: ``block`` holds no lease: it is a key, or an ``advisory_lock``, for example.
         ValueError: on entering, the leadership's ``stop`` is set.
