@@ -450,11 +450,11 @@ class IdempotencyKeyAdmin(ReadOnlyAdmin):
         if row.state_now == "leased":
             return str(_("%(time)s left") % {"time": _seconds(row.left)})
         if row.state_now == "abandoned":
-            return str(_("abandoned %(time)s ago") % {"time": _seconds(row.left)})
+            return str(_("%(time)s ago") % {"time": _seconds(row.left)})
         if row.kept_for is None:
             return str(_("kept"))
         if row.state_now == "expired":
-            return str(_("expired %(time)s ago") % {"time": _seconds(row.kept_for)})
+            return str(_("%(time)s ago") % {"time": _seconds(row.kept_for)})
         return str(_("kept for %(time)s") % {"time": _seconds(row.kept_for)})
 
     @admin.display(description=_("status"), empty_value="-")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -79,6 +79,9 @@ class VersionedAdmin(_Base):
     Does not guarantee: anything about rows that are deleted with the shown row, nor about your own
     actions; these can use :meth:`carry_versions` and :meth:`check_versions`.
     """
+
+    class Media:  # noqa: D106 - Django's
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("django_dblock/conflict_admin.css",)}
 
     def __init__(self, model: Any, admin_site: Any) -> None:
         super().__init__(model, admin_site)

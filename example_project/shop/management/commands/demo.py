@@ -29,7 +29,7 @@ NEXT = """
 What to look at next:
   example_project/shop/: purchase.py, staff.py, settlement.py, payments.py, outbox.py: the guards
   manage.py demo --serve: the shop with its lock monitor, for you to click through
-  docs/which-one.md: which of them you need"""
+  docs/which-one.md: which guard you need"""
 
 
 class Command(BaseCommand):
@@ -42,14 +42,14 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--buyers", type=_positive, default=600, help="who each want one item (%(default)s)")
-        add("--stock", type=_positive, default=50, help="items there are (%(default)s)")
-        add("--edits", type=_positive, default=80, help="of one product (%(default)s)")
-        add("--payments", type=_positive, default=200, help="each of one order (%(default)s)")
-        add("--processes", type=_positive, default=4, help="that attack (%(default)s)")
-        add("--threads", type=_positive, default=8, help="of each of them (%(default)s)")
-        add("--workers", type=_positive, default=3, help="processes of the site (%(default)s)")
-        add("--serve", action="store_true", help="no attack: run the site, guards on")
+        add("--buyers", type=_positive, default=600, help="buyers of one item each (%(default)s)")
+        add("--stock", type=_positive, default=50, help="items in stock (%(default)s)")
+        add("--edits", type=_positive, default=80, help="edits of one product (%(default)s)")
+        add("--payments", type=_positive, default=200, help="payments, each of one order (%(default)s)")
+        add("--processes", type=_positive, default=4, help="attacking processes (%(default)s)")
+        add("--threads", type=_positive, default=8, help="threads of each attacking process (%(default)s)")
+        add("--workers", type=_positive, default=3, help="worker processes of the site (%(default)s)")
+        add("--serve", action="store_true", help="run the guarded site, without an attack")
         add("--attack", action="store_true", help="with --serve: attack first")
         add("--port", type=int, default=0, help="for --serve; a free one by default")
         add("--sabotage", choices=("guarded", "unguarded"), help=SUPPRESS)
