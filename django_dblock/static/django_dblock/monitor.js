@@ -113,7 +113,7 @@
       .replace("%h", most(1))
       .replace("%w", most(2));
     document.getElementById("dblock-history-title").textContent = text;
-    document.getElementById("dblock-history-text").textContent = looks.length < 2 ? "" : text;
+    document.getElementById("dblock-history-text").textContent = seconds < 1 ? "" : text;
     history.hidden = false;
   };
 
