@@ -45,10 +45,15 @@ class Command(BaseCommand):
         add("--buyers", type=_positive, default=600, help="buyers of one item each (%(default)s)")
         add("--stock", type=_positive, default=50, help="items in stock (%(default)s)")
         add("--edits", type=_positive, default=80, help="edits of one product (%(default)s)")
-        add("--payments", type=_positive, default=200, help="payments, each of one order (%(default)s)")
+        add(
+            "--payments",
+            type=_positive,
+            default=200,
+            help="payments of one order each (%(default)s)",
+        )
         add("--processes", type=_positive, default=4, help="attacking processes (%(default)s)")
-        add("--threads", type=_positive, default=8, help="threads of each attacking process (%(default)s)")
-        add("--workers", type=_positive, default=3, help="worker processes of the site (%(default)s)")
+        add("--threads", type=_positive, default=8, help="threads of each (%(default)s)")
+        add("--workers", type=_positive, default=3, help="workers of the site (%(default)s)")
         add("--serve", action="store_true", help="run the guarded site, without an attack")
         add("--attack", action="store_true", help="with --serve: attack first")
         add("--port", type=int, default=0, help="for --serve; a free one by default")
