@@ -49,7 +49,7 @@ class Command(BaseCommand):
             "--payments",
             type=_positive,
             default=200,
-            help="payments of one order each (%(default)s)",
+            help="paid orders (%(default)s)",
         )
         add("--processes", type=_positive, default=4, help="attacking processes (%(default)s)")
         add("--threads", type=_positive, default=8, help="threads of each (%(default)s)")
