@@ -106,7 +106,7 @@ class TestRefused:
     def test_statements_of_a_lease_are_refused(self, pipeline):
         place = Place(named(("a",)), "a", "default")
         with pytest.raises(NotSupportedError):
-            durable_together(place, "taken", ["SELECT 1", "SELECT 2"], {})
+            durable_together(place, "taken", ["SELECT 1", "SELECT 2"], {}, [])
 
     def test_release_is_refused_and_the_lease_held(self):
         with fenced_lock("a", ttl=30) as lease:

@@ -178,14 +178,19 @@ class leadership:  # noqa: N801 - used like a function
 
     def _elect(self) -> Term | None:
         campaign = _Campaign(self._lock)
+        term: Term | None = None
         try:
-            while not self._is_stopped:
-                if (term := campaign.once()) is not None:
-                    return term
-                campaign.pause(self._pause, self._stop)
-            return None
-        finally:
-            campaign.close()
+            try:
+                while term is None and not self._is_stopped:
+                    if (term := campaign.once()) is None:
+                        campaign.pause(self._pause, self._stop)
+            finally:
+                campaign.close()
+        except BaseException:
+            if term is not None:
+                term.leave(failed=True)
+            raise
+        return term
 
     def _pause(self, seconds: float) -> None:
         wait = getattr(self._stop, "wait", None)

@@ -335,17 +335,21 @@ class Share:
             on_lost=None,
         )
         lease.trust.left_behind = self._left_behind
-        heartbeat.watch(lease.trust, renews=slots.renews(place.using))
-        if signals.lock_acquired.receivers:
-            signals.lock_acquired.send_robust(
-                partitions,
-                kind=place.kind,
-                shared=False,
-                **place.facts,
-                waited=0.0,
-                took=now() - before,
-                token=lease.token,
-            )
+        try:
+            heartbeat.watch(lease.trust, renews=slots.renews(place.using))
+            if signals.lock_acquired.receivers:
+                signals.lock_acquired.send_robust(
+                    partitions,
+                    kind=place.kind,
+                    shared=False,
+                    **place.facts,
+                    waited=0.0,
+                    took=now() - before,
+                    token=lease.token,
+                )
+        except BaseException:  # no thread can be started, or a signal handler's exception
+            lease.leave(failed=True)
+            raise
         return lease
 
 

@@ -368,7 +368,9 @@ def _acquire(
     place: Place, statement: str, parameters: dict[str, Any], noun: str
 ) -> SlotGrant | Refusal | None:
     statements = (sql.READ_COMMITTED, sql.MAKE_GATE, sql.LOCK_GATE, statement)
-    rows, replicated = store.durable_together(place, "taken", statements, parameters)
+    rows: list[Any] = []
+    with slots.undone_if_interrupted(place, rows):
+        replicated = store.durable_together(place, "taken", statements, parameters, rows)
     return slots.answer(place, rows, noun, replicated=replicated)
 
 

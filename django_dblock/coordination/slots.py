@@ -1,12 +1,13 @@
 """Leases on one of several slots: their names, acquisition and release."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-from django.db import connections
+from django.db import Error, connections
 
 from django_dblock.core.application_name import NamedKey
 from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
@@ -102,8 +103,35 @@ def granted(
         UnsupportedDatabase: the server is CockroachDB.
         NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
-    rows, replicated = store.durable(place, "taken", statement, parameters)
+    rows: list[Any] = []
+    with undone_if_interrupted(place, rows):
+        replicated = store.durable(place, "taken", statement, parameters, rows)
     return answer(place, rows, noun, replicated=replicated)
+
+
+@contextmanager
+def undone_if_interrupted(place: Place, rows: list[Any]) -> Iterator[None]:
+    """Release what the block's statement was granted if an exception interrupts the block.
+
+    Args:
+        place: the place of the leases.
+        rows: the list for the rows, as in :func:`django_dblock.fencing.store.run`.
+    """
+    try:
+        yield
+    except BaseException:
+        if slots := _granted_slots(rows):
+            with suppress(Error):
+                _undo(replace(place, schema=rows[0][5]), slots)
+        raise
+
+
+def _granted_slots(rows: list[Any]) -> list[Slot]:
+    return sorted(Slot(*row[1:4]) for row in rows if row[0] == "acquired")
+
+
+def _undo(place: Place, slots: list[Slot]) -> None:
+    give_back(place, [(place.name, slot.slot, slot.token) for slot in slots])
 
 
 def answer(
@@ -115,12 +143,10 @@ def answer(
         UnsupportedDatabase: the server is CockroachDB.
         NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
-    slots = sorted(Slot(*row[1:4]) for row in rows if row[0] == "acquired")
-    if slots:
+    if slots := _granted_slots(rows):
         schema: str = rows[0][5]
         if not replicated:
-            place = replace(place, schema=schema)
-            give_back(place, [(place.name, slot.slot, slot.token) for slot in slots])
+            _undo(replace(place, schema=schema), slots)
             raise NotReplicated(**place.facts)
         return SlotGrant.of(slots, schema)
     if not rows or rows[0][0] == "made":

@@ -14,6 +14,7 @@ APM agents replace the driver by a proxy, history packages rewrite statements in
 import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from operator import attrgetter
 from types import FunctionType
@@ -161,7 +162,10 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 def fetch(
-    connection: BaseDatabaseWrapper, statement: str, parameters: Mapping[str, Any]
+    connection: BaseDatabaseWrapper,
+    statement: str,
+    parameters: Mapping[str, Any],
+    into: list[Any] | None = None,
 ) -> list[tuple[Any, ...]]:
     """Run one statement through Django's cursor; return its rows, [] if it returns none.
 
@@ -172,6 +176,9 @@ def fetch(
         connection: Django's connection.
         statement: with ``%(name)s`` for a parameter; sent with positional parameters.
         parameters: the values.
+        into: the list for the rows. If it is given and an exception interrupts the statement, such
+            as a signal handler's, the statement is cancelled. If it has run to its end all the
+            same, the list has its rows when the exception is raised.
 
     Raises:
         django.db.Error: the statement failed.
@@ -179,14 +186,49 @@ def fetch(
     """
     refuse_pipeline(connection)
     drop_if_dead(connection)
+    rows = [] if into is None else into
     try:
         with connection.cursor() as cursor:
-            cursor.execute(*positional(statement, parameters))
-            # execute wrappers may have run more than one statement
-            return cursor.fetchall() if cursor.description else []
+            try:
+                cursor.execute(*positional(statement, parameters))
+                if cursor.description:  # execute wrappers may have run more than one statement
+                    rows += cursor.fetchall()
+            except Error:
+                raise
+            except BaseException:
+                if into is not None:
+                    end_interrupted(connection, cursor, into)
+                raise
     except Error:
         drop_if_dead(connection)
         raise
+    return rows
+
+
+def end_interrupted(connection: BaseDatabaseWrapper, cursor: Any, rows: list[Any]) -> None:
+    """End a statement that an exception has interrupted; add the rows that it returned, if any.
+
+    Args:
+        connection: Django's connection.
+        cursor: the open cursor that has run the statement.
+        rows: receives the rows of the last result, as the cursor would return them.
+    """
+    with suppress(Exception):  # the exception that has interrupted the statement is raised
+        if (result := cancel_if_running(connection)) is not None:
+            rows += _loaded(connection, result)
+        else:  # psycopg itself reads on after Ctrl-C and sys.exit()
+            while cursor.nextset():
+                pass
+            if cursor.description:
+                rows += cursor.fetchall()
+
+
+def _loaded(connection: BaseDatabaseWrapper, result: Any) -> list[Any]:
+    from psycopg.adapt import Transformer
+
+    loader = Transformer(unwrapped(connection.connection))
+    loader.set_pgresult(result)
+    return loader.load_rows(0, result.ntuples, tuple)
 
 
 def positional(
@@ -293,29 +335,33 @@ def bounded(
         return done.value
 
 
-def cancel_if_running(connection: BaseDatabaseWrapper) -> None:
-    """End a statement that an exception has interrupted, and read its result.
+def cancel_if_running(connection: BaseDatabaseWrapper) -> Any:
+    """End a statement that an exception has interrupted; return the last result that it had.
+
+    The result is psycopg's. It is None if no statement was running, or if it was cancelled.
 
     psycopg does so for Ctrl-C. After any other exception that a signal handler raises, such as
     Celery's soft time limit, the server would go on waiting, and would acquire a lock that no code
     uses.
     """
     from psycopg import generators, waiting
-    from psycopg.pq import TransactionStatus
+    from psycopg.pq import ExecStatus, TransactionStatus
 
     driver = unwrapped(connection.connection)
     if driver is None or driver.closed:
-        return
+        return None
     pgconn = driver.pgconn
     if pgconn.transaction_status != TransactionStatus.ACTIVE:
-        return
+        return None
     try:
         driver.cancel_safe(timeout=_LONGEST_CANCEL)
-        # drop the result, an error: the exception that interrupted the statement is raised
         reading = bounded(generators.execute(pgconn), monotonic() + _LONGEST_CANCEL)
-        waiting.wait(reading, pgconn.socket, interval=_LOOK)
+        results = waiting.wait(reading, pgconn.socket, interval=_LOOK)
     except Exception:  # noqa: BLE001 - if the statement can't be cancelled, close the connection
         driver.close()
+        return None
+    # nearly always the error of a cancelled statement, which is dropped
+    return next((found for found in results[-1:] if found.status == ExecStatus.TUPLES_OK), None)
 
 
 _LONGEST_CANCEL = 5.0

@@ -251,12 +251,18 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
 
     def __enter__(self) -> Lease:
         attempt = self._attempt()
+        lease: Lease | None = None
         try:
-            while (lease := self._once(attempt)) is None:
-                attempt.pause()
-        finally:
-            attempt.close()
-        self._push(lease)
+            try:
+                while (lease := self._once(attempt)) is None:
+                    attempt.pause()
+            finally:
+                attempt.close()
+            self._push(lease)
+        except BaseException:  # __exit__ is not called if __enter__ raises
+            if lease is not None:
+                lease.leave(failed=True)
+            raise
         return lease
 
     def __exit__(
@@ -362,13 +368,13 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         try:
             for trust in lease.trusts:
                 heartbeat.watch(trust, renews=renews)
-        except BaseException:  # no thread can be started
+            waited = success.waited
+            self._send(
+                signals.lock_acquired, attempt.place, waited=waited, took=waited, token=lease.token
+            )
+        except BaseException:  # no thread can be started, or a signal handler's exception
             lease.leave(failed=True)
             raise
-        waited = success.waited
-        self._send(
-            signals.lock_acquired, attempt.place, waited=waited, took=waited, token=lease.token
-        )
         return lease
 
     @property

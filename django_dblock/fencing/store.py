@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from os import getpid
@@ -18,10 +18,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey, name
 from django_dblock.core.connection import (
-    cancel_if_running,
     caused_by,
     connection_for,
     drop_if_dead,
+    end_interrupted,
     fetch,
     in_callers_transaction,
     positional,
@@ -159,10 +159,16 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     rows: list[Any] = []
     # The short statement grants nothing if there is no row yet, or if the lease is held. So use it
     # only for names that this process was granted at its last attempt.
-    if row in _granted and not (wish.in_turn or ticket is not None):
-        rows, replicated = durable(place, "taken", sql.TAKE, parameters)
-    if not rows:
-        rows, replicated = durable(place, "taken", sql.ACQUIRE, parameters)
+    try:
+        if row in _granted and not (wish.in_turn or ticket is not None):
+            replicated = durable(place, "taken", sql.TAKE, parameters, rows)
+        if not rows:
+            replicated = durable(place, "taken", sql.ACQUIRE, parameters, rows)
+    except BaseException:
+        if rows and rows[0][0] == "acquired":  # a lease that no code would release
+            with suppress(Error):
+                release(replace(place, schema=rows[0][5]), rows[0][1], hold_at_least=0)
+        raise
     if not rows:
         return None
     outcome, token, expires_at, remaining, holder, schema, _ = rows[0]
@@ -187,8 +193,8 @@ def renew(place: Place, token: int, ttl: float) -> Renewal:
         NotReplicated: no synchronous standby confirmed the renewal.
     """
     parameters = renewal_parameters([(place, token, ttl)])
-    rows, replicated = durable(place, "renewed", sql.RENEW, parameters)
-    if not replicated:
+    rows: list[Any] = []
+    if not durable(place, "renewed", sql.RENEW, parameters, rows):
         raise NotReplicated(**place.facts)
     [(_, _, _, expires_at, ours)] = rows
     return Renewal(expires_at, ours)
@@ -264,42 +270,42 @@ def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]
     return run(place, act, statement, parameters)
 
 
-def run(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:
+def run(
+    place: Place,
+    act: str,
+    statement: str,
+    parameters: dict[str, Any],
+    rows: list[Any] | None = None,
+) -> list[Any]:
     """Run a statement that commits by itself; return its rows.
 
     Above READ COMMITTED, the server refuses a row that was changed since the statement began. Then
     nothing was written, and the statement is sent again.
 
+    Args:
+        place: the lease, for errors, and for the schema of its row.
+        act: what is done to the lease, for errors.
+        statement: the statement.
+        parameters: its parameters.
+        rows: an empty list for the rows. If an exception such as a signal handler's interrupts a
+            statement that has committed all the same, the list has the rows.
+
     Raises:
         OpenTransaction: a transaction is open on the connection.
         StandbyDatabase: the server is a standby.
     """
+    rows = [] if rows is None else rows
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
     while True:
         try:
-            with _interruptible(connection):
-                return fetch(connection, in_schema(statement, place.schema), parameters)
+            return fetch(connection, in_schema(statement, place.schema), parameters, rows)
         except Error as error:
             if _is_standby(connection, error):
                 raise StandbyDatabase(**place.facts) from error
             was_changed = caused_by(error, psycopg.errors.SerializationFailure)
             if not was_changed or connection.in_atomic_block:  # TestCase's transaction is aborted
                 raise
-
-
-@contextmanager
-def _interruptible(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Cancel the block's statement if another error than its own interrupts the wait."""
-    try:
-        yield
-    except Error:
-        raise
-    except BaseException:
-        # such as a signal handler's exception: the statement must not grant a lease that no code
-        # uses
-        cancel_if_running(connection)
-        raise
 
 
 @functools.lru_cache(maxsize=4096)  # one for each tenant and statement
@@ -319,9 +325,15 @@ _TABLE = re.compile(r"\bdjango_dblock_(?:fencedlock|fencedticket|latchpart)\b")
 
 
 def durable_together(
-    place: Place, act: str, statements: Sequence[str], parameters: dict[str, Any]
-) -> tuple[list[Any], bool]:
-    """Run several statements in one transaction; return the last rows, and whether replicated.
+    place: Place,
+    act: str,
+    statements: Sequence[str],
+    parameters: dict[str, Any],
+    rows: list[Any],
+) -> bool:
+    """Run several statements in one transaction; return whether their commit was replicated.
+
+    ``rows`` receives the last statement's rows, as in :func:`run`.
 
     Each statement has its own snapshot, and only the last returns rows that count. They travel in
     one message, so a client that freezes can't leave the transaction open; where the driver's
@@ -339,25 +351,36 @@ def durable_together(
     try:
         with unreplicated(connection.connection) as warnings:
             if _takes_several(connection):
-                with _interruptible(connection), connection.cursor() as cursor:
-                    cursor.execute(*positional(";".join(statements), parameters))
-                    while cursor.nextset():
-                        pass
-                    rows: list[Any] = cursor.fetchall()
+                _send(connection, [";".join(statements)], parameters, rows)
             else:
-                with (
-                    transaction.atomic(using=place.using),
-                    _interruptible(connection),
-                    connection.cursor() as cursor,
-                ):
-                    for statement in statements:
-                        cursor.execute(*positional(statement, parameters))
-                    rows = cursor.fetchall()
+                with transaction.atomic(using=place.using):
+                    _send(connection, statements, parameters, rows)
     except Error as error:
         if _is_standby(connection, error):
             raise StandbyDatabase(**place.facts) from error
         raise
-    return rows, not warnings
+    return not warnings
+
+
+def _send(
+    connection: BaseDatabaseWrapper,
+    messages: Sequence[str],
+    parameters: dict[str, Any],
+    rows: list[Any],
+) -> None:
+    """Send the messages one by one; add the rows of the last result."""
+    with connection.cursor() as cursor:
+        try:
+            for message in messages:
+                cursor.execute(*positional(message, parameters))
+            while cursor.nextset():
+                pass
+            rows += cursor.fetchall()
+        except Error:
+            raise
+        except BaseException:
+            end_interrupted(connection, cursor, rows)
+            raise
 
 
 def _takes_several(connection: BaseDatabaseWrapper) -> bool:
@@ -406,9 +429,11 @@ def _is_standby(connection: BaseDatabaseWrapper, error: Error) -> bool:
 
 
 def durable(
-    place: Place, act: str, statement: str, parameters: dict[str, Any]
-) -> tuple[list[Any], bool]:
-    """Run a statement that commits by itself; return its rows, and whether it was replicated.
+    place: Place, act: str, statement: str, parameters: dict[str, Any], rows: list[Any]
+) -> bool:
+    """Run a statement that commits by itself; return whether its commit was replicated.
+
+    ``rows`` receives the statement's rows, as in :func:`run`.
 
     Raises:
         OpenTransaction: a transaction is open on the connection.
@@ -418,8 +443,8 @@ def durable(
     drop_if_dead(connection)
     connection.ensure_connection()
     with unreplicated(connection.connection) as warnings:
-        rows = run(place, act, statement, parameters)
-    return rows, not warnings
+        run(place, act, statement, parameters, rows)
+    return not warnings
 
 
 # The queue of waiters.
@@ -459,7 +484,15 @@ def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
     """
     who = owner()
     parameters = {"name": place.name, "slot": slot, "owner": who, "patience": patience}
-    [(number, topic, _)] = run(place, "queued for", sql.TAKE_TICKET, parameters)
+    rows: list[Any] = []
+    try:
+        run(place, "queued for", sql.TAKE_TICKET, parameters, rows)
+    except BaseException:
+        for number, topic, _ in rows:
+            with suppress(Error):
+                drop_ticket(place, Ticket(number, who, topic))
+        raise
+    [(number, topic, _)] = rows
     return Ticket(number, who, topic)
 
 

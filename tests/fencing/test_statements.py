@@ -20,14 +20,14 @@ def alone(statement):
 
 
 def in_one_message(statement):
-    store.durable_together(PLACE, "taken", [statement], {})
+    store.durable_together(PLACE, "taken", [statement], {}, [])
 
 
 def one_by_one(statement):
     """As where the driver's cursor takes one statement at a time."""
     connection.settings_dict["OPTIONS"]["server_side_binding"] = True
     try:
-        store.durable_together(PLACE, "taken", [statement], {})
+        store.durable_together(PLACE, "taken", [statement], {}, [])
     finally:
         del connection.settings_dict["OPTIONS"]["server_side_binding"]
 

@@ -1,0 +1,221 @@
+"""An exception that interrupts entering a block leaves no lease and no ticket behind."""
+
+import signal
+import threading
+from contextlib import ExitStack
+
+import pytest
+from django.db import connections
+
+from django_dblock import (
+    fenced_lock,
+    fenced_rwlock,
+    fenced_semaphore,
+    leadership,
+    partitions,
+    signals,
+)
+from django_dblock.fencing.acquire import Attempt
+from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.models import FencedTicket
+from tests.helpers import observe
+from tests.helpers.processes import process
+from tests.helpers.relay import relay
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+
+
+class TimeLimit(Exception):
+    """As Celery's soft time limit, after which the worker goes on."""
+
+
+def elected(stack):
+    terms = iter(leadership("a", ttl=600))
+    stack.callback(terms.close)
+    return next(terms)
+
+
+ENTER = {
+    "fenced_lock": lambda stack: stack.enter_context(fenced_lock("a", ttl=600)),
+    "fair": lambda stack: stack.enter_context(fenced_lock("a", ttl=600, fair=True)),
+    "fenced_semaphore": lambda stack: stack.enter_context(
+        fenced_semaphore("a", permits=3, units=2, ttl=600)
+    ),
+    "leadership": elected,
+    "rwlock.read": lambda stack: stack.enter_context(fenced_rwlock("a").read(ttl=600)),
+    "rwlock.write": lambda stack: stack.enter_context(fenced_rwlock("a").write(ttl=600)),
+    "partitions": lambda stack: stack.enter_context(partitions("a", count=2, ttl=600)),
+}
+
+HELD = "SELECT count(*) FROM django_dblock_fencedlock WHERE expires_at > clock_timestamp()"
+
+
+def held(observer):
+    return observer.execute(HELD).fetchone()[0]
+
+
+def enter_and_go_on(channel, kind, error):
+    """Enter a block; tell when the signal has come and when entering has ended."""
+
+    def handler(*_):
+        channel.send("signal")
+        raise error
+
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        ENTER[kind](ExitStack())
+    except error:
+        channel.send((len(heartbeat._due), error.__name__))
+    channel.receive()  # the process lives on
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("error", [TimeLimit, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ENTER)
+def test_signal_between_commit_and_answer_releases_the_grant(kind, error, observer):
+    with ExitStack() as stack:
+        ENTER[kind](stack)  # the rows are there
+    port = connections["default"].settings_dict["PORT"]
+    with (
+        relay(int(port), b"'acquired'") as line,
+        process(
+            enter_and_go_on, kind, error, options={"HOST": "127.0.0.1", "PORT": line.port}
+        ) as child,
+    ):
+        observe.until(lambda: held(observer), "the grant is committed")
+        child.signal(signal.SIGTERM)
+        assert child.receive() == "signal"
+        line.let_through()
+        assert child.receive() == (0, error.__name__)
+        assert held(observer) == 0
+        child.send("end")
+
+
+@pytest.mark.processes
+def test_signal_between_commit_and_answer_drops_the_ticket(observer):
+    port = connections["default"].settings_dict["PORT"]
+    with (
+        fenced_lock("a", ttl=600),
+        relay(int(port), b"INSERT INTO django_dblock_fencedticket") as line,
+        process(wait_in_turn, TimeLimit, options={"HOST": "127.0.0.1", "PORT": line.port}) as child,
+    ):
+        observe.until(FencedTicket.objects.exists, "the ticket is committed")
+        child.signal(signal.SIGTERM)
+        assert child.receive() == "signal"
+        line.let_through()
+        assert child.receive() == "ended"
+        assert not FencedTicket.objects.exists()
+
+
+def wait_in_turn(channel, error):
+    def handler(*_):
+        channel.send("signal")
+        raise error
+
+    signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(error), fenced_lock("a", ttl=600, timeout=None, fair=True):
+        pass
+    channel.send("ended")
+
+
+@pytest.fixture
+def interrupted(observer):
+    """Run an act in this thread, over a line that holds an answer back; raise an error in it."""
+
+    def run(act, held_back, committed, error):
+        raised = threading.Event()
+
+        def handler(*_):
+            raised.set()
+            raise error
+
+        def when_committed():
+            observe.until(committed, "it is committed")
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            raised.wait()
+            line.let_through()
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        with relay(int(direct["PORT"]), held_back) as line:
+            connection.settings_dict.update(HOST="127.0.0.1", PORT=line.port)
+            thread = threading.Thread(target=when_committed)
+            thread.start()
+            try:
+                with pytest.raises(error):
+                    act()
+            finally:
+                thread.join()
+                signal.signal(signal.SIGUSR1, before)
+            connection.close()
+
+    connection = connections["default"]
+    connection.close()
+    direct = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
+    yield run
+    connection.close()
+    connection.settings_dict.update(direct)
+
+
+@pytest.mark.parametrize("error", [TimeLimit, KeyboardInterrupt])
+class TestInThisProcess:
+    """The same, where one can look inside."""
+
+    @pytest.mark.parametrize("kind", ["fenced_lock", "fenced_semaphore", "rwlock.write"])
+    def test_grant_is_released(self, kind, error, interrupted, observer):
+        with ExitStack() as stack:
+            ENTER[kind](stack)
+        connections["default"].close()
+        enter = lambda: ENTER[kind](ExitStack())  # noqa: E731
+        interrupted(enter, b"'acquired'", lambda: held(observer), error)
+        assert nothing_is_left(observer)
+
+    def test_ticket_is_dropped(self, error, interrupted, observer, rival):
+        rival.execute(
+            "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+            " renewed_at, expires_at, lock_delay, grants, metadata) VALUES ('a', 0, 1, '', now(),"
+            " now(), now() + interval '1 hour', interval '0', 1, '{}')"
+        )
+        tickets = "SELECT count(*) FROM django_dblock_fencedticket"
+        count = lambda: observer.execute(tickets).fetchone()[0]  # noqa: E731
+
+        def enter():
+            with fenced_lock("a", ttl=600, timeout=None, fair=True):
+                pass
+
+        interrupted(enter, b"INSERT INTO django_dblock_fencedticket", count, error)
+        assert count() == 0
+
+
+@pytest.fixture(params=[TimeLimit, SystemExit])
+def error(request):
+    return request.param
+
+
+def nothing_is_left(observer):
+    """No lease is held, and the heartbeat renews none: this process lives on."""
+    return not heartbeat._due and held(observer) == 0
+
+
+@pytest.mark.parametrize("kind", ENTER)
+def test_receiver_of_the_grant_that_exits_releases_it(kind, observer):
+    def exits(**_):
+        raise SystemExit  # send_robust() catches Exception only
+
+    signals.lock_acquired.connect(exits)
+    try:
+        with pytest.raises(SystemExit):
+            ENTER[kind](ExitStack())
+    finally:
+        signals.lock_acquired.disconnect(exits)
+    assert nothing_is_left(observer)
+
+
+@pytest.mark.parametrize("kind", ["fenced_lock", "fenced_semaphore", "leadership", "rwlock.write"])
+def test_interruption_after_the_grant_releases_it(kind, error, monkeypatch, observer):
+    def close(attempt):
+        raise error
+
+    monkeypatch.setattr(Attempt, "close", close)
+    with pytest.raises(error):
+        ENTER[kind](ExitStack())
+    assert nothing_is_left(observer)
