@@ -19,6 +19,7 @@ from django_dblock import (
     advisory_locks,
     advisory_semaphore,
     fenced_lock,
+    fenced_rwlock,
     fenced_semaphore,
     signals,
 )
@@ -75,6 +76,10 @@ def advisory_permit(key: str, timeout: float | None) -> AbstractContextManager[A
     return advisory_semaphore(key, permits=1, timeout=timeout)
 
 
+def writing(key: str, timeout: float | None) -> AbstractContextManager[Any]:
+    return fenced_rwlock(key).write(ttl=3, timeout=timeout)
+
+
 def until_polled(observer: Any) -> None:
     """A waiter's latest statement is the same as the holder's: the one that asks for the lease."""
     asked = (
@@ -90,6 +95,14 @@ KINDS = [
     Kind(
         "fenced_lock",
         lease,
+        refusal=OpenTransaction,
+        until_waits=until_polled,
+        released=("lost", False),
+        waits_for_nobody=False,
+    ),
+    Kind(
+        "fenced_rwlock.write",
+        writing,
         refusal=OpenTransaction,
         until_waits=until_polled,
         released=("lost", False),

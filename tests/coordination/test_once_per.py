@@ -21,6 +21,7 @@ from django_dblock.coordination.once_per import _Calendar
 from django_dblock.idempotency.outcome import in_progress
 from django_dblock.idempotency.run_once import identity_of
 from tests.app.models import Counter
+from tests.helpers.crashes import crash_at, stopping
 from tests.helpers.processes import process, race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -414,6 +415,48 @@ def settle_async():
         return "async"
 
     return async_to_sync(settle.run)()
+
+
+def settle_stopping(channel):
+    """The first pod, which can be ended at each statement."""
+    with stopping(channel):
+        return settle_at_once("first")
+
+
+def settle_apart(channel):
+    """The negative twin: the record has a transaction of its own, after the settlement's."""
+    with stopping(channel):
+        with transaction.atomic():
+            Counter.objects.create(name="apart")
+        return once_per("day", key="settlement")(lambda period: "apart")()
+
+
+@pytest.mark.processes
+class TestCrashes:
+    @pytest.mark.parametrize("how", ["SIGKILL", "pg_terminate_backend"])
+    def test_crash_at_any_statement_leaves_one_settlement(self, how, observer):
+        seen = []
+        while (what := crash_at(len(seen), how, observer, settle_stopping)) is not None:
+            seen.append(what)
+            committed = Counter.objects.count()
+            assert committed == (what == "after COMMIT"), what
+            assert settle_at_once("next") == "at once"
+            [settled] = Counter.objects.values_list("name", flat=True)
+            assert settled == ("at once first" if committed else "at once next"), what
+            Counter.objects.all().delete()
+            IdempotencyKey.objects.all().delete()
+        assert seen.count("before COMMIT") == seen.count("after COMMIT") == 1
+        assert len(seen) > 4
+
+    def test_twin_record_apart_from_the_settlement_settles_twice(self, observer):
+        stops, settled = 0, []
+        while crash_at(stops, "SIGKILL", observer, settle_apart) is not None:
+            settle_at_once("next")
+            settled.append(Counter.objects.count())
+            Counter.objects.all().delete()
+            IdempotencyKey.objects.all().delete()
+            stops += 1
+        assert max(settled) == 2
 
 
 @pytest.mark.processes

@@ -2,12 +2,13 @@
 
 import json
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 
 from django_dblock import idempotent
 from tests.app.idempotent_views import client
 from tests.app.models import Document
+from tests.helpers.crashes import stopping
 from tests.idempotency.leasing import post
 
 
@@ -38,30 +39,6 @@ VIEWS = {
 
 
 def first_call(channel, name):
-    """Stop before each statement, and before and after each COMMIT, until told that it is the last.
-
-    Tells what comes next, and the backend.
-    """
-    connection.ensure_connection()
-    stopping = True
-
-    def stop(what):
-        nonlocal stopping
-        if stopping:
-            channel.send((what, connection.connection.info.backend_pid))
-            stopping = channel.receive()
-
-    def execute(run, sql, parameters, many, context):
-        stop(sql)
-        return run(sql, parameters, many, context)
-
-    original = connection._commit
-
-    def commit():
-        stop("before COMMIT")
-        original()
-        stop("after COMMIT")
-
-    connection._commit = commit
-    with connection.execute_wrapper(execute):
+    """Send the first request of a view, stopping at each statement and COMMIT."""
+    with stopping(channel):
         return json.loads(post(VIEWS[name]).content)

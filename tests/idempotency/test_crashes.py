@@ -6,9 +6,10 @@ import random
 import time
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import connection
 
 from tests.app.models import Document
+from tests.helpers.crashes import crash_at
 from tests.helpers.processes import process, race
 from tests.idempotency.crashing import VIEWS, first_call
 from tests.idempotency.leasing import expire, post
@@ -18,35 +19,11 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.processes, py
 KEYS, CLIENTS = 40, 12
 
 
-def call_and_die(name, how, stops, observer):
-    """Kill the first call at its n-th stop; return what came next, and None if it has none."""
-    with process(first_call, name) as child:
-        for _ in range(stops):
-            next_one = child.receive()
-            if isinstance(next_one, dict):
-                return None
-            child.send(True)
-        next_one = child.receive()
-        if isinstance(next_one, dict):
-            return None
-        what, backend = next_one
-        if how == "SIGKILL":
-            child.kill()
-            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
-        else:
-            observer.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
-            child.send(False)
-            if what != "after COMMIT":
-                with pytest.raises(OperationalError):
-                    child.receive()
-        return what
-
-
 @pytest.mark.parametrize("how", ["SIGKILL", "pg_terminate_backend"])
 @pytest.mark.parametrize("name", ["atomic", "lease"])
 def test_retry_after_any_crash_leaves_one_effect(name, how, observer):
     seen = []
-    while (what := call_and_die(name, how, len(seen), observer)) is not None:
+    while (what := crash_at(len(seen), how, observer, first_call, name)) is not None:
         seen.append(what)
         committed = list(Document.objects.values_list("pk", flat=True))
         expire()
@@ -69,7 +46,7 @@ def test_retry_after_any_crash_leaves_one_effect(name, how, observer):
 def test_trap_crash_between_effect_and_record(observer):
     """The negative twin: without complete() in the effect's transaction there is such a moment."""
     stops = 0
-    while (what := call_and_die("careless", "SIGKILL", stops, observer)) is not None:
+    while (what := crash_at(stops, "SIGKILL", observer, first_call, "careless")) is not None:
         expire()
         post(VIEWS["careless"])
         if Document.objects.count() == 2:
