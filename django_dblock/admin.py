@@ -1,10 +1,10 @@
-"""The admin: leases, idempotency keys and the lock monitor, all read-only.
+"""The admin: leases, latches, idempotency keys and the lock monitor, all read-only.
 
 An operator ends a lease on the lock monitor's page, which asks first. An operator resolves an
 unfinished request with ``manage.py dblock release --request`` or
 :func:`django_dblock.resolve_idempotency_key`, which fence off the request's worker.
 
-Both tables can hold millions of rows, so each page reads a bounded number of them: lists are sorted
+The tables can hold millions of rows, so each page reads a bounded number of them: lists are sorted
 by indexes only, counted up to a limit, and searched through indexes and the newest rows.
 """
 
@@ -38,7 +38,7 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy as _
 
 from django_dblock.conf import conf
-from django_dblock.models import MAY_SEE_OTHERS, FencedLock, IdempotencyKey
+from django_dblock.models import MAY_SEE_OTHERS, FencedLock, IdempotencyKey, LatchPart
 from django_dblock.monitor import admin as monitor  # noqa: F401 - registers by being imported
 from django_dblock.monitor.formatting import lasting, short, visible
 
@@ -95,7 +95,7 @@ class ReadOnlyAdmin(_ModelAdmin):
     rows of the current one only.
     """
 
-    if TYPE_CHECKING:  # what each of the two admins defines
+    if TYPE_CHECKING:  # what each of the admins defines
 
         def own_rows(self, namespace: str) -> Q:
             """Return the condition for the rows of a namespace."""
@@ -156,7 +156,7 @@ class ReadOnlyAdmin(_ModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's
-        """Return False: without its row a token could repeat, and a request would run again."""
+        """Return False: without the row a token could repeat, or a request would run again."""
         return False
 
 
@@ -363,6 +363,45 @@ class FencedLockAdmin(ReadOnlyAdmin):
             )
         except NoReverseMatch:
             return None
+
+
+@admin.register(LatchPart)
+class LatchPartAdmin(ReadOnlyAdmin):
+    """The parts of latches that are done. ``dblock purge`` removes whole latches."""
+
+    list_display = ("latch", "part", "age")
+    fields = ("latch", "part", "done_at")
+    readonly_fields = fields
+    search_fields = ("latch", "part")
+    search_help_text = _(
+        "The beginning of any latch's name; or any part of a name among the newest 100,000 parts."
+    )
+    ordering = ("latch", "part")
+    sortable_by: ClassVar[tuple[str, ...]] = ("latch",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LatchPart]:
+        """Add the time since the part was done, by the server's clock."""
+        return super().get_queryset(request).annotate(aged=_until("done_at"))
+
+    def indexed_matches(self, rows: QuerySet[Any], words: list[str]) -> list[QuerySet[Any]]:
+        """Return the parts of latches whose name begins with the first word and has the others."""
+        found = rows.filter(latch__startswith=words[0]).order_by("latch")
+        for word in words[1:]:
+            found = found.filter(latch__contains=word)
+        return [found]
+
+    def matches(self, word: str) -> Q:
+        """Return the condition that the latch or the part has the word."""
+        return Q(latch__contains=word) | Q(part__contains=word)
+
+    def own_rows(self, namespace: str) -> Q:
+        """Return the condition for the latches of a namespace, by their names."""
+        return Q(latch__startswith=f"{namespace}::") if namespace else ~Q(latch__contains="::")
+
+    @admin.display(description=_("done"))
+    def age(self, row: Any) -> str:
+        """Show the time since the part was done."""
+        return str(_("%(time)s ago") % {"time": _seconds(row.aged)})
 
 
 @admin.register(IdempotencyKey)

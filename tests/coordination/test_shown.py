@@ -5,6 +5,8 @@ import threading
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.core.management import CommandError
 from django.db import connection
 from prometheus_client import CollectorRegistry
@@ -26,7 +28,7 @@ from django_dblock.contrib.prometheus_state import StateCollector
 from django_dblock.fencing.lease_name import ROLES
 from django_dblock.idempotency.identity import masked, shown_key
 from django_dblock.inspect import fenced_leases
-from django_dblock.models import FencedTicket
+from django_dblock.models import FencedTicket, LatchPart
 from django_dblock.testing import assert_no_locks
 from tests.helpers import observe, queueing
 from tests.helpers.commands import run
@@ -294,6 +296,33 @@ class TestLatches:
         assert "import:7 1 waiting 1" in said
         assert "import:7" in words(html(admin_client.get(PAGE, {"q": "import"})))
         assert "import:7" not in words(html(admin_client.get(PAGE, {"q": "export"})))
+
+    def test_parts_are_in_the_admin(self, closed, admin_client, settings):
+        closed.count_down("b")
+        latch("export", parties=1).count_down("c")
+        lists = "/admin/django_dblock/latchpart/"
+
+        def said(**query):
+            return words(admin_client.get(lists, query).content.decode())
+
+        assert "export c" in said()
+        assert "import:7 a" in said(q="imp 7")
+        assert "import:7 b" in said(q="imp 7")
+        assert "export" not in said(q="imp 7")
+        assert "import:7 b" in said(q="b")
+        part = LatchPart.objects.get(part="b")
+        page = words(admin_client.get(f"{lists}{part.pk}/change/").content.decode())
+        assert "Latch: import:7 Part: b Done at:" in page
+        assert "Save" not in page
+
+    def test_admin_shows_the_parts_of_the_namespace(self, closed, client, settings):
+        person = get_user_model().objects.create_user("ann", is_staff=True)
+        person.user_permissions.add(Permission.objects.get(codename="view_latchpart"))
+        client.force_login(person)
+        for namespace, shown in (("", True), ("acme", False)):
+            settings.DBLOCK_NAMESPACE = lambda namespace=namespace: namespace
+            page = words(client.get("/admin/django_dblock/latchpart/").content.decode())
+            assert ("import:7" in page) is shown
 
     def test_gauge_counts_latches_and_waiters(self, closed):
         registry = CollectorRegistry()
