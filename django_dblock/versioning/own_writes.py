@@ -113,26 +113,32 @@ def named_keys(queryset: "QuerySet[Any]") -> frozenset[Any] | None:
 
 def _keys(model: Any, values: Iterable[Any]) -> frozenset[Any] | None:
     keys = frozenset(
-        _key(model, value) for value in values if not hasattr(value, "resolve_expression")
+        rollback.row_key(model, value)
+        for value in values
+        if not hasattr(value, "resolve_expression")
     )
     return keys if 0 < len(keys) <= MOST else None
 
 
-def _key(model: Any, value: Any) -> Any:
-    """Return a primary key as a read row would have it; a composite key as a tuple."""
-    fields = model._meta.pk_fields
-    if len(fields) == 1:
-        return loaded_state.cleaned(fields[0], value)
-    return tuple(map(loaded_state.cleaned, fields, value))
+def wrote(
+    queryset: "QuerySet[Any]", keys: frozenset[Any] | None, names: Iterable[str], count: int
+) -> None:
+    """Remember an UPDATE that has just changed rows.
 
-
-def remember(queryset: "QuerySet[Any]", keys: frozenset[Any], names: Iterable[str]) -> None:
-    """Remember an UPDATE that has just changed the rows with these primary keys, and no others."""
+    Args:
+        queryset: the queryset that was updated.
+        keys: the primary keys that the query names; None if it names none.
+        names: the written fields, without the version.
+        count: how many rows were changed.
+    """
     connection: Any = connections[queryset.db]
     if (fate := rollback.current(connection)) is None:
         return
-    write = OwnWrite(clock.tick().number, frozenset(names), fate)
     table = queryset.model._version_field.model
+    rollback.wrote(fate, table, keys)
+    if keys is None or count != len(keys):
+        return
+    write = OwnWrite(clock.tick().number, frozenset(names), fate)
     kept: OrderedDict[Any, list[OwnWrite]] = connection.__dict__.setdefault(_KEPT, OrderedDict())
     for key in keys:
         kept[table, key] = [*kept.pop((table, key), ()), write][-MOST:]
@@ -148,7 +154,7 @@ def since(instance: Instance, using: str) -> list[OwnWrite]:
     if not kept or epoch is None:
         return []
     table = instance._version_field.model
-    key = _key(table, instance._version_pk)
+    key = rollback.row_key(table, instance._version_pk)
     return [
         write
         for write in kept.get((table, key), ())

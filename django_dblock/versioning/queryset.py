@@ -41,8 +41,8 @@ class VersionedQuerySet(models.QuerySet[M]):
         names, keys = frozenset(changes), own_writes.named_keys(self)
         changes[field.name] = bumped(field)
         count = super().update(**changes)
-        if keys is not None and count == len(keys):
-            own_writes.remember(self, keys, names)
+        if count:
+            own_writes.wrote(self, keys, names, count)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]

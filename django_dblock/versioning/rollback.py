@@ -10,12 +10,18 @@ transaction from the list, and empties the list when the connection is lost. So 
 module in that list shows the fate: the entry is still in the list, was run, or was removed. The
 entry is the first in the list, so that another hook that raises can't keep it from being run.
 
+An instance that was *read* in a transaction can have a version that the same transaction wrote, by
+another instance or by ``QuerySet.update()``. So each thread remembers which rows its open
+transactions have written, and an instance that is read from such a row is treated as written there.
+
 Django's list knows only the savepoints of ``atomic()``. If a savepoint is rolled back by hand, and
 in manual transactions, the only sign is a version in memory that is above the row's version.
 """
 
 import os
+import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -127,6 +133,77 @@ def _in_testcase(connection: Connection) -> Fate | None:
     fate = Fate(connection.alias, connection)
     fate.testcase_block = own[0]
     return fate
+
+
+# The rows that open transactions have written.
+
+
+MOST: Final = 1000
+"""Rows of one table that are remembered; after more, all its rows count as written."""
+
+
+class _Local(threading.local):
+    """The rows that this thread's transactions have written, by alias.
+
+    Of each table the primary keys, each with the fates of its writes; None stands for all rows.
+    Django's connections belong to a thread, so nothing here is shared.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[Any, dict[Any, list[Fate]]]] = {}
+
+
+uncommitted = _Local()
+
+
+def row_key(model: Any, value: Any) -> Any:
+    """Return a primary key as a read row would have it; a composite key as a tuple."""
+    fields = model._meta.pk_fields
+    if len(fields) == 1:
+        return loaded_state.cleaned(fields[0], value)
+    return tuple(map(loaded_state.cleaned, fields, value))
+
+
+def wrote(fate: Fate, table: Any, keys: Iterable[Any] | None) -> None:
+    """Remember rows that the open transaction has written.
+
+    Args:
+        fate: the transaction or savepoint.
+        table: the model of the table with the version.
+        keys: the primary keys, as :func:`row_key` returns them; None if they are not known.
+    """
+    rows = uncommitted.rows.setdefault(fate.alias, {}).setdefault(table, {})
+    for key in (None,) if keys is None else keys:
+        fates = rows.setdefault(key if len(rows) < MOST else None, [])
+        if fate not in fates:
+            fates.append(fate)
+
+
+def was_read(instance: Instance, alias: str, last: "Written | None" = None) -> None:
+    """Treat an instance as written, if the open transaction wrote the row that was just read.
+
+    Call this function only if ``uncommitted.rows`` has the alias.
+
+    Args:
+        instance: the instance.
+        alias: the alias that the row was read from.
+        last: the latest write of the instance itself before it was read again, if there was one.
+    """
+    connection, tables = connections[alias], uncommitted.rows[alias]
+    version = instance.__dict__.get(instance._version_field.attname)
+    table = instance._version_field.model
+    if (rows := tables.get(table)) is None or version is None:
+        return
+    key = row_key(table, instance._version_pk)
+    fates = [*rows.get(None, ()), *rows.get(key, ())]
+    pending = [fate for fate in fates if fate.pending(connection)]
+    if pending:
+        before = last.before if last is not None and last.fate is pending[-1] else None
+        instance.__dict__["_version_written"] = Written(pending[-1], version, before)
+    elif not any(fate.pending(connection) for each in rows.values() for fate in each):
+        del tables[table]  # all these transactions have ended
+        if not tables:
+            del uncommitted.rows[alias]
 
 
 # The version that an instance had before, which a rollback restores.

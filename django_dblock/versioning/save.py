@@ -382,6 +382,8 @@ class GuardedSave(models.Model):
         instance = super().from_db(db, field_names, values, **more)
         loaded_state.loaded(instance, field_names, values)
         instance.__dict__["_version_epoch"] = own_writes.clock.now
+        if db in rollback.uncommitted.rows:
+            rollback.was_read(instance, db)
         return instance
 
     def refresh_from_db(  # type: ignore[override]
@@ -390,6 +392,7 @@ class GuardedSave(models.Model):
         """Read the row again. A version that is read alone is not one to compare with."""
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
+        last: rollback.Written | None = state.get("_version_written")
         unloaded = names is None and name not in state  # Django would leave it so
         if unloaded:
             state[name] = None
@@ -406,6 +409,8 @@ class GuardedSave(models.Model):
         loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
         if self._version_field in read:
             self._version_was_read(read)
+            if self._state.db in rollback.uncommitted.rows:
+                rollback.was_read(self, self._state.db, last)
 
     def _version_was_read(self, read: Iterable[Any]) -> None:
         """Carry the version that was just read with these fields."""
@@ -549,8 +554,10 @@ class GuardedSave(models.Model):
         state, name = self.__dict__, self._version_field.attname
         connection = connections[using]
         # what is committed at once can't be rolled back
-        shared = version is not None and connection.in_atomic_block
-        fate = rollback.current(connection) if shared else None
+        fate = rollback.current(connection) if connection.in_atomic_block else None
+        table: Any = self._version_field.model
+        if fate is not None and self._is_pk_set(table._meta):  # it is not yet in an INSERT
+            rollback.wrote(fate, table, (rollback.row_key(table, self._version_pk),))
         if fate is None or version is None:
             state.pop("_version_written", None)
         else:
