@@ -154,13 +154,13 @@ class Run:
         With ``on_abandoned="refuse"`` such a request is left to an operator. If another system may
         know the key, the key stays bound to this request, as after a crash.
         """
+        using, claim = self.identity.using, lease.claim
         if lease.in_doubt and self.options.on_abandoned == "refuse":
-            statement = sql.ABANDON
+            store.write(using, claim, sql.ABANDON)
         elif lease.in_doubt or lease.key_was_derived:
-            statement = sql.FREE
+            store.write(using, claim, sql.FREE, ttl=self.options.ttl_seconds)
         else:
-            statement = sql.GIVE_UP
-        store.write(self.identity.using, lease.claim, statement)
+            store.write(using, claim, sql.GIVE_UP)
 
     def try_to_give_up(self, lease: Lease) -> None:
         """Give the request up after an error, which an error of the database must not hide.

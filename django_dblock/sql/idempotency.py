@@ -260,8 +260,15 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
 # The run has ended without a response to store: the next retry may run at once, after the last
 # recorded step. FREE keeps the row and its fingerprint, for a key that another system may know.
 # GIVE_UP removes a row without a recorded step, because the row has nothing to remember.
+# FREE gives a row without a recorded step a retention, which on_abandoned="refuse" leaves open.
 FREE = """
-UPDATE django_dblock_idempotencykey SET locked_until = NULL
+UPDATE django_dblock_idempotencykey SET
+    locked_until = NULL,
+    expires_at = CASE
+        WHEN steps = '{}'
+        THEN coalesce(expires_at, clock_timestamp() + %(ttl)s::float8 * interval '1 second')
+        ELSE expires_at
+    END
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
 RETURNING id::text

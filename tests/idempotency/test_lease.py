@@ -513,7 +513,7 @@ def fail_after_a_rolled_back_step(request):
         fail_after_a_rolled_back_step,
     ],
 )
-def test_key_that_others_may_know_stays_with_its_request(work, on_abandoned):
+def test_key_that_others_may_know_is_bound_to_its_request(work, on_abandoned):
     """The gateway may have charged the first amount under the derived key."""
     options = {"on_abandoned": on_abandoned}
     with suppress(ZeroDivisionError):
@@ -527,12 +527,31 @@ def test_key_that_others_may_know_stays_with_its_request(work, on_abandoned):
     assert retried.status_code == (409 if asked_for_a_person else 201)
 
 
-def test_key_that_stays_with_its_request_is_free_after_its_retention():
+@pytest.mark.parametrize(
+    ("work", "on_abandoned"),
+    [
+        (fail_in_a_step, "takeover"),
+        (fail_with_a_derived_key, "takeover"),
+        (fail_with_a_derived_key, "refuse"),
+    ],
+)
+def test_bound_key_is_free_after_its_retention(work, on_abandoned):
     with pytest.raises(ZeroDivisionError):
-        post(leased(fail_in_a_step), body=b'{"amount": 10}')
+        post(leased(work, on_abandoned=on_abandoned), body=b'{"amount": 10}')
+    assert timedelta(hours=23) < row().expires_at - row().created_at < timedelta(hours=25)
     end_retention()
     assert purge_idempotency_keys() == 1
     assert post(leased(effect), body=b'{"amount": 20}').status_code == 201
+
+
+def test_recorded_step_has_no_time_limit_where_a_person_decides():
+    def work(request):
+        request.idempotency.run_step(request.idempotency.derived_key("a")[:5], lambda: 1)
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        post(leased(work, **REFUSE))
+    assert row().expires_at is None
 
 
 @pytest.mark.parametrize("how", ["raised", "returned"])
