@@ -16,13 +16,11 @@ from typing import Any, Protocol, Self, TypeAlias
 from asgiref.sync import sync_to_async
 from django.db import InterfaceError, OperationalError, connections
 
-from django_dblock.conf import conf
 from django_dblock.coordination import slots
 from django_dblock.core.application_name import named
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import fetch
-from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Success
 from django_dblock.fencing.async_lock import Stop
 from django_dblock.fencing.lock import Entry, fenced_lock
@@ -244,9 +242,7 @@ class TermLock(fenced_lock):
         return leadership
 
     def _attempt(self) -> Attempt:
-        place = slots.place_of(
-            self._entered_key(), "leader", conf.namespace, store.alias_for(self._using)
-        )
+        place = slots.place_of(self._entered_key(), "leader", self._using)
         return Attempt(place, self._wish, self._timeout)
 
     def _lease(self, place: Place, success: Success) -> Term:
@@ -350,7 +346,7 @@ def leader(*key: KeyPart, using: str | None = None) -> Leader | None:
         TypeError, ValueError: a part of the key is not valid; before any SQL.
         UnsupportedDatabase: the database is not PostgreSQL.
     """
-    place = slots.place_of(named(key), "leader", conf.namespace, store.alias_for(using))
+    place = slots.place_of(named(key), "leader", using)
     rows = fetch(connections[place.using], sql.HOLDER, {"name": place.name})
     if not rows:
         return None

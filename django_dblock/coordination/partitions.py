@@ -16,7 +16,6 @@ from asgiref.sync import sync_to_async
 from django.db import Error
 
 from django_dblock import signals
-from django_dblock.conf import conf
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import QuietLease, SlotGrant
 from django_dblock.core.application_name import NamedKey, named
@@ -84,12 +83,13 @@ class Share:
     yields nothing.
     """
 
-    def __init__(self, key: NamedKey, count: int, ttl: float, using: str, metadata: Any) -> None:
+    def __init__(
+        self, key: NamedKey, count: int, ttl: float, using: str | None, metadata: Any
+    ) -> None:
         self.count = count
         self._ttl = ttl
-        namespace = conf.namespace
-        self._place = slots.place_of(key, "partition", namespace, using)
-        self._worker_place = slots.place_of(key, "worker", namespace, using)
+        self._place = slots.place_of(key, "partition", using)
+        self._worker_place = slots.place_of(key, "worker", using)
         self._wish = Wish(ttl, 0.0, "{}", in_turn=False)
         self._worker_wish = Wish(ttl, 0.0, json.dumps({**metadata, "count": count}), in_turn=False)
         self._mutex = threading.RLock()
@@ -467,8 +467,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         _blocks.add(entry)
 
     def _join(self) -> Share:
-        using = store.alias_for(self._using)
-        share = Share(self._key, self._count, self._ttl, using, self._metadata)
+        share = Share(self._key, self._count, self._ttl, self._using, self._metadata)
         try:
             share.join()
         except BaseException:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django_dblock.conf import conf
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import SlotGrant
 from django_dblock.core.application_name import named
@@ -237,8 +236,7 @@ class _Block(fenced_lock):
         return fenced_rwlock
 
     def _place(self) -> Place:
-        using = store.alias_for(self._using)
-        return slots.place_of(self._entered_key(), "rwlock", conf.namespace, using)
+        return slots.place_of(self._entered_key(), "rwlock", self._using)
 
     def _push(self, lease: Lease) -> None:
         super()._push(lease)
@@ -260,10 +258,11 @@ class _Block(fenced_lock):
 
 
 class _ReadBlock(_Block):
-    def __enter__(self) -> ReadLease:
-        lease = super().__enter__()
-        assert isinstance(lease, ReadLease)  # noqa: S101 - made by _lease() below
-        return lease
+    if TYPE_CHECKING:  # fenced_lock's own: _lease() below makes the lease
+
+        def __enter__(self) -> ReadLease: ...
+
+        async def __aenter__(self) -> ReadLease: ...
 
     def _attempt(self) -> Attempt:
         place = self._place()
@@ -279,10 +278,11 @@ class _ReadBlock(_Block):
 
 
 class _WriteBlock(_Block):
-    def __enter__(self) -> WriteLease:
-        lease = super().__enter__()
-        assert isinstance(lease, WriteLease)  # noqa: S101 - made by _lease() below
-        return lease
+    if TYPE_CHECKING:  # fenced_lock's own: _lease() below makes the lease
+
+        def __enter__(self) -> WriteLease: ...
+
+        async def __aenter__(self) -> WriteLease: ...
 
     def _attempt(self) -> Attempt:
         place = self._place()

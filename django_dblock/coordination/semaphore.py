@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django_dblock.advisory.acquire import Request, lock, try_any
 from django_dblock.advisory.lock import AdvisoryBlock
-from django_dblock.conf import conf
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import SlotGrant
 from django_dblock.core.application_name import named
 from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import LockTimeout
-from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt, Demand, Success
 from django_dblock.fencing.deadline import Trust
 from django_dblock.fencing.lease import Lease
@@ -218,16 +216,14 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
         self._permits = permits
         self._units = units
 
-    def __enter__(self) -> Permit:
-        return _as_permit(super().__enter__())
+    if TYPE_CHECKING:  # fenced_lock's own: _lease() below makes the permit
 
-    async def __aenter__(self) -> Permit:
-        return _as_permit(await super().__aenter__())
+        def __enter__(self) -> Permit: ...
+
+        async def __aenter__(self) -> Permit: ...
 
     def _attempt(self) -> Attempt:
-        place = slots.place_of(
-            self._entered_key(), "semaphore", conf.namespace, store.alias_for(self._using)
-        )
+        place = slots.place_of(self._entered_key(), "semaphore", self._using)
         acquire = functools.partial(
             slots.acquire_slots, permits=self._permits, units=self._units, at_least=self._units
         )
@@ -243,11 +239,6 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
             metadata=self._metadata,
             on_lost=self._on_lost,
         )
-
-
-def _as_permit(lease: Lease) -> Permit:
-    assert isinstance(lease, Permit)  # noqa: S101 - made by _lease() above
-    return lease
 
 
 def _check_count(argument: str, value: int, most: int) -> None:

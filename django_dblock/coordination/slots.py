@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from django.db import Error, connections
 
+from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey
 from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
 from django_dblock.fencing import store
@@ -45,9 +46,14 @@ class SlotGrant(Grant):
         return found
 
 
-def place_of(key: NamedKey, kind: Kind, namespace: str, using: str, slot: int = 0) -> Place:
-    """Return the place in the lock table of a key's leases of one kind."""
-    return Place(key, f"{lease_name(key, namespace)}~{kind}", using, slot, kind)
+def place_of(key: NamedKey, kind: Kind, using: str | None) -> Place:
+    """Return the place in the lock table of a key's leases of one kind, in the namespace of now.
+
+    Raises:
+        UnsupportedDatabase: the database is not PostgreSQL.
+    """
+    name = f"{lease_name(key, conf.namespace)}~{kind}"
+    return Place(key, name, store.alias_for(using), kind=kind)
 
 
 def acquire_slots(  # noqa: PLR0913 - the terms of one statement

@@ -140,7 +140,7 @@ class TestUnits:
         assert held(NAME) == []
 
     def test_slots_are_in_order_whatever_order_the_server_updates_them_in(self):
-        place = slots.place_of(named(("api",)), "semaphore", "", "default")
+        place = slots.place_of(named(("api",)), "semaphore", "default")
         rows = [("acquired", slot, 7, None, None, "public", None, True) for slot in (2, 0, 1)]
         grant = slots.answer(place, rows, "held", replicated=True)
         assert [each.slot for each in grant.slots] == [0, 1, 2]
