@@ -127,8 +127,9 @@ def _read(values: bytes) -> Key:
 
 
 def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
-    if type(part) is str:  # nearly always
-        return _value(b"s", part.encode("utf-8", "surrogatepass"))
+    if type(part) is str:  # nearly always, so without a call of _value()
+        text = part.encode("utf-8", "surrogatepass")
+        return b"s" + len(text).to_bytes(8, "big") + text
     if isinstance(part, Enum):
         return _part(part.value, key, place)
     if isinstance(part, str):

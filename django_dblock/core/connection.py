@@ -466,6 +466,8 @@ def _is_patched(connection: BaseDatabaseWrapper) -> bool:
     Django's test cases take the methods of an alias away, and put them back on the instance.
     """
     state = vars(connection)
+    if _NAMES.isdisjoint(state):  # nearly always
+        return False
     return any(
         getattr(state[name], "__func__", None) is not getattr(type(connection), name)
         or state[name].__self__ is not connection

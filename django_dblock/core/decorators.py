@@ -109,11 +109,14 @@ def refuse_unfinished(result: object, function: object, decorator: str) -> None:
     Raises:
         TypeError: the result is a generator, a coroutine, or another awaitable.
     """
-    if result is not None and isinstance(result, _UNFINISHED):
+    kind: Any = type(result)
+    if _is_unfinished(kind):
         _refuse(result, function, decorator)
 
 
-_UNFINISHED = (Generator, AsyncGenerator, Awaitable)
+@functools.lru_cache(maxsize=256)  # by type, because an abstract class takes long to compare with
+def _is_unfinished(kind: type) -> bool:
+    return issubclass(kind, Generator | AsyncGenerator | Awaitable)
 
 
 def _refuse(result: object, function: object, decorator: str) -> NoReturn:

@@ -15,9 +15,10 @@ through Django's cursor, with positional parameters.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
+from django.apps import apps
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import generators
@@ -31,6 +32,9 @@ from django_dblock.core.connection import (
     template_of,
 )
 from django_dblock.sql.advisory import BEGIN, COMMIT
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
 
 Parameter: TypeAlias = str | bytes | int | list[int] | None
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -49,7 +53,10 @@ def send(
 
 
 def exchange(
-    connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
+    connection: BaseDatabaseWrapper,
+    *statements: str,
+    parameters: Mapping[str, Parameter],
+    commits: bool = False,
 ) -> list[Rows]:
     """Run the statements, in one message if possible; return the rows of each with parameters.
 
@@ -64,36 +71,15 @@ def exchange(
         statements: each a whole statement with ``%(name)s`` for a parameter. Only those with
             parameters may return rows.
         parameters: the values, for all statements.
-
-    Raises:
-        django.db.Error: a statement failed.
-    """
-    return _exchange(connection, statements, parameters, commits=False)
-
-
-def exchange_and_commit(
-    connection: BaseDatabaseWrapper, *statements: str, parameters: Mapping[str, Parameter]
-) -> list[Rows]:
-    """Run the statements as :func:`exchange` does, and let COMMIT travel with them if possible.
-
-    If COMMIT was sent, Django's own commit has nothing left to commit, and runs the ``on_commit``
-    hooks. Else the transaction is still open, and Django's commit ends it. The rows do not show
-    whether COMMIT was sent. So a failure of a statement must be an error of the server, which keeps
-    COMMIT from being run, and not a value in the rows.
+        commits: whether COMMIT travels with them if possible. If it was sent, Django's own commit
+            has nothing left to commit, and runs the ``on_commit`` hooks. Else the transaction is
+            still open, and Django's commit ends it. The rows do not show whether COMMIT was sent.
+            So a failure of a statement must be an error of the server, which keeps COMMIT from
+            being run, and not a value in the rows.
 
     Raises:
         django.db.Error: a statement or the COMMIT failed.
     """
-    return _exchange(connection, statements, parameters, commits=True)
-
-
-def _exchange(
-    connection: BaseDatabaseWrapper,
-    statements: tuple[str, ...],
-    parameters: Mapping[str, Parameter],
-    *,
-    commits: bool,
-) -> list[Rows]:
     driver = fast_driver(connection)
     opening = None if driver is None else _opening(driver)
     try:
@@ -129,13 +115,17 @@ def _in_one_message(
     parameters: Mapping[str, Parameter],
 ) -> list[Rows]:
     connection.validate_thread_sharing()
-    message: Any = _Message(driver)
-    logged = connection.queries_logged
-    cursor = connection.make_debug_cursor(message) if logged else connection.make_cursor(message)
     template, names = _joined(statements)
-    cursor.execute(template, [parameters[name] for name in names])
-    results: list[Rows] = message.results
-    return results
+    values = [parameters[name] for name in names]
+    if connection.queries_logged or not apps.ready:
+        message: Any = _Message(driver)
+        connection.make_debug_cursor(message).execute(template, values)
+        results: list[Rows] = message.results
+        return results
+    # The rest of what Django's cursor does; fast_driver() has made sure that it does no more.
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors:
+        return _results(driver, template, values)
 
 
 @lru_cache(maxsize=512)
@@ -160,7 +150,7 @@ def _one_by_one(
 
 
 class _Message:
-    """A cursor for Django's wrappers, whose ``execute`` sends one message."""
+    """A cursor for Django's log of queries, whose ``execute`` sends one message."""
 
     def __init__(self, driver: "psycopg.Connection[Any]") -> None:
         self._driver = driver
@@ -169,39 +159,52 @@ class _Message:
         self.connection = driver
         self.results: list[Rows] = []
 
-    def execute(self, template: str, parameters: Sequence[Parameter]) -> None:
-        driver = self._driver
+    def execute(self, template: str, values: Sequence[Parameter]) -> None:
         self._query.query = template.encode()
-        text = template % tuple(
-            [
-                f"'{value}'"
-                if type(value) is str and "'" not in value and "\\" not in value
-                else self._literal(value)
-                for value in parameters
-            ]
-        )
-        with driver.lock:
-            driver.pgconn.send_query(text.encode())
-            results = driver.wait(generators.execute(driver.pgconn))
-        for result in results:
-            if result.status == ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result, encoding="utf-8")
-            if result.status == ExecStatus.TUPLES_OK:
-                self.results.append(_rows(result))
-
-    def _literal(self, value: Parameter) -> str:
-        if value is None:
-            return "NULL"
-        if isinstance(value, str):
-            return Escaping(self._driver.pgconn).escape_literal(value.encode()).decode()
-        if isinstance(value, bytes):  # valid whatever standard_conforming_strings is
-            return f"E'\\\\x{value.hex()}'"
-        if isinstance(value, int):
-            return str(value)
-        return f"'{{{','.join(map(str, value))}}}'"
+        self.results = _results(self._driver, template, values)
 
 
-def _rows(result: Any) -> Rows:
+def _results(
+    driver: "psycopg.Connection[Any]", template: str, values: Sequence[Parameter]
+) -> list[Rows]:
+    """Send the statements with the values; return the rows of each statement that returns rows."""
+    text = template % tuple(
+        [
+            f"'{value}'"
+            if type(value) is str and "'" not in value and "\\" not in value
+            else _literal(value, driver)
+            for value in values
+        ]
+    )
+    results = []
+    for result in _send_and_wait(driver, text.encode()):
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result, encoding="utf-8")
+        if result.status == ExecStatus.TUPLES_OK:
+            results.append(_rows(result))
+    return results
+
+
+def _send_and_wait(driver: "psycopg.Connection[Any]", message: bytes) -> "list[PGresult]":
+    """Send a message, and wait for its results. All of its work is the driver's."""
+    with driver.lock:
+        driver.pgconn.send_query(message)
+        return driver.wait(generators.execute(driver.pgconn))
+
+
+def _literal(value: Parameter, driver: "psycopg.Connection[Any]") -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return Escaping(driver.pgconn).escape_literal(value.encode()).decode()
+    if isinstance(value, bytes):  # valid whatever standard_conforming_strings is
+        return f"E'\\\\x{value.hex()}'"
+    if isinstance(value, int):
+        return str(value)
+    return f"'{{{','.join(map(str, value))}}}'"
+
+
+def _rows(result: "PGresult") -> Rows:
     # in one frame: a call for each value costs more than the value
     value, columns = result.get_value, range(result.nfields)
     return [

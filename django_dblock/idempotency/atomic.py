@@ -85,7 +85,7 @@ class Effects:
             connection.needs_rollback
             or connection.closed_in_transaction
             or driver is None
-            or driver.info.transaction_status == TransactionStatus.INERROR
+            or driver.pgconn.transaction_status == TransactionStatus.INERROR
         )
 
     def undo(self) -> None:
@@ -184,8 +184,9 @@ class _Run:
         if known is None:
             self.new = found.state == "new"
             return self._run(effects)
-        with effects:
-            self._keep(effects)
+        if self.joined:
+            with effects:  # release the savepoint, which COMMIT would do for a transaction of ours
+                pass
         if found.unconfirmed:
             store.confirm(self.connection, self.identity)
             self.written = True
@@ -263,8 +264,3 @@ class _Run:
                 f"so this response can't be stored as the first. Everything is rolled back."
             )
         self.written = True
-
-    def _keep(self, effects: Effects) -> None:
-        """Leave the savepoint to COMMIT in a transaction of this run; else Django releases it."""
-        if not self.joined:
-            effects.released()

@@ -1,7 +1,6 @@
 """The ``@idempotent`` decorator: it gives a repeated request the response of the first one."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar, overload
 
@@ -257,7 +256,7 @@ def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any
     request = adapter.http
 
     def run_with(handle: Handle) -> Any:
-        with _carried(request, handle):
+        with _Carried(request, handle):
             return view(*args, **kwargs)
 
     def work(handle: Handle) -> Finished:
@@ -301,7 +300,7 @@ async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwar
     request = adapter.http
 
     async def run_with(handle: Handle) -> Any:
-        with _carried(request, handle):
+        with _Carried(request, handle):
             return await view(*args, **kwargs)
 
     async def work(lease: Lease) -> Finished:
@@ -348,15 +347,19 @@ def _bystander(config: ViewConfig, request: Any) -> Handle | None:
     return None if request.method in config.methods else Handle(using=config.options.using)
 
 
-@contextmanager
-def _carried(request: Any, handle: Handle) -> Iterator[None]:
-    """Set the handle on the request for the view, and restore the outer view's handle after it."""
-    outer = getattr(request, "idempotency", None)
-    request.idempotency = handle
-    try:
-        yield
-    finally:
-        if outer is None:
-            del request.idempotency
+class _Carried:
+    """The handle on the request while the view runs; after it the outer view's handle, if any."""
+
+    def __init__(self, request: Any, handle: Handle) -> None:
+        self._request = request
+        self._handle = handle
+
+    def __enter__(self) -> None:
+        self._outer: Handle | None = getattr(self._request, "idempotency", None)
+        self._request.idempotency = self._handle
+
+    def __exit__(self, *_: object) -> None:
+        if self._outer is None:
+            del self._request.idempotency
         else:
-            request.idempotency = outer
+            self._request.idempotency = self._outer

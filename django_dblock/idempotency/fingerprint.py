@@ -81,14 +81,15 @@ def of_work(value: Any) -> bytes:
 
 
 def _place(request: HttpRequest) -> list[bytes]:
-    return [
-        str(request.method).encode(),
-        _utf8(_host(request)),
-        _utf8(request.path),
-        _utf8(request.META.get("QUERY_STRING", "")),
-        _utf8(str(request.content_type).lower()),
-        _utf8((request.encoding or settings.DEFAULT_CHARSET).lower()),
-    ]
+    texts = (
+        str(request.method),
+        _host(request),
+        request.path,
+        request.META.get("QUERY_STRING", ""),
+        str(request.content_type).lower(),
+        (request.encoding or settings.DEFAULT_CHARSET).lower(),
+    )
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
 
 
 def _host(request: HttpRequest) -> str:
@@ -98,7 +99,9 @@ def _host(request: HttpRequest) -> str:
     """
     plain: Any = request
     host: str = plain._get_raw_host().lower()  # noqa: SLF001 - get_host() without its refusal
-    return host.removesuffix(":443" if request.is_secure() else ":80")
+    if host.endswith((":443", ":80")):
+        host = host.removesuffix(":443" if request.is_secure() else ":80")
+    return host
 
 
 def _form(request: HttpRequest) -> Iterable[bytes]:

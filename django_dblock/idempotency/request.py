@@ -190,19 +190,20 @@ class ViewConfig:
             return self._unstorable(adapter, error)
 
     def _finished(self, adapter: Adapter, response: Any, *, undo: bool) -> Finished:
-        if self._may_be_stored(response):  # a finaliser or a callback may replace the response
-            response = responses.rendered(adapter.finalised(response))
-        if not self._may_be_stored(response) or not self._is_wanted(response):
+        if not responses.may_be_stored(response, store_5xx=self.store_5xx):
+            return responses.not_stored(response)
+        # a finaliser or a callback may change the response, or replace it
+        response = responses.rendered(adapter.finalised(response))
+        if not responses.may_be_stored(response, store_5xx=self.store_5xx):
+            return responses.not_stored(response)
+        unwanted = (
+            self.keep is not None
+            and isinstance(response, HttpResponse)  # other objects are refused below
+            and not _awaited(self.keep(response))
+        )
+        if unwanted:
             return responses.not_stored(response)
         return responses.stored(response, store_body=self.options.store_body, undo=undo)
-
-    def _may_be_stored(self, response: Any) -> bool:
-        return responses.may_be_stored(response, store_5xx=self.store_5xx)
-
-    def _is_wanted(self, response: Any) -> bool:
-        if self.keep is None or not isinstance(response, HttpResponse):
-            return True  # a stream, or an object that is not a response, is refused below
-        return bool(_awaited(self.keep(response)))
 
     def failed(self, adapter: Adapter, error: Exception) -> Finished | None:
         """Return how a run ends with an error of the view; None if the error is passed on."""
@@ -277,7 +278,9 @@ def refused(adapter: Adapter, error: IdempotencyError) -> Any:
 
 def _awaited(value: Any) -> Any:
     """Return the result of an option, which an async view may give as a coroutine function."""
-    return async_to_sync(_await)(value) if isawaitable(value) else value
+    if isinstance(value, str) or not isawaitable(value):  # a text nearly always
+        return value
+    return async_to_sync(_await)(value)
 
 
 async def _await(value: Any) -> Any:

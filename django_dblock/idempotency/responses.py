@@ -142,12 +142,22 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
             "A callback of the template response has returned another response. Return that one "
             "from the view, or render() the response before complete()."
         )
-    names = (*_KEPT, *conf.idempotency_headers)
-    headers = {name: response.headers[name] for name in names if name in response.headers}
+    names = _stored_names(conf.idempotency_headers)
+    headers = {
+        names[name.lower()]: value
+        for name, value in response.headers.items()
+        if name.lower() in names
+    }
     if (language := _language_of_the_middleware()) is not None:
         headers.setdefault("Content-Language", language)
     answer = StoredResponse(response.status_code, headers, response.content)
     return answer.parameters(store_body=store_body)
+
+
+@lru_cache
+def _stored_names(more: tuple[str, ...]) -> dict[str, str]:
+    """Return the names of the headers that are stored, by their names in lower case."""
+    return {name.lower(): name for name in (*_KEPT, *more)}
 
 
 def _language_of_the_middleware() -> str | None:
@@ -175,7 +185,7 @@ def replay(answer: StoredResponse) -> HttpResponse:
     A response whose body was dropped has no header that describes the body, and a 2xx becomes 204.
     Headers that are no longer allowed by ``DBLOCK_IDEMPOTENCY_HEADERS`` are left out.
     """
-    allowed = {name.lower() for name in (*_KEPT, *conf.idempotency_headers)}
+    allowed = _stored_names(conf.idempotency_headers)
     response = HttpResponse(answer.body, status=answer.status_code)
     del response.headers["Content-Type"]  # Django's default; the stored one is set below
     for name, value in answer.headers.items():

@@ -14,7 +14,7 @@ from psycopg.pq import Escaping
 from django_dblock.advisory import acquire
 from django_dblock.conf import conf
 from django_dblock.core.connection import connection_for, fetch
-from django_dblock.core.simple_query import Rows, exchange, exchange_and_commit, send
+from django_dblock.core.simple_query import Rows, exchange, send
 from django_dblock.exceptions import DamagedAnswer, IdempotencyNotReplicated
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.stored_response import StoredResponse, Undecipherable, load_steps
@@ -175,7 +175,7 @@ def record_and_commit(  # noqa: PLR0913 - as record()
             or a deferred constraint fails at COMMIT. Nothing is committed.
     """
     parameters = {**identity.parameters(asked), "ttl": str(ttl), **answer}
-    exchange_and_commit(connection, sql.RECORD_AND_COMMIT, *then, parameters=parameters)
+    exchange(connection, sql.RECORD_AND_COMMIT, *then, parameters=parameters, commits=True)
     return True
 
 

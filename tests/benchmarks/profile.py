@@ -7,7 +7,7 @@ elapsed time, because a busy machine lengthens the second and hardly the first:
 - the server's from its process's ``schedstat`` (Linux), and by phase from the statistics that
   ``log_parser_stats``, ``log_planner_stats`` and ``log_executor_stats`` send to the client;
 - the client's from its thread, and by owner from cProfile. What cProfile itself costs is taken off
-  again, the same for each call. Time in C functions of Python belongs to the function that calls
+  again, the same for each call. Time in compiled functions belongs to the function that calls
   them.
 
 What neither needs is waiting: for the disk, for the other process to wake up, and for other jobs.
@@ -198,7 +198,7 @@ def _take_owners(scenario: Any, row: Any, numbers: Iterator[int], spent: Spent, 
     own: Counter[tuple[str, CodeType]] = Counter()
     events: Counter[tuple[str, CodeType]] = Counter()
     for entry in entries:
-        owner = _owner(entry.code.co_filename)
+        owner = _owner(entry.code)
         own[owner, entry.code] += entry.inlinetime
         events[owner, entry.code] += entry.callcount
         spent.calls[owner] += entry.callcount / calls
@@ -219,14 +219,18 @@ def _take_owners(scenario: Any, row: Any, numbers: Iterator[int], spent: Spent, 
     spent.functions = sorted(functions, reverse=True)
 
 
-def _owner(filename: str) -> str:
+def _owner(code: CodeType) -> str:
     import django
     import psycopg
 
     import django_dblock
+    from django_dblock.core import simple_query
 
+    # cProfile does not see psycopg's compiled functions, which are all that this function calls.
+    if code is simple_query._send_and_wait.__code__:
+        return "psycopg"
     for owner, module in zip(OWNERS, (django_dblock, django, psycopg), strict=False):
-        if filename.startswith(str(Path(module.__file__).parent)):
+        if code.co_filename.startswith(str(Path(module.__file__).parent)):
             return owner
     return OWNERS[-1]
 
