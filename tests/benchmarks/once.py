@@ -5,9 +5,10 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from uuid import uuid4
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import RequestFactory
 
@@ -20,6 +21,35 @@ REPEATED = "00000000-0000-4000-8000-000000000000"
 """The key that is asked for again and again."""
 
 View = Callable[[HttpRequest], HttpResponse]
+
+# Written by hand: a unique key, the stored response, an expiry, an index for the purge. A second
+# request waits for the first one. No owner's scope is checked, no header is stored, no response is
+# refused, and nothing but the body is compared.
+TABLE = """
+CREATE TABLE IF NOT EXISTS request_by_hand (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    scope varchar(255) NOT NULL,
+    key varchar(255) NOT NULL,
+    fingerprint bytea NOT NULL,
+    status_code smallint,
+    body bytea,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL,
+    UNIQUE (scope, key)
+);
+CREATE INDEX IF NOT EXISTS request_by_hand_expires ON request_by_hand (expires_at)
+"""
+BEGIN = """
+INSERT INTO request_by_hand (scope, key, fingerprint, expires_at)
+VALUES (%s, %s, %s, now() + interval '1 day')
+ON CONFLICT (scope, key) DO NOTHING
+"""
+READ = """
+SELECT fingerprint, status_code, body FROM request_by_hand WHERE scope = %s AND key = %s
+"""
+END = """
+UPDATE request_by_hand SET status_code = %s, body = %s WHERE scope = %s AND key = %s
+"""
 
 
 def scenario() -> Scenario:
@@ -64,6 +94,7 @@ def _rows(alias: str) -> list[Row]:
         Row("bare", "the view in transaction.atomic", called(bare(alias))),
         Row("idempotent", "@idempotent", called(atomic(alias))),
         Row("lease", '@idempotent(mode="lease")', called(_lease(alias))),
+        Row("hand", "a unique key and two statements, by hand", called(by_hand(alias))),
     ]
     if peers.has_redis() and importlib.util.find_spec("idempotency_key"):
         rows.append(_peer("django-idempotency-key", alias, alias))
@@ -90,6 +121,28 @@ def bare(alias: str) -> View:
     @transaction.atomic(using=alias)
     def pay(request: HttpRequest) -> HttpResponse:
         return paid(alias, request)
+
+    return pay
+
+
+def by_hand(alias: str) -> View:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(TABLE)
+
+    @transaction.atomic(using=alias)
+    def pay(request: HttpRequest) -> HttpResponse:
+        place = ["shopper", request.headers["Idempotency-Key"]]
+        fingerprint = sha256(request.body).digest()
+        with connections[alias].cursor() as cursor:
+            cursor.execute(BEGIN, [*place, fingerprint])
+            if not cursor.rowcount:
+                cursor.execute(READ, place)
+                stored, status, body = cursor.fetchone()
+                assert bytes(stored) == fingerprint
+                return HttpResponse(bytes(body), status=status)
+            response = paid(alias, request)
+            cursor.execute(END, [response.status_code, response.content, *place])
+        return response
 
     return pay
 

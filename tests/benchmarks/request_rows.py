@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 
@@ -24,35 +24,10 @@ from tests.benchmarks.measure import Size
 from tests.benchmarks.purge import FILL
 
 BATCH = 1_000
-TABLE = """
-CREATE TABLE IF NOT EXISTS request_by_hand (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    scope varchar(255) NOT NULL,
-    key varchar(255) NOT NULL,
-    fingerprint bytea NOT NULL,
-    status_code smallint,
-    body bytea,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    expires_at timestamptz NOT NULL,
-    UNIQUE (scope, key)
-);
-CREATE INDEX IF NOT EXISTS request_by_hand_expires ON request_by_hand (expires_at)
-"""
 COPY = """
 INSERT INTO request_by_hand (scope, key, fingerprint, status_code, body, created_at, expires_at)
 SELECT scope, key, fingerprint, status_code, body, created_at, expires_at
 FROM django_dblock_idempotencykey
-"""
-BEGIN = """
-INSERT INTO request_by_hand (scope, key, fingerprint, expires_at)
-VALUES (%s, %s, %s, now() + interval '1 day')
-ON CONFLICT (scope, key) DO NOTHING
-"""
-READ = """
-SELECT fingerprint, status_code, body FROM request_by_hand WHERE scope = %s AND key = %s
-"""
-END = """
-UPDATE request_by_hand SET status_code = %s, body = %s WHERE scope = %s AND key = %s
 """
 PURGE = """
 DELETE FROM request_by_hand WHERE ctid = ANY (ARRAY(
@@ -67,7 +42,7 @@ def curves(size: Size) -> list[dict[str, Any]]:
     """Measure all points, one table size after the other."""
     figures: dict[str, list[float]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(TABLE)
+        cursor.execute(once.TABLE)
     get_user_model().objects.create_superuser("operator", "", "operator")
     for rows in size.rows:
         _fill(rows)
@@ -113,7 +88,7 @@ def _measured(rows: int, size: Size) -> dict[str, float]:
     for way, table in TABLES.items():
         [total] = _one("SELECT pg_total_relation_size(%s::regclass)", table)
         found[f"rows-bytes {way}"] = total / rows
-    views = {"ours": once.atomic("default"), "hand": _by_hand}
+    views = {"ours": once.atomic("default"), "hand": once.by_hand("default")}
     first = {way: _call(view, lambda: str(uuid4())) for way, view in views.items()}
     replay = {way: _call(view, lambda: once.REPEATED) for way, view in views.items()}
     calls = {"first": first, "replay": replay}
@@ -147,23 +122,6 @@ def _call(
         assert view(request).status_code == 201
 
     return call
-
-
-@transaction.atomic
-def _by_hand(request: HttpRequest) -> HttpResponse:
-    """Run a request once by two statements and a unique key."""
-    place = ["shopper", request.headers["Idempotency-Key"]]
-    fingerprint = hash(request.body).to_bytes(8, "big", signed=True)
-    with connection.cursor() as cursor:
-        cursor.execute(BEGIN, [*place, fingerprint])
-        if not cursor.rowcount:
-            cursor.execute(READ, place)
-            stored, status, body = cursor.fetchone()
-            assert bytes(stored) == fingerprint
-            return HttpResponse(bytes(body), status=status)
-        response = once.paid("default", request)
-        cursor.execute(END, [response.status_code, response.content, *place])
-    return response
 
 
 def _wal(call: Callable[[], None], times: int) -> float:
