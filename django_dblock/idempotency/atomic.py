@@ -185,7 +185,7 @@ class _Run:
             self.new = found.state == "new"
             return self._run(effects)
         if self.joined:
-            with effects:  # release the savepoint, which COMMIT would do for a transaction of ours
+            with effects:  # releases the savepoint; else COMMIT does
                 pass
         if found.unconfirmed:
             store.confirm(self.connection, self.identity)
