@@ -186,16 +186,18 @@ def replay(answer: StoredResponse) -> HttpResponse:
     Headers that are no longer allowed by ``DBLOCK_IDEMPOTENCY_HEADERS`` are left out.
     """
     allowed = _stored_names(conf.idempotency_headers)
-    response = HttpResponse(answer.body, status=answer.status_code)
-    del response.headers["Content-Type"]  # Django's default; the stored one is set below
-    for name, value in answer.headers.items():
-        described = name.lower() in _DESCRIBING
-        if name.lower() in allowed and not (answer.dropped and described):
-            response.headers[name] = value
-    if answer.dropped and 200 <= answer.status_code < 300:  # noqa: PLR2004
-        response.status_code = 204
-    response.headers[REPLAYED] = "true"
-    response.headers["Cache-Control"] = "no-store"
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name.lower() in allowed and not (answer.dropped and name.lower() in _DESCRIBING)
+    }
+    headers |= {REPLAYED: "true", "Cache-Control": "no-store"}
+    empty = answer.dropped and 200 <= answer.status_code < 300  # noqa: PLR2004
+    response = HttpResponse(
+        answer.body, status=204 if empty else answer.status_code, headers=headers
+    )
+    if "Content-Type" not in headers:
+        del response.headers["Content-Type"]  # Django's default
     return response
 
 

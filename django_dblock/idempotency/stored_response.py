@@ -51,6 +51,7 @@ _STATUSES = range(100, 600)
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 BodyKind = Literal["plain", "encrypted", "dropped"]
+_BODY_KINDS = frozenset(get_args(BodyKind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class StoredResponse:
             ImproperlyConfigured: the body is encrypted, and no cipher is set.
         """
         found = json.loads(headers)
-        if kind not in get_args(BodyKind) or int(status_code) not in _STATUSES:
+        if kind not in _BODY_KINDS or int(status_code) not in _STATUSES:
             raise ValueError(f"status {status_code}, body {kind!r}")
         if not isinstance(found, dict) or not all(map(_is_header, found, found.values())):
             raise ValueError("its headers are not headers that are ever stored")
