@@ -107,7 +107,10 @@ def try_lock_and(
     [number] = request.ids
     connection = request.connection
     parameters = {**_parameters(request), "id": number, **parameters}
-    statement = sql.TRY_SHARED if request.shared else sql.TRY
+    if conf.labels == "off":
+        statement = sql.TRY_SHARED_UNLABELLED if request.shared else sql.TRY_UNLABELLED
+    else:
+        statement = sql.TRY_SHARED if request.shared else sql.TRY
     try:
         [[answer]], *answers = exchange(connection, statement, *statements, parameters=parameters)
         if answer == "busy":
@@ -316,7 +319,7 @@ def _is_locked(request: Request, answer: str | None) -> bool:
     Raises:
         StandbyDatabase, UnsupportedDatabase, UnsafeIsolation: the result names that reason.
     """
-    if answer is not None and answer.endswith(("locked", "waited")):
+    if answer is not None and answer.endswith(("]", "locked", "waited")):
         return True
     if answer == "standby":
         raise StandbyDatabase(**request.facts)

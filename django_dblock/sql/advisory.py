@@ -17,7 +17,8 @@ costs about a tenth of what locking costs, hence: flat, no more than needed, and
 are statements of their own.
 
 An answer ends in ``locked`` where the lock was free, in ``waited`` where it had to wait, and is
-``busy`` where it was not acquired. ``application_name`` is the one to show, label included.
+``busy`` where it was not acquired. ``application_name`` is the one to show, label included. ``TRY``
+returns that name where the lock was free: it ends in the label's bracket, as no other answer does.
 """
 
 # One lock, without waiting. The label is set only if the lock was taken.
@@ -28,10 +29,15 @@ SELECT CASE
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
     WHEN pg_try_advisory_xact_lock(%(id)s)
-        THEN concat(set_config('application_name', %(application_name)s, true), ' locked')
+        THEN set_config('application_name', %(application_name)s, true)
     ELSE 'busy'
 END
 """
+
+# The same without a label.
+TRY_UNLABELLED = TRY.replace(
+    "set_config('application_name', %(application_name)s, true)", "'locked'"
+)
 
 # One lock, waiting in the server's queue, first come, first served. The label is set first, so that
 # pg_stat_activity shows waiters by name; a failure rolls the label back with the savepoint or the
@@ -107,6 +113,7 @@ END
 
 # The same statements with PostgreSQL's shared locks.
 TRY_SHARED = TRY.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
+TRY_SHARED_UNLABELLED = TRY_UNLABELLED.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_SHARED = WAIT.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 WAIT_ALL_SHARED = WAIT_ALL.replace("advisory_xact_lock(", "advisory_xact_lock_shared(")
 
