@@ -15,7 +15,7 @@ through Django's cursor, with positional parameters.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from django.apps import apps
@@ -23,6 +23,7 @@ from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import generators
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from django_dblock.core.connection import (
     cancel_if_running,
@@ -32,9 +33,6 @@ from django_dblock.core.connection import (
     template_of,
 )
 from django_dblock.sql.advisory import BEGIN, COMMIT
-
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
 
 Parameter: TypeAlias = str | bytes | int | list[int] | None
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -185,7 +183,7 @@ def _results(
     return results
 
 
-def _send_and_wait(driver: "psycopg.Connection[Any]", message: bytes) -> "list[PGresult]":
+def _send_and_wait(driver: "psycopg.Connection[Any]", message: bytes) -> list[PGresult]:
     """Send a message, and wait for its results. All of its work is the driver's."""
     with driver.lock:
         driver.pgconn.send_query(message)
@@ -204,7 +202,7 @@ def _literal(value: Parameter, driver: "psycopg.Connection[Any]") -> str:
     return f"'{{{','.join(map(str, value))}}}'"
 
 
-def _rows(result: "PGresult") -> Rows:
+def _rows(result: PGresult) -> Rows:
     # in one frame: a call for each value costs more than the value
     value, columns = result.get_value, range(result.nfields)
     return [
