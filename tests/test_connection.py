@@ -23,7 +23,17 @@ from django.db import (
 from django.db.backends import utils
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from django_dblock import advisory_lock, advisory_locks, inspect, purge_fenced_locks, sql
+from django_dblock import (
+    OpenTransaction,
+    advisory_lock,
+    advisory_locks,
+    fenced_lock,
+    inspect,
+    purge_fenced_locks,
+    run_once,
+    sql,
+)
+from django_dblock.core import replication
 from django_dblock.core.connection import (
     CURSOR_METHODS,
     DRIVER_METHODS,
@@ -40,7 +50,9 @@ from django_dblock.core.connection import (
     positional,
     unwrapped,
 )
+from django_dblock.core.replication import watch_commits
 from django_dblock.doctor.examine import examine
+from django_dblock.fencing import store
 from django_dblock.fencing.operations import count_idle_fenced_locks
 from django_dblock.models import FencedLock
 from tests.app.models import Counter
@@ -168,6 +180,16 @@ class TestFastPath:
         with wrapper.connection.pipeline():
             assert fast_driver(wrapper) is None
         assert fast_driver(wrapper)
+
+    def test_client_encoding_other_than_utf8_prevents_it(self, wrapper):
+        """The message is UTF-8. In another encoding a key would be another key."""
+        fetch(wrapper, "SET client_encoding TO 'LATIN1'", {})
+        try:
+            assert fast_driver(wrapper) is None
+            assert run_once("é", work=lambda: "ü") == "ü"
+        finally:
+            wrapper.close()
+        assert run_once("é", work=lambda: "a second time") == "ü"
 
     def test_closed_connection_has_no_fast_path(self, wrapper):
         wrapper.close()
@@ -332,6 +354,82 @@ class TestDeadConnection:
             assert not drop_if_dead(wrapper)
         finally:
             wrapper.close()
+
+
+class TestHealthChecks:
+    """CONN_HEALTH_CHECKS: Django's cursor replaces a connection that fails its check."""
+
+    @pytest.fixture(autouse=True)
+    def failing(self, wrapper, observer, monkeypatch):
+        """The driver doesn't know yet that its connection is dead."""
+        monkeypatch.setitem(wrapper.settings_dict, "CONN_HEALTH_CHECKS", True)
+        monkeypatch.setitem(wrapper.settings_dict, "CONN_MAX_AGE", None)
+        wrapper.close()
+        wrapper.connect()
+        pid = wrapper.connection.info.backend_pid
+        observer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        assert not wrapper.connection.closed
+        wrapper.close_if_unusable_or_obsolete()  # as at the start of a request
+        assert wrapper.connection
+        yield
+        wrapper.close()
+
+    def test_lease_hears_the_connection_that_grants_it(self, wrapper, monkeypatch):
+        heard = []
+        real = store.unreplicated
+
+        def unreplicated(driver):
+            heard.append(driver)
+            return real(driver)
+
+        monkeypatch.setattr(store, "unreplicated", unreplicated)
+        with fenced_lock("a", ttl=30):
+            assert heard[0] is wrapper.connection
+
+    def test_watch_hears_the_connection_that_commits(self, wrapper):
+        watch_commits(wrapper)
+        with transaction.atomic():
+            assert wrapper.connection in replication._watches
+
+    def test_watch_that_was_begun_before_moves_on(self, wrapper):
+        watched = wrapper.connection
+        replication._watches[watched] = replication.CommitWatch()
+        watch_commits(wrapper)
+        assert wrapper.connection is not watched
+        assert wrapper.connection in replication._watches
+
+
+class TestTransactionPastDjango:
+    """BEGIN and psycopg's transaction() open a transaction that Django doesn't know of."""
+
+    def test_lease_in_psycopgs_transaction_is_refused(self, wrapper):
+        with wrapper.connection.transaction(), pytest.raises(OpenTransaction):
+            fenced_lock("a", ttl=30).__enter__()
+
+    def test_lease_after_begin_is_refused(self, wrapper):
+        try:
+            fetch(wrapper, "BEGIN", {})
+            with pytest.raises(OpenTransaction):
+                fenced_lock("a", ttl=30).__enter__()
+            with pytest.raises(Error, match="division by zero"):
+                fetch(wrapper, "SELECT 1/0", {})
+            with pytest.raises(OpenTransaction):
+                fenced_lock("a", ttl=30).__enter__()
+        finally:
+            fetch(wrapper, "ROLLBACK", {})
+
+    def test_release_in_it_is_refused(self, wrapper):
+        with pytest.raises(OpenTransaction) as caught, fenced_lock("a", ttl=30):
+            fetch(wrapper, "BEGIN", {})
+        fetch(wrapper, "ROLLBACK", {})
+        assert caught.value.__notes__ == [
+            "a was not released. It is no longer renewed, and expires within 30 s."
+        ]
+
+    def test_transaction_inside_the_block_is_fine(self, wrapper):
+        with fenced_lock("a", ttl=30) as lease, wrapper.connection.transaction():
+            Counter.objects.create(name="a")
+        assert not lease.lost
 
 
 class Outer:

@@ -149,13 +149,24 @@ def in_testcase(connection: BaseDatabaseWrapper) -> bool:
 def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement sent now is not committed at once. Sends nothing.
 
-    The transaction of TestCase does not count, as ``atomic(durable=True)`` does not count it.
+    A transaction that was begun without Django counts, by ``BEGIN`` or by psycopg's
+    ``transaction()``. The transaction of TestCase does not count, as ``atomic(durable=True)`` does
+    not count it.
 
     Raises:
         NotSupportedError: the connection is in pipeline mode; see :func:`refuse_pipeline`.
     """
     refuse_pipeline(connection)
-    return not in_testcase(connection) and in_transaction(connection)
+    if in_testcase(connection):
+        return False
+    if in_transaction(connection):
+        return True
+    pgconn = getattr(connection.connection, "pgconn", None)
+    return pgconn is not None and pgconn.transaction_status in _OPEN
+
+
+_OPEN = (2, 3)
+"""INTRANS and INERROR of ``psycopg.pq.TransactionStatus``."""
 
 
 # The ordinary cursor ---------------------------------------------------------------------------
@@ -271,6 +282,18 @@ def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
         return False
     connection.close()
     return True
+
+
+def ready(connection: BaseDatabaseWrapper) -> Any:
+    """Return the driver's connection that the next statement will use.
+
+    A connection that is dead, or that fails Django's health check, is replaced now. Later, Django's
+    cursor would replace it, and with it everything that was registered on it.
+    """
+    drop_if_dead(connection)
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    return connection.connection
 
 
 def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
@@ -432,7 +455,8 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
 
     The cursor may be skipped if every method on the way is Django's or psycopg's own, on the class
     and on the instance, nothing is wrapped or patched, no execute wrappers are installed, and the
-    driver is psycopg's own class and not in pipeline mode.
+    driver is psycopg's own class, not in pipeline mode, and with the client encoding UTF8, which
+    Django sets.
 
     Args:
         connection: Django's connection; if it is not connected, the result is None.
@@ -452,6 +476,7 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
             or not _are_own(_driver_methods(plain))
             or not _are_own(_driver_cursor_methods(driver.cursor_factory))
             or driver.pgconn.pipeline_status
+            or driver.pgconn.parameter_status(b"client_encoding") != b"UTF8"
         ):
             return None
     except (AttributeError, TypeError):  # an object that only looks like a connection

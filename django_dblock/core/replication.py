@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_dblock.core.connection import drop_if_dead, unwrapped
+from django_dblock.core.connection import ready, unwrapped
 
 if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
@@ -44,17 +44,18 @@ _watches: "WeakKeyDictionary[Any, CommitWatch]" = WeakKeyDictionary()
 def watch_commits(connection: BaseDatabaseWrapper) -> CommitWatch:
     """Return the watch of the connection; connect first if the connection is closed or dead.
 
-    A later statement would replace a dead connection, and the watch would not receive the notices
-    of the new connection. In a transaction a dead connection is not replaced.
+    A later statement would replace a connection that is dead or that fails Django's health check,
+    and the watch would not receive the notices of the new connection. In a transaction a dead
+    connection is not replaced.
     """
+    connection.close_if_health_check_failed()
     driver = connection.connection
     plain: Any = connection.Database.Connection  # type: ignore[attr-defined]
     # A proxy may not be hashable, so only the driver's own connection is looked up first.
     if type(driver) is plain and not driver.closed and (known := _watches.get(driver)) is not None:
         return known
-    drop_if_dead(connection)
-    connection.ensure_connection()
-    driver = unwrapped(connection.connection) or connection.connection
+    driver = ready(connection)
+    driver = unwrapped(driver) or driver
     watch = _watches.get(driver)
     if watch is None:
         watch = _watches[driver] = CommitWatch()

@@ -20,11 +20,11 @@ from django_dblock.core.application_name import NamedKey, name
 from django_dblock.core.connection import (
     caused_by,
     connection_for,
-    drop_if_dead,
     end_interrupted,
     fetch,
     in_callers_transaction,
     positional,
+    ready,
 )
 from django_dblock.exceptions import (
     NotReplicated,
@@ -345,11 +345,10 @@ def durable_together(
     """
     connection = connections[place.using]
     refuse_transaction(place, connection, act)
-    drop_if_dead(connection)
-    connection.ensure_connection()
+    driver = ready(connection)
     statements = [in_schema(statement, place.schema) for statement in statements]
     try:
-        with unreplicated(connection.connection) as warnings:
+        with unreplicated(driver) as warnings:
             if _takes_several(connection):
                 _send(connection, [";".join(statements)], parameters, rows)
             else:
@@ -439,10 +438,7 @@ def durable(
         OpenTransaction: a transaction is open on the connection.
         StandbyDatabase: the server is a standby.
     """
-    connection = connections[place.using]
-    drop_if_dead(connection)
-    connection.ensure_connection()
-    with unreplicated(connection.connection) as warnings:
+    with unreplicated(ready(connections[place.using])) as warnings:
         run(place, act, statement, parameters, rows)
     return not warnings
 
