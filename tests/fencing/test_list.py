@@ -93,12 +93,23 @@ def test_kind_option_lists_one_kind():
     }  # fmt: skip
 
 
-def test_one_statement_for_each_kind(statements):
+def test_one_statement_reads_each_kind(statements):
+    """Around the statement stand three that limit its wait for the table."""
+    around = ["BEGIN", "SELECT set_config", "ROLLBACK"]
     with fenced_lock(NAME, ttl=60):
-        for arguments, count in {(): 4, ("--kind", "fenced"): 1, ("--kind", "advisory"): 1}.items():
+        for arguments, tables, others in (
+            ((), 3, 1),
+            (("--kind", "fenced"), 1, 0),
+            (("--kind", "advisory"), 0, 1),
+        ):
             with statements() as sent:
                 run("list", *arguments)
-            assert len(sent) == count
+            counts = {
+                start: sum(query["sql"].lstrip().startswith(start) for query in sent)
+                for start in around
+            }
+            assert counts == dict.fromkeys(around, tables)
+            assert len(sent) == tables * (len(around) + 1) + others
 
 
 def test_filters_select_leases(observer, settings):
