@@ -47,6 +47,7 @@ class Fate:
 
     committed = False
     testcase_block: str | None = None
+    savepoints: frozenset[str | None] = frozenset()
 
     def __init__(self, alias: str, connection: Connection = None) -> None:
         self.alias = alias
@@ -116,6 +117,7 @@ def current(connection: Connection) -> Fate | None:
     if hooks and isinstance(hooks[0][1], Fate) and hooks[0][0] == savepoints:
         return hooks[0][1]  # one entry serves all writes of a block
     fate = Fate(connection.alias, connection)
+    fate.savepoints = frozenset(savepoints)
     hooks.insert(0, (savepoints, fate, False))
     return fate
 
@@ -142,15 +144,27 @@ MOST: Final = 1000
 """Rows of one table that are remembered; after more, all its rows count as written."""
 
 
-class _Local(threading.local):
-    """The rows that this thread's transactions have written, by alias.
+class Uncommitted:
+    """The rows that the open transaction of one connection has written.
 
-    Of each table the primary keys, each with the fates of its writes; None stands for all rows.
-    Django's connections belong to a thread, so nothing here is shared.
+    Attributes:
+        first: the fate of the first write. If the first write was rolled back, so were all others
+            until then.
+        latest: the fate of the latest write.
+        tables: by the model of the table with the version, the primary keys with the fates of their
+            writes, the outermost first; None stands for all rows.
     """
 
+    def __init__(self, fate: Fate) -> None:
+        self.first = self.latest = fate
+        self.tables: dict[Any, dict[Any, list[Fate]]] = {}
+
+
+class _Local(threading.local):
+    """The uncommitted rows of this thread, by alias. Django's connections belong to a thread."""
+
     def __init__(self) -> None:
-        self.rows: dict[str, dict[Any, dict[Any, list[Fate]]]] = {}
+        self.by_alias: dict[str, Uncommitted] = {}
 
 
 uncommitted = _Local()
@@ -165,45 +179,68 @@ def row_key(model: Any, value: Any) -> Any:
 
 
 def wrote(fate: Fate, table: Any, keys: Iterable[Any] | None) -> None:
-    """Remember rows that the open transaction has written.
+    """Remember rows that the open transaction has written. In a TestCase nothing is remembered.
 
     Args:
         fate: the transaction or savepoint.
         table: the model of the table with the version.
         keys: the primary keys, as :func:`row_key` returns them; None if they are not known.
     """
-    rows = uncommitted.rows.setdefault(fate.alias, {}).setdefault(table, {})
+    if fate.testcase_block is not None:  # its rollback goes unnoticed anyway
+        return
+    connection = connections[fate.alias]
+    known = uncommitted.by_alias.get(fate.alias)
+    if known is None or not (fate is known.latest or known.first.pending(connection)):
+        known = uncommitted.by_alias[fate.alias] = Uncommitted(fate)
+    known.latest = fate
+    rows = known.tables.setdefault(table, {})
     for key in (None,) if keys is None else keys:
-        fates = rows.setdefault(key if len(rows) < MOST else None, [])
-        if fate not in fates:
-            fates.append(fate)
+        _add(rows.setdefault(key if key in rows or len(rows) < MOST else None, []), fate)
+
+
+def _add(fates: list[Fate], fate: Fate) -> None:
+    """Add the fate of the latest write, and drop fates that can no longer differ from others.
+
+    A fate ends with the innermost of its savepoints that is still open. Of two fates with the same
+    one the later is enough, so there are as many fates as nested savepoints at most.
+    """
+    connection, still_open = connections[fate.alias], fate.savepoints
+    while fates:
+        last = fates[-1]
+        if last.savepoints >= still_open or not last.pending(connection):
+            fates.pop()
+        elif len(fates) > 1 and last.savepoints & still_open == fates[-2].savepoints & still_open:
+            del fates[-2]
+        else:
+            break
+    fates.append(fate)
 
 
 def was_read(instance: Instance, alias: str, last: "Written | None" = None) -> None:
     """Treat an instance as written, if the open transaction wrote the row that was just read.
 
-    Call this function only if ``uncommitted.rows`` has the alias.
+    Call this function only if ``uncommitted.by_alias`` has the alias.
 
     Args:
         instance: the instance.
         alias: the alias that the row was read from.
         last: the latest write of the instance itself before it was read again, if there was one.
     """
-    connection, tables = connections[alias], uncommitted.rows[alias]
+    connection, known = connections[alias], uncommitted.by_alias[alias]
+    if known.first.committed or not connection.in_atomic_block:
+        del uncommitted.by_alias[alias]
+        return
     version = instance.__dict__.get(instance._version_field.attname)
     table = instance._version_field.model
-    if (rows := tables.get(table)) is None or version is None:
+    if (rows := known.tables.get(table)) is None or version is None:
         return
-    key = row_key(table, instance._version_pk)
-    fates = [*rows.get(None, ()), *rows.get(key, ())]
+    fates = [*rows.get(None, ()), *rows.get(row_key(table, instance._version_pk), ())]
     pending = [fate for fate in fates if fate.pending(connection)]
     if pending:
-        before = last.before if last is not None and last.fate is pending[-1] else None
-        instance.__dict__["_version_written"] = Written(pending[-1], version, before)
-    elif not any(fate.pending(connection) for each in rows.values() for fate in each):
-        del tables[table]  # all these transactions have ended
-        if not tables:
-            del uncommitted.rows[alias]
+        still_open = frozenset(connection.savepoint_ids)
+        fate = max(reversed(pending), key=lambda fate: len(fate.savepoints & still_open))
+        before = last.before if last is not None and last.fate is fate else None
+        instance.__dict__["_version_written"] = Written(fate, version, before)
 
 
 # The version that an instance had before, which a rollback restores.

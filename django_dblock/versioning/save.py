@@ -382,7 +382,7 @@ class GuardedSave(models.Model):
         instance = super().from_db(db, field_names, values, **more)
         loaded_state.loaded(instance, field_names, values)
         instance.__dict__["_version_epoch"] = own_writes.clock.now
-        if db in rollback.uncommitted.rows:
+        if db in rollback.uncommitted.by_alias:
             rollback.was_read(instance, db)
         return instance
 
@@ -409,7 +409,7 @@ class GuardedSave(models.Model):
         loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
         if self._version_field in read:
             self._version_was_read(read)
-            if self._state.db in rollback.uncommitted.rows:
+            if self._state.db in rollback.uncommitted.by_alias:
                 rollback.was_read(self, self._state.db, last)
 
     def _version_was_read(self, read: Iterable[Any]) -> None:

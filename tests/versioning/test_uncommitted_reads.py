@@ -5,9 +5,11 @@ and a comparison with it would overwrite that client's write.
 """
 
 import threading
+from contextlib import suppress
 
 import pytest
 from django.db import connections, transaction
+from django.test import TestCase
 
 from django_dblock import StaleObject
 from django_dblock.versioning import rollback
@@ -43,7 +45,7 @@ WRITES = {
 
 @pytest.fixture(autouse=True)
 def _no_reader_before():
-    rollback.uncommitted.rows.clear()
+    rollback.uncommitted.by_alias.clear()
 
 
 def read_and_roll_back(product, write, read=lambda product: Product.objects.get(pk=product.pk)):
@@ -237,16 +239,87 @@ def test_many_rows_count_as_all_rows(product, monkeypatch):
     assert_not_trusted(read_and_roll_back(product, write), product)
 
 
-def test_ended_transactions_are_forgotten_at_the_next_read(product):
-    invoice = app.Invoice.objects.create()
-    place = app.Place.objects.create(row="A", number=1)
+def test_committed_writes_are_forgotten_at_the_next_read(product):
     with transaction.atomic():
         save(product)
+    assert rollback.uncommitted.by_alias
+    with transaction.atomic():
+        Product.objects.get(pk=product.pk)
+        assert not rollback.uncommitted.by_alias
+
+
+def test_rolled_back_writes_are_forgotten_at_the_next_write(product):
+    read_and_roll_back(product, save)
+    place = app.Place.objects.create(row="A", number=1)
+    with transaction.atomic():
+        assert "_version_written" not in Product.objects.get(pk=product.pk).__dict__
         place.save()
-    assert set(rollback.uncommitted.rows["default"]) == {Product, app.Place}
-    Product.objects.get(pk=product.pk)
-    assert set(rollback.uncommitted.rows["default"]) == {app.Place}
-    app.Invoice.objects.get(pk=invoice.pk)
-    assert set(rollback.uncommitted.rows["default"]) == {app.Place}
-    app.Place.objects.get(pk=place.pk)
-    assert rollback.uncommitted.rows == {}
+        assert set(rollback.uncommitted.by_alias["default"].tables) == {app.Place}
+        place.save()
+        Product.objects.get(pk=product.pk).save()
+        assert set(rollback.uncommitted.by_alias["default"].tables) == {app.Place, Product}
+
+
+def fates_of(product):
+    return rollback.uncommitted.by_alias["default"].tables[Product][product.pk]
+
+
+@pytest.mark.parametrize("undone", [(), (1,), (0, 2), (0, 1, 2)])
+def test_savepoints_in_a_row_need_two_fates(product, undone):
+    with transaction.atomic():
+        with transaction.atomic():
+            for number in range(4):
+                with suppress(Undo), transaction.atomic():
+                    save(product)
+                    if number in undone:
+                        raise Undo
+            assert len(fates_of(product)) <= 2
+            found = Product.objects.get(pk=product.pk)
+            save(product)
+            assert len(fates_of(product)) == 1
+        transaction.set_rollback(True)
+    while version_of(product) < found.version:
+        overtake(product)
+    with pytest.raises(StaleObject, match="rolled back"):
+        found.save()
+
+
+def test_nested_savepoints_keep_one_fate_each(product):
+    with transaction.atomic():
+        save(product)
+        with transaction.atomic():
+            save(product)
+            with transaction.atomic():
+                save(product)
+                assert len(fates_of(product)) == 3
+            save(product)
+            assert len(fates_of(product)) == 2
+        save(product)
+        assert len(fates_of(product)) == 1
+
+
+def test_named_and_unnamed_writes_end_with_the_inner_savepoint(product):
+    with transaction.atomic():
+        save(product)
+        with pytest.raises(Undo), transaction.atomic():
+            update_by_name(product)
+            found = Product.objects.get(pk=product.pk)
+            raise Undo
+        with pytest.raises(StaleObject, match="rolled back"):
+            found.save()
+        with transaction.atomic():
+            Product.objects.get(pk=product.pk).save()
+
+
+class InATestCase(TestCase):
+    """A rollback goes unnoticed in a TestCase, so nothing is remembered, however long it runs."""
+
+    databases = {"default", "other"}  # noqa: RUF012
+
+    def test_nothing_is_remembered_in_a_testcase(self):
+        rollback.uncommitted.by_alias.clear()
+        product = Product.objects.create(name="a")
+        with transaction.atomic():
+            product.save()
+            Product.objects.filter(name="a").update(stock=1)
+        assert not rollback.uncommitted.by_alias
