@@ -17,10 +17,12 @@ from django_dblock.fencing.lease_name import ROLES
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import (
+    TableIsLocked,
     advisory_locks,
     awaited_latches,
     count_unfinished_requests,
     fenced_leases,
+    short_wait,
 )
 
 logger = logging.getLogger("django_dblock.prometheus")
@@ -30,11 +32,13 @@ class StateCollector(Collector):
     """Gauges of the locks, leases and requests that are there at the moment of the scrape.
 
     Call ``REGISTRY.register(StateCollector())`` in one process for each database, because all
-    processes would show the same. A scrape sends four statements, on connections of the scrape's
-    thread, each to the alias where the routers keep the table.
+    processes would show the same. A scrape reads each gauge by one statement, in a transaction of
+    its own that waits a second at most for a locked table, on connections of the scrape's thread,
+    at the alias where the routers keep the table.
 
-    Guarantees: if a database does not respond, the scrape lacks only these gauges. The error is
-    logged to ``django_dblock.prometheus``.
+    Guarantees: if a database does not respond, or a session has locked a table for itself, the
+    scrape lacks only the gauges that can't be read. The error is logged to
+    ``django_dblock.prometheus``.
 
     Args:
         using: the database alias, as in :func:`django_dblock.inspect.advisory_locks`.
@@ -55,17 +59,24 @@ class StateCollector(Collector):
                 alias = gauge.where(self._using)
                 if connections[alias].connection is None:
                     ours.append(connections[alias])
-                yield gauge.measured(self._using, alias)
+                try:
+                    with short_wait(alias):
+                        family = gauge.measured(self._using, alias)
+                except TableIsLocked as error:
+                    _log(alias, error)
+                else:
+                    yield family
         except Error as error:
-            logger.warning(
-                "What is locked on %r could not be read: %s",
-                alias,
-                error,
-                extra={"using": alias},
-            )
+            _log(alias, error)
         finally:
             for connection in ours:  # the scrape's thread has no request whose end would close them
                 connection.close()
+
+
+def _log(alias: str, error: Error) -> None:
+    logger.warning(
+        "What is locked on %r could not be read: %s", alias, error, extra={"using": alias}
+    )
 
 
 def _alias(using: str | None) -> str:

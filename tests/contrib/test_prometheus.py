@@ -223,7 +223,7 @@ class TestState:
         def work(_):
             with fenced_lock("nightly-sync", ttl=30), statements() as sent:
                 found.update(scraped(state))
-            assert len(sent) == 4
+            assert len(sent) == 4 * 4, "each with BEGIN, lock_timeout and ROLLBACK"
 
         found = {}
         run_once("a", work=work, mode="lease")
@@ -256,6 +256,15 @@ class TestState:
         [record] = caplog.records
         assert record.name == "django_dblock.prometheus"
         assert "the server is gone" in record.getMessage()
+
+    def test_scrape_lacks_only_the_gauges_of_a_locked_table(self, state, rival, caplog):
+        rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock")
+        names = {name for name, *_ in scraped(state)}
+        rival.execute("ROLLBACK")
+        assert "dblock_leases" not in names
+        assert {"dblock_advisory_locks", "dblock_unfinished_requests"} <= names
+        [record] = caplog.records
+        assert f"backend {rival.info.backend_pid}" in record.getMessage()
 
     def test_thread_of_a_scrape_keeps_no_connection(self, state):
         left = []
