@@ -47,6 +47,7 @@ from django_dblock.core.connection import (
     fast_driver,
     fetch,
     in_testcase,
+    interruption_of_commit,
     positional,
     unwrapped,
 )
@@ -418,6 +419,14 @@ class TestTransactionPastDjango:
         finally:
             fetch(wrapper, "ROLLBACK", {})
 
+    def test_lease_without_the_drivers_autocommit_is_refused(self, wrapper):
+        wrapper.connection.autocommit = False
+        try:
+            with pytest.raises(OpenTransaction):
+                fenced_lock("a", ttl=30).__enter__()
+        finally:
+            wrapper.connection.autocommit = True
+
     def test_release_in_it_is_refused(self, wrapper):
         with pytest.raises(OpenTransaction) as caught, fenced_lock("a", ttl=30):
             fetch(wrapper, "BEGIN", {})
@@ -491,6 +500,15 @@ class TestCancel:
         finally:
             os.kill(pid, signal.SIGCONT)
         wrapper.close()
+
+
+class TestInterruptionOfCommit:
+    """tests/fencing/test_interrupted.py shows it with a real signal."""
+
+    def test_other_errors_are_left_alone(self, wrapper):
+        assert interruption_of_commit(wrapper, Error("other")) is None
+        wrapper.close()
+        assert interruption_of_commit(wrapper, KeyboardInterrupt()) is None
 
 
 class TestDedicated:

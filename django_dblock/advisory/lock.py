@@ -42,7 +42,13 @@ from django_dblock.advisory.acquire import Request, lock, name_holder, try_lock
 from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named, names
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import alias_of, connection_for, in_transaction, joins
+from django_dblock.core.connection import (
+    alias_of,
+    connection_for,
+    in_transaction,
+    interruption_of_commit,
+    joins,
+)
 from django_dblock.core.decorators import (
     Guard,
     mark,
@@ -201,6 +207,10 @@ class AdvisoryBlock(Generic[HeldT]):
         try:
             entry.atomic.__exit__(kind, error, traceback)
             committed = commits
+        except BaseException as raised:
+            if (interruption := interruption_of_commit(connection, raised)) is not None:
+                raise interruption from None
+            raise
         finally:
             held = monotonic() - entry.since
             self._send(signals.lock_released, entry.request, held=held, committed=committed)

@@ -150,7 +150,7 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement sent now is not committed at once. Sends nothing.
 
     A transaction that was begun without Django counts, by ``BEGIN`` or by psycopg's
-    ``transaction()``. The transaction of TestCase does not count, as ``atomic(durable=True)`` does
+    ``transaction()``; so does a driver without autocommit, which begins one. The transaction of TestCase does not count, as ``atomic(durable=True)`` does
     not count it.
 
     Raises:
@@ -161,8 +161,9 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
         return False
     if in_transaction(connection):
         return True
-    pgconn = getattr(connection.connection, "pgconn", None)
-    return pgconn is not None and pgconn.transaction_status in _OPEN
+    driver = connection.connection
+    pgconn = getattr(driver, "pgconn", None)
+    return pgconn is not None and (pgconn.transaction_status in _OPEN or not driver.autocommit)
 
 
 _OPEN = (2, 3)
@@ -294,6 +295,35 @@ def ready(connection: BaseDatabaseWrapper) -> Any:
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     return connection.connection
+
+
+def interruption_of_commit(
+    connection: BaseDatabaseWrapper, raised: BaseException
+) -> BaseException | None:
+    """Return the exception that has interrupted Django's COMMIT; None if none has.
+
+    After an exception from a signal handler, Django raises the driver's refusal to change
+    autocommit meanwhile, and leaves a connection of no use. This function makes it usable. Whether
+    the transaction was committed is not known.
+
+    Args:
+        connection: Django's connection.
+        raised: what the end of an outermost atomic block has raised.
+    """
+    from psycopg import Error as DriverError
+    from psycopg.pq import TransactionStatus
+
+    driver = unwrapped(connection.connection)
+    if driver is None or driver.closed or connection.in_atomic_block:
+        return None
+    if driver.pgconn.transaction_status != TransactionStatus.ACTIVE:
+        return None
+    cancel_if_running(connection)  # no lock is held any more when its result is read
+    connection.close()
+    found: BaseException | None = raised
+    while isinstance(found, Error | DriverError):
+        found = found.__context__
+    return None if found is raised else found
 
 
 def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:

@@ -15,7 +15,7 @@ from django.dispatch import Signal
 from django_dblock import signals
 from django_dblock.conf import MAX_TIMEOUT
 from django_dblock.core import application_name as labels
-from django_dblock.core.connection import drop_if_dead, in_transaction
+from django_dblock.core.connection import drop_if_dead, in_transaction, interruption_of_commit
 from django_dblock.core.simple_query import send
 from django_dblock.exceptions import LockLost, OpenTransaction
 from django_dblock.fencing import store
@@ -48,10 +48,15 @@ def guarded(trust: Trust, idle_timeout: float) -> Iterator[None]:
             raise _lost(trust)
         yield
         return
-    with transaction.atomic(using=connection.alias):
-        if not _is_held(trust, idle_timeout):
-            raise _lost(trust)
-        yield
+    try:
+        with transaction.atomic(using=connection.alias):
+            if not _is_held(trust, idle_timeout):
+                raise _lost(trust)
+            yield
+    except BaseException as raised:
+        if (interruption := interruption_of_commit(connection, raised)) is not None:
+            raise interruption from None
+        raise
 
 
 def _is_held(trust: Trust, idle_timeout: float) -> bool:

@@ -1,4 +1,4 @@
-"""An exception that interrupts entering a block leaves no lease and no ticket behind."""
+"""An exception of a signal handler that interrupts a block's way in, or its COMMIT."""
 
 import signal
 import threading
@@ -8,6 +8,7 @@ import pytest
 from django.db import connections
 
 from django_dblock import (
+    advisory_lock,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
@@ -18,6 +19,7 @@ from django_dblock import (
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.models import FencedTicket
+from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.helpers.relay import relay
@@ -122,7 +124,7 @@ def wait_in_turn(channel, error):
 def interrupted(observer):
     """Run an act in this thread, over a line that holds an answer back; raise an error in it."""
 
-    def run(act, held_back, committed, error):
+    def run(act, held_back, committed, error, afterwards=lambda: None):
         raised = threading.Event()
 
         def handler(*_):
@@ -146,7 +148,9 @@ def interrupted(observer):
             finally:
                 thread.join()
                 signal.signal(signal.SIGUSR1, before)
+            afterwards()
             connection.close()
+            connection.settings_dict.update(direct)
 
     connection = connections["default"]
     connection.close()
@@ -184,6 +188,31 @@ class TestInThisProcess:
 
         interrupted(enter, b"INSERT INTO django_dblock_fencedticket", count, error)
         assert count() == 0
+
+
+@pytest.mark.parametrize("error", [TimeLimit, KeyboardInterrupt])
+class TestCommit:
+    """The error is raised as it is, and the connection can be used: Django manages neither."""
+
+    def test_of_a_lock(self, error, interrupted, observer):
+        def write(name="a"):
+            with advisory_lock("a", timeout=0):
+                Counter.objects.create(name=name)
+
+        count = lambda: observer.execute("SELECT count(*) FROM app_counter").fetchone()[0]  # noqa: E731
+        interrupted(write, b"COMMIT", count, error, afterwards=lambda: write("b"))
+        assert count() == 2
+
+    def test_of_a_guard(self, error, interrupted, observer):
+        def write(name="a"):
+            with lease.guard():
+                Counter.objects.create(name=name)
+
+        count = lambda: observer.execute("SELECT count(*) FROM app_counter").fetchone()[0]  # noqa: E731
+        with fenced_lock("a", ttl=600) as lease:
+            connections["default"].close()
+            interrupted(write, b"COMMIT", count, error, afterwards=lambda: write("b"))
+        assert count() == 2
 
 
 @pytest.fixture(params=[TimeLimit, SystemExit])
