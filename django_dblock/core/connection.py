@@ -150,8 +150,8 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement sent now is not committed at once. Sends nothing.
 
     A transaction that was begun without Django counts, by ``BEGIN`` or by psycopg's
-    ``transaction()``; so does a driver without autocommit, which begins one. The transaction of TestCase does not count, as ``atomic(durable=True)`` does
-    not count it.
+    ``transaction()``; so does a driver without autocommit, which begins one. The transaction of
+    TestCase does not count, as ``atomic(durable=True)`` does not count it.
 
     Raises:
         NotSupportedError: the connection is in pipeline mode; see :func:`refuse_pipeline`.
@@ -509,8 +509,8 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
             or driver.pgconn.parameter_status(b"client_encoding") != b"UTF8"
         ):
             return None
-    except (AttributeError, TypeError):  # an object that only looks like a connection
-        return None
+    except (AttributeError, TypeError, connection.Database.Error):  # type: ignore[attr-defined]
+        return None  # an object that only looks like a connection, or a closed connection
     fast: psycopg.Connection[Any] = driver
     return fast
 

@@ -50,13 +50,17 @@ def guarded(trust: Trust, idle_timeout: float) -> Iterator[None]:
         return
     try:
         with transaction.atomic(using=connection.alias):
-            if not _is_held(trust, idle_timeout):
-                raise _lost(trust)
+            _lock_row(trust, idle_timeout)
             yield
     except BaseException as raised:
         if (interruption := interruption_of_commit(connection, raised)) is not None:
             raise interruption from None
         raise
+
+
+def _lock_row(trust: Trust, idle_timeout: float) -> None:
+    if not _is_held(trust, idle_timeout):
+        raise _lost(trust)
 
 
 def _is_held(trust: Trust, idle_timeout: float) -> bool:
