@@ -1,8 +1,9 @@
 """``python -m tests.benchmarks.profile NAME``: where one operation's time goes, and whose it is.
 
 NAME is ``once``, ``replay``, ``lock``, ``lease``, ``save`` or any scenario of the catalogue. Shown
-are our row and the row that it is compared with, in turns. Processor time is counted instead of
-elapsed time, because a busy machine lengthens the second and hardly the first:
+are the row that the others are compared with, what one would write by hand, and ours, in turns.
+Processor time is counted instead of elapsed time, because a busy machine lengthens the second and
+hardly the first:
 
 - the server's from its process's ``schedstat`` (Linux), and by phase from the statistics that
   ``log_parser_stats``, ``log_planner_stats`` and ``log_executor_stats`` send to the client;
@@ -32,14 +33,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The scenario, and the row that is compared with the scenario's first.
+# The scenario, and the rows that are compared with the scenario's first.
 OPERATIONS = {
-    "once": ("once", "idempotent"),
-    "replay": ("replay", "idempotent"),
-    "lock": ("inside", "advisory_lock"),
-    "commit": ("commit", "advisory_lock"),
-    "lease": ("lease", "fenced_lock"),
-    "save": ("save-inside", "save_cas"),
+    "once": ("once", ["hand", "idempotent"]),
+    "replay": ("replay", ["hand", "idempotent"]),
+    "lock": ("inside", ["advisory_lock"]),
+    "commit": ("commit", ["advisory_lock"]),
+    "lease": ("lease", ["fenced_lock"]),
+    "save": ("save-inside", ["save_cas"]),
 }
 
 OWNERS = ("django_dblock", "Django", "psycopg", "the rest: the view, Python's library")
@@ -90,11 +91,12 @@ def main() -> int:
 
         tables.create()
         try:
-            name, ours = OPERATIONS.get(arguments.name, (arguments.name, None))
-            scenario = catalogue.SCENARIOS[name]()
-            ours = arguments.row or ours
-            rows = [row for row in scenario.rows if row.name == ours] or scenario.rows[1:2]
-            print(_report(scenario, [scenario.rows[0], *rows], arguments.calls))
+            name, ours = OPERATIONS.get(arguments.name, (arguments.name, []))
+            first, *others = catalogue.SCENARIOS[name]().rows
+            chosen = arguments.row or ours
+            rows = [row for row in others if row.name in chosen] or others[:1]
+            rows.sort(key=lambda row: chosen.index(row.name) if chosen else 0)
+            print(_report(catalogue.SCENARIOS[name](), [first, *rows], arguments.calls))
         finally:
             tables.close()
     return 0
@@ -103,7 +105,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.profile")
     parser.add_argument("name", metavar="NAME", help=f"{', '.join(OPERATIONS)}, or a scenario")
-    parser.add_argument("--row", help="the scenario's row, instead of ours")
+    parser.add_argument("--row", action="append", help="a row of the scenario, instead of ours")
     parser.add_argument("--calls", type=int, default=1000, help="of each row; default: 1000")
     return parser.parse_args()
 
@@ -125,7 +127,7 @@ def _report(scenario: Any, rows: list[Any], calls: int) -> str:
             f"# {scenario.title}: {calls} calls of each row, in turns; µs a call",
             _totals(spent),
             *(_statements(label, one) for label, one in spent.items()),
-            *(_functions(label, one) for label, one in list(spent.items())[1:]),
+            *(_functions(label, one) for label, one in spent.items() if one.functions),
         ]
     )
 
@@ -332,14 +334,12 @@ def _texts(message: Message) -> list[str]:
 def _totals(spent: dict[str, Spent]) -> str:
     from tests.benchmarks.table import aligned
 
-    raw, ours = spent.values()
     lines: list[list[str]] = []
 
     def line(title: str, figure: Callable[[Spent], float], form: str = ".0f") -> None:
-        first, second = figure(raw), figure(ours)
-        ratio = f"{second / first:.2f}" if first >= 1 else ""
-        shown = (f"{first:{form}}", f"{second:{form}}", f"{second - first:+{form}}", ratio)
-        lines.append([title, *shown])
+        first, *others = figures = [figure(one) for one in spent.values()]
+        ratios = [f"{other / first:.2f}" if first >= 1 else "" for other in others]
+        lines.append([title, *(f"{value:{form}}" for value in figures), *ratios])
 
     def phase(name: str) -> Callable[[Spent], float]:
         return lambda one: sum(phases[name] for _, phases in one.statements)
@@ -365,7 +365,7 @@ def _totals(spent: dict[str, Spent]) -> str:
     line("calls of Python functions", lambda one: sum(one.calls.values()))
     for owner in OWNERS:
         line(f"- {owner}", lambda one, owner=owner: one.calls[owner])
-    return aligned(["", *spent, "more", "ratio"], lines)
+    return aligned(["", *spent, *(f"x {number}" for number in range(2, len(spent) + 1))], lines)
 
 
 def _statements(label: str, spent: Spent) -> str:
