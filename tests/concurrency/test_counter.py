@@ -19,6 +19,8 @@ pytestmark = [
 ]
 
 PROCESSES, ROUNDS = 8, 100
+TWIN_ROUNDS = 25
+"""Without the right lock about half of the additions are lost, or more: a quarter is enough."""
 
 
 def in_threads(count, work, *arguments):
@@ -49,14 +51,15 @@ def test_nothing_is_lost_among_threads(work, assert_no_locks):
 
 
 def test_negative_twin_among_threads_updates_are_lost_without_the_lock():
-    assert count(own_transaction, recipes.no_lock, race=in_threads) < PROCESSES * ROUNDS
+    value = count(own_transaction, recipes.no_lock, TWIN_ROUNDS, race=in_threads)
+    assert value < PROCESSES * TWIN_ROUNDS
 
 
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])
 def test_negative_twin_without_the_lock_updates_are_lost(work):
-    assert count(work, recipes.no_lock) < PROCESSES * ROUNDS
+    assert count(work, recipes.no_lock, TWIN_ROUNDS) < PROCESSES * TWIN_ROUNDS
 
 
 @pytest.mark.parametrize("recipe", [recipes.session_lock, recipes.ignored_answer])
 def test_negative_twin_with_the_wrong_recipes_updates_are_lost(recipe):
-    assert count(outer_transaction, recipe) < PROCESSES * ROUNDS
+    assert count(outer_transaction, recipe, TWIN_ROUNDS) < PROCESSES * TWIN_ROUNDS
