@@ -98,6 +98,20 @@ def test_monitor_page_shows_the_rest(table, lock):
     assert [session in each for each in told] == [True] * len(KINDS[table])
 
 
+@pytest.mark.parametrize(
+    ("table", "arguments"),
+    [
+        (LEASES, ["nightly", "--yes"]),
+        ("django_dblock_idempotencykey", ["--request", "1", "--retry", "--yes"]),
+    ],
+)
+def test_release_ends_in_a_line_that_names_the_session(table, arguments, lock):
+    session = lock(table)
+    with pytest.raises(CommandError, match="has locked the table for itself") as found:
+        call_command("dblock", "release", *arguments)
+    assert session in str(found.value)
+
+
 def test_limit_ends_with_the_block():
     before = fenced_limit()
     with short_wait("default"):

@@ -13,7 +13,14 @@ from django_dblock.fencing.lease_name import names_of
 from django_dblock.fencing.operations import force_release_grant
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency.operations import JSON, resolve_idempotency_key
-from django_dblock.inspect import FencedLease, UnfinishedRequest, fenced_leases, unfinished_requests
+from django_dblock.idempotency.store import alias_for as requests_alias
+from django_dblock.inspect import (
+    FencedLease,
+    UnfinishedRequest,
+    fenced_leases,
+    short_wait,
+    unfinished_requests,
+)
 
 # ``dblock release --request``: free a request whose worker is lost, or give it a response.
 
@@ -104,7 +111,8 @@ def _decision(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(stdout: OutputWrapper, options: dict[str, Any]) -> UnfinishedRequest:
-    found = unfinished_requests(options["using"], pk=options["request"])
+    with short_wait(requests_alias(options["using"])):
+        found = unfinished_requests(options["using"], pk=options["request"])
     if not found:
         raise CommandError(
             f"There is no request {options['request']} that has not ended. 'dblock list --kind "
@@ -180,11 +188,9 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
     Raises:
         CommandError: there is none, it is not held, or there are several.
     """
-    leases = [
-        lease
-        for lease in fenced_leases(using, name=names_of(name), expired=True)
-        if lease.slot == slot
-    ]
+    with short_wait(alias_for(using)):
+        found = fenced_leases(using, name=names_of(name), expired=True)
+    leases = [lease for lease in found if lease.slot == slot]
     held = [lease for lease in leases if lease.state == "held"]
     leases = [lease for lease in held if lease.name == name] or held or leases[:1]
     if not leases:
