@@ -255,6 +255,7 @@ class TestLatches:
         imported.count_down("a")
         attempt = imported._attempt(60)
         queueing.until_queued(attempt)
+        queueing.stay_queued()
         yield imported
         attempt.close()
 
@@ -282,6 +283,7 @@ class TestLatches:
         assert self.shown() == []
         attempt = latch("import", parties=1)._attempt(60)
         queueing.until_queued(attempt)
+        queueing.stay_queued()
         [found] = self.shown()
         assert (found["name"], found["parts"], found["latest"]) == ("import", 0, None)
         attempt.close()
@@ -329,6 +331,7 @@ class TestLatches:
         registry.register(StateCollector())
         attempt = closed._attempt(60)
         queueing.until_queued(attempt)
+        queueing.stay_queued()
         labels = [{"using": "default", "state": state} for state in ("closed", "wanted")]
         counts = [registry.get_sample_value("dblock_latches", each) for each in labels]
         attempt.close()

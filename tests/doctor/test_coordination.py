@@ -86,6 +86,7 @@ class TestLatches:
         imported.count_down("a")
         attempt = imported._attempt(60)
         queueing.until_queued(attempt)
+        queueing.stay_queued()
         yield imported
         attempt.close()
 

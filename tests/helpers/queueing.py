@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
+from django.utils import timezone
 
 from django_dblock.core import notify
 from django_dblock.fencing.acquire import Attempt
+from django_dblock.models import FencedTicket
 from tests.helpers import observe
 
 if TYPE_CHECKING:
@@ -58,6 +61,11 @@ def until_it_can_be_woken(one: Attempt) -> None:
 
     observe.until(can_be_woken, "it can be woken")
     observe.until(lambda: one.once() is None and one.delay > 1, "it sleeps for long")
+
+
+def stay_queued() -> None:
+    """Let the waiters in the queue stay there, however slow the machine is."""
+    FencedTicket.objects.update(expires_at=timezone.now() + timedelta(hours=1))
 
 
 def in_a_thread(work: Callable[[], Any]) -> threading.Thread:
