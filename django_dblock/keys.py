@@ -35,6 +35,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard
 from uuid import UUID
@@ -77,13 +78,25 @@ def encode(key: tuple[Any, ...]) -> bytes:
     """
     if not key:
         raise ValueError("A lock needs a key: at least one part, as in ('inventory', sku).")
-    return _value(b"(", b"".join([_part(part, key, (place,)) for place, part in enumerate(key, 1)]))
+    values: list[bytes] = []
+    for place, part in enumerate(key, 1):
+        if type(part) is str:  # nearly always, so without a call
+            text = part.encode("utf-8", "surrogatepass")
+            values += (b"s", len(text).to_bytes(8, "big"), text)
+        else:
+            values.append(_part(part, key, (place,)))
+    return _value(b"(", b"".join(values))
 
 
 def key_id(encoded: bytes, namespace: str = "") -> int:
     """Hash an encoded key to the signed 64-bit number that PostgreSQL locks."""
-    salted = _value(b"s", namespace.encode("utf-8", "surrogatepass")) + encoded
+    salted = _salt(namespace) + encoded
     return int.from_bytes(blake2b(salted, digest_size=8).digest(), "big", signed=True)
+
+
+@lru_cache(maxsize=1024)  # a namespace for each tenant
+def _salt(namespace: str) -> bytes:
+    return _value(b"s", namespace.encode("utf-8", "surrogatepass"))
 
 
 def numbered(key: tuple[Any, ...], namespace: str) -> tuple[bytes, int]:
@@ -127,9 +140,6 @@ def _read(values: bytes) -> Key:
 
 
 def _part(part: Any, key: Key, place: tuple[int, ...]) -> bytes:
-    if type(part) is str:  # nearly always, so without a call of _value()
-        text = part.encode("utf-8", "surrogatepass")
-        return b"s" + len(text).to_bytes(8, "big") + text
     if isinstance(part, Enum):
         return _part(part.value, key, place)
     if isinstance(part, str):
