@@ -126,7 +126,8 @@ class VersionedModel(GuardedSave):
             never inserts a row that was deleted.
         unversioned: names of fields that need no version, such as ``{"last_login"}``. A ``save()``
             with ``update_fields`` of only these neither compares nor bumps; ``update()`` and
-            ``bulk_update()`` of only these don't bump. ``save_cas()`` always compares.
+            ``bulk_update()`` of only these don't bump. ``save_cas()`` always compares. A save of
+            all fields leaves out those of these that the instance has not changed.
 
     Source: PostgreSQL manual, 13.2.1 Read Committed Isolation Level (an UPDATE looks at its
     condition again on the row that another transaction has written); M. Fowler, Patterns of

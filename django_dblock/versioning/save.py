@@ -118,6 +118,32 @@ def unversioned_names(model: Any) -> frozenset[str]:
     return frozenset(name for each in fields for name in (each.name, each.attname))
 
 
+def without_unchanged(
+    instance: "GuardedSave", attempt: "Attempt | None", values: Values, update_fields: Any
+) -> Values:
+    """Return what a save of all fields SETs: no unversioned field that the instance kept as read.
+
+    Other writers change these fields without a bump, so a save of all fields would silently restore
+    the values that the instance was read with: a counter would lose what was counted since.
+    """
+    if (
+        update_fields is not None
+        or not instance.unversioned
+        or attempt is None
+        or attempt.mode == "leave"
+    ):
+        return values
+    names, original = unversioned_names(type(instance)), loaded_state.original(instance)
+    changed = [
+        each
+        for each in values
+        if each[0].name not in names
+        or each[0].attname not in original
+        or each[2] != original[each[0].attname]
+    ]
+    return changed or values  # without values Django would send a SELECT
+
+
 def checked_version(version: object) -> int:
     """Return a version that a row can have.
 
@@ -443,6 +469,7 @@ class GuardedSave(models.Model):
             attempt = None
         new = self._state.adding and not forced_update
         here = base_qs.model is self._version_field.model
+        values = without_unchanged(self, attempt, values, update_fields)
         if here:
             plan = planned(self, attempt, base_qs, values, new=new)
             if plan is None:

@@ -7,7 +7,7 @@ from django.db.models import F
 from django.db.models.signals import post_save, pre_save
 from django.test.utils import isolate_apps
 
-from django_dblock import StaleObject, VersionedModel, conflict_diff
+from django_dblock import StaleObject, VersionedModel, bypass_versions, conflict_diff
 from django_dblock.checks.models import check_models
 from tests.app.models import Gadget, Member, Product, Shelf
 from tests.versioning.conftest import overtake, version_of
@@ -32,6 +32,58 @@ def test_save_of_unversioned_fields_neither_compares_nor_bumps(member, statement
     assert (member.version, version_of(member)) == (1, 2)
     with pytest.raises(StaleObject):
         member.save()
+
+
+def count(member):
+    """Count a view, as another request does; no version shows that."""
+    Member.objects.filter(pk=member.pk).update(views=F("views") + 1)
+
+
+def rename_by_save(member):
+    member.save()
+
+
+def rename_by_save_cas(member):
+    member.save_cas()
+
+
+def rename_without_comparing(member):
+    member.cas_on_save = False
+    member.save()
+
+
+@pytest.mark.parametrize("rename", [rename_by_save, rename_by_save_cas, rename_without_comparing])
+def test_save_of_all_fields_keeps_what_was_counted_since(member, rename):
+    count(member)
+    member.name = "bob"
+    rename(member)
+    count(member)
+    rename(member)
+    assert Member.objects.values_list("name", "views", "version").get() == ("bob", 2, 3)
+
+
+def test_save_of_all_fields_writes_a_changed_unversioned_field(member):
+    member.views = 7
+    member.save()
+    assert Member.objects.get().views == 7
+    count(member)
+    member.views = F("views") + 10
+    member.save()
+    assert Member.objects.get().views == 18
+
+
+def test_new_and_unread_instances_write_all_fields(member):
+    created = Member.objects.create(name="new", views=3)
+    assert Member.objects.get(pk=created.pk).views == 3
+    Member(pk=member.pk, name="by hand", views=4).save_cas(expected=1)
+    assert Member.objects.get(pk=member.pk).views == 4
+
+
+def test_bypassed_save_writes_all_fields(member):
+    count(member)
+    with bypass_versions():
+        member.save()
+    assert Member.objects.get().views == 0
 
 
 def test_foreign_key_can_be_named_by_column(member):
