@@ -119,29 +119,44 @@ def unversioned_names(model: Any) -> frozenset[str]:
 
 
 def without_unchanged(
-    instance: "GuardedSave", attempt: "Attempt | None", values: Values, update_fields: Any
+    instance: "GuardedSave",
+    attempt: "Attempt | None",
+    model: Any,
+    values: Values,
+    update_fields: Any,
 ) -> Values:
-    """Return what a save of all fields SETs: no unversioned field that the instance kept as read.
+    """Return what is SET in a table, without the unversioned fields that were not changed.
 
-    Other writers change these fields without a bump, so a save of all fields would silently restore
-    the values that the instance was read with: a counter would lose what was counted since.
+    That holds for a save of all fields. Other writers change unversioned fields without a bump, so
+    the save would silently restore the values that the instance was read with: a counter would lose
+    what was counted since.
     """
-    if (
-        update_fields is not None
-        or not instance.unversioned
-        or attempt is None
-        or attempt.mode == "leave"
-    ):
+    if attempt is None or attempt.mode == "leave":
         return values
+    if update_fields is not None:
+        # Django names the fields itself if some are deferred. Then it names all that are loaded.
+        loaded = {each.name for each, _, _ in values if each.attname in instance.__dict__}
+        if not loaded_names(instance, model) <= loaded:
+            return values
     names, original = unversioned_names(type(instance)), loaded_state.original(instance)
     changed = [
-        each
-        for each in values
-        if each[0].name not in names
-        or each[0].attname not in original
-        or each[2] != original[each[0].attname]
+        (field, raw, value)
+        for field, raw, value in values
+        if field.name not in names
+        or field.attname not in original
+        or value != original[field.attname]
     ]
     return changed or values  # without values Django would send a SELECT
+
+
+def loaded_names(instance: "GuardedSave", model: Any) -> set[str]:
+    """Return the names of the fields in the model's table that a save of all fields SETs."""
+    state = instance.__dict__
+    return {
+        each.name
+        for each in model._meta.local_concrete_fields
+        if each.attname in state and not (each.primary_key or each.generated)
+    }
 
 
 def checked_version(version: object) -> int:
@@ -469,7 +484,11 @@ class GuardedSave(models.Model):
             attempt = None
         new = self._state.adding and not forced_update
         here = base_qs.model is self._version_field.model
-        values = without_unchanged(self, attempt, values, update_fields)
+        values = (
+            without_unchanged(self, attempt, base_qs.model, values, update_fields)
+            if self.unversioned
+            else values
+        )
         if here:
             plan = planned(self, attempt, base_qs, values, new=new)
             if plan is None:

@@ -62,6 +62,21 @@ def test_save_of_all_fields_keeps_what_was_counted_since(member, rename):
     assert Member.objects.values_list("name", "views", "version").get() == ("bob", 2, 3)
 
 
+def test_save_of_all_loaded_fields_keeps_what_was_counted_since(member):
+    """Django names the loaded fields as update_fields."""
+    read = Member.objects.defer("last_shelf").get()
+    count(member)
+    read.name = "bob"
+    read.save()
+    assert Member.objects.values_list("name", "views").get() == ("bob", 1)
+
+
+def test_named_fields_are_written_as_they_are(member):
+    count(member)
+    member.save(update_fields=["name", "views"])
+    assert Member.objects.get().views == 0
+
+
 def test_save_of_all_fields_writes_a_changed_unversioned_field(member):
     member.views = 7
     member.save()
