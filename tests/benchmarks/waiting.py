@@ -70,7 +70,8 @@ def main() -> None:
 
 
 def _setup() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    # not those of the benchmarks, whose server is another one, with fewer connections
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     import django
 
     django.setup()
