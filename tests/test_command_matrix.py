@@ -155,7 +155,7 @@ class TestServer:
         observer.execute(
             "DROP ROLE IF EXISTS dblock_partly; CREATE ROLE dblock_partly LOGIN;"
             "GRANT SELECT, INSERT, UPDATE, DELETE ON django_dblock_fencedlock,"
-            " django_dblock_fencedticket TO dblock_partly;"
+            " django_dblock_fencedticket, django_dblock_latchpart TO dblock_partly;"
             "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dblock_partly"
         )
         yield {"default": {"USER": "dblock_partly"}}

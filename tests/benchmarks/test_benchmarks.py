@@ -20,8 +20,8 @@ STATEMENTS = {
     ("save-inside", "plain"): 1,
     ("save-inside", "save_cas"): 1,
     ("save-inside", "save"): 1,
-    ("list", "list"): 3,
-    ("list-json", "list"): 3,
+    ("list", "list"): 13,
+    ("list-json", "list"): 13,
     ("bulk", "plain"): 4,  # the read, BEGIN, the write, COMMIT
     ("bulk", "bulk_save_cas"): 4,
     ("slow-lock", "plain"): 4,

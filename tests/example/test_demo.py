@@ -186,7 +186,7 @@ def test_serve_runs_until_it_is_signalled(start: Start, run: Run):
             assert text in page.read().decode()
     [database] = re.findall(r"DATABASE_URL='(\S+)'", said)
     status, said = run("dblock", "list", "--held", DATABASE_URL=database)
-    assert (status, said) == (0, "Nothing is locked.\n")
+    assert (status, said) == (0, "Nothing matches.\n")
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=180)
     assert demo.returncode == 0

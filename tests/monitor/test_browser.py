@@ -178,8 +178,8 @@ class TestLive:
     def test_missing_response_is_shown_and_retried(self, browser):
         browser.open(PAGE + "?refresh=2")
         run(browser, "window.theirs = fetch; window.fetch = async () => { throw new Error(); }")
-        until_text(browser, "#dblock-pulse", "No answer.")
-        assert "No answer." in run(
+        until_text(browser, "#dblock-pulse", "No response.")
+        assert "No response." in run(
             browser, "return document.getElementById('dblock-status').textContent"
         )
         run(
@@ -188,7 +188,7 @@ class TestLive:
             " Response('', {status: 500}); }",
         )
         observe.until(lambda: run(browser, "return window.asked") > 1, "it is asked again")
-        assert "No answer." in text_of(browser, "#dblock-pulse")
+        assert "No response." in text_of(browser, "#dblock-pulse")
         run(browser, "window.fetch = window.theirs")
         until_text(browser, "#dblock-pulse", "Live")
         assert "waiting: 0" in text_of(browser, "#dblock-status")
