@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from django_dblock import FencedLock, fenced_lock
 from tests.fencing.helpers import NAME
@@ -35,6 +36,16 @@ def test_only_idle_rows_are_purged(idle):
     assert run("purge", "--kind", "fenced") == "3 of 3 rows of fenced locks removed.\n"
     assert left() == ["fresh", NAME]
     assert run("purge", "--kind", "fenced") == "0 of 0 rows of fenced locks removed.\n"
+
+
+def test_database_without_tables_is_refused():
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path = pg_catalog")
+    try:
+        with pytest.raises(CommandError, match="There is no table of django_dblock"):
+            run("purge")
+    finally:
+        connection.close()
 
 
 def test_dry_run_only_counts(idle, statements):
