@@ -13,13 +13,16 @@ mpl.rcParams["svg.fonttype"] = "none"  # the browser's fonts: a picture takes a 
 mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same picture of the same figures
 
 LIMIT, OURS, PEER = "#8c8c8c", "#1f6fb4", "#e0a458"
-OWN = ("advisory", "unlabelled", "try_advisory")
+LIMITS = ("raw", "bare", "by-hand", "hand", "psycopg", "statement", "silent", "unlocked")
+"""How the names begin of what is not ours and no peer, beside the first row of each scenario."""
+
 COLOURS = {
     "raw": LIMIT,
     "hand": LIMIT,
     "by hand": LIMIT,
     "ours": OURS,
     "woken": OURS,
+    "advisory by hand": "#5a9367",
     "advisory_lock": OURS,
     "pglock": PEER,
     "redis": "#b5453c",
@@ -37,14 +40,16 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         _curve(curve, folder / f"curve-{curve['name']}.svg")
 
 
-def _colour(row: dict[str, Any]) -> str:
-    if row.get("peer"):
-        return PEER
-    return OURS if row["name"].startswith(OWN) else LIMIT
+def _colours(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        PEER if row.get("peer") else LIMIT if not n or row["name"].startswith(LIMITS) else OURS
+        for n, row in enumerate(rows)
+    ]
 
 
 def _scenario(scenario: dict[str, Any], path: Path) -> None:
     rows = scenario["rows"][::-1]  # the first one on top
+    colours = _colours(scenario["rows"])[::-1]
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
     medians = [row["median_us"] for row in rows]
     errors = [
@@ -53,7 +58,7 @@ def _scenario(scenario: dict[str, Any], path: Path) -> None:
     ]
     axes.barh(
         [row["label"] for row in rows], medians, xerr=errors,
-        color=[_colour(row) for row in rows], error_kw={"lw": 1, "capsize": 2},
+        color=colours, error_kw={"lw": 1, "capsize": 2},
     )  # fmt: skip
     for place, row in enumerate(rows):
         axes.annotate(
@@ -62,24 +67,25 @@ def _scenario(scenario: dict[str, Any], path: Path) -> None:
             va="center", fontsize=9,
         )  # fmt: skip
     axes.set_xlim(0, max(row["quartiles_us"][1] for row in rows) * 1.25)
-    axes.set_xlabel("µs, median and quartiles; x the raw statement (grey: limits, blue: ours)")
+    axes.set_xlabel(
+        "µs, median and quartiles; x the raw statement (grey: limits, blue: ours, yellow: peers)"
+    )
     _finish(figure, axes, scenario["title"], path)
 
 
 def _crowd(crowd: dict[str, Any], path: Path) -> None:
     rows = crowd["rows"][::-1]
+    colours = _colours(crowd["rows"])[::-1]
     labels = [row["label"] for row in rows]
     size = (11, 1.4 + 0.45 * len(rows))
     figure, (speed, waits) = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    bars = speed.barh(
-        labels, [row["turns_per_s"] for row in rows], color=[_colour(row) for row in rows]
-    )
+    bars = speed.barh(labels, [row["turns_per_s"] for row in rows], color=colours)
     speed.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=9)
     speed.set_xlim(0, 1.2 * max(row["turns_per_s"] for row in rows) + 1)
     speed.set_xlabel("turns per second")
     for place, row in enumerate(rows):
         low, high = (max(0.01, row[name]) for name in ("wait_p50_ms", "wait_p99_ms"))
-        waits.plot([low, high], [place, place], color=_colour(row), lw=3, marker="o")
+        waits.plot([low, high], [place, place], color=colours[place], lw=3, marker="o")
         waits.annotate(
             f"{low:,.1f} … {high:,.1f}   busiest ÷ idlest {row['busiest_to_idlest']:.1f}",
             (low, place), xytext=(0, 7), textcoords="offset points", fontsize=8,
