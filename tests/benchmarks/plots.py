@@ -67,9 +67,7 @@ def _scenario(scenario: dict[str, Any], path: Path) -> None:
             va="center", fontsize=9,
         )  # fmt: skip
     axes.set_xlim(0, max(row["quartiles_us"][1] for row in rows) * 1.25)
-    axes.set_xlabel(
-        "µs, median and quartiles; x the raw statement (grey: limits, blue: ours, yellow: peers)"
-    )
+    axes.set_xlabel("µs, median and quartiles (grey: limits, blue: ours, yellow: peers)")
     _finish(figure, axes, scenario["title"], path)
 
 
