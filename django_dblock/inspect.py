@@ -15,7 +15,7 @@ from django.db import OperationalError, connections, transaction
 from django_dblock.conf import conf
 from django_dblock.coordination import latch
 from django_dblock.core import application_name as labels
-from django_dblock.core.connection import caused_by, connection_for, fetch
+from django_dblock.core.connection import caused_by, connection_for, drop_if_dead, fetch
 from django_dblock.fencing.lease_name import Role, meaning_of, title_of
 from django_dblock.fencing.store import alias_for
 from django_dblock.idempotency import store
@@ -45,6 +45,7 @@ def short_wait(alias: str) -> Iterator[None]:
     Source: PostgreSQL manual, 13.3.1 "Table-Level Locks", 19.11 "lock_timeout".
     """
     connection = connections[alias]
+    drop_if_dead(connection)
     try:
         with transaction.atomic(using=alias):
             fetch(connection, sql.SHORT_WAIT, {})

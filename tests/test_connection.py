@@ -7,10 +7,12 @@ import pkgutil
 import re
 import signal
 import sys
+from io import StringIO
 from types import FunctionType, SimpleNamespace
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import (
     DEFAULT_DB_ALIAS,
     Error,
@@ -322,6 +324,12 @@ class TestDeadConnection:
     )
     def test_list_and_purge_reconnect_a_dead_connection(self, dead, read):
         assert not read()
+
+    @pytest.mark.parametrize("kind", ["fenced", "latches", "idempotency"])
+    def test_list_of_one_kind_reconnects_a_dead_connection(self, dead, kind):
+        out = StringIO()
+        call_command("dblock", "list", "--kind", kind, stdout=out)
+        assert out.getvalue() == "Nothing matches.\n"
 
     def test_doctor_reconnects_a_dead_connection(self, dead):
         assert "connection" not in {finding.id for finding in examine()}
