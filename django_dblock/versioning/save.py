@@ -139,14 +139,14 @@ def without_unchanged(
         if not loaded_names(instance, model) <= loaded:
             return values
     names, original = unversioned_names(type(instance)), loaded_state.original(instance)
-    changed = [
+    # If nothing is left, Django only looks whether the row is there.
+    return [
         (field, raw, value)
         for field, raw, value in values
         if field.name not in names
         or field.attname not in original
         or value != original[field.attname]
     ]
-    return changed or values  # without values Django would send a SELECT
 
 
 def loaded_names(instance: "GuardedSave", model: Any) -> set[str]:

@@ -9,6 +9,7 @@ from django.test.utils import isolate_apps
 
 from django_dblock import StaleObject, VersionedModel, bypass_versions, conflict_diff
 from django_dblock.checks.models import check_models
+from django_dblock.versioning import save
 from tests.app.models import Gadget, Member, Product, Shelf
 from tests.versioning.conftest import overtake, version_of
 
@@ -69,6 +70,24 @@ def test_save_of_all_loaded_fields_keeps_what_was_counted_since(member):
     read.name = "bob"
     read.save()
     assert Member.objects.values_list("name", "views").get() == ("bob", 1)
+
+
+@pytest.fixture
+def counted_gadgets(monkeypatch):
+    """The child's table of a gadget has one field, which others count up."""
+    monkeypatch.setattr(Gadget, "unversioned", {"watts"})
+    save.unversioned_names.cache_clear()
+    yield
+    save.unversioned_names.cache_clear()
+
+
+@pytest.mark.usefixtures("counted_gadgets")
+def test_table_with_nothing_but_unversioned_fields_is_left_alone():
+    gadget = Gadget.objects.get(pk=Gadget.objects.create(name="a").pk)
+    Gadget.objects.filter(pk=gadget.pk).update(watts=F("watts") + 1)
+    gadget.name = "b"
+    gadget.save()
+    assert Gadget.objects.values_list("name", "watts", "version").get() == ("b", 1, 2)
 
 
 def test_named_fields_are_written_as_they_are(member):
