@@ -346,7 +346,7 @@ def _coordinated(connection: BaseDatabaseWrapper, readable: frozenset[str]) -> _
                 rows = fetch(connection, sql.UNATTENDED, {})
                 found = found._replace(unattended=tuple(Unattended(*row) for row in rows))
             if {"django_dblock_latchpart", "django_dblock_fencedticket"} <= readable:
-                rows = fetch(connection, sql.STALLED_LATCHES, {})
+                rows = fetch(connection, sql.STALLED_LATCHES, {"name": None, "namespace": None})
                 found = found._replace(latches=tuple(StalledLatch(*row) for row in rows))
             if "django_dblock_idempotencykey" in readable:
                 rows = fetch(connection, sql.JOBS, {})

@@ -4,6 +4,8 @@ PostgreSQL manual: 20.3.2 "TCP Settings", 20.11 "Client Connection Defaults", 20
 Management", 27.2 "The Cumulative Statistics System", 53.13 "pg_locks".
 """
 
+from django_dblock.sql.inspect import AWAITED_LATCHES
+
 # The server's own description. First, because another engine may lack what later statements use.
 VERSION = "SELECT version()"
 
@@ -227,24 +229,12 @@ ORDER BY what = 'partitions' DESC, place
 
 # The latches that somebody waits for, and of which no part has been done for an hour.
 STALLED_LATCHES = """
-SELECT
-    queue.latch, queue.waiting, done.parts,
-    extract(epoch FROM clock_timestamp() - done.latest)::float8, count(*) OVER ()
-FROM (
-    SELECT left(name, -length('~latch')) AS latch, count(*) AS waiting
-    FROM django_dblock_fencedticket
-    WHERE right(name, length('~latch')) = '~latch' AND expires_at > clock_timestamp()
-    GROUP BY name
-) AS queue
-CROSS JOIN LATERAL (
-    SELECT count(*) AS parts, max(done_at) AS latest
-    FROM django_dblock_latchpart
-    WHERE django_dblock_latchpart.latch = queue.latch
-) AS done
-WHERE done.latest < clock_timestamp() - interval '1 hour'
-ORDER BY done.latest
+SELECT latch, cardinality(waiting), parts, latest, count(*) OVER ()
+FROM ({awaited}) AS awaited (latch, parts, latest, waiting)
+WHERE latest > 3600
+ORDER BY latest DESC
 LIMIT 5
-"""
+""".replace("{awaited}", AWAITED_LATCHES)
 
 # The jobs of once_per whose run has ended without a result an hour ago or more; and of each job
 # with a known period, the latest finished run. A job's key is its name, period and label, '#' and
