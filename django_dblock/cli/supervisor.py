@@ -16,6 +16,7 @@ ended in the same way, before the lock is released.
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -55,6 +56,9 @@ from django_dblock.keys import Key
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD)
 
+_AGAIN = 0.01
+"""Seconds until KeyboardInterrupt is raised again after Python has swallowed it."""
+
 
 class Inbox:
     """The receiver of the process's signals while its block runs.
@@ -71,13 +75,16 @@ class Inbox:
     def __init__(self) -> None:
         self.interrupted_by: int = signal.SIGINT
         self.asked_to_end: int | None = None
+        self._interrupted = False
+        self._hook = sys.unraisablehook
         # Threads write to the queue, and so does a signal handler that may have interrupted a
         # reader or a writer of the queue. SimpleQueue.put() is reentrant for that.
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in ENDING:
+        sys.unraisablehook = self._swallowed
+        for number in (*ENDING, signal.SIGALRM):
             self._handle(number, self._interrupt)
         return self
 
@@ -87,13 +94,22 @@ class Inbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        sys.unraisablehook = self._hook
 
     def collect(self) -> None:
-        """Put all signals into the queue from now on, and raise KeyboardInterrupt no more."""
+        """Put all signals into the queue from now on, and raise KeyboardInterrupt no more.
+
+        Raises:
+            KeyboardInterrupt: an earlier one was swallowed.
+        """
         for number in (*ENDING, *OTHERS):
             self._handle(number, self._put)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def wake(self, *_: object) -> None:
         """End the present or the next :meth:`wait`; may be called from any thread."""
@@ -118,8 +134,21 @@ class Inbox:
         self._queue.put(number)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
-        self.interrupted_by = number
+        if number != signal.SIGALRM:
+            self.interrupted_by = number
+        self._interrupted = True
         raise KeyboardInterrupt
+
+    def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise KeyboardInterrupt again if Python has swallowed it.
+
+        Python swallows what is raised in the callback of a weak reference or in ``__del__``. A
+        signal handler can run there: for example, an import ends with such a callback.
+        """
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            self._hook(unraisable)
 
 
 # Passing the terminal to the command's process group, and taking it back.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -209,6 +210,65 @@ def test_signal_ends_the_wait_for_the_lock(monkeypatch):
 
     monkeypatch.setattr(table, "acquire", ask)
     assert run("--timeout", "forever") == 128 + signal.SIGTERM
+
+
+class Finalized:
+    """Its finalizer runs this function; Python swallows what the function raises."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __del__(self):
+        self.function()
+
+
+class TestSwallowedInterrupt:
+    """A signal handler raises KeyboardInterrupt where Python swallows it."""
+
+    @staticmethod
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def test_it_ends_the_wait_for_the_lock(self, monkeypatch):
+        signals = [self.terminate]
+
+        def ask(*_):
+            if signals:
+                Finalized(signals.pop())
+            return table.Refusal(1.0, 1, "somebody")
+
+        monkeypatch.setattr(table, "acquire", ask)
+        assert run("--timeout", "forever") == 128 + signal.SIGTERM
+
+    def test_the_command_is_not_run(self, monkeypatch, observer, tmp_path):
+        acquire = table.acquire
+
+        def take(*arguments):
+            granted = acquire(*arguments)
+            Finalized(self.terminate)
+            return granted
+
+        monkeypatch.setattr(table, "acquire", take)
+        monkeypatch.setattr("django_dblock.cli.supervisor._AGAIN", 60)  # no second attempt
+        ran = tmp_path / "ran"
+        assert run(command=("touch", str(ran))) == 128 + signal.SIGTERM
+        assert not ran.exists()
+        assert is_expired(observer)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+    def test_another_error_is_reported_as_before(self, monkeypatch):
+        acquire, reported = table.acquire, []
+
+        def take(*arguments):
+            Finalized(lambda: 1 / 0)
+            return acquire(*arguments)
+
+        monkeypatch.setattr(table, "acquire", take)
+        monkeypatch.setattr(sys, "unraisablehook", lambda error: reported.append(error.exc_type))
+        before = sys.unraisablehook
+        assert run() == 0
+        assert reported == [ZeroDivisionError]
+        assert sys.unraisablehook is before
 
 
 def test_command_outside_the_group_gets_signals():
