@@ -41,6 +41,18 @@ Connection = Any
 """Django's connection wrapper; the stubs lack the attributes that are used here."""
 
 
+class _Name(str):
+    """The name of one savepoint; it equals no other savepoint's name, even with the same text.
+
+    Django removes the ``on_commit`` hooks of a rolled-back savepoint by its name. Two blocks that
+    follow each other at one depth share the text, and the hooks of the first must stay.
+    """
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 class Effects:
     """The savepoint under which a view runs, so that its effects can be undone without the lock.
 
@@ -57,7 +69,7 @@ class Effects:
     def __init__(self, connection: Connection) -> None:
         # Numbered by depth: a few texts, so that each message is put together only once. Blocks
         # at one depth follow each other, so at most one of them is open.
-        self._name = f"dblock_{len(connection.savepoint_ids)}"
+        self._name = _Name(f"dblock_{len(connection.savepoint_ids)}")
         self._connection = connection
         self._block = transaction.atomic(using=connection.alias, savepoint=False)
         self.savepoint = sql.SAVEPOINT.format(name=self._name)

@@ -12,6 +12,7 @@ from django_dblock.exceptions import (
     UnstorableResponse,
 )
 from tests.app.idempotent_views import add_one
+from tests.app.models import Product
 from tests.helpers import observe
 from tests.helpers.processes import process
 from tests.idempotency.leasing import Died, effects, expire, row, unable_to_give_up, update
@@ -91,6 +92,28 @@ def test_open_transaction_is_joined():
     with transaction.atomic():
         assert run_once("a", work=work) == run_once("a", work=work)
     assert effects() == 1
+
+
+def test_failed_work_keeps_the_hooks_of_earlier_work():
+    product, ran = Product.objects.create(name="read"), []
+
+    def pay():
+        transaction.on_commit(lambda: ran.append("paid"))
+        product.name = "paid"
+        product.save()
+
+    def fail():
+        transaction.on_commit(lambda: ran.append("failed"))
+        Product.objects.create(name="failed")
+        raise ZeroDivisionError
+
+    with transaction.atomic():
+        run_once("a", work=pay)
+        with pytest.raises(ZeroDivisionError):
+            run_once("b", work=fail)
+    assert ran == ["paid"]
+    product.save()  # its version is known to be committed
+    assert Product.objects.get().version == product.version == 3
 
 
 def test_in_lease_mode_an_open_transaction_is_refused():
