@@ -210,7 +210,9 @@ class latch:  # noqa: N801 - lower-case like the locks
             while not await sync_to_async(self._is_open)(attempt):
                 await attempt.apause()
         finally:
-            await to_its_end(sync_to_async(attempt.close)())
+            _, cancelled = await to_its_end(sync_to_async(attempt.close)())
+            if cancelled is not None:
+                raise cancelled
 
     def reset(self) -> int:
         """Close the latch: delete its parts, and return their number. One statement."""

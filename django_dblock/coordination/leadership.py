@@ -165,7 +165,9 @@ class leadership:  # noqa: N801 - used like a function
             try:
                 yield term
             finally:
-                await to_its_end(sync_to_async(term.leave)(failed=True))
+                _, cancelled = await to_its_end(sync_to_async(term.leave)(failed=True))
+                if cancelled is not None:  # else the loop would campaign again
+                    raise cancelled
 
     @property
     def _is_stopped(self) -> bool:
@@ -203,19 +205,21 @@ class leadership:  # noqa: N801 - used like a function
 
     async def _aelect(self) -> Term | None:
         campaign = _Campaign(self._lock)
+        term: Term | None = None
+        cancelled: asyncio.CancelledError | None = None
         try:
             while not self._is_stopped:
                 term, cancelled = await to_its_end(sync_to_async(campaign.once)())
-                if cancelled is not None:
-                    if term is not None:
-                        await to_its_end(sync_to_async(term.leave)(failed=True))
-                    raise cancelled
-                if term is not None:
-                    return term
+                if term is not None or cancelled is not None:
+                    break
                 await self._apause(campaign)
-            return None
         finally:
-            await to_its_end(sync_to_async(campaign.close)())
+            _, later = await to_its_end(sync_to_async(campaign.close)())
+            if cancelled := later or cancelled:
+                if term is not None:
+                    await to_its_end(sync_to_async(term.leave)(failed=True))
+                raise cancelled
+        return term
 
     async def _apause(self, campaign: "_Campaign") -> None:
         ending: set[asyncio.Future[Any]] = {asyncio.ensure_future(campaign.asleep())}

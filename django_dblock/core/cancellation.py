@@ -8,7 +8,12 @@ T = TypeVar("T")
 
 
 async def to_its_end(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Return the call's result, and the cancellation if the task was cancelled meanwhile."""
+    """Return the call's result, and the cancellation if the task was cancelled meanwhile.
+
+    Raises:
+        CancelledError: the task was cancelled meanwhile, and the call has failed. The call's error
+            is the cause. A caller that catches the call's error must not miss the cancellation.
+    """
     task = asyncio.ensure_future(call)
     cancelled = None
     while not task.done():
@@ -16,4 +21,9 @@ async def to_its_end(call: Awaitable[T]) -> tuple[T, asyncio.CancelledError | No
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    return task.result(), cancelled
+    try:
+        return task.result(), cancelled
+    except BaseException as failure:
+        if cancelled is None:
+            raise
+        raise cancelled from failure

@@ -82,7 +82,10 @@ async def leave(lease: Lease, error: BaseException | None) -> None:
     stop = lease.stop
     assert isinstance(stop, Stop)  # noqa: S101 - set by enter()
     stop.leave()
-    _, cancelled = await to_its_end(sync_to_async(lease.leave)(failed=error is not None))
+    try:
+        _, cancelled = await to_its_end(sync_to_async(lease.leave)(failed=error is not None))
+    except asyncio.CancelledError as arrived:  # the release has failed, too: see the cause
+        cancelled = arrived
     if stop.was_the_only_one() and (error is None or isinstance(error, asyncio.CancelledError)):
         raise lease.loss() from (error or cancelled)
     if cancelled is not None:

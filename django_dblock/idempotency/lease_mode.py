@@ -253,7 +253,9 @@ async def arun(  # noqa: PLR0913 - the last by name
     except BaseException as error:
         if error is begun.lost:
             return await sync_to_async(this.after_loss)()
-        await to_its_end(sync_to_async(this.try_to_give_up)(begun))
+        _, cancelled = await to_its_end(sync_to_async(this.try_to_give_up)(begun))
+        if cancelled is not None:
+            raise cancelled from error
         if isinstance(error, IdempotencyNotReplicated):
             return Refused(error)
         raise

@@ -1,5 +1,6 @@
 """latch: it opens with the commit of its last part."""
 
+import asyncio
 import json
 import pickle
 import threading
@@ -11,9 +12,11 @@ from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
 
 from django_dblock import LockTimeout, latch, purge_latches
+from django_dblock.fencing.acquire import Attempt
 from django_dblock.models import LatchPart
 from tests.app.models import Counter
 from tests.helpers import observe
+from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process, race
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -187,6 +190,24 @@ class TestWaiting:
         timer.start()
         assert async_to_sync(wait)() == "open"
         timer.join()
+
+    def test_cancellation_at_the_end_of_a_wait_stays_one(self, monkeypatch):
+        original = Attempt.close
+        imported(1).count_down(1)
+
+        async def wait():
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+            def close(attempt):
+                original(attempt)
+                cancel(task, loop)
+
+            monkeypatch.setattr(Attempt, "close", close)
+            await imported(1).wait_async(timeout=0)
+            pytest.fail("the cancellation was swallowed")
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(wait)()
 
     @pytest.mark.processes
     def test_it_opens_at_the_commit(self, observer):

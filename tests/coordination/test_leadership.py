@@ -12,6 +12,7 @@ from django_dblock import (
     FencedLock,
     LockLost,
     OpenTransaction,
+    StandbyDatabase,
     fenced_lock,
     leader,
     leadership,
@@ -397,6 +398,50 @@ class TestAsync:
             monkeypatch.setattr(store, "acquire", acquire)
             async for _term in campaign():
                 pytest.fail("cancelled before")
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+        assert held(NAME) == []
+
+    @pytest.mark.parametrize("moment", ["once", "close"])
+    def test_a_candidate_cancelled_beside_an_error_or_at_the_end_stops(self, moment, monkeypatch):
+        async def lead():
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+            original = getattr(acquire.Attempt, moment)
+
+            def act(attempt):
+                result = original(attempt)
+                cancel(task, loop)
+                if moment == "once":
+                    raise StandbyDatabase(**attempt.place.facts)
+                return result
+
+            monkeypatch.setattr(acquire.Attempt, moment, act)
+            async for _term in campaign():
+                pytest.fail("cancelled before")
+
+        with pytest.raises(asyncio.CancelledError):
+            async_to_sync(lead)()
+        assert moment == "once" or held(NAME) == []
+
+    def test_a_leader_cancelled_while_it_resigns_does_not_campaign_again(self, monkeypatch):
+        terms = []
+
+        async def lead():
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+            original = store.release
+
+            def release(*arguments, **more):
+                cancel(task, loop)
+                return original(*arguments, **more)
+
+            monkeypatch.setattr(store, "release", release)
+            async for term in campaign():
+                terms.append(term)
+                if len(terms) == 2:
+                    pytest.fail("the cancellation was swallowed")
 
         with pytest.raises(asyncio.CancelledError):
             async_to_sync(lead)()

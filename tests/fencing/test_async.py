@@ -13,6 +13,7 @@ from django_dblock.fencing.async_lock import Stop
 from django_dblock.fencing.heartbeat import heartbeat
 from tests.fencing.helpers import NAME, is_expired, run
 from tests.helpers import observe
+from tests.helpers.cancelling import cancel
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -284,6 +285,64 @@ def test_cancellation_during_release_still_releases(observer, monkeypatch):
 
     run(work())
     assert is_expired(observer)
+
+
+def test_cancellation_beside_a_timeout_stays_one(monkeypatch):
+    """A worker that catches LockTimeout and tries again would never end."""
+    original = store.acquire
+
+    async def enter():
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def acquire(*arguments):
+            answer = original(*arguments)
+            cancel(task, loop)
+            return answer
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        try:
+            async with fenced_lock(NAME, ttl=30):
+                pytest.fail("another task holds it")
+        except LockTimeout:
+            pytest.fail("the cancellation was swallowed")
+
+    async def work():
+        async with fenced_lock(NAME, ttl=30):
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await asyncio.create_task(enter())
+        assert isinstance(caught.value.__cause__, LockTimeout)
+
+    run(work())
+
+
+@pytest.mark.parametrize("was_lost", [False, True])
+def test_cancellation_beside_a_failed_release_stays_one(was_lost, monkeypatch):
+    """Unless it comes from the loss: then LockLost is raised, as ever."""
+
+    async def hold():
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def release(*_, **__):
+            if not was_lost:
+                cancel(task, loop)
+            raise OperationalError("the server is gone")
+
+        async with fenced_lock(NAME, ttl=30) as lock:
+            monkeypatch.setattr(store, "release", release)
+            if was_lost:
+                lock.trust.lose("as the test wants it")
+                lock.stop._fire()  # the loop, on which this task doesn't wait any more
+
+    async def work():
+        task = asyncio.create_task(hold())
+        await asyncio.wait({task})
+        if was_lost:
+            assert isinstance(task.exception(), LockLost)
+            assert task.cancelling() == 0
+        else:
+            assert task.cancelled()
+
+    run(work())
 
 
 def test_closed_event_loop_is_not_cancelled():

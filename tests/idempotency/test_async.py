@@ -119,6 +119,29 @@ def test_cancellation_leaves_no_half_written_row(moment, monkeypatch):
     assert effects() == 1
 
 
+def test_cancellation_while_a_failed_run_is_given_up_stays_one(monkeypatch):
+    original = Run.try_to_give_up
+
+    async def fail(request):
+        raise ZeroDivisionError
+
+    async def cancelled():
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+
+        def give_up(*arguments):
+            cancel(task, loop)
+            return original(*arguments)
+
+        monkeypatch.setattr(Run, "try_to_give_up", give_up)
+        await leased(fail)(request())
+
+    with pytest.raises(asyncio.CancelledError) as caught:
+        async_to_sync(cancelled)()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert post(leased(effect)).content == b'{"value": 1}'
+
+
 @pytest.fixture
 def looked(monkeypatch):
     """How often a run has looked, and found another at work; ``await looked(n)`` waits for it."""
