@@ -106,6 +106,25 @@ def passing_on(function):
     return patch
 
 
+class Equal:
+    """A wrapper that is equal to what it wraps, as those of the library wrapt are."""
+
+    def __init__(self, wrapped):
+        self.__wrapped__ = wrapped
+
+    def __eq__(self, other):
+        return self.__wrapped__ == other
+
+    def __hash__(self):
+        return hash(self.__wrapped__)
+
+    def __call__(self, *args, **kwargs):
+        return self.__wrapped__(*args, **kwargs)
+
+    def __get__(self, instance, owner):
+        return Equal(self.__wrapped__.__get__(instance, owner))
+
+
 class TestFastPath:
     def test_django_backend_takes_the_fast_path(self, wrapper):
         assert fast_driver(wrapper) is wrapper.connection
@@ -167,6 +186,28 @@ class TestFastPath:
     def test_patched_driver_cursor_prevents_it(self, wrapper, monkeypatch):
         monkeypatch.setattr(psycopg.Cursor, "execute", passing_on(psycopg.Cursor.execute))
         assert fast_driver(wrapper) is None
+
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [
+            (DatabaseWrapper, "_cursor"),
+            (utils.CursorWrapper, "execute"),
+            (psycopg.Connection, "commit"),
+            (psycopg.Cursor, "execute"),
+        ],
+    )
+    def test_wrapper_that_equals_what_it_wraps_prevents_it(self, wrapper, monkeypatch, owner, name):
+        assert fast_driver(wrapper)
+        monkeypatch.setattr(owner, name, Equal(getattr(owner, name)))
+        assert fast_driver(wrapper) is None
+
+    def test_cursor_class_that_equals_psycopgs_prevents_it(self, wrapper):
+        factory = wrapper.connection.cursor_factory
+        wrapper.connection.cursor_factory = Equal(factory)
+        try:
+            assert fast_driver(wrapper) is None
+        finally:
+            wrapper.connection.cursor_factory = factory
 
     def test_execute_wrapper_prevents_it(self, wrapper):
         with connection.execute_wrapper(lambda execute, *args: execute(*args)):

@@ -6,8 +6,7 @@ The protocol is described in :mod:`django_dblock.advisory.lock`.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import psycopg
 from django.db import Error
@@ -31,8 +30,7 @@ from django_dblock.keys import key_id, to_pg_locks
 from django_dblock.sql import advisory as sql
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request for locks: the keys with their numbers, the mode and the connection.
 
     Attributes:
@@ -134,7 +132,7 @@ def try_any(request: Request) -> int | None:
             :class:`~django_dblock.advisory_lock` raises them.
     """
     requests = [
-        replace(request, keys=(key,), ids=(number,))
+        request._replace(keys=(key,), ids=(number,))
         for key, number in zip(request.keys, request.ids, strict=True)
     ]
     shown = list(map(_parameters, requests))

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -479,6 +479,10 @@ _driver_methods = attrgetter(*DRIVER_METHODS)
 _driver_names = frozenset(DRIVER_METHODS)
 _driver_cursor_methods = attrgetter("__init__", "execute", "fetchall", "close")
 
+_judged: dict[type, tuple[tuple[Any, ...], bool]] = {}
+"""The methods of the last call, by the backend's class, and whether they are Django's and
+psycopg's own. A method that is patched later is another object, and is judged again."""
+
 
 def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | None":
     """Return psycopg's connection if Django's cursor may be skipped; else None.
@@ -495,16 +499,28 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
     if driver is None or connection.execute_wrappers:
         return None
     plain: type[psycopg.Connection[Any]] = connection.Database.Connection  # type: ignore[attr-defined]
+    backend = type(connection)
     try:
+        factory = driver.cursor_factory
         if (
             type(driver) is not plain
-            or driver.cursor_factory not in _cursor_factories()
-            or _is_patched(connection)
+            or not any(factory is known for known in _cursor_factories())
+            or (not _NAMES.isdisjoint(vars(connection)) and _is_patched(connection))
             or not _driver_names.isdisjoint(vars(driver))
-            or not _are_own(_methods(type(connection)))
-            or not _are_own(_cursor_methods(utils.CursorWrapper))
-            or not _are_own(_driver_methods(plain))
-            or not _are_own(_driver_cursor_methods(driver.cursor_factory))
+        ):
+            return None
+        methods = (
+            *_methods(backend),
+            *_cursor_methods(utils.CursorWrapper),
+            *_driver_methods(plain),
+            *_driver_cursor_methods(factory),
+        )
+        # Compared by identity: the wrappers of agents are equal to what they wrap.
+        judged = _judged.get(backend)
+        if judged is None or not all(map(is_, judged[0], methods)):
+            judged = _judged[backend] = methods, all(map(_is_own, methods))
+        if (
+            not judged[1]
             or driver.pgconn.pipeline_status
             or driver.pgconn.parameter_status(b"client_encoding") != b"UTF8"
         ):
@@ -521,8 +537,6 @@ def _is_patched(connection: BaseDatabaseWrapper) -> bool:
     Django's test cases take the methods of an alias away, and put them back on the instance.
     """
     state = vars(connection)
-    if _NAMES.isdisjoint(state):  # nearly always
-        return False
     return any(
         getattr(state[name], "__func__", None) is not getattr(type(connection), name)
         or state[name].__self__ is not connection
@@ -537,16 +551,8 @@ def _cursor_factories() -> tuple[type, ...]:
     return base.Cursor, base.ServerBindingCursor
 
 
-@lru_cache(maxsize=256)
-def _are_own(methods: tuple[Any, ...]) -> bool:
-    """Return whether all of these are plain functions from the files of Django and psycopg.
-
-    Cached by the functions themselves, so a method that is patched later is seen.
-    """
-    return all(map(_is_own, methods))
-
-
 def _is_own(method: Any) -> bool:
+    """Return whether this is a plain function from the files of Django and psycopg."""
     if isinstance(method, property):
         method = method.fget
     while type(method) is FunctionType and method.__code__.co_filename.startswith(_own_folders()):
