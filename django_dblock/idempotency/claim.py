@@ -29,7 +29,7 @@ class Lease:
         completed: whether the view has recorded its response, and that is committed.
         in_doubt: the names of the steps that have begun but are not recorded.
         key_was_derived: whether the view has derived a key, and may have given that key to another
-            system.
+            system. True from the start if the run continues another run, which may have done so.
     """
 
     def __init__(

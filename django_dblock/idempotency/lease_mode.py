@@ -97,17 +97,21 @@ class Run:
                 )
             elif found.unconfirmed:
                 store.confirm(connection, self.identity)
+        lease, resumed = None, found.state in ("free", "abandoned")
+        if claimed is not None:
+            lease = Lease(self.identity, claimed, options, since, self.kept)
+            lease.key_was_derived = resumed
         if watch.unconfirmed != before:
-            if claimed is not None:  # no run may hold a claim that was not replicated
-                store.write(self.identity.using, claimed, sql.GIVE_UP)
+            if lease is not None:  # no run may hold a claim that was not replicated
+                self.give_up(lease)
             return Refused(store.mark_unconfirmed(self.identity))
         if known is not None:
             return known
-        if claimed is None:  # a transaction of the last holder is still open
+        if lease is None:  # a transaction of the last holder is still open
             return Refused(in_progress(self.identity, 1))
-        if found.state in ("free", "abandoned"):
-            tell(signals.idempotent_taken_over, self.identity, "lease", token=claimed.token)
-        return Lease(self.identity, claimed, options, since, self.kept)
+        if resumed:
+            tell(signals.idempotent_taken_over, self.identity, "lease", token=lease.claim.token)
+        return lease
 
     def delay(self, begun: Lease | Outcome) -> float | None:
         """Return the seconds to sleep before the next attempt; None if no attempt is left."""

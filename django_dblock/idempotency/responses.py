@@ -18,9 +18,9 @@ raises anything else                       rolled back   not stored; stored with
 =========================================  ============  ====================================
 
 "Committed" and "rolled back" apply to atomic mode. In lease mode the view's own transactions
-decide, and "not stored" gives the claim back, so that the next retry runs the view again. If the
-view has begun a step or derived a key, another system may know the key: then the key stays bound to
-the request, and is refused with another body until its retention ends.
+decide, and "not stored" gives the claim back, so that the next retry runs the view again. If this
+run or one before it has begun a step or derived a key, another system may know the key: then the
+key stays bound to the request, and is refused with another body until its retention ends.
 
 Sources: RFC 9110, 8 "Representation Data and Metadata", 10.2.3 "Retry-After", 13.2 "Evaluation of
 Preconditions", 15.5 and 15.6; RFC 6585, 3 (428) and 4 (429); RFC 4918, 11.3 (423); RFC 8470, 5.2

@@ -16,6 +16,7 @@ from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
 from tests.conftest import conninfo
 from tests.idempotency.leasing import (
+    Died,
     die,
     effect,
     effects,
@@ -25,6 +26,7 @@ from tests.idempotency.leasing import (
     post,
     request,
     row,
+    unable_to_give_up,
     update,
 )
 
@@ -525,6 +527,27 @@ def test_key_that_others_may_know_is_bound_to_its_request(work, on_abandoned):
         fail_after_a_rolled_back_step,
     }
     assert retried.status_code == (409 if asked_for_a_person else 201)
+
+
+def die_with_a_derived_key(request):
+    request.idempotency.derived_key("charge")
+    raise Died
+
+
+@pytest.mark.parametrize("first", [fail_with_a_derived_key, die_with_a_derived_key])
+@pytest.mark.parametrize("retry", [lambda request: 1 / 0, lambda request: HttpResponse(status=503)])
+def test_retry_that_fails_early_leaves_the_key_bound(first, retry):
+    """The retry derives no key itself. The gateway has the one of the first run."""
+    died = first is die_with_a_derived_key
+    unable = unable_to_give_up if died else nullcontext
+    with unable(), pytest.raises((ZeroDivisionError, Died)):
+        post(leased(first), body=b'{"amount": 10}')
+    if died:
+        expire()
+    with suppress(ZeroDivisionError):
+        post(leased(retry), body=b'{"amount": 10}')
+    assert code(post(leased(effect), body=b'{"amount": 20}')) == "key_reused"
+    assert post(leased(effect), body=b'{"amount": 10}').status_code == 201
 
 
 @pytest.mark.parametrize(

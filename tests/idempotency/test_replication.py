@@ -15,6 +15,7 @@ from tests.app.idempotent_views import add_one, client
 from tests.helpers import observe, servers
 from tests.helpers.servers import switched_to
 from tests.idempotency import aleasing
+from tests.idempotency import rows as made
 from tests.idempotency.calling import ask, ask_joined, effects, problem, rows
 from tests.idempotency.leasing import leased, post
 
@@ -153,6 +154,17 @@ def test_claim_that_was_not_replicated_runs_nothing():
     view = leased(lambda request: runs.append(1) or HttpResponse())
     assert problem(post(view)) == (503, "not_replicated")
     assert (runs, rows()) == ([], 0)
+
+
+@pytest.mark.usefixtures("missing_standby")
+def test_claim_that_was_not_replicated_leaves_the_key_bound():
+    """It would have continued a run that may have given a derived key to another system."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = local")
+        made.abandoned("key", "scope:client")
+        cursor.execute("RESET synchronous_commit")
+    assert problem(post(leased(lambda request: HttpResponse()))) == (503, "not_replicated")
+    assert rows() == 1
 
 
 WRITES = ["step", "complete", "return"]
