@@ -323,34 +323,40 @@ ONE_MESSAGE = {"read lease", "write lease after a read"}
 """Several statements that travel together, through the ordinary cursor as well."""
 
 
+QUIET = {"autovacuum": "off", "checkpoint_timeout": "1d"}
+"""After a checkpoint, a page whose hint bits are set by a read is written to WAL as a whole."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nobody_else_writes(django_db_setup):
-    """Transaction ids and WAL are the server's: no autovacuum may spend any meanwhile."""
+    """Transaction ids and WAL are the server's: nothing of its own may spend any meanwhile."""
     with psycopg.connect(conninfo(), autocommit=True) as server:
 
         def shown():
-            return server.execute("SHOW autovacuum").fetchone()[0]
+            return {name: server.execute(f"SHOW {name}").fetchone()[0] for name in QUIET}
 
-        def autovacuum(clause, value):
-            server.execute(f"ALTER SYSTEM {clause}")
+        def configure(clauses, values):
+            for clause in clauses:
+                server.execute(f"ALTER SYSTEM {clause}")
             server.execute("SELECT pg_reload_conf()")
-            observe.until(lambda: shown() == value, f"autovacuum is {value}")
+            observe.until(lambda: shown() == values, f"the server has {values}")
 
         def at_work():
             return server.execute(
                 "SELECT FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
+                " OR (backend_type = 'checkpointer' AND wait_event <> 'CheckpointerMain')"
             ).fetchall()
 
         if server.execute("SHOW is_superuser").fetchone() == ("off",):
             yield  # a given server: hope for the best
             return
         before = shown()
-        autovacuum("SET autovacuum = off", "off")
+        configure([f"SET {name} = '{value}'" for name, value in QUIET.items()], QUIET)
         try:
-            observe.until(lambda: not at_work(), "autovacuum has ended")
+            observe.until(lambda: not at_work(), "the server is quiet")
             yield
         finally:
-            autovacuum("RESET autovacuum", before)
+            configure([f"RESET {name}" for name in QUIET], before)
 
 
 def measured(name, backend, looking):
