@@ -166,8 +166,8 @@ CALLS = {
     "advisory_lock": 44,
     "save_cas": 26,
     "fenced_lock": 104,
-    "idempotent atomic": 113,
-    "idempotent replay": 81,
+    "idempotent atomic": 115,
+    "idempotent replay": 83,
     "idempotent lease": 131,
 }
 

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any, TypeVar, overload
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.http import HttpRequest
 
@@ -22,9 +23,9 @@ from django_dblock.idempotency import (
 )
 from django_dblock.idempotency.claim import Lease
 from django_dblock.idempotency.context import Handle
-from django_dblock.idempotency.identity import HEADER
+from django_dblock.idempotency.identity import HEADER, Identity
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
-from django_dblock.idempotency.outcome import Finished, tell_outcome
+from django_dblock.idempotency.outcome import Done, Finished, Outcome, Replayed, tell_outcome
 from django_dblock.idempotency.request import (
     Adapter,
     ViewConfig,
@@ -41,6 +42,10 @@ decorated are found by their MARK instead."""
 
 MARK = "_dblock_idempotent"
 """The attribute that holds a view's config; ``method_decorator`` copies it to the method."""
+
+
+_ANSWERED = "_dblock_answered"
+"""The attribute of a request with the names of the views that have answered it, by identity."""
 
 
 class IdempotentRequest(HttpRequest):
@@ -172,7 +177,7 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         ValueError: when it decorates: an option has an impossible value.
         ImproperlyConfigured: the client is anonymous and there is no ``scope=``; or the decorator
             is above authorisation, which a replay would skip; or a transaction is open in lease
-            mode.
+            mode; or another protected view has answered the same request with the same key.
         TransactionManagementError: the view responds with success, and its effects can't be
             committed, so everything is rolled back. Or the view has ended the transaction without
             Django: the effects of its own COMMIT stay, and the response is not stored. Or, in lease
@@ -281,6 +286,7 @@ def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any
     if identified is None:
         return run_with(Handle(using=config.options.using))
     identity, asked = identified
+    _refuse_second_view(config, request, identity)
     options = config.options
     if options.mode == "atomic":
         outcome = atomic.run(identity, asked, options, lambda: work(Handle(identity)))
@@ -292,8 +298,7 @@ def _run(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any
             lambda lease: work(Handle(identity, lease)),
             lambda response: config.kept(adapter, response),
         )
-    tell_outcome(outcome, identity, options.mode)
-    return response_of(adapter, outcome)
+    return _responded(config, adapter, identity, outcome)
 
 
 async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwargs: Any) -> Any:
@@ -323,6 +328,7 @@ async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwar
     if identified is None:
         return await run_with(Handle(using=config.options.using))
     identity, asked = identified
+    _refuse_second_view(config, request, identity)
     outcome = await lease_mode.arun(
         identity,
         asked,
@@ -331,12 +337,7 @@ async def _arun(config: ViewConfig, view: Any, adapter: Adapter, args: Any, kwar
         lambda response: config.kept(adapter, response),
         shield=True,
     )
-
-    def told() -> Any:
-        tell_outcome(outcome, identity, config.options.mode)
-        return response_of(adapter, outcome)
-
-    return await sync_to_async(told)()
+    return await sync_to_async(_responded)(config, adapter, identity, outcome)
 
 
 def _bystander(config: ViewConfig, request: Any) -> Handle | None:
@@ -345,6 +346,28 @@ def _bystander(config: ViewConfig, request: Any) -> Handle | None:
     if outer is not None and outer.protected:  # by a view around this one: one request, one run
         return outer
     return None if request.method in config.methods else Handle(using=config.options.using)
+
+
+def _refuse_second_view(config: ViewConfig, request: Any, identity: Identity) -> None:
+    """Refuse a request that another view has answered under the same key.
+
+    The fingerprints are the same, so this view would return the response of the other view.
+    """
+    before = request.__dict__.setdefault(_ANSWERED, {}).get(identity, config.name)
+    if before != config.name:
+        raise ImproperlyConfigured(
+            f"{config.name} was called with a request whose idempotency key {before} has used "
+            f"already, so it would return that view's response. Decorate the view that calls both, "
+            f"or give one of them a key of its own by key=."
+        )
+
+
+def _responded(config: ViewConfig, adapter: Adapter, identity: Identity, outcome: Outcome) -> Any:
+    """Return the response to an outcome; note the view if its response is stored."""
+    if isinstance(outcome, Replayed) or (isinstance(outcome, Done) and outcome.kept):
+        getattr(adapter.http, _ANSWERED)[identity] = config.name
+    tell_outcome(outcome, identity, config.options.mode)
+    return response_of(adapter, outcome)
 
 
 class _Carried:

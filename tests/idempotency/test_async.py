@@ -13,7 +13,7 @@ from django.http import HttpResponse, JsonResponse
 from django_dblock import IdempotencyKey, arun_once, idempotent, signals
 from django_dblock.exceptions import IdempotencyInProgress, IdempotencyLeaseLost
 from django_dblock.idempotency.lease_mode import Run
-from tests.app.idempotent_views import add_one
+from tests.app.idempotent_views import add_one, client
 from tests.helpers.cancelling import cancel
 from tests.idempotency.aleasing import leased, post, request
 from tests.idempotency.leasing import effects, expire, row
@@ -262,6 +262,21 @@ def test_missing_required_key_is_refused():
 def test_nested_protected_view_is_one_run():
     assert post(leased(leased(effect))).status_code == 201
     assert IdempotencyKey.objects.count() == 1
+
+
+def test_second_view_of_one_request_does_not_get_the_first_ones_response():
+    @idempotent(scope=client, mode="lease")
+    async def ship(request):
+        raise NotImplementedError
+
+    async def both(asked):
+        for _ in range(2):
+            assert (await leased(effect)(asked)).content == b'{"value": 1}'
+        with pytest.raises(ImproperlyConfigured, match="ship was called"):
+            await ship(asked)
+
+    async_to_sync(both)(request())
+    assert effects() == 1
 
 
 def test_store_5xx_keeps_an_error():

@@ -8,13 +8,14 @@ from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
-from django.http import Http404
+from django.http import Http404, HttpResponse
 
-from django_dblock import IdempotencyKey, signals
+from django_dblock import IdempotencyKey, idempotent, signals
 from django_dblock.exceptions import UnsupportedDatabase
 from tests.app import idempotent_views as views
+from tests.app.idempotent_views import add_one, client
 from tests.idempotency import calling, pages
-from tests.idempotency.calling import effects, is_replay, problem, rows
+from tests.idempotency.calling import effects, is_replay, problem, request, rows
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
@@ -363,6 +364,35 @@ def test_nested_protected_view_is_one_request(ask):
     assert first.status_code == 201
     assert rows() == 1
     assert is_replay(ask(views.default, "nested"), of=first)
+
+
+def test_second_view_of_one_request_does_not_get_the_first_ones_response():
+    @idempotent(scope=client)
+    def charge(request):
+        return HttpResponse(f"charged {add_one()}")
+
+    @idempotent(scope=client)
+    def ship(request):
+        return HttpResponse(f"shipped {add_one()}")
+
+    for _ in range(2):
+        asked = request()
+        assert charge(asked).content == charge(asked).content == b"charged 1"
+        with pytest.raises(ImproperlyConfigured, match=r"ship was called .*charge has used"):
+            ship(asked)
+    ship_too = idempotent(scope=client, key=lambda asked: "ship")(ship.__wrapped__)
+    assert ship_too(asked).content == b"shipped 2"
+
+
+def test_second_view_runs_where_the_first_left_the_key_free():
+    @idempotent(scope=client)
+    def new(request):
+        raise ZeroDivisionError
+
+    asked = request()
+    with pytest.raises(ZeroDivisionError):
+        new(asked)
+    assert views.default(asked, "201").status_code == 201
 
 
 def test_row_written_without_the_lock_is_an_error(ask, rival):
