@@ -77,7 +77,7 @@ class TestInAutocommit:
             assert lock.key_id == number(*KEY)
             assert (lock.using, lock.shared, lock.waited) == ("default", False, 0.0)
 
-    def test_on_commit_hooks_run_when_the_lock_is_gone(self, observer):
+    def test_on_commit_hooks_run_after_the_release(self, observer):
         seen = []
         with advisory_lock(*KEY):
             transaction.on_commit(lambda: seen.append(held(observer)))
@@ -150,7 +150,7 @@ class TestInATransaction:
             assert try_advisory_lock(*KEY)
         assert sql(sent) == ["BEGIN", "BEGIN SELECT", "SELECT", "SELECT", "COMMIT"]
 
-    def test_error_in_the_block_propagates(self, observer):
+    def test_error_in_the_block_leaves_transaction_usable(self, observer):
         with transaction.atomic():
             with pytest.raises(ZeroDivisionError), advisory_lock(*KEY):
                 raise ZeroDivisionError
@@ -236,7 +236,7 @@ class TestWaiting:
             assert len(sent) == 2
         ending.join()
 
-    def test_waiting_in_an_own_transaction_needs_no_savepoint(self, rival, observer, statements):
+    def test_waiting_in_its_own_transaction_needs_no_savepoint(self, rival, observer, statements):
         hold(rival, *KEY)
         ending = threading.Thread(
             target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
@@ -300,7 +300,7 @@ class TestShared:
             with pytest.raises(LockTimeout), advisory_lock(*KEY, shared=True, timeout=timeout):
                 pass
 
-    def test_several_shared_keys(self, rival, observer):
+    def test_several_keys_can_be_locked_shared(self, rival, observer):
         hold(rival, "a", shared=True)
         with advisory_locks([("a",), ("b",)], shared=True, timeout=0):
             assert set(held(observer).values()) == {"ShareLock"}
@@ -425,12 +425,12 @@ class TestModes:
             assert len(held(observer)) == 3
         assert locks.shared_keys == (("c",),)
 
-    def test_only_shared_keys(self, rival):
+    def test_list_of_shared_keys_alone_locks_shared(self, rival):
         hold(rival, "a", shared=True)
         with advisory_locks(shared=["a"], timeout=0) as locks:
             assert locks.shared
 
-    def test_one_deadline_for_both(self, rival):
+    def test_reader_blocks_only_the_exclusive_list(self, rival):
         hold(rival, "c", shared=True)
         with transaction.atomic():
             with advisory_locks(exclusive=["a"], shared=["c"], timeout=0.02):
@@ -592,7 +592,7 @@ class TestSeveral:
         freeing.join()
         assert 0.5 <= caught.value.waited < 0.75
 
-    def test_wait_for_some_of_several(self, rival, observer, statements):
+    def test_wait_for_one_of_several_keys_is_one_statement(self, rival, observer, statements):
         hold(rival, "a")
         ending = threading.Thread(
             target=lambda: (observe.until_blocked(observer), rival.execute("COMMIT"))
@@ -680,7 +680,7 @@ class TestDecorator:
         assert buy.__name__ == "buy"
         assert buy.__doc__ == "Buy it."
 
-    def test_constant_and_several_keys(self, observer):
+    def test_stacked_decorators_lock_all_their_keys(self, observer):
         @advisory_lock("nightly")
         @advisory_locks(lambda a, b: [("account", a), ("account", b)])
         @advisory_locks(["x", "y"])
@@ -1087,7 +1087,7 @@ class TestNothingStaysBehind:
 
     @pytest.mark.parametrize("labels", ["full", "first", "off"])
     @pytest.mark.usefixtures("_hear")
-    def test_instance_deleted_before_entering(self, labels, settings, observer):
+    def test_key_of_a_deleted_instance_is_locked_and_released(self, labels, settings, observer):
         settings.DBLOCK_LABELS = labels
         counter = Counter.objects.create(name="a")
         block = advisory_lock("counter", counter)
@@ -1098,7 +1098,7 @@ class TestNothingStaysBehind:
         assert held(observer) == {}
 
     @pytest.mark.usefixtures("_hear")
-    def test_instance_deleted_in_the_block(self):
+    def test_instance_deleted_in_the_block_keeps_its_error(self):
         counter = Counter.objects.create(name="a")
         with pytest.raises(ZeroDivisionError), advisory_lock("counter", counter):
             counter.delete()
@@ -1122,7 +1122,7 @@ class TestNothingStaysBehind:
         assert connections["default"].__dict__["_dblock_entries"] == []
         assert held(observer) == {}
 
-    def test_block_left_in_another_thread_is_an_error(self, settings):
+    def test_block_left_on_another_alias_is_an_error(self, settings):
         block = advisory_lock("a")
         block.__enter__()
         settings.DBLOCK_DATABASE = "other"

@@ -193,7 +193,7 @@ def test_trap_8_negative_twin_session_lock_ends_before_commit(rival):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_trap_9_release_error_does_not_replace_the_blocks(joined, observer):
+def test_trap_9_release_error_keeps_the_blocks_error(joined, observer):
     """The backend is gone when the block raises: the block's error is what is seen."""
 
     def die():
