@@ -167,7 +167,7 @@ def test_other_keys_stay_free(kind):
         holder.send("leave")
 
 
-def test_many_contenders_one_holder(kind):
+def test_all_contenders_are_refused_while_one_holds(kind):
     with kind("a"):
         assert race(3, attempt, kind, "a", 0) == ["refused"] * 3
 
@@ -210,13 +210,13 @@ def test_one_object_can_be_entered_repeatedly(kind):
             pass
 
 
-def test_timeout_is_a_dblock_and_a_timeout_error(kind):
-    with process(hold, kind, "a") as holder:
+def test_timeout_is_a_timeout_error_that_names_the_key(kind):
+    with process(hold, kind, "sku-1") as holder:
         holder.receive()
-        with pytest.raises(DblockError) as caught, kind("a"):
+        with pytest.raises(DblockError) as caught, kind("sku-1"):
             pass
         assert isinstance(caught.value, TimeoutError)
-        assert "a" in str(caught.value)
+        assert "sku-1" in str(caught.value)
         assert "dblock list" in str(caught.value)
         holder.send("leave")
 

@@ -1,12 +1,13 @@
 """Looking at leases from outside, and ending them without their holders' knowledge."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, connections
 
-from django_dblock import FencedLock, fenced_lock
+from django_dblock import FencedLock, LockLost, fenced_lock
 from django_dblock.core.application_name import named
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.deadline import now
@@ -15,6 +16,15 @@ from django_dblock.fencing.store import Place, Wish
 from tests.helpers import observe
 
 NAME = "nightly-sync"
+
+
+@contextmanager
+def lost_at_exit(block):
+    """Enter a block that ends with LockLost; a LockLost that its body raises fails the test."""
+    with ExitStack() as stack:
+        yield stack.enter_context(block)
+        with pytest.raises(LockLost):
+            stack.pop_all().close()
 
 
 def row(name=NAME):

@@ -41,7 +41,7 @@ def test_list_shows_all_leases(root, rows):
 
 
 @pytest.mark.parametrize("state", ["held", "delayed", "expired"])
-def test_state_filter_uses_the_servers_clock(state, root, rows):
+def test_state_filter_selects_leases_in_that_state(state, root, rows):
     assert listed(root, state=state) == {state}
 
 
@@ -50,7 +50,7 @@ def test_unknown_state_filters_nothing(root, rows):
 
 
 @pytest.mark.parametrize(("text", "found"), [("layed", {"delayed"}), ("web-9", {"expired"})])
-def test_search_by_name_and_owner(text, found, root, rows):
+def test_search_finds_part_of_a_name_or_owner(text, found, root, rows):
     assert listed(root, q=text) == found
 
 
@@ -174,7 +174,7 @@ def test_admin_is_registered_by_autodiscover():
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_list_and_release_use_the_routers_alias(root, rows, connect, settings):
+def test_list_and_release_use_dblock_database(root, rows, connect, settings):
     scene.lease(connect("other"), "there")
     settings.DBLOCK_DATABASE = "other"
     assert listed(root) == {"there"}

@@ -41,7 +41,7 @@ def test_async_function_runs_under_the_lease():
     assert run(work("a")) == 1
 
 
-def test_release_before_the_end(observer):
+def test_arelease_in_the_block_frees_the_lease(observer):
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             assert await lock.arelease() is True
@@ -76,15 +76,6 @@ def test_loss_cancels_the_block_and_raises_lock_lost():
         run(work())
 
 
-def test_loss_without_a_heartbeat_cancels_the_block():
-    async def work():
-        async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
-            await asyncio.sleep(60)
-
-    with pytest.raises(LockLost, match="no renewal was confirmed"):
-        run(work())
-
-
 def test_loss_noticed_on_leaving_is_raised():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
@@ -94,22 +85,21 @@ def test_loss_noticed_on_leaving_is_raised():
         run(work())
 
 
-def test_loss_leaves_the_task_usable():
+def test_loss_without_a_heartbeat_leaves_the_task_usable():
     """As with asyncio.timeout(): the cancellation was ours, so it ends at the block."""
 
     async def work():
-        try:
+        with pytest.raises(LockLost, match="no renewal was confirmed"):
             async with fenced_lock(NAME, ttl=0.2, heartbeat=False):
                 await asyncio.sleep(60)
-        except LockLost:
-            assert asyncio.current_task().cancelling() == 0
-            await asyncio.sleep(0)
-            return "went on"
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0)
+        return "went on"
 
     assert run(work()) == "went on"
 
 
-def test_error_of_the_block_comes_first():
+def test_error_of_the_block_takes_precedence_over_loss():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             await FencedLock.objects.aupdate(token=lock.token + 1)
@@ -220,7 +210,7 @@ def test_loss_before_the_block_begins_cancels_it(monkeypatch):
         run(work())
 
 
-def test_cancelled_wait_without_a_grant(rival):
+def test_cancelled_wait_deletes_its_ticket(rival):
     async def enter():
         async with fenced_lock(NAME, ttl=30, timeout=60, fair=True):
             pytest.fail("it was cancelled")
@@ -242,7 +232,7 @@ def tickets(rival):
     return rival.execute("SELECT id FROM django_dblock_fencedticket").fetchall()
 
 
-def test_lease_lost_on_entry_cancels_the_block_at_once():
+def test_stop_on_loss_stops_a_lost_lease_at_once():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:
             lock.trust.lose("as the test wants it")
@@ -345,7 +335,7 @@ def test_cancellation_beside_a_failed_release_stays_one(was_lost, monkeypatch):
     run(work())
 
 
-def test_closed_event_loop_is_not_cancelled():
+def test_stop_after_the_loop_is_closed_does_nothing():
     stops = []
 
     async def make():

@@ -31,14 +31,14 @@ def calls_of(act):
 
 
 @pytest.mark.parametrize("held", [10, 2_000])
-def test_leaving_the_latest_costs_the_same_however_many_are_open(held):
+def test_leaving_the_latest_block_costs_the_same_with_many_open(held):
     few, many = Blocks("few"), Blocks("many")
     *_, one = entered(few, 2)
     *_, other = entered(many, held)
     assert calls_of(lambda: few.remove(one.block)) == calls_of(lambda: many.remove(other.block))
 
 
-def test_latest_entry_of_an_object_is_left_first():
+def test_latest_entry_of_an_object_is_removed_first():
     blocks = Blocks("nested")
     block = SimpleNamespace()
     for lease in ("outer", "inner"):
@@ -59,7 +59,7 @@ def test_blocks_can_be_left_in_any_order():
         blocks.remove(entries[2].block)
 
 
-def test_block_left_in_another_thread_leaves_the_others_entered_here():
+def test_removal_in_another_thread_keeps_the_other_blocks():
     blocks = Blocks("elsewhere")
     first, second = entered(blocks, 2)
     thread = threading.Thread(target=lambda: blocks.remove(first.block))

@@ -79,7 +79,7 @@ def test_token_never_repeats_after_a_failover(own):
         assert lock.token > lost.token
 
 
-def test_database_is_restarted_while_a_lease_is_held(own, looking):
+def test_held_lease_survives_a_restart_of_the_database(own, looking):
     with fenced_lock(NAME, ttl=60) as lock:
         beat_now()
         before = observe.until(lambda: renewal_after(looking, lock), "it is renewed")

@@ -19,7 +19,7 @@ def one(connect):
     found.execute("DROP TABLE fact")
 
 
-def test_clock_timestamp_moves_within_a_statement_and_now_does_not(one):
+def test_clock_timestamp_moves_within_a_statement_now_does_not(one):
     row = one.execute(
         "SELECT clock_timestamp(), now(), statement_timestamp(), pg_sleep(0.01),"
         " clock_timestamp(), now(), statement_timestamp()"

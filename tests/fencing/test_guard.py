@@ -4,8 +4,9 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
+from django_dblock.fencing import store
 from tests.app.models import Account
-from tests.fencing.helpers import NAME, expire, started, until_renewed
+from tests.fencing.helpers import NAME, expire, started
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -83,24 +84,21 @@ def in_another_thread(function):
         raise error
 
 
-def test_negative_twin_for_share_blocks_the_heartbeat(lock, observer, rival):
+def test_negative_twin_for_share_blocks_the_heartbeat(lock, rival, monkeypatch):
+    plain, tries = store.renew, []
+    monkeypatch.setattr(store, "renew", lambda *a: tries.append(plain(*a)) or tries[-1])
     rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
     lock.renew()
     rival.execute("SELECT FROM django_dblock_fencedlock FOR SHARE")
-    renewing = started(lock.renew)
     first = lock.expires_at
-    observe.until(renewing.is_alive, "it tries")
+    tries.clear()
+    renewing = started(lock.renew)
+    observe.until(lambda: tries, "a try has met the locked row")
+    assert tries[0].expires_at is None
     assert lock.expires_at == first
     rival.execute("ROLLBACK")
     renewing.join()
     assert lock.expires_at > first
-
-
-def test_heartbeat_renews_during_a_guard(observer):
-    with fenced_lock(NAME, ttl=1.5) as lock:
-        with lock.guard():
-            until_renewed(observer)
-            until_renewed(observer)
 
 
 def test_guard_of_a_taken_over_lease_raises_lock_lost(lock):
@@ -139,7 +137,7 @@ def test_statement_error_marks_joined_transaction_for_rollback(lock, monkeypatch
 @pytest.mark.parametrize(
     ("ttl", "asked", "shown"), [(1, None, "30s"), (120, None, "2min"), (1, 0.25, "250ms")]
 )
-def test_server_ends_a_frozen_guard(ttl, asked, shown):
+def test_guard_sets_the_idle_timeout_for_its_transaction_only(ttl, asked, shown):
     """By default after the larger of ttl and 30 s, whatever the heartbeat does."""
     with fenced_lock(NAME, ttl=ttl, heartbeat=False) as lock:
         with lock.guard(idle_timeout=asked):

@@ -42,7 +42,7 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == "dblock-heartbeat"]
 
 
-def test_heartbeat_renews_every_third_of_the_ttl(observer):
+def test_heartbeat_renews_on_a_connection_of_its_own(observer):
     with fenced_lock(NAME, ttl=1.5) as lock:
         for _ in range(5):
             until_renewed(observer)
@@ -51,7 +51,7 @@ def test_heartbeat_renews_every_third_of_the_ttl(observer):
     assert is_expired(observer)
 
 
-def test_lease_without_heartbeat_expires_and_signals(observer):
+def test_lease_without_heartbeat_expires_and_calls_on_lost(observer):
     lost = []
     observe.until(lambda: not heartbeats(observer), "that of the test before is gone")
     block = fenced_lock(NAME, ttl=0.2, heartbeat=False, on_lost=lost.append)
@@ -156,7 +156,7 @@ def test_consecutive_short_leases_share_a_thread(monkeypatch):
     assert len(started) == 1
 
 
-def test_connected_heartbeat_ends_at_once(observer, monkeypatch):
+def test_connected_heartbeat_ends_with_the_last_lease(observer, monkeypatch):
     monkeypatch.setattr(module, "_MOMENT", 600.0)
     with fenced_lock(NAME, ttl=600):
         beat_now()
@@ -166,7 +166,7 @@ def test_connected_heartbeat_ends_at_once(observer, monkeypatch):
     observe.until(lambda: not heartbeats(observer), "its backend ends")
 
 
-def test_shorter_lease_is_renewed_in_time_while_a_longer_one_waits(observer, monkeypatch):
+def test_shorter_lease_is_renewed_while_a_longer_one_waits(observer, monkeypatch):
     monkeypatch.setattr(module, "_MOMENT", 600.0)
     with fenced_lock("long", ttl=600), fenced_lock(NAME, ttl=1.5):
         until_renewed(observer)
@@ -294,7 +294,7 @@ def test_failed_thread_start_grants_nothing(monkeypatch, observer):
     heartbeat._thread = None
 
 
-def test_thread_storm(observer):
+def test_leases_of_many_threads_share_one_heartbeat(observer):
     """Many threads, each its own leases; one heartbeat for all."""
     failures = []
     seen = []
@@ -322,7 +322,7 @@ def test_thread_storm(observer):
     assert max(seen) <= 2, "one, and one that is just ending"
 
 
-def test_signals_report_renewal_and_loss(observer):
+def test_signals_report_grant_timeout_loss_and_release(observer):
     heard = []
 
     def hear(signal, sender, **data):
@@ -379,7 +379,7 @@ class TestFork:
         assert lines in module._of_parents, "kept: closing them would end the parent's"
         module._of_parents.remove(lines)
 
-    def test_under_gunicorn_prefork(self, tmp_path):
+    def test_gunicorn_master_and_workers_renew_their_own_leases(self, tmp_path):
         """A lease taken while the master loads the app is the master's; workers have their own."""
         environment = {
             **os.environ,
@@ -403,7 +403,9 @@ class TestFork:
                 ),
                 "both workers have their lease",
             )
-            for name in FencedLock.objects.values_list("name", flat=True):
+            names = FencedLock.objects.values_list("name", flat=True)
+            assert len(names) == 3, "the master's and the workers'"
+            for name in names:
                 until_renewed_row(name)
                 until_renewed_row(name)
         finally:

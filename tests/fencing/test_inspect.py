@@ -9,7 +9,7 @@ from tests.fencing.helpers import NAME, attempt
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_held_and_delayed_leases_with_waiters(statements):
+def test_held_and_delayed_leases_are_listed_with_waiters(statements):
     with fenced_lock("over", ttl=30):
         pass
     with fenced_lock("kept", ttl=30, hold_at_least=60):

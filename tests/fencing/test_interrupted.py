@@ -74,7 +74,7 @@ def enter_and_go_on(channel, kind, error):
 @pytest.mark.processes
 @pytest.mark.parametrize("error", [TimeLimit, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("kind", ENTER)
-def test_signal_between_commit_and_answer_releases_the_grant(kind, error, observer):
+def test_signal_between_commit_and_result_releases_the_grant(kind, error, observer):
     with ExitStack() as stack:
         ENTER[kind](stack)  # the rows are there
     port = connections["default"].settings_dict["PORT"]
@@ -94,7 +94,7 @@ def test_signal_between_commit_and_answer_releases_the_grant(kind, error, observ
 
 
 @pytest.mark.processes
-def test_signal_between_commit_and_answer_drops_the_ticket(observer):
+def test_signal_between_commit_and_result_deletes_the_ticket(observer):
     port = connections["default"].settings_dict["PORT"]
     with (
         fenced_lock("a", ttl=600),
@@ -165,7 +165,7 @@ class TestInThisProcess:
     """The same, where one can look inside."""
 
     @pytest.mark.parametrize("kind", ["fenced_lock", "fenced_semaphore", "rwlock.write"])
-    def test_grant_is_released(self, kind, error, interrupted, observer):
+    def test_interrupted_entry_releases_the_grant(self, kind, error, interrupted, observer):
         with ExitStack() as stack:
             ENTER[kind](stack)
         connections["default"].close()
@@ -173,7 +173,7 @@ class TestInThisProcess:
         interrupted(enter, b"'acquired'", lambda: held(observer), error)
         assert nothing_is_left(observer)
 
-    def test_ticket_is_dropped(self, error, interrupted, observer, rival):
+    def test_interrupted_wait_deletes_the_ticket(self, error, interrupted, observer, rival):
         rival.execute(
             "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
             " renewed_at, expires_at, lock_delay, grants, metadata) VALUES ('a', 0, 1, '', now(),"
@@ -194,7 +194,9 @@ class TestInThisProcess:
 class TestCommit:
     """The error is raised as it is, and the connection can be used: Django manages neither."""
 
-    def test_of_a_lock(self, error, interrupted, observer):
+    def test_lock_interrupted_at_commit_leaves_connection_usable(
+        self, error, interrupted, observer
+    ):
         def write(name="a"):
             with advisory_lock("a", timeout=0):
                 Counter.objects.create(name=name)
@@ -203,7 +205,9 @@ class TestCommit:
         interrupted(write, b"COMMIT", count, error, afterwards=lambda: write("b"))
         assert count() == 2
 
-    def test_of_a_guard(self, error, interrupted, observer):
+    def test_guard_interrupted_at_commit_leaves_connection_usable(
+        self, error, interrupted, observer
+    ):
         def write(name="a"):
             with lease.guard():
                 Counter.objects.create(name=name)
@@ -226,7 +230,7 @@ def nothing_is_left(observer):
 
 
 @pytest.mark.parametrize("kind", ENTER)
-def test_receiver_of_the_grant_that_exits_releases_it(kind, observer):
+def test_exit_in_a_receiver_of_the_grant_releases_it(kind, observer):
     def exits(**_):
         raise SystemExit  # send_robust() catches Exception only
 

@@ -63,14 +63,14 @@ def test_unstorable_metadata_is_refused_before_sql(metadata, statements):
         ("update_or_create", {"name": "a"}),
     ],
 )
-def test_row_creating_methods_are_refused_on_fenced_models(method, arguments):
+def test_fenced_queryset_refuses_to_create_rows(method, arguments):
     getattr(Account.objects.all(), method)(**arguments)
     with fenced_lock(NAME, ttl=30) as lock:
         with pytest.raises(NotSupportedError, match="would not be fenced"):
             getattr(Account.objects.fenced(lock), method)(**arguments)
 
 
-def test_empty_name_is_refused():
+def test_run_with_an_empty_lock_name_is_refused():
     with pytest.raises(CommandError, match="unset variable") as caught:
         call_command("dblock", "run", "--lock", "", "--", "true")
     assert caught.value.returncode == 2

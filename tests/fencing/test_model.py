@@ -54,7 +54,7 @@ class TestBesideTheLockTable:
         found = Account.objects.get()
         assert (found.name, found.balance, found.fence_token) == ("a", 5, lock.token)
 
-    def test_child_by_inheritance(self, lock):
+    def test_inherited_child_is_stamped_and_refused_if_stale(self, lock):
         savings = Savings.objects.create(name="a")
         savings.balance, savings.rate = 5, 2
         savings.save_fenced(lock)
@@ -170,7 +170,7 @@ class TestBesideTheLockTable:
         assert (data["model"], data["kind"]) == ("app.account", "fenced")
         assert (data["token"], data["keys"]) == (lock.token, ((NAME,),))
 
-    def test_other_errors_propagate(self, lock):
+    def test_other_database_errors_propagate_unstamped(self, lock):
         Account.objects.create(name="a")
         account = Account(name="a")
         with pytest.raises(DatabaseError, match="duplicate key"):
@@ -182,7 +182,7 @@ class TestBesideTheLockTable:
 class TestInAnotherDatabase:
     """No guard reaches there: the first access under a lock claims the rows."""
 
-    def test_reading_claims(self, lock, statements):
+    def test_reading_claims_the_rows(self, lock, statements):
         Account.objects.using("other").create(name="a", balance=1)
         with statements("other") as sent:
             account = Account.objects.using("other").fenced(lock).get(name="a")
@@ -201,7 +201,7 @@ class TestInAnotherDatabase:
         with pytest.raises(StaleFence, match="not read under this lock"):
             account.save_fenced(lock)
 
-    def test_new_rows_are_written(self, lock):
+    def test_new_row_is_stamped(self, lock):
         Account(name="a").save_fenced(lock, using="other")
         assert Account.objects.using("other").get().fence_token == lock.token
 
@@ -247,7 +247,7 @@ class TestInAnotherDatabase:
         assert Account.objects.using("other").get().fence_token == 0
         back(lock)
 
-    def test_claiming_reads_each_row_once(self, lock, statements):
+    def test_evaluated_queryset_is_not_claimed_again(self, lock, statements):
         Account.objects.using("other").create(name="a")
         rows = Account.objects.using("other").fenced(lock)
         list(rows)

@@ -49,7 +49,7 @@ def test_text_of_a_key_is_fixed(key, text):
         assert name(*key) == text
 
 
-def test_digest_of_a_long_key_is_fixed():
+def test_digest_of_an_escaped_key_is_fixed():
     assert name("a:b") == "a:b~6b6bd37b964bf03287d150201d3e3859"
 
 

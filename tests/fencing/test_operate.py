@@ -35,7 +35,7 @@ class TestForce:
                 assert old.release() is False
                 new.renew()
 
-    def test_force_release_advances_the_token_of_an_expired_lease(self):
+    def test_force_release_advances_the_token_at_once(self):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
             force_release(NAME)
             assert row().token > lock.token
@@ -104,7 +104,7 @@ class TestPatience:
         assert self.timeout() == "20ms"
         connection.close()
 
-    def test_patience_is_not_needed_without_a_guard(self):
+    def test_patience_is_accepted_without_a_guard(self):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
             assert force_release_grant(NAME, 0, lock.token, patience=5) is True
             lock.renew()

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_acquire_renew_guard_save_and_release(observer):
+def test_lease_is_renewed_guarded_and_released(observer):
     account = Account.objects.create(name="a")
     with fenced_lock(NAME, ttl=1.5) as lock:
         until_renewed(observer)
@@ -57,12 +57,12 @@ def test_nothing_of_a_session_is_left_for_the_next_client():
         assert cursor.fetchone() == ("off",), "as the test's server has it"
 
 
-def test_many_processes_on_one_key(pooled):
+def test_many_processes_on_one_key_lose_no_count(pooled):
     race(4, count_up, 15, options=pooled)
     assert row("count").metadata == {"value": 60}
 
 
-def test_force_release_and_purge():
+def test_force_release_and_purge_work():
     with pytest.raises(LockLost), fenced_lock(NAME, ttl=30):
         assert force_release(NAME) is True
     assert purge_fenced_locks() == 0

@@ -13,7 +13,7 @@ from django_dblock import LockLost, LockTimeout, SelfDeadlock, fenced_lock, forc
 from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing import store
 from django_dblock.fencing.heartbeat import Line
-from tests.fencing.helpers import NAME
+from tests.fencing.helpers import NAME, lost_at_exit
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -98,14 +98,14 @@ class TestSchema:
 
     def test_guard_uses_the_leases_schema(self, tenant):
         go_to(QUOTED)
-        with pytest.raises(LockLost), fenced_lock(NAME, ttl=30) as lock:
+        with lost_at_exit(fenced_lock(NAME, ttl=30)) as lock:
             go_to("public")
             with lock.guard():
                 pass
             go_to(QUOTED)
             assert force_release(NAME)
             go_to("public")
-            with lock.guard():
+            with pytest.raises(LockLost), lock.guard():
                 pytest.fail("it is not held")
 
     def test_statements_name_the_schema(self):
@@ -272,7 +272,7 @@ class TestOneOfManyEnds:
             stack.close()
 
 
-def test_briefly_locked_row_is_renewed_soon(rival):
+def test_briefly_locked_row_is_due_again_soon(rival):
     with fenced_lock(NAME, ttl=60) as lock:
         rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
         own = module.Heartbeat()
@@ -284,7 +284,7 @@ def test_briefly_locked_row_is_renewed_soon(rival):
             line.close()
 
 
-def test_end_of_a_short_lease_keeps_a_long_one_renewed():
+def test_short_and_long_leases_are_renewed_in_separate_batches():
     with fenced_lock("short", ttl=0.6) as short, fenced_lock("long", ttl=60) as long:
         assert module._batch_of(short.trust) != module._batch_of(long.trust)
         assert module._batch_of(short.trust).alias == module._batch_of(long.trust).alias

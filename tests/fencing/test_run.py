@@ -131,8 +131,7 @@ class TestWhatTheCommandGets:
         assert run(command=python(source)) == 0
         assert printed(capfd) == "[0, 1, 2]\n"
 
-    def test_only_the_heartbeat_is_connected(self, capfd, observer):
-        """Only the heartbeat's, and that from its first beat on."""
+    def test_connection_is_closed_while_the_command_runs(self, capfd, observer):
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             [ours] = cursor.fetchone()
@@ -165,7 +164,7 @@ class TestBudget:
             assert run() == 0
         assert len(sent) == 2
 
-    def test_busy_lock_is_one_statement(self, statements):
+    def test_busy_lock_is_one_statement_more_after_a_grant(self, statements):
         with fenced_lock(NAME, ttl=30), statements() as sent:
             assert refusal().returncode == 75
         assert len(sent) == 2, "one more, because this process was granted it before"
@@ -176,11 +175,16 @@ class TestOptions:
         assert run("--hold-at-least", "60") == 0
         assert refusal().returncode == 75
 
-    def test_lock_delay_is_passed_on(self, observer):
-        with fenced_lock("before", ttl=30):
-            pass
-        assert run("--lock-delay", "60", command=("true",)) == 0
-        assert run() == 0, "it was given back, so there is no delay"
+    def test_lock_delay_is_passed_on(self, observer, capfd):
+        source = f"""
+import psycopg
+print(psycopg.connect({observer.info.dsn!r}).execute(
+    "SELECT lock_delay::text FROM django_dblock_fencedlock"
+).fetchall())
+"""
+        assert run("--lock-delay", "60", command=python(source)) == 0
+        assert printed(capfd) == "[('00:01:00',)]\n"
+        assert run() == 0, "it was released, so there is no delay"
 
     def test_using_locks_on_another_alias(self):
         assert run("--using", "other") == 0
@@ -229,7 +233,7 @@ class TestSwallowedInterrupt:
     def terminate():
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def test_it_ends_the_wait_for_the_lock(self, monkeypatch):
+    def test_swallowed_interrupt_ends_the_wait_for_the_lock(self, monkeypatch):
         signals = [self.terminate]
 
         def ask(*_):
@@ -240,7 +244,9 @@ class TestSwallowedInterrupt:
         monkeypatch.setattr(table, "acquire", ask)
         assert run("--timeout", "forever") == 128 + signal.SIGTERM
 
-    def test_the_command_is_not_run(self, monkeypatch, observer, tmp_path):
+    def test_swallowed_interrupt_keeps_the_command_from_running(
+        self, monkeypatch, observer, tmp_path
+    ):
         acquire = table.acquire
 
         def take(*arguments):
@@ -256,7 +262,7 @@ class TestSwallowedInterrupt:
         assert is_expired(observer)
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
-    def test_another_error_is_reported_as_before(self, monkeypatch):
+    def test_other_swallowed_errors_are_reported_as_before(self, monkeypatch):
         acquire, reported = table.acquire, []
 
         def take(*arguments):

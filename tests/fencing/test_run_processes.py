@@ -135,7 +135,7 @@ class TestOneAtATime:
                 line(second)
                 assert finish(second) == (0, "done\n", "")
 
-    def test_negative_twin_without_the_lock_both_are_at_work(self):
+    def test_negative_twin_without_the_lock_both_commands_run(self):
         with running(name=None, command=waits()) as first:
             line(first)
             with running(name=None, command=waits()) as second:
@@ -158,7 +158,7 @@ class TestOneAtATime:
 
 
 class TestLoss:
-    def test_released_by_an_operator(self, observer):
+    def test_release_by_an_operator_ends_the_command(self, observer):
         """The command, and what it forked, is ended; before the time it would have expired at."""
         with running("--ttl", "9", command=waits(2)) as process:
             pids = [int(line(process)) for _ in range(3)]
@@ -192,7 +192,7 @@ class TestLoss:
         assert status == 79
         assert "exit status 143" in err
 
-    def test_no_renewal_in_time(self, observer, rival):
+    def test_unrenewed_lease_ends_the_command_before_expiry(self, observer, rival):
         """The table is locked: the command is ended while the lease still is valid."""
         with running("--ttl", "6", command=waits(1)) as process:
             pids = [int(line(process)) for _ in range(2)]
@@ -216,7 +216,7 @@ class TestLoss:
 
 
 class TestSurvival:
-    def test_terminated_heartbeat(self, observer):
+    def test_command_survives_a_terminated_heartbeat(self, observer):
         with running("--ttl", "6", command=waits()) as process:
             line(process)
             until_renewed(observer)
@@ -231,7 +231,7 @@ class TestSurvival:
         assert "A heartbeat on 'default' failed, trying again" in err
         assert is_expired(observer)
 
-    def test_restarted_database(self, migrated):
+    def test_command_survives_a_restart_of_the_database(self, migrated):
         import psycopg
 
         with running("--ttl", "20", url=migrated.url, command=waits()) as process:
@@ -264,7 +264,7 @@ def migrated(primary):
 
 
 class TestFreeze:
-    def test_dblock_run_alone_is_frozen(self):
+    def test_command_ends_while_dblock_run_alone_is_frozen(self):
         """Its watchdog ends the command before anybody else is granted the lock."""
         with running("--ttl", "2", command=waits(1)) as process:
             pids = [int(line(process)) for _ in range(2)]

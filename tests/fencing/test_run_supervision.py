@@ -24,6 +24,7 @@ from django_dblock.cli import (
 from django_dblock.cli.supervised_process import Job
 from django_dblock.fencing import deadline as trust
 from django_dblock.fencing import heartbeat as beat
+from tests.app.models import Account
 from tests.fencing.commands import printed, python, refusal, run
 from tests.helpers import observe
 
@@ -249,7 +250,7 @@ class TestJob:
         assert job.returncode == -signal.SIGKILL
 
 
-class TestKeeper:
+class TestWatchdog:
     """Run here, with nobody to kill: the test takes the place of the group."""
 
     @pytest.fixture
@@ -315,5 +316,7 @@ class TestKeeper:
 
 @pytest.mark.django_db
 def test_testcase_transaction_stays_open():
-    """Its connection is not closed, because everything would be gone."""
+    """To close the connection would roll the transaction of the test back."""
+    Account.objects.create(name="a")
     assert run(command=("sh", "-c", "exit 7")) == 7
+    assert Account.objects.exists()

@@ -1,5 +1,7 @@
 """Inside Django's TestCase, which is one transaction: exempt, as atomic(durable=True) is."""
 
+import unittest
+
 import pytest
 from django.db import connection, transaction
 from django.test import TestCase
@@ -23,9 +25,18 @@ class InATestCase(TestCase):
         with fenced_lock("a", ttl=30):
             assert list(heartbeat._due.values()) == [None]
 
-    def test_lease_is_rolled_back_after_the_test(self):
-        assert not FencedLock.objects.exists()
-
     def test_inner_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             fenced_lock("a", ttl=30).__enter__()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_lease_of_a_testcase_is_rolled_back():
+    class Holding(TestCase):
+        def test(self):
+            with fenced_lock("a", ttl=30):
+                assert FencedLock.objects.exists()
+
+    result = unittest.TestSuite([Holding("test")]).run(unittest.TestResult())
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert not FencedLock.objects.exists()

@@ -25,7 +25,7 @@ def written(model, alias="default"):
 @beside
 @both_orders
 class TestBesideTheLockTable:
-    def test_fenced_save_bumps(self, model, lock):
+    def test_fenced_save_bumps_the_version(self, model, lock):
         stock = model.objects.create()
         stock.number = 5
         stock.save_fenced(lock)
@@ -71,7 +71,7 @@ def test_newer_fence_is_reported_as_stale_fence(lock):
 
 @elsewhere
 @both_orders
-def test_claim_bumps_nothing(model, lock):
+def test_claim_keeps_the_version(model, lock):
     """What was claimed and read can be saved: nobody has changed what the version counts."""
     model.objects.using("other").create()
     stock = model.objects.using("other").fenced(lock).get()

@@ -142,7 +142,7 @@ class TestInTurn:
         second.close()
         assert tickets(observer) == []
 
-    def test_new_name_with_a_queue(self, observer):
+    def test_queue_for_a_new_name_refuses_newcomers(self, observer):
         """No row is there to be refused by: the queue alone says no."""
         first = attempt(in_turn=True)
         first._ticket = waiting.store.take_ticket(first.place, 0, 60)
