@@ -384,16 +384,7 @@ def test_view_permission_alone_shows_no_version(shelf, url):
     assert client.get(LIST).status_code == 200
 
 
-def test_last_write_wins_model_is_compared_in_the_admin(mine):
-    setting = Setting.objects.create(name="a", value="b")
-    url = f"/admin/app/setting/{setting.pk}/change/"
-    sent = look(mine, url).sent(value="mine")
-    Setting.objects.update(value="theirs")
-    assert mine.post(url, sent).status_code == 409
-    assert now(Setting, "value") == [("theirs",)]
-
-
-def test_plain_model_forms_are_compared(mine):
+def test_last_write_wins_model_is_compared_in_form_and_list(mine):
     setting = Setting.objects.create(name="a", value="b")
     url, rows = f"/admin/app/setting/{setting.pk}/change/", "/admin/app/setting/"
     sent, listed = (
@@ -406,7 +397,7 @@ def test_plain_model_forms_are_compared(mine):
     assert now(Setting, "value") == [("theirs",)]
 
 
-def test_unversioned_model_is_unchanged(mine):
+def test_admin_of_an_unversioned_model_works(mine):
     plain = Plain.objects.create(name="a")
     url, rows = f"/admin/app/plain/{plain.pk}/", "/admin/app/plain/"
     page = look(mine, f"{url}change/")
@@ -491,8 +482,8 @@ def test_other_errors_propagate(mine, shelf, url, delete_url, monkeypatch, error
             mine.post(LIST, selected("close", shelf, index="0"))
 
 
-def test_row_deleted_during_a_conflict_is_shown(mine, shelf, url, monkeypatch):
-    """A row that is gone by the time the page is made again."""
+def test_row_changed_during_the_save_is_a_conflict(mine, shelf, url, monkeypatch):
+    """The other write is in the same transaction here, so the conflict rolls it back."""
     sent = look(mine, url).sent(name="mine")
 
     def save_model(self, request, obj, form, change):
@@ -505,7 +496,7 @@ def test_row_deleted_during_a_conflict_is_shown(mine, shelf, url, monkeypatch):
     assert now(Shelf, "name") == [("one",)]  # theirs was in the same transaction here
 
 
-def test_repeatedly_conflicting_page_gives_up(mine, shelf, url, monkeypatch):
+def test_repeatedly_conflicting_page_raises(mine, shelf, url, monkeypatch):
     sent = look(mine, url).sent(name="mine")
     monkeypatch.setattr(AdminForm, "_is_stale", lambda *_: False)
     Shelf.objects.update(name="theirs")
@@ -530,8 +521,8 @@ def test_row_deleted_after_the_read_is_reported(mine, url, rival, monkeypatch):
 # What it costs, and what it leans on.
 
 
-def test_admin_adds_no_statement(mine, shelf, statements):
-    """But one, where more rows are deleted with one: ``delete_cas()`` locks that one first."""
+def test_admin_adds_a_statement_to_a_cascading_delete_only(mine, shelf, statements):
+    """``delete_cas()`` locks a row first if other rows are deleted with that row."""
 
     class Ours(VersionedAdmin):
         list_display, list_editable, inlines = ("name", "room"), ("room",), (BoxInline,)

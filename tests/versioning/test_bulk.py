@@ -114,7 +114,7 @@ def test_on_conflict_raise_is_all_or_nothing():
         (lambda p: [p], ["name"], {"on_conflict": "ignore"}, ValueError, "'report' or 'raise'"),
     ],
 )
-def test_wrong_fields_are_refused_before_sql(
+def test_wrong_arguments_are_refused_before_sql(
     product, statements, objs, fields, options, error, match
 ):
     with statements() as sent, pytest.raises(error, match=match):
@@ -214,7 +214,7 @@ def test_every_column_type_is_written(product, nulls_first, server_side, monkeyp
     ("name", "value"), [("short", "long"), ("words", ["longer"]), ("small", 2**17)]
 )
 @pytest.mark.parametrize("place", [0, 1])
-def test_too_long_value_is_an_error(name, value, place):
+def test_too_long_value_is_an_error_and_writes_no_row(name, value, place):
     rows = [Typed.objects.create() for _ in range(2)]
     setattr(rows[place], name, value)
     with pytest.raises(DatabaseError) as caught:
@@ -316,7 +316,7 @@ def test_proxy_model_is_supported(product):
     assert Product.objects.bulk_save_cas([product], ["name"]) == [product.pk]
 
 
-def test_bulk_save_on_another_alias_and_bypass():
+def test_bulk_save_uses_its_alias_and_bumps_under_bypass():
     product = Product.objects.using("other").create(name="a")
     with bypass_versions():
         assert Product.objects.using("other").bulk_save_cas([product], ["name"]) == []
@@ -364,7 +364,7 @@ def rewrite(channel, pk):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("bump", [True, False])
-def test_concurrently_changed_row_is_stale(product, bump, observer):
+def test_concurrently_changed_row_is_stale_if_it_was_bumped(product, bump, observer):
     """It waits for the row; then the version decides, as the row has it by now."""
     product.name = "mine"
     with process(rewrite if not bump else rewrite_and_bump, product.pk) as rival:

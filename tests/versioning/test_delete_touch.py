@@ -32,7 +32,7 @@ def test_fast_delete_is_one_statement(statements):
 
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.parametrize("model", [app.Checked, Product, Gadget, app.Special, app.Fussy, Invoice])
-def test_conflict_leaves_row_and_transaction(model, atomic):
+def test_conflict_keeps_the_row_and_a_usable_transaction(model, atomic):
     row = model.objects.create()
     overtake(row, **({"customer": "x"} if model is Invoice else {"name": "theirs"}))
     if model is app.Special:  # only the parent's table was written: that is not versioned
@@ -114,7 +114,7 @@ def test_proxy_model_is_supported():
         product.delete_cas()
 
 
-def test_refused_delete_is_marked_as_djangos_own(rival):
+def test_refused_delete_marks_the_transaction_for_rollback(rival):
     """A foreign key that Django doesn't know of."""
     row = app.Checked.objects.create(name="a")
     rival.execute(f"CREATE TABLE stranger AS SELECT {row.pk}::bigint AS id")
@@ -196,7 +196,7 @@ def test_touch_once_per_transaction(product, first, statements):
     assert version_of(product) == 4
 
 
-def test_touch_of_a_row_inserted_in_the_transaction_sends_nothing(statements):
+def test_touch_of_a_row_inserted_in_the_transaction_is_free(statements):
     with transaction.atomic():
         product = Product.objects.create(name="a")
         with statements() as sent:
@@ -236,7 +236,7 @@ def test_touching_the_root_guards_an_aggregate():
 
 
 @pytest.mark.parametrize("model", [Gadget, app.Special, app.ProductProxy])
-def test_touch_with_several_tables_or_names(model):
+def test_touch_bumps_inherited_and_proxy_models(model):
     row = model.objects.create(name="a")
     row.touch_version()
     assert row.version == version_of(row) == 2

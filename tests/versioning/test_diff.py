@@ -62,21 +62,21 @@ def test_save_after_diff_compares_the_present_row(product):
     product.save_cas(expected=diff.version)
 
 
-def test_diff_of_a_deleted_row(product):
+def test_diff_of_a_deleted_row_knows_no_theirs(product):
     Product.objects.all().delete()
     diff = conflict_diff(conflict(product))
     assert diff.deleted
     assert diff.fields["name"].theirs is UNKNOWN
 
 
-def test_object_without_a_key_has_no_diff(product):
+def test_diff_of_an_object_without_a_key_is_deleted(product):
     overtake(product)
     error = conflict(product)
     error.pk = None
     assert conflict_diff(error).deleted
 
 
-def test_only_the_fields_asked_for(product):
+def test_diff_has_only_the_requested_fields(product):
     overtake(product)
     diff = conflict_diff(conflict(product), fields=["stock"])
     assert list(diff.fields) == ["stock"]

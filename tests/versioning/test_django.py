@@ -119,7 +119,7 @@ def test_error_of_a_receiver_propagates(product, receive, signal):
     assert product.version == version_of(product) == (1 if signal is pre_save else 2)
 
 
-def test_signals_of_a_conflict(product, receive):
+def test_conflict_sends_stale_object_and_no_post_save(product, receive):
     seen, errors = [], []
     receive(post_save, lambda **facts: seen.append(facts))
 
@@ -137,7 +137,7 @@ def test_signals_of_a_conflict(product, receive):
     assert errors == [(Product, caught.value)]
 
 
-def test_save_on_another_alias():
+def test_save_compares_on_the_alias_of_the_instance():
     product = Product(name="a")
     product.save(using="other")
     assert not Product.objects.using("default").exists()

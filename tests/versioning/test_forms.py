@@ -388,7 +388,7 @@ def test_long_value_is_compared(shelf):
     assert [row.original for row in form.conflict_rows if row.name == "note"] == ["(not known)"]
 
 
-def test_array_is_a_list_of_words():
+def test_array_is_shown_as_a_list_of_words():
     field = Product._meta.get_field("name")
     assert readable(field, ["a", None, 2]) == "a, (empty), 2"
     assert readable(Shelf._meta.get_field("room"), "z") == "z"  # a choice of former days

@@ -81,7 +81,7 @@ def expected():
         expected,
     ],
 )
-def test_key_changed_after_the_row_was_made_or_read(make):
+def test_changed_key_of_a_made_or_read_row_is_refused(make):
     other = Product.objects.create(name="other")
     made = make()
     made.pk = other.pk
@@ -146,7 +146,7 @@ def test_missing_child_row_is_named():
     assert Product.objects.get().name == "parent"
 
 
-def test_guarded_way_to_add_a_child_row():
+def test_child_row_can_be_added_under_the_parents_version():
     product = Product.objects.create(name="parent")
     stale = Product.objects.get()
 
@@ -190,14 +190,14 @@ def test_unloaded_parent_link_is_accepted():
     assert loaded_state.links_agree(gadget)
 
 
-def test_child_row_added_by_a_read_instance(product):
+def test_child_row_can_be_added_with_save_base(product):
     child = Gadget(product_ptr=product, watts=1)
     child._state.adding = False
     child.save_base(raw=True)
     assert Gadget.objects.get().watts == 1
 
 
-def test_overridden_filter_gets_the_key():
+def test_overridden_filter_disables_the_key_range():
     class Filtering(VersionedQuerySet):
         def filter(self, *args, **kwargs):
             return super().filter(*args, **kwargs)

@@ -58,7 +58,7 @@ def test_json_changed_in_place_has_its_original(make):
     assert tags.conflicting
 
 
-def test_json_changed_in_place_by_one_side():
+def test_json_changed_in_place_by_one_side_is_no_conflict():
     article = read()
     article.tags.append("mine")
     overtake(article, title="theirs")
@@ -68,7 +68,7 @@ def test_json_changed_in_place_by_one_side():
     assert not diff.fields["tags"].changed_by_them
 
 
-def test_arrays_and_nested_json_changed_in_place():
+def test_nested_values_changed_in_place_have_their_originals():
     typed = Typed.objects.get(pk=Typed.objects.create(words=["a"], data={"deep": {"list": [1]}}).pk)
     typed.words.append("b")
     typed.data["deep"]["list"].append(2)
@@ -134,7 +134,7 @@ def test_plain_values_are_not_copied():
     assert product._version_origin[1] is values
 
 
-def test_fields_of_a_subclass_are_tracked():
+def test_mutable_fields_of_each_model_are_known():
     assert loaded_state._mutable_attributes(Product) == frozenset()
     assert loaded_state._mutable_attributes(Article) == {"tags", "slug"}
     assert loaded_state._mutable_attributes(Typed) == {"data", "words"}

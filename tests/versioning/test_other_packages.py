@@ -108,19 +108,6 @@ def test_base_manager_of_another_package_is_kept(monkeypatch):
 
 
 @isolate_apps("tests.app")
-def test_check_finds_a_base_manager_that_does_not_bump():
-    class Named(VersionedModel):
-        plain: ClassVar = models.Manager()
-        objects: ClassVar = VersionedManager()
-
-        class Meta(App):
-            base_manager_name = "plain"
-            default_manager_name = "objects"
-
-    assert check(Named) == ["dblock.E022"]
-
-
-@isolate_apps("tests.app")
 def test_child_model_gets_its_base_manager():
     class Hiding(VersionedManager):
         def get_queryset(self):
@@ -283,7 +270,9 @@ def by_hand():
 
 @pytest.mark.parametrize("write", ["save", "touch_version", "delete_cas"])
 @pytest.mark.parametrize("block", [nullcontext, transaction.atomic, by_hand])
-def test_row_moved_to_another_partition(partitioned, rival, observer, block, write, monkeypatch):
+def test_row_moved_to_another_partition_is_not_overwritten(
+    partitioned, rival, observer, block, write, monkeypatch
+):
     monkeypatch.setattr(Collector, "can_fast_delete", lambda *_: True)
     raised = raised_by_moved_row(rival, observer, write, block)
     if block is not nullcontext:
@@ -298,7 +287,7 @@ def test_row_moved_to_another_partition(partitioned, rival, observer, block, wri
     assert version_of(product) == 3
 
 
-def test_row_moved_during_a_delete(partitioned, rival, observer):
+def test_row_moved_during_a_delete_is_not_deleted(partitioned, rival, observer):
     raised = raised_by_moved_row(rival, observer, "delete_cas", nullcontext)
     assert "run it again with @retry_on_conflict" in raised.__notes__[0]
     assert version_of(Product.objects.get()) == 2

@@ -41,7 +41,7 @@ def receiver():
         signal.disconnect(function, sender=Product)
 
 
-def test_save_after_related_add(statements):
+def test_save_after_related_add_is_no_conflict(statements):
     invoice, line = (
         Invoice.objects.create(),
         InvoiceLine.objects.create(invoice=Invoice.objects.create()),
@@ -59,7 +59,7 @@ def test_save_after_related_add(statements):
 
 
 @pytest.mark.parametrize("lookup", ["pk", "pk__in"])
-def test_save_after_update_by_composite_pk(lookup):
+def test_save_after_update_by_composite_pk_is_no_conflict(lookup):
     place = Place.objects.create(row="A", number=1)
     Place.objects.create(row="A", number=2)
     place.guest = "Ann"
@@ -77,7 +77,7 @@ def test_save_after_update_by_composite_pk(lookup):
             other.save()
 
 
-def test_save_after_related_remove(product):
+def test_save_after_related_remove_keeps_the_removal(product):
     line = InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=product)
     line.quantity = 5
     with transaction.atomic():
@@ -102,7 +102,7 @@ def test_adopted_foreign_key_drops_the_cached_object(product):
 
 
 @pytest.mark.parametrize("signal", [pre_save, post_save])
-def test_save_after_an_update_in_a_signal(product, receiver, signal):
+def test_save_after_an_update_in_a_signal_is_no_conflict(product, receiver, signal):
     def restock(instance, **_):
         update(instance, stock=F("stock") - 1)
 
@@ -158,7 +158,7 @@ def test_own_change_of_the_same_field_conflicts(product, write):
     assert Product.objects.get(pk=product.pk).name == "ours"
 
 
-def test_own_change_to_the_same_value(product):
+def test_own_change_to_the_same_value_is_no_conflict(product):
     product.name = "ours"
     with transaction.atomic():
         update(product, name="ours")
@@ -301,7 +301,7 @@ def test_update_of_named_rows_is_recognised(product, rows):
     assert Product.objects.get().stock == 1
 
 
-def test_bulk_update_of_the_same_objects(product):
+def test_save_after_bulk_update_is_no_conflict(product):
     product.stock = 1
     with transaction.atomic():
         Product.objects.bulk_update([product], ["stock"])
@@ -310,7 +310,7 @@ def test_bulk_update_of_the_same_objects(product):
     assert Product.objects.values_list("name", "stock").get() == ("mine", 1)
 
 
-def test_own_update_of_a_parents_table():
+def test_own_update_of_a_parents_table_is_no_conflict():
     gadget = Gadget.objects.create(name="a", watts=1)
     with transaction.atomic():
         update(gadget, watts=2, stock=3)
@@ -330,7 +330,7 @@ def test_two_parents_with_own_keys_conflict():
             coded.save()
 
 
-def test_delete_after_an_update(product):
+def test_delete_after_an_own_update_is_no_conflict(product):
     with transaction.atomic():
         update(product, stock=1)
         product.delete_cas()
@@ -357,7 +357,7 @@ def test_changed_adopted_value_survives_a_rollback(product):
     assert Product.objects.get().name == "mine"
 
 
-def test_deleted_in_the_same_transaction(product):
+def test_row_deleted_in_the_same_transaction_conflicts(product):
     with transaction.atomic():
         update(product, stock=1)
         Product.objects.all().delete()
@@ -409,7 +409,7 @@ def test_second_try_still_compares(product, monkeypatch):
 
 
 class InATestCase(TestCase):
-    def test_inside_a_block_of_the_code_under_test(self):
+    def test_own_update_counts_only_in_a_block_of_the_code(self):
         product = Product.objects.create(name="a")
         with transaction.atomic():
             update(product, stock=1)

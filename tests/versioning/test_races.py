@@ -102,12 +102,12 @@ def test_negative_twin_without_the_version_updates_are_lost(level):
     assert count(unchecked, TwinProduct, level, processes=FEW).stock < FEW * ROUNDS
 
 
-def test_negative_twin_in_its_own_transaction():
+def test_negative_twin_retried_without_versions_loses_updates():
     row = count(retried, TwinProduct, "read committed", processes=FEW)
     assert row.stock < FEW * ROUNDS
 
 
-def test_negative_twin_with_the_versions_bypassed():
+def test_negative_twin_bypassing_versions_loses_updates():
     row = count(bypassed, Product, "read committed", processes=FEW)
     assert row.stock < FEW * ROUNDS
 
@@ -144,7 +144,7 @@ def one_by_one(rows):
 
 
 @pytest.mark.parametrize("how", ["bulk_save_cas", "bulk_update"])
-def test_two_writers_of_the_same_rows_in_opposite_order(how):
+def test_only_bulk_update_deadlocks_in_opposite_order(how):
     """They never deadlock; the negative twin, bulk_update, does."""
     Product.objects.bulk_create(Product(name=f"p{number}") for number in range(60))
     deadlocks = sum(race(2, rewrite, how))

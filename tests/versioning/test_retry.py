@@ -117,7 +117,7 @@ def test_pause_is_outside_the_transaction(monkeypatch, product):
         database_error(OperationalError, DeadlockDetected),
     ],
 )
-def test_retried_errors(error, pauses):
+def test_conflicts_and_deadlocks_are_retried(error, pauses):
     runs = []
 
     @retry_on_conflict(attempts=3)
@@ -302,7 +302,7 @@ def isolation():
     connection.close()
 
 
-def test_40001_at_the_statement(product, isolation, rival, pauses):
+def test_40001_at_the_statement_is_retried(product, isolation, rival, pauses):
     """REPEATABLE READ: the losing UPDATE is refused, it does not find zero rows."""
     isolation("repeatable read")
     runs = []
@@ -324,7 +324,7 @@ def test_40001_at_the_statement(product, isolation, rival, pauses):
     assert caught.value.__cause__.sqlstate == "40001"
 
 
-def test_40001_at_commit(product, isolation, rival, pauses):
+def test_40001_at_commit_is_retried(product, isolation, rival, pauses):
     """Write skew: both may write, one may commit."""
     isolation("serializable")
     other = Product.objects.create(name="other")
@@ -358,7 +358,7 @@ def opposite(channel, first, second):
 
 
 @pytest.mark.processes
-def test_40p01_deadlock(product, pauses):
+def test_40p01_deadlock_is_retried(product, pauses):
     """One of the two is ended by PostgreSQL; whichever it is, ours ends well."""
     other = Product.objects.create(name="other")
     runs = []
@@ -383,7 +383,7 @@ def test_40p01_deadlock(product, pauses):
     assert set(Product.objects.values_list("stock", flat=True)) == {2}
 
 
-def test_lock_inside_a_retried_function():
+def test_advisory_lock_inside_a_retried_function_is_allowed():
     with_lock = []
 
     @retry_on_conflict

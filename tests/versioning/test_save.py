@@ -117,7 +117,7 @@ def test_wrong_expected_is_refused_before_sql(product, wrong, statements):
 
 
 @pytest.mark.parametrize("act", ["save_cas", "delete_cas"])
-def test_version_that_a_client_did_not_send_is_refused_before_sql(product, act, statements):
+def test_expected_none_is_refused_before_sql(product, act, statements):
     posted = {"price": 7}
     with statements() as sent, pytest.raises(TypeError, match=r"expected=None .* leave expected="):
         getattr(product, act)(expected=posted.get("version"))
@@ -248,7 +248,7 @@ def test_deferred_version_is_never_loaded_silently(product, statements):
     deferred.save()
 
 
-def test_deferred_version_fetched_for_peers(product, monkeypatch):
+def test_deferred_version_fetched_for_peers_is_not_trusted(product, monkeypatch):
     """Django 6.1 with FETCH_PEERS; before that, the same call."""
 
     def fetch_many(attribute, instances):
@@ -324,7 +324,7 @@ def test_expressions_are_computed_by_the_database(product):
     assert Product.objects.get(pk=product.pk).stock == 15
 
 
-def test_renamed_generated_and_default_columns():
+def test_renamed_version_beside_generated_columns_compares():
     article = app.Article.objects.create(title="One")
     article.refresh_from_db()
     assert (article.revision, article.state, article.slug) == (1, "draft", "one")
@@ -338,7 +338,7 @@ def test_renamed_generated_and_default_columns():
         article.save()
 
 
-def test_select_on_save():
+def test_select_on_save_model_compares_and_never_reinserts():
     row = app.Checked.objects.create(name="a")
     overtake(row)
     with pytest.raises(StaleObject):
@@ -352,7 +352,7 @@ def test_select_on_save():
     assert caught.value.deleted
 
 
-def test_composite_pk():
+def test_row_with_a_composite_pk_is_compared():
     place = app.Place.objects.create(row="A", number=1)
     place.guest = "mine"
     place.save_cas()
@@ -428,7 +428,7 @@ def test_pk_given_as_text_is_the_same_row(product):
     product.save()
 
 
-def test_nullable_pk_is_not_the_rows(product):
+def test_pk_of_a_wrong_type_is_refused(product):
     product.pk = "seven"
     with pytest.raises(MissingVersion):
         product.save()

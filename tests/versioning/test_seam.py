@@ -47,7 +47,7 @@ def test_django_version_was_reviewed():
 
 
 @pytest.mark.parametrize("name", ["_do_update", "from_db", *EVERYWHERE])
-def test_signatures_of_used_django_methods(name):
+def test_signatures_of_used_django_methods_are_known(name):
     assert parameters(name) == {**EVERYWHERE, **SIGNATURES[VERSION]}[name]
 
 
@@ -59,7 +59,7 @@ def test_save_base_arguments_pass_through():
     ]
 
 
-def test_transaction_attributes_that_are_read():
+def test_private_attributes_that_are_read_exist():
     read = {"run_on_commit", "savepoint_ids", "atomic_blocks", "needs_rollback", "in_atomic_block"}
     assert read <= vars(connections["default"]).keys()
     assert "_from_testcase" in vars(transaction.atomic())

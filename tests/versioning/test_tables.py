@@ -61,7 +61,7 @@ def test_parent_is_restored_on_a_missing_child_row(atomic, rival):
     assert not Gadget.objects.exists()
 
 
-def test_missing_parent_row():
+def test_missing_parent_row_is_a_conflict():
     special = app.Special.objects.create(name="a")
     app.Special.objects.all().delete()
     with pytest.raises(StaleObject) as caught:
@@ -70,7 +70,7 @@ def test_missing_parent_row():
     assert not app.Plain.objects.exists()
 
 
-def test_child_row_added_to_a_parent(statements):
+def test_child_row_is_added_to_a_parent_only_once(statements):
     plain = app.Plain.objects.create(name="a")
     special = app.Special(plain_ptr=plain, name="b")
     special.save()
@@ -96,7 +96,7 @@ def test_failed_save_leaves_the_instance_unchanged(atomic):
     assert gadget.version == version_of(gadget) == 2
 
 
-def test_two_parents_with_keys_of_their_own():
+def test_two_parents_with_keys_of_their_own_share_a_version():
     coded = app.Coded.objects.create(name="a", code="x", text="t")
     coded.text = coded.extra = "mine"
     coded.save_cas()

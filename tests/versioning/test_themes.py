@@ -142,7 +142,7 @@ def test_token_has_no_row_and_no_label(browser, shelf):
     assert "field-version_token" not in page.text
 
 
-def test_token_with_only_radio_buttons(browser, shelf, monkeypatch):
+def test_form_with_only_radio_buttons_has_the_token(browser, shelf, monkeypatch):
     """Nothing to edit but radio buttons, which a theme may render one by one."""
     monkeypatch.setattr(ShelfAdmin, "fields", ["room"], raising=False)
     monkeypatch.setattr(ShelfAdmin, "radio_fields", {"room": admin.VERTICAL})
@@ -150,7 +150,7 @@ def test_token_with_only_radio_buttons(browser, shelf, monkeypatch):
     assert [name for name, _ in page.fields].count("version_token") == 1
 
 
-def test_token_is_not_beside_a_read_only_field(browser, shelf, monkeypatch):
+def test_form_with_a_read_only_first_field_has_the_token(browser, shelf, monkeypatch):
     monkeypatch.setattr(ShelfAdmin, "readonly_fields", ["name"])
     monkeypatch.setattr(ShelfAdmin, "fields", ["name", "note"], raising=False)
     page = Page(browser.get(f"{LIST}{shelf.pk}/change/"))
@@ -192,7 +192,7 @@ def test_row_with_unknown_values_is_read_again(browser, shelf, monkeypatch):
 # Inlines of inlines, as django-nested-admin and unfold have them.
 
 
-def test_nested_inlines_compare():
+def test_nested_inlines_get_versioned_forms():
     class Inner(admin.TabularInline):
         model = Product.lines.rel.related_model
         fk_name = "product"

@@ -79,7 +79,7 @@ def test_instance_refreshed_after_a_write_is_not_trusted(product):
     assert_not_trusted(read_and_roll_back(product, update_by_name, refresh), product)
 
 
-def test_saved_and_refreshed_instance_compares_its_earlier_version(product, statements):
+def test_saved_then_refreshed_instance_compares_its_old_version(product, statements):
     with pytest.raises(Undo), transaction.atomic():
         product.name = "mine"
         product.save()
@@ -99,7 +99,7 @@ def test_saved_and_refreshed_instance_compares_its_earlier_version(product, stat
     assert (caught.value.expected, caught.value.actual) == (2, 3)
 
 
-def test_refresh_in_a_savepoint_after_another_write_there(product):
+def test_refresh_in_a_rolled_back_savepoint_is_not_trusted(product):
     with transaction.atomic():
         product.save()
         with pytest.raises(Undo), transaction.atomic():
@@ -117,7 +117,7 @@ def test_rolled_back_savepoint_counts_as_a_rollback(product):
     assert_not_trusted(found, product)
 
 
-def test_rollback_around_a_released_savepoint(product):
+def test_rollback_around_a_released_savepoint_counts(product):
     def write(product):
         with transaction.atomic():
             save(product)
@@ -172,7 +172,7 @@ def test_read_after_the_rollback_is_trusted(product):
     assert found.version == version_of(product) == 2
 
 
-def test_other_table_is_trusted(product):
+def test_read_of_another_table_is_trusted(product):
     invoice = app.Invoice.objects.create()
     with pytest.raises(Undo), transaction.atomic():
         save(product)
@@ -216,7 +216,7 @@ def test_parent_row_of_a_child_is_not_trusted():
         found.save()
 
 
-def test_composite_key_is_compared_as_read():
+def test_read_of_a_row_written_by_composite_key_is_not_trusted():
     place = app.Place.objects.create(row="A", number=1)
     with pytest.raises(Undo), transaction.atomic():
         app.Place.objects.filter(pk=("A", "1")).update(guest="Ann")

@@ -103,7 +103,7 @@ def test_row_deleted_before_the_update_shows_the_input(shelf, client, monkeypatc
     assert "<form" not in answer.content.decode()
 
 
-def test_formset_of_a_function_view(shelf, client):
+def test_formset_of_a_function_view_conflicts(shelf, client):
     url = f"/shelf/{shelf.pk}/boxes/"
     mine = look(url)
     Box.objects.update(items=7)
