@@ -76,8 +76,8 @@ idempotent_replayed = Signal()
 
 idempotent_refused = Signal()
 """A request was not run, or its run lost its lease to another run. Also ``code``, as in the
-response: ``in_progress``, ``key_reused``, ``abandoned`` or ``too_many_keys``. Not sent if the
-key itself is missing or invalid."""
+response: ``in_progress``, ``key_reused``, ``abandoned``, ``too_many_keys`` or ``not_replicated``.
+Not sent if the key itself is missing or invalid."""
 
 idempotent_taken_over = Signal()
 """A new run took over a request in lease mode; it continues after the recorded steps.

@@ -364,9 +364,11 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
             ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION`` is not set.
         StandbyDatabase: the server is a standby, where a lock would protect nothing.
         UnsupportedDatabase: the alias is not PostgreSQL, or its advisory locks do nothing.
+        NotSupportedError: the connection is in psycopg's pipeline mode.
         TypeError: before any SQL: a part's type can't be in a key; or a ``with`` block has a
-            callable in its key; or an ``async with`` block, or an async or generator function as
-            the decorated function, which no lock can cover.
+            callable in its key; or an ``async with`` block, or a decorated class, async function or
+            generator function, which no lock can cover. At the end of the block: the decorated
+            function returned something that runs later, such as a generator.
         ValueError: before any SQL: the key is empty, a part has no value that can be locked, or the
             timeout is not a number of seconds.
         TransactionManagementError: on leaving: the block was entered on another connection.
@@ -434,8 +436,8 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
             locked, and the caller's transaction is usable.
         LockDeadlock: the server found a deadlock and ended the wait. None of the keys is locked,
             and the caller's transaction is usable.
-        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: none of the keys is
-            locked; raised when :class:`advisory_lock` raises them.
+        LockTableFull, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, NotSupportedError:
+            none of the keys is locked; raised when :class:`advisory_lock` raises them.
         TypeError: before any SQL: the arguments are not lists of keys, ``shared=True`` is combined
             with ``exclusive=``, a part's type can't be in a key; or when :class:`advisory_lock`
             raises it.
@@ -532,8 +534,8 @@ def try_advisory_lock(*key: KeyPart, shared: bool = False, using: str | None = N
     Raises:
         TransactionManagementError: no transaction is open, so the lock would end at once.
         LockTableFull: the server has no room for more locks. The transaction is aborted.
-        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: nothing is locked; raised when
-            :class:`advisory_lock` raises them.
+        UnsafeIsolation, StandbyDatabase, UnsupportedDatabase, NotSupportedError: nothing is locked;
+            raised when :class:`advisory_lock` raises them.
         TypeError: before any SQL: a part's type can't be in a key.
         ValueError: before any SQL: the key is empty, or a part has no value that can be locked.
     """

@@ -65,6 +65,8 @@ def lock_rows(
         TransactionManagementError: no transaction is open, so the locks would end at once.
         LockTimeout: another transaction held a row until the timeout. No row is locked.
         LockDeadlock: the server ended the wait because of a deadlock. No row is locked.
+        django.db.OperationalError: above READ COMMITTED, a row has changed since the transaction's
+            snapshot (SQLSTATE 40001). Run the whole transaction again.
         ValueError: the timeout is not a number of seconds.
         TypeError: the queryset is sliced.
         UnsupportedDatabase: the queryset's database is not PostgreSQL.

@@ -63,7 +63,7 @@ LOST = Instrument(
 )  # fmt: skip
 STALE_WRITES = Instrument(
     "dblock_stale_writes", "dblock.lease.stale_writes", "{write}",
-    "Fenced writes that were refused because the lease had a newer holder.",
+    "Fenced writes that were refused because the lease was stale or the row had been deleted.",
 )  # fmt: skip
 CONFLICTS = Instrument(
     "dblock_stale_objects", "dblock.version.conflicts", "{conflict}",

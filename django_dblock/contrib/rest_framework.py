@@ -198,9 +198,9 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         if unused(request, response):
             raise RuntimeError(
                 f"The client sent a precondition (If-Match), and {type(self).__name__} responded "
-                f"{request.method} with {response.status_code} without having used it. Get the "
+                f"to {request.method} with {response.status_code} without having used it. Get the "
                 f"object by get_object(), or call request.if_match.bind(instance) before writing; "
-                f"if nothing is written, request.if_match.waive()."
+                f"if nothing is written, call request.if_match.waive()."
             )
         if instance is not None:
             fresh_tag(response, instance, self.etag_variant())

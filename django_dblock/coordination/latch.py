@@ -67,6 +67,7 @@ class latch:  # noqa: N801 - lower-case like the locks
 
     Raises:
         TypeError, ValueError: a part of the key, or ``parties``, is not valid; before any SQL.
+        UnsupportedDatabase: when the latch is used: the database is not PostgreSQL.
 
     Source: Java's ``CountDownLatch``, with the count replaced by the set of parts.
     """
@@ -316,14 +317,16 @@ _NO_TERMS = Wish(0.0, 0.0, "{}", in_turn=False)
 def purge_latches(*, idle: float = MONTH, using: str | None = None) -> int:
     """Remove latches whose latest part was done ``idle`` seconds ago; return the number of rows.
 
-    All rows of a latch are removed in one commit, together with at most 99 other latches.
+    All rows of a latch are removed in one commit, together with at most 99 other latches. Call the
+    function outside a transaction: inside one, all rows stay locked until the commit removes them.
 
     Args:
         idle: seconds since the latest part, at least 3,600; 30 days by default.
         using: the database alias, as in :class:`latch`.
 
     Raises:
-        ValueError: ``idle`` is less than an hour.
+        ValueError: ``idle`` is less than an hour; before any SQL.
+        UnsupportedDatabase: the database is not PostgreSQL.
     """
     return sum(purge_latches_in_batches(idle=idle, batch=BATCH, using=using))
 

@@ -124,8 +124,8 @@ class leadership:  # noqa: N801 - used like a function
         metadata: a JSON object that :func:`leader` returns.
 
     Raises:
-        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: in the loop, raised
-            when ``fenced_lock`` raises them.
+        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, NotSupportedError: in
+            the loop, raised when ``fenced_lock`` raises them.
         TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
 
     Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; the loop is that of Curator's

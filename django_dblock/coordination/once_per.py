@@ -239,6 +239,7 @@ class OncePer(_Job[R]):
         Raises:
             TypeError: ``period`` is not a period, a moment or a day.
             ValueError: the moment has no time zone.
+            IdempotencyError: or another error that a call of the job raises, see :class:`once_per`.
         """
         found = self._job.period_for(period)
         result: R | None = self._run(found, self._job.now()).result
@@ -283,6 +284,7 @@ class AsyncOncePer(_Job[R]):
         Raises:
             TypeError: ``period`` is not a period, a moment or a day.
             ValueError: the moment has no time zone.
+            IdempotencyError: or another error that a call of the job raises, see :class:`once_per`.
         """
         now = await sync_to_async(self._job.now)()
         result: R | None = (await self._run(self._job.period_for(period), now)).result
@@ -354,8 +356,11 @@ class once_per:  # noqa: N801 - a decorator
 
     Raises:
         ValueError, TypeError: an argument is not valid; before any SQL.
-        IdempotencyError: when the job is called, raised when :func:`~django_dblock.run_once` raises
-            it. IdempotencyInProgress comes only from the job's own function.
+        KeyError: there is no time zone with the name ``tz`` (``ZoneInfoNotFoundError``).
+        IdempotencyError, ImproperlyConfigured, TransactionManagementError, LockTableFull,
+        LockDeadlock, UnsafeIsolation, StandbyDatabase, UnsupportedDatabase: when the job is called,
+            raised when :func:`~django_dblock.run_once` raises them. IdempotencyInProgress comes
+            only from the job's own function.
 
     Source: P. Helland, "Idempotence Is Not a Medical Condition", 2012; ShedLock and Solid Queue's
     recurring tasks serve the same purpose.
@@ -493,6 +498,8 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         TypeError: ``per`` is a callable, whose periods can't be listed, or ``since`` is neither a
             datetime nor a date.
         ValueError: ``since`` is longer ago than ``keep``, or an argument is not valid.
+        KeyError: there is no time zone with the name ``tz`` (``ZoneInfoNotFoundError``).
+        UnsupportedDatabase: the database is not PostgreSQL.
     """
     if not isinstance(per, str):
         raise TypeError("missed() can't list the periods of a callable: it doesn't know them all.")

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import Error
 
 from django_dblock import signals
 from django_dblock.coordination import slots
@@ -81,6 +80,10 @@ class Share:
     workers' shares, but never a partition that is in use. A partition is in use until the loop asks
     for the next one. If this worker owns nothing, iterating sleeps for at most half a second and
     yields nothing.
+
+    Raises:
+        OpenTransaction, NotReplicated, StandbyDatabase, RuntimeError, django.db.Error: on
+            iterating, when :class:`partitions` says so.
     """
 
     def __init__(
@@ -399,13 +402,21 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         metadata: a JSON object, shown with this worker's registration.
 
     Raises:
-        OpenTransaction: on entering, a transaction was open.
-        NotReplicated, StandbyDatabase, UnsupportedDatabase: on entering, when ``fenced_lock``
-            raises them.
+        OpenTransaction: on entering, iterating or leaving, a transaction was open.
+        NotReplicated: on entering or iterating, no synchronous standby confirmed a lease.
+        StandbyDatabase: on entering, iterating or leaving, the server is a standby.
+        UnsupportedDatabase: on entering, the database is not PostgreSQL.
+        NotSupportedError: on entering, iterating or leaving, the connection is in psycopg's
+            pipeline mode.
+        django.db.Error: on entering, iterating or leaving, a statement failed. Leases that could
+            not be released expire.
         ValueError: on entering, live workers use another ``count``. Before any SQL, a part of the
             key or an argument is not valid.
         TypeError: before any SQL, a part of the key or an argument is not valid.
-        RuntimeError: on entering, the key has 10,000 workers, which is the limit.
+        RuntimeError: on entering, the key has 10,000 workers, which is the limit; on iterating,
+            this worker has lost its registration, and the limit is reached. On leaving, the block
+            was not entered in this thread or task, and it is unclear which of the open blocks is
+            meant.
 
     Source: the consumer groups of Apache Kafka, and the lease table of the Kinesis Client Library.
     """
@@ -482,7 +493,7 @@ _blocks: Blocks[Share] = Blocks("dblock_partitions")
 def _leave(share: Share, *, failed: bool) -> None:
     try:
         share.leave()
-    except Error:
+    except store.FAILURES:
         if not failed:
             raise
         logger.warning("%r was not released, it expires", share, exc_info=True)

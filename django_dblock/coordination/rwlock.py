@@ -75,8 +75,9 @@ class WriteLease(_TurnLease):
             LockLost: on entering, the write lease is not held any more; on leaving, the read lease
                 was lost.
             NotReplicated: on entering, no synchronous standby confirmed the read lease.
-            OpenTransaction: on entering, a transaction was open.
-            StandbyDatabase: on entering, the server is a standby.
+            OpenTransaction: on entering or leaving, a transaction was open.
+            StandbyDatabase: on entering or leaving, the server is a standby.
+            django.db.Error: on entering or leaving, the statement failed, or its result is unknown.
             ValueError: ``ttl`` is not a number of seconds above 0.
         """
         if not (ttl is None or is_ttl(ttl)):
@@ -176,9 +177,9 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
             LockTimeout: on entering, a writer held the lock, or waited in front of this reader,
                 until the timeout.
             SelfDeadlock: on entering, this thread or task holds the write lock.
-            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: raised
-                when ``fenced_lock`` raises them.
-            TypeError, ValueError: an argument is not valid.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, NotSupportedError,
+            LockLost, django.db.Error, RuntimeError: raised when ``fenced_lock`` raises them.
+            TypeError, ValueError: an argument is not valid; before any SQL.
         """
         return _ReadBlock(
             *self._key,
@@ -210,9 +211,9 @@ class fenced_rwlock:  # noqa: N801 - lower-case like the other locks
             LockTimeout: on entering, another holder had the lock, or another waiter was in front,
                 until the timeout.
             SelfDeadlock: on entering, this thread or task holds the lock, for reading or writing.
-            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, LockLost: raised
-                when ``fenced_lock`` raises them.
-            TypeError, ValueError: an argument is not valid.
+            OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase, NotSupportedError,
+            LockLost, django.db.Error, RuntimeError: raised when ``fenced_lock`` raises them.
+            TypeError, ValueError: an argument is not valid; before any SQL.
         """
         return _WriteBlock(
             *self._key,

@@ -172,13 +172,13 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
     Raises:
         LockTimeout: on entering, fewer than ``units`` permits were free until the timeout.
         OpenTransaction: on entering, a transaction was open: the permit would be invisible until
-            the commit, and lost after a rollback.
-        LockLost: on leaving, the permit was lost before the block ended, and the block raised
-            nothing.
+            the commit, and lost after a rollback. Or a transaction was open on leaving.
+        LockLost: on leaving, the permit was lost before the block ended.
         NotReplicated: on entering, no synchronous standby confirmed the grant.
-        StandbyDatabase: on entering, the server is a standby.
-        UnsupportedDatabase: on entering, the database is not PostgreSQL.
+        StandbyDatabase, UnsupportedDatabase, NotSupportedError, django.db.Error, RuntimeError: on
+            entering or leaving, when :class:`~django_dblock.fenced_lock` raises them.
         TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
+        TypeError: the decorated function returned something that runs later, such as a generator.
 
     Source: E. W. Dijkstra, "Cooperating sequential processes", 1965; the leases are those of
     :class:`~django_dblock.fenced_lock`.

@@ -7,7 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-from django.db import Error, connections
+from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey
@@ -127,7 +127,7 @@ def undone_if_interrupted(place: Place, rows: list[Any]) -> Iterator[None]:
         yield
     except BaseException:
         if slots := _granted_slots(rows):
-            with suppress(Error):
+            with suppress(*store.FAILURES):
                 _undo(replace(place, schema=rows[0][5]), slots)
         raise
 

@@ -25,8 +25,6 @@ from math import inf
 from threading import Event
 from typing import NamedTuple, TypeAlias
 
-from django.db import Error
-
 from django_dblock.core import notify
 from django_dblock.core.clock import monotonic
 from django_dblock.exceptions import LockTimeout
@@ -198,7 +196,7 @@ class Attempt:
             # The ticket expires by itself, and the caller must see the error that ended the wait.
             try:
                 store.drop_ticket(self.place, ticket)
-            except Error as error:
+            except store.FAILURES as error:
                 logger.warning(
                     "%s: a waiter keeps its place in the queue until it expires: %s",
                     self.place.name,

@@ -189,6 +189,7 @@ class Lease:
             LockLost: the lease expired, was taken over, or was already released.
             OpenTransaction: a transaction is open on the connection.
             NotReplicated: no synchronous standby confirmed the renewal. The lease is not lost.
+            StandbyDatabase: the server is a standby. The lease is not lost.
             django.db.Error: the renewal failed, or its result is unknown. The lease is not lost.
             ValueError: ``ttl`` is not a number of seconds above 0.
         """
@@ -227,6 +228,7 @@ class Lease:
         Raises:
             OpenTransaction: a transaction is open on the connection; the lease is still held.
             NotSupportedError: the connection is in pipeline mode; the lease is still held.
+            StandbyDatabase: the server is a standby; then the lease expires.
             django.db.Error: the release failed, or its result is unknown; then the lease expires.
         """
         if self._is_released or self.trust.foreign:
@@ -324,7 +326,7 @@ class Lease:
         """
         try:
             self.release()
-        except Error as error:
+        except store.FAILURES as error:
             # for example OpenTransaction or a pipeline, where no release was sent
             self.stop_renewing()
             if not failed:

@@ -202,13 +202,20 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         LockTimeout: on entering, another holder had the lease until the timeout.
         SelfDeadlock: on entering with ``timeout=None``, this thread or task holds the key itself.
         OpenTransaction: on entering, a transaction was open: the lease would be invisible until the
-            commit, and lost after a rollback.
-        LockLost: on leaving, the lease was lost before the block ended, and the block raised
-            nothing.
+            commit, and lost after a rollback. Or a transaction was open on leaving.
+        LockLost: on leaving, the lease was lost before the block ended.
         NotReplicated: on entering, no synchronous standby confirmed the grant.
-        StandbyDatabase: on entering, the server is a standby.
+        StandbyDatabase: on entering or leaving, the server is a standby.
         UnsupportedDatabase: on entering, the database is not PostgreSQL.
+        NotSupportedError: on entering or leaving, the connection is in psycopg's pipeline mode.
+        django.db.Error: on entering or leaving, the statement failed, or its result is unknown.
+        RuntimeError: on leaving, the block was not entered in this thread or task, and it is
+            unclear which of the open blocks is meant.
         TypeError, ValueError: a part of the key or an argument is not valid; before any SQL.
+        TypeError: the decorated function returned something that runs later, such as a generator.
+
+    An error of the block itself is raised instead of LockLost or an error of the release. If the
+    release fails, the lease is no longer renewed, and expires.
 
     Source: C. Gray and D. Cheriton, "Leases", SOSP 1989; M. Kleppmann, "How to do distributed
     locking", 2016 (fencing tokens).

@@ -40,6 +40,8 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
         OpenTransaction: a transaction is open on the connection.
         StandbyDatabase: the server is a standby.
         UnsupportedDatabase: the database is not PostgreSQL.
+        django.db.OperationalError: a guarded transaction was open until the session's
+            ``lock_timeout`` fired; nothing was ended.
         TypeError, ValueError: a part of the key is not valid; before any SQL.
     """
     wanted = named(key)
@@ -97,15 +99,18 @@ def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:
 
     Guaranteed: no token is ever granted twice, unless the server's clock is set back by more than
     ``idle``. The token of a new row comes from the server's clock, and a row is removed only when
-    that clock is past the row's token by ``idle``. Rows in use are passed over. The rows are
-    removed in small commits.
+    that clock is past the row's token by ``idle``. Rows in use are passed over.
+
+    The rows are removed in small commits. Call the function outside a transaction: inside one, all
+    rows stay locked until the commit removes them.
 
     Args:
         idle: seconds since the lease ended, at least 3,600; 30 days by default.
         using: the database alias, as in ``fenced_lock``.
 
     Raises:
-        ValueError: ``idle`` is less than an hour.
+        ValueError: ``idle`` is less than an hour; before any SQL.
+        UnsupportedDatabase: the database is not PostgreSQL.
     """
     return sum(purge_in_batches(idle=idle, batch=BATCH, using=using))
 

@@ -36,6 +36,9 @@ from django_dblock.sql import fencing as sql
 
 _READ_ONLY = "25006"
 
+FAILURES: tuple[type[Exception], ...] = (Error, StandbyDatabase)
+"""The errors of a statement of this module that the server refuses, or that does not reach it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -166,7 +169,7 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
             replicated = durable(place, "taken", sql.ACQUIRE, parameters, rows)
     except BaseException:
         if rows and rows[0][0] == "acquired":  # a lease that no code would release
-            with suppress(Error):
+            with suppress(*FAILURES):
                 release(replace(place, schema=rows[0][5]), rows[0][1], hold_at_least=0)
         raise
     if not rows:
@@ -485,7 +488,7 @@ def take_ticket(place: Place, slot: int, patience: float) -> Ticket:
         run(place, "queued for", sql.TAKE_TICKET, parameters, rows)
     except BaseException:
         for number, topic, _ in rows:
-            with suppress(Error):
+            with suppress(*FAILURES):
                 drop_ticket(place, Ticket(number, who, topic))
         raise
     [(number, topic, _)] = rows

@@ -177,7 +177,9 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         ValueError: when it decorates: an option has an impossible value.
         ImproperlyConfigured: the client is anonymous and there is no ``scope=``; or the decorator
             is above authorisation, which a replay would skip; or a transaction is open in lease
-            mode; or another protected view has answered the same request with the same key.
+            mode; or another protected view has responded to the same request with the same key; or
+            the stored response, or the result of a step, is encrypted, and
+            ``DBLOCK_IDEMPOTENCY_CIPHER`` is not set.
         TransactionManagementError: the view responds with success, and its effects can't be
             committed, so everything is rolled back. Or the view has ended the transaction without
             Django: the effects of its own COMMIT stay, and the response is not stored. Or, in lease

@@ -70,12 +70,14 @@ def run_once(  # noqa: PLR0913 - all but the key by name
         IdempotencyKeyReused: the key was used with another ``fingerprint=``.
         IdempotencyAbandoned: the last run died, and ``on_abandoned="refuse"`` leaves the key to an
             operator.
-        IdempotencyNotReplicated: the result is committed, but no synchronous standby confirmed it.
+        IdempotencyNotReplicated: no synchronous standby confirmed the commit of the result; or, in
+            lease mode, that of the claim or of a step.
         TooManyIdempotencyKeys: there are as many live keys as ``DBLOCK_IDEMPOTENCY_MAX_KEYS``
             allows; all keys of ``run_once`` share one scope.
         UnstorableResponse: the result is not JSON data, or is too large. Nothing was stored.
         DamagedAnswer: the stored result can't be read.
-        ImproperlyConfigured: in lease mode, a transaction is open.
+        ImproperlyConfigured: in lease mode, a transaction is open. Or the stored result, or that of
+            a step, is encrypted, and ``DBLOCK_IDEMPOTENCY_CIPHER`` is not set.
         TransactionManagementError: in atomic mode, the work swallowed an error of the database, so
             its writes can't be committed. In lease mode, the work left a transaction open.
         TypeError, ValueError: the key or an argument is invalid. Raised before any SQL.
@@ -132,8 +134,8 @@ async def arun_once(  # noqa: PLR0913 - all but the key by name
     Raises:
         IdempotencyInProgress, IdempotencyKeyReused, IdempotencyAbandoned,
         IdempotencyNotReplicated, TooManyIdempotencyKeys, UnstorableResponse, DamagedAnswer,
-        ImproperlyConfigured, TransactionManagementError, TypeError, ValueError: as
-            :func:`run_once`.
+        ImproperlyConfigured, TransactionManagementError, TypeError, ValueError, UnsafeIsolation,
+        StandbyDatabase, UnsupportedDatabase, LockTableFull: as :func:`run_once`.
 
     Source: as :func:`run_once`.
     """

@@ -14,6 +14,7 @@ from django_dblock import (
     FencedLock,
     LockLost,
     OpenTransaction,
+    StandbyDatabase,
     fenced_semaphore,
     partition_of,
     partitions,
@@ -354,6 +355,15 @@ class TestErrors:
         with pytest.raises(DatabaseError), outbox(1):
             monkeypatch.setattr(store, "run_again", fail)
         with pytest.raises(ZeroDivisionError), outbox(1):
+            raise ZeroDivisionError
+        assert "was not released, it expires" in caplog.text
+
+    def test_a_refusal_of_a_standby_hides_no_error(self, monkeypatch, caplog):
+        def refuse(*_, **__):
+            raise StandbyDatabase(keys=(("a",),), name="a", using="default")
+
+        with pytest.raises(ZeroDivisionError), outbox(1):
+            monkeypatch.setattr(store, "run_again", refuse)
             raise ZeroDivisionError
         assert "was not released, it expires" in caplog.text
 

@@ -193,6 +193,16 @@ def test_on_a_standby_nothing_is_granted(with_table, standby):
             fenced_lock(NAME, ttl=30).__enter__()
 
 
+def test_error_of_a_block_precedes_a_release_on_a_standby(with_table, standby, caplog):
+    with switched_to(with_table):
+        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
+            observe.until(lambda: has_table(standby), "the table is there")
+            connection.close()
+            connection.settings_dict.update(PORT=standby.port)  # the address leads elsewhere now
+            raise ZeroDivisionError
+    assert "was not released, it expires" in caplog.text
+
+
 def has_table(server):
     with psycopg.connect(server.url) as looking:
         return looking.execute("SELECT to_regclass('django_dblock_fencedticket')").fetchone()[0]

@@ -345,6 +345,18 @@ class TestRelease:
         connection.close()
         assert "was not released, it expires" in caplog.text
 
+    def test_refusal_of_a_standby_does_not_hide_the_blocks_error(self, standby_now, caplog):
+        with pytest.raises(ZeroDivisionError), fenced_lock(NAME, ttl=30, heartbeat=False):
+            standby_now()
+            raise ZeroDivisionError
+        assert "was not released, it expires" in caplog.text
+
+    def test_refusal_of_a_standby_is_raised_on_leaving(self, standby_now):
+        with pytest.raises(StandbyDatabase) as caught:
+            with fenced_lock(NAME, ttl=30, heartbeat=False):
+                standby_now()
+        assert "was not released" in caught.value.__notes__[0]
+
     def test_error_of_the_release_is_raised(self, unreachable):
         with pytest.raises(OperationalError), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             unreachable()
@@ -391,6 +403,19 @@ def unreachable(observer, monkeypatch):
     with monkeypatch.context():
         yield cut
     monkeypatch.undo()
+
+
+@pytest.fixture
+def standby_now(monkeypatch):
+    """From its call on, the server of the alias looks like a standby."""
+
+    def demote():
+        monkeypatch.setattr(table.sql, "IS_STANDBY", "SELECT true")
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+
+    yield demote
+    connection.close()
 
 
 def terminate(observer):
