@@ -1,6 +1,6 @@
 """One save: the version to compare with, the values to set, and the meaning of zero rows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,6 +47,7 @@ class Attempt:
         written: the row has been written.
         conflict: the error that this save ends with.
         taken: attributes that took the row's value over, with the values before and after.
+        elsewhere: attributes that this save has written to other tables than that of the version.
         unread: the instance was made by hand, so what it carries is no row's version.
     """
 
@@ -56,6 +57,7 @@ class Attempt:
     written: bool = False
     conflict: StaleObject | None = None
     taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
     unread: bool = False
 
     def failed(
@@ -522,6 +524,7 @@ class GuardedSave(models.Model):
     def _version_wrote(self, attempt: Attempt, using: str, values: Values, *, here: bool) -> None:
         """Carry what an UPDATE has written to one table."""
         if not here or attempt.mode == "ignore":
+            attempt.elsewhere.update(each.attname for each, _, _ in values)
             loaded_state.written(self, values)
             return
         attempt.written = True
@@ -542,7 +545,7 @@ class GuardedSave(models.Model):
         sent = unless_moved(lambda: send(rows, values), using)
         if sent or attempt.compared is None or attempt.expected is not None:
             return sent, values
-        version = reconciled(self, attempt.compared, using, attempt.taken)
+        version = reconciled(self, attempt.compared, using, attempt.taken, attempt.elsewhere)
         if version is None:
             return sent, values
         field, state, taken = self._version_field, self.__dict__, attempt.taken
@@ -694,6 +697,7 @@ def reconciled(
     expected: int,
     using: str,
     taken: dict[str, tuple[Any, Any]] | None = None,
+    overwritten: Collection[str] = (),
 ) -> int | None:
     """Return the version to compare with next, if no other writer has written the row; else None.
 
@@ -711,6 +715,8 @@ def reconciled(
         expected: the version that the row was expected to have.
         using: the alias of the database.
         taken: filled with the attributes that took the row's value over; None to take nothing.
+        overwritten: attributes that this save has written already, to the table of a parent. What
+            the own writes left there is gone, so it is a conflict if they have written one of them.
     """
     writes = own_writes.since(instance, using)
     written: rollback.Written | None = instance.__dict__.get("_version_written")
@@ -732,7 +738,12 @@ def reconciled(
     actual: int | None = row[version]
     if earlier is not None and earlier.version == actual:
         rollback.restore(instance, earlier)
-    elif actual is None or not writes or actual - expected != len(writes):
+    elif (
+        actual is None
+        or not writes
+        or actual - expected != len(writes)
+        or not set(attributes).isdisjoint(overwritten)
+    ):
         actual = None
     elif taken is not None:
         merged = own_writes.merge(instance, names, row)

@@ -417,3 +417,17 @@ class InATestCase(TestCase):
         update(product, stock=2)
         with pytest.raises(StaleObject):
             product.save()
+
+
+def test_update_of_a_parent_without_a_version_is_a_conflict():
+    """The parent's table is written first, so what the update left there could not be merged."""
+    special = app.Special.objects.create(name="read", note="read")
+    with transaction.atomic():
+        update(special, name="updated")
+        special.note = "mine"
+        with pytest.raises(StaleObject):
+            special.save()
+        assert app.Special.objects.values_list("name", "note").get() == ("updated", "read")
+        special.save(update_fields=["note"])  # writes nothing of the parent's, so it is merged
+    assert (special.name, special.version) == ("updated", 3)
+    assert app.Special.objects.values_list("name", "note").get() == ("updated", "mine")
