@@ -410,9 +410,9 @@ class TestOperations:
             assert [lease.name for lease in inspect.fenced_leases()] == ["nightly"]
 
         def look(_handle):
-            return [request.key for request in inspect.unfinished_requests()]
+            return [request.state for request in inspect.unfinished_requests()]
 
-        assert run_once("a", work=look, mode="lease") == ["a"]
+        assert run_once("a", work=look, mode="lease") == ["leased"]
         assert inspect.unfinished_requests() == []
 
     def test_backend_is_ended(self, rival):
