@@ -30,7 +30,7 @@ def hold(channel, permits=2, timeout=0):
     channel.send("left")
 
 
-def test_as_many_as_permits_get_in():
+def test_limit_is_the_number_of_permits():
     with process(hold) as one, process(hold) as two:
         assert {one.receive(), two.receive()} == {0, 1}
         with pytest.raises(LockTimeout, match="2 transactions, which is its limit"):
@@ -52,7 +52,7 @@ def test_one_statement_takes_one_permit(statements, observer):
     assert len(sent) == 3  # BEGIN (which travels with it), the lock, COMMIT
 
 
-def test_a_waiter_gets_in_when_a_holder_leaves(observer):
+def test_waiter_acquires_when_a_holder_leaves(observer):
     with process(hold, 1) as holder:
         holder.receive()
         with process(hold, 1, 30) as waiter:
@@ -62,7 +62,7 @@ def test_a_waiter_gets_in_when_a_holder_leaves(observer):
             waiter.send("leave")
 
 
-def test_a_waiter_that_gives_up_leaves_the_transaction_usable():
+def test_timeout_leaves_transaction_usable():
     with process(hold, 1) as holder:
         holder.receive()
         with transaction.atomic():
@@ -75,7 +75,7 @@ def test_a_waiter_that_gives_up_leaves_the_transaction_usable():
     assert Counter.objects.count() == 2
 
 
-def test_commit_frees_it_and_so_does_death(observer):
+def test_commit_and_death_free_the_permit(observer):
     with transaction.atomic():
         with advisory_semaphore("pdf", permits=1):
             pass
@@ -88,13 +88,13 @@ def test_commit_frees_it_and_so_does_death(observer):
         pass
 
 
-def test_it_is_shown_by_name():
+def test_permit_is_listed_by_its_name():
     with advisory_semaphore("pdf", permits=3) as permit:
         [shown] = inspect.advisory_locks()
         assert shown.name == f"pdf:permit:{permit.slot}"
 
 
-def test_signals():
+def test_each_signal_names_kind_and_key():
     heard = []
 
     def hear(signal, sender, **data):
@@ -127,7 +127,7 @@ def test_signals():
     assert heard == [(signal, "advisory_semaphore", (("pdf",),)) for signal in watched]
 
 
-def test_as_decorator():
+def test_decorated_function_runs_under_a_permit():
     @advisory_semaphore("tenant", lambda tenant: tenant, permits=1)
     def render(tenant):
         [shown] = inspect.advisory_locks()
@@ -142,7 +142,7 @@ def test_as_decorator():
     assert plain() == "done"
 
 
-def test_what_it_refuses():
+def test_wrong_uses_and_arguments_are_refused():
     async def coroutine():
         pass
 
@@ -164,7 +164,7 @@ def test_what_it_refuses():
         advisory_semaphore("pdf", permits=201)
 
 
-def test_what_runs_later_is_refused():
+def test_generators_are_refused():
     def pages():
         yield 1
 
@@ -194,7 +194,7 @@ def test_dead_connection_is_replaced(observer):
         pass
 
 
-def test_swallowed_error_is_no_commit():
+def test_transaction_aborted_unseen_is_reported_as_no_commit():
     ends = []
 
     def hear(signal, committed, **data):
@@ -210,13 +210,13 @@ def test_swallowed_error_is_no_commit():
     assert ends == [False]
 
 
-def test_an_error_in_the_block_comes_out_and_frees(observer):
+def test_error_in_the_block_propagates_and_frees_the_permit(observer):
     with pytest.raises(ZeroDivisionError), advisory_semaphore("pdf", permits=1):
         raise ZeroDivisionError
     assert observe.locks(observer) == []
 
 
-def test_above_read_committed_the_transaction_is_over():
+def test_snapshot_isolation_is_refused():
     with pytest.raises(UnsafeIsolation), transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
@@ -230,7 +230,7 @@ def test_never_more_than_permits_at_a_time():
 
 
 @pytest.mark.processes
-def test_twin_without_the_semaphore_more_meet():
+def test_negative_twin_without_the_semaphore_more_meet():
     """The negative twin: the same transactions without permits do meet in larger numbers."""
     assert max(max(met) for met in race(4, meet, 4)) > 2
 
@@ -250,7 +250,7 @@ def meet(_number, permits):
     return met
 
 
-def test_waiting_in_this_process(observer):
+def test_waiter_in_this_process_acquires_and_knows_its_wait(observer):
     def free():
         observe.until_blocked(observer)
         holder.send("leave")
@@ -265,7 +265,7 @@ def test_waiting_in_this_process(observer):
         freeing.join()
 
 
-def test_another_error_while_entering_comes_out(monkeypatch):
+def test_other_error_while_entering_propagates(monkeypatch):
     def fail(_request):
         raise ZeroDivisionError
 

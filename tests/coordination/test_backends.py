@@ -10,6 +10,7 @@ from django_dblock import (
     advisory_semaphore,
     fenced_rwlock,
     fenced_semaphore,
+    inspect,
     latch,
     leader,
     leadership,
@@ -113,20 +114,20 @@ ALL = [permit, read_and_write, lead, split, settle, count_down, advise]
 
 
 @pytest.mark.parametrize("use", ALL)
-def test_it_works(use):
+def test_primitive_works_and_leaves_no_lease(use):
     use()
-    assert not FencedLock.objects.filter(name="a").exists()
+    assert inspect.fenced_leases() == []
 
 
 @pytest.mark.parametrize("use", ALL)
-def test_on_another_alias(use):
+def test_primitive_on_another_alias_leaves_the_default_alone(use):
     use("other")
     assert not FencedLock.objects.exists()
     assert connections["default"].in_atomic_block is False
 
 
 @pytest.mark.parametrize("use", [permit, read_and_write, lead, split, settle, count_down])
-def test_in_a_tenants_schema(use, tenants, observer):
+def test_primitive_in_a_tenants_schema_writes_there_only(use, tenants, observer):
     """Rows go to the tenant's tables, and what one tenant has done is not done for another."""
     for schema in ("acme", "globex"):
         tenants(schema)
@@ -138,7 +139,7 @@ def test_in_a_tenants_schema(use, tenants, observer):
     assert rows == [0, 0, 0, 0]
 
 
-def test_another_tenants_read_write_lock_is_another_lock(tenants):
+def test_read_write_lock_of_another_tenant_is_another_lock(tenants):
     """Without a namespace only the schema tells which of two locks of one name a lease is of."""
     catalogue = fenced_rwlock("catalogue")
     tenants("acme")

@@ -35,13 +35,13 @@ def refusal(*arguments, **more):
 class TestSemaphore:
     PERMITS = ("run", "--semaphore", "render", "--permits", "2")
 
-    def test_the_command_holds_a_permit(self, capfd):
+    def test_command_holds_a_permit(self, capfd):
         assert call(*self.PERMITS, command=("sh", "-c", "echo $DBLOCK_LOCK $DBLOCK_TOKEN")) == 0
         token = FencedLock.objects.get(name="render~semaphore", slot=0).token
         assert capfd.readouterr().out == f"render~semaphore {token}\n"
         assert held("render~semaphore") == []
 
-    def test_75_if_every_permit_is_taken(self):
+    def test_busy_permits_are_status_75(self):
         permits = fenced_semaphore("render", permits=2, ttl=30)
         with permits, permits:
             assert refusal(*self.PERMITS).returncode == 75
@@ -63,21 +63,21 @@ class TestSemaphore:
             ("--semaphore", "model:no.Such:1", "--permits", "2"),
         ],
     )
-    def test_usage(self, arguments):
+    def test_wrong_arguments_are_refused(self, arguments):
         assert refusal("run", *arguments).returncode in (1, 2)
 
 
 class TestOncePer:
     JOB = ("run", "--once-per", "day", "--key", "settlement", "--tz", "UTC")
 
-    def test_once_and_a_line_if_it_is_done(self, capsys, tmp_path):
+    def test_second_run_in_a_period_only_says_that_it_is_done(self, capsys, tmp_path):
         command = ("sh", "-c", f"echo x >> {tmp_path}/runs")
         assert call(*self.JOB, command=command) == 0
         assert call(*self.JOB, command=command) == 0
         assert (tmp_path / "runs").read_text() == "x\n"
         assert "settlement is done for 20" in capsys.readouterr().out
 
-    def test_a_command_that_failed_is_due_again(self, tmp_path):
+    def test_failed_command_is_due_again(self, tmp_path):
         flag = tmp_path / "flag"
         command = ("sh", "-c", f"test -e {flag}")
         assert call(*self.JOB, command=command) == 1
@@ -86,7 +86,7 @@ class TestOncePer:
         flag.unlink()
         assert call(*self.JOB, command=command) == 0  # done
 
-    def test_it_is_the_same_record_as_that_of_the_decorator(self):
+    def test_command_and_decorator_share_a_record(self):
         ran = []
         job = once_per("day", key="settlement", tz="UTC")(ran.append)
         assert call(*self.JOB) == 0
@@ -94,7 +94,7 @@ class TestOncePer:
         assert ran == []
         assert missed("settlement", per="day", since=job.period().start, tz="UTC") == []
 
-    def test_a_run_that_lost_its_lock_records_nothing(self, observer):
+    def test_run_that_lost_its_lock_records_nothing(self, observer):
         name = "once_per:settlement:day"
         end = (
             "import os, psycopg; c = psycopg.connect(os.environ['URL'], autocommit=True);"
@@ -111,7 +111,7 @@ class TestOncePer:
         assert error.returncode == 79
         assert call(*self.JOB, command=("false",)) == 1  # it is due
 
-    def test_a_success_that_cannot_be_recorded_is_no_success(self, monkeypatch):
+    def test_success_that_cannot_be_recorded_is_status_125(self, monkeypatch):
         def record(*_):
             raise OperationalError("gone")
 
@@ -122,7 +122,7 @@ class TestOncePer:
         assert "could not be recorded: gone. It is due again." in str(error)
         assert call(*self.JOB, command=("false",)) == 1  # it is due
 
-    def test_a_lock_that_cannot_be_given_back_is_logged(self, monkeypatch, caplog):
+    def test_lock_that_cannot_be_released_is_logged(self, monkeypatch, caplog):
         def release(*_, **more):
             raise OperationalError("gone")
 
@@ -134,14 +134,14 @@ class TestOncePer:
 
 
 class TestLead:
-    def test_the_commands_status_and_what_it_knows(self, capfd):
+    def test_command_gets_the_name_and_its_status_is_returned(self, capfd):
         shown = ("sh", "-c", "echo $DBLOCK_LOCK; exit 7")
         assert call("lead", "scheduler", "--ttl", "20", command=shown) == 7
         assert capfd.readouterr().out == "scheduler~leader\n"
         assert leader("scheduler") is None
         assert call("lead", "scheduler") == 0
 
-    def test_the_ready_file_exists_exactly_while_it_leads(self, tmp_path, capfd):
+    def test_ready_file_exists_only_during_the_term(self, tmp_path, capfd):
         path = tmp_path / "ready"
         path.write_text("left by a process that was killed")
         command = ("sh", "-c", f"cat {path}")
@@ -150,7 +150,7 @@ class TestLead:
         assert capfd.readouterr().out == f"{token}\n"
         assert not path.exists()
 
-    def test_after_a_loss_it_campaigns_again(self, tmp_path, capsys):
+    def test_lost_leader_campaigns_again(self, tmp_path, capsys):
         """The first command ends its own term, the second one finds that and succeeds."""
         from tests.conftest import conninfo
 
@@ -172,7 +172,7 @@ class TestLead:
             del os.environ["URL"]
         assert "Campaigning again." in capsys.readouterr().out
 
-    def test_a_signal_after_a_loss_ends_the_campaign(self, tmp_path):
+    def test_signal_after_a_loss_ends_the_campaign(self, tmp_path):
         """The command takes its own lease away; asked to end, it asks the leader to end too."""
         from tests.conftest import conninfo
 
@@ -195,7 +195,7 @@ class TestLead:
         finally:
             del os.environ["URL"]
 
-    def test_it_waits_for_a_database_that_is_away(self, monkeypatch, capsys):
+    def test_candidate_waits_for_an_unreachable_database(self, monkeypatch, capsys):
         original, errors = store.acquire, [OperationalError("gone")]
 
         def acquire(*arguments):
@@ -208,7 +208,7 @@ class TestLead:
         assert call("lead", "scheduler") == 0
         assert "Campaigning again." in capsys.readouterr().out
 
-    def test_a_signal_while_it_waits_for_the_database(self, monkeypatch):
+    def test_signal_ends_the_wait_for_the_database(self, monkeypatch):
         def acquire(*_):
             os.kill(os.getpid(), signal.SIGTERM)
             raise OperationalError("gone")
@@ -219,21 +219,21 @@ class TestLead:
     @pytest.mark.parametrize(
         "arguments", [("",), ("a", "--ttl", "0"), ("a", "--ttl", "x"), ("int:x",)]
     )
-    def test_usage(self, arguments):
+    def test_wrong_arguments_are_refused(self, arguments):
         assert refusal("lead", *arguments).returncode in (1, 2)
 
     @pytest.mark.parametrize("path", [".", "no-such-directory/ready"])
-    def test_a_ready_file_that_cannot_be_used(self, path, tmp_path):
+    def test_unusable_ready_file_is_status_125(self, path, tmp_path):
         error = refusal("lead", "scheduler", "--ready-file", str(tmp_path / path))
         assert error.returncode == 125
         assert "Nothing was run: --ready-file" in str(error)
         assert leader("scheduler") is None
 
-    def test_a_command_that_is_not_there(self):
+    def test_missing_command_is_status_127(self):
         assert refusal("lead", "scheduler", command=("/no/such/command",)).returncode == 127
         assert leader("scheduler") is None
 
-    def test_without_process_groups(self, monkeypatch):
+    def test_missing_process_groups_are_status_125(self, monkeypatch):
         monkeypatch.delattr(os, "killpg")
         assert refusal("lead", "scheduler").returncode == 125
 

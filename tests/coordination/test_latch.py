@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.cache import caches
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
@@ -27,7 +28,7 @@ def imported(parties=3):
 
 
 class TestParts:
-    def test_it_opens_with_the_last_part(self, statements):
+    def test_latch_opens_with_the_last_part(self, statements):
         done = imported()
         assert repr(done) == "<latch import:7 parties=3>"
         for number in range(3):
@@ -43,7 +44,7 @@ class TestParts:
             assert not done.count_down(1)
         assert len(sent) == 1
 
-    def test_a_part_counts_once(self):
+    def test_part_counts_once(self):
         done = imported(2)
         assert done.count_down("a")
         assert not done.count_down("a")
@@ -83,7 +84,7 @@ class TestParts:
             Counter.objects.create(name="goes on")
         assert Counter.objects.exists()
 
-    def test_parts_with_names(self):
+    def test_named_parts_are_told_apart_from_missing_ones(self):
         done = imported(["a", "b", 3])
         assert done.parties == 3
         done.count_down("b")
@@ -95,7 +96,7 @@ class TestParts:
         done.count_down(3)
         assert done.done
 
-    def test_without_names_nobody_knows_which_are_missing(self):
+    def test_missing_parts_without_names_are_unknown(self):
         with pytest.raises(TypeError, match="number of parties"):
             _ = imported(2).waiting_for
 
@@ -105,7 +106,7 @@ class TestParts:
         settings.DBLOCK_NAMESPACE = "acme"
         assert not imported(1).done
 
-    def test_reset(self):
+    def test_reset_closes_the_latch_again(self):
         done = imported(1)
         done.count_down("a")
         assert done.reset() == 1
@@ -121,31 +122,32 @@ class TestParts:
             (True, TypeError),
         ],
     )
-    def test_bad_parties_before_any_sql(self, parties, error, statements):
+    def test_wrong_parties_are_refused_before_sql(self, parties, error, statements):
         with statements() as sent, pytest.raises(error):
             imported(parties)
         assert len(sent) == 0
 
 
 class TestTransactions:
-    def test_a_part_that_rolled_back_has_not_counted(self):
+    def test_rolled_back_part_does_not_count(self):
         done = imported(1)
         with pytest.raises(ZeroDivisionError), transaction.atomic():
             done.count_down("a")
             raise ZeroDivisionError
         assert not done.done
 
-    def test_twin_a_counter_counts_what_rolled_back_elsewhere(self):
-        """The negative twin: a count beside the transaction, as Redis keeps it, opens early."""
-        count = [1]
+    def test_negative_twin_cache_counts_a_rolled_back_part(self):
+        """A count beside the transaction, as Redis keeps it, opens early."""
+        caches["default"].set("parts-missing", 1)
         with pytest.raises(ZeroDivisionError), transaction.atomic():
             Counter.objects.create(name="part")
-            count[0] -= 1
+            caches["default"].decr("parts-missing")
             raise ZeroDivisionError
-        assert count == [0]
+        assert caches["default"].get("parts-missing") == 0
         assert not Counter.objects.exists()
+        caches["default"].clear()
 
-    def test_no_waiting_in_a_transaction(self):
+    def test_wait_in_a_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(TransactionManagementError, match="own parts"):
             imported().wait(timeout=1)
 
@@ -164,7 +166,7 @@ class TestTransactions:
 
 
 class TestWaiting:
-    def test_in_vain(self):
+    def test_timeout_tells_how_many_parts_are_missing(self):
         done = imported(3)
         done.count_down("a")
         with pytest.raises(LockTimeout, match="2 of 3 parts that are missing") as caught:
@@ -177,11 +179,11 @@ class TestWaiting:
         assert "dblock list" not in str(copy)
 
     @pytest.mark.parametrize("timeout", [-1, "1", float("nan")])
-    def test_timeouts(self, timeout):
+    def test_wrong_timeout_is_refused(self, timeout):
         with pytest.raises(ValueError, match="timeout"):
             imported().wait(timeout=timeout)
 
-    def test_async(self):
+    def test_async_wait_ends_with_the_last_part(self):
         async def wait():
             await imported(1).wait_async(timeout=None)
             return "open"
@@ -210,7 +212,7 @@ class TestWaiting:
             async_to_sync(wait)()
 
     @pytest.mark.processes
-    def test_it_opens_at_the_commit(self, observer):
+    def test_latch_opens_at_the_commit(self, observer):
         with process(count_slowly) as part:
             assert part.receive() == "counted"
             with process(wait) as waiter:
@@ -220,7 +222,7 @@ class TestWaiting:
                 assert waiter.receive() == "open"
 
     @pytest.mark.processes
-    def test_a_part_whose_process_died_has_not_counted(self, observer):
+    def test_part_of_a_dead_process_does_not_count(self, observer):
         with process(count_slowly) as part:
             assert part.receive() == "counted"
             part.kill()
@@ -280,17 +282,17 @@ class TestPurge:
         )
         latch("half", parties=2).count_down("b")
 
-    def test_a_latch_goes_as_a_whole(self):
+    def test_latch_is_purged_as_a_whole(self):
         assert purge_latches() == 2
         names = LatchPart.objects.order_by("pk").values_list("latch", flat=True)
         assert list(names) == ["fresh", "half", "half"]
         assert str(LatchPart.objects.first()) == "fresh: a"
 
-    def test_not_before_an_hour(self):
+    def test_idle_time_below_an_hour_is_refused(self):
         with pytest.raises(ValueError, match="hour"):
             purge_latches(idle=60)
 
-    def test_the_command(self, capsys):
+    def test_purge_command_counts_and_removes_latches(self, capsys):
         call_command("dblock", "purge", "--kind", "latches", "--json", "--dry-run")
         assert json.loads(capsys.readouterr().out) == {"latches": {"idle": 2, "removed": 0}}
         call_command("dblock", "purge", "--kind", "latches")

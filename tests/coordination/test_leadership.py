@@ -35,7 +35,7 @@ def campaign(**more):
     return leadership("scheduler", **{"ttl": 30, **more})
 
 
-def test_a_term_is_a_lease_that_ends_with_the_body():
+def test_term_is_a_lease_that_ends_with_the_body():
     for term in campaign(metadata={"version": 3}):
         assert held(NAME) == [0]
         found = leader("scheduler")
@@ -50,7 +50,7 @@ def test_a_term_is_a_lease_that_ends_with_the_body():
     assert leader("scheduler") is None
 
 
-def test_the_end_of_the_body_campaigns_again_with_a_greater_token():
+def test_each_term_of_a_loop_has_a_greater_token():
     tokens = []
     for term in campaign():
         tokens.append(term.token)
@@ -59,7 +59,7 @@ def test_the_end_of_the_body_campaigns_again_with_a_greater_token():
     assert tokens == sorted(set(tokens))
 
 
-def test_an_error_in_the_body_resigns_and_comes_out():
+def test_error_in_the_body_resigns_and_propagates():
     with pytest.raises(ZeroDivisionError):
         for _term in campaign():
             raise ZeroDivisionError
@@ -76,13 +76,16 @@ def test_return_resigns():
     assert held(NAME) == []
 
 
-def test_it_is_independent_of_a_lock_on_the_same_key():
+def test_leadership_is_independent_of_a_lock_on_the_same_key():
+    elected = []
     with fenced_lock("scheduler", ttl=30):
-        for _term in campaign():
+        for term in campaign():
+            elected.append(term)
             break
+    assert len(elected) == 1
 
 
-def test_a_leader_that_lost_its_term_campaigns_again(observer):
+def test_leader_that_lost_its_term_campaigns_again(observer):
     terms = []
     for term in campaign():
         with term:
@@ -96,7 +99,7 @@ def test_a_leader_that_lost_its_term_campaigns_again(observer):
     assert not Counter.objects.exists()
 
 
-def test_without_with_the_loss_comes_out(observer):
+def test_loss_outside_the_terms_block_propagates(observer):
     with pytest.raises(LockLost):
         for term in campaign():
             expire(observer, NAME)
@@ -104,7 +107,7 @@ def test_without_with_the_loss_comes_out(observer):
                 pass
 
 
-def test_a_leader_whose_thread_has_ended_is_replaced():
+def test_leader_whose_thread_has_ended_expires():
     """Nobody can end the body of the loop any more, so nobody would ever resign."""
     terms = iter(campaign(ttl=1.5))
     term = in_a_thread(lambda: next(terms))
@@ -115,7 +118,7 @@ def test_a_leader_whose_thread_has_ended_is_replaced():
     terms.close()
 
 
-def test_anothers_loss_comes_out(observer):
+def test_loss_of_another_lease_propagates(observer):
     with pytest.raises(LockLost, match="other"):
         for term in campaign():
             with term, fenced_lock("other", ttl=30) as lock:
@@ -125,7 +128,7 @@ def test_anothers_loss_comes_out(observer):
 
 
 class TestStop:
-    def test_a_stopped_candidate_never_asks(self, statements):
+    def test_stopped_candidate_sends_nothing(self, statements):
         stop = threading.Event()
         stop.set()
         with statements() as sent:
@@ -133,12 +136,12 @@ class TestStop:
             assert list(campaign(stop=lambda: True)) == []
         assert len(sent) == 0
 
-    def test_what_cannot_tell_to_stop_is_refused(self):
+    def test_wrong_stop_is_refused(self):
         with pytest.raises(TypeError, match="stop must be an event or a callable, not int"):
             campaign(stop=3)
 
     @pytest.mark.parametrize("kind", ["event", "callable"])
-    def test_a_candidate_that_waits_is_stopped_at_once(self, kind, monkeypatch):
+    def test_waiting_candidate_is_stopped_at_once(self, kind, monkeypatch):
         tried, stop = threading.Event(), threading.Event()
 
         def refuse(*_):
@@ -153,7 +156,7 @@ class TestStop:
         stopping.join()
         assert tried.is_set()
 
-    def test_the_end_of_the_body_after_stop_ends_the_loop(self):
+    def test_stop_in_the_body_ends_the_loop(self):
         stop = threading.Event()
         for _term in campaign(stop=stop):
             stop.set()
@@ -161,7 +164,7 @@ class TestStop:
 
 
 class TestWithoutADatabase:
-    def test_a_candidate_goes_on_trying(self, monkeypatch, caplog):
+    def test_candidate_goes_on_trying(self, monkeypatch, caplog):
         original, errors = store.acquire, [OperationalError("gone"), OperationalError("starting")]
 
         def acquire(*arguments):
@@ -175,7 +178,7 @@ class TestWithoutADatabase:
             break
         assert caplog.text.count("trying again") == 2
 
-    def test_stopped_meanwhile(self, monkeypatch):
+    def test_stop_ends_the_wait_for_the_database(self, monkeypatch):
         stop = threading.Event()
 
         def acquire(*_):
@@ -185,7 +188,7 @@ class TestWithoutADatabase:
         monkeypatch.setattr(store, "acquire", acquire)
         assert list(campaign(stop=stop)) == []
 
-    def test_stopped_after_it_has_queued(self, monkeypatch, caplog):
+    def test_stop_of_a_queued_candidate_keeps_its_ticket(self, monkeypatch, caplog):
         """Its ticket can't be given back; it expires by itself."""
         stop = threading.Event()
         answers = [store.Refusal(3600, 1, "somebody")] * 2
@@ -209,7 +212,7 @@ class TestWithoutADatabase:
         assert "keeps its place in the queue" in caplog.text
 
     @pytest.mark.django_db
-    def test_in_a_test_case_the_error_comes_out(self, monkeypatch):
+    def test_error_propagates_in_a_testcase(self, monkeypatch):
         def acquire(*_):
             raise OperationalError("gone")
 
@@ -217,22 +220,24 @@ class TestWithoutADatabase:
         with pytest.raises(OperationalError):
             list(campaign())
 
-    def test_a_connection_that_the_server_ended(self, observer):
+    def test_connection_that_the_server_ended_is_replaced(self, observer):
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             [pid] = cursor.fetchone()
         observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+        elected = []
         for term in campaign():
-            assert not term.lost
+            elected.append(term)
             break
+        assert [term.lost for term in elected] == [False]
 
 
-def test_not_in_an_open_transaction():
+def test_open_transaction_is_refused():
     with transaction.atomic(), pytest.raises(OpenTransaction):
         next(iter(campaign()))
 
 
-def test_signals():
+def test_signal_names_kind_and_key():
     heard = []
 
     def hear(signal, sender, **data):
@@ -247,7 +252,7 @@ def test_signals():
     assert heard == [("leader", "scheduler")]
 
 
-def test_statements(statements):
+def test_term_is_two_statements_and_leader_one(statements):
     for _term in campaign():
         break
     with statements() as sent:
@@ -260,7 +265,7 @@ def test_statements(statements):
 
 
 class TestAsync:
-    def test_terms(self):
+    def test_each_async_term_has_a_greater_token(self):
         async def lead():
             tokens = []
             async for term in campaign():
@@ -273,7 +278,7 @@ class TestAsync:
         assert first < second
         assert held(NAME) == []
 
-    def test_a_lost_term_cancels_the_block_and_campaigns_again(self, observer):
+    def test_lost_term_cancels_the_block_and_campaigns_again(self, observer):
         async def lead():
             terms = []
             async for term in campaign(ttl=30):
@@ -287,7 +292,7 @@ class TestAsync:
 
         assert async_to_sync(lead)() == [True, False]
 
-    def test_a_loss_noticed_at_the_end_of_the_block(self):
+    def test_loss_noticed_at_the_end_campaigns_again(self):
         async def lead():
             terms = 0
             async for term in campaign():
@@ -300,7 +305,7 @@ class TestAsync:
 
         assert async_to_sync(lead)() == 2
 
-    def test_a_cancelled_leader_resigns(self):
+    def test_cancelled_leader_resigns(self):
         async def lead():
             async for term in campaign():
                 async with term:
@@ -311,7 +316,7 @@ class TestAsync:
             async_to_sync(lead)()
         assert held(NAME) == []
 
-    def test_cancelled_at_the_end_of_the_block(self):
+    def test_leader_cancelled_at_the_end_of_the_block_resigns(self):
         async def lead():
             async for term in campaign():
                 async with term:
@@ -321,7 +326,7 @@ class TestAsync:
             async_to_sync(lead)()
         assert held(NAME) == []
 
-    def test_another_error_comes_out(self):
+    def test_other_error_propagates(self):
         async def lead():
             async for term in campaign():
                 async with term:
@@ -331,7 +336,7 @@ class TestAsync:
             async_to_sync(lead)()
 
     @pytest.mark.parametrize("kind", ["asyncio", "threading"])
-    def test_a_candidate_that_waits_is_stopped(self, kind, monkeypatch):
+    def test_waiting_candidate_is_stopped(self, kind, monkeypatch):
         monkeypatch.setattr(store, "acquire", lambda *_: store.Refusal(3600, 1, "somebody"))
         monkeypatch.setattr("random.uniform", lambda *_: 3600)
 
@@ -343,7 +348,7 @@ class TestAsync:
         assert async_to_sync(lead)() == []
 
     @pytest.mark.parametrize("stop", [None, threading.Event, asyncio.Event])
-    def test_a_candidate_is_woken_when_the_leader_resigns(self, stop, monkeypatch, observer):
+    def test_candidate_is_woken_when_the_leader_resigns(self, stop, monkeypatch, observer):
         """By itself it would look again after a minute."""
         monkeypatch.setattr(acquire, "_SIGN", 60.0)
         terms = iter(campaign())
@@ -364,10 +369,12 @@ class TestAsync:
 
         with queueing.no_listener_is_left():
             resigning = queueing.in_a_thread(resign)
+            began = time.monotonic()
             assert async_to_sync(lead)() > 0
+            assert time.monotonic() - began < 60
             resigning.join()
 
-    def test_a_candidate_goes_on_trying(self, monkeypatch, caplog):
+    def test_candidate_goes_on_trying(self, monkeypatch, caplog):
         original, errors = store.acquire, [OperationalError("gone"), OperationalError("starting")]
 
         def acquire(*arguments):
@@ -385,7 +392,7 @@ class TestAsync:
         assert async_to_sync(lead)() == "elected"
         assert caplog.text.count("trying again") == 2
 
-    def test_a_candidate_cancelled_while_it_is_elected_resigns(self, monkeypatch):
+    def test_candidate_cancelled_during_its_election_resigns(self, monkeypatch):
         async def lead():
             task = asyncio.current_task()
             loop = asyncio.get_running_loop()
@@ -447,7 +454,7 @@ class TestAsync:
             async_to_sync(lead)()
         assert held(NAME) == []
 
-    def test_a_candidate_cancelled_while_it_waits_leaves_nothing(self, monkeypatch):
+    def test_candidate_cancelled_while_waiting_holds_nothing(self, monkeypatch):
         async def lead():
             task = asyncio.current_task()
             loop = asyncio.get_running_loop()
@@ -474,7 +481,7 @@ def lead_until_told(channel, ttl=30):
 
 @pytest.mark.processes
 class TestProcesses:
-    def test_a_standby_is_elected_when_the_leader_resigns(self):
+    def test_standby_is_elected_when_the_leader_resigns(self):
         with process(lead_until_told) as first:
             token = first.receive()
             with process(lead_until_told) as second:
@@ -484,7 +491,7 @@ class TestProcesses:
                 second.receive()
             first.receive()
 
-    def test_a_dead_leader_is_replaced_after_its_ttl(self):
+    def test_dead_leader_is_replaced_after_its_ttl(self):
         with process(lead_until_told, 0.5) as first:
             token = first.receive()
             first.kill()

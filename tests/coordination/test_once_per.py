@@ -130,7 +130,7 @@ class TestPeriods:
             ),
         ],
     )
-    def test_golden(self, per, tz, moment, label, start, end):
+    def test_label_start_and_end_of_a_period(self, per, tz, moment, label, start, end):
         period = _Calendar(per, tz).period_of(at(moment))
         assert str(period) == label
         assert (period.start, period.end) == (at(start), at(end))
@@ -165,11 +165,11 @@ class TestPeriods:
             ("day", "UTC", "2026-01-05T00:01Z", "2026-01-07T23:00Z", ["2026-01-06"]),
         ],
     )
-    def test_each_period_that_exists_once(self, per, tz, since, until, labels):
+    def test_each_existing_period_is_listed_once(self, per, tz, since, until, labels):
         found = list(_Calendar(per, tz).periods(at(since), at(until)))
         assert [period.label for period in found] == labels
 
-    def test_every_moment_of_a_year_lies_in_the_period_of_its_label(self):
+    def test_every_moment_of_a_year_lies_in_its_period(self):
         for per in ("day", "hour", "15 min", "week", "month", "6 hours"):
             calendar = _Calendar(per, VIENNA)
             moment = datetime(2026, 1, 1, tzinfo=UTC)
@@ -183,11 +183,11 @@ class TestPeriods:
         assert _Calendar("day", None).period_of(at("2026-01-01T16:00Z")).label == "2026-01-02"
 
     @pytest.mark.parametrize("per", ["7 min", "0 min", "daily", "1 min ", "25 hours", ""])
-    def test_what_is_no_period(self, per):
+    def test_wrong_period_is_refused(self, per):
         with pytest.raises(ValueError, match="is not a period"):
             once_per(per, key="a")
 
-    def test_arguments_before_any_sql(self, statements):
+    def test_wrong_arguments_are_refused_before_sql(self, statements):
         with statements() as sent:
             with pytest.raises(TypeError, match="callable"):
                 once_per(7, key="a")
@@ -220,7 +220,7 @@ def job(**more):
 
 
 class TestRuns:
-    def test_once_in_a_period_and_again_in_the_next(self, monkeypatch):
+    def test_job_runs_once_in_a_period_and_again_in_the_next(self, monkeypatch):
         settle = job()
         times = iter(map(at, ["2026-01-01T10:00Z", "2026-01-01T23:59:59Z", "2026-01-02T00:00Z"]))
         monkeypatch.setattr(once_per, "now", lambda self: next(times))
@@ -230,20 +230,20 @@ class TestRuns:
         assert settle.run().state == "ran"
         assert Counter.objects.count() == 2
 
-    def test_it_knows_its_function(self):
+    def test_job_has_name_key_and_period_of_its_function(self):
         settle = job()
         assert isinstance(settle, OncePer)
         assert settle.__name__ == "count"
         assert settle.key == ("settlement",)
         assert settle.period().label == f"{datetime.now(UTC):%Y-%m-%d}"
 
-    def test_ran_and_done(self):
+    def test_second_run_is_done_with_the_same_result(self):
         settle = job()
         first, second = settle.run(), settle.run()
         assert (first.state, second.state) == ("ran", "done")
         assert first.result == second.result
 
-    def test_the_clock_is_the_databases(self, statements):
+    def test_period_is_read_from_the_databases_clock(self, statements):
         with statements() as sent:
             job()()
         assert "clock_timestamp" in sent.captured_queries[0]["sql"]
@@ -251,7 +251,7 @@ class TestRuns:
             job()()
         assert len(sent) == 4  # the clock, BEGIN, the claim that finds the result, COMMIT
 
-    def test_a_run_that_fails_leaves_the_period_due(self):
+    def test_failed_run_leaves_the_period_due(self):
         @once_per("day", key="settlement")
         def settle(period):
             Counter.objects.create(name="half")
@@ -266,7 +266,7 @@ class TestRuns:
         fails = False
         assert settle() == "done"
 
-    def test_twin_set_nx_records_a_run_that_rolled_back(self):
+    def test_negative_twin_set_nx_records_a_rolled_back_run(self):
         """The negative twin: a cache key with SET NX says done, and nothing was done."""
 
         def settle():
@@ -284,7 +284,7 @@ class TestRuns:
         caches["default"].clear()
 
     @pytest.mark.parametrize("is_async", [False, True])
-    def test_a_run_in_progress_inside_the_job_is_its_error(self, is_async):
+    def test_request_in_progress_inside_the_job_is_its_error(self, is_async):
         """Only a run of this job counts as running; the job's own wait for another one failed."""
         busy = in_progress(identity_of(("another job",), None), 1)
 
@@ -302,7 +302,7 @@ class TestRuns:
                 once_per("day", key="settlement")(settle)()
         assert caught.value is busy
 
-    def test_a_callable_names_its_own_periods(self):
+    def test_callable_names_its_own_periods(self):
         @once_per(lambda now: f"shift-{now:%Y}", key="a", keep=timedelta(hours=1))
         def shift(period):
             return period.label
@@ -314,13 +314,13 @@ class TestRuns:
         with pytest.raises(TypeError):
             once_per(lambda now: 1.5, key="a")(count)()
 
-    def test_the_record_outlives_its_period(self):
+    def test_record_outlives_its_period(self):
         once_per("month", key="a", keep=timedelta(seconds=1))(count)()
         row = IdempotencyKey.objects.get()
         end = _Calendar("month", None).period_of(row.created_at).end
         assert row.expires_at >= end
 
-    def test_lease_mode_gets_a_handle(self):
+    def test_job_in_lease_mode_gets_a_handle(self):
         @once_per("day", key="a", mode="lease")
         def call(period, run):
             with run.step("pay") as step:
@@ -329,7 +329,7 @@ class TestRuns:
 
         assert call() == call() == f"paid {call.period()}"
 
-    def test_async(self):
+    def test_async_job_runs_once(self):
         @once_per("day", key="a", mode="lease")
         async def call(period, run):
             return f"async {period}"
@@ -340,7 +340,7 @@ class TestRuns:
 
 
 class TestMissed:
-    def test_periods_without_a_finished_run(self, monkeypatch):
+    def test_periods_without_a_finished_run_are_missed(self, monkeypatch):
         monkeypatch.setattr(once_per, "now", lambda self: at("2026-01-05T10:00Z"))
         settle = job(keep=30)
         settle.run_for(date(2026, 1, 2))
@@ -359,7 +359,7 @@ class TestMissed:
         settings.DBLOCK_NAMESPACE = "acme"
         assert len(job().missed(since=date(2026, 1, 1))) == 1
 
-    def test_two_statements(self, statements):
+    def test_missed_is_at_most_two_statements(self, statements):
         with statements() as sent:
             missed("settlement", per="day", since=datetime.now(UTC) - timedelta(days=3))
         assert len(sent) == 2
@@ -367,27 +367,29 @@ class TestMissed:
             assert missed("settlement", per="day", since=datetime.now(UTC)) == []
         assert len(sent) == 1
 
-    def test_what_was_forgotten_is_not_called_missed(self):
+    def test_since_before_the_retention_is_refused(self):
         with pytest.raises(ValueError, match="longer ago than keep"):
             job(keep=3).missed(since=datetime.now(UTC) - timedelta(days=4))
 
-    def test_a_naive_moment_is_no_moment(self):
+    def test_naive_moment_is_refused(self):
         with pytest.raises(ValueError, match="no time zone"):
             missed("settlement", per="day", since=datetime(2026, 1, 1))
 
-    def test_a_text_is_neither_a_moment_nor_a_day(self):
+    def test_text_instead_of_a_moment_is_refused(self):
         with pytest.raises(TypeError, match="neither an aware datetime nor a date"):
             missed("settlement", per="day", since="2026-01-01")
         with pytest.raises(TypeError, match="neither an aware datetime nor a date"):
             job().run_for("2026-01-01")
 
-    def test_a_callables_periods_are_unknown(self):
+    def test_missed_periods_of_a_callable_are_refused(self):
         with pytest.raises(TypeError, match="callable"):
             missed("settlement", per=str, since=date(2026, 1, 1))
 
-    def test_a_day_begins_in_djangos_time_zone(self):
-        today = datetime.now(UTC).date() - timedelta(days=2)
-        assert missed("a", per="day", since=today)
+    def test_day_begins_in_djangos_time_zone(self, monkeypatch, settings):
+        settings.TIME_ZONE = "Asia/Tokyo"
+        monkeypatch.setattr(once_per, "now", lambda self: at("2026-01-03T10:00Z"))
+        [period] = missed("a", per="day", since=date(2026, 1, 2))
+        assert (period.start, period.end) == (at("2026-01-01T15:00Z"), at("2026-01-02T15:00Z"))
 
 
 def settle_slowly(channel):
@@ -448,7 +450,7 @@ class TestCrashes:
         assert seen.count("before COMMIT") == seen.count("after COMMIT") == 1
         assert len(seen) > 4
 
-    def test_twin_record_apart_from_the_settlement_settles_twice(self, observer):
+    def test_negative_twin_separate_record_settles_twice(self, observer):
         stops, settled = 0, []
         while crash_at(stops, "SIGKILL", observer, settle_apart) is not None:
             settle_at_once("next")
@@ -461,7 +463,7 @@ class TestCrashes:
 
 @pytest.mark.processes
 class TestProcesses:
-    def test_while_another_runs_it_a_call_returns_none(self):
+    def test_call_during_another_run_returns_none(self):
         with process(settle_slowly) as other:
             assert other.receive() == "runs"
             assert settle_at_once() is None
@@ -469,21 +471,21 @@ class TestProcesses:
             assert other.receive() == "slowly"
         assert settle_at_once() == "slowly"
 
-    def test_an_async_call_too(self):
+    def test_async_call_during_another_run_reports_running(self):
         with process(settle_slowly) as other:
             assert other.receive() == "runs"
             assert settle_async().state == "running"
             other.send("go on")
             other.receive()
 
-    def test_who_waits_takes_over_from_the_dead(self):
+    def test_waiter_takes_over_from_a_dead_run(self):
         with process(settle_slowly) as other:
             assert other.receive() == "runs"
             other.signal(signal.SIGKILL)
             assert settle_at_once(wait=60) == "at once"
         assert Counter.objects.count() == 1
 
-    def test_ten_pods_one_run(self):
+    def test_five_pods_make_one_run(self):
         results = race(5, settle_at_once, 60)
         assert results == ["at once"] * 5
         assert Counter.objects.count() == 1

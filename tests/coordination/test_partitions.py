@@ -56,19 +56,19 @@ class TestPartitionOf:
             (b"\x00", 23, 223),
         ],
     )
-    def test_golden(self, key, at_64, at_1000):
+    def test_partition_of_a_key_is_fixed(self, key, at_64, at_1000):
         assert (partition_of(key, 64), partition_of(key, 1000)) == (at_64, at_1000)
 
     def test_equal_keys_are_in_one_partition(self):
         assert partition_of(Decimal("1.50"), 64) == partition_of(Decimal("1.5"), 64)
         assert partition_of("a", 64) == partition_of(("a",), 64)
 
-    def test_a_namespace_changes_nothing(self, settings):
+    def test_namespace_does_not_change_the_partition(self, settings):
         before = partition_of("order-1", 10_000)
         settings.DBLOCK_NAMESPACE = "acme"
         assert partition_of("order-1", 10_000) == before
 
-    def test_they_are_spread(self):
+    def test_keys_are_spread_over_the_partitions(self):
         found = [partition_of(number, 16) for number in range(16_000)]
         assert all(900 < found.count(number) < 1100 for number in range(16))
 
@@ -76,13 +76,13 @@ class TestPartitionOf:
         ("count", "error"),
         [(0, ValueError), (10_001, ValueError), (True, TypeError), (1.0, TypeError)],
     )
-    def test_counts(self, count, error):
+    def test_wrong_count_is_refused(self, count, error):
         with pytest.raises(error):
             partition_of("a", count)
 
 
 class TestOneWorker:
-    def test_owns_all_and_leaves_nothing(self):
+    def test_single_worker_owns_all_and_releases_all(self):
         with outbox() as mine:
             assert [part.number for part in mine] == [0, 1, 2, 3]
             assert mine.numbers == (0, 1, 2, 3)
@@ -94,14 +94,14 @@ class TestOneWorker:
             assert FencedLock.objects.get(name=WORKERS, slot=0).metadata == {"count": 4}
         assert held(PARTS) == held(WORKERS) == []
 
-    def test_a_pass_begins_after_the_last_one_that_was_used(self):
+    def test_pass_begins_after_the_last_used_partition(self):
         with outbox() as mine:
             for part in mine:
                 if part.number == 1:
                     break
             assert [part.number for part in mine] == [2, 3, 0, 1]
 
-    def test_its_guard(self, observer):
+    def test_lost_partition_writes_nothing_under_guard(self, observer):
         with outbox() as mine:
             for part in mine:
                 with part, part.guard():
@@ -111,7 +111,7 @@ class TestOneWorker:
             assert mine.numbers == (0, 1, 2)
         assert set(Counter.objects.values_list("name", flat=True)) == {"0", "1", "2"}
 
-    def test_a_loss_comes_out_without_with(self, observer):
+    def test_loss_outside_the_partitions_block_propagates(self, observer):
         with pytest.raises(LockLost), outbox() as mine:
             expire(observer, PARTS)
             for part in mine:
@@ -119,14 +119,14 @@ class TestOneWorker:
                     pass
         assert held(PARTS) == []
 
-    def test_a_lost_partition_is_taken_again(self, observer):
+    def test_lost_partition_is_taken_again(self, observer):
         with outbox() as mine:
             mine._owned[1].trust.lose("lost for the test")
             expire(observer, PARTS, slot=1)
             mine.balance()
             assert mine.numbers == (0, 1, 2, 3)
 
-    def test_a_partition_that_expired_unnoticed_and_is_taken_again(self, observer):
+    def test_partition_expired_unnoticed_is_taken_again(self, observer):
         """The old lease is lost, and is not renewed any more."""
         with outbox() as mine:
             old = mine._owned[0]
@@ -140,7 +140,7 @@ class TestOneWorker:
             mine.balance()
             assert mine.numbers == (0, 1, 2, 3)
 
-    def test_a_worker_that_lost_its_registration_begins_anew(self, observer):
+    def test_worker_that_lost_its_registration_registers_again(self, observer):
         with outbox() as mine:
             tokens = [part.token for part in mine]
             expire(observer, WORKERS)
@@ -150,7 +150,7 @@ class TestOneWorker:
             mine.balance()
             assert [part.token for part in mine] > tokens
 
-    def test_statements(self, statements):
+    def test_join_is_five_statements_and_a_pass_none(self, statements):
         with outbox():
             pass
         with statements() as sent:
@@ -163,11 +163,11 @@ class TestOneWorker:
             assert list(mine)
         assert len(sent) == 1  # looking at what is owned sends nothing
 
-    def test_independent_of_a_semaphore_on_the_same_key(self):
+    def test_partitions_are_independent_of_a_semaphore(self):
         with fenced_semaphore("outbox", permits=1, ttl=30), outbox(1) as mine:
             assert len(mine) == 1
 
-    def test_signals(self):
+    def test_signals_report_worker_and_partitions(self):
         heard = []
 
         def hear(signal, sender, **data):
@@ -188,7 +188,7 @@ class TestOneWorker:
             (signals.lock_released, "worker"),
         ]
 
-    def test_one_object_may_be_entered_again(self):
+    def test_one_object_entered_twice_is_two_workers(self):
         block = outbox(2)
         with block as one, block as two:
             one.balance()
@@ -196,7 +196,7 @@ class TestOneWorker:
             assert one.numbers == (0,)
             assert two.numbers == (1,)
 
-    def test_left_in_another_order(self):
+    def test_blocks_left_in_another_order_are_released(self):
         one, two = outbox(2), partitions("other", count=1, ttl=30)
         one.__enter__()
         two.__enter__()
@@ -204,7 +204,7 @@ class TestOneWorker:
         assert held(PARTS) == []
         two.__exit__(None, None, None)
 
-    def test_it_stays_in_the_schema_where_it_was_entered(self, observer):
+    def test_worker_stays_in_the_schema_of_its_entry(self, observer):
         """The body may change the search path, as a loop over tenants does."""
         with outbox() as mine, connection.cursor() as cursor:
             cursor.execute("SET search_path TO pg_temp")
@@ -218,11 +218,11 @@ class TestOneWorker:
             finally:
                 cursor.execute("RESET search_path")
 
-    def test_never_entered(self):
+    def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match="0 blocks"):
             outbox().__exit__(None, None, None)
 
-    def test_left_in_another_thread(self):
+    def test_exit_in_another_thread_releases(self):
         """Else its leases would be renewed for as long as this process lives."""
         block = outbox()
         in_a_thread(block.__enter__)
@@ -230,7 +230,7 @@ class TestOneWorker:
         block.__exit__(None, None, None)
         assert held(PARTS) == held(WORKERS) == []
 
-    def test_a_generator_closed_in_another_thread(self):
+    def test_generator_closed_in_another_thread_releases(self):
         def work():
             with outbox() as mine:
                 yield mine
@@ -240,7 +240,7 @@ class TestOneWorker:
         assert in_a_thread(generator.close) is None
         assert held(PARTS) == held(WORKERS) == []
 
-    def test_a_thread_that_ended_without_leaving_it(self):
+    def test_partitions_of_an_ended_thread_expire(self):
         """Nobody handles the partitions, so they must go to another worker."""
         mine = in_a_thread(outbox(ttl=1.5).__enter__)
         assert len(mine) == 4
@@ -251,7 +251,7 @@ class TestOneWorker:
 class TestTwoWorkers:
     """Both in one process, each balanced when the test says so."""
 
-    def test_a_newcomer_gets_its_share_and_gives_it_back(self):
+    def test_newcomer_gets_its_share_and_gives_it_back(self):
         with outbox(5) as one:
             with outbox(5) as two:
                 assert (len(one), len(two)) == (5, 0)
@@ -262,14 +262,14 @@ class TestTwoWorkers:
             one.balance()
             assert len(one) == 5
 
-    def test_more_workers_than_partitions(self):
+    def test_worker_without_a_partition_gets_an_empty_pass(self):
         with outbox(1) as one, outbox(1) as two:
             one.balance()
             two.balance()
             assert (len(one), len(two)) == (1, 0)
             assert list(two) == []
 
-    def test_what_is_in_use_stays(self):
+    def test_partition_in_use_is_not_given_up(self):
         with outbox(2) as one, outbox(2) as two:
             for part in one:
                 if part.number == 1:
@@ -279,7 +279,7 @@ class TestTwoWorkers:
                     assert two.numbers == (0,)
                     break
 
-    def test_between_two_uses_it_is_given_up(self):
+    def test_partition_is_given_up_between_two_uses(self):
         with outbox(2) as one, outbox(2):
             used = []
             for part in one:
@@ -288,7 +288,7 @@ class TestTwoWorkers:
             assert used == [0]
             assert one.numbers == (0,)
 
-    def test_a_frozen_workers_partitions_go_to_the_others(self, observer):
+    def test_partitions_of_a_frozen_worker_go_to_the_others(self, observer):
         with outbox(4) as frozen, outbox(4) as other:
             frozen.balance()
             other.balance()
@@ -302,21 +302,21 @@ class TestTwoWorkers:
                     with part.guard():
                         pytest.fail("two owners")
 
-    def test_another_count_is_refused(self):
+    def test_different_count_is_refused(self):
         with outbox(4), pytest.raises(ValueError, match="into 4 partitions, this one into 8"):
             outbox(8).__enter__()
         assert held(WORKERS) == []
 
 
 class TestWaiting:
-    def test_owning_nothing_an_iteration_pauses(self, monkeypatch):
+    def test_pass_of_a_worker_owning_nothing_pauses(self, monkeypatch):
         slept = []
         monkeypatch.setattr(time, "sleep", slept.append)
         with outbox(1), outbox(1) as two:
             assert list(two) == []
         assert 0 < slept[0] <= 0.5
 
-    def test_all_slots_locked_just_now(self, monkeypatch):
+    def test_balance_takes_nothing_while_all_slots_are_locked(self, monkeypatch):
         with outbox(1) as mine:
             mine._give_up(1)
             monkeypatch.setattr(slots, "acquire_slots", lambda *_, **__: None)
@@ -324,14 +324,14 @@ class TestWaiting:
             assert len(mine) == 0
             monkeypatch.undo()
 
-    def test_no_room_for_another_worker(self, monkeypatch):
+    def test_too_many_workers_are_refused(self, monkeypatch):
         monkeypatch.setattr(slots, "acquire_slots", lambda *_, **__: Refusal(1, 1, "somebody"))
         with pytest.raises(RuntimeError, match="10000 workers"):
             outbox().__enter__()
 
 
 class TestErrors:
-    def test_not_in_an_open_transaction(self):
+    def test_open_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):
             outbox().__enter__()
 
@@ -343,12 +343,12 @@ class TestErrors:
             ({"metadata": []}, TypeError),
         ],
     )
-    def test_arguments_before_any_sql(self, arguments, error, statements):
+    def test_wrong_arguments_are_refused_before_sql(self, arguments, error, statements):
         with statements() as sent, pytest.raises(error):
             outbox(**arguments)
         assert len(sent) == 0
 
-    def test_a_release_that_fails(self, monkeypatch, caplog):
+    def test_failed_release_raises_or_is_logged(self, monkeypatch, caplog):
         def fail(*_, **__):
             raise OperationalError("gone")
 
@@ -369,7 +369,7 @@ class TestErrors:
 
 
 class TestAsync:
-    def test_a_pass(self):
+    def test_async_pass_visits_each_partition(self):
         async def work():
             async with outbox(3) as mine:
                 first = [part.number async for part in mine]
@@ -379,7 +379,7 @@ class TestAsync:
         assert async_to_sync(work)() == ([0, 1, 2], [0, 1, 2])
         assert held(PARTS) == []
 
-    def test_owning_nothing(self):
+    def test_async_pass_of_a_worker_owning_nothing_is_empty(self):
         async def work():
             async with outbox(1), outbox(1) as two:
                 two._give_up(1)
@@ -387,7 +387,7 @@ class TestAsync:
 
         assert async_to_sync(work)() == []
 
-    def test_a_lost_partition_is_passed_over(self):
+    def test_async_pass_skips_a_lost_partition(self):
         async def work():
             async with outbox(2) as mine:
                 mine._owned[0].trust.lose("lost for the test")
@@ -396,7 +396,7 @@ class TestAsync:
         assert async_to_sync(work)() == [1]
 
     @pytest.mark.parametrize("when", ["joining", "balancing", "leaving"])
-    def test_cancelled(self, when, monkeypatch):
+    def test_cancelled_worker_releases_everything(self, when, monkeypatch):
         async def work():
             task, loop = asyncio.current_task(), asyncio.get_running_loop()
 
@@ -434,7 +434,7 @@ def work(channel, count, ttl):
 
 
 @pytest.mark.processes
-def test_a_dead_workers_partitions_are_owned_again(observer):
+def test_partitions_of_a_dead_worker_are_owned_again(observer):
     with process(work, 6, 2) as one, process(work, 6, 2) as two:
         one.receive()
         two.receive()

@@ -78,7 +78,7 @@ class TestExclusion:
             leave(second)
         assert held(NAME) == []
 
-    def test_a_writer_keeps_everybody_out(self):
+    def test_writer_keeps_everybody_out(self):
         with lock().write(ttl=30):
             assert held(NAME) == [0]
             assert not is_free_for("read")
@@ -86,12 +86,12 @@ class TestExclusion:
         assert is_free_for("read")
         assert is_free_for("write")
 
-    def test_a_reader_keeps_writers_out(self):
+    def test_reader_keeps_writers_out(self):
         with lock().read(ttl=30):
             assert not is_free_for("write")
             assert is_free_for("read")
 
-    def test_a_dead_writer_is_replaced(self, observer):
+    def test_dead_writer_is_replaced_after_its_expiry(self, observer):
         with other("write") as writer:
             entered(writer)
             writer.kill()
@@ -100,24 +100,24 @@ class TestExclusion:
             assert is_free_for("read")
             assert is_free_for("write")
 
-    def test_a_writers_guard_outlasts_its_lease(self, observer):
+    def test_guard_of_a_writer_outlasts_its_lease(self, observer):
         with lock().write(ttl=30) as lease:
             with lease.guard():
                 expire(observer, NAME)
                 assert not is_free_for("read")
                 assert not is_free_for("write")
 
-    def test_a_readers_guard_outlasts_its_lease(self, observer):
+    def test_guard_of_a_reader_outlasts_its_lease(self, observer):
         with lock().read(ttl=30) as lease:
             with lease.guard():
                 expire(observer, NAME)
                 assert not is_free_for("write")
                 assert is_free_for("read")
 
-    def test_a_stale_reader_commits_nothing(self, observer):
+    def test_stale_reader_commits_nothing(self, observer):
         with pytest.raises(LockLost), lock().read(ttl=30) as lease:
             expire(observer, NAME)
-            assert race(3, attempt, "read")
+            assert race(3, attempt, "read") == ["held"] * 3
             assert is_free_for("write")
             with other("read") as newer:
                 entered(newer)
@@ -127,7 +127,7 @@ class TestExclusion:
 
 
 class TestTokens:
-    def test_the_writers_is_greater_than_all_before_and_less_than_readers_after(self):
+    def test_tokens_of_writers_lie_between_earlier_and_later_ones(self):
         tokens = []
         for mode in ("read", "write", "read", "read", "write", "write", "read"):
             with getattr(lock(), mode)(ttl=30) as lease:
@@ -137,7 +137,7 @@ class TestTokens:
                 if "write" in (mode, earlier_mode):
                     assert token > earlier
 
-    def test_also_if_the_clock_stands_behind_the_tokens(self, observer):
+    def test_tokens_grow_if_the_clock_is_behind_them(self, observer):
         with lock().read(ttl=30):
             pass
         observer.execute("UPDATE django_dblock_fencedlock SET token = 9e15 WHERE slot = 1")
@@ -146,7 +146,7 @@ class TestTokens:
         with lock().read(ttl=30) as lease:
             assert lease.token == 9e15 + 4
 
-    def test_rows_are_fenced_by_the_writer_only(self):
+    def test_reader_cannot_save_fenced(self):
         account = Account.objects.create(name="a")
         with lock().write(ttl=30) as lease:
             account.save_fenced(lease)
@@ -156,7 +156,7 @@ class TestTokens:
 
 @pytest.mark.processes
 class TestWaiting:
-    def test_a_waiting_writer_keeps_new_readers_out(self, observer):
+    def test_waiting_writer_keeps_new_readers_out(self, observer):
         with other("read") as reader:
             entered(reader)
             with other("write", timeout=30) as writer:
@@ -168,7 +168,7 @@ class TestWaiting:
                 leave(writer)
         assert tickets(observer) == []
 
-    def test_a_reader_that_waited_before_the_next_writer_reads_first(self, observer):
+    def test_reader_ahead_of_the_next_writer_reads_first(self, observer):
         with other("write") as first:
             entered(first)
             with other("read", timeout=30) as reader:
@@ -183,7 +183,7 @@ class TestWaiting:
                     assert second.receive() > read
                     leave(second)
 
-    def test_who_gives_up_leaves_the_queue(self, observer):
+    def test_timeout_leaves_the_queue(self, observer):
         with lock().read(ttl=30), other("write", timeout=0.05) as writer:
             assert writer.receive() == "asks"
             assert writer.receive() == "refused"
@@ -196,7 +196,7 @@ def tickets(observer):
 
 
 class TestSelf:
-    def test_no_upgrade(self):
+    def test_upgrade_is_refused(self):
         with lock().read(ttl=30):
             with pytest.raises(SelfDeadlock, match="upgraded") as caught:
                 lock().write(ttl=30, timeout=None).__enter__()
@@ -205,17 +205,17 @@ class TestSelf:
             pass
 
     @pytest.mark.parametrize("mode", ["read", "write"])
-    def test_not_again_under_its_own_write(self, mode):
+    def test_second_lease_under_ones_own_write_is_refused(self, mode):
         with lock().write(ttl=30):
             with pytest.raises(SelfDeadlock, match="downgrade"):
                 getattr(lock(), mode)(ttl=30, timeout=None).__enter__()
 
-    def test_another_read_is_fine(self):
+    def test_second_read_of_a_reader_is_granted(self):
         with lock().read(ttl=30), lock().read(ttl=30), fenced_rwlock("other").write(ttl=30):
             assert held(NAME) == [1, 2]
 
     @pytest.mark.processes
-    def test_another_read_passes_a_waiting_writer(self, observer):
+    def test_second_read_passes_a_waiting_writer(self, observer):
         """Behind the writer it would wait for itself: the writer waits for its first read."""
         with lock().read(ttl=30) as first, other("write", timeout=30) as writer:
             assert writer.receive() == "asks"
@@ -227,14 +227,14 @@ class TestSelf:
             assert isinstance(writer.receive(), int)
             leave(writer)
 
-    def test_a_lost_lease_is_not_held(self, observer):
+    def test_lost_read_does_not_refuse_a_write(self, observer):
         with pytest.raises(LockLost), lock().read(ttl=30) as lease:
             expire(observer, NAME)
             lease.trust.lose("lost for the test")
             with lock().write(ttl=30):
                 pass
 
-    def test_the_error_can_be_pickled(self):
+    def test_self_deadlock_is_picklable(self):
         import pickle
 
         with lock().read(ttl=30), pytest.raises(SelfDeadlock) as caught:
@@ -244,7 +244,7 @@ class TestSelf:
 
 
 class TestDowngrade:
-    def test_without_a_gap(self, statements):
+    def test_downgrade_is_one_statement_without_a_gap(self, statements):
         with lock().write(ttl=30, metadata={"a": 1}) as writing:
             with statements() as sent:
                 block = writing.downgrade()
@@ -262,26 +262,26 @@ class TestDowngrade:
             assert held(NAME) == []
         assert not writing.lost
 
-    def test_its_ttl(self):
+    def test_downgrade_takes_a_ttl(self):
         with lock().write(ttl=30) as writing, writing.downgrade(ttl=300) as reading:
             assert reading.remaining > 30
         with lock().write(ttl=30) as writing, pytest.raises(ValueError, match="ttl"):
             writing.downgrade(ttl=0)
 
-    def test_a_lost_writer_gets_nothing(self, observer):
+    def test_lost_writer_cannot_downgrade(self, observer):
         with pytest.raises(LockLost), lock().write(ttl=30) as writing:
             expire(observer, NAME)
             writing.downgrade().__enter__()
         assert held(NAME) == []
 
-    def test_a_reader_lost_later(self, observer):
+    def test_loss_after_the_downgrade_is_raised(self, observer):
         with lock().write(ttl=30) as writing:
             with pytest.raises(LockLost):
                 with writing.downgrade() as reading:
                     reading.trust.lose("lost for the test")
 
 
-def test_one_statement_each(statements):
+def test_acquire_and_release_are_one_statement_each(statements):
     for mode in ("read", "write"):
         with getattr(lock(), mode)(ttl=30):
             pass
@@ -290,7 +290,7 @@ def test_one_statement_each(statements):
         assert len(sent) == 2
 
 
-def test_where_the_driver_takes_one_statement_at_a_time(monkeypatch):
+def test_lock_works_with_server_side_binding(monkeypatch):
     connection.close()
     options = {**connection.settings_dict["OPTIONS"], "server_side_binding": True}
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
@@ -303,7 +303,7 @@ def test_where_the_driver_takes_one_statement_at_a_time(monkeypatch):
         connection.close()
 
 
-def test_at_another_default_isolation(observer):
+def test_lock_works_at_repeatable_read(observer):
     """READ COMMITTED, whatever the role's default is."""
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_isolation = 'repeatable read'")
@@ -316,7 +316,7 @@ def test_at_another_default_isolation(observer):
         connection.close()
 
 
-def test_a_commit_without_its_standby_does_not_count(monkeypatch):
+def test_unconfirmed_commit_does_not_acquire(monkeypatch):
     real = store.durable_together
     monkeypatch.setattr(store, "durable_together", lambda *a: real(*a) and False)
     with pytest.raises(NotReplicated), lock().read(ttl=30):
@@ -324,17 +324,17 @@ def test_a_commit_without_its_standby_does_not_count(monkeypatch):
     assert held(NAME) == []
 
 
-def test_not_in_an_open_transaction():
+def test_open_transaction_is_refused():
     with transaction.atomic(), pytest.raises(OpenTransaction):
         lock().read(ttl=30).__enter__()
 
 
-def test_independent_of_a_lock_on_the_same_key():
+def test_rwlock_is_independent_of_a_lock_on_the_same_key():
     with fenced_lock("catalogue", ttl=30), lock().write(ttl=30):
         pass
 
 
-def test_as_decorator_and_signals():
+def test_decorated_function_reads_and_sends_the_signal():
     heard = []
 
     def hear(signal, sender, **data):
@@ -352,7 +352,7 @@ def test_as_decorator_and_signals():
     assert heard == ["rwlock"]
 
 
-def test_async():
+def test_async_block_reads():
     async def enter():
         async with lock().read(ttl=30) as reading:
             return type(reading).__name__
@@ -362,7 +362,7 @@ def test_async():
         pass
 
 
-def test_bad_keys_before_any_sql(statements):
+def test_wrong_key_is_refused_before_sql(statements):
     with statements() as sent, pytest.raises(TypeError):
         fenced_rwlock(1.5)
     assert len(sent) == 0
@@ -402,12 +402,12 @@ def count_in_the_statement_that_waits():
 
 
 @pytest.mark.processes
-def test_no_writer_beside_anybody():
+def test_writer_never_meets_anybody():
     assert race(4, enter_often, False) == [[]] * 4
 
 
 @pytest.mark.processes
-def test_twin_one_statement_that_waits_and_counts_lets_them_meet(observer, rival):
+def test_negative_twin_one_waiting_statement_lets_them_meet(observer, rival):
     """The negative twin of the three statements, in an order that is seen and not left to luck."""
     with lock().write(ttl=30):  # the rows are there
         pass

@@ -85,9 +85,7 @@ def hold(channel, mode, act):
 
 @pytest.mark.parametrize("act", ["guard", "renew"])
 @pytest.mark.parametrize(("mode", "after"), [("read", "write"), ("write", "read")])
-def test_what_looked_before_the_end_is_refused_after_a_grant(
-    looking, here, rival, mode, after, act
-):
+def test_look_before_the_expiry_is_refused_after_a_grant(looking, here, rival, mode, after, act):
     with process(hold, mode, act) as holder:
         assert holder.receive() == "has it"
         rival.execute("SELECT pg_advisory_lock(%s)", [PAUSE])
@@ -126,7 +124,7 @@ def reach(other, statement):
         other.send("go")
 
 
-def test_a_gate_that_was_purged_and_made_again_is_not_locked(looking, here, rival):
+def test_gate_purged_and_made_again_is_not_locked(looking, here, rival):
     with lock().write(ttl=60, heartbeat=False):
         pass
     with process(write_statement_by_statement) as writer:

@@ -186,7 +186,7 @@ def test_semaphore_gives_all_units_or_none_and_no_permit_twice(looking, events):
     ],
     ids=["guard", "units", "expiry"],
 )
-def test_a_semaphore_that_looks_at_less_is_found_out(
+def test_negative_twins_of_the_semaphore_are_found(
     looking, monkeypatch, module, name, whole, instead, message
 ):
     """The negative twins."""
@@ -343,7 +343,7 @@ def test_nobody_writes_beside_a_reader_and_no_token_falls(looking, names, events
     ids=["guard", "gate", "downgrade", "purge"],
 )
 @pytest.mark.usefixtures("one_by_one")
-def test_a_read_write_lock_that_looks_at_less_is_found_out(
+def test_negative_twins_of_the_read_write_lock_are_found(
     looking, monkeypatch, module, names, events, changes, message
 ):
     """The negative twins."""
@@ -441,7 +441,7 @@ class PartsAndWaiter(Walk):
         ["two", "again", "reset"],
     ],
 )
-def test_latch_counts_each_part_once_and_opens_at_the_last_commit(looking, names):
+def test_latch_counts_parts_once_and_opens_at_the_last_commit(looking, names):
     assert PartsAndWaiter(looking, names).explore() > 1
 
 
@@ -453,9 +453,7 @@ def test_latch_counts_each_part_once_and_opens_at_the_last_commit(looking, names
     ],
     ids=["count", "look"],
 )
-def test_a_latch_that_looks_at_less_is_found_out(
-    looking, monkeypatch, name, whole, instead, message
-):
+def test_negative_twins_of_the_latch_are_found(looking, monkeypatch, name, whole, instead, message):
     """The negative twins."""
     text = getattr(sql, name)
     assert whole in text
@@ -464,7 +462,7 @@ def test_a_latch_that_looks_at_less_is_found_out(
         PartsAndWaiter(looking, ["one", "two", "again", "wait"]).explore(limit=400)
 
 
-def test_a_latch_that_wakes_before_the_commit_is_found_out(looking, monkeypatch):
+def test_negative_twin_latch_waking_before_commit_is_found(looking, monkeypatch):
     """The negative twin: of two parts counted at the same time, neither sees the other."""
     monkeypatch.setattr(
         latch,
@@ -561,7 +559,7 @@ def test_no_partition_is_used_twice_and_each_is_owned_again(looking, third, even
     ],
     ids=["expiry", "workers", "share"],
 )
-def test_partitions_that_look_at_less_are_found_out(
+def test_negative_twins_of_partitions_are_found(
     looking, monkeypatch, module, name, whole, instead, message
 ):
     """The negative twins."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -40,7 +41,7 @@ def semaphore(permits=2, **more):
     return fenced_semaphore("api", permits=permits, ttl=more.pop("ttl", 30), **more)
 
 
-def test_as_many_as_permits_get_in():
+def test_limit_is_the_number_of_permits():
     with semaphore() as first, semaphore() as second:
         assert {first.slot, second.slot} == {0, 1}
         assert held(NAME) == [0, 1]
@@ -51,13 +52,13 @@ def test_as_many_as_permits_get_in():
         assert third.slot == 0
 
 
-def test_it_is_independent_of_a_lock_on_the_same_key():
+def test_semaphore_is_independent_of_a_lock_on_the_same_key():
     with fenced_lock("api", ttl=30), semaphore(1):
         with pytest.raises(LockTimeout), fenced_lock("api", ttl=30):
             pass
 
 
-def test_statements_of_a_permit(statements):
+def test_permit_is_two_statements_and_a_refusal_one(statements):
     with statements() as sent, semaphore():
         pass
     assert len(sent) == 3  # the first time ever: rows are made in between
@@ -78,7 +79,7 @@ def test_tokens_of_a_slot_grow():
     assert tokens == sorted(set(tokens))
 
 
-def test_a_dead_holder_frees_its_permit_when_its_ttl_ends(observer):
+def test_permit_of_a_dead_holder_is_free_after_its_expiry(observer):
     with process(hold, 30) as holder:
         assert holder.receive() == 0
         holder.kill()
@@ -89,7 +90,7 @@ def test_a_dead_holder_frees_its_permit_when_its_ttl_ends(observer):
             assert permit.slot == 0
 
 
-def test_a_double_release_frees_nobody_elses_permit(observer):
+def test_second_release_spares_a_later_permit(observer):
     with semaphore(1) as permit:
         stale = permit._place, permit.token
         assert permit.release()
@@ -99,7 +100,7 @@ def test_a_double_release_frees_nobody_elses_permit(observer):
             assert held(NAME) == [0]
 
 
-def test_a_stale_permit_commits_nothing(observer):
+def test_stale_permit_commits_nothing(observer):
     with pytest.raises(LockLost), semaphore(1) as permit:
         expire(observer, NAME)
         with semaphore(1):
@@ -108,7 +109,7 @@ def test_a_stale_permit_commits_nothing(observer):
     assert not Counter.objects.exists()
 
 
-def test_a_guard_keeps_the_slot_after_its_expiry(observer):
+def test_guard_keeps_the_slot_after_its_expiry(observer):
     with pytest.raises(LockLost), semaphore(1) as permit:
         with permit.guard():
             expire(observer, NAME)
@@ -117,7 +118,7 @@ def test_a_guard_keeps_the_slot_after_its_expiry(observer):
     # the exit finds that somebody else had it
 
 
-def test_a_lowered_limit_lets_the_higher_slots_run_out():
+def test_lowered_limit_counts_the_higher_slots_as_held():
     with semaphore(3), semaphore(3), semaphore(3) as last:
         assert last.slot == 2
         with pytest.raises(LockTimeout), semaphore(2):
@@ -129,7 +130,7 @@ def test_a_lowered_limit_lets_the_higher_slots_run_out():
 
 
 class TestUnits:
-    def test_all_or_none(self, statements):
+    def test_units_are_granted_all_or_none(self, statements):
         with semaphore(5, units=3) as permit:
             assert permit.slots == (0, 1, 2)
             with pytest.raises(LockTimeout), semaphore(5, units=3):
@@ -139,13 +140,13 @@ class TestUnits:
                 assert other.slots == (3, 4)
         assert held(NAME) == []
 
-    def test_slots_are_in_order_whatever_order_the_server_updates_them_in(self):
+    def test_slots_are_sorted_whatever_the_order_of_the_rows(self):
         place = slots.place_of(named(("api",)), "semaphore", "default")
         rows = [("acquired", slot, 7, None, None, "public", None, True) for slot in (2, 0, 1)]
         grant = slots.answer(place, rows, "held", replicated=True)
         assert [each.slot for each in grant.slots] == [0, 1, 2]
 
-    def test_none_if_some_of_the_free_slots_are_locked(self, rival):
+    def test_locked_free_slots_leave_no_partial_permit(self, rival):
         """Another seeker is taking them: enough were free, and one of them is left."""
         with semaphore(3, units=2):
             pass
@@ -155,14 +156,14 @@ class TestUnits:
                 pytest.fail(f"half of it: {permit.slots}")
         assert held(NAME) == []
 
-    def test_taken_and_released_in_one_statement_each(self, statements):
+    def test_units_are_taken_and_released_in_one_statement_each(self, statements):
         with semaphore(5, units=3):
             pass
         with statements() as sent, semaphore(5, units=3):
             pass
         assert len(sent) == 2
 
-    def test_one_lost_slot_loses_the_permit(self, observer):
+    def test_permit_with_one_lost_slot_is_lost(self, observer):
         with pytest.raises(LockLost), semaphore(3, units=3) as permit:
             expire(observer, NAME, slot=2)
             with semaphore(3):
@@ -172,7 +173,7 @@ class TestUnits:
         assert permit.remaining == 0
         assert not Counter.objects.exists()
 
-    def test_released_in_the_order_in_which_waiters_mark(self, rival, observer):
+    def test_units_are_released_in_the_order_of_their_slots(self, rival, observer):
         """A waiter locks the slots from the lowest on; a release in another order may deadlock."""
         with semaphore(units=2) as permit:
             for slot in (1, 0):  # so they lie in the table in this order, too
@@ -192,7 +193,7 @@ class TestUnits:
             releasing.join()
         assert held(NAME) == []
 
-    def test_renewed_together(self):
+    def test_units_are_renewed_together(self):
         with semaphore(3, units=2, heartbeat=False) as permit:
             before = permit.expires_at
             permit.renew(60)
@@ -202,27 +203,28 @@ class TestUnits:
                 Counter.objects.create(name="fresh")
         assert Counter.objects.get().name == "fresh"
 
-    def test_a_slot_that_ran_out_unseen_is_a_loss(self):
+    def test_slot_expired_unnoticed_is_a_loss(self):
         with pytest.raises(LockLost), semaphore(2, units=2, heartbeat=False) as permit:
             permit._others[0]._deadline = 0
             assert permit.lost
 
 
 class TestFair:
-    def test_the_first_waiters_whose_units_fit(self, observer):
-        """A waiter for both permits isn't overtaken for ever by those who want one."""
-        with semaphore(2):
-            with process(wait_fair, 2) as first:
+    def test_fair_waiter_for_two_is_not_overtaken_by_fair_ones(self, observer):
+        """Those that want one permit would otherwise overtake it again and again."""
+        with ExitStack() as stack:
+            with semaphore(2):
+                first = stack.enter_context(process(wait_fair, 2))
                 assert first.receive() == "waits"
                 observe.until(lambda: _tickets(observer) == 1, "it queues")
                 with pytest.raises(LockTimeout), semaphore(2, fair=True):
                     pass
                 with semaphore(2, timeout=30):  # without fair=True it may take what is free
                     pass
-                first.send("go on")
-        assert _tickets(observer) in (0, 1)
+            assert first.receive() == "held"
+        assert _tickets(observer) == 0
 
-    def test_with_two_free_the_first_two_tickets_may_take_one(self, observer):
+    def test_two_free_permits_serve_the_first_two_tickets(self, observer):
         observer.execute(
             "INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)"
             " SELECT %s, 0, 'dead', clock_timestamp() + interval '1 min'",
@@ -241,14 +243,14 @@ def blocked(observer):
     ).fetchone()[0]
 
 
-def test_save_fenced_says_what_to_use_instead():
+def test_save_fenced_with_a_permit_is_refused():
     account = Account.objects.create(name="a")
     with semaphore(1) as permit:
         with pytest.raises(TypeError, match="guard"):
             account.save_fenced(permit)
 
 
-def test_metadata_and_signals():
+def test_metadata_is_stored_and_the_signal_names_the_kind():
     heard = []
 
     def hear(signal, sender, **data):
@@ -263,7 +265,7 @@ def test_metadata_and_signals():
     assert heard == [(fenced_semaphore, "semaphore", "api")]
 
 
-def test_as_decorator():
+def test_decorated_function_runs_under_a_permit():
     @fenced_semaphore("tenant", lambda tenant: tenant, permits=1, ttl=30)
     def call(tenant):
         return held(f"tenant:{tenant}~semaphore")
@@ -284,24 +286,24 @@ def test_as_decorator():
         ({"permits": 2, "ttl": 0}, ValueError),
     ],
 )
-def test_bad_arguments_before_any_sql(arguments, error, statements):
+def test_wrong_arguments_are_refused_before_sql(arguments, error, statements):
     with statements() as sent, pytest.raises(error):
         fenced_semaphore("api", **{"ttl": 30, **arguments})
     assert len(sent) == 0
 
 
-def test_a_callable_needs_the_decorator():
+def test_callable_key_in_a_with_block_is_refused():
     with pytest.raises(TypeError, match="decorator"):
         fenced_semaphore(lambda: 1, permits=1, ttl=30).__enter__()
 
 
-def test_not_in_an_open_transaction():
+def test_open_transaction_is_refused():
     with transaction.atomic(), pytest.raises(OpenTransaction), semaphore():
         pass
     assert not connection.in_atomic_block
 
 
-def test_async():
+def test_async_block_holds_a_permit():
     async def enter():
         async with semaphore(1) as permit:
             return permit.slot
@@ -316,7 +318,7 @@ def test_never_more_than_permits_at_a_time():
 
 
 @pytest.mark.processes
-def test_twin_a_counter_leaks():
+def test_negative_twin_counter_of_a_dead_holder_stays():
     """The negative twin: a counter, as Redis recipes have it, drifts when a holder dies."""
     Counter.objects.create(name="permits", value=0)
     with process(hold_counted) as holder:
@@ -351,7 +353,7 @@ def try_once(_number):
 def wait_fair(channel, units):
     channel.send("waits")
     try:
-        with semaphore(2, units=units, fair=True, timeout=1):
+        with semaphore(2, units=units, fair=True, timeout=60):
             return "held"
     except LockTimeout:
         return "refused"
@@ -373,7 +375,7 @@ def _tickets(observer):
     return observer.execute("SELECT count(*) FROM django_dblock_fencedticket").fetchone()[0]
 
 
-def test_waiting_ends_in_time():
+def test_timeout_ends_the_wait():
     with semaphore(1):
         started = time.monotonic()
         with pytest.raises(LockTimeout) as caught, semaphore(1, timeout=0.05):
@@ -383,7 +385,7 @@ def test_waiting_ends_in_time():
 
 
 class TestAnswers:
-    def test_a_lost_race_is_tried_again(self, monkeypatch):
+    def test_endlessly_lost_race_ends_in_a_timeout(self, monkeypatch):
         monkeypatch.setattr(store, "durable", lambda *_: ([], True))
         with pytest.raises(LockTimeout, match="faster"):
             semaphore(timeout=0.01).__enter__()
@@ -415,7 +417,7 @@ class TestAnswers:
             connection.close()
             observer.execute("DROP SCHEMA impostor CASCADE")
 
-    def test_a_commit_without_its_standby_does_not_count(self, monkeypatch):
+    def test_unconfirmed_commit_does_not_acquire(self, monkeypatch):
         real = store.durable
         monkeypatch.setattr(store, "durable", lambda *a: real(*a) and False)
         with pytest.raises(NotReplicated):

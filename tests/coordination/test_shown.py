@@ -124,7 +124,7 @@ def test_every_lease_is_listed_by_its_key_and_role(scene):
     ]
 
 
-def test_who_waits_for_permits_or_to_write_is_listed(scene):
+def test_waiters_for_permits_and_to_write_are_listed(scene):
     """A ticket's slot is no slot of a lease: it says how many permits, or which way in."""
     wanted = {lease["name"]: len(lease["waiting"]) for lease in listed() if lease["waiting"]}
     assert wanted == {SEMAPHORE: 1, RWLOCK: 1}
@@ -132,7 +132,7 @@ def test_who_waits_for_permits_or_to_write_is_listed(scene):
     assert {key for key, _, _ in titles("--blocked")} == {"catalogue", "openai:acme"}
 
 
-def test_who_waits_to_read_is_listed():
+def test_waiting_reader_is_listed_beside_the_writer():
     with ExitStack() as waiters, catalogue(), reader_waits(waiters):
         [writer] = fenced_leases(name=RWLOCK)
         assert (writer.title, len(writer.waiting)) == ("catalogue (writer)", 1)
@@ -144,7 +144,7 @@ def reader_waits(waiters):
     yield
 
 
-def test_a_key_or_a_pattern_finds_every_kind(scene):
+def test_key_and_pattern_find_every_kind(scene):
     with fenced_lock("sync", ttl=30):
         assert sorted(titles("--key", "sync")) == [("sync", "leader", 0), ("sync", "lock", 0)]
         assert titles("--name", "openai:acme") == PERMITS
@@ -153,7 +153,7 @@ def test_a_key_or_a_pattern_finds_every_kind(scene):
         assert titles("--name", "open") == []
 
 
-def test_release_takes_the_name_that_is_listed():
+def test_release_takes_the_listed_name():
     with pytest.raises(LockLost), semaphore(units=2):
         second = fenced_leases()[1].token
         said = run("release", "openai:acme", "--slot", "1", "--yes")
@@ -163,7 +163,7 @@ def test_release_takes_the_name_that_is_listed():
             run("release", "openai:acme", "--slot", "1", "--yes")
 
 
-def test_release_asks_which_of_several_is_meant():
+def test_ambiguous_release_names_the_candidates():
     with fenced_rwlock("a").write(ttl=30), fenced_semaphore("a", permits=1, ttl=30):
         with pytest.raises(CommandError, match="give one of these names: a~rwlock, a~semaphore"):
             run("release", "a", "--yes")
@@ -178,7 +178,7 @@ def test_release_ends_a_held_permit_beside_an_ended_lock():
         assert f"a (permit 0, token {permit.token}) is released" in run("release", "a", "--yes")
 
 
-def test_the_monitor_shows_roles_and_one_queue_for_each_name(scene, admin_client):
+def test_monitor_shows_roles_and_one_queue_for_each_name(scene, admin_client):
     page = html(admin_client.get(PAGE))
     said = words(page)
     assert "~" not in said
@@ -189,7 +189,7 @@ def test_the_monitor_shows_roles_and_one_queue_for_each_name(scene, admin_client
     assert "catalogue reader 1" in words(html(admin_client.get(PAGE, {"q": "reader"})))
 
 
-def test_the_admins_list_shows_roles_and_slots_that_nobody_ever_had(scene, admin_client):
+def test_admin_list_shows_roles_and_never_granted_slots(scene, admin_client):
     said = words(admin_client.get("/admin/django_dblock/fencedlock/").content.decode())
     assert "~" not in said
     assert "acme (permit 1) held" in said
@@ -197,7 +197,7 @@ def test_the_admins_list_shows_roles_and_slots_that_nobody_ever_had(scene, admin
     assert "outbox (worker 1) expired never granted - -" in said
 
 
-def test_the_gauge_counts_leases_and_waiters_by_kind(scene):
+def test_gauge_counts_leases_and_waiters_by_kind(scene):
     registry = CollectorRegistry()
     registry.register(StateCollector())
 
@@ -211,12 +211,12 @@ def test_the_gauge_counts_leases_and_waiters_by_kind(scene):
     assert [value(kind, "wanted") for kind in ("fenced", "semaphore", "rwlock")] == [0, 1, 1]
 
 
-def test_a_lock_that_is_left_is_named_by_its_role():
+def test_left_lease_is_named_by_its_role():
     with semaphore(units=2), pytest.raises(AssertionError, match=r"openai:acme \(permit 1\)"):
         assert_no_locks(within=0)
 
 
-def test_signals_are_sent_by_the_name_that_users_import():
+def test_signals_are_sent_by_the_imported_name():
     heard = []
 
     def hear(sender, kind, **_):
@@ -278,7 +278,7 @@ class TestLatches:
         assert len(self.shown("--kind", "latches")) == 1
         assert self.shown("--key", "import") == self.shown("--name", "port") == []
 
-    def test_latch_without_parts_or_without_waiters(self):
+    def test_latch_is_listed_only_while_somebody_waits(self):
         latch("export", parties=1).count_down("a")
         assert self.shown() == []
         attempt = latch("import", parties=1)._attempt(60)
@@ -365,7 +365,7 @@ class TestJobs:
 
     SHOWN = "once_per:reports:nightly:day:"
 
-    def test_a_job_in_lease_mode_is_listed_by_name(self, admin_client):
+    def test_job_in_lease_mode_is_listed_by_name(self, admin_client):
         seen = {}
 
         @once_per("day", key=("reports", "nightly"), mode="lease")
@@ -380,7 +380,7 @@ class TestJobs:
         assert seen["request"]["key"] == f"{self.SHOWN}{seen['period']}"
         assert f"{self.SHOWN}{seen['period']} run_once" in seen["admin"]
 
-    def test_a_job_in_atomic_mode_is_listed_by_its_lock(self):
+    def test_job_in_atomic_mode_is_listed_by_its_lock(self):
         seen = []
 
         @once_per("day", key=("reports", "nightly"))

@@ -54,9 +54,7 @@ class TestPartitions:
                 assert self.sizes(shares) == self.even(count, number)
             assert held(PARTS) == list(range(count))
 
-    def test_leaving_is_one_statement_and_the_others_take_it_in_one_pass(
-        self, workers, count, statements
-    ):
+    def test_share_of_a_leaver_is_taken_in_one_pass(self, workers, count, statements):
         with ExitStack() as stack:
             shares = [self.enter(stack, count) for _ in range(workers)]
             self.balance(shares, statements)
@@ -70,7 +68,7 @@ class TestPartitions:
             self.balance(shares, statements)
             assert self.sizes(shares) == self.even(count, workers)
 
-    def test_what_a_dead_worker_owned_is_taken_in_one_pass(
+    def test_share_of_a_dead_worker_is_taken_in_one_pass(
         self, workers, count, statements, observer
     ):
         with ExitStack() as stack:
@@ -91,21 +89,18 @@ class TestLeadership:
         yield attempt
         attempt.close()
 
-    def test_a_leader_that_resigns_is_replaced_with_one_statement(self, standby, statements):
+    def test_resigned_leader_is_replaced_with_one_statement(self, standby, statements):
         terms = iter(leadership("scheduler", ttl=300))
         next(terms)
         queueing.until_it_can_be_woken(standby)
-        standby.delay = 60.0
         resigning = queueing.in_a_thread(terms.close)
-        standby.pause()
+        queueing.pause_until_woken(standby)
         resigning.join()
         with statements() as sent:
             assert standby.once() is not None
         assert len(sent) == 1
 
-    def test_a_dead_leader_is_replaced_at_its_expiry_by_a_look_and_a_grant(
-        self, standby, statements, observer
-    ):
+    def test_dead_leader_is_replaced_by_a_look_and_a_grant(self, standby, statements, observer):
         terms = iter(leadership("scheduler", ttl=300))
         term = next(terms)
         queueing.until_it_can_be_woken(standby)

@@ -13,7 +13,13 @@ from django_dblock.fencing import acquire
 from django_dblock.fencing.operations import force_release_grant
 from tests.coordination.rows import expire, held
 from tests.helpers import observe, queueing
-from tests.helpers.queueing import in_a_thread, notified, until_it_can_be_woken, until_queued
+from tests.helpers.queueing import (
+    in_a_thread,
+    notified,
+    pause_until_woken,
+    until_it_can_be_woken,
+    until_queued,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
 
@@ -79,7 +85,7 @@ class TestNobodyWaits:
         ],
         ids=["permit", "two units", "read", "write"],
     )
-    def test_release_costs_nothing_more(self, block, rival, statements):
+    def test_release_without_waiters_sends_no_notify(self, block, rival, statements):
         with block():
             pass
         listen(rival)
@@ -90,7 +96,7 @@ class TestNobodyWaits:
         assert len(sent) == 6
         assert notified(rival) == []
 
-    def test_count_down_costs_nothing_more(self, rival, statements):
+    def test_count_down_without_waiters_sends_no_notify(self, rival, statements):
         listen(rival)
         with statements() as sent:
             for part in range(3):
@@ -99,7 +105,7 @@ class TestNobodyWaits:
         assert notified(rival) == []
 
     @pytest.mark.parametrize("block", [semaphore, lambda: turns("write")], ids=["permit", "write"])
-    def test_who_has_not_looked_yet_is_not_notified(self, block, waiting, rival):
+    def test_waiter_that_has_not_looked_yet_is_not_notified(self, block, waiting, rival):
         """The mark says whether it is worth looking at the queue; this waiter's look comes next."""
         lease = hold(block())
         one = waiting(block()._attempt())
@@ -112,21 +118,21 @@ class TestNobodyWaits:
 
 
 class TestPermits:
-    def test_one_permit_wakes_the_first_alone(self, waiting, rival):
+    def test_one_permit_wakes_only_the_first_waiter(self, waiting, rival):
         permit = hold(semaphore())
         first, *_ = queue(waiting, semaphore(), semaphore(), semaphore())
         listen(rival)
         permit.release()
         assert notified(rival) == [first]
 
-    def test_two_units_wake_the_first_two(self, waiting, rival):
+    def test_two_units_wake_the_first_two_waiters(self, waiting, rival):
         permit = hold(semaphore(2, units=2))
         topics = queue(waiting, semaphore(2), semaphore(2), semaphore(2))
         listen(rival)
         permit.release()
         assert notified(rival) == topics[:2]
 
-    def test_nobody_is_woken_before_a_first_that_needs_more(self, waiting, rival):
+    def test_first_waiter_is_woken_only_when_its_units_fit(self, waiting, rival):
         one, two = hold(semaphore(3)), hold(semaphore(3, units=2))
         first, _ = queue(waiting, semaphore(3, units=3), semaphore(3))
         listen(rival)
@@ -135,7 +141,7 @@ class TestPermits:
         two.release()
         assert notified(rival) == [first]
 
-    def test_two_releases_before_the_first_has_asked_wake_two(self, waiting, rival):
+    def test_two_quick_releases_wake_two_waiters(self, waiting, rival):
         permits = [hold(semaphore(2)), hold(semaphore(2))]
         topics = queue(waiting, semaphore(2), semaphore(2), semaphore(2))
         listen(rival)
@@ -143,7 +149,7 @@ class TestPermits:
             permit.release()
         assert notified(rival) == [topics[0], *topics[:2]]
 
-    def test_who_is_granted_wakes_the_next_if_there_is_more(self, waiting, rival, observer):
+    def test_grant_wakes_the_next_waiter_if_there_is_more(self, waiting, rival, observer):
         """Two releases that don't see each other wake the same waiter."""
         permits = [hold(semaphore(2)), hold(semaphore(2))]
         waiters = [waiting(semaphore(2)._attempt()) for _ in range(3)]
@@ -157,7 +163,7 @@ class TestPermits:
         for permit in permits:
             permit.release()
 
-    def test_who_is_granted_wakes_no_next_that_needs_more(self, waiting, rival, observer):
+    def test_grant_wakes_no_next_waiter_that_needs_more(self, waiting, rival, observer):
         permit = hold(semaphore(2, units=2))
         first = waiting(semaphore(2)._attempt())
         until_queued(first)
@@ -168,7 +174,7 @@ class TestPermits:
         assert notified(rival) == []
         permit.release()
 
-    def test_who_leaves_the_queue_passes_it_on(self, waiting, rival):
+    def test_leaving_waiter_passes_the_wake_up_on(self, waiting, rival):
         permit = hold(semaphore(2))
         heavy = semaphore(2, units=2)._attempt()
         until_queued(heavy)
@@ -178,7 +184,7 @@ class TestPermits:
         assert notified(rival) == [light]
         permit.release()
 
-    def test_whoever_gets_too_few_looks_and_sleeps(self, waiting, statements):
+    def test_waiter_for_two_sleeps_while_one_is_free(self, waiting, statements):
         """Not every permit that is free is for a waiter that needs two."""
         permit = hold(semaphore(2))
         one = waiting(semaphore(2, units=2)._attempt())
@@ -189,14 +195,13 @@ class TestPermits:
         assert one.delay > acquire._SIGN / 2
         permit.release()
 
-    def test_a_slot_that_is_locked_for_a_moment_is_asked_for_again_soon(self, waiting, rival):
+    def test_briefly_locked_slot_is_tried_again_soon(self, waiting, rival):
         """It is woken, but another waiter is just marking the row that was released."""
         permits = [hold(semaphore(2)), hold(semaphore(2))]
         one = waiting(semaphore(2)._attempt())
         until_it_can_be_woken(one)
         permits[0].release()
-        one.delay = 60.0
-        one.pause()
+        pause_until_woken(one)
         with rival.transaction():
             rival.execute("SELECT FROM django_dblock_fencedlock WHERE slot = 0 FOR UPDATE")
             assert one.once() is None
@@ -206,14 +211,14 @@ class TestPermits:
 
 
 class TestTurns:
-    def test_the_writer_wakes_all_readers_up_to_the_next_writer(self, waiting, rival):
+    def test_writer_wakes_all_readers_up_to_the_next_writer(self, waiting, rival):
         lease = hold(turns("write"))
         topics = queue(waiting, *map(turns, ["read", "read", "write", "read"]))
         listen(rival)
         lease.release()
         assert sorted(notified(rival)) == sorted(topics[:2])
 
-    def test_the_writer_wakes_one_writer_that_comes_first(self, waiting, rival):
+    def test_writer_wakes_the_writer_that_comes_first(self, waiting, rival):
         lease = hold(turns("write"))
         first, *_ = queue(waiting, *map(turns, ["write", "read", "write"]))
         listen(rival)
@@ -229,9 +234,7 @@ class TestTurns:
         leases[1].release()
         assert notified(rival) == [first]
 
-    def test_readers_behind_a_writer_that_died_are_woken_by_a_reader(
-        self, waiting, rival, observer
-    ):
+    def test_reader_wakes_readers_behind_a_dead_writer(self, waiting, rival, observer):
         leases = [hold(turns("read")), hold(turns("read"))]
         _, reader = queue(waiting, turns("write"), turns("read"))
         observer.execute(
@@ -256,12 +259,10 @@ class TestTurns:
         first.release()
         return found
 
-    def test_of_two_readers_that_leave_together_one_wakes_the_writer(
-        self, waiting, rival, observer
-    ):
+    def test_two_readers_leaving_together_wake_the_writer_once(self, waiting, rival, observer):
         assert len(self.leave_together(waiting, rival, observer)) == 1
 
-    def test_twin_without_skip_locked_the_wake_up_is_lost(
+    def test_negative_twin_without_skip_locked_loses_the_wake_up(
         self, waiting, rival, observer, monkeypatch
     ):
         """The negative twin: each of the two sees the other, and neither wakes the writer."""
@@ -269,7 +270,7 @@ class TestTurns:
         monkeypatch.setattr(rwlock.sql, "RELEASE_TURN", counted)
         assert self.leave_together(waiting, rival, observer) == []
 
-    def test_of_two_that_wait_for_each_others_row_the_later_wakes(self, waiting, rival, observer):
+    def test_later_of_two_mutually_waiting_readers_wakes(self, waiting, rival, observer):
         first, second = hold(turns("read")), hold(turns("read"))
         queue(waiting, turns("write"))
         observer.execute("LISTEN django_dblock")
@@ -283,21 +284,21 @@ class TestTurns:
         assert len(notified(observer)) == 1
         first.release()
 
-    def test_a_downgrade_wakes_the_readers_before_the_next_writer(self, waiting, rival):
+    def test_downgrade_wakes_the_readers_before_the_next_writer(self, waiting, rival):
         lease = hold(turns("write"))
         topics = queue(waiting, *map(turns, ["read", "write", "read"]))
         listen(rival)
         with lease.downgrade():
             assert notified(rival) == topics[:1]
 
-    def test_a_downgrade_wakes_no_writer(self, waiting, rival):
+    def test_downgrade_wakes_no_writer(self, waiting, rival):
         lease = hold(turns("write"))
         queue(waiting, turns("write"))
         listen(rival)
         with lease.downgrade():
             assert notified(rival) == []
 
-    def test_a_writer_that_gives_up_wakes_the_readers_behind(self, waiting, rival):
+    def test_writer_that_gives_up_wakes_the_readers_behind(self, waiting, rival):
         lease = hold(turns("read"))
         writer = turns("write")._attempt()
         until_queued(writer)
@@ -307,7 +308,7 @@ class TestTurns:
         assert sorted(notified(rival)) == sorted(topics)
         lease.release()
 
-    def test_a_release_by_force_wakes_the_readers_together(self, waiting, rival):
+    def test_force_release_wakes_the_readers_together(self, waiting, rival):
         lease = hold(turns("write"))
         topics = queue(waiting, *map(turns, ["read", "read", "write"]))
         listen(rival)
@@ -315,7 +316,7 @@ class TestTurns:
         assert sorted(notified(rival)) == sorted(topics[:2])
         lease.release()
 
-    def test_a_reader_behind_a_writer_sleeps(self, waiting, statements):
+    def test_reader_behind_a_waiting_writer_sleeps(self, waiting, statements):
         lease = hold(turns("read"))
         queue(waiting, turns("write"))
         one = waiting(turns("read")._attempt())
@@ -338,7 +339,7 @@ class TestLatch:
     def wait(self, waiting, parties=2):
         return until_queued(waiting(imported(parties)._attempt(60)))
 
-    def test_the_last_part_wakes_all_and_no_part_before(self, waiting, rival, statements):
+    def test_only_the_last_part_wakes_all_waiters(self, waiting, rival, statements):
         topics = [self.wait(waiting), self.wait(waiting)]
         listen(rival)
         with statements() as sent:
@@ -348,7 +349,7 @@ class TestLatch:
         imported(2).count_down("b")
         assert sorted(notified(rival)) == sorted(topics)
 
-    def test_at_the_commit_and_not_before(self, waiting, rival):
+    def test_last_part_wakes_at_its_commit(self, waiting, rival):
         topic = self.wait(waiting, 1)
         listen(rival)
         with transaction.atomic():
@@ -369,7 +370,7 @@ class TestLatch:
         assert notified(rival) == [topic]
         assert sum("pg_notify" in query["sql"] for query in sent) == 1
 
-    def test_part_wakes_whose_savepoint_outlives_the_first(self, waiting, rival, statements):
+    def test_last_part_wakes_after_a_rolled_back_try(self, waiting, rival, statements):
         topic = self.wait(waiting, 2)
         listen(rival)
         with statements() as sent, transaction.atomic():
@@ -383,7 +384,7 @@ class TestLatch:
         assert notified(rival) == [topic]
         assert sum("pg_notify" in query["sql"] for query in sent) == 1
 
-    def test_each_latch_of_one_transaction_wakes_its_own(self, waiting, rival):
+    def test_each_latch_of_one_transaction_wakes_its_waiters(self, waiting, rival):
         topics = [self.wait(waiting, 1)]
         topics.append(until_queued(waiting(latch("export", parties=1)._attempt(60))))
         listen(rival)
@@ -392,7 +393,7 @@ class TestLatch:
             latch("export", parties=1).count_down("a")
         assert sorted(notified(rival)) == sorted(topics)
 
-    def test_a_part_that_rolled_back_wakes_nobody(self, waiting, rival):
+    def test_rolled_back_part_wakes_nobody(self, waiting, rival):
         self.wait(waiting, 1)
         listen(rival)
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -400,7 +401,7 @@ class TestLatch:
             raise ZeroDivisionError
         assert notified(rival) == []
 
-    def test_of_two_parts_at_a_time_the_last_to_commit_wakes(self, waiting, rival):
+    def test_last_of_two_concurrent_parts_wakes(self, waiting, rival):
         """Neither statement sees the other's part."""
         topic = self.wait(waiting)
         listen(rival)
@@ -420,7 +421,7 @@ class TestLatch:
         counting.join()
         assert notified(rival) == [topic]
 
-    def test_in_manual_transaction_management_the_waiter_looks_for_itself(self, waiting, rival):
+    def test_part_of_a_manual_transaction_is_found_by_a_look(self, waiting, rival):
         one = waiting(imported(1)._attempt(60))
         until_queued(one)
         listen(rival)
@@ -433,7 +434,7 @@ class TestLatch:
         assert notified(rival) == []
         assert one.once() is not None
 
-    def test_a_wake_up_that_fails_is_not_the_parts_failure(self, waiting, caplog):
+    def test_failed_wake_up_is_logged_and_the_part_counts(self, waiting, caplog):
         one = waiting(imported(1)._attempt(60))
         until_queued(one)
 
@@ -447,7 +448,7 @@ class TestLatch:
         assert "no channel" in caplog.text
         assert one.once() is not None
 
-    def test_named_parts(self, waiting):
+    def test_waiter_goes_on_when_all_named_parts_are_done(self, waiting):
         one = waiting(imported(["a", "b"])._attempt(60))
         until_queued(one)
         imported(["a", "b"]).count_down("a")
@@ -457,7 +458,7 @@ class TestLatch:
         imported(["a", "b"]).count_down("b")
         assert one.once() is not None
 
-    def test_it_leaves_no_ticket(self, observer):
+    def test_wait_leaves_no_ticket(self, observer):
         with pytest.raises(LockTimeout, match="1 of 1 parts that are missing"):
             imported(1).wait(timeout=0.3)
         waiter = imported(1)._attempt(60)
@@ -468,7 +469,7 @@ class TestLatch:
         assert tickets(observer) == 0
         waiter.close()
 
-    def test_a_ticket_that_was_purged_is_taken_anew(self, waiting, observer):
+    def test_purged_ticket_is_replaced(self, waiting, observer):
         one = waiting(imported(1)._attempt(60))
         until_queued(one)
         observer.execute("TRUNCATE django_dblock_fencedticket")
@@ -506,18 +507,17 @@ def kind(request):
 
 
 class TestEachKind:
-    def test_a_waiter_is_woken_and_goes_on(self, kind, waiting):
+    def test_waiter_is_woken_and_goes_on(self, kind, waiting):
         take, attempt = kind
         release, one = take(), waiting(attempt())
         until_it_can_be_woken(one)
-        one.delay = 60.0
         releasing = in_a_thread(release)
-        one.pause()
+        pause_until_woken(one)
         releasing.join()
         observe.until(one.once, "it goes on")
 
     @pytest.mark.parametrize("count", [1, 20])
-    def test_waiters_send_a_statement_in_two_seconds(self, kind, count, waiting, statements):
+    def test_idle_waiter_sends_one_statement_in_two_seconds(self, kind, count, waiting, statements):
         take, attempt = kind
         release = take()
         waiters = [waiting(attempt()) for _ in range(count)]
@@ -532,7 +532,7 @@ class TestEachKind:
             assert all(one.delay >= 0.9 * acquire._SIGN for one in waiters)
         release()
 
-    def test_where_nobody_listens_it_looks_often(self, kind, waiting, monkeypatch):
+    def test_waiter_without_a_listener_looks_often(self, kind, waiting, monkeypatch):
         monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
         monkeypatch.setattr(notify, "_listeners", {})
         take, attempt = kind
@@ -546,7 +546,7 @@ class TestEachKind:
         release()
         observe.until(one.once, "its own look finds it")
 
-    def test_a_wake_up_that_is_lost_is_found_by_the_next_look(self, kind, waiting):
+    def test_lost_wake_up_is_found_by_the_next_look(self, kind, waiting):
         take, attempt = kind
         release, one = take(), waiting(attempt())
         until_it_can_be_woken(one)
@@ -571,7 +571,7 @@ class TestLeaving:
 
 
 class TestFrozen:
-    def test_a_permit_goes_to_the_next_that_looks(self, waiting):
+    def test_permit_goes_to_the_next_waiter_that_looks(self, waiting):
         permit = hold(semaphore())
         queue(waiting, semaphore())
         second = waiting(semaphore()._attempt())
@@ -579,7 +579,7 @@ class TestFrozen:
         permit.release()
         assert second.once() is not None
 
-    def test_a_turn_goes_on_when_the_ticket_of_the_first_expires(self, waiting, observer):
+    def test_turn_passes_when_the_ticket_of_the_first_expires(self, waiting, observer):
         lease = hold(turns("write"))
         frozen, second = waiting(turns("write")._attempt()), waiting(turns("read")._attempt())
         until_queued(frozen)
@@ -598,7 +598,7 @@ class TestFrozen:
         [semaphore, lambda: turns("read"), lambda: turns("write")],
         ids=["permit", "read", "write"],
     )
-    def test_a_grant_keeps_another_names_ticket(self, block, waiting, observer):
+    def test_grant_keeps_the_ticket_of_another_name(self, block, waiting, observer):
         """The waiter was frozen during a failover, after which its ticket's id was used again."""
         waiter, stranger = waiting(block()._attempt()), waiting(imported()._attempt(60))
         until_queued(stranger)

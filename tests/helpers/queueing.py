@@ -1,6 +1,7 @@
 """Waiters in the queue, step by step: what wakes them, and what they send."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -61,6 +62,14 @@ def until_it_can_be_woken(one: Attempt) -> None:
 
     observe.until(can_be_woken, "it can be woken")
     observe.until(lambda: one.once() is None and one.delay > 1, "it sleeps for long")
+
+
+def pause_until_woken(one: Attempt) -> None:
+    """Pause; fail if the waiter was not woken, but slept for the whole of its delay."""
+    one.delay = 60.0
+    began = time.monotonic()
+    one.pause()
+    assert time.monotonic() - began < 60
 
 
 def stay_queued() -> None:
