@@ -159,7 +159,7 @@ def looked(monkeypatch):
     return looked
 
 
-def test_cancellation_while_waiting(looked):
+def test_cancelled_wait_runs_nothing(looked):
     async def work(asked):
         task = asyncio.ensure_future(leased(effect, wait=60)(request()))
         await looked(2)
@@ -172,7 +172,7 @@ def test_cancellation_while_waiting(looked):
     assert effects() == 0
 
 
-def test_cancellation_during_the_first_look(monkeypatch):
+def test_cancellation_during_the_first_look_runs_nothing(monkeypatch):
     """It finds another at work, and has nothing to give up."""
     original = Run.begin
 

@@ -41,19 +41,13 @@ def test_check_queries_only_with_databases():
 def test_w004_names_the_tables_that_are_missing(renamed):
     renamed("django_dblock_idempotencykey")
     [warning] = check_tables(databases=["default"])
-    assert warning.id == "dblock.W004"
+    assert (warning.id, warning.level) == ("dblock.W004", checks.WARNING)
     assert warning.msg == "Database 'default' has no table django_dblock_idempotencykey."
     assert "manage.py migrate django_dblock --database default" in warning.hint
     renamed("django_dblock_fencedlock")
     [warning] = check_tables(databases=["default"])
     assert warning.msg.endswith("django_dblock_fencedlock, django_dblock_idempotencykey.")
     assert check_tables(databases=["other"]) == [], "only those that Django asks about"
-
-
-def test_missing_tables_are_a_warning_for_migrate(renamed):
-    renamed("django_dblock_idempotencykey")
-    [warning] = check_tables(databases=["default"])
-    assert warning.level == checks.WARNING
 
 
 def test_check_follows_dblock_database(settings, renamed):

@@ -72,7 +72,7 @@ def test_step_is_encrypted_under_its_own_name(settings):
 
 
 @pytest.mark.parametrize("result", [None, {"a": [1, {"b": "ü"}]}, "\\u0000", 1.5, 10**30, "\u2028"])
-def test_response_is_decrypted_unchanged(result, settings):
+def test_step_result_is_decrypted_unchanged(result, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
 
     def work(request):
@@ -91,7 +91,7 @@ def test_response_is_decrypted_unchanged(result, settings):
 
 
 @pytest.mark.parametrize("result", ["a\0b", {"\0": 1}, "\ud800", float("nan"), object()])
-def test_unstorable_responses_are_the_same_with_a_cipher(result, settings):
+def test_unstorable_step_result_is_refused_with_a_cipher(result, settings):
     settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
     with pytest.raises(ValueError, match="The result of step 'charge'"):
         post(leased(lambda request: request.idempotency.run_step("charge", lambda: result)))
@@ -99,7 +99,7 @@ def test_unstorable_responses_are_the_same_with_a_cipher(result, settings):
     assert row().locked_until is None
 
 
-class TestItsKeys:
+class TestKeys:
     def test_plain_step_is_read_with_a_cipher(self, settings):
         die("charge")
         settings.DBLOCK_IDEMPOTENCY_CIPHER = fernet()
@@ -170,7 +170,7 @@ def break_it(settings):
     ("spoil", "cause"),
     [(lose_the_key, InvalidToken), (tamper, InvalidToken), (break_it, ConnectionError)],
 )
-class TestWhatItDoesNotRead:
+class TestUnreadable:
     def refused(self, again, spoil, cause, settings):
         """An error that names the request and what to do; and nothing is run, or touched."""
         spoil(settings)
@@ -249,7 +249,7 @@ class TestInTheCallersTransaction:
             run_once("invoice", work=effect)
         assert savepoints() == []
 
-    def test_it_goes_on_and_commits(self):
+    def test_refusal_leaves_the_transaction_usable(self):
         before = effects()
         with transaction.atomic():
             effect()
@@ -260,12 +260,12 @@ class TestInTheCallersTransaction:
             effect()
         assert effects() == before + 2
 
-    def test_a_cipher_that_was_given_up(self, settings):
+    def test_removed_cipher_leaves_no_savepoint(self, settings):
         settings.DBLOCK_IDEMPOTENCY_CIPHER = None
         with transaction.atomic():
             self.refused(ImproperlyConfigured)
 
-    def test_without_autocommit(self):
+    def test_refusal_without_autocommit_leaves_no_savepoint(self):
         connection.set_autocommit(False)
         try:
             self.refused()
@@ -273,13 +273,13 @@ class TestInTheCallersTransaction:
             connection.rollback()
             connection.set_autocommit(True)
 
-    def test_a_lock_that_is_refused(self):
+    def test_refused_lock_leaves_no_savepoint(self):
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self.refused(UnsafeIsolation)
 
-    def test_a_transaction_that_is_aborted_stays_so(self):
+    def test_aborted_transaction_stays_aborted(self):
         with pytest.raises(transaction.TransactionManagementError), transaction.atomic():
             with pytest.raises(DatabaseError), connection.cursor() as cursor:
                 cursor.execute("SELECT 1/0")
@@ -312,7 +312,7 @@ def test_malformed_step_is_an_error(record, settings):
     assert effects() == 0
 
 
-class TestThatCanNotEncrypt:
+class TestFailingEncryption:
     """Its own error goes on; nothing is kept, least of all as it is."""
 
     @pytest.fixture(autouse=True)

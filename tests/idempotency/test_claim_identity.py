@@ -181,7 +181,7 @@ def test_claim_of_the_release_before_can_be_taken_over():
     assert post(charging({}), "alice").status_code == 200
 
 
-def test_negative_twin_number_and_token_alone_find_the_row_of_bob():
+def test_negative_twin_number_and_token_find_the_row_of_bob():
     """What the statements compared before."""
     row = rows.unfinished("k", "scope:alice", token=1)
     forget_claim()

@@ -152,7 +152,7 @@ class TestRelease:
         assert (record.outcome, record.status_code) == ("done", 409)
         assert "responded to it with 409" in record.getMessage()
 
-    def test_answer_without_a_body(self):
+    def test_answer_without_a_body_stores_an_empty_one(self):
         row = abandoned()
         run("release", "--request", str(row.pk), "--answer", "204", "--yes")
         row.refresh_from_db()

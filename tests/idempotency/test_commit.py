@@ -2,13 +2,11 @@
 
 import pytest
 from django.db import IntegrityError, connection, transaction
-from django.db.transaction import TransactionManagementError
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 
 from django_dblock import IdempotencyKey, idempotent, run_once
 from tests.app.idempotent_views import add_one, client
-from tests.idempotency import rows as made
 from tests.idempotency.calling import ask, ask_joined, effects, rows
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
@@ -128,18 +126,6 @@ def test_deferred_constraint_failure_stores_nothing(request, fast):
     assert run_once("next", work=lambda: "the connection is usable") is not None
 
 
-def test_row_written_without_the_lock_prevents_the_commit():
-    @idempotent(scope=client)
-    def view(request, how):
-        add_one()
-        made.make("k", "scope:client")
-        return HttpResponse(status=201)
-
-    with pytest.raises(TransactionManagementError, match="without its lock"):
-        ask(view)
-    assert (effects(), rows()) == (0, 0)
-
-
 @pytest.mark.usefixtures("transactional_db")
 def test_projects_unique_violation_propagates():
     """Only our own constraint is put in other words."""
@@ -205,6 +191,6 @@ def test_commit_is_at_least_as_durable_as_promised(level):
     assert found == ("remote_apply" if level == "remote_apply" else "on")
 
 
-def test_own_insert_reports_one_row():
+def test_first_response_has_the_token_1():
     ask(paying())
     assert IdempotencyKey.objects.get().token == 1

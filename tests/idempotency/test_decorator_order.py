@@ -314,7 +314,7 @@ def test_right_order_has_no_warning(view, found, send, ann):
 
 
 @pytest.mark.parametrize("wrong", [True, False])
-def test_w033_async_views(wrong, found, ann):
+def test_w033_finds_authorisation_below_an_async_view(wrong, found, ann):
     leased = idempotent(scope=client, mode="lease")
     messages = found(leased(allowed(apay)) if wrong else allowed(leased(apay)))
     assert ["around permission_required:" in message.msg for message in messages] == [True] * wrong
@@ -379,6 +379,6 @@ def test_opaque_class_is_refused(found, send):
     assert not IdempotencyKey.objects.exists()
 
 
-def test_project_without_urls(settings):
+def test_project_without_urls_has_no_warning(settings):
     settings.ROOT_URLCONF = None
     assert check_order() == []

@@ -67,7 +67,7 @@ def test_adjacent_parts_cannot_collide():
     assert of(multipart(a=["b", "c"])) != of(multipart(a="b", c="c"))
 
 
-def test_multipart_bodies_that_differ_in_their_boundary_are_equal():
+def test_multipart_boundary_is_ignored():
     one, two = multipart("one", a="1", f=file()), multipart("two", f=file(), a="1")
     assert one.body != two.body
     assert of(one) == of(two)
@@ -108,7 +108,7 @@ def test_urlencoded_form_is_compared_byte_for_byte(body):
     assert of(form(body)) != of(form(b"a=1&b=2&a=3"))
 
 
-def test_urlencoded_form_with_invalid_utf8():
+def test_urlencoded_form_with_invalid_utf8_is_compared():
     one, again, other = b"a=\xff&csrfmiddlewaretoken=\xfe", b"a=\xff&%ff=", b"a=\xfe"
     assert of(form(one)) == of(form(b"a=\xff"))
     assert len({of(form(body)) for body in (one, again, other)}) == 3
@@ -118,7 +118,7 @@ def test_csrf_token_in_json_counts():
     assert of(sent(b"csrfmiddlewaretoken=x")) != of(sent(b"csrfmiddlewaretoken=y"))
 
 
-def test_urlencoded_form_read_by_the_csrf_check():
+def test_urlencoded_form_read_before_is_the_same_request():
     request = form(b"csrfmiddlewaretoken=x&a=1")
     assert request.POST["a"] == "1"
     assert of(request) == of(form(b"csrfmiddlewaretoken=y&a=1"))
@@ -146,7 +146,7 @@ def test_files_are_hashed_as_a_stream_and_rewound(settings):
         one.close()  # the uploads are temporary files
 
 
-def test_form_read_by_the_csrf_check():
+def test_multipart_form_read_before_is_the_same_request():
     request = multipart(a="1")
     assert request.POST["a"] == "1"
     assert of(request) == of(multipart(a="1"))
@@ -197,6 +197,6 @@ def test_fingerprint_option_replaces_the_body():
     assert fingerprint.of_value(sent(), "a") != fingerprint.of_value(sent(path="/x/"), "a")
 
 
-def test_fingerprint_of_run_once():
+def test_fingerprint_of_work_depends_on_its_value():
     assert fingerprint.of_work({"a": 1}) != fingerprint.of_work({"a": 2})
     assert fingerprint.of_work("\udc80") == fingerprint.of_work("\udc80")

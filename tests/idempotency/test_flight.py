@@ -336,7 +336,7 @@ def unprotected(number):
     return told(pay(calling.request(), "201"))
 
 
-def test_negative_twin_concurrent_repeats_without_decorator():
+def test_negative_twin_repeats_without_decorator_all_run():
     """The negative twin."""
     race(5, unprotected)
     assert len(documents()) == 5

@@ -157,7 +157,7 @@ def test_replay_that_is_not_json_has_its_text():
         (b'{"a": 1}', "application/vnd.api+json", {"a": 1}),
     ],
 )
-def test_data_of_bodies_without_json(body, content_type, data):
+def test_data_of_a_replay_follows_its_content_type(body, content_type, data):
     class View(APIView):
         authentication_classes = (Anybody,)
 

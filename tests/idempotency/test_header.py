@@ -64,7 +64,7 @@ def test_valid_header_gives_the_key(value, key):
         ("a\\b", "not one key"),
     ],
 )
-def test_missing_header_gives_none(value, why):
+def test_invalid_header_is_a_value_error(value, why):
     with pytest.raises(ValueError, match=why) as raised:
         parse(value, strict=False)
     assert len(value) < 2 or value not in str(raised.value)

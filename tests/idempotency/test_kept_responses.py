@@ -214,7 +214,7 @@ class TestKeep:
         assert effects() == 1
 
     @pytest.mark.parametrize("make", [errors, data])
-    def test_async_predicate_of_an_async_view(self, make):
+    def test_async_predicate_of_an_async_view_is_awaited(self, make):
         view = async_view(make, keep=without_errors_async)
         send(view)
         assert replayed(send(view)) is (make is data)

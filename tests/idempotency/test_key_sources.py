@@ -82,7 +82,7 @@ def test_header_option_replaces_the_default_header():
     assert "Idempotency-Key" not in detail
 
 
-def test_missing_key_error_names_both_sources():
+def test_missing_key_error_names_the_header():
     detail = problem(send(made(key=event_id)))[2]
     assert "Idempotency-Key" in detail
 

@@ -610,7 +610,10 @@ def test_returned_4xx_is_stored_and_replayed():
 
 
 def test_error_while_releasing_does_not_hide_the_views_error(monkeypatch):
+    failed = []
+
     def fail(*arguments):
+        failed.append(arguments)
         raise OperationalError("gone")
 
     def work(request):
@@ -619,6 +622,7 @@ def test_error_while_releasing_does_not_hide_the_views_error(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         post(leased(work))
+    assert len(failed) == 1
 
 
 def test_complete_stores_its_response_for_good(told):
@@ -959,7 +963,7 @@ def test_testcase_step_is_recorded_at_block_exit():
 
 
 @pytest.mark.django_db(transaction=False)
-def test_testcase_step_in_a_transaction_is_not_recorded():
+def test_testcase_step_in_a_transaction_is_not_done_in_the_run():
     """What the how-to says of tests: a real commit needs a TransactionTestCase."""
 
     def work(request):
@@ -996,7 +1000,7 @@ def test_snapshot_isolation_is_refused():
         connection.close()
 
 
-def test_killed_run_runs_nothing_more():
+def test_killed_run_leaves_its_row_unfinished():
     """What the tests call dead is dead: its row is as it was."""
     die("a")
     assert row().steps == {"a": {"result": {"by": "the dead"}}}

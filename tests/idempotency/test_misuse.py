@@ -40,7 +40,7 @@ def test_non_callable_option_is_refused(option):
 
 
 @pytest.mark.parametrize("methods", ["PUT", [5]])
-def test_methods_as_a_string_are_refused(methods):
+def test_methods_that_are_no_list_of_names_are_refused(methods):
     """Each letter of a string would be a method, and no request would be protected."""
     with pytest.raises(TypeError, match="methods="):
         idempotent(methods=methods)

@@ -36,6 +36,6 @@ def test_durations_come_from_the_settings(settings):
     assert (Options().ttl_seconds, Options().lease_seconds) == (172_800, 5)
 
 
-def test_durations_of_a_view():
+def test_durations_can_be_set_for_a_view():
     options = Options("lease", ttl=timedelta(minutes=1), lease=0.5)
     assert (options.ttl_seconds, options.lease_seconds) == (60, 0.5)

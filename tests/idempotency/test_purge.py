@@ -231,7 +231,9 @@ class TestOthers:
         assert left() == ["k"]
 
     @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-    def test_concurrent_purge_under_snapshot_isolation(self, level, rival, observer, monkeypatch):
+    def test_concurrent_purge_under_snapshot_isolation_succeeds(
+        self, level, rival, observer, monkeypatch
+    ):
         fill(3)
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(7)")
         held = sql.PURGE.replace(

@@ -121,7 +121,7 @@ def test_unconfirmed_response_is_503_until_confirmed(missing_standby):
 
 
 @pytest.mark.usefixtures("missing_standby")
-def test_run_once_raises():
+def test_unconfirmed_run_once_raises():
     with pytest.raises(IdempotencyNotReplicated, match="no synchronous standby confirmed"):
         run_once("settle", work=lambda: 1)
     assert rows() == 1
@@ -214,7 +214,7 @@ def test_unreplicated_step_and_response_raise(transactional_db, cluster, what, d
         connection.close()
 
 
-def test_async_run_raises(transactional_db, cluster):
+def test_unconfirmed_async_step_is_503(transactional_db, cluster):
     with switched_to(cluster), psycopg.connect(cluster.url, autocommit=True) as looking:
         looking.execute("SET synchronous_commit = local")
         looking.execute("TRUNCATE django_dblock_idempotencykey")

@@ -309,7 +309,7 @@ class TestAnswers:
         assert call(place).json() == {"value": 1}
         assert replayed(call(place))
 
-    def test_completing_by_hand_renders_the_answer(self):
+    def test_complete_in_the_view_renders_the_response(self):
         first, again = call("completes"), call("completes")
         assert first.json() == again.json() == {"value": 1}
         assert replayed(again)

@@ -93,6 +93,6 @@ def test_valid_header_is_stored_unchanged(value):
         ("600", "{}", "plain"),
     ],
 )
-def test_malformed_row_is_damaged_response(status, headers, kind):
+def test_malformed_row_is_refused(status, headers, kind):
     with pytest.raises(ValueError, match=r"not headers that are ever stored|status \d+"):
         StoredResponse.read(status, headers, b"", kind)

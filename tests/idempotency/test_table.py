@@ -430,7 +430,7 @@ def test_other_engine_is_refused():
 # The handle, and who is told
 
 
-def test_view_sees_its_request_unchanged(ask):
+def test_handle_has_key_scope_and_a_stable_derived_key(ask):
     told = json.loads(ask(pages.shows_handle).content)
     derived = told.pop("derived")
     assert len(derived) == 64

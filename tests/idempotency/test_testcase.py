@@ -1,5 +1,8 @@
 """In a ``TestCase`` the response is stored for the test and rolled back after it."""
 
+import unittest
+
+import pytest
 from django.test import TestCase
 
 from tests.app import idempotent_views as views
@@ -13,6 +16,14 @@ class Twice(TestCase):
             assert ("Idempotent-Replayed" in answer.headers) == (number == 1)
         assert (effects(), rows()) == (1, 1)
 
-    def test_next_test_finds_nothing(self):
-        assert ask(views.default, "500").status_code == 500
-        assert (effects(), rows()) == (0, 0)
+
+@pytest.mark.django_db(transaction=True)
+def test_response_of_a_testcase_is_rolled_back():
+    class Asking(TestCase):
+        def test(self):
+            assert ask(views.default).status_code == 201
+            assert (effects(), rows()) == (1, 1)
+
+    result = unittest.TestSuite([Asking("test")]).run(unittest.TestResult())
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert (effects(), rows()) == (0, 0)

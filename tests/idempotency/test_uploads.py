@@ -118,7 +118,7 @@ def test_streamed_multipart_reaches_the_view():
     assert first.content == sha256(body).hexdigest().encode()
 
 
-def test_body_over_the_limit_is_streamed():
+def test_body_over_the_limit_is_refused_as_by_django():
     """As without the decorator: Django reads no more than that into memory."""
 
     @once
@@ -157,7 +157,7 @@ def test_seekable_stream_is_not_copied():
     assert request._stream is stream
 
 
-def test_empty_multipart_form():
+def test_empty_multipart_form_is_replayed():
     for again in (False, True):
         request = sent(encode_multipart("x", {}), kind="multipart/form-data; boundary=x")
         response = once_reads_nothing(request)
@@ -189,7 +189,7 @@ class Broken(io.RawIOBase):
         raise ConnectionResetError
 
 
-def test_client_disconnects_during_the_upload():
+def test_disconnect_during_the_upload_propagates():
     request = multipart(b"x")
     request._stream = Broken()
     with pytest.raises(UnreadablePostError):

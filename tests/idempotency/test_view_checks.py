@@ -65,7 +65,7 @@ def test_subclass_of_the_middleware_sets_the_user(settings):
     assert check_views() == []
 
 
-def test_function_middleware_is_tolerated(settings):
+def test_function_middleware_sets_no_user(settings):
     without_users(settings)
     settings.MIDDLEWARE = [f"{__name__}.without_users"]
     assert check_views()
@@ -77,7 +77,7 @@ def test_rest_framework_views_need_no_middleware(settings):
         assert check_views() == []
 
 
-def test_project_without_urls(settings):
+def test_project_without_urls_is_checked_as_well(settings):
     settings.ROOT_URLCONF = None
     without_users(settings)
 
@@ -87,7 +87,7 @@ def test_project_without_urls(settings):
     assert any("somewhere" in message.obj for message in check_views())
 
 
-def test_project_without_the_auth_app():
+def test_package_imports_no_auth_app():
     """Decorating, calling and checking import nothing of django.contrib.auth."""
     program = (
         "import django, sys;"

@@ -130,13 +130,13 @@ def test_sync_view_has_one_effect(place, during):
 
 
 @pytest.mark.parametrize("place", WITHOUT_TRANSACTION)
-def test_lease_mode_on_a_method_under_atomic_requests(place, during):
+def test_lease_mode_on_a_method_has_one_effect(place, during):
     works(post, place, during)
 
 
 @pytest.mark.usefixtures("in_atomic_requests")
 @pytest.mark.parametrize("place", WITHOUT_TRANSACTION)
-def test_lease_mode_error_says_what_to_change(place):
+def test_lease_mode_on_a_method_in_atomic_requests_is_refused(place):
     """Only a function can opt out by itself; a class does it in the URLconf."""
     with pytest.raises(ImproperlyConfigured, match="non_atomic_requests"):
         post(place)
@@ -264,7 +264,7 @@ def test_scope_of_an_async_view_is_its_user():
     assert IdempotencyKey.objects.get().scope.startswith("user:")
 
 
-def test_async_view_without_a_user():
+def test_async_view_without_a_user_has_no_scope():
     async def view(request): ...
 
     protected = idempotent(mode="lease")(view)
@@ -348,7 +348,7 @@ def test_lost_lease_is_not_stored_as_server_error():
     assert not IdempotencyKey.objects.exclude(completed_at=None).exists()
 
 
-def test_complete_called_by_the_view():
+def test_response_completed_by_the_view_is_replayed():
     @idempotent(scope=matrix.client, mode="lease")
     def view(request):
         with transaction.atomic():
