@@ -237,6 +237,19 @@ class TestPause:
             os.kill(os.getpid(), signal.SIGTERM)
             wait(60)
 
+    def test_sigterm_that_python_swallows_interrupts_the_next_wait(self, monkeypatch):
+        class Finalized:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        swallowed = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda error: swallowed.append(error.exc_type))
+        with pause.pauses() as wait:
+            Finalized()
+            assert swallowed == [KeyboardInterrupt]
+            with pytest.raises(KeyboardInterrupt):
+                wait(1)
+
     def test_ignored_signals_stay_ignored(self):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:

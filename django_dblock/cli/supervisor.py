@@ -69,13 +69,15 @@ class Inbox:
 
     Attributes:
         interrupted_by: the signal that raised KeyboardInterrupt.
+        is_interrupted: whether a signal has raised KeyboardInterrupt, perhaps where Python has
+            swallowed it.
         asked_to_end: the latest collected signal that asks this process to end; None without one.
     """
 
     def __init__(self) -> None:
         self.interrupted_by: int = signal.SIGINT
         self.asked_to_end: int | None = None
-        self._interrupted = False
+        self.is_interrupted = False
         self._hook = sys.unraisablehook
         # Threads write to the queue, and so does a signal handler that may have interrupted a
         # reader or a writer of the queue. SimpleQueue.put() is reentrant for that.
@@ -108,7 +110,7 @@ class Inbox:
         for number in (*ENDING, *OTHERS):
             self._handle(number, self._put)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._interrupted:
+        if self.is_interrupted:
             raise KeyboardInterrupt
 
     def wake(self, *_: object) -> None:
@@ -124,7 +126,7 @@ class Inbox:
 
     def _handle(self, number: int, handler: Any) -> None:
         current = signal.getsignal(number)
-        if current is not signal.SIG_IGN or number == signal.SIGCHLD:
+        if current is not signal.SIG_IGN or number in (signal.SIGCHLD, signal.SIGALRM):
             self._before.setdefault(number, current)
             signal.signal(number, handler)
 
@@ -136,7 +138,7 @@ class Inbox:
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGALRM:
             self.interrupted_by = number
-        self._interrupted = True
+        self.is_interrupted = True
         raise KeyboardInterrupt
 
     def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
@@ -421,6 +423,11 @@ def run_under(
             return _run(block, options, inbox, record, leads)
         except KeyboardInterrupt:
             return SIGNALLED + inbox.interrupted_by
+        except CommandError:
+            # An interrupt was swallowed just before. It must end 'dblock lead', too.
+            if inbox.is_interrupted:
+                return SIGNALLED + inbox.interrupted_by
+            raise
 
 
 def _run(

@@ -35,26 +35,31 @@ def pauses() -> Iterator[Callable[[float], bool]]:
     what is ignored stays ignored (``nohup``). A queue that may be written to by a signal handler
     that has interrupted its reader is what wakes.
     """
-    resized: SimpleQueue[int] = SimpleQueue()
+    received: SimpleQueue[int] = SimpleQueue()
 
     def put(number: int, _frame: FrameType | None) -> None:
-        resized.put(number)
+        received.put(number)
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        # Python swallows what is raised in the callback of a weak reference or in __del__. Then the
+        # next wait raises again.
+        received.put(number)
         raise KeyboardInterrupt
 
     def wait(seconds: float) -> bool:
         try:
-            resized.get(timeout=seconds)
+            number = received.get(timeout=seconds)
         except Empty:
             return False
+        if handlers_of[number] is interrupt:
+            raise KeyboardInterrupt
         return True
 
     handlers = {**dict.fromkeys(_ENDING, interrupt), **dict.fromkeys(_RESIZED, put)}
-    numbers = {getattr(signal, name, None): handler for name, handler in handlers.items()}
+    handlers_of = {getattr(signal, name, None): handler for name, handler in handlers.items()}
     before = {
         number: signal.signal(number, handler)
-        for number, handler in numbers.items()
+        for number, handler in handlers_of.items()
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

@@ -262,6 +262,33 @@ class TestSwallowedInterrupt:
         assert is_expired(observer)
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
+    def test_it_goes_before_an_error(self, monkeypatch):
+        """Else 'dblock lead' would campaign again after it could not reach the database."""
+
+        def fail(*_):
+            Finalized(self.terminate)
+            raise OperationalError("the server is gone")
+
+        monkeypatch.setattr(table, "acquire", fail)
+        monkeypatch.setattr("django_dblock.cli.supervisor._AGAIN", 60)  # no second attempt
+        assert run() == 128 + signal.SIGTERM
+
+    def test_it_is_raised_again_where_alarms_were_ignored(self, monkeypatch):
+        signals = [self.terminate]
+
+        def ask(*_):
+            if signals:
+                Finalized(signals.pop())
+            return table.Refusal(1.0, 1, "somebody")
+
+        monkeypatch.setattr(table, "acquire", ask)
+        before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        try:
+            assert run("--timeout", "forever") == 128 + signal.SIGTERM
+            assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
     def test_other_swallowed_errors_are_reported_as_before(self, monkeypatch):
         acquire, reported = table.acquire, []
 
