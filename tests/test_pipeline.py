@@ -178,14 +178,14 @@ class TestLeaseLeftInAPipeline:
         assert caught.value.__notes__ == [
             "a was not released. It is no longer renewed, and expires within 30 s."
         ]
-        assert lease.trust not in heartbeat._due
+        assert lease.trust not in heartbeat.of("default")._due
         assert lease.remaining == 0
 
     def test_error_of_the_block_is_raised(self, left_open, caplog):
         with pytest.raises(ZeroDivisionError), fenced_lock("a", ttl=30) as lease:
             left_open()
             raise ZeroDivisionError
-        assert lease.trust not in heartbeat._due
+        assert lease.trust not in heartbeat.of("default")._due
         assert "a was not released, it expires" in caplog.text
 
     def test_guard_commits_and_the_lease_is_released(self, rival):

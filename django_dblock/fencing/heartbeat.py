@@ -1,9 +1,10 @@
-"""The heartbeat: one daemon thread that renews every lease of this process, and notices losses.
+"""The heartbeat: a daemon thread that renews every lease of this process, and notices losses.
 
+Each database alias has a thread of its own, so that a silent server delays no renewal on another.
 The thread starts with the first lease and ends with the last. A thread with a connection ends at
 once, and closes the connection. A thread without a connection ends a moment later, because starting
 a thread for each of many short leases would cost more than the leases themselves. A beat is one
-statement that renews all leases of a database that are due. A failed beat is repeated until the
+statement that renews all leases of the alias that are due. A failed beat is repeated until the
 leases expire. After a fork the child has no heartbeat: the leases and the connections are the
 parent's, and the child neither uses nor closes those connections.
 """
@@ -147,7 +148,7 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
 logger = logging.getLogger("django_dblock.fencing")
 
 _LONGEST_SILENCE = 5.0
-"""Seconds to wait for the server at most, because leases of other databases are due, too."""
+"""Seconds to wait for the server at most, because leases with other ttls are due, too."""
 
 _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 """Seconds between a beat that failed and the next."""
@@ -157,19 +158,18 @@ _MOMENT = 0.25
 
 
 class Batch(NamedTuple):
-    """The leases that one statement renews: of one database, one schema, and with similar ttls."""
+    """The leases that one statement renews: of one schema, and with similar ttls."""
 
     # A beat is abandoned after a third of its shortest ttl. If the sizes were mixed, one short
     # lease would end the beats of a thousand long leases, which take longer than that.
 
-    alias: str
     schema: str
     size: int
 
 
 def _batch_of(trust: Trust) -> Batch:
     _, exponent = frexp(trust.ttl)
-    return Batch(trust.place.using, trust.place.schema, exponent // 3)
+    return Batch(trust.place.schema, exponent // 3)
 
 
 class Watch:
@@ -188,16 +188,18 @@ class Watch:
 
 
 class Heartbeat:
-    """The watched leases, when each of them is due, and the thread that renews the leases."""
+    """The watched leases of one alias, when each of them is due, and the thread that renews them.
 
-    def __init__(self) -> None:
-        self._begin()
+    Args:
+        alias: the database alias.
+    """
 
-    def _begin(self) -> None:
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
         self._changed = threading.Condition()
         self._due: dict[Trust, float | None] = {}  # None: watched, but not renewed
         self._thread: threading.Thread | None = None
-        self._lines: dict[str, Line] = {}
+        self._line: Line | None = None
         self._wakes = 0.0
 
     def watch(self, trust: Trust, *, renews: bool) -> None:
@@ -219,7 +221,7 @@ class Heartbeat:
         """
         with self._changed:
             self._due.pop(trust, None)
-            if not self._due and self._lines:
+            if not self._due and self._line:
                 self._changed.notify()
 
     def _run(self) -> None:
@@ -234,18 +236,18 @@ class Heartbeat:
         """Wait until a lease is due; return False if no lease is left and the thread can end."""
         with self._changed:
             idle = False
-            while self._due or not (idle or self._lines):
+            while self._due or not (idle or self._line):
                 idle = not self._due
                 at = now() + _MOMENT if idle else self._next()
                 if (left := at - now()) <= 0:
                     return True
-                if not self._lines:
+                if not self._line:
                     left = min(left, _MOMENT)
                 self._wakes = now() + left
                 self._changed.wait(left)
             self._thread = None  # the next lease starts another thread
-            lines, self._lines = self._lines, {}
-        for line in lines.values():
+            line, self._line = self._line, None
+        if line is not None:
             line.close()
         return False
 
@@ -259,7 +261,7 @@ class Heartbeat:
         return end if due is None else min(due, end)
 
     def _batches(self) -> dict[Batch, list[Trust]]:
-        """Return the leases to renew, by database, schema and size of ttl.
+        """Return the leases to renew, by schema and size of ttl.
 
         A lease that is due takes along all leases that are due soon, so that they are renewed
         together later, too. Leases that are lost, and leases that no code can release any more, are
@@ -293,10 +295,8 @@ class Heartbeat:
         interval = min(trust.ttl for trust in trusts) / 3
         # A lease that expires during the beat is marked as lost; the beat of the others goes on.
         watch = Watch(trusts)
-        line = self._lines.get(batch.alias)
         try:
-            if line is None:
-                line = self._lines[batch.alias] = Line(batch.alias)
+            line = self._line = self._line or Line(self._alias)
             gone, skipped = line.renew(
                 trusts,
                 patience=min(interval, _LONGEST_SILENCE),
@@ -307,9 +307,9 @@ class Heartbeat:
             watch.look()
             logger.warning(
                 "A heartbeat on %r failed, trying again: %s",
-                batch.alias,
+                self._alias,
                 error,
-                extra={"kind": "fenced", "using": batch.alias, "error": error},
+                extra={"kind": "fenced", "using": self._alias, "error": error},
             )
             self._put_off(dict.fromkeys(trusts, self._soon(interval)))
             return
@@ -332,18 +332,38 @@ class Heartbeat:
                 if trust in self._due:
                     self._due[trust] = due
 
+
+class Heartbeats:
+    """The heartbeats of this process, one for each database alias."""
+
+    def __init__(self) -> None:
+        self._by_alias: dict[str, Heartbeat] = {}
+
+    def of(self, alias: str) -> Heartbeat:
+        """Return the heartbeat of an alias."""
+        found = self._by_alias.get(alias)
+        return found or self._by_alias.setdefault(alias, Heartbeat(alias))
+
+    def watch(self, trust: Trust, *, renews: bool) -> None:
+        """Renew the lease every third of its ttl; without ``renews``, only notice its loss."""
+        self.of(trust.place.using).watch(trust, renews=renews)
+
+    def forget(self, trust: Trust) -> None:
+        """Stop renewing the lease, as :meth:`Heartbeat.forget` does."""
+        self.of(trust.place.using).forget(trust)
+
     def _leave_to_parent(self) -> None:
         """Start again in a forked child, without leases and with new mutexes.
 
         No thread of the child could ever free a mutex that a thread of the parent held.
         """
-        _of_parents.append(self._lines)
-        self._begin()
+        _of_parents.append(self._by_alias)
+        self._by_alias = {}
 
 
-heartbeat = Heartbeat()
+heartbeat = Heartbeats()
 
-_of_parents: list[dict[str, Line]] = []
-"""The parents' lines; kept, because garbage collection would close the parents' connections."""
+_of_parents: list[dict[str, Heartbeat]] = []
+"""The parents' heartbeats; garbage collection would close the connections of the parents."""
 
 after_fork_in_child(heartbeat._leave_to_parent)  # noqa: SLF001 - of this module

@@ -136,7 +136,7 @@ class TestOneWorker:
             mine.balance()
             assert mine._owned[0].token > old.token
             assert old.lost
-            assert old.trust not in heartbeat._due
+            assert old.trust not in heartbeat.of("default")._due
             mine.balance()
             assert mine.numbers == (0, 1, 2, 3)
 

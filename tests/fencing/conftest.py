@@ -12,7 +12,7 @@ def _no_heartbeat_is_left():
     store._granted.clear()  # a hint of tests before this one, whose rows are gone
     store._awaited.clear()
     yield
-    left = list(heartbeat._due)
+    left = [trust for one in heartbeat._by_alias.values() for trust in one._due]
     for trust in left:
         heartbeat.forget(trust)
     observe.until(_has_ended, "the heartbeat ends")
@@ -21,6 +21,9 @@ def _no_heartbeat_is_left():
 
 def _has_ended():
     """It waits a moment for another lease; woken, it does not."""
-    with heartbeat._changed:
-        heartbeat._changed.notify()
-        return heartbeat._thread is None
+    for one in heartbeat._by_alias.values():
+        with one._changed:
+            one._changed.notify()
+            if one._thread is not None:
+                return False
+    return True

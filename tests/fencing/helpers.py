@@ -87,10 +87,11 @@ def updates():
 
 def beat_now():
     """Make every lease of this process due."""
-    with heartbeat._changed:
-        for trust in heartbeat._due:
-            heartbeat._due[trust] = now()
-        heartbeat._changed.notify()
+    for one in heartbeat._by_alias.values():
+        with one._changed:
+            for trust in one._due:
+                one._due[trust] = now()
+            one._changed.notify()
 
 
 def run(coroutine):

@@ -197,7 +197,7 @@ def test_loss_before_the_block_begins_cancels_it(monkeypatch):
     plain = waiting.Attempt.close
 
     def close(attempt):
-        observe.until(lambda: heartbeat._thread is None, "the loss is told")
+        observe.until(lambda: heartbeat.of("default")._thread is None, "the loss is told")
         plain(attempt)
 
     monkeypatch.setattr(waiting.Attempt, "close", close)

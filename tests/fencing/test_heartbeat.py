@@ -15,7 +15,7 @@ from django.db import connection, connections
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
 from django_dblock.fencing import heartbeat as beat
 from django_dblock.fencing import heartbeat as module
-from django_dblock.fencing.heartbeat import Heartbeat, heartbeat
+from django_dblock.fencing.heartbeat import Heartbeat, Heartbeats, heartbeat
 from tests.fencing.helpers import (
     NAME,
     beat_now,
@@ -125,11 +125,13 @@ def test_leases_of_different_ttls_share_beats():
         fenced_lock("c", ttl=600) as c,
     ):
         now = beat.now()
-        heartbeat._due.update({a.trust: now - 1, b.trust: now + 9, c.trust: now + 150})
-        batches = heartbeat._batches()
+        heartbeat.of("default")._due.update(
+            {a.trust: now - 1, b.trust: now + 9, c.trust: now + 150}
+        )
+        batches = heartbeat.of("default")._batches()
         assert list(batches.values()) == [[a.trust, b.trust]]
-        heartbeat._due.update({a.trust: now + 9, b.trust: now + 9})
-        assert heartbeat._batches() == {}
+        heartbeat.of("default")._due.update({a.trust: now + 9, b.trust: now + 9})
+        assert heartbeat.of("default")._batches() == {}
 
 
 def test_heartbeat_thread_ends_with_the_last_lease():
@@ -161,7 +163,9 @@ def test_connected_heartbeat_ends_with_the_last_lease(observer, monkeypatch):
     with fenced_lock(NAME, ttl=600):
         beat_now()
         observe.until(lambda: heartbeats(observer), "it has a connection")
-        observe.until(lambda: min(heartbeat._due.values()) > beat.now(), "it has beaten")
+        observe.until(
+            lambda: min(heartbeat.of("default")._due.values()) > beat.now(), "it has beaten"
+        )
     observe.until(lambda: not threads(), "the thread ends")
     observe.until(lambda: not heartbeats(observer), "its backend ends")
 
@@ -187,7 +191,7 @@ def test_released_lease_in_a_failed_beat_is_not_lost(monkeypatch, observer):
     with fenced_lock(NAME, ttl=60, on_lost=lost.append) as lock:
         answer = module.Outcome([lock.trust], [])
         monkeypatch.setattr(beat.Line, "renew", lambda *_, **__: lock.release() and answer)
-        Heartbeat()._beat(module._batch_of(lock.trust), [lock.trust])
+        Heartbeat("default")._beat(module._batch_of(lock.trust), [lock.trust])
     assert lost == []
     assert not lock.lost
 
@@ -257,6 +261,28 @@ def test_silent_server_is_abandoned_at_the_deadline(observer, rival):
             assert lock.lost
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_silent_database_does_not_delay_renewals_in_another(connect, observer):
+    """Neither alias' leases depend on the other's server."""
+    silent = connect("other")
+    with fenced_lock("a", ttl=60, using="other") as other, fenced_lock("b", ttl=3) as lock:
+        with silent.transaction():
+            silent.execute("LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
+            beat_now()
+            observe.until(lambda: waits_for_a_table(observer), "the beat waits")
+            until_renewed(observer, "b")
+            until_renewed(observer, "b")
+            lock.check()
+            assert waits_for_a_table(observer), "it still waits"
+        other.check()
+
+
+def waits_for_a_table(observer):
+    return observer.execute(
+        "SELECT true FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
+    ).fetchone()
+
+
 def test_locked_row_does_not_delay_other_renewals(rival, observer):
     with fenced_lock("a", ttl=3) as first, fenced_lock("b", ttl=3):
         with rival.transaction():
@@ -291,7 +317,7 @@ def test_failed_thread_start_grants_nothing(monkeypatch, observer):
         with pytest.raises(RuntimeError, match="can't start"):
             fenced_lock(NAME, ttl=30).__enter__()
     assert is_expired(observer)
-    heartbeat._thread = None
+    heartbeat.of("default")._thread = None
 
 
 def test_leases_of_many_threads_share_one_heartbeat(observer):
@@ -372,12 +398,13 @@ class TestFork:
             assert holder.receive() == "still held"
 
     def test_forked_child_keeps_the_parents_connection_open(self):
-        own = Heartbeat()
-        lines = own._lines
+        own = Heartbeats()
+        own.of("default")._line = object()
+        parents = own._by_alias
         own._leave_to_parent()
-        assert own._lines is not lines
-        assert lines in module._of_parents, "kept: closing them would end the parent's"
-        module._of_parents.remove(lines)
+        assert own.of("default")._line is None
+        assert parents in module._of_parents, "kept: closing them would end the parent's"
+        module._of_parents.remove(parents)
 
     def test_gunicorn_master_and_workers_renew_their_own_leases(self, tmp_path):
         """A lease taken while the master loads the app is the master's; workers have their own."""
@@ -424,7 +451,7 @@ def until_renewed_row(name):
 
 def fork_while_holding(channel):
     with fenced_lock(NAME, ttl=1.5) as lock:
-        observe.until(lambda: heartbeat._lines, "the heartbeat has its connection")
+        observe.until(lambda: heartbeat.of("default")._line, "the heartbeat has its connection")
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:

@@ -29,7 +29,7 @@ class TestLeftElsewhere:
 
         lock = run(main())
         assert is_expired(observer)
-        assert lock.trust not in heartbeat._due
+        assert lock.trust not in heartbeat.of("default")._due
         assert not lock.lost
 
     def test_generator_closed_in_another_thread_releases(self, observer):

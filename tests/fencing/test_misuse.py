@@ -39,7 +39,7 @@ def test_open_transaction_at_exit_lets_the_lease_expire(observer):
         raise ValueError("its own")
     transaction.rollback()
     transaction.set_autocommit(True)
-    assert not heartbeat._due
+    assert not heartbeat.of("default")._due
     until_expired(observer)
     with fenced_lock(NAME, ttl=30):
         pass

@@ -214,7 +214,7 @@ class TestMigration:
             call_command("migrate", "django_dblock", "zero", database=alias, verbosity=0)
             call_command("migrate", "django_dblock", database=alias, verbosity=0)
         with fenced_lock(NAME, ttl=30):
-            assert heartbeat._due
+            assert heartbeat.of("default")._due
 
     test_migration_is_reversible = pytest.mark.django_db(
         transaction=True, databases=["default", "sqlite"]

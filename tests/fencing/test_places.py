@@ -228,7 +228,7 @@ class TestOneOfManyEnds:
 
     def beat_while_slow(self, rival, leases, meanwhile):
         """One beat that the server answers after more than a look at the clock."""
-        own = module.Heartbeat()
+        own = module.Heartbeat("default")
         own._due = dict.fromkeys((lease.trust for lease in leases), module.now())
         [(batch, trusts)] = own._batches().items()
         assert len(trusts) == len(leases)
@@ -245,8 +245,7 @@ class TestOneOfManyEnds:
         freeing.start()
         own._beat(batch, trusts)
         freeing.join()
-        for line in own._lines.values():
-            line.close()
+        own._line.close()
 
     @pytest.mark.parametrize("ends", ["released", "about to expire"])
     def test_ending_one_of_many_leases_disturbs_no_renewal(self, ends, rival, caplog):
@@ -275,16 +274,14 @@ class TestOneOfManyEnds:
 def test_briefly_locked_row_is_due_again_soon(rival):
     with fenced_lock(NAME, ttl=60) as lock:
         rival.execute("BEGIN; SELECT FROM django_dblock_fencedlock FOR UPDATE")
-        own = module.Heartbeat()
+        own = module.Heartbeat("default")
         own._due = {lock.trust: module.now()}
         own._beat(module._batch_of(lock.trust), [lock.trust])
         rival.execute("COMMIT")
         assert own._due[lock.trust] - module.now() <= module._LONGEST_BREAK
-        for line in own._lines.values():
-            line.close()
+        own._line.close()
 
 
 def test_short_and_long_leases_are_renewed_in_separate_batches():
     with fenced_lock("short", ttl=0.6) as short, fenced_lock("long", ttl=60) as long:
         assert module._batch_of(short.trust) != module._batch_of(long.trust)
-        assert module._batch_of(short.trust).alias == module._batch_of(long.trust).alias

@@ -23,7 +23,7 @@ class InATestCase(TestCase):
 
     def test_lease_in_a_testcase_has_no_heartbeat(self):
         with fenced_lock("a", ttl=30):
-            assert list(heartbeat._due.values()) == [None]
+            assert list(heartbeat.of("default")._due.values()) == [None]
 
     def test_inner_transaction_is_refused(self):
         with transaction.atomic(), pytest.raises(OpenTransaction):

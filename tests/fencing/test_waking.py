@@ -278,9 +278,9 @@ class TestEdges:
     def test_batch_of_released_leases_sends_nothing(self):
         with fenced_lock(NAME, ttl=60) as lock:
             batch = heartbeat._batch_of(lock.trust)
-        own = heartbeat.Heartbeat()
+        own = heartbeat.Heartbeat("default")
         own._beat(batch, [lock.trust])
-        assert own._lines == {}
+        assert own._line is None
 
 
 class TestIsolation:
