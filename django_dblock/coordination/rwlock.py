@@ -16,7 +16,7 @@ from django_dblock.fencing.acquire import Attempt, Demand, Success
 from django_dblock.fencing.deadline import GONE, now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
-from django_dblock.fencing.lock import fenced_lock
+from django_dblock.fencing.lock import Entry, fenced_lock
 from django_dblock.fencing.store import Place, Refusal, Wish
 from django_dblock.keys import KeyPart
 from django_dblock.sql import rwlock as sql
@@ -30,12 +30,13 @@ _holding: ContextVar[tuple["ReadLease | WriteLease", ...]] = ContextVar(
 class _TurnLease(Lease):
     """A lease whose release wakes the next waiters: several readers, or one writer."""
 
-    def _release_row(self) -> bool:
+    def _release_row(self, *, was_lost: bool) -> bool:
         parameters = {
             "name": self._place.name,
             "slot": self._place.slot,
             "token": self.token,
             "hold_at_least": self._hold_at_least,
+            "was_lost": was_lost,
             "ticket": None,
         }
         return bool(store.run_again(self._place, "released", sql.RELEASE_TURN, parameters))
@@ -326,6 +327,7 @@ def _downgraded(writing: WriteLease, ttl: float) -> Iterator[ReadLease]:
         metadata=writing.metadata,
         on_lost=None,
     )
+    reading.trust.left_behind = Entry(writing, reading).left_behind
     heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
     _holding.set((*_holding.get(), reading))
     failed = True

@@ -122,9 +122,11 @@ class Permit(Lease):
                 stack.enter_context(self._guarded(trust, idle_timeout))
             yield
 
-    def _release_row(self) -> bool:
+    def _release_row(self, *, was_lost: bool) -> bool:
         leases = [slots.identity(trust) for trust in self.trusts]
-        ours = slots.give_back(self._place, leases, hold_at_least=self._hold_at_least)
+        ours = slots.give_back(
+            self._place, leases, hold_at_least=self._hold_at_least, was_lost=was_lost
+        )
         return len(ours) == len(leases)
 
 

@@ -11,7 +11,11 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey
-from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
+from django_dblock.exceptions import (
+    LockLost,
+    NotReplicated,
+    UnsupportedDatabase,
+)
 from django_dblock.fencing import store
 from django_dblock.fencing.deadline import Trust
 from django_dblock.fencing.lease import Lease
@@ -165,7 +169,11 @@ def answer(
 
 
 def give_back(
-    place: Place, leases: Sequence[tuple[str, int, int]], *, hold_at_least: float = 0
+    place: Place,
+    leases: Sequence[tuple[str, int, int]],
+    *,
+    hold_at_least: float = 0,
+    was_lost: bool = False,
 ) -> set[tuple[str, int]]:
     """Release leases in one statement; return (name, slot) of each lease that was still held.
 
@@ -173,6 +181,7 @@ def give_back(
         place: the place of one of the leases, for errors; waiters for that name are woken.
         leases: name, slot and token of each.
         hold_at_least: seconds since the grant for which a slot stays taken.
+        was_lost: whether the caller has lost one of the leases, so that the lock_delay is kept.
 
     Raises:
         OpenTransaction: the caller has a transaction open.
@@ -184,6 +193,7 @@ def give_back(
         "slots": [slot for _, slot, _ in leases],
         "tokens": [token for _, _, token in leases],
         "hold_at_least": hold_at_least,
+        "was_lost": was_lost,
     }
     rows = store.run_again(place, "released", sql.RELEASE_SLOTS, parameters)
     return {(name, slot) for name, slot, _ in rows}

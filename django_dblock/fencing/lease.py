@@ -242,7 +242,7 @@ class Lease:
             raise
         lost = self.lost
         self.stop_renewing()  # first, so that the heartbeat does not examine a released lease
-        had = self._release_row()
+        had = self._release_row(was_lost=lost)
         self.note_release(had=had, lost=lost)
         return had and not lost
 
@@ -310,8 +310,10 @@ class Lease:
             heartbeat.forget(trust)
             trust.end()
 
-    def _release_row(self) -> bool:
-        return store.release(self._place, self.token, hold_at_least=self._hold_at_least)
+    def _release_row(self, *, was_lost: bool) -> bool:
+        return store.release(
+            self._place, self.token, hold_at_least=self._hold_at_least, was_lost=was_lost
+        )
 
     def loss(self) -> LockLost:
         """Return a LockLost with the reason why the lease can't be used."""

@@ -190,7 +190,8 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         hold_at_least: seconds since the grant for which nobody else acquires the key, even if the
             lease is released earlier: for jobs that must not run twice in short order.
         lock_delay: seconds for which nobody acquires the key after the lease *expired* unreleased,
-            so that requests that the lost holder has sent elsewhere can end.
+            so that requests that the lost holder has sent elsewhere can end. A holder that leaves
+            the block after the loss does not shorten the delay.
         on_lost: called once with the lease when the lease is lost, in the thread that notices the
             loss: mostly the heartbeat's. So it must be quick, and must not run queries.
         using: the database alias of the lock table; ``DBLOCK_DATABASE``, else where the router

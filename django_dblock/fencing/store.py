@@ -213,11 +213,17 @@ def renewal_parameters(leases: Sequence[tuple[Place, int, float]]) -> dict[str, 
     }
 
 
-def release(place: Place, token: int, *, hold_at_least: float) -> bool:
+def release(place: Place, token: int, *, hold_at_least: float, was_lost: bool = False) -> bool:
     """Release the lease; return whether the caller still held it.
 
     If the server dropped the connection meanwhile, the release is sent once more on a new one: a
     second release of one grant changes nothing.
+
+    Args:
+        place: the lease.
+        token: the fencing token of the grant.
+        hold_at_least: seconds since the grant for which nobody else acquires the lease.
+        was_lost: whether the caller has lost the lease, so that the lock_delay is kept.
 
     Raises:
         OpenTransaction: a transaction is open on the connection.
@@ -228,10 +234,11 @@ def release(place: Place, token: int, *, hold_at_least: float) -> bool:
         "slot": place.slot,
         "token": token,
         "hold_at_least": hold_at_least,
+        "was_lost": was_lost,
     }
     row = (place.using, place.name, place.slot)
     # The short statement releases nothing if somebody waits, or if the lease is lost.
-    if not (hold_at_least or row in _awaited) and run_again(
+    if not (hold_at_least or was_lost or row in _awaited) and run_again(
         place, "released", sql.RELEASE_UNAWAITED, parameters
     ):
         return True

@@ -157,7 +157,7 @@ WITH wanted AS MATERIALIZED (
     SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
         lock_delay = GREATEST(
             lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
-            interval '0'
+            CASE WHEN %(was_lost)s THEN lease.lock_delay ELSE interval '0' END
         )
     FROM ours
     WHERE lease.id = ours.id

@@ -174,8 +174,9 @@ FROM wanted
 LEFT JOIN renewed USING (name, slot, token)
 """
 
-# Release the lease if no waiter has marked it (awaited_until) and no hold_at_least is to be kept:
-# the common case, in half of RELEASE's time, which is mostly parsing and planning the notification.
+# Release the lease if no waiter has marked it (awaited_until), and no hold_at_least or lock_delay
+# is to be kept: the common case, in half of RELEASE's time, which is mostly parsing and planning
+# the notification.
 RELEASE_UNAWAITED = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),
@@ -188,8 +189,10 @@ RETURNING
 """
 
 # The complete release. The rest of hold_at_least becomes the lock_delay, so that a renewal in
-# flight finds no lease to renew. No row: another holder has been granted the lease since. The
-# commit does not wait for a standby: if a failover loses the release, the lease expires.
+# flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
+# what the holder has sent elsewhere may still be under way. No row: another holder has been granted
+# the lease since. The commit does not wait for a standby: if a failover loses the release, the
+# lease expires.
 # If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
 # queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
 # one of the woken waiters could be granted the lease. The first column is null if nobody has
@@ -198,7 +201,8 @@ RELEASE = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),
     lock_delay = GREATEST(
-        acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(), interval '0'
+        acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+        CASE WHEN %(was_lost)s THEN lock_delay ELSE interval '0' END
     )
 WHERE name = %(name)s AND slot = %(slot)s AND token = %(token)s
 RETURNING

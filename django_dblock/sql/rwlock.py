@@ -222,7 +222,8 @@ WITH released AS (
     UPDATE django_dblock_fencedlock
     SET expires_at = LEAST(expires_at, clock_timestamp()),
         lock_delay = GREATEST(
-            acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(), interval '0'
+            acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+            CASE WHEN %(was_lost)s THEN lock_delay ELSE interval '0' END
         )
     WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s
     RETURNING awaited_until > clock_timestamp() AS is_awaited,

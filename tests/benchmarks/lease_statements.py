@@ -59,6 +59,7 @@ def _pair(acquire: str, release: str, alias: str = "default") -> Callable[[int],
         "in_turn": False,
         "ticket": None,
         "hold_at_least": 0,
+        "was_lost": False,
     }
     with connections["default"].cursor() as cursor:
         for name in NAMES:  # so that there is a row for TAKE
@@ -91,7 +92,7 @@ CREATE OR REPLACE FUNCTION benchmark_take(
 """,
     f"""
 CREATE OR REPLACE FUNCTION benchmark_release(
-    _name text, _slot int, _token bigint, _hold_at_least float8
+    _name text, _slot int, _token bigint, _hold_at_least float8, _was_lost boolean
 ) RETURNS TABLE (notified_ text, synchronous_commit_ text)
 LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY {_body(sql.RELEASE)}; END $$
 """,
@@ -106,5 +107,5 @@ def _functions(number: int) -> None:
         )
         [(_, token, *_)] = cursor.fetchall()
     with connections["default"].cursor() as cursor:
-        cursor.execute("SELECT * FROM benchmark_release(%s, 0, %s, 0)", [name, token])
+        cursor.execute("SELECT * FROM benchmark_release(%s, 0, %s, 0, false)", [name, token])
         assert cursor.rowcount == 1

@@ -19,6 +19,7 @@ from django_dblock.fencing import store
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
+from tests.fencing.helpers import in_a_thread
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
@@ -279,6 +280,21 @@ class TestDowngrade:
             with pytest.raises(LockLost):
                 with writing.downgrade() as reading:
                     reading.trust.lose("lost for the test")
+
+    def test_not_renewed_if_its_thread_ends_in_the_block(self):
+        left = []
+
+        def enter():
+            writing = lock().write(ttl=1.5)
+            left.extend([writing, block := writing.__enter__().downgrade(), block.__enter__()])
+
+        in_a_thread(enter)
+        writing, block, reading = left
+        observe.until(lambda: reading.lost, "it is told at the next beat")
+        assert "the thread that entered the block has ended" in reading.trust.reason
+        with pytest.raises(LockLost):
+            block.__exit__(None, None, None)
+        writing.__exit__(None, None, None)
 
 
 def test_acquire_and_release_are_one_statement_each(statements):

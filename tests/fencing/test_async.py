@@ -76,6 +76,19 @@ def test_loss_cancels_the_block_and_raises_lock_lost():
         run(work())
 
 
+def test_block_cancelled_by_the_loss_leaves_the_lock_delay():
+    """What the block has sent elsewhere goes on."""
+
+    async def work():
+        async with fenced_lock(NAME, ttl=0.2, heartbeat=False, lock_delay=60):
+            await asyncio.sleep(60)
+
+    with pytest.raises(LockLost):
+        run(work())
+    with pytest.raises(LockTimeout):
+        fenced_lock(NAME, ttl=30).__enter__()
+
+
 def test_loss_noticed_on_leaving_is_raised():
     async def work():
         async with fenced_lock(NAME, ttl=30) as lock:

@@ -15,6 +15,8 @@ from django_dblock import (
     StandbyDatabase,
     UnsupportedDatabase,
     fenced_lock,
+    fenced_rwlock,
+    fenced_semaphore,
 )
 from django_dblock.fencing import store as table
 from tests.fencing.helpers import (
@@ -432,9 +434,31 @@ class TestLockDelay:
                 with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
                     pass
                 lock.renew()
-        observer.execute("UPDATE django_dblock_fencedlock SET lock_delay = '60 s'")
+        assert row().lock_delay.total_seconds() == 60, "leaving the block doesn't end the delay"
         with pytest.raises(LockTimeout), fenced_lock(NAME, ttl=30):
             pass
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            fenced_semaphore(NAME, permits=1, ttl=30, lock_delay=60),
+            fenced_semaphore(NAME, permits=2, units=2, ttl=30, lock_delay=60),
+            fenced_rwlock(NAME).read(ttl=30, lock_delay=60),
+            fenced_rwlock(NAME).write(ttl=30, lock_delay=60),
+        ],
+        ids=["permit", "permits", "read", "write"],
+    )
+    def test_lost_slot_is_not_granted_during_lock_delay(self, block):
+        with pytest.raises(LockLost), block as lease:
+            lease.trust.lose("as the test wants it")
+        held = FencedLock.objects.filter(grants__gt=0)
+        assert held
+        for each in held:
+            assert each.lock_delay.total_seconds() == 60
+        held.update(lock_delay="0")
+        with block:
+            pass
+        assert not FencedLock.objects.filter(lock_delay__gt="0").exists(), "released, not lost"
 
     def test_released_lock_has_no_delay(self):
         with fenced_lock(NAME, ttl=30, lock_delay=60):
