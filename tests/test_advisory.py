@@ -32,6 +32,7 @@ from django_dblock import (
     advisory_locks,
     try_advisory_lock,
 )
+from django_dblock.advisory import acquire
 from django_dblock.keys import to_pg_locks
 from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
@@ -527,6 +528,40 @@ class TestInterrupted:
         rival.execute("COMMIT")
         assert held(observer) == {}
         assert Counter.objects.count() == 1
+
+
+class TestInterruptedAfterTimeout:
+    """A signal handler's exception after the timeout must not be lost behind LockTimeout."""
+
+    class SoftTimeLimit(Exception):
+        pass
+
+    def interrupt(self, monkeypatch, name, moment):
+        original = getattr(acquire, name)
+
+        def act(*arguments, **more):
+            if moment in arguments:
+                raise self.SoftTimeLimit
+            return original(*arguments, **more)
+
+        monkeypatch.setattr(acquire, name, act)
+
+    def test_during_the_rollback_to_the_savepoint(self, rival, monkeypatch):
+        hold(rival, *KEY)
+        self.interrupt(monkeypatch, "send", acquire.sql.ROLLBACK)
+        with pytest.raises(self.SoftTimeLimit), transaction.atomic():
+            advisory_lock(*KEY, timeout=0.01).__enter__()
+        assert not connection.in_atomic_block
+
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_while_the_holder_is_looked_up(self, rival, monkeypatch, joined):
+        hold(rival, *KEY)
+        name = "send" if joined else "fetch"
+        self.interrupt(monkeypatch, name, acquire.sql.HOLDERS)
+        with transaction.atomic() if joined else nullcontext():
+            with pytest.raises(self.SoftTimeLimit):
+                advisory_lock(*KEY, timeout=0).__enter__()
+        assert not connection.in_atomic_block
 
 
 class TestSeveral:

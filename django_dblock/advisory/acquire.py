@@ -223,7 +223,7 @@ def name_holder(error: LockTimeout, request: Request, known: list[Rows]) -> None
             rows = _send_in_savepoint(request, sql.HOLDERS, _halves(request))
         else:
             rows = fetch(request.connection, sql.HOLDERS, _halves(request))
-    except Exception:  # noqa: BLE001 - the caller must get the LockTimeout, not this error
+    except Error:  # the caller must get the LockTimeout, not this error
         return
     if rows:
         [(pid, application_name)] = rows
@@ -280,8 +280,10 @@ def _send_in_savepoint(
                 holders.append(rows)
             else:
                 send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
-        except BaseException as later:  # noqa: BLE001 - the first error is raised
+        except BaseException as later:
             _mark_for_rollback(connection, later)
+            if not isinstance(later, Error):  # a signal handler's exception must not be swallowed
+                raise
         raise
 
 
