@@ -285,6 +285,17 @@ def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:
     return True
 
 
+def discard_dead_in_pool(connection: BaseDatabaseWrapper) -> None:
+    """Let Django's pool, if the alias has one, replace its dead connections.
+
+    When the server has dropped one connection, it has often dropped all of them, for example at a
+    restart. A pool without ``CONN_HEALTH_CHECKS`` would lend another dead connection.
+    """
+    if connection.settings_dict["OPTIONS"].get("pool"):
+        pool: Any = getattr(connection, "pool")  # noqa: B009 - the stubs don't know it
+        pool.check()
+
+
 def ready(connection: BaseDatabaseWrapper) -> Any:
     """Return the driver's connection that the next statement will use.
 

@@ -20,6 +20,7 @@ from django_dblock.core.application_name import NamedKey, name
 from django_dblock.core.connection import (
     caused_by,
     connection_for,
+    discard_dead_in_pool,
     end_interrupted,
     fetch,
     in_callers_transaction,
@@ -275,8 +276,10 @@ def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]
     try:
         return run(place, act, statement, parameters)
     except Error:
-        if connections[place.using].connection is not None:
+        connection = connections[place.using]
+        if connection.connection is not None:
             raise  # the connection is alive, or a transaction is open on it: see fetch()
+        discard_dead_in_pool(connection)
     return run(place, act, statement, parameters)
 
 

@@ -324,6 +324,25 @@ class TestRelease:
         assert not lock.lost
         assert connection.connection.info.backend_pid != before
 
+    def test_dead_connections_of_djangos_pool_are_replaced_to_release(self, observer, monkeypatch):
+        """After a restart of the server, each connection of the pool is dead."""
+        connection.close()
+        options = {"min_size": 3, "max_size": 3}
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "pool", options)
+        try:
+            connection.pool.open()
+            connection.pool.wait()
+            with fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
+                observer.execute(
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            assert is_expired(observer)
+            assert not lock.lost
+        finally:
+            connection.close()
+            connection.close_pool()
+
     def test_release_on_a_new_connection_spares_a_later_grant(self, observer):
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as lock:
             observer.execute("UPDATE django_dblock_fencedlock SET token = token + 1")
