@@ -14,9 +14,12 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil, frexp, inf
 from typing import Any, NamedTuple
+
+from psycopg import capabilities
+from psycopg.pq import TransactionStatus
 
 from django_dblock.core.connection import after_fork_in_child, bounded, dedicated, fetch, unwrapped
 from django_dblock.fencing.deadline import GONE, Trust, now
@@ -31,6 +34,9 @@ _LOOK = 0.05
 
 _CONNECT = 2
 """The shortest time the driver can be given for connecting, in seconds."""
+
+_LONGEST_CANCEL = 1.0
+"""Seconds to wait at most until the server has received a cancellation."""
 
 
 class Outcome(NamedTuple):
@@ -93,6 +99,7 @@ class Line:
                 else:
                     (outcome.skipped if ours else outcome.gone).append(trust)
         except BaseException:
+            self._cancel(min(patience / 4, _LONGEST_CANCEL))
             self.close()
             raise
         return outcome
@@ -100,6 +107,19 @@ class Line:
     def close(self) -> None:
         """Close the heartbeat's connection; it reconnects on the next renewal."""
         self._wrapper.close()
+
+    def _cancel(self, timeout: float) -> None:
+        """Cancel the statement that the server still runs.
+
+        Otherwise the statement's backend would stay, for example in the queue for a locked table,
+        and each further beat would leave another backend.
+        """
+        driver = unwrapped(self._wrapper.connection)
+        if driver is None or driver.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        if capabilities.has_cancel_safe():  # an older libpq would wait without a limit
+            with suppress(Exception):  # the error of the beat is raised
+                driver.cancel_safe(timeout=timeout)
 
     def _connect(self, patience: float) -> None:
         self._options["connect_timeout"] = max(_CONNECT, ceil(patience))
