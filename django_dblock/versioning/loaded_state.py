@@ -79,6 +79,18 @@ def written(instance: "Model", values: Iterable[tuple[Any, Any, Any]]) -> None:
     instance.__dict__[_ORIGIN] = kept
 
 
+def with_returned(values: Iterable[Any], rows: Any, fields: Iterable[Any]) -> list[Any]:
+    """Return what an UPDATE has written, with the values that it has returned after expressions.
+
+    Args:
+        values: the written values: (field, None, value).
+        rows: the rows that the UPDATE has returned; an empty row if nothing was sent.
+        fields: the fields whose values only the database knows, as Django names them from 6.0 on.
+    """
+    returned = [(field, None, value) for field, value in zip(fields, rows[0], strict=False)]
+    return [*values, *returned]
+
+
 def snapshot(instance: "Model", fields: Iterable[Any]) -> None:
     """Remember the instance's values of these fields, which are the row's values."""
     state = instance.__dict__

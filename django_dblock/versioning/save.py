@@ -510,7 +510,8 @@ class GuardedSave(models.Model):
         if attempt is None or attempt.mode == "leave":
             return rows
         if rows:
-            self._version_wrote(attempt, using, values, here=here)
+            known = loaded_state.with_returned(values, rows, *args) if any(args) else values
+            self._version_wrote(attempt, using, known, here=here)
         elif not new:
             lacking = attempt.written and not here
             raise attempt.failed(

@@ -6,6 +6,7 @@ import decimal
 import pytest
 from django.core.files.base import ContentFile
 from django.db import models
+from django.db.models import F
 from django.test.utils import isolate_apps
 
 from django_dblock import StaleObject, VersionedModel, conflict_diff
@@ -179,3 +180,22 @@ def test_generated_fields_never_conflict():
     assert [each.name for each in fields if not counts(Row, each)] == [
         "made", "first", "last", "views",
     ]  # fmt: skip
+
+
+def test_value_that_the_update_has_returned_is_the_original():
+    product = Product.objects.create(name="a", stock=1)
+    product.stock = F("stock") + 1
+    product.save()
+    if hasattr(product.stock, "resolve_expression"):  # until Django 6.0
+        product.refresh_from_db()
+    overtake(product)
+    stock = diff_of(product).fields["stock"]
+    assert (stock.original, stock.changed_by_me) == (2, False)
+
+
+def test_returned_values_come_after_the_expressions():
+    stock = Product._meta.get_field("stock")
+    written = [(stock, None, F("stock") + 1)]
+    both = loaded_state.with_returned(written, [(2,)], [stock])
+    assert both == [*written, (stock, None, 2)]
+    assert loaded_state.with_returned(written, [()], [stock]) == written, "nothing was sent"

@@ -106,6 +106,19 @@ def test_save_of_all_fields_writes_a_changed_unversioned_field(member):
     assert Member.objects.get().views == 18
 
 
+@pytest.mark.parametrize("names", [["views"], None])
+def test_counter_that_an_expression_has_changed_is_known(member, names):
+    """Django returns the new value from 6.0 on, and leaves the expression before."""
+    member.views = F("views") + 1
+    member.save(update_fields=names)
+    if hasattr(member.views, "resolve_expression"):
+        member.refresh_from_db()
+    assert member.views == 1
+    count(member)
+    member.save()
+    assert Member.objects.get().views == 2
+
+
 def test_new_and_unread_instances_write_all_fields(member):
     created = Member.objects.create(name="new", views=3)
     assert Member.objects.get(pk=created.pk).views == 3
