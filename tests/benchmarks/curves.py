@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWN = ("raw", "advisory_lock", "select_for_update")
 """The ways of the curves: peers are in the tables."""
 
-LONGEST_WAIT = 180
+LONGEST_WAIT = 600
 """Seconds for all designs with so many waiters."""
 
 

@@ -30,7 +30,11 @@ def everything(
     tables.create()
     found: dict[str, Any] = {
         "command": " ".join(
-            ["python -m tests.benchmarks", *([] if size_name == "default" else [f"--{size_name}"])]
+            [
+                "python -m tests.benchmarks",
+                *([] if size_name == "default" else [f"--{size_name}"]),
+                *(f"--only {name}" for name in only or ()),
+            ]
         ),
         "size": size_name,
         "machine": machine.described(running),

@@ -98,7 +98,10 @@ def _curve(curve: dict[str, Any]) -> str:
     ]
     points = [f"{point:,}" for point in curve["points"]]
     header = [f"{curve['unit']}, by {curve['x']}", *points]
-    return f"## {curve['title']}\n\n{aligned(header, rows)}"
+    text = f"## {curve['title']}\n\n{aligned(header, rows)}"
+    if "run" in curve:
+        text += "\n\nMeasured by `{command}`, {seconds:.0f} s.".format(**curve["run"])
+    return text
 
 
 def _pgbench(results: list[dict[str, Any]]) -> str:

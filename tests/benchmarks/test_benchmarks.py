@@ -126,6 +126,29 @@ def test_a_run_can_be_put_into_the_docs(run, found, tmp_path):
     )
 
 
+def test_a_longer_run_of_a_curve_takes_its_place(run, found, tmp_path):
+    longer, target = tmp_path / "longer", tmp_path / "docs"
+    longer.mkdir()
+    [first, *_] = found["curves"]
+    rows = [{**row, "values": [*row["values"], 1.0]} for row in first["rows"]]
+    curve = {**first, "points": [*first["points"], 123_456_789], "rows": rows}
+    command = "python -m tests.benchmarks --long --only a"
+    measured = {**found, "scenarios": [], "crowds": [], "curves": [curve], "command": command}
+    (longer / "results.json").write_text(json.dumps(measured))
+    (longer / f"curve-{first['name']}.svg").write_text("the longer run's")
+    subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.publish", str(run), str(longer), "--to", target],
+        cwd=ROOT,
+        check=True,
+    )
+    shown = (target / "results.txt").read_text(encoding="utf-8")
+    assert shown.count("123,456,789") == 1
+    assert shown.count(f"Measured by `{command}`") == 1
+    assert (target / f"curve-{first['name']}.svg").read_text() == "the longer run's"
+    published = json.loads((target / "results.json").read_text(encoding="utf-8"))
+    assert published["curves"][1:] == found["curves"][1:]
+
+
 def test_profile_shows_whose_the_time_is():
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.profile", "once", "--calls", "10"],
