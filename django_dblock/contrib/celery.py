@@ -72,9 +72,13 @@ def locked_task(
         options: those of ``fenced_lock``: ``timeout``, ``lock_delay``, ``using`` ….
 
     Raises:
-        LockTimeout: with ``busy="raise"``, or where the task is called as a function.
+        LockTimeout: the lock is held, with ``busy="raise"``; or with ``busy="retry"``, if the task
+            is called as a function.
         LockLost: when the task ends, if the lease was lost before.
-        TypeError, ValueError: an argument can't be one; at decoration.
+        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: when the task is run,
+            raised when ``fenced_lock`` raises them.
+        TypeError, ValueError: at decoration: an argument is not valid. TypeError also if the
+            function is async, a generator or a task already.
 
     Source: Celery's guide, "Ensuring a task is only executed one at a time", whose cache lock
     expires under a slow task and is deleted by it afterwards.
@@ -136,9 +140,11 @@ def once_task(  # noqa: PLR0913 - all by name
         using: the database alias.
 
     Raises:
-        TypeError: the task returned nothing that JSON can express (UnstorableResponse); or it was
-            called as a function and has no ``key``.
-        IdempotencyError: as ``run_once`` raises it.
+        TypeError: the task was called as a function and has no ``key``; or, at decoration, the
+            function is async, a generator or a task already.
+        UnstorableResponse: the result of the task is not JSON data, or is too large.
+        IdempotencyInProgress: the same work is running, and the task is called as a function.
+        IdempotencyError: or another error that :func:`~django_dblock.run_once` raises.
     """
     options = OnceOptions(mode, ttl, lease, on_abandoned, using)
 

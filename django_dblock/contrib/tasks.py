@@ -46,11 +46,14 @@ Busy: TypeAlias = Literal["raise", "skip"]
 def purge(using: str | None = None) -> dict[str, Any]:
     """Remove expired requests, and the rows of locks that have been idle for 30 days.
 
-    Enqueue it from a scheduler: ``purge.enqueue()``. The task may run in parallel with itself, but
-    not in an open transaction, like the functions that it calls.
+    Enqueue it from a scheduler: ``purge.enqueue()``. The task may run in parallel with itself.
 
     Args:
         using: the database alias, as in ``idempotent``.
+
+    Raises:
+        TransactionManagementError: a transaction is open; nothing was removed.
+        UnsupportedDatabase: the alias is not a PostgreSQL database.
     """
     return {
         "idempotency": purge_idempotency_keys(using=using),
@@ -85,7 +88,10 @@ def locked_task(
     Raises:
         LockTimeout: with ``busy="raise"``, the lock was held.
         LockLost: when the task ends, if the lease was lost before.
-        TypeError, ValueError: an argument can't be one; at decoration.
+        OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: when the task is run,
+            raised when ``fenced_lock`` raises them.
+        TypeError, ValueError: at decoration: an argument is not valid. TypeError also if the
+            function is async, a generator or a task already.
     """
     terms = {"ttl": ttl, **options}
     fenced_lock(*key, **terms)  # what is wrong is said where it is written
@@ -131,9 +137,10 @@ def once_task(  # noqa: PLR0913 - all by name
         using: the database alias.
 
     Raises:
-        IdempotencyInProgress: the same work is running now; the task fails, and the run that is
-            under way goes on.
-        Everything else that ``run_once`` raises.
+        IdempotencyInProgress: the same work is running now. The task fails, and the other run
+            continues.
+        TypeError: at decoration: the function is async, a generator or a task already.
+        IdempotencyError: or another error that :func:`~django_dblock.run_once` raises.
     """
     options = OnceOptions(mode, ttl, lease, on_abandoned, using)
 

@@ -89,12 +89,20 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
 
     @property
     def pid(self) -> int:
-        """The pid of the backend that holds the lock, as ``pg_locks`` shows it."""
+        """The pid of the backend that holds the lock, as ``pg_locks`` shows it.
+
+        Raises:
+            RuntimeError: the lock is not held.
+        """
         driver = self._held().connection.connection
         return int(driver.info.backend_pid)
 
     def waiters(self) -> list[int]:
-        """Return the pids of the backends that wait for the lock now, first come first."""
+        """Return the pids of the backends that wait for the lock now, first come first.
+
+        Raises:
+            RuntimeError: the lock is not held.
+        """
         return [pid for pid, granted, _ in _backends(self._held()) if not granted]
 
     def until_waited_for(self, count: int = 1, *, within: float = 30.0) -> list[int]:
@@ -102,6 +110,7 @@ class hold_lock:  # noqa: N801 - as advisory_lock, a context manager in lower ca
 
         Raises:
             AssertionError: fewer backends wait after ``within`` seconds.
+            RuntimeError: the lock is not held.
         """
         found = until(self.waiters, lambda pids: len(pids) >= count, within)
         if len(found) < count:

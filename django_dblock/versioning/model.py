@@ -165,6 +165,7 @@ class VersionedModel(GuardedSave):
             StaleObject: the row has another version or was deleted; nothing was written.
             MissingVersion: the instance has no version, and ``expected`` was not given.
             TypeError, ValueError: ``expected`` is not a version, or ``update_fields`` is empty.
+            NotSupportedError: the connection is in psycopg's pipeline mode; nothing was sent.
             RuntimeError: an overridden ``save()`` did not call ``super().save()``.
         """
         if update_fields is not None and not (update_fields := list(update_fields)):
@@ -195,6 +196,9 @@ class VersionedModel(GuardedSave):
         For code that saves without passing ``expected=``: serializers, forms, the admin. From then
         on this instance is compared also with ``cas_on_save = False``. ``refresh_from_db()``
         replaces this version by the version that is read.
+
+        Raises:
+            TypeError, ValueError: ``version`` is not a version.
         """
         self.__dict__[self._version_field.attname] = save.checked_version(version)
         self.__dict__.pop("_version_alone", None)
@@ -222,6 +226,7 @@ class VersionedModel(GuardedSave):
             StaleObject: the row has another version or was deleted; nothing was deleted.
             MissingVersion: the instance has no version, and ``expected`` was not given.
             TypeError, ValueError: ``expected`` is not a version.
+            NotSupportedError: the connection is in psycopg's pipeline mode; nothing was sent.
         """
         using = using or router.db_for_write(type(self), instance=self)
         if isinstance(expected, EllipsisType):
@@ -241,6 +246,7 @@ class VersionedModel(GuardedSave):
         Raises:
             StaleObject: the row has another version or was deleted.
             MissingVersion: the instance has no version.
+            NotSupportedError: the connection is in psycopg's pipeline mode; nothing was sent.
         """
         using = using or router.db_for_write(type(self), instance=self)
         expected = save.carried_version(self, using)

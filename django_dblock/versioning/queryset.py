@@ -112,6 +112,8 @@ class VersionedQuerySet(models.QuerySet[M]):
             MissingVersion: an object has no version; nothing was sent.
             StaleObject: an object carries a version that was rolled back; nothing was sent.
             TypeError, ValueError: an object, a field or an option is not valid; nothing was sent.
+            NotSupportedError: the queryset is a union, an intersection or a difference; or the
+                connection is in psycopg's pipeline mode. Nothing was sent.
         """
         if on_conflict not in ("report", "raise"):
             raise ValueError(f"on_conflict is 'report' or 'raise', not {on_conflict!r}.")
