@@ -49,6 +49,7 @@ class Attempt:
         taken: attributes that took the row's value over, with the values before and after.
         elsewhere: attributes that this save has written to other tables than that of the version.
         unread: the instance was made by hand, so what it carries is no row's version.
+        outer: the ``save_cas(expected=…)`` that calls this save before its own UPDATE.
     """
 
     mode: Mode
@@ -59,6 +60,16 @@ class Attempt:
     taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
     unread: bool = False
+    outer: "Attempt | None" = None
+
+    def join(self, outer: "Attempt") -> None:
+        """Compare with the version that the save around this one was asked to compare with.
+
+        A receiver of ``pre_save`` may save the instance, with all that the caller has set.
+        """
+        if outer.expected is not None and not outer.written:
+            self.mode, self.expected, self.unread = "compare", outer.expected, outer.unread
+            self.outer = outer
 
     def failed(
         self, instance: "GuardedSave", using: str, *, gone: bool, table: str | None = None
@@ -87,7 +98,11 @@ def plain_save(instance: "GuardedSave", update_fields: Iterable[str] | None) -> 
         return Attempt("leave")
     if update_fields and is_unversioned(type(instance), update_fields):
         return Attempt("ignore")
-    return Attempt("compare" if instance.cas_on_save else "bump")
+    attempt = Attempt("compare" if instance.cas_on_save else "bump")
+    saving, outer = _saving.get()
+    if saving is instance and outer is not None:
+        attempt.join(outer)
+    return attempt
 
 
 def not_in_pipeline(connection: BaseDatabaseWrapper) -> None:
@@ -507,12 +522,12 @@ class GuardedSave(models.Model):
             rows = send(base_qs, values)
         else:
             rows, values = self._version_compared(attempt, base_qs, using, values, send)
-        if attempt is None or attempt.mode == "leave":
+        if attempt is None:
             return rows
         if rows:
             known = loaded_state.with_returned(values, rows, *args) if any(args) else values
             self._version_wrote(attempt, using, known, here=here)
-        elif not new:
+        elif not new and attempt.mode != "leave":
             lacking = attempt.written and not here
             raise attempt.failed(
                 self,
@@ -524,12 +539,14 @@ class GuardedSave(models.Model):
 
     def _version_wrote(self, attempt: Attempt, using: str, values: Values, *, here: bool) -> None:
         """Carry what an UPDATE has written to one table."""
-        if not here or attempt.mode == "ignore":
+        if not here or attempt.mode in ("ignore", "leave"):
             attempt.elsewhere.update(each.attname for each, _, _ in values)
             loaded_state.written(self, values)
             return
         attempt.written = True
         version = None if attempt.compared is None else attempt.compared + 1
+        if attempt.outer is not None:
+            attempt.outer.expected = version
         self._version_settled(version, using, values, attempt.taken, unread=attempt.unread)
         if attempt.expected is not None:  # maybe of a row that was never read
             loaded_state.snapshot(self, loaded_state.key_fields(type(self)))

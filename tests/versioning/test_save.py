@@ -8,6 +8,7 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.db.models.query_utils import DeferredAttribute
+from django.db.models.signals import post_save, pre_save
 
 from django_dblock import MissingVersion, StaleObject, VersionField, bypass_versions
 from tests.app import models as app
@@ -586,3 +587,44 @@ def test_expected_version_is_not_reported_as_set_by_hand(product):
     with pytest.raises(StaleObject, match="changed since it was read") as caught:
         again.save()
     assert caught.value.read is None
+
+
+@pytest.fixture
+def saved_again():
+    """Let a receiver save each instance once more, with what the caller has set."""
+    connected = []
+
+    def connect(signal):
+        inside = []
+
+        def save_again(instance, **_):
+            if not inside:
+                inside.append(instance)
+                try:
+                    instance.save()
+                finally:
+                    inside.clear()
+
+        signal.connect(save_again)
+        connected.append((signal, save_again))
+
+    yield connect
+    for signal, receiver in connected:
+        signal.disconnect(receiver)
+
+
+@pytest.mark.parametrize("signal", [pre_save, post_save])
+@pytest.mark.parametrize("model", [Product, Gadget, app.Setting], ids=lambda model: model.__name__)
+def test_save_by_a_receiver_compares_with_the_expected_version(model, signal, saved_again):
+    row = model.objects.create(name="read")
+    late, expected = model.objects.get(), row.version
+    model.objects.update(name="winner")
+    saved_again(signal)
+    late.refresh_from_db()
+    late.name = "stale"
+    with pytest.raises(StaleObject) as caught:
+        late.save_cas(expected=expected)
+    assert (caught.value.expected, caught.value.actual) == (1, 2)
+    assert model.objects.get().name == "winner"
+    late.save_cas(expected=2)
+    assert model.objects.values_list("name", "version").get() == ("stale", 4)
