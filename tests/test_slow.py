@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.test import override_settings
 
-from django_dblock import LockTimeout, advisory_lock, fenced_lock, signals
+from django_dblock import LockTimeout, advisory_lock, advisory_semaphore, fenced_lock, signals
 from django_dblock.checks.settings import check_settings
 from tests.contrib import events
 from tests.helpers.locks import deadlock
@@ -57,6 +57,14 @@ def test_long_hold_is_logged(caplog):
     assert (advisory.name, advisory.lock) == ("django_dblock.advisory", "a")
     assert (fenced.name, fenced.lock) == ("django_dblock.fencing", "nightly-sync")
     assert fenced.held > 0
+
+
+@override_settings(DBLOCK_SLOW_HOLD=NEVER_MIND)
+def test_long_hold_of_an_advisory_permit_is_logged_as_advisory(caplog):
+    with advisory_semaphore("pdf", permits=2):
+        pass
+    [record] = caplog.records
+    assert (record.name, record.kind) == ("django_dblock.advisory", "advisory_semaphore")
 
 
 @override_settings(DBLOCK_SLOW_WAIT=LONG, DBLOCK_SLOW_HOLD=LONG)

@@ -15,10 +15,8 @@ from django.dispatch import Signal
 from django_dblock import signals
 from django_dblock.conf import conf
 
-_LOGGERS = {
-    "advisory": logging.getLogger("django_dblock.advisory"),
-    "fenced": logging.getLogger("django_dblock.fencing"),
-}
+_ADVISORY = logging.getLogger("django_dblock.advisory")
+_FENCING = logging.getLogger("django_dblock.fencing")
 _WAITS = {
     signals.lock_acquired: "waited %.3f s for %s on %r",
     signals.lock_timeout: "gave up after %.3f s of waiting for %s on %r",
@@ -62,7 +60,7 @@ def _held(*, signal: Signal, held: float, **told: Any) -> None:  # noqa: ARG001 
 
 def _warn(message: str, seconds: float, told: dict[str, Any], **more: float) -> None:
     name, using, kind = told["name"], told["using"], told["kind"]
-    _LOGGERS.get(kind, _LOGGERS["fenced"]).warning(
+    (_ADVISORY if kind.startswith("advisory") else _FENCING).warning(
         f"Slow lock: {message}",
         seconds,
         name,
