@@ -6,8 +6,9 @@ The protocol:
 2. Outside a transaction, entering the block opens ``transaction.atomic``. Inside a transaction, the
    block joins that transaction.
 3. One statement takes the lock. The statement refuses where a lock would protect nothing: on a
-   standby, above READ COMMITTED, on an engine whose advisory locks do nothing. If the block opened
-   the transaction, the statement travels with BEGIN in one message, and waits if the key is locked.
+   standby, above READ COMMITTED, on an engine whose advisory locks are not PostgreSQL's. If the
+   block opened the transaction, the statement travels with BEGIN in one message, and waits if the
+   key is locked.
 4. A waiter waits in the server's own queue, first come, first served, under its own
    ``lock_timeout``. In a transaction that the caller opened, a first message tries the lock without
    waiting. Only if another transaction holds the key, a second message waits, under a savepoint, so
@@ -363,7 +364,8 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
         UnsafeIsolation: the transaction is above READ COMMITTED, and
             ``DBLOCK_ALLOW_SNAPSHOT_ISOLATION`` is not set.
         StandbyDatabase: the server is a standby, where a lock would protect nothing.
-        UnsupportedDatabase: the alias is not PostgreSQL, or its advisory locks do nothing.
+        UnsupportedDatabase: the alias is not PostgreSQL, or is an engine whose advisory locks are
+            not PostgreSQL's.
         NotSupportedError: the connection is in psycopg's pipeline mode.
         TypeError: before any SQL: a part's type can't be in a key; or a ``with`` block has a
             callable in its key; or an ``async with`` block, or a decorated class, async function or

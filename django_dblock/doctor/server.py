@@ -23,7 +23,7 @@ def foreign(alias: str, name: str, version: str) -> Finding:
         "engine",
         "error",
         f"Database {alias!r} is {name}, not PostgreSQL: {version}",
-        "Its advisory locks are missing or do nothing, so every lock refuses to work there.",
+        "Its advisory locks are missing or are not PostgreSQL's, so every lock is refused there.",
         "Pass --using, or set DBLOCK_DATABASE to the alias of a PostgreSQL database.",
     )
 

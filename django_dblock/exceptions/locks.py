@@ -151,7 +151,10 @@ class TerminationRefused(DblockError, PermissionError):
 
 
 class UnsupportedDatabase(DblockError, NotSupportedError):
-    """The alias leads to a database that is not PostgreSQL, or whose advisory locks do nothing.
+    """The alias leads to a database that is not PostgreSQL, or has other advisory locks.
+
+    CockroachDB is refused by its name: before 26.3 its advisory locks do nothing, and from 26.3 on
+    ``ROLLBACK TO SAVEPOINT`` does not free them.
 
     Attributes:
         using: the database alias.
@@ -161,8 +164,8 @@ class UnsupportedDatabase(DblockError, NotSupportedError):
     def __init__(self, *, using: str, engine: str) -> None:
         super().__init__(
             f"django_dblock needs PostgreSQL, but database {using!r} is {engine}, whose advisory "
-            f"locks are missing or do nothing. Pass using= with the alias of a PostgreSQL "
-            f"database, or set DBLOCK_DATABASE."
+            f"locks are missing or are not PostgreSQL's. Pass using= with the alias of a "
+            f"PostgreSQL database, or set DBLOCK_DATABASE."
         )
         self.using = using
         self.engine = engine

@@ -8,7 +8,8 @@ Each first decides whether a lock would mean anything here, in the same round tr
 answer instead of taking it:
 
 - ``standby``: the server is in recovery, its locks are unknown to the primary;
-- ``cockroach``: the functions exist there and lock nothing;
+- ``cockroach``: the functions exist there, but lock nothing before 26.3, and from 26.3 on a
+  savepoint that is rolled back does not free the lock;
 - the isolation level, where it is none of ``levels`` (a pattern).
 
 One CASE decides it all, because CASE alone promises an order; the arguments of a function are
