@@ -47,7 +47,7 @@ class Attempt:
         written: the row has been written.
         conflict: the error that this save ends with.
         taken: attributes that took the row's value over, with the values before and after.
-        elsewhere: attributes that this save has written to other tables than that of the version.
+        earlier: what this save has written to tables of parents before that of the version.
         unread: the instance was made by hand, so what it carries is no row's version.
         outer: the ``save_cas(expected=…)`` that calls this save before its own UPDATE.
     """
@@ -58,7 +58,7 @@ class Attempt:
     written: bool = False
     conflict: StaleObject | None = None
     taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
+    earlier: Values = field(default_factory=list)
     unread: bool = False
     outer: "Attempt | None" = None
 
@@ -539,11 +539,14 @@ class GuardedSave(models.Model):
 
     def _version_wrote(self, attempt: Attempt, using: str, values: Values, *, here: bool) -> None:
         """Carry what an UPDATE has written to one table."""
-        if not here or attempt.mode in ("ignore", "leave"):
-            attempt.elsewhere.update(each.attname for each, _, _ in values)
+        if attempt.mode in ("ignore", "leave") or attempt.written:
             loaded_state.written(self, values)
             return
-        attempt.written = True
+        attempt.earlier += values
+        if not here:
+            return
+        # All values are remembered now, after the original to which a rollback returns.
+        values, attempt.written = attempt.earlier, True
         version = None if attempt.compared is None else attempt.compared + 1
         if attempt.outer is not None:
             attempt.outer.expected = version
@@ -563,7 +566,8 @@ class GuardedSave(models.Model):
         sent = unless_moved(lambda: send(rows, values), using)
         if sent or attempt.compared is None or attempt.expected is not None:
             return sent, values
-        version = reconciled(self, attempt.compared, using, attempt.taken, attempt.elsewhere)
+        overwritten = [each.attname for each, _, _ in attempt.earlier]
+        version = reconciled(self, attempt.compared, using, attempt.taken, overwritten)
         if version is None:
             return sent, values
         field, state, taken = self._version_field, self.__dict__, attempt.taken

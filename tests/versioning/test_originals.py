@@ -5,13 +5,13 @@ import decimal
 
 import pytest
 from django.core.files.base import ContentFile
-from django.db import models
+from django.db import models, transaction
 from django.db.models import F
 from django.test.utils import isolate_apps
 
 from django_dblock import StaleObject, VersionedModel, conflict_diff
 from django_dblock.versioning import loaded_state
-from tests.app.models import Article, Product, Shelf, Typed
+from tests.app.models import Article, Product, Shelf, Special, Typed
 from tests.versioning.conftest import overtake
 
 pytestmark = pytest.mark.django_db
@@ -191,6 +191,19 @@ def test_value_that_the_update_has_returned_is_the_original():
     overtake(product)
     stock = diff_of(product).fields["stock"]
     assert (stock.original, stock.changed_by_me) == (2, False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rollback_returns_the_originals_of_a_parent_without_a_version():
+    """The parent's table is written before that of the version."""
+    special = Special.objects.get(pk=Special.objects.create(name="read").pk)
+    special.name = "mine"
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        special.save()
+        raise ZeroDivisionError
+    overtake(special)
+    name = diff_of(special).fields["name"]
+    assert (name.original, name.mine, name.theirs) == ("read", "mine", "read")
 
 
 def test_returned_values_come_after_the_expressions():
