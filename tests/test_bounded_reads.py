@@ -90,7 +90,7 @@ class TestRequests:
         assert len(found["idempotency"]) == MANY
         assert found["notes"] == []
 
-    def test_monitor_reads_only_what_it_shows(self, abandoned, statements):
+    def test_monitors_read_stays_bounded(self, abandoned, statements):
         client = Client()
         client.force_login(User.objects.create_superuser("root"))
         with statements() as sent:

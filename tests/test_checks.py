@@ -35,7 +35,7 @@ def test_checks_are_registered():
     assert tags_of(check_server) == (checks.Tags.database,), "it asks the server"
 
 
-def test_w005_tenants_without_namespaces(monkeypatch, settings):
+def test_w005_finds_tenants_without_namespaces(monkeypatch, settings):
     monkeypatch.setattr("django_dblock.checks.settings.TENANT_PACKAGES", {"tests"})
     settings.DBLOCK_NAMESPACE = "shop"
     [warning] = check_settings()
@@ -45,7 +45,7 @@ def test_w005_tenants_without_namespaces(monkeypatch, settings):
     assert check_settings() == []
 
 
-def test_e001_other_engine(settings):
+def test_e001_finds_another_engine(settings):
     settings.DBLOCK_DATABASE = "sqlite"
     [error] = check_settings()
     assert error.id == "dblock.E001"
@@ -64,7 +64,7 @@ def test_e002_names_each_wrong_setting(settings):
 
 
 @pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
-def test_w001_isolation_level_of_the_alias(level, monkeypatch, settings):
+def test_w001_finds_snapshot_isolation_of_the_alias(level, monkeypatch, settings):
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
     [warning] = check_settings()
     assert warning.id == "dblock.W001"
@@ -88,7 +88,7 @@ def test_invalid_isolation_level_is_left_to_django(monkeypatch):
     assert check_settings() == []
 
 
-def test_e004_statement_pooling(rival, monkeypatch):
+def test_e004_finds_statement_pooling(rival, monkeypatch):
     """A pooler that refuses transactions is told as what it is, not as a broken connection."""
     other = connections["other"]
     other.close()
@@ -108,7 +108,7 @@ def test_other_server_errors_propagate(monkeypatch):
         check_server(databases=["default"])
 
 
-def test_w002_standby(standby, monkeypatch, settings):
+def test_w002_finds_a_standby(standby, monkeypatch, settings):
     alias = connections["other"]
     alias.close()
     for name, value in {"HOST": "127.0.0.1", "PORT": standby.port, "NAME": "postgres"}.items():
@@ -120,14 +120,14 @@ def test_w002_standby(standby, monkeypatch, settings):
     alias.close()
 
 
-def test_w003_default_isolation_of_the_server():
+def test_w003_finds_snapshot_isolation_as_the_default():
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     assert ids(check_server(databases=["default"])) == ["dblock.W003"]
     connection.close()
 
 
-def test_e003_cockroachdb():
+def test_e003_finds_cockroachdb():
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text LANGUAGE sql"
@@ -138,7 +138,7 @@ def test_e003_cockroachdb():
     connection.close()
 
 
-def test_e001_hint_without_any_postgresql(settings, monkeypatch):
+def test_e001_without_any_postgresql_hints_at_the_engine(settings, monkeypatch):
     settings.DBLOCK_DATABASE = "sqlite"
     for alias in ("default", "other"):
         monkeypatch.setattr(connections[alias], "vendor", "sqlite")

@@ -94,7 +94,7 @@ def without_doctor(results):
 
 
 class TestOutput:
-    def test_output_to_a_file(self, tmp_path, lease):
+    def test_output_to_a_file_is_complete(self, tmp_path, lease):
         results = matrix(tmp_path)
         assert without_doctor(results) == NORMAL
         assert "nächtlich" in results["list"]["out"]

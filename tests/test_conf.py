@@ -45,7 +45,7 @@ def test_settings_have_their_defaults():
         ("idempotency_headers", [(), ("X-A",)], ["X-A", None, [1], ["set-cookie"], ("DATE",)]),
     ],
 )
-def test_wrong_values_are_refused(name, good, bad, settings):
+def test_setting_takes_right_values_and_refuses_wrong_ones(name, good, bad, settings):
     for value in good:
         setattr(settings, f"DBLOCK_{name.upper()}", value)
         assert getattr(conf, name) == value

@@ -134,7 +134,7 @@ class TestFastPath:
         assert fast_driver(wrapper)
 
     @pytest.mark.parametrize("name", WRAPPER_METHODS)
-    def test_overridden_method_prevents_it(self, wrapper, of_class, name, statements):
+    def test_overridden_method_prevents_the_fast_path(self, wrapper, of_class, name, statements):
         of_class("Backend", **{name: overriding(name)})
         assert fast_driver(wrapper) is None
         with transaction.atomic():
@@ -143,7 +143,7 @@ class TestFastPath:
                 pass
 
     @pytest.mark.parametrize("name", WRAPPER_METHODS)
-    def test_class_patch_prevents_it(self, wrapper, monkeypatch, name):
+    def test_class_patch_prevents_the_fast_path(self, wrapper, monkeypatch, name):
         original = getattr(DatabaseWrapper, name)
         is_property = name == "queries_logged"
         patch = property(passing_on(original.fget)) if is_property else passing_on(original)
@@ -153,7 +153,7 @@ class TestFastPath:
         assert fast_driver(wrapper)
 
     @pytest.mark.parametrize("name", [name for name in WRAPPER_METHODS if name != "queries_logged"])
-    def test_instance_patch_prevents_it(self, wrapper, name):
+    def test_instance_patch_prevents_the_fast_path(self, wrapper, name):
         bound = getattr(wrapper, name)
         try:
             setattr(wrapper, name, passing_on(bound))
@@ -166,7 +166,7 @@ class TestFastPath:
             del vars(wrapper)[name]
 
     @pytest.mark.parametrize("name", CURSOR_METHODS)
-    def test_patched_cursor_wrapper_prevents_it(self, wrapper, monkeypatch, name):
+    def test_patched_cursor_wrapper_prevents_the_fast_path(self, wrapper, monkeypatch, name):
         patch = passing_on(getattr(utils.CursorWrapper, name))
         monkeypatch.setattr(utils.CursorWrapper, name, patch)
         assert fast_driver(wrapper) is None
@@ -174,7 +174,7 @@ class TestFastPath:
             pass
 
     @pytest.mark.parametrize("name", DRIVER_METHODS)
-    def test_patched_driver_prevents_it(self, wrapper, monkeypatch, name):
+    def test_patched_driver_prevents_the_fast_path(self, wrapper, monkeypatch, name):
         patch = passing_on(getattr(psycopg.Connection, name))
         monkeypatch.setattr(psycopg.Connection, name, patch)
         assert fast_driver(wrapper) is None
@@ -183,7 +183,7 @@ class TestFastPath:
         monkeypatch.setattr(wrapper.connection, name, passing_on(bound), raising=False)
         assert fast_driver(wrapper) is None
 
-    def test_patched_driver_cursor_prevents_it(self, wrapper, monkeypatch):
+    def test_patched_driver_cursor_prevents_the_fast_path(self, wrapper, monkeypatch):
         monkeypatch.setattr(psycopg.Cursor, "execute", passing_on(psycopg.Cursor.execute))
         assert fast_driver(wrapper) is None
 
@@ -209,23 +209,23 @@ class TestFastPath:
         finally:
             wrapper.connection.cursor_factory = factory
 
-    def test_execute_wrapper_prevents_it(self, wrapper):
+    def test_execute_wrapper_prevents_the_fast_path(self, wrapper):
         with connection.execute_wrapper(lambda execute, *args: execute(*args)):
             assert fast_driver(wrapper) is None
 
-    def test_driver_proxy_prevents_it(self, wrapper):
+    def test_driver_proxy_prevents_the_fast_path(self, wrapper):
         driver, wrapper.connection = wrapper.connection, Proxy(wrapper.connection)
         try:
             assert fast_driver(wrapper) is None
         finally:
             wrapper.connection = driver
 
-    def test_pipeline_mode_prevents_it(self, wrapper):
+    def test_pipeline_mode_prevents_the_fast_path(self, wrapper):
         with wrapper.connection.pipeline():
             assert fast_driver(wrapper) is None
         assert fast_driver(wrapper)
 
-    def test_client_encoding_other_than_utf8_prevents_it(self, wrapper):
+    def test_other_client_encoding_prevents_the_fast_path(self, wrapper):
         """The message is UTF-8. In another encoding a key would be another key."""
         fetch(wrapper, "SET client_encoding TO 'LATIN1'", {})
         try:
@@ -239,7 +239,7 @@ class TestFastPath:
         wrapper.close()
         assert fast_driver(wrapper) is None
 
-    def test_duck_typed_connection_prevents_it(self, wrapper):
+    def test_duck_typed_connection_prevents_the_fast_path(self, wrapper):
         thing = SimpleNamespace(
             connection=wrapper.connection, execute_wrappers=[], Database=psycopg
         )
@@ -476,7 +476,7 @@ class TestTransactionPastDjango:
         finally:
             wrapper.connection.autocommit = True
 
-    def test_release_in_it_is_refused(self, wrapper):
+    def test_release_after_begin_is_refused(self, wrapper):
         with pytest.raises(OpenTransaction) as caught, fenced_lock("a", ttl=30):
             fetch(wrapper, "BEGIN", {})
         fetch(wrapper, "ROLLBACK", {})
@@ -484,7 +484,7 @@ class TestTransactionPastDjango:
             "a was not released. It is no longer renewed, and expires within 30 s."
         ]
 
-    def test_transaction_inside_the_block_is_fine(self, wrapper):
+    def test_psycopgs_transaction_inside_the_block_is_fine(self, wrapper):
         with fenced_lock("a", ttl=30) as lease, wrapper.connection.transaction():
             Counter.objects.create(name="a")
         assert not lease.lost

@@ -120,7 +120,7 @@ def test_python_code_is_marked_as_python(path):
                             "pycon", "sql", "psql"}  # fmt: skip
 
 
-def test_readme_starts_with_two_commands():
+def test_readmes_shell_blocks_are_demo_and_tests():
     """The demo and the tests; copied into a shell, they are all it takes."""
     assert [block.source.strip() for block in blocks(README) if block.language == "sh"] == [
         DEMO,

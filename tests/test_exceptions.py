@@ -156,7 +156,7 @@ def test_missing_version_has_no_alias(error, advice):
     assert advice in str(error)
 
 
-def test_stale_object_names_its_row_and_version():
+def test_stale_object_names_its_row_and_whether_it_is_deleted():
     error = stale(expected=7, actual=9)
     assert str(error).startswith("app.Product 1 on database 'default' was not written")
     assert (error.model, error.pk, error.deleted) == ("app.Product", 1, False)
@@ -198,7 +198,7 @@ def test_each_request_error_has_a_problem(error):
 
 @pytest.mark.parametrize("error", [*(error for error, _ in [*EXAMPLES, *MISSING]), *OF_REQUESTS])
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_each_error_survives_pickling(error, again):
+def test_each_error_can_be_copied_and_pickled(error, again):
     copied = again(error)
     assert type(copied) is type(error)
     assert str(copied) == str(error)
@@ -221,7 +221,8 @@ def test_errors_have_django_and_python_bases():
     assert issubclass(UnsupportedDatabase, NotSupportedError)
     assert issubclass(MissingVersion, ValueError)
     assert issubclass(RetryInTransaction, RuntimeError)
-    assert issubclass(OpenTransaction, RuntimeError | TransactionManagementError)
+    assert issubclass(OpenTransaction, RuntimeError)
+    assert issubclass(OpenTransaction, TransactionManagementError)
     assert issubclass(StaleFence, LockLost)
 
 

@@ -36,12 +36,12 @@ def test_child_forked_during_an_entry_can_enter():
     assert found.stdout == "lease\n"
 
 
-def test_platform_without_fork_registers_nothing(monkeypatch):
+def test_platform_without_fork_needs_no_hook(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork")
     after_fork_in_child(print)
 
 
-def test_every_module_imports_in_a_child():
+def test_modules_with_fork_hooks_import_without_fork():
     imported = (
         "import os; del os.fork, os.register_at_fork\n"
         "import django_dblock.fencing.heartbeat, django_dblock.contrib.prometheus"

@@ -63,7 +63,7 @@ def test_several_locks_of_a_transaction_are_named():
     }
 
 
-def test_naming_many_locks_is_linear(monkeypatch):
+def test_labels_are_read_once_for_each_backend(monkeypatch):
     """Per backend, not per lock: the work grows with the locks, not with their square."""
     from django_dblock.core import application_name as labels
 

@@ -68,7 +68,7 @@ def label(key, number, mode):
         ((10**10_000,), hex(10**10_000)[:200]),
     ],
 )
-def test_error_names_of_keys(key, shown):
+def test_errors_name_keys_readably(key, shown):
     assert name(key) == shown
 
 
@@ -92,7 +92,7 @@ def test_instance_is_named_by_its_row():
     assert name((Seat.objects.create(row="A", number=1),)) == "app.seat:(A:1)"
 
 
-def test_error_name_of_several_keys():
+def test_errors_name_three_keys_and_count_the_rest():
     assert names([named(("a",)), named(("b", 1))]) == "a, b:1"
     assert names([named((n,)) for n in range(5)]) == "0, 1, 2 and 2 more"
 
@@ -207,7 +207,7 @@ def test_many_keys_make_no_more_labels_than_fit(monkeypatch):
     assert len(made) == 6
 
 
-def test_application_name_that_resembles_a_label():
+def test_application_name_that_resembles_a_label_is_none():
     assert compose("shop lock[", ["a"]) == "shop lock[ lock[a]"
     assert read("shop lock[", [number(("a",))], "") == {}
 

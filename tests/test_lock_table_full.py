@@ -20,7 +20,7 @@ def test_full_table_error_names_the_setting(full_lock_table, small_lock_table):
     assert not small_lock_table.in_atomic_block
 
 
-def test_several_keys_leave_transaction_usable(full_lock_table, small_lock_table):
+def test_full_table_at_several_keys_leaves_transaction_usable(full_lock_table, small_lock_table):
     with transaction.atomic(using="other"):
         with pytest.raises(LockTableFull), advisory_locks(["a", "b"], using="other"):
             pass
@@ -29,7 +29,7 @@ def test_several_keys_leave_transaction_usable(full_lock_table, small_lock_table
             cursor.execute("SELECT 1")
 
 
-def test_one_key_aborts_the_transaction(full_lock_table, small_lock_table):
+def test_full_table_at_one_key_aborts_the_transaction(full_lock_table, small_lock_table):
     """No savepoint was paid for: so leaving atomic() must not pretend to commit."""
     with pytest.raises(transaction.TransactionManagementError), transaction.atomic(using="other"):
         with pytest.raises(LockTableFull):

@@ -62,7 +62,7 @@ def holder(observer):
 
 
 class TestMigrate:
-    def test_runs_migrate_with_its_arguments(self, migrating):
+    def test_arguments_after_the_dashes_go_to_migrate(self, migrating):
         calls = migrating()
         dblock("migrate", "--", "shop", "0003", "--fake")
         assert calls == [("migrate", "--database=default", "shop", "0003", "--fake")]
@@ -96,6 +96,9 @@ class TestMigrate:
         def fail():
             raise RuntimeError("a migration failed")
 
+        migrating()
+        dblock("migrate")
+        observe.until(lambda: holder(observer) is None, "the lock is free")
         migrating(fail)
         with pytest.raises(RuntimeError):
             dblock("migrate")

@@ -151,7 +151,7 @@ class TestLocks:
             with namespace("globex"), fenced_lock("invoices", ttl=30, timeout=0):
                 pass
 
-    def test_lease_outlives_its_block(self):
+    def test_lease_outlives_the_namespace_block(self):
         with namespace("acme"):
             lock = fenced_lock("invoices", ttl=30)
             lease = lock.__enter__()

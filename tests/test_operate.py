@@ -100,7 +100,7 @@ class TestNoOther:
         assert terminate_backend(pid_of(holding), using="other") is False
         assert is_alive(holding)
 
-    def test_backend_with_only_a_row_lock_stays(self, rival):
+    def test_backend_with_only_a_table_lock_stays(self, rival):
         rival.execute("BEGIN; LOCK TABLE django_dblock_fencedlock IN EXCLUSIVE MODE")
         assert terminate_backend(pid_of(rival)) is False
         rival.execute("ROLLBACK")

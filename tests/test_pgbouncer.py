@@ -28,7 +28,7 @@ def test_concurrent_clients_lose_no_update(work, pooled):
 
 
 def test_negative_twin_session_lock_stays_in_the_pool(pooled, observer):
-    """The unlock goes to another server connection than the lock did."""
+    """The client has gone, and the pool's connection to the server still holds its lock."""
 
     def on_two_servers():
         with connection.cursor() as cursor:

@@ -114,7 +114,7 @@ class TestRefused:
                 lease.release()
             lease.check()
 
-    def test_entering_is_refused(self, pipeline):
+    def test_entering_a_lease_is_refused(self, pipeline):
         with pytest.raises(NotSupportedError), fenced_lock("a", ttl=30):
             pass
 

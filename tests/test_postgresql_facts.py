@@ -44,7 +44,6 @@ def test_lock_timeout_applies_to_later_columns(one, rival):
 
 def test_lock_timeout_applies_to_each_lock_separately(one, connect, observer):
     """So WAIT_ALL computes the rest of its one deadline before each lock."""
-    started = time.monotonic()
     holder = connect()
     holder.execute("BEGIN; SELECT pg_advisory_xact_lock(2)")
     first = connect()
@@ -59,6 +58,7 @@ def test_lock_timeout_applies_to_each_lock_separately(one, connect, observer):
     freeing.start()
     with one.transaction(), pytest.raises(psycopg.errors.LockNotAvailable):
         one.execute("SET LOCAL lock_timeout = '600ms'")
+        started = time.monotonic()
         one.execute("SELECT pg_advisory_xact_lock(1), pg_advisory_xact_lock(2)")
     freeing.join()
     assert time.monotonic() - started > 0.75
@@ -195,7 +195,7 @@ def test_locking_statement_reads_an_old_snapshot(one, rival, observer):
     one.execute("COMMIT; DELETE FROM app_counter")
 
 
-def test_isolation_level_is_readable_while_locking(one):
+def test_isolation_level_of_a_transaction_is_readable(one):
     for level in ("read committed", "read uncommitted", "repeatable read", "serializable"):
         one.execute(f"BEGIN ISOLATION LEVEL {level}")
         assert one.execute("SHOW transaction_isolation").fetchone() == (level,)

@@ -57,7 +57,7 @@ def test_installed_wheel_is_tested():
     assert "site-packages" in django_dblock.__file__
 
 
-def test_fixtures_are_loaded_before_django_is_set_up():
+def test_fixtures_can_be_loaded_before_django_is_set_up():
     """A conftest names them at its top, when nobody has configured anything yet."""
     program = (
         "import django_dblock.testing.pytest;"

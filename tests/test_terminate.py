@@ -34,7 +34,7 @@ def test_terminate_shows_and_ends_the_backend(holding, observer, caplog):
     assert (record.pid, record.by, record.using) == (pid, console.operator_name(), "default")
 
 
-def test_terminate_is_two_statements(holding, statements):
+def test_terminate_is_two_statements_the_second_in_a_block(holding, statements):
     with statements() as sent:
         run("terminate", str(pid_of(holding)), "--yes")
     assert [query["sql"].split()[0] for query in sent] == ["WITH", "BEGIN", "SELECT", "COMMIT"]
@@ -93,7 +93,7 @@ def test_recycled_pid_is_not_ended(holding, monkeypatch):
 
 
 @pytest.mark.parametrize("pid", ["0", "2147483648"])
-def test_backend_without_a_lock_is_refused(pid, rival):
+def test_pid_without_a_lock_is_refused(pid, rival):
     for each in (pid, str(pid_of(rival))):
         with pytest.raises(CommandError, match="neither holds nor waits for an advisory lock"):
             run("terminate", each, "--yes")

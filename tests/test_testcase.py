@@ -1,5 +1,8 @@
 """Inside Django's TestCase, which is one transaction: the lock joins it, as in any other."""
 
+import unittest
+
+import pytest
 from django.db import connection
 from django.test import TestCase
 
@@ -13,7 +16,19 @@ class InATestCase(TestCase):
             pass
         assert [lock.name for lock in inspect_locks()] == ["a"], "until the test's end"
 
-    def test_next_test_finds_nothing_locked(self):
-        assert inspect_locks() == []
-        assert try_advisory_lock("a")
+    def test_lock_can_be_tried_in_the_tests_transaction(self):
         assert connection.in_atomic_block
+        assert try_advisory_lock("a")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_next_test_finds_nothing_locked():
+    class Locking(TestCase):
+        def test(self):
+            assert inspect_locks() == []
+            with advisory_lock("a"):
+                pass
+            assert len(inspect_locks()) == 1
+
+    result = unittest.TestSuite([Locking("test"), Locking("test")]).run(unittest.TestResult())
+    assert (result.testsRun, result.errors, result.failures) == (2, [], [])

@@ -35,9 +35,9 @@ pytestmark = [
 
 LEAVE = b"\x1b[?1049l"
 
+"""The terminal's own screen is back."""
 STATEMENTS = 1 + 3 * 4
 """Of one look: one for the advisory locks; of three tables one each, with three around it."""
-"""The terminal's own screen is back."""
 
 
 class Rounds:
@@ -92,7 +92,7 @@ class TestPipe:
         assert lock.startswith("7 ")
         assert "\x1b" not in shown
 
-    def test_all_filters_of_the_list(self, looks, observer):
+    def test_filters_of_the_list_select_locks(self, looks, observer):
         with fenced_lock("nightly", ttl=60), waiter_behind(observer), advisory_lock("b"):
             assert "nightly" not in looks(arguments=["--kind", "advisory"])
             assert "exclusive" not in looks(arguments=["--name", "night*"])
@@ -177,13 +177,15 @@ class TestTerminal:
         assert len(sent) == STATEMENTS
         assert shown.count("Nothing is locked.") >= 2
 
-    def test_markup_and_emoji_codes_are_not_rendered(self, looks, rendering, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "150")
-        with advisory_lock("a:lock:b"), advisory_lock("[red]"):
-            shown = looks(out=Tty())
-        assert "a:lock:b" in shown
+    def test_markup_and_emoji_codes_are_not_rendered(self, looks, rendering, rival, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "300")
+        rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
+        rival.execute("SELECT '[red]a:lock:b'")
+        shown = looks(out=Tty())
+        rival.execute("ROLLBACK")
+        assert "SELECT '[red]a:lock:b'" in shown
 
-    def test_control_characters_are_escaped(self, looks, rendering, rival, monkeypatch):
+    def test_control_characters_become_question_marks(self, looks, rendering, rival, monkeypatch):
         monkeypatch.setenv("COLUMNS", "300")
         rival.execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
         rival.execute("SELECT '\x1b]0;pwned\x07'")
@@ -268,10 +270,12 @@ class TestNobodyReads:
 
     def test_closed_pipe_ends_watch(self, looks):
         looks(out=self.Closed())
+        assert looks.__dict__["asked"] == [], "it does not pause for another look"
 
     def test_vanished_terminal_ends_watch(self, looks, monkeypatch):
         monkeypatch.setattr(self.Closed, "error", errno.EIO)
         looks(out=self.Closed())
+        assert looks.__dict__["asked"] == []
 
     def test_full_disk_is_an_error(self, looks, monkeypatch):
         monkeypatch.setattr(self.Closed, "error", errno.ENOSPC)
@@ -371,7 +375,7 @@ class TestAtATerminal:
             watching.until(b"Nothing is locked.")
 
     @pytest.mark.parametrize("end", ["ctrl-c", signal.SIGTERM, signal.SIGHUP])
-    def test_ctrl_c_restores_the_terminal(self, plain, end):
+    def test_ctrl_c_and_signals_restore_the_terminal(self, plain, end):
         with Watching(plain=plain) as watching:
             watching.until(b"Nothing is locked.")
             if end == "ctrl-c":

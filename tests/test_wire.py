@@ -58,7 +58,7 @@ class TestOneMessage:
             Counter.objects.count()
         assert messages() == ["Query"] * 3
 
-    def test_first_statement_of_a_transaction_is_one_message(self, messages):
+    def test_begin_travels_with_the_first_lock_of_a_transaction(self, messages):
         with transaction.atomic(), advisory_lock(*KEY):
             pass
         assert messages() == ["Query"] * 2
@@ -90,7 +90,7 @@ class TestOneMessage:
 
 
 class TestAsAnyOtherQuery:
-    def test_execute_wrappers_see_placeholders_and_positional_parameters(self):
+    def test_execute_wrappers_see_positional_parameters(self):
         seen = []
 
         def wrapper(execute, query, params, many, context):

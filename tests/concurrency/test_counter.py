@@ -50,7 +50,7 @@ def test_nothing_is_lost_among_threads(work, assert_no_locks):
     assert_no_locks()
 
 
-def test_negative_twin_among_threads_updates_are_lost_without_the_lock():
+def test_negative_twin_threads_lose_updates_without_the_lock():
     value = count(own_transaction, recipes.no_lock, TWIN_ROUNDS, race=in_threads)
     assert value < PROCESSES * TWIN_ROUNDS
 

@@ -103,7 +103,7 @@ class TestLocked:
     @pytest.mark.parametrize(
         ("task", "least", "most"), [(retrying, 15, 30), (retrying_later, 7, 7)]
     )
-    def test_busy_retry_runs_when_the_lock_is_free(self, task, least, most, monkeypatch):
+    def test_busy_retry_asks_celery_to_retry_later(self, task, least, most, monkeypatch):
         asked = []
 
         def retry(exc, countdown, max_retries):

@@ -172,7 +172,7 @@ def test_timed_out_wait_is_a_failed_span(collected, rival, observer):
         assert span.attributes["error.type"] == error
 
 
-def test_short_waits_need_no_span():
+def test_waits_below_the_limit_make_no_span():
     collected = Collected()
     collected.instrument(spans_above=3600)
     try:
@@ -268,7 +268,7 @@ def test_instrument_and_uninstrument_are_idempotent(collected):
     assert not connection.in_atomic_block
 
 
-def test_global_providers_are_the_default():
+def test_global_providers_without_an_sdk_do_no_harm():
     """Without an SDK they do nothing, and cost the lock nothing but that."""
     opentelemetry.instrument()
     try:

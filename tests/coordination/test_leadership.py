@@ -411,7 +411,7 @@ class TestAsync:
         assert held(NAME) == []
 
     @pytest.mark.parametrize("moment", ["once", "close"])
-    def test_a_candidate_cancelled_beside_an_error_or_at_the_end_stops(self, moment, monkeypatch):
+    def test_candidate_cancelled_with_an_error_or_at_the_end_stops(self, moment, monkeypatch):
         async def lead():
             task = asyncio.current_task()
             loop = asyncio.get_running_loop()
@@ -432,7 +432,7 @@ class TestAsync:
             async_to_sync(lead)()
         assert moment == "once" or held(NAME) == []
 
-    def test_a_leader_cancelled_while_it_resigns_does_not_campaign_again(self, monkeypatch):
+    def test_leader_cancelled_while_it_resigns_campaigns_no_more(self, monkeypatch):
         terms = []
 
         async def lead():

@@ -70,7 +70,7 @@ def test_errors_are_status_4():
     assert "??" not in shown, "the line breaks of libpq's message"
 
 
-def test_json_for_scripts():
+def test_json_has_every_finding_and_field():
     with with_options(HEALTHY):
         shown, status = doctor("--json")
     printed = json.loads(shown)

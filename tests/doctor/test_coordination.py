@@ -36,7 +36,7 @@ def worker():
 
 
 class TestPartitions:
-    def test_partition_without_an_owner_beside_live_workers(self, age):
+    def test_unowned_partition_beside_live_workers_is_a_warning(self, age):
         with worker():
             age(WORKERS, 300)
             age(PARTS, 100, ended=True, slot=1)
@@ -56,7 +56,7 @@ class TestPartitions:
             age(WORKERS, 90)
             assert found()["partitions"].found.startswith("4 of 4 partitions of 'outbox'")
 
-    def test_negative_twin_partitions_taken_in_time(self, age):
+    def test_negative_twin_partitions_taken_in_time_are_fine(self, age):
         with worker():
             age(WORKERS, 300)
             age(PARTS, 45, ended=True, slot=1)
@@ -90,7 +90,7 @@ class TestLatches:
         yield imported
         attempt.close()
 
-    def test_latch_that_stands_still_while_somebody_waits(self, imported, observer):
+    def test_latch_that_stands_still_while_awaited_is_a_warning(self, imported, observer):
         observer.execute(
             "UPDATE django_dblock_latchpart SET done_at = done_at - interval '2 hours'"
         )
@@ -100,10 +100,10 @@ class TestLatches:
             "1 wait(s) for the latch 'import:7', 1 part(s) of which are done, the latest 720"
         )
 
-    def test_negative_twin_part_that_was_done_a_moment_ago(self, imported):
+    def test_negative_twin_part_done_a_moment_ago_is_fine(self, imported):
         assert found()["latches"].level == "ok"
 
-    def test_negative_twin_old_latch_that_nobody_waits_for(self, observer):
+    def test_negative_twin_old_latch_nobody_waits_for_is_fine(self, observer):
         latch("import", 7, parties=2).count_down("a")
         observer.execute(
             "UPDATE django_dblock_latchpart SET done_at = done_at - interval '2 hours'"
@@ -112,7 +112,7 @@ class TestLatches:
 
 
 class TestUnattended:
-    def test_leadership_and_partitions_without_processes(self, age):
+    def test_leadership_and_partitions_without_processes_are_info(self, age):
         for _ in leadership("sync", ttl=30):
             break
         with worker():

@@ -101,7 +101,7 @@ def test_standby_is_an_error(standby):
 
 
 @pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
-def test_isolation_level_of_the_alias(level, settings):
+def test_snapshot_isolation_of_the_alias_is_an_error(level, settings):
     options = {**connection.settings_dict["OPTIONS"], "isolation_level": level}
     with leading(OPTIONS=options):
         finding = found()["isolation"]
@@ -111,7 +111,7 @@ def test_isolation_level_of_the_alias(level, settings):
         assert found()["isolation"].level == "info"
 
 
-def test_default_isolation_of_role_or_database():
+def test_snapshot_isolation_of_role_or_database_is_an_error():
     with with_options("-c default_transaction_isolation=serializable"):
         assert found()["isolation"].level == "error"
 

@@ -264,7 +264,7 @@ def test_nested_protected_view_is_one_run():
     assert IdempotencyKey.objects.count() == 1
 
 
-def test_second_view_of_one_request_does_not_get_the_first_ones_response():
+def test_second_view_of_a_request_gets_no_response_of_the_first():
     @idempotent(scope=client, mode="lease")
     async def ship(request):
         raise NotImplementedError

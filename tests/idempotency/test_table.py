@@ -366,7 +366,7 @@ def test_nested_protected_view_is_one_request(ask):
     assert is_replay(ask(views.default, "nested"), of=first)
 
 
-def test_second_view_of_one_request_does_not_get_the_first_ones_response():
+def test_second_view_of_a_request_gets_no_response_of_the_first():
     @idempotent(scope=client)
     def charge(request):
         return HttpResponse(f"charged {add_one()}")

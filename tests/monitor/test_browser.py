@@ -199,7 +199,7 @@ class TestLive:
         until_text(browser, "#dblock-pulse", "Signed out.")
         assert "Log in" not in browser.text("#dblock-live")
 
-    def test_off_is_off(self, browser):
+    def test_refresh_that_is_off_asks_nothing(self, browser):
         browser.open(PAGE)
         browser.tab_to("#dblock-refresh-0")
         browser.leave(lambda: browser.press(browsers.Keys.ENTER))
@@ -241,7 +241,7 @@ class TestWithoutJavaScript:
         assert "is being ended" in browser.text(".messagelist")
 
 
-def test_by_keyboard_alone(browser, stage):
+def test_backend_can_be_ended_by_keyboard_alone(browser, stage):
     """To the holder, to the question, back, again, and yes."""
     session = stage.session("shop")
     stage.hold(session, ("inventory", "sku-1"))
@@ -260,7 +260,7 @@ def test_by_keyboard_alone(browser, stage):
     assert f"Backend {pid} is being ended." in browser.text(".messagelist")
 
 
-def test_focus_can_be_seen(browser, busy):
+def test_focus_is_visible(browser, busy):
     browser.open(PAGE)
     for css in ("#dblock-refresh-2", "#dblock-sheet", "a.dblock-act", "#dblock-words summary"):
         browser.tab_to(css)
@@ -270,7 +270,7 @@ def test_focus_can_be_seen(browser, busy):
 
 
 @pytest.mark.parametrize("name", ["light", "dark"])
-def test_rules_of_accessibility(name, browser, busy):
+def test_page_breaks_no_rule_of_accessibility(name, browser, busy):
     """Labels, names, order of headings, contrast: as axe-core knows them."""
     theme(browser, name)
     pid = busy["gunicorn"].info.backend_pid
@@ -285,7 +285,7 @@ def test_rules_of_accessibility(name, browser, busy):
     theme(browser, "light")
 
 
-def test_rules_can_be_broken(browser):
+def test_negative_twin_broken_rule_of_accessibility_is_found(browser):
     browser.open(PAGE)
     run(
         browser,
@@ -295,7 +295,7 @@ def test_rules_can_be_broken(browser):
     assert [each.partition(":")[0] for each in axe.violations(browser.driver)] == ["label"]
 
 
-def test_policy_bites(browser):
+def test_negative_twin_foreign_content_is_blocked(browser):
     browser.open(PAGE)
     run(browser, "new Image().src = 'http://elsewhere.invalid/'")
     said = observe.until(browser.complaints, "Chromium complains")

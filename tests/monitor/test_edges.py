@@ -2,7 +2,7 @@
 
 import pytest
 
-from django_dblock import inspect
+from django_dblock import fenced_lock, inspect, run_once
 from django_dblock.cli.advisory_hold import AdvisoryHold
 from django_dblock.cli.list import _in_front
 from django_dblock.core.application_name import named
@@ -48,8 +48,11 @@ def test_ended_holder_is_reported():
 
 
 @pytest.mark.parametrize("model", ["fencedlock", "idempotencykey"])
-def test_blank_search_shows_all(model, root):
-    assert root.get(f"/admin/django_dblock/{model}/", {"q": "  "}).status_code == 200
+def test_blank_search_shows_all_rows(model, root):
+    run_once("invoice", work=lambda: None)
+    with fenced_lock("nightly", ttl=30):
+        found = root.get(f"/admin/django_dblock/{model}/", {"q": "  "}).context["cl"]
+    assert found.result_count == 1
 
 
 @pytest.mark.parametrize(

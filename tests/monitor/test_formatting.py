@@ -58,5 +58,5 @@ def test_error_text_fits_into_a_sentence():
     ("name", "program"),
     [("shop lock[a b]", "shop"), ("shop", "shop"), ("shop lock[a", "shop lock[a"), ("", "")],
 )
-def test_program_name_without_labels(name, program):
+def test_labels_are_cut_off_the_program_name(name, program):
     assert without_labels(name) == program

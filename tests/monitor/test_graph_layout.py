@@ -21,13 +21,13 @@ def layers(boxes):
     return {name: box.layer for name, box in boxes.items()}
 
 
-def test_empty_graph():
+def test_empty_graph_has_no_boxes_and_no_lines():
     layout, boxes = laid([])
     assert boxes == {}
     assert layout.lines == ()
 
 
-def test_single_box():
+def test_single_box_is_in_the_first_layer():
     layout, boxes = laid([], "a")
     assert layers(boxes) == {"a": 0}
     assert layout.width > 100
@@ -80,7 +80,7 @@ def test_cycle_begins_at_its_entry():
     assert [line.edge for line in layout.lines if line.turned] == [("b", "a")]
 
 
-def test_two_boxes_with_edges_both_ways():
+def test_edges_both_ways_turn_one_of_them():
     layout, _ = laid([("a", "b"), ("b", "a")])
     assert sorted(line.turned for line in layout.lines) == [False, True]
 
@@ -95,7 +95,7 @@ def test_repeated_edge_is_drawn_once():
     assert len(layout.lines) == 1
 
 
-def test_chain_of_a_thousand_boxes():
+def test_chain_of_a_thousand_boxes_is_laid_out():
     """No recursion."""
     names = [str(number) for number in range(1000)]
     _, boxes = laid(list(pairwise(names)))

@@ -24,7 +24,7 @@ class TestQueues:
         assert [party.pid for party in queue.waiters] == [2, 3]
         assert (queue.name, queue.kind, queue.longest) == ("a", "advisory", 9)
 
-    def test_order_of_queues(self):
+    def test_longest_wait_comes_first_then_most_waiters(self):
         locks = [
             lock(1, "short"), wanted(2, "short", waiting=1),
             lock(3, "long"), wanted(4, "long", waiting=60),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 class TestWhatItShows:
-    def test_page_with_nothing_locked(self, root):
+    def test_page_with_nothing_locked_says_so(self, root):
         page = shown(root)
         for said in (
             "Nothing is waiting.", "No advisory lock is held.", "No lease is held.",
@@ -115,7 +115,7 @@ class TestWhatItShows:
     def test_unknown_database_is_400(self, using, root):
         html(root.get(PAGE, {"using": using}), 400)
 
-    def test_ten_thousand_locks(self, root, stage):
+    def test_page_of_five_thousand_locks_stays_small(self, root, stage):
         session = stage.session("import")
         session.execute("BEGIN; SELECT pg_advisory_xact_lock(n) FROM generate_series(1, 5000) n")
         page = shown(root)
@@ -161,7 +161,7 @@ LIMITS = 9
 
 
 class TestBudget:
-    def test_page_is_four_statements(self, root, stage, statements):
+    def test_number_of_statements_of_the_page_is_constant(self, root, stage, statements):
         shown(root)  # content types
         with statements() as nothing:
             shown(root)
@@ -172,7 +172,7 @@ class TestBudget:
             shown(root)
         assert len(much) == len(nothing) == 6 + LIMITS, "user; locks, leases, latches, requests"
 
-    def test_page_costs_two_statements_for_permissions(self, person, statements):
+    def test_permissions_cost_two_statements_more(self, person, statements):
         ann = person("ann", "view")
         shown(ann)
         with statements() as sent:
@@ -215,7 +215,7 @@ class TestPermissions:
         assert PAGE in html(person("ann", "view").get("/admin/"))
         assert PAGE not in html(person("ben", "release").get("/admin/"))
 
-    def test_no_add_change_or_delete(self, root):
+    def test_monitor_has_no_pages_to_add_change_or_delete(self, root):
         from django.contrib import admin
 
         from django_dblock.models import LockMonitor
@@ -288,7 +288,7 @@ class TestErrors:
         settings.DBLOCK_DATABASE = "sqlite"
         assert "django_dblock needs PostgreSQL" in words(shown(root)).replace("&#x27;", "'")
 
-    def test_page_survives_errors_under_atomic_requests(self, root, settings):
+    def test_views_opt_out_of_atomic_requests(self, root, settings):
         """Each view of it is out of the transaction, of every database."""
         for page in ("", "release/", "terminate/"):
             view = resolve(PAGE + page).func

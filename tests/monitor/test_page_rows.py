@@ -22,7 +22,7 @@ def pids(section):
 
 
 class TestSessions:
-    def test_order_of_sessions(self):
+    def test_blockers_come_first_then_oldest_transactions(self):
         locks = [
             lock(1, "a", transaction_age=5), lock(2, "b", transaction_age=None),
             lock(3, "c", transaction_age=60), lock(4, "d"), wanted(9, "d"),
@@ -87,15 +87,15 @@ class TestWaits:
         ]  # fmt: skip
         assert (shown.counts.waiting, shown.counts.longest) == (3, 9)
 
-    def test_wait_behind_many_holders(self):
+    def test_wait_behind_many_holders_names_three(self):
         [wait] = made([wanted(9, behind=[1, 1, 2, 3, 4, 5, 0])]).waits.rows
         assert (wait.behind, wait.more_behind) == (("1", "2", "3"), 3)
 
-    def test_wait_behind_a_prepared_transaction(self):
+    def test_wait_behind_a_prepared_transaction_says_so(self):
         [wait] = made([wanted(9, behind=[0])]).waits.rows
         assert wait.behind == ("prepared",)
 
-    def test_wait_for_a_lease_in_turn(self):
+    def test_wait_for_a_lease_in_turn_shows_its_place(self):
         shown = made(leases=[lease(waiting=("x", "y"))])
         assert [(wait.party.name, wait.place, wait.behind) for wait in shown.waits.rows] == [
             ("x", 1, ("web-1:1:Main",)), ("y", 2, ("web-1:1:Main",)),
@@ -104,7 +104,7 @@ class TestWaits:
 
 
 class TestLeases:
-    def test_order_of_leases(self):
+    def test_wanted_leases_come_first_then_late_ones(self):
         leases = [
             lease("well", remaining=25.0), lease("soon", remaining=20.0),
             lease("kept", state="delayed", remaining=-5.0), lease("late", renewed=20, remaining=10),
