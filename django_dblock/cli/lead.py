@@ -32,7 +32,7 @@ def add_arguments(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--ready-file", type=Path, metavar="PATH",
-        help="a file that exists exactly while this process leads, for a readiness probe",
+        help="a file that exists while this process leads, for a readiness probe",
     )  # fmt: skip
     parser.add_argument(
         "command", nargs="+", metavar="COMMAND", help="after '--': what to run, without a shell"
