@@ -201,7 +201,7 @@ def test_rollback_returns_the_originals_of_a_parent_without_a_version():
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         special.save()
         raise ZeroDivisionError
-    overtake(special)
+    overtake(special, note="theirs")
     name = diff_of(special).fields["name"]
     assert (name.original, name.mine, name.theirs) == ("read", "mine", "read")
 
