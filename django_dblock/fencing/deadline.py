@@ -57,7 +57,7 @@ class Trust:
         self._reason: str | None = None
         self._ended = False
         self._pid = os.getpid()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # garbage collection may release the lease meanwhile
 
     @property
     def deadline(self) -> float:

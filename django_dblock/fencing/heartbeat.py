@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import starmap
 from math import ceil, frexp, inf
 from typing import Any, NamedTuple
 
@@ -231,7 +232,7 @@ class Heartbeat:
                     target=self._run, name="dblock-heartbeat", daemon=True
                 )
                 self._thread.start()
-            elif self._time_of(trust) < self._wakes:
+            elif self._time_of(trust, self._due[trust]) < self._wakes:
                 self._changed.notify()
 
     def forget(self, trust: Trust) -> None:
@@ -272,11 +273,12 @@ class Heartbeat:
         return False
 
     def _next(self) -> float:
-        return min(map(self._time_of, self._due))
+        # Of a copy, because garbage collection may release a lease meanwhile.
+        return min(starmap(self._time_of, self._due.copy().items()), default=now())
 
-    def _time_of(self, trust: Trust) -> float:
+    @staticmethod
+    def _time_of(trust: Trust, due: float | None) -> float:
         """Return when the lease is due, or when its trust ends, whichever is earlier."""
-        due = self._due[trust]
         end = now() + trust.remaining
         return end if due is None else min(due, end)
 

@@ -99,7 +99,9 @@ class Blocks(Generic[L]):
         after_fork_in_child(self._replace_mutex)
 
     def _replace_mutex(self) -> None:
-        self._mutex = threading.Lock()  # no thread in a forked child could ever free the old one
+        # New, because no thread in a forked child could ever free the old one. Reentrant, because
+        # the garbage collection of a generator may leave its block here, in the middle of a method.
+        self._mutex = threading.RLock()
 
     @property
     def entered_here(self) -> Iterator[Entry[L]]:
@@ -113,7 +115,9 @@ class Blocks(Generic[L]):
         """Note that a block was entered here."""
         self._here.set(_Chain(entry, self._here.get()))
         with self._mutex:
-            self._open.setdefault(id(entry.block), []).append(entry)
+            mine = self._open.get(id(entry.block), [])
+            mine.append(entry)
+            self._open[id(entry.block)] = mine
 
     def remove(self, block: object) -> L:
         """Note that the block was left; return its lease.

@@ -261,6 +261,22 @@ def test_silent_server_is_abandoned_at_the_deadline(observer, rival):
             assert lock.lost
 
 
+def test_release_by_garbage_collection_does_not_end_the_heartbeat():
+    """The collection may run in the heartbeat's thread, which looks for the next beat."""
+
+    class Collecting:
+        @property
+        def remaining(self):
+            own._due.popitem()
+            return 60.0
+
+    own = Heartbeat("default")
+    own._due = {Collecting(): None, Collecting(): None}
+    assert 59 < own._next() - beat.now() <= 60
+    assert own._due == {}
+    assert own._next() <= beat.now()
+
+
 def test_abandoned_beat_leaves_no_backend(observer, rival):
     """Else each further beat would add one to the queue for the table."""
     line = beat.Line("default")

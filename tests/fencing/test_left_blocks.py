@@ -10,6 +10,7 @@ from django.db import connections
 
 from django_dblock import FencedLock, LockLost, LockTimeout, SelfDeadlock, fenced_lock
 from django_dblock.fencing.heartbeat import heartbeat
+from django_dblock.fencing.lock import _blocks
 from tests.fencing.helpers import NAME, beat_now, in_a_thread, is_expired, run, until_renewed
 from tests.helpers import observe
 
@@ -52,6 +53,35 @@ class TestLeftElsewhere:
         kept.clear()
         gc.collect()
         assert is_expired(observer)
+
+    def test_collection_while_a_block_is_entered_releases(self, observer, monkeypatch):
+        """The collected generator leaves its block in the middle of the entry into another."""
+        block = fenced_lock("collected", "or", "not", ttl=30)
+
+        def rows():
+            with block:
+                yield
+
+        class Open(dict):
+            def get(self, *arguments):
+                found = super().get(*arguments)
+                gc.collect()
+                return found
+
+        gc.disable()
+        try:
+            generator = rows()
+            next(generator)
+            cycle = [generator]
+            cycle.append(cycle)
+            del generator, cycle
+            assert not is_expired(observer, "collected:or:not")
+            monkeypatch.setattr(_blocks, "_open", Open(_blocks._open))
+            with fenced_lock(NAME, ttl=30):
+                assert is_expired(observer, "collected:or:not")
+        finally:
+            gc.enable()
+        assert not _blocks._open
 
     def test_exit_in_another_thread_releases(self, observer):
         block = fenced_lock(NAME, ttl=30)
