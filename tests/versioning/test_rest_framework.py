@@ -225,7 +225,7 @@ class TestActions:
 
     def test_action_that_ignores_the_precondition_is_an_error(self, product):
         assert call("post", "products/forget").status_code == 200
-        with pytest.raises(RuntimeError, match="Products responded POST with 200 without"):
+        with pytest.raises(RuntimeError, match="Products responded to POST with 200 without"):
             call("post", "products/forget", '"a"')
 
 
