@@ -212,8 +212,14 @@ def test_application_name_that_resembles_a_label_is_none():
     assert read("shop lock[", [number(("a",))], "") == {}
 
 
-def test_hostile_label_is_parsed_quickly():
-    assert read(f" lock[{':'.join('1' * 20)}]", [1], "") == {}
+def test_hostile_label_is_read_in_few_ways(monkeypatch):
+    """Each part may be text or a number: twelve parts would be 4,096 keys."""
+    tried = []
+    monkeypatch.setattr(labels, "encode", lambda key: tried.append(key) or encode(key))
+    assert read(f" lock[{':'.join('1' * 8)}]", [1], "") == {}
+    assert len(tried) == 2**8
+    assert read(f" lock[{':'.join('1' * 12)}]", [1], "") == {}
+    assert len(tried) == 2**8
 
 
 @pytest.mark.parametrize("own", ["shop", "", "shop lock[a]", "x" * 60])

@@ -40,12 +40,12 @@ def count(work, lock, rounds=ROUNDS, race=race):
 
 @pytest.mark.parametrize("lock", [advisory_lock, both])
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])
-def test_nothing_is_lost(work, lock):
+def test_processes_lose_no_update(work, lock):
     assert count(work, lock) == PROCESSES * ROUNDS
 
 
 @pytest.mark.parametrize("work", [own_transaction, outer_transaction])
-def test_nothing_is_lost_among_threads(work, assert_no_locks):
+def test_threads_lose_no_update(work, assert_no_locks):
     assert count(work, advisory_lock, race=in_threads) == PROCESSES * ROUNDS
     assert_no_locks()
 

@@ -22,7 +22,7 @@ def visit(_number, path, rounds):
 
 @pytest.mark.parametrize("atomic_requests", [True, False])
 @pytest.mark.parametrize("path", ["/hit/", "/decorated/hits/", "/class/hits/"])
-def test_nothing_is_lost(path, atomic_requests):
+def test_views_lose_no_update(path, atomic_requests):
     Counter.objects.create(name="hits")
     race(4, visit, path, 25, options={"ATOMIC_REQUESTS": atomic_requests})
     assert Counter.objects.get().value == 100

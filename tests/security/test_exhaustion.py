@@ -28,7 +28,7 @@ def test_too_long_key_is_refused_before_sql(statements):
     assert len(sent) == 0
 
 
-def test_too_large_body_is_not_stored(settings):
+def test_too_large_response_is_refused_and_rolled_back(settings):
     settings.DBLOCK_IDEMPOTENCY_MAX_BODY = 10
     assert calling.ask(views.default).status_code == 500
     assert (calling.effects(), calling.rows()) == (0, 0)

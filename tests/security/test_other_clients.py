@@ -57,7 +57,7 @@ def test_no_client_gets_a_byte_of_anothers_response():
     assert IdempotencyKey.objects.count() == len(users) * len(KEYS)
 
 
-def test_foreign_key_is_handled_like_an_unknown_one(statements):
+def test_key_of_another_client_is_handled_like_a_new_one(statements):
     """Statements and answer; so there is nothing to be timed, and nothing to be guessed."""
     anna, bert = (User.objects.create(username=name) for name in ("anna", "bert"))
     asks(anna, "/pay/", "POST", "annas-key")

@@ -59,7 +59,7 @@ def test_unmarked_test_gets_no_holder(hold_lock):
 @pytest.mark.django_db
 def test_fixture_holds_until_release_or_end(hold_lock):
     first, second = hold_lock("a"), hold_lock("b", shared=True)
-    assert first.pid != second.pid != connection.connection.info.backend_pid
+    assert len({first.pid, second.pid, connection.connection.info.backend_pid}) == 3
     assert not try_advisory_lock("a")
     assert not try_advisory_lock("b")
     assert try_advisory_lock("b", shared=True)

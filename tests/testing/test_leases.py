@@ -121,10 +121,13 @@ class InATestCase(TestCase):
 
     def test_lost_partition_ends_its_block(self):
         with partitions("outbox", count=1, ttl=30) as mine:
+            lost = []
             for part in mine:
+                lost.append(part.number)
                 take_away(part)
                 with part, part.guard():
                     self.fail("it was guarded")
+            assert lost == [0]
             mine.balance()
             assert mine.numbers == (0,)
 
