@@ -31,7 +31,9 @@ SELECT
     '/api/payments/', 201, '{"Content-Type": "application/json"}',
     convert_to(rpad('{"id": ' || n || ', "note": "', 298, md5(random()::text)) || '"}', 'UTF8'),
     'plain', 1, '', '{}', now() - interval '2 days', now() - interval '2 days',
-    now() - interval '1 hour' - random() * interval '1 day'
+    -- in the order of the rows, as with one retention for all; a minute to and fro
+    now() - interval '1 hour' + (n::float8 / %(rows)s - 1) * interval '1 day'
+        + random() * interval '1 minute'
 FROM generate_series(1, %(rows)s) AS n
 """
 
