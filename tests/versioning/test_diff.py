@@ -1,5 +1,6 @@
 """The diff of a conflict: mine, theirs and the original of each field."""
 
+import django
 import pytest
 from django.db.models import F
 
@@ -150,7 +151,10 @@ def test_expressions_are_unknown(product):
     product.refresh_from_db()
     product.stock = F("stock") + 1
     product.save()
-    assert "stock" not in product._version_origin
+    if django.VERSION >= (6, 0):  # the save returns the value
+        assert product._version_origin["stock"] == product.stock == 11
+    else:
+        assert "stock" not in product._version_origin
 
 
 def test_unreadable_value_is_shown_raw(product):
