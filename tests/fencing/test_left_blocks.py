@@ -57,6 +57,7 @@ class TestLeftElsewhere:
     def test_collection_while_a_block_is_entered_releases(self, observer, monkeypatch):
         """The collected generator leaves its block in the middle of the entry into another."""
         block = fenced_lock("collected", "or", "not", ttl=30)
+        before = set(_blocks._open)  # of other tests, which left blocks on purpose
 
         def rows():
             with block:
@@ -81,7 +82,7 @@ class TestLeftElsewhere:
                 assert is_expired(observer, "collected:or:not")
         finally:
             gc.enable()
-        assert not _blocks._open
+        assert set(_blocks._open) <= before
 
     def test_exit_in_another_thread_releases(self, observer):
         block = fenced_lock(NAME, ttl=30)
