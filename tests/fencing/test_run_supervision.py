@@ -183,7 +183,7 @@ class TestLoss:
             supervision.Supervision, "_ask_to_end", lambda _, number: asked.append(number)
         )
         freeze(seconds)
-        error = refusal("--ttl", "15", command=("sleep", "60"))
+        error = refusal("--ttl", "60", command=("sleep", "60"))
         assert error.returncode == 79
         assert reason in str(error)
         assert "exit status 137" in str(error)
@@ -214,7 +214,7 @@ class TestLoss:
         monkeypatch.setattr(Job, "look", lambda _: None)
         spared = []
         monkeypatch.setattr(Job, "signal", lambda job, number: spared.append((job, number)))
-        error = refusal("--ttl", "15", command=("sleep", "60"))
+        error = refusal("--ttl", "60", command=("sleep", "60"))
         assert error.returncode == 79
         assert "The command could not be ended" in str(error)
         monkeypatch.undo()
