@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import Empty, SimpleQueue
+from threading import Timer
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeAlias
 from zoneinfo import ZoneInfoNotFoundError
@@ -78,6 +79,7 @@ class Inbox:
         self.interrupted_by: int = signal.SIGINT
         self.asked_to_end: int | None = None
         self.is_interrupted = False
+        self._again: Timer | None = None
         self._hook = sys.unraisablehook
         # Threads write to the queue, and so does a signal handler that may have interrupted a
         # reader or a writer of the queue. SimpleQueue.put() is reentrant for that.
@@ -86,7 +88,7 @@ class Inbox:
 
     def __enter__(self) -> Self:
         sys.unraisablehook = self._swallowed
-        for number in (*ENDING, signal.SIGALRM):
+        for number in ENDING:
             self._handle(number, self._interrupt)
         return self
 
@@ -96,7 +98,11 @@ class Inbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._again is not None:
+            for number in ENDING:
+                self._handle(number, self._put)  # so that no late signal ends this process
+            self._again.cancel()
+            self._again.join()
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         sys.unraisablehook = self._hook
@@ -109,7 +115,6 @@ class Inbox:
         """
         for number in (*ENDING, *OTHERS):
             self._handle(number, self._put)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         if self.is_interrupted:
             raise KeyboardInterrupt
 
@@ -126,7 +131,7 @@ class Inbox:
 
     def _handle(self, number: int, handler: Any) -> None:
         current = signal.getsignal(number)
-        if current is not signal.SIG_IGN or number in (signal.SIGCHLD, signal.SIGALRM):
+        if current is not signal.SIG_IGN or number == signal.SIGCHLD:
             self._before.setdefault(number, current)
             signal.signal(number, handler)
 
@@ -136,8 +141,7 @@ class Inbox:
         self._queue.put(number)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
-        if number != signal.SIGALRM:
-            self.interrupted_by = number
+        self.interrupted_by = number
         self.is_interrupted = True
         raise KeyboardInterrupt
 
@@ -148,7 +152,10 @@ class Inbox:
         signal handler can run there: for example, an import ends with such a callback.
         """
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            # a thread, because an alarm may be in use by others
+            self._again = Timer(_AGAIN, os.kill, (os.getpid(), self.interrupted_by))
+            self._again.daemon = True
+            self._again.start()
         else:
             self._hook(unraisable)
 
