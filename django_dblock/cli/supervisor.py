@@ -99,8 +99,8 @@ class Inbox:
         traceback: TracebackType | None,
     ) -> None:
         if self._again is not None:
-            for number in ENDING:
-                self._handle(number, self._put)  # so that no late signal ends this process
+            for ending in ENDING:
+                self._handle(ending, self._put)  # so that no late signal ends this process
             self._again.cancel()
             self._again.join()
         for number, handler in self._before.items():

@@ -176,6 +176,32 @@ def test_cancelled_wait_releases_a_late_grant(works, observer, monkeypatch):
     assert is_expired(observer) is works, "else it expires by itself"
 
 
+def test_cancellation_during_a_refused_attempt_propagates(monkeypatch):
+    began = []
+
+    def once(_):
+        began.append(True)
+        observe.until(lambda: len(began) > 1, "the task is cancelled")
+
+    monkeypatch.setattr(waiting.Attempt, "once", once)
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30, timeout=30):
+            pytest.fail("it was cancelled")
+
+    async def work():
+        task = asyncio.create_task(enter())
+        while not began:  # noqa: ASYNC110 - it is a thread that begins
+            await asyncio.sleep(0.001)  # between two looks, not instead of one
+        task.cancel()
+        began.append(True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work())
+    assert len(began) == 2, "no further attempt"
+
+
 def test_cancellation_just_after_the_grant_propagates(observer, monkeypatch):
     """While the attempt ends, the lease is had already."""
     plain = waiting.Attempt.close
