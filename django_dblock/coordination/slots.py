@@ -11,11 +11,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey
-from django_dblock.exceptions import (
-    LockLost,
-    NotReplicated,
-    UnsupportedDatabase,
-)
+from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
 from django_dblock.fencing import store
 from django_dblock.fencing.deadline import Trust
 from django_dblock.fencing.lease import Lease

@@ -86,17 +86,13 @@ def label(key: NamedKey, number: int, mode: LabelMode, namespace: str = "") -> s
     if (
         whole
         and len(text) <= MAX_LABEL
+        and _READ_BACK.issuperset(map(type, key.parts))
         and len(key.parts) == text.count(":") + 1 <= _MAX_PARTS_READ_BACK
         and _READABLE.fullmatch(text)
-        and (key.texts == key.parts or _is_plain(key.parts, text))
+        and text == ":".join(map(str, key.parts))  # nothing was escaped
     ):
         return text
     return f"{_NOT_LABEL.sub('?', text[: MAX_LABEL - 5])}~{_tag(number, namespace)}"
-
-
-def _is_plain(parts: Key, text: str) -> bool:
-    """Return whether a text is that of str and int parts, and nothing in it was escaped."""
-    return _READ_BACK.issuperset(map(type, parts)) and text == ":".join(map(str, parts))
 
 
 def _tag(number: int, namespace: str) -> str:

@@ -140,6 +140,22 @@ def test_foreign_cancellation_propagates(observer):
     assert is_expired(observer), "and the lease was given back"
 
 
+async def cancelled_entry(began, **options):
+    """Enter a block, and cancel the entry once ``began`` says that the patched step has begun."""
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30, **options):
+            pytest.fail("it was cancelled")
+
+    task = asyncio.create_task(enter())
+    while not began:  # noqa: ASYNC110 - it is a thread that begins
+        await asyncio.sleep(0.001)  # between two looks, not instead of one
+    task.cancel()
+    began.append(True)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_cancelled_wait_releases_a_late_grant(works, observer, monkeypatch):
     """The statement in its thread can't be called back."""
@@ -159,20 +175,7 @@ def test_cancelled_wait_releases_a_late_grant(works, observer, monkeypatch):
 
     monkeypatch.setattr(waiting.Attempt, "once", once)
 
-    async def enter():
-        async with fenced_lock(NAME, ttl=30):
-            pytest.fail("it was cancelled")
-
-    async def work():
-        task = asyncio.create_task(enter())
-        while not began:  # noqa: ASYNC110 - it is a thread that begins
-            await asyncio.sleep(0.001)  # between two looks, not instead of one
-        task.cancel()
-        began.append(True)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(work())
+    run(cancelled_entry(began))
     assert is_expired(observer) is works, "else it expires by itself"
 
 
@@ -185,20 +188,7 @@ def test_cancellation_during_a_refused_attempt_propagates(monkeypatch):
 
     monkeypatch.setattr(waiting.Attempt, "once", once)
 
-    async def enter():
-        async with fenced_lock(NAME, ttl=30, timeout=30):
-            pytest.fail("it was cancelled")
-
-    async def work():
-        task = asyncio.create_task(enter())
-        while not began:  # noqa: ASYNC110 - it is a thread that begins
-            await asyncio.sleep(0.001)  # between two looks, not instead of one
-        task.cancel()
-        began.append(True)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(work())
+    run(cancelled_entry(began, timeout=30))
     assert len(began) == 2, "no further attempt"
 
 
@@ -214,20 +204,7 @@ def test_cancellation_just_after_the_grant_propagates(observer, monkeypatch):
 
     monkeypatch.setattr(waiting.Attempt, "close", close)
 
-    async def enter():
-        async with fenced_lock(NAME, ttl=30):
-            pytest.fail("it was cancelled")
-
-    async def work():
-        task = asyncio.create_task(enter())
-        while not began:  # noqa: ASYNC110 - it is a thread that begins
-            await asyncio.sleep(0.001)  # between two looks, not instead of one
-        task.cancel()
-        began.append(True)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(work())
+    run(cancelled_entry(began))
     assert is_expired(observer)
 
 
