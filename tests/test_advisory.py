@@ -33,11 +33,13 @@ from django_dblock import (
     try_advisory_lock,
 )
 from django_dblock.advisory import acquire
+from django_dblock.advisory.lock import _entered
 from django_dblock.keys import to_pg_locks
 from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.locks import held, hold, number
+from tests.helpers.relay import relay
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
@@ -53,6 +55,21 @@ def sql(sent):
     return [
         " ".join(statement.split()[0] for statement in query["sql"].split(";")) for query in sent
     ]
+
+
+@pytest.fixture
+def cockroach():
+    """A server that reports what CockroachDB reports."""
+    wrapper = connections["default"]
+    wrapper.close()
+    direct = {name: wrapper.settings_dict[name] for name in ("HOST", "PORT")}
+    with relay(int(direct["PORT"]), reported=("crdb_version", "CockroachDB CCL v24.1.0")) as line:
+        wrapper.settings_dict.update(HOST="127.0.0.1", PORT=line.port)
+        try:
+            yield
+        finally:
+            wrapper.close()
+            wrapper.settings_dict.update(direct)
 
 
 class TestInAutocommit:
@@ -841,19 +858,18 @@ class TestAliases:
         with pytest.raises(UnsupportedDatabase):
             try_advisory_lock("a", using="sqlite")
 
+    @pytest.mark.parametrize("joined", [True, False])
     @pytest.mark.parametrize("keys", [["a"], ["a", "b"]])
-    def test_cockroachdb_is_refused_by_name(self, keys, observer):
-        """Its advisory lock functions exist and lock nothing."""
-        with transaction.atomic():
-            connection.cursor().execute(
-                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text"
-                " LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v24.1.0' $$;"
-                "SET LOCAL search_path = impostor, pg_catalog"
-            )
+    def test_cockroachdb_is_refused_by_name(self, keys, joined, observer, cockroach):
+        """Its advisory lock functions exist and lock nothing; it reports its version at the start
+        of a session."""
+        with transaction.atomic() if joined else nullcontext():
             with pytest.raises(UnsupportedDatabase, match="CockroachDB"), advisory_locks(keys):
                 pass
             assert held(observer) == {}
-            transaction.set_rollback(True)
+            assert Counter.objects.count() == 0, "the transaction is usable"
+        with transaction.atomic(), pytest.raises(UnsupportedDatabase):
+            try_advisory_lock("a")
 
 
 class TestIsolation:
@@ -1154,22 +1170,53 @@ class TestNothingStaysBehind:
                 lock_acquired.disconnect(leave)
             assert connection.in_atomic_block == joined
         assert not connection.in_atomic_block
-        assert connections["default"].__dict__["_dblock_entries"] == []
+        assert _entered.entries == []
         assert held(observer) == {}
 
-    def test_block_left_on_another_alias_is_an_error(self, settings):
-        block = advisory_lock("a")
+    def test_setting_that_changes_inside_the_block_changes_nothing(self, settings, observer):
+        with advisory_lock(*KEY):
+            settings.DBLOCK_DATABASE = "other"
+            assert to_pg_locks(number(*KEY)) in held(observer)
+        assert held(observer) == {}
+        assert not connection.in_atomic_block
+
+    def test_block_left_in_another_thread_is_an_error(self, observer):
+        block = advisory_lock(*KEY)
+        errors = []
+
+        def leave():
+            try:
+                block.__exit__(None, None, None)
+            except TransactionManagementError as error:
+                errors.append(str(error))
+            finally:
+                connections.close_all()
+
         block.__enter__()
-        settings.DBLOCK_DATABASE = "other"
-        with pytest.raises(TransactionManagementError, match="not entered on this connection"):
-            block.__exit__(None, None, None)
-        settings.DBLOCK_DATABASE = None
+        other = threading.Thread(target=leave)
+        other.start()
+        other.join()
+        [error] = errors
+        assert error.startswith("advisory_lock(inventory:sku-1) was left, but this thread has not")
+        assert to_pg_locks(number(*KEY)) in held(observer)
         block.__exit__(None, None, None)
+        assert held(observer) == {}
+
+    def test_blocks_of_two_aliases_may_be_left_in_any_order(self, observer):
+        first, second = advisory_lock("a"), advisory_lock("b", using="other")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert held(observer) == {}
+        assert not connection.in_atomic_block
+        assert connections["other"].in_atomic_block
+        second.__exit__(None, None, None)
+        assert not connections["other"].in_atomic_block
 
 
 class TestThreads:
     def test_one_object_works_in_many_threads(self):
-        """Configuration only: each entry leaves its record on its own thread's connection."""
+        """Configuration only: each thread keeps the record of its own entries."""
         block = advisory_lock(*KEY)
         seen, errors = [], []
         inside = threading.Semaphore(0)

@@ -37,6 +37,7 @@ from django_dblock import (
 )
 from django_dblock.core import replication
 from django_dblock.core.connection import (
+    COMMIT_METHODS,
     CURSOR_METHODS,
     DRIVER_METHODS,
     WRAPPER_METHODS,
@@ -192,7 +193,7 @@ class TestFastPath:
         [
             (DatabaseWrapper, "_cursor"),
             (utils.CursorWrapper, "execute"),
-            (psycopg.Connection, "commit"),
+            (psycopg.Connection, "wait"),
             (psycopg.Cursor, "execute"),
         ],
     )
@@ -255,33 +256,52 @@ class TestFastPath:
             if event == "call" and owner is wrapper and "/django/db/backends/" in code.co_filename:
                 seen.add(code.co_name)
 
-        def ordinary():
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute("SELECT %s", [1])
-                with transaction.atomic():
-                    pass
-                with transaction.atomic():
-                    transaction.set_rollback(True)
+        def ordinary(debug):
+            wrapper.force_debug_cursor = debug
+            with transaction.atomic():
+                Counter.objects.count()
+                sys.setprofile(trace)
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute("SELECT %s", [1])
+                finally:
+                    sys.setprofile(None)
+                    wrapper.force_debug_cursor = False
 
-        wrapper.force_debug_cursor = True
-        sys.setprofile(trace)
-        try:
-            ordinary()
-            wrapper.force_debug_cursor = False
-            ordinary()
-        finally:
-            sys.setprofile(None)
-            wrapper.force_debug_cursor = False
-        harmless = {  # they answer from memory or are called on both paths
-            "allow_thread_sharing", "wrap_database_errors", "needs_rollback", "timezone", "pool",
-            "get_rollback", "set_rollback", "run_and_clear_commit_hooks",
-            "validate_no_atomic_block",
-        }  # fmt: skip
-        assert seen - harmless <= set(WRAPPER_METHODS)
-        assert len(seen) > 15, "the trace saw them"
+        ordinary(debug=True)
+        ordinary(debug=False)
+        # They answer from memory, or are called on both paths.
+        harmless = {"allow_thread_sharing", "wrap_database_errors", "timezone", "pool"}
+        assert seen - harmless == set(WRAPPER_METHODS)
+
+    @pytest.mark.parametrize("name", COMMIT_METHODS)
+    def test_overridden_commit_keeps_commit_from_travelling(
+        self, wrapper, of_class, name, statements
+    ):
+        """What runs before COMMIT finds the transaction open, so its writes are committed, too."""
+
+        def before_commit(self):
+            before = self.get_autocommit()
+            with self.cursor() as cursor:
+                cursor.execute("UPDATE app_counter SET value = value + 1")
+            getattr(super(type(self), self), name)()
+            assert not before, "the transaction was open"
+
+        counter = Counter.objects.create(name="commits")
+        assert fast_driver(wrapper, commits=True)
+        of_class("Backend", **{name: before_commit})
+        assert fast_driver(wrapper, commits=True) is None
+        assert fast_driver(wrapper), "it does not stand in the way of a lock"
+        with statements() as sent:
+            assert run_once("pay", work=lambda: 1) == 1
+        *_, recorded, update, commit = [query["sql"] for query in sent]
+        assert "COMMIT" not in recorded
+        assert (update, commit) == ("UPDATE app_counter SET value = value + 1", "COMMIT")
+        counter.refresh_from_db()
+        assert counter.value == 1
 
     def test_every_watched_method_exists(self):
-        for name in WRAPPER_METHODS:
+        for name in WRAPPER_METHODS + COMMIT_METHODS:
             method = getattr(DatabaseWrapper, name)
             assert isinstance(method, FunctionType | property), name
 

@@ -170,6 +170,23 @@ def test_composed_name_fits_and_keeps_the_projects(before, several):
         assert after.startswith(before[:14])
 
 
+@given(
+    application_names,
+    st.lists(st.tuples(keys, st.sampled_from(["full", "first"])), min_size=1, max_size=8),
+    st.sampled_from(["", "acme"]),
+)
+@example("shop", [(("inventory", "sku-1"), "full")] * 2, "")
+@example("shop", [(("inventory", f"sku-{one}"), "full") for one in range(6)], "")
+@example("s" * 40, [(("a" * 30,), "full"), (("b" * 9,), "full"), (("c",), "full")], "")
+def test_short_cuts_give_what_compose_gives(before, several, namespace):
+    after = before
+    for key, mode in several:
+        its, ids = (named(key),), (number(key, namespace),)
+        wanted = compose(after, [labels.label(its[0], ids[0], mode, namespace)])
+        after = labels.labelled(after, its, ids, mode, namespace)
+        assert after == wanted
+
+
 def test_labels_are_composed():
     assert compose("shop", ["a"]) == "shop lock[a]"
     assert compose("shop lock[a]", ["b", "c"]) == "shop lock[a b c]"

@@ -44,8 +44,9 @@ def test_other_memory_error_is_djangos(small_lock_table):
     with pytest.raises(OperationalError) as caught, transaction.atomic(using="other"):
         with small_lock_table.cursor() as cursor:
             cursor.execute(
-                "CREATE SCHEMA impostor; CREATE FUNCTION impostor.version() RETURNS text"
-                " LANGUAGE plpgsql AS $$ BEGIN RAISE 'no memory' USING ERRCODE = '53200'; END $$;"
+                "CREATE SCHEMA impostor;"
+                "CREATE FUNCTION impostor.pg_is_in_recovery() RETURNS boolean LANGUAGE plpgsql"
+                " AS $$ BEGIN RAISE 'no memory' USING ERRCODE = '53200'; END $$;"
                 "SET LOCAL search_path = impostor, pg_catalog"
             )
         with advisory_lock("a", using="other"):

@@ -294,6 +294,11 @@ def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) ->
 
 
 def _parameters(request: Request) -> dict[str, Parameter]:
+    """Return the parameters that all statements have.
+
+    Raises:
+        UnsupportedDatabase: the server is CockroachDB.
+    """
     application_name = _reported_application_name(request.connection)
     if (mode := conf.labels) != "off":
         application_name = labels.labelled(
@@ -304,12 +309,24 @@ def _parameters(request: Request) -> dict[str, Parameter]:
 
 
 def _reported_application_name(connection: BaseDatabaseWrapper) -> str | None:
-    """Return the ``application_name`` that the server last reported; no round trip."""
-    # The server reports each change, also the one that a rollback makes.
+    """Return the ``application_name`` that the server last reported; no round trip.
+
+    Raises:
+        UnsupportedDatabase: the server has reported that it is CockroachDB. Its functions exist,
+            but lock nothing before 26.3, and from 26.3 on a savepoint that is rolled back does not
+            free the lock.
+    """
     try:
-        reported = connection.connection.pgconn.parameter_status(b"application_name")
+        status = connection.connection.pgconn.parameter_status
+        # The server reports each change, also the one that a rollback makes.
+        reported = status(b"application_name")
+        # A server reports its kind when a session starts, and a pooler passes that on. To ask for
+        # version() in each statement would cost more than the lock.
+        cockroach = status(b"crdb_version")
     except psycopg.Error:  # the connection is closed; the next statement raises for that
         return None
+    if cockroach:
+        raise UnsupportedDatabase(using=connection.alias, engine="CockroachDB")
     return None if reported is None else reported.decode(errors="replace")
 
 
@@ -317,14 +334,12 @@ def _is_locked(request: Request, answer: str | None) -> bool:
     """Return True if the statement's result says that the lock is held.
 
     Raises:
-        StandbyDatabase, UnsupportedDatabase, UnsafeIsolation: the result names that reason.
+        StandbyDatabase, UnsafeIsolation: the result names that reason.
     """
     if answer is not None and answer.endswith(("]", "locked", "waited")):
         return True
     if answer == "standby":
         raise StandbyDatabase(**request.facts)
-    if answer == "cockroach":
-        raise UnsupportedDatabase(using=request.connection.alias, engine="CockroachDB")
     raise UnsafeIsolation(**request.facts, isolation=str(answer))
 
 

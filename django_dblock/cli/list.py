@@ -17,7 +17,7 @@ from django_dblock.cli.key import KEY_SYNTAX, parse_key
 from django_dblock.conf import conf
 from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.core.application_name import named, without_labels
-from django_dblock.fencing.lease_name import lease_name, names_of
+from django_dblock.fencing.lease_name import lease_name, meaning_of, names_of
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import (
@@ -180,9 +180,10 @@ def find_leases(options: dict[str, Any]) -> Found:
 
 def lease_row(lease: FencedLease) -> tuple[str, ...]:
     """Return the cells of a row."""
+    key, _, role = meaning_of(lease.name, lease.slot)
     return (
-        printable(lease.key),
-        lease.role,
+        printable(key),
+        role,
         str(lease.slot),
         lease.state,
         str(lease.token),
@@ -430,7 +431,8 @@ def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
     """Return locks as dicts; values nested in a lock are JSON already."""
     if locks:
         names = [field.name for field in fields(locks[0])]
-        if isinstance(locks[0], FencedLease):
-            names += ["key", "kind", "role"]
-        for values in map(attrgetter(*names), locks):
-            yield dict(zip(names, values, strict=True))
+        for lock, values in zip(locks, map(attrgetter(*names), locks), strict=True):
+            row = dict(zip(names, values, strict=True))
+            if isinstance(lock, FencedLease):
+                row["key"], row["kind"], row["role"] = meaning_of(lock.name, lock.slot)
+            yield row

@@ -148,10 +148,17 @@ def labelled(
         mode: ``DBLOCK_LABELS``, not off.
         namespace: the namespace of the numbers.
     """
-    if len(keys) == 1 and _OPEN not in application_name:  # nearly always
-        text = f"{application_name}{_OPEN}{label(keys[0], numbers[0], mode, namespace)}]"
-        if len(text) <= MAX_APPLICATION_NAME:
-            return text
+    if len(keys) == 1:  # nearly always
+        text = label(keys[0], numbers[0], mode, namespace)
+        base, opened, _ = application_name.partition(_OPEN)
+        if not opened:
+            if len(whole := f"{base}{_OPEN}{text}]") <= MAX_APPLICATION_NAME:
+                return whole
+        elif application_name.endswith(f" {_MORE}]"):  # labels are left out already
+            spare = max(0, len(base) - _MIN_BASE)
+            if len(application_name) + len(text) >= MAX_APPLICATION_NAME + spare:
+                return application_name
+        return compose(application_name, [text])
     shown = (label(key, number, mode, namespace) for key, number in zip(keys, numbers, strict=True))
     return compose(application_name, shown)
 

@@ -443,59 +443,52 @@ def after_fork_in_child(act: Callable[[], object]) -> None:
 
 # The fast path ---------------------------------------------------------------------------------
 
-# What Django's ordinary cursor runs on the way to psycopg, and what makes, opens, commits and
-# closes the connection under it. tests/test_connection.py overrides each of them in turn, and
-# compares the list with what a trace of the ordinary cursor visits.
+# What Django's ordinary cursor runs on the way to psycopg for one statement of a connection that is
+# open. tests/test_connection.py overrides each method in turn, and compares the list with what a
+# trace of the ordinary cursor visits.
 WRAPPER_METHODS = (
-    "_close",
-    "_commit",
     "_cursor",
     "_prepare_cursor",
-    "_rollback",
-    "_savepoint",
-    "_savepoint_allowed",
-    "_savepoint_commit",
-    "_savepoint_rollback",
-    "_set_autocommit",
-    "chunked_cursor",
-    "close",
     "close_if_health_check_failed",
-    "commit",
-    "connect",
     "create_cursor",
     "cursor",
     "ensure_connection",
-    "get_autocommit",
-    "get_new_connection",
-    "init_connection_state",
     "make_cursor",
     "make_debug_cursor",
     "queries_logged",
-    "rollback",
-    "savepoint",
-    "savepoint_commit",
-    "savepoint_rollback",
-    "set_autocommit",
     "validate_no_broken_transaction",
     "validate_thread_sharing",
 )
-_NAMES = frozenset(WRAPPER_METHODS)
-_methods = attrgetter(*WRAPPER_METHODS)
+# What runs before COMMIT, and may have something to do then. Django calls these methods also if
+# COMMIT has travelled with a statement, but then they find no transaction.
+COMMIT_METHODS = ("_commit", "commit")
 
 CURSOR_METHODS = ("__init__", "__getattr__", "execute", "_execute", "_execute_with_wrappers")
-_cursor_methods = attrgetter(*CURSOR_METHODS)
+DRIVER_METHODS = ("cursor", "wait")
 
-DRIVER_METHODS = ("cursor", "wait", "commit", "rollback")
-_driver_methods = attrgetter(*DRIVER_METHODS)
-_driver_names = frozenset(DRIVER_METHODS)
+
+class _Watched:
+    """The methods of the backend and of the driver that must be Django's and psycopg's own."""
+
+    def __init__(self, of_wrapper: tuple[str, ...], of_driver: tuple[str, ...]) -> None:
+        self.wrapper_names = frozenset(of_wrapper)
+        self.driver_names = frozenset(of_driver)
+        self.of_wrapper = attrgetter(*of_wrapper)
+        self.of_driver = attrgetter(*of_driver)
+        self.judged: dict[type, tuple[tuple[Any, ...], bool]] = {}
+        """The methods of the last call, by the backend's class, and whether they are own methods. A
+        method that is patched later is another object, and is judged again."""
+
+
+_TO_SEND = _Watched(WRAPPER_METHODS, DRIVER_METHODS)
+_TO_COMMIT = _Watched((*WRAPPER_METHODS, *COMMIT_METHODS), (*DRIVER_METHODS, "commit"))
+_cursor_methods = attrgetter(*CURSOR_METHODS)
 _driver_cursor_methods = attrgetter("__init__", "execute", "fetchall", "close")
 
-_judged: dict[type, tuple[tuple[Any, ...], bool]] = {}
-"""The methods of the last call, by the backend's class, and whether they are Django's and
-psycopg's own. A method that is patched later is another object, and is judged again."""
 
-
-def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | None":
+def fast_driver(
+    connection: BaseDatabaseWrapper, *, commits: bool = False
+) -> "psycopg.Connection[Any] | None":
     """Return psycopg's connection if Django's cursor may be skipped; else None.
 
     The cursor may be skipped if every method on the way is Django's or psycopg's own, on the class
@@ -505,31 +498,37 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
 
     Args:
         connection: Django's connection; if it is not connected, the result is None.
+        commits: whether COMMIT is sent as well.
     """
     driver = connection.connection
     if driver is None or connection.execute_wrappers:
         return None
     plain: type[psycopg.Connection[Any]] = connection.Database.Connection  # type: ignore[attr-defined]
     backend = type(connection)
+    watched = _TO_COMMIT if commits else _TO_SEND
     try:
         factory = driver.cursor_factory
+        client_binding, server_binding = _cursor_factories()
         if (
             type(driver) is not plain
-            or not any(factory is known for known in _cursor_factories())
-            or (not _NAMES.isdisjoint(vars(connection)) and _is_patched(connection))
-            or not _driver_names.isdisjoint(vars(driver))
+            or (factory is not client_binding and factory is not server_binding)
+            or (
+                not watched.wrapper_names.isdisjoint(vars(connection))
+                and _is_patched(connection, watched.wrapper_names)
+            )
+            or not watched.driver_names.isdisjoint(vars(driver))
         ):
             return None
         methods = (
-            *_methods(backend),
+            *watched.of_wrapper(backend),
+            *watched.of_driver(plain),
             *_cursor_methods(utils.CursorWrapper),
-            *_driver_methods(plain),
             *_driver_cursor_methods(factory),
         )
         # Compared by identity: the wrappers of agents are equal to what they wrap.
-        judged = _judged.get(backend)
+        judged = watched.judged.get(backend)
         if judged is None or not all(map(is_, judged[0], methods)):
-            judged = _judged[backend] = methods, all(map(_is_own, methods))
+            judged = watched.judged[backend] = methods, all(map(_is_own, methods))
         if (
             not judged[1]
             or driver.pgconn.pipeline_status
@@ -542,8 +541,8 @@ def fast_driver(connection: BaseDatabaseWrapper) -> "psycopg.Connection[Any] | N
     return fast
 
 
-def _is_patched(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the instance has methods that are not those of its class.
+def _is_patched(connection: BaseDatabaseWrapper, names: frozenset[str]) -> bool:
+    """Return whether the instance has methods of these names that are not those of its class.
 
     Django's test cases take the methods of an alias away, and put them back on the instance.
     """
@@ -551,12 +550,12 @@ def _is_patched(connection: BaseDatabaseWrapper) -> bool:
     return any(
         getattr(state[name], "__func__", None) is not getattr(type(connection), name)
         or state[name].__self__ is not connection
-        for name in _NAMES.intersection(state)
+        for name in names.intersection(state)
     )
 
 
 @cache
-def _cursor_factories() -> tuple[type, ...]:
+def _cursor_factories() -> tuple[type, type]:
     from django.db.backends.postgresql import base
 
     return base.Cursor, base.ServerBindingCursor

@@ -78,7 +78,7 @@ def exchange(
     Raises:
         django.db.Error: a statement or the COMMIT failed.
     """
-    driver = fast_driver(connection)
+    driver = fast_driver(connection, commits=commits)
     opening = None if driver is None else _opening(driver)
     try:
         if driver is None or opening is None:

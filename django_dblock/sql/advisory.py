@@ -8,8 +8,6 @@ Each first decides whether a lock would mean anything here, in the same round tr
 answer instead of taking it:
 
 - ``standby``: the server is in recovery, its locks are unknown to the primary;
-- ``cockroach``: the functions exist there, but lock nothing before 26.3, and from 26.3 on a
-  savepoint that is rolled back does not free the lock;
 - the isolation level, where it is none of ``levels`` (a pattern).
 
 One CASE decides it all, because CASE alone promises an order; the arguments of a function are
@@ -26,7 +24,6 @@ returns that name where the lock was free: it ends in the label's bracket, as no
 TRY = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
-    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
     WHEN pg_try_advisory_xact_lock(%(id)s)
@@ -48,7 +45,6 @@ TRY_UNLABELLED = TRY.replace(
 WAIT = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
-    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
     WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
@@ -71,7 +67,6 @@ END
 WAIT_ALL = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
-    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
     WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
@@ -97,7 +92,6 @@ FROM (SELECT DISTINCT id FROM unnest(%(ids)s::bigint[]) AS id ORDER BY id OFFSET
 TRY_ANY = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
-    WHEN version() LIKE '%%Cockroach%%' THEN 'cockroach'
     WHEN current_setting('transaction_isolation') NOT LIKE %(levels)s
         THEN current_setting('transaction_isolation')
     ELSE coalesce((
