@@ -285,8 +285,9 @@ class AdvisoryBlock(Generic[HeldT]):
 def _is_aborted(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the server has aborted the transaction, so that COMMIT becomes ROLLBACK."""
     # That is so if the block swallowed a database error: Django's needs_rollback is not set then.
+    # not driver.info, which makes an object for each look
     driver = connection.connection
-    return driver is not None and driver.info.transaction_status == TransactionStatus.INERROR
+    return driver is not None and driver.pgconn.transaction_status == TransactionStatus.INERROR
 
 
 @dataclass(frozen=True, slots=True)
