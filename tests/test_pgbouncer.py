@@ -1,14 +1,15 @@
 """Advisory locks through PgBouncer in transaction mode: nothing depends on a session."""
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
-from django_dblock import LockTimeout, advisory_lock, advisory_locks
+from django_dblock import LockTimeout, UnsupportedDatabase, advisory_lock, advisory_locks
 from tests.app.models import Counter
-from tests.helpers import observe
+from tests.helpers import between, observe, servers
 from tests.helpers.counting import outer_transaction, own_transaction
 from tests.helpers.locks import hold
 from tests.helpers.processes import race
+from tests.helpers.relay import relay
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -70,3 +71,22 @@ def test_label_ends_with_the_transaction(pooled, observer):
         assert "tests lock[next]" in shown()
     connection.close()
     assert not any("lock[" in name for name in shown())
+
+
+def test_engine_is_known_behind_the_pooler(observer):
+    """A pooler passes on what its server reports when a session starts."""
+    alias = connections["default"]
+    direct = {name: alias.settings_dict[name] for name in ("HOST", "PORT")}
+    reported = ("crdb_version", "CockroachDB CCL v26.3.0")
+    with relay(int(direct["PORT"]), reported=reported) as line:
+        target = between.conninfo(port=line.port)
+        with servers.pgbouncer(target, alias.settings_dict["NAME"]) as port:
+            alias.close()
+            alias.settings_dict.update(HOST="127.0.0.1", PORT=port)
+            try:
+                with pytest.raises(UnsupportedDatabase, match="CockroachDB"), advisory_lock("a"):
+                    pass
+            finally:
+                alias.close()
+                alias.settings_dict.update(direct)
+    assert observe.locks(observer) == []
