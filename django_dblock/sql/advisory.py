@@ -40,8 +40,9 @@ TRY_UNLABELLED = TRY.replace(
 # One lock, waiting in the server's queue, first come, first served. The label is set first, so that
 # pg_stat_activity shows waiters by name; a failure rolls the label back with the savepoint or the
 # transaction.
-# Only if the statement has to wait, lock_timeout is set for this wait and then restored;
-# dblock.lock_timeout keeps the caller's value meanwhile, because only the server knows that value.
+# Only if the statement has to wait, lock_timeout is set for this wait and then restored: the outer
+# set_config() gets the caller's value, read by concat() before its other arguments, which are empty
+# texts, set the limit and wait.
 WAIT = """
 SELECT CASE
     WHEN pg_is_in_recovery() THEN 'standby'
@@ -49,13 +50,13 @@ SELECT CASE
         THEN current_setting('transaction_isolation')
     WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
     WHEN pg_try_advisory_xact_lock(%(id)s) THEN 'locked'
-    ELSE concat(
-        set_config('dblock.lock_timeout', current_setting('lock_timeout'), true),
-        set_config('lock_timeout', coalesce(%(timeout)s, current_setting('lock_timeout')), true),
-        pg_advisory_xact_lock(%(id)s),
-        set_config('lock_timeout', current_setting('dblock.lock_timeout'), true),
-        ' waited'
-    )
+    ELSE set_config('lock_timeout', concat(
+        current_setting('lock_timeout'),
+        left(set_config(
+            'lock_timeout', coalesce(%(timeout)s, current_setting('lock_timeout')), true
+        ), 0),
+        pg_advisory_xact_lock(%(id)s)
+    ), true) || ' waited'
 END
 """
 
@@ -71,17 +72,15 @@ SELECT CASE
         THEN current_setting('transaction_isolation')
     WHEN set_config('application_name', %(application_name)s, true) IS NULL THEN NULL
     WHEN pg_try_advisory_xact_lock(wanted.id) THEN 'locked'
-    ELSE concat(
-        set_config('dblock.lock_timeout', current_setting('lock_timeout'), true),
-        set_config('lock_timeout', coalesce(
+    ELSE set_config('lock_timeout', concat(
+        current_setting('lock_timeout'),
+        left(set_config('lock_timeout', coalesce(
             ceil(greatest(1, %(timeout)s::numeric - 1000
                 * extract(epoch FROM clock_timestamp() - statement_timestamp())))::text,
             current_setting('lock_timeout')
-        ), true),
-        pg_advisory_xact_lock(wanted.id),
-        set_config('lock_timeout', current_setting('dblock.lock_timeout'), true),
-        ' waited'
-    )
+        ), true), 0),
+        pg_advisory_xact_lock(wanted.id)
+    ), true) || ' waited'
 END
 FROM (SELECT DISTINCT id FROM unnest(%(ids)s::bigint[]) AS id ORDER BY id OFFSET 0) AS wanted
 """
