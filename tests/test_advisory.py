@@ -1,6 +1,7 @@
 """Advisory locks: statements, held locks, errors and warnings."""
 
 import asyncio
+import contextvars
 import functools
 import pickle
 import signal
@@ -30,16 +31,15 @@ from django_dblock import (
     UnsupportedDatabase,
     advisory_lock,
     advisory_locks,
+    run_once,
     try_advisory_lock,
 )
 from django_dblock.advisory import acquire
-from django_dblock.advisory.lock import _entered
 from django_dblock.keys import to_pg_locks
 from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
 from tests.helpers import observe
 from tests.helpers.locks import held, hold, number
-from tests.helpers.relay import relay
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
@@ -47,6 +47,7 @@ pytestmark = [
 ]
 
 KEY = ("inventory", "sku-1")
+NOT_HERE = "that was not entered on this connection"
 
 
 def sql(sent):
@@ -55,21 +56,6 @@ def sql(sent):
     return [
         " ".join(statement.split()[0] for statement in query["sql"].split(";")) for query in sent
     ]
-
-
-@pytest.fixture
-def cockroach():
-    """A server that reports what CockroachDB reports."""
-    wrapper = connections["default"]
-    wrapper.close()
-    direct = {name: wrapper.settings_dict[name] for name in ("HOST", "PORT")}
-    with relay(int(direct["PORT"]), reported=("crdb_version", "CockroachDB CCL v24.1.0")) as line:
-        wrapper.settings_dict.update(HOST="127.0.0.1", PORT=line.port)
-        try:
-            yield
-        finally:
-            wrapper.close()
-            wrapper.settings_dict.update(direct)
 
 
 class TestInAutocommit:
@@ -820,6 +806,72 @@ class TestAsync:
         with advisory_lock("a"):
             pass
 
+    @pytest.mark.usefixtures("_unsafe")
+    def test_tasks_that_share_a_block_leave_their_own_entries(self, observer):
+        """With DJANGO_ALLOW_ASYNC_UNSAFE each task of a thread has connections of its own."""
+        block = advisory_lock(*KEY, shared=True)
+
+        async def join(theirs, both, left):
+            with transaction.atomic():
+                with block:
+                    theirs.set()
+                    await both.wait()
+                assert connection.in_atomic_block
+                left.set()
+            connections.close_all()
+
+        async def hold_it(theirs, both, left):
+            await theirs.wait()
+            with block:
+                both.set()
+                await left.wait()
+            assert not connection.in_atomic_block
+            connections.close_all()
+
+        async def use():
+            events = [asyncio.Event() for _ in range(3)]
+            await asyncio.gather(join(*events), hold_it(*events))
+
+        asyncio.run(use())
+        assert held(observer) == {}
+
+    @pytest.mark.usefixtures("_unsafe")
+    def test_block_left_in_another_task_is_an_error(self, observer):
+        block = advisory_lock(*KEY)
+
+        async def leave():
+            with pytest.raises(TransactionManagementError, match=NOT_HERE):
+                block.__exit__(None, None, None)
+            connections.close_all()
+
+        async def use():
+            block.__enter__()
+            await asyncio.create_task(leave(), context=contextvars.Context())
+            assert to_pg_locks(number(*KEY)) in held(observer)
+            block.__exit__(None, None, None)
+            assert held(observer) == {}
+            connections.close_all()
+
+        asyncio.run(use())
+
+    @pytest.mark.usefixtures("_unsafe")
+    def test_block_entered_in_a_loop_and_left_after_it_is_an_error(self):
+        block = advisory_lock(*KEY)
+        entered = []
+
+        async def use():
+            block.__enter__()
+            entered.append(connections["default"])
+
+        asyncio.run(use())
+        with pytest.raises(TransactionManagementError, match=NOT_HERE):
+            block.__exit__(None, None, None)
+        entered[0].close()
+
+    @pytest.fixture
+    def _unsafe(self, monkeypatch):
+        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
 
 class TestAliases:
     def test_using_locks_only_on_that_alias(self, statements, observer, connect):
@@ -870,6 +922,17 @@ class TestAliases:
             assert Counter.objects.count() == 0, "the transaction is usable"
         with transaction.atomic(), pytest.raises(UnsupportedDatabase):
             try_advisory_lock("a")
+
+    @pytest.mark.parametrize("wrapped", [True, False])
+    @pytest.mark.usefixtures("cockroach")
+    def test_run_once_on_cockroachdb_leaves_the_transaction_usable(self, wrapped):
+        around = connection.execute_wrapper(lambda execute, *given: execute(*given))
+        with transaction.atomic():
+            with around if wrapped else nullcontext():
+                with pytest.raises(UnsupportedDatabase, match="CockroachDB"):
+                    run_once("pay", work=lambda: 1)
+            assert not connection.needs_rollback
+            assert Counter.objects.count() == 0
 
 
 class TestIsolation:
@@ -1170,15 +1233,17 @@ class TestNothingStaysBehind:
                 lock_acquired.disconnect(leave)
             assert connection.in_atomic_block == joined
         assert not connection.in_atomic_block
-        assert _entered.entries == []
+        assert connections["default"].__dict__["_dblock_entries"] == []
         assert held(observer) == {}
 
-    def test_setting_that_changes_inside_the_block_changes_nothing(self, settings, observer):
-        with advisory_lock(*KEY):
-            settings.DBLOCK_DATABASE = "other"
-            assert to_pg_locks(number(*KEY)) in held(observer)
-        assert held(observer) == {}
-        assert not connection.in_atomic_block
+    def test_block_left_on_another_alias_is_an_error(self, settings):
+        block = advisory_lock("a")
+        block.__enter__()
+        settings.DBLOCK_DATABASE = "other"
+        with pytest.raises(TransactionManagementError, match=NOT_HERE):
+            block.__exit__(None, None, None)
+        settings.DBLOCK_DATABASE = None
+        block.__exit__(None, None, None)
 
     def test_block_left_in_another_thread_is_an_error(self, observer):
         block = advisory_lock(*KEY)
@@ -1197,7 +1262,7 @@ class TestNothingStaysBehind:
         other.start()
         other.join()
         [error] = errors
-        assert error.startswith("advisory_lock(inventory:sku-1) was left, but this thread has not")
+        assert NOT_HERE in error
         assert to_pg_locks(number(*KEY)) in held(observer)
         block.__exit__(None, None, None)
         assert held(observer) == {}
@@ -1216,7 +1281,7 @@ class TestNothingStaysBehind:
 
 class TestThreads:
     def test_one_object_works_in_many_threads(self):
-        """Configuration only: each thread keeps the record of its own entries."""
+        """Configuration only: each entry leaves its record on its own thread's connection."""
         block = advisory_lock(*KEY)
         seen, errors = [], []
         inside = threading.Semaphore(0)

@@ -12,7 +12,6 @@ from django_dblock import (
     advisory_locks,
     try_advisory_lock,
 )
-from django_dblock.advisory.lock import _entered
 from django_dblock.inspect import advisory_locks as inspect_locks
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
@@ -63,7 +62,7 @@ def test_trap_2_a_failed_entry_leaves_no_atomic_block_behind(block, timeout, riv
     assert not connection.in_atomic_block
     assert connection.get_autocommit()
     assert connection.savepoint_ids == []
-    assert _entered.entries == []
+    assert connections["default"].__dict__["_dblock_entries"] == []
     with transaction.atomic(), pytest.raises(LockTimeout), block(*KEY, timeout=timeout):
         pass
     assert not connection.in_atomic_block

@@ -156,8 +156,8 @@ CEILINGS = {
     "leadership": (13, 76),
     "partitions": (13, 166),
     "advisory_semaphore": (8, 55),
-    "latch.count_down": (6, 22),
-    "once_per": (17, 80),
+    "latch.count_down": (6, 18),
+    "once_per": (17, 78),
 }
 
 
@@ -165,10 +165,10 @@ CEILINGS = {
 CALLS = {
     "advisory_lock": 44,
     "save_cas": 26,
-    "fenced_lock": 104,
+    "fenced_lock": 102,
     "idempotent atomic": 115,
     "idempotent replay": 83,
-    "idempotent lease": 131,
+    "idempotent lease": 127,
 }
 
 

@@ -16,7 +16,7 @@ from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import caused_by, fetch, in_transaction
+from django_dblock.core.connection import COCKROACH, caused_by, fetch, in_transaction
 from django_dblock.core.simple_query import Parameter, Rows, exchange, send
 from django_dblock.exceptions import (
     LockDeadlock,
@@ -312,17 +312,12 @@ def _reported_application_name(connection: BaseDatabaseWrapper) -> str | None:
     """Return the ``application_name`` that the server last reported; no round trip.
 
     Raises:
-        UnsupportedDatabase: the server has reported that it is CockroachDB. Its functions exist,
-            but lock nothing before 26.3, and from 26.3 on a savepoint that is rolled back does not
-            free the lock.
+        UnsupportedDatabase: the server is CockroachDB.
     """
     try:
         status = connection.connection.pgconn.parameter_status
         # The server reports each change, also the one that a rollback makes.
-        reported = status(b"application_name")
-        # A server reports its kind when a session starts, and a pooler passes that on. To ask for
-        # version() in each statement would cost more than the lock.
-        cockroach = status(b"crdb_version")
+        reported, cockroach = status(b"application_name"), status(COCKROACH)
     except psycopg.Error:  # the connection is closed; the next statement raises for that
         return None
     if cockroach:

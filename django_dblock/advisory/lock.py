@@ -25,7 +25,6 @@ import functools
 import inspect
 import itertools
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from asgiref.sync import iscoroutinefunction
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic, TransactionManagementError
 from django.dispatch import Signal
@@ -45,6 +44,7 @@ from django_dblock.conf import MAX_TIMEOUT, conf, is_seconds
 from django_dblock.core.application_name import NamedKey, named, names
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import (
+    alias_of,
     connection_for,
     in_transaction,
     interruption_of_commit,
@@ -85,27 +85,16 @@ _NO_ASYNC = (
 class _Entry:
     """One entry into a block: the transaction that the block opened, if any, and its start."""
 
-    block: "AdvisoryBlock[Any]"
     request: Request
     atomic: Atomic | None
     since: float
 
 
-class _Entered(threading.local):
-    """The entries that this thread has not left yet, the innermost last."""
-
-    def __init__(self) -> None:
-        self.entries: list[_Entry] = []
-
-
-_entered = _Entered()
-
-
 class AdvisoryBlock(Generic[HeldT]):
     """A block that holds advisory locks until its transaction ends.
 
-    The object is configuration only; each entry has its own record in its thread. So threads can
-    share one block, and a block can be re-entered and called recursively.
+    The object is configuration only; each entry puts its own record on the connection, as Atomic
+    does. So threads can share one block, and a block can be re-entered and called recursively.
 
     Args:
         keys: the keys, encoded and named; None if they depend on a decorated call's arguments.
@@ -175,7 +164,7 @@ class AdvisoryBlock(Generic[HeldT]):
         request = Request.of(
             self._keys, shared=self._shared, connection=connection, modes=self._modes
         )
-        entries = _entered.entries
+        entries = _entries(connection)
         depth = len(entries)
         atomic = None
         if not joins(connection):
@@ -186,7 +175,7 @@ class AdvisoryBlock(Generic[HeldT]):
         try:
             held, waited = self._take(request, timeout, atomic is None, holders)
             since = monotonic()
-            entries.append(_Entry(self, request, atomic, since))
+            entries.append(_Entry(request, atomic, since))
             self._send(signals.lock_acquired, request, waited=waited, took=since - started)
         except BaseException as error:  # __exit__ is not called if __enter__ raises
             del entries[depth:]
@@ -209,10 +198,11 @@ class AdvisoryBlock(Generic[HeldT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        entry = self._left_entry()
+        # not connection_for(): a pipeline that was begun inside the block doesn't keep it open
+        connection = connections[alias_of(self._using)]
+        entry = _left(connection)
         if entry.atomic is None:
             return  # the caller's transaction ends the lock
-        connection = entry.request.connection
         commits = kind is None and not connection.needs_rollback and not _is_aborted(connection)
         committed = None  # unknown: if COMMIT raises, it may have happened or not
         try:
@@ -225,18 +215,6 @@ class AdvisoryBlock(Generic[HeldT]):
         finally:
             held = monotonic() - entry.since
             self._send(signals.lock_released, entry.request, held=held, committed=committed)
-
-    def _left_entry(self) -> _Entry:
-        """Remove and return this thread's last entry into the block."""
-        entries = _entered.entries
-        for place in range(len(entries) - 1, -1, -1):  # the first, unless ExitStacks are mixed
-            if entries[place].block is self:
-                return entries.pop(place)
-        raise TransactionManagementError(
-            f"{type(self).__name__}({self._name()}) was left, but this thread has not entered it: "
-            f"it was entered in another thread, whose connection has the lock. The lock ends with "
-            f"the transaction in which it was taken."
-        )
 
     async def __aenter__(self) -> NoReturn:
         self._used = True
@@ -280,6 +258,22 @@ class AdvisoryBlock(Generic[HeldT]):
                 **request.facts,
                 **more,
             )
+
+
+def _entries(connection: BaseDatabaseWrapper) -> list[_Entry]:
+    entries: list[_Entry] = connection.__dict__.setdefault("_dblock_entries", [])
+    return entries
+
+
+def _left(connection: BaseDatabaseWrapper) -> _Entry:
+    entries = _entries(connection)
+    if not entries:
+        raise TransactionManagementError(
+            f"A block of advisory_lock() was left that was not entered on this connection to "
+            f"{connection.alias!r}: it was entered in another thread, or before DBLOCK_DATABASE "
+            f"was changed. The lock ends with the transaction in which it was taken."
+        )
+    return entries.pop()
 
 
 def _is_aborted(connection: BaseDatabaseWrapper) -> bool:
@@ -380,7 +374,7 @@ class advisory_lock(AdvisoryBlock[HeldLock]):  # noqa: N801 - context managers a
             function returned something that runs later, such as a generator.
         ValueError: before any SQL: the key is empty, a part has no value that can be locked, or the
             timeout is not a number of seconds.
-        TransactionManagementError: on leaving: the block was entered in another thread.
+        TransactionManagementError: on leaving: the block was entered on another connection.
 
     Source: PostgreSQL manual, 13.3.5 "Advisory Locks".
     """
@@ -453,7 +447,7 @@ class advisory_locks(AdvisoryBlock[HeldLocks]):  # noqa: N801
             raises it.
         ValueError: before any SQL: there are no keys or too many, a key is empty, a part has no
             value that can be locked, or the timeout is not a number of seconds.
-        TransactionManagementError: on leaving: the block was entered in another thread.
+        TransactionManagementError: on leaving: the block was entered on another connection.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from django.db import connections
 
 from django_dblock.conf import conf
 from django_dblock.core.application_name import NamedKey
-from django_dblock.exceptions import LockLost, NotReplicated, UnsupportedDatabase
+from django_dblock.exceptions import LockLost, NotReplicated
 from django_dblock.fencing import store
 from django_dblock.fencing.deadline import Trust
 from django_dblock.fencing.lease import Lease
@@ -146,7 +146,6 @@ def answer(
     """Return the grant or the refusal that the rows of a granting statement report.
 
     Raises:
-        UnsupportedDatabase: the server is CockroachDB.
         NotReplicated: no synchronous standby confirmed the grant; the lease was released.
     """
     if slots := _granted_slots(rows):
@@ -157,9 +156,7 @@ def answer(
         return SlotGrant.of(slots, schema)
     if not rows or rows[0][0] == "made":
         return None
-    outcome, _, token, _, remaining, owner, count, _ = rows[0]
-    if outcome == "cockroach":
-        raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
+    _, _, token, _, remaining, owner, count, _ = rows[0]
     others = f" and {count - 1} more {noun}" if count > 1 else ""
     return Refusal(remaining, token, f"{owner}{others}")
 

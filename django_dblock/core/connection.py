@@ -296,16 +296,30 @@ def discard_dead_in_pool(connection: BaseDatabaseWrapper) -> None:
         pool.check()
 
 
+COCKROACH = b"crdb_version"
+"""The parameter that CockroachDB reports when a session starts, and that a pooler passes on.
+
+CockroachDB has PostgreSQL's advisory lock functions. Before 26.3 they lock nothing, and from 26.3
+on a savepoint that is rolled back does not free the lock. So it is refused, and no statement has to
+ask for ``version()``."""
+
+
 def ready(connection: BaseDatabaseWrapper) -> Any:
     """Return the driver's connection that the next statement will use.
 
     A connection that is dead, or that fails Django's health check, is replaced now. Later, Django's
     cursor would replace it, and with it everything that was registered on it.
+
+    Raises:
+        UnsupportedDatabase: the server is CockroachDB.
     """
     drop_if_dead(connection)
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    return connection.connection
+    driver = connection.connection
+    if driver.pgconn.parameter_status(COCKROACH):
+        raise UnsupportedDatabase(using=connection.alias, engine="CockroachDB")
+    return driver
 
 
 def interruption_of_commit(

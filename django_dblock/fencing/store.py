@@ -31,7 +31,6 @@ from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
     StandbyDatabase,
-    UnsupportedDatabase,
 )
 from django_dblock.sql import fencing as sql
 
@@ -160,14 +159,16 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
         "ticket": ticket,
     }
     row = (place.using, place.name, place.slot)
+    queues = wish.in_turn or ticket is not None
     rows: list[Any] = []
     # The short statement grants nothing if there is no row yet, or if the lease is held. So use it
     # only for names that this process was granted at its last attempt.
     try:
-        if row in _granted and not (wish.in_turn or ticket is not None):
+        if row in _granted and not queues:
             replicated = durable(place, "taken", sql.TAKE, parameters, rows)
         if not rows:
-            replicated = durable(place, "taken", sql.ACQUIRE, parameters, rows)
+            statement = sql.ACQUIRE if queues else sql.ACQUIRE_UNQUEUED
+            replicated = durable(place, "taken", statement, parameters, rows)
     except BaseException:
         if rows and rows[0][0] == "acquired":  # a lease that no code would release
             with suppress(*FAILURES):
@@ -176,8 +177,6 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     if not rows:
         return None
     outcome, token, expires_at, remaining, holder, schema, _ = rows[0]
-    if outcome == "cockroach":
-        raise UnsupportedDatabase(using=place.using, engine="CockroachDB")
     if outcome == "held":
         _remember(_granted, row, wanted=False)
         return Refusal(remaining, token, holder, schema)

@@ -31,7 +31,6 @@ WITH free AS MATERIALIZED (
     FROM django_dblock_fencedlock
     WHERE name = %(name)s::text AND slot >= 0 AND slot < %(permits)s
         AND expires_at + lock_delay <= clock_timestamp()
-        AND version() NOT LIKE '%%Cockroach%%'
         AND (%(at_least)s = 1 OR (
             SELECT count(*)
             FROM django_dblock_fencedlock
@@ -84,7 +83,6 @@ WITH free AS MATERIALIZED (
             SELECT FROM django_dblock_fencedlock AS lease
             WHERE lease.name = %(name)s::text AND lease.slot = missing.slot
         )
-        AND version() NOT LIKE '%%Cockroach%%'
     ORDER BY missing.slot
     LIMIT GREATEST(%(units)s, 8)
     ON CONFLICT (name, slot) DO NOTHING
@@ -132,8 +130,6 @@ UNION ALL (
     ORDER BY expires_at + lock_delay
     LIMIT 1
 )
-UNION ALL
-SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
 # Release several slots, as sql.fencing.RELEASE releases one. The rows are locked in the order of

@@ -57,9 +57,7 @@ RETURNING 'acquired', lease.token, lease.expires_at, NULL::float8, NULL,
 # The complete statement: take the lease if it is free, insert the row if there is none, or return
 # the holder. No result row means that another session inserted the row just now: try again at once.
 # With in_turn, the lease is taken only if no live ticket is in the queue before the caller's
-# ticket; without a ticket, only if the queue has no live ticket. The grant deletes the ticket. If
-# in_turn is false, the planner drops this condition. CockroachDB, whose advisory locks are no-ops,
-# is refused: no row is ever inserted there.
+# ticket; without a ticket, only if the queue has no live ticket. The grant deletes the ticket.
 ACQUIRE = """
 WITH free AS (
     SELECT id
@@ -99,7 +97,6 @@ WITH free AS (
     WHERE NOT EXISTS (
             SELECT FROM django_dblock_fencedlock WHERE name = %(name)s AND slot = %(slot)s
         )
-        AND version() NOT LIKE '%%Cockroach%%'
         AND (NOT %(in_turn)s OR NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket
             WHERE ticket.name = %(name)s AND ticket.slot = %(slot)s
@@ -130,9 +127,22 @@ SELECT
     (pg_identify_object(1259, tableoid, 0)).schema, NULL
 FROM django_dblock_fencedlock
 WHERE name = %(name)s AND slot = %(slot)s AND NOT EXISTS (SELECT FROM had)
-UNION ALL
-SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
+
+# The same for a caller that neither is in the queue nor respects it: nearly every first attempt.
+# Without the queue, a fifth less to parse and plan.
+_IN_TURN = """
+        AND (NOT %(in_turn)s OR NOT EXISTS (
+            SELECT FROM django_dblock_fencedticket AS ticket
+            WHERE ticket.name = %(name)s AND ticket.slot = %(slot)s
+                AND ticket.expires_at > clock_timestamp()
+                AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
+        ))"""
+_LEFT_QUEUE = """, left_queue AS (
+    DELETE FROM django_dblock_fencedticket
+    WHERE id = %(ticket)s AND name = %(name)s AND EXISTS (SELECT FROM had)
+)"""
+ACQUIRE_UNQUEUED = ACQUIRE.replace(_IN_TURN, "").replace(_LEFT_QUEUE, "")
 
 # Renew any number of leases, each at most once. A row that another transaction has
 # locked is skipped, so that it does not delay the others: the result says not renewed, but still

@@ -24,7 +24,6 @@ SELECT
     %(name)s::text, 0, 0, '',
     clock_timestamp(), clock_timestamp(), clock_timestamp(), interval '0', 0, '{}'
 WHERE NOT EXISTS (SELECT FROM django_dblock_fencedlock WHERE name = %(name)s::text AND slot = 0)
-    AND version() NOT LIKE '%%Cockroach%%'
 ON CONFLICT (name, slot) DO NOTHING
 """
 LOCK_GATE = """
@@ -79,8 +78,6 @@ SELECT
 FROM django_dblock_fencedlock
 WHERE name = %(name)s::text AND slot = 0 AND expires_at + lock_delay > clock_timestamp()
     AND NOT EXISTS (SELECT FROM had)
-UNION ALL
-SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
 # The reader's row: the lowest free row, or a new row. Only a session that has locked the gate's row
@@ -206,8 +203,6 @@ UNION ALL (
     ORDER BY expires_at + lock_delay DESC
     LIMIT 1
 )
-UNION ALL
-SELECT 'cockroach', NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE version() LIKE '%%Cockroach%%'
 """
 
 # Release a reader's or the writer's lease. If a waiter has marked the lease as awaited, the waiters

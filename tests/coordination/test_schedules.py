@@ -178,9 +178,9 @@ def test_semaphore_gives_all_units_or_none_and_no_permit_twice(looking, events):
             "ACQUIRE_SLOTS",
             """
         AND expires_at + lock_delay <= clock_timestamp()
-        AND version()""",
+        AND (""",
             """
-        AND version()""",
+        AND (""",
             "lost before its end",
         ),
     ],
@@ -549,9 +549,9 @@ def test_no_partition_is_used_twice_and_each_is_owned_again(looking, third, even
             "ACQUIRE_SLOTS",
             """
         AND expires_at + lock_delay <= clock_timestamp()
-        AND version()""",
+        AND (""",
             """
-        AND version()""",
+        AND (""",
             "lost before its end",
         ),
         (sql, "WORKERS", "> clock_timestamp()", "> '-infinity' AND grants > 0", "owned again"),
