@@ -9,9 +9,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from django_dblock import advisory_lock, fenced_lock
+from django_dblock import FencedLock, advisory_lock, fenced_lock
 from django_dblock.keys import encode, key_id, to_pg_locks
 from tests.app.models import Counter
+from tests.doctor.helpers import leading
+from tests.helpers import servers
 from tests.helpers.commands import Terminal, run
 from tests.helpers.locks import number, waiter_behind
 from tests.helpers.some_keys import ONE
@@ -180,6 +182,38 @@ class TestList:
         assert len(sent) == 1 + len(read) + limits
         times = 2 if "--json" in arguments else 1  # the name in the table, and the key
         assert shown.count("lease:") == (0 if "--blocked" in arguments else 300 * times)
+
+    @pytest.mark.parametrize("arguments", [[], ["--json"]])
+    def test_alias_that_is_down_hides_no_other_locks(self, arguments, settings):
+        settings.DATABASE_ROUTERS = [LeasesElsewhere()]
+        with leading("other", PORT=servers.free_port()), advisory_lock("inventory", "sku-1"):
+            shown = run("list", *arguments)
+        assert "inventory:sku-1" in shown
+        assert "fenced is not shown: connection failed" in shown
+
+    def test_policy_that_fails_hides_no_other_locks(self, observer, plain_role):
+        table = "django_dblock_fencedlock"
+        observer.execute(
+            f"GRANT SELECT ON {table}, django_dblock_fencedticket TO {plain_role};"
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+            f"CREATE POLICY tenant ON {table} USING (current_setting('app.tenant') = name)"
+        )
+        try:
+            with advisory_lock("inventory", "sku-1"):
+                shown = run("list")
+        finally:
+            connection.close()
+            observer.execute(
+                f"DROP POLICY tenant ON {table}; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;"
+                f"DROP OWNED BY {plain_role}"
+            )
+        assert "inventory:sku-1" in shown
+        assert "fenced is not shown: unrecognized configuration parameter" in shown
+
+
+class LeasesElsewhere:
+    def db_for_write(self, model, **hints):
+        return "other" if model is FencedLock else None
 
 
 class TestKey:

@@ -53,10 +53,17 @@ class TestUnreadable:
             with console.note_unreadable("fenced", options):
                 raise error(psycopg.errors.InsufficientPrivilege())
 
-    def test_other_errors_propagate(self):
-        with pytest.raises(ProgrammingError):
-            with console.note_unreadable("fenced", {"kind": None, "notes": []}):
-                raise error(psycopg.errors.SyntaxError())
+    def test_each_error_of_the_database_is_noted(self):
+        options = {"kind": None, "notes": []}
+        with console.note_unreadable("fenced", options):
+            raise OperationalError("connection failed: refused")
+        assert options["notes"] == ["fenced is not shown: connection failed: refused."]
+
+    def test_lost_connection_is_no_error_of_the_kind(self):
+        """``watch --kind`` tries again."""
+        options = {"kind": "fenced", "notes": []}
+        with pytest.raises(OperationalError), console.note_unreadable("fenced", options):
+            raise OperationalError
 
 
 class TestOutput:

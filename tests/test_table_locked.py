@@ -11,6 +11,7 @@ from django_dblock import advisory_lock
 from django_dblock.cli import watch
 from django_dblock.inspect import TableIsLocked, fenced_leases, short_wait
 from django_dblock.monitor import page
+from tests.doctor.helpers import with_options
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -110,6 +111,15 @@ def test_release_ends_in_a_line_that_names_the_session(table, arguments, lock):
     with pytest.raises(CommandError, match="has locked the table for itself") as found:
         call_command("dblock", "release", *arguments)
     assert session in str(found.value)
+
+
+def test_release_page_shows_the_reason(lock, admin_client):
+    session = lock(LEASES)
+    with with_options("-c statement_timeout=5s"):
+        page = admin_client.get(
+            "/admin/django_dblock/lockmonitor/release/?lease=0:nightly", follow=True
+        )
+    assert any(session in str(each) for each in page.context["messages"])
 
 
 def test_limit_ends_with_the_block():

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 from django.core.management.base import CommandError, OutputWrapper
-from django.db import Error, ProgrammingError
+from django.db import Error
 
 from django_dblock.inspect import TableIsLocked
 
@@ -218,9 +218,10 @@ def reason(error: Error) -> str:
 def note_unreadable(kind: str, options: dict[str, Any], done: str = "shown") -> Iterator[None]:
     """End the block if the table of this kind can't be used now, and note the reason.
 
-    The table is missing, the role has no right to it, or a session has locked it for itself. A
-    missing table is noted only if its kind was given by ``--kind``: a project that does not use
-    leases need not have their table.
+    A router may keep the table in a database that is down, the role may have no right to it, a
+    policy or a server timeout may refuse the statement, or a session has locked the table for
+    itself: the other kinds are shown all the same. A missing table is noted only if its kind was
+    given by ``--kind``: a project that does not use leases need not have their table.
 
     Args:
         kind: the kind.
@@ -228,19 +229,21 @@ def note_unreadable(kind: str, options: dict[str, Any], done: str = "shown") -> 
         done: what the command does with the rows, as in "is not shown".
 
     Raises:
-        CommandError: that kind was given by ``--kind``.
+        CommandError: that kind was given by ``--kind``, and its table is missing, forbidden or
+            locked.
+        django.db.Error: that kind was given by ``--kind``, and the statement failed otherwise.
     """
     try:
         yield
-    except (ProgrammingError, TableIsLocked) as error:
+    except Error as error:
         cause = error.__cause__
         missing = isinstance(cause, psycopg.errors.UndefinedTable)
         refused = isinstance(error, TableIsLocked) or isinstance(
             cause, psycopg.errors.InsufficientPrivilege
         )
-        if not missing and not refused:
-            raise
         if options["kind"] == kind:
+            if not missing and not refused:
+                raise
             raise CommandError(
                 f"The kind {kind!r} can't be {done}: {printable(reason(error))}."
             ) from error

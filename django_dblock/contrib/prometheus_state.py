@@ -36,9 +36,9 @@ class StateCollector(Collector):
     its own that waits a second at most for a locked table, on connections of the scrape's thread,
     at the alias where the routers keep the table.
 
-    Guarantees: if a database does not respond, or a session has locked a table for itself, the
-    scrape lacks only the gauges that can't be read. The error is logged to
-    ``django_dblock.prometheus``.
+    Guarantees: if a database does not respond, the role has no right to a table, or a session has
+    locked a table for itself, the scrape lacks only the gauges that can't be read. The error is
+    logged to ``django_dblock.prometheus``. A scrape asks a database that does not respond once.
 
     Args:
         using: the database alias, as in :func:`django_dblock.inspect.advisory_locks`.
@@ -53,24 +53,32 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges with values read from the server."""
-        ours, alias = [], ""
+        ours = []
+        silent = set()
         try:
             for gauge in _GAUGES:
                 alias = gauge.where(self._using)
+                if alias in silent:
+                    continue
                 if connections[alias].connection is None:
                     ours.append(connections[alias])
                 try:
                     with short_wait(alias):
                         family = gauge.measured(self._using, alias)
-                except TableIsLocked as error:
+                except Error as error:
                     _log(alias, error)
+                    if not _is_from_the_server(error):
+                        silent.add(alias)
                 else:
                     yield family
-        except Error as error:
-            _log(alias, error)
         finally:
             for connection in ours:  # the scrape's thread has no request whose end would close them
                 connection.close()
+
+
+def _is_from_the_server(error: Error) -> bool:
+    """Return whether the server answered with this error; without an SQLSTATE it did not."""
+    return isinstance(error, TableIsLocked) or bool(getattr(error.__cause__, "sqlstate", None))
 
 
 def _log(alias: str, error: Error) -> None:

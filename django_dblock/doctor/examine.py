@@ -15,6 +15,7 @@ from django_dblock.exceptions import UnsupportedDatabase
 EXAMINATIONS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     server.server_version,
     server.standby,
+    server.read_only,
     pooler_mode,
     pooler_cursors,
     server.isolation,

@@ -24,6 +24,8 @@ class Session:
         in_recovery: whether the server is a standby.
         backend: the process id of the session's backend.
         role: the database role.
+        login_role: the role that signed in, whose settings the server has applied; it differs from
+            ``role`` after ``SET ROLE``, as by ``assume_role`` in the alias's OPTIONS.
         database: the database's name.
         on_socket: whether the server is reached by a Unix socket.
         sees_all: whether the role sees all details of other roles' sessions.
@@ -35,6 +37,7 @@ class Session:
     in_recovery: bool
     backend: int
     role: str
+    login_role: str
     database: str
     on_socket: bool
     sees_all: bool
@@ -45,7 +48,16 @@ class Session:
     @property
     def grantee(self) -> str:
         """The role, quoted for SQL."""
-        return '"' + self.role.replace('"', '""') + '"'
+        return _quoted(self.role)
+
+    @property
+    def login(self) -> str:
+        """The role that signed in, quoted for SQL; ``ALTER ROLE … SET`` works on this one."""
+        return _quoted(self.login_role)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,7 @@ class Table:
         elsewhere: the schema with a table of this name, if ``exists`` is false.
         missing: the model's columns that the table lacks.
         denied: the privileges that the role lacks on the table.
+        filtered: whether row-level security applies to the role on the table.
         live: live rows, as the server estimates them.
         dead: dead rows that are not removed yet, as the server estimates them.
         pages: pages of 8 kB, as the server estimates them.
@@ -88,6 +101,7 @@ class Table:
     elsewhere: str | None
     missing: tuple[str, ...]
     denied: tuple[str, ...]
+    filtered: bool
     live: int
     dead: int
     pages: int
@@ -306,6 +320,7 @@ def gather(connection: BaseDatabaseWrapper, said: str) -> Facts:
         if table.exists
         and not table.missing
         and "SELECT" not in table.denied
+        and not table.filtered  # its policies may hide rows, or fail
         and table.name not in elsewhere
     )
     pins = tuple(Pin(*row) for row in fetch(connection, sql.PINS, {}))
@@ -362,11 +377,12 @@ def _session(connection: BaseDatabaseWrapper) -> Session:
     before = time.time()
     [row] = fetch(connection, sql.SESSION, {})
     after = time.time()
-    in_recovery, backend, role, database, clock, on_socket, sees_all, forbidden = row
+    in_recovery, backend, role, login_role, database, clock, on_socket, sees_all, forbidden = row
     return Session(
         in_recovery=in_recovery,
         backend=backend,
         role=role,
+        login_role=login_role,
         database=database,
         on_socket=on_socket,
         sees_all=sees_all,

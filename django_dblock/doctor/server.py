@@ -56,6 +56,19 @@ def standby(facts: Facts) -> Iterator[Finding]:
         yield Finding("standby", "ok", "This is a primary.")
 
 
+def read_only(facts: Facts) -> Iterator[Finding]:
+    """Find transactions that may not write, although the server is a primary."""
+    if facts.settings["default_transaction_read_only"] == "on" and not facts.session.in_recovery:
+        yield Finding(
+            "read-only", "error",
+            "default_transaction_read_only is on.",
+            "Leases, latches and idempotent requests fail: they write rows. Some hosts set it when "
+            "the disk is nearly full.",
+            "If the disk is full, make room. Then take the setting off the role, the database, the "
+            "server, or the alias's OPTIONS.",
+        )  # fmt: skip
+
+
 def isolation(facts: Facts) -> Iterator[Finding]:
     """Find transactions whose snapshot can be older than a lock."""
     if facts.isolation is None:

@@ -47,7 +47,7 @@ def _lack(table: Table) -> str:
 
 
 def privileges(facts: Facts) -> Iterator[Finding]:
-    """Find privileges that the role lacks."""
+    """Find privileges that the role lacks, and tables whose rows are filtered for the role."""
     role, grantee = facts.session.role, facts.session.grantee
     lacks = [f"{table.name}: {', '.join(table.denied)}" for table in facts.tables if table.denied]
     if lacks:
@@ -70,7 +70,21 @@ def privileges(facts: Facts) -> Iterator[Finding]:
             "advisory_lock() and idempotent requests fail with 'permission denied'.",
             f"As a superuser: GRANT EXECUTE ON FUNCTION {functions} TO {grantee};",
         )  # fmt: skip
-    if not lacks and not facts.session.forbidden:
+    filtered = [table.name for table in facts.tables if table.filtered]
+    if filtered:
+        switched_off = "; ".join(
+            f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY" for name in filtered
+        )
+        yield Finding(
+            "row-security", "warning",
+            f"Row-level security applies to role {role!r} on {', '.join(filtered)}.",
+            "Rows that a policy hides are neither found nor renewed, and rows that a policy "
+            "refuses can't be written. Heartbeats and waiters have connections of their own, "
+            "without the settings of a request, such as its tenant. The doctor did not read these "
+            "tables.",
+            f"As the owner of the tables: {switched_off}; DBLOCK_NAMESPACE keeps tenants apart.",
+        )  # fmt: skip
+    if not lacks and not facts.session.forbidden and not filtered:
         yield Finding("privileges", "ok", f"Role {role!r} may do all that locks need.")
 
 

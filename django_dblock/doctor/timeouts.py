@@ -29,7 +29,7 @@ def hung_client(facts: Facts) -> Iterator[Finding]:
         f"idle_in_transaction_session_timeout is 0{_newer(facts)}.",
         "A program that stops inside a lock's block, in a debugger or a call that hangs, keeps "
         "the lock indefinitely.",
-        f"ALTER ROLE {facts.session.grantee} SET idle_in_transaction_session_timeout = '60s';",
+        f"ALTER ROLE {facts.session.login} SET idle_in_transaction_session_timeout = '60s';",
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def vanished_client(facts: Facts) -> Iterator[Finding]:
     if silence <= _LONG:
         yield Finding("vanished-client", "ok", shown)
         return
-    role = facts.session.grantee
+    role = facts.session.login
     yield Finding(
         "vanished-client", "warning", shown,
         "Until then its transaction stays open and keeps its locks, unless another timeout ends "
@@ -87,28 +87,43 @@ def waiting_client(facts: Facts) -> Iterator[Finding]:
         "client_connection_check_interval is 0.",
         "A disconnected waiter keeps its place in the queue, and is granted the lock when its turn "
         "comes.",
-        f"ALTER ROLE {facts.session.grantee} SET client_connection_check_interval = '10s';",
+        f"ALTER ROLE {facts.session.login} SET client_connection_check_interval = '10s';",
     )  # fmt: skip
 
 
 def time_limits(facts: Facts) -> Iterator[Finding]:
     """Find a server timeout that fires before the lock's own timeout."""
-    statement, lock = (facts.number(f"{name}_timeout") / 1000 for name in ("statement", "lock"))
-    shown = f"statement_timeout is {statement:g} s, lock_timeout is {lock:g} s."
+    statement, lock, transaction = (
+        facts.number(f"{name}_timeout") / 1000 for name in ("statement", "lock", "transaction")
+    )
+    shown = f"statement_timeout is {statement:g} s, lock_timeout is {lock:g} s"
+    shown += f", transaction_timeout is {transaction:g} s." if transaction else "."
     ours = conf.advisory_timeout
-    if statement and (ours is None or statement <= ours):
+    shorter = [
+        name
+        for name, limit in (("statement", statement), ("transaction", transaction))
+        if limit and (ours is None or limit <= ours)
+    ]
+    if shorter:
         mine = "without a limit" if ours is None else f"up to {ours:g} s"
+        ends = "A long wait ends with Django's OperationalError instead of LockTimeout."
+        if "transaction" in shorter:
+            ends = (
+                "A long wait ends with an error of Django's instead of LockTimeout; "
+                "transaction_timeout also ends the connection."
+            )
         yield Finding(
             "time-limits", "warning",
             f"{shown} A lock waits {mine} (DBLOCK_ADVISORY_TIMEOUT).",
-            "A long wait ends with Django's OperationalError instead of LockTimeout.",
-            "Make DBLOCK_ADVISORY_TIMEOUT, or timeout=, shorter than statement_timeout.",
+            ends,
+            f"Make DBLOCK_ADVISORY_TIMEOUT, or timeout=, shorter than "
+            f"{' and '.join(f'{name}_timeout' for name in shorter)}.",
         )  # fmt: skip
-    elif not statement:
+    elif not statement and not transaction:
         yield Finding(
             "time-limits", "info", shown,
             "A statement that never ends keeps its transaction's locks; 0 means no limit.",
-            f"ALTER ROLE {facts.session.grantee} SET statement_timeout = '30s';",
+            f"ALTER ROLE {facts.session.login} SET statement_timeout = '30s';",
         )  # fmt: skip
     else:
         yield Finding("time-limits", "ok", shown)

@@ -33,6 +33,7 @@ from django_dblock.inspect import (
     fenced_leases,
     is_own_lease,
     lock_waits,
+    short_wait,
 )
 from django_dblock.models import MAY_RELEASE, MAY_SEE_OTHERS, MAY_TERMINATE, FencedLock, LockMonitor
 from django_dblock.monitor.formatting import one_line, visible
@@ -272,7 +273,8 @@ def _held(request: HttpRequest, using: str | None) -> list[FencedLease] | None:
     """Return the held leases that the user may see; None after an error, which is shown."""
     sees_others = request.user.has_perm(MAY_SEE_OTHERS)  # type: ignore[union-attr]
     try:
-        leases = fenced_leases(using, own_namespace=not sees_others)
+        with short_wait(alias_for(using)):
+            leases = fenced_leases(using, own_namespace=not sees_others)
     except (Error, DblockError) as error:
         messages.error(request, one_line(str(error)))
         return None

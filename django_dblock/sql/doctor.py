@@ -9,13 +9,14 @@ from django_dblock.sql.inspect import AWAITED_LATCHES
 # The server's own description. First, because another engine may lack what later statements use.
 VERSION = "SELECT version()"
 
-# The session: its role, whether it came by a Unix socket, whether it sees other roles' sessions,
-# and which lock functions the role may not call.
+# The session: its role, the role that signed in, whether it came by a Unix socket, whether it sees
+# other roles' sessions, and which lock functions the role may not call.
 SESSION = """
 SELECT
     pg_is_in_recovery(),
     pg_backend_pid(),
     current_user::text,
+    session_user::text,
     current_database()::text,
     extract(epoch FROM clock_timestamp())::float8,
     inet_server_addr() IS NULL,
@@ -38,8 +39,9 @@ SETTINGS = """
 SELECT name, setting
 FROM pg_settings
 WHERE name IN (
-    'autovacuum', 'client_connection_check_interval', 'idle_in_transaction_session_timeout',
-    'lock_timeout', 'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions',
+    'autovacuum', 'client_connection_check_interval', 'default_transaction_read_only',
+    'idle_in_transaction_session_timeout', 'lock_timeout', 'max_connections',
+    'max_locks_per_transaction', 'max_prepared_transactions',
     'server_version', 'server_version_num', 'statement_timeout', 'synchronous_commit',
     'tcp_keepalives_count', 'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_user_timeout',
     'transaction_timeout'
@@ -76,7 +78,8 @@ LEFT JOIN pg_stat_activity AS activity ON activity.pid = most.pid
 """
 
 # The package's tables: whether they exist, or in which other schema a table of that name is;
-# their columns; the privileges that the role lacks; rows, dead rows, pages and the last vacuum.
+# their columns; the privileges that the role lacks; whether row-level security applies; rows, dead
+# rows, pages and the last vacuum.
 TABLES = """
 SELECT
     wanted.name,
@@ -99,6 +102,7 @@ SELECT
         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
         WHERE class.oid IS NOT NULL AND NOT has_table_privilege(class.oid, privilege)
     ),
+    coalesce(row_security_active(class.oid), false),
     greatest(class.reltuples::bigint, statistics.n_live_tup, 0),
     coalesce(statistics.n_dead_tup, 0),
     coalesce(class.relpages, 0),

@@ -10,10 +10,12 @@ from django.db import OperationalError, connection, connections
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_dblock import FencedLock, advisory_lock, fenced_lock, run_once, signals
+from django_dblock import FencedLock, IdempotencyKey, advisory_lock, fenced_lock, run_once, signals
 from django_dblock.contrib import prometheus, prometheus_state
 from django_dblock.contrib.receivers import WAIT_BUCKETS
 from tests.contrib import events
+from tests.doctor.helpers import leading
+from tests.helpers import servers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -266,6 +268,26 @@ class TestState:
         [record] = caplog.records
         assert f"backend {rival.info.backend_pid}" in record.getMessage()
 
+    def test_scrape_lacks_only_the_gauges_without_a_right(
+        self, state, plain_role, observer, caplog
+    ):
+        observer.execute("GRANT SELECT ON django_dblock_idempotencykey TO dblock_plain")
+        try:
+            names = {name for name, *_ in scraped(state)}
+        finally:
+            connection.close()
+            observer.execute("DROP OWNED BY dblock_plain")
+        assert names == {"dblock_advisory_locks", "dblock_unfinished_requests"}
+        assert ["permission denied" in each.getMessage() for each in caplog.records] == [True] * 2
+
+    @pytest.mark.django_db(transaction=True, databases=["default", "other"])
+    def test_scrape_lacks_only_the_gauges_of_an_alias_that_is_down(self, state, settings, caplog):
+        settings.DATABASE_ROUTERS = [AllButRequestsElsewhere()]
+        with leading("other", PORT=servers.free_port()):
+            names = {name for name, *_ in scraped(state)}
+        assert names == {"dblock_advisory_locks", "dblock_unfinished_requests"}
+        assert len(caplog.records) == 1, "it is tried once, as a connection may take long to fail"
+
     def test_thread_of_a_scrape_keeps_no_connection(self, state):
         left = []
 
@@ -300,6 +322,11 @@ class TestState:
         )
         assert ("dblock_advisory_locks", ("state", "held"), ("using", "default")) in found
         assert still_open == []
+
+
+class AllButRequestsElsewhere:
+    def db_for_write(self, model, **hints):
+        return None if model is IdempotencyKey else "other"
 
 
 class LeasesElsewhere:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from django.db import connection, connections
+from django.db import InternalError, ProgrammingError, connection, connections
 from psycopg import IsolationLevel
 
-from django_dblock import fenced_lock
+from django_dblock import LockTimeout, advisory_lock, fenced_lock
 from django_dblock.doctor import tables as bloat
 from django_dblock.doctor.facts import Pin
 from tests.conftest import conninfo
@@ -249,6 +249,48 @@ class TestPrivileges:
         assert finding.found == f"Role 'dblock_plain' may not call {function}."
         assert "GRANT EXECUTE" in finding.do
 
+    @pytest.mark.parametrize("policy", ["false", "current_setting('app.tenant') = name"])
+    def test_row_level_security_is_reported(self, policy, plain, observer):
+        table = "django_dblock_fencedlock"
+        observer.execute(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table}, django_dblock_fencedticket,"
+            f" django_dblock_idempotencykey, django_dblock_latchpart TO {plain};"
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+            f"CREATE POLICY tenant ON {table} USING ({policy})"
+        )
+        try:
+            assert "row-security" not in found(), "a superuser passes by the policies"
+            with leading(USER=plain):
+                findings = found()
+                with pytest.raises(ProgrammingError), fenced_lock("nightly", ttl=5):
+                    pass
+            finding = findings["row-security"]
+            observer.execute(finding.do.partition(": ")[2].partition(";")[0])
+            with leading(USER=plain):
+                assert found()["privileges"].level == "ok", "what it said to do helps"
+                with fenced_lock("nightly", ttl=5):
+                    pass
+        finally:
+            observer.execute(
+                f"DROP POLICY tenant ON {table}; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"
+            )
+        assert "connection" not in findings
+        assert "privileges" not in findings
+        assert finding.level == "warning"
+        assert finding.found == (
+            "Row-level security applies to role 'dblock_plain' on django_dblock_fencedlock."
+        )
+
+    def test_settings_go_to_the_role_that_signs_in(self, plain):
+        """The settings of a role that is assumed by SET ROLE are never applied."""
+        options = {**connection.settings_dict["OPTIONS"], "assume_role": plain}
+        with leading(OPTIONS=options):
+            findings = found()
+            user = connection.settings_dict["USER"]
+        for each in ("hung-client", "vanished-client", "waiting-client", "time-limits"):
+            assert f'ALTER ROLE "{user}" SET' in findings[each].do
+        assert f'TO "{plain}"' in findings["visibility"].do
+
     def test_hidden_details_are_reported(self, plain, observer):
         with leading(USER=plain):
             finding = found()["visibility"]
@@ -391,6 +433,33 @@ class TestTimeLimits:
     def test_transaction_timeout_counts_as_a_limit(self):
         with with_options("-c transaction_timeout=90s"):
             assert found()["hung-client"].found == "transaction_timeout is 90 s."
+
+
+    @pytest.mark.skipif(servers.version() < 17, reason="new in 17")
+    def test_transaction_timeout_ends_a_wait(self, hold_lock):
+        hold_lock("inventory")
+        with with_options(f"{HEALTHY} -c transaction_timeout=300ms"):
+            finding = found()["time-limits"]
+            with pytest.raises(InternalError) as ended, advisory_lock("inventory", timeout=9):
+                pass
+            connection.close()
+        assert not isinstance(ended.value, LockTimeout)
+        assert finding.level == "warning"
+        assert "transaction_timeout is 0.3 s" in finding.found
+        assert "connection" in finding.follows
+
+    @pytest.mark.skipif(servers.version() < 17, reason="new in 17")
+    def test_transaction_timeout_limits_a_statement(self):
+        with with_options("-c transaction_timeout=90s"):
+            assert found()["time-limits"].level == "ok"
+
+    def test_read_only_default_is_an_error(self):
+        with with_options(f"{HEALTHY} -c default_transaction_read_only=on"):
+            finding = found()["read-only"]
+            with pytest.raises(InternalError, match="read-only"), fenced_lock("nightly", ttl=5):
+                pass
+        assert finding.level == "error"
+        assert "default_transaction_read_only is on" in finding.found
 
 
 class TestNoPostgres:
