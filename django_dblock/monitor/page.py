@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Generic, TypeVar
 
 from django.db import Error
@@ -217,7 +218,9 @@ def make(  # noqa: PLR0913 - what the page shows
     locks, others = lock_waits.locks, lock_waits.blockers
     found = queues(locks, leases, others, lock_waits.waits)
     words = search.casefold()
-    roots = blockers([queue for queue in found if _queue_has(queue, words)])
+    matching = [queue for queue in found if _queue_has(queue, words)]
+    matching_ids = {queue.id for queue in matching}  # a queue may have thousands of waiters
+    roots = blockers(matching)
     sessions = _sessions(locks)
     names: dict[int | None, list[str]] = defaultdict(list)
     for lock in locks if words else ():
@@ -239,8 +242,8 @@ def make(  # noqa: PLR0913 - what the page shows
             abandoned=requests.idle,
         ),
         blockers=Section(tuple(roots[:MOST_BLOCKERS]), len(roots)),
-        picture=draw([queue for queue in found if _queue_has(queue, words)]),
-        waits=_section(waits, lambda wait: _queue_has(wait.queue, words)),
+        picture=draw(matching),
+        waits=_section(waits, lambda wait: wait.queue.id in matching_ids),
         sessions=_section(
             sorted(sessions, key=_session_urgency),
             lambda each: _has(
@@ -300,17 +303,20 @@ def _has(words: str, *texts: str) -> bool:
 
 
 def _queue_has(queue: Queue, words: str) -> bool:
-    parties = (*queue.holders, *queue.waiters)
-    return _has(words, queue.name, *(f"{party.pid} {party.name}" for party in parties))
+    parties = chain(queue.holders, queue.waiters)
+    return _has(words, queue.name) or any(
+        _has(words, f"{party.pid} {party.name}") for party in parties
+    )
 
 
 def _waits(queue: Queue, in_front: Mapping[str, tuple[int, ...]]) -> Iterable[Wait]:
+    holders = [holder.name for holder in queue.holders]
     for number, party in enumerate(queue.waiters, start=1):
         if queue.kind == "fenced":
-            behind = [holder.name for holder in queue.holders]
+            behind = holders
         else:
             behind = [str(pid or "prepared") for pid in dict.fromkeys(in_front[party.id])]
-        yield Wait(queue, party, number, tuple(behind[:3]), len(behind[3:]))
+        yield Wait(queue, party, number, tuple(behind[:3]), max(0, len(behind) - 3))
 
 
 def _sessions(locks: Sequence[AdvisoryLock]) -> list[Session]:

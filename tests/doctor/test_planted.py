@@ -434,7 +434,6 @@ class TestTimeLimits:
         with with_options("-c transaction_timeout=90s"):
             assert found()["hung-client"].found == "transaction_timeout is 90 s."
 
-
     @pytest.mark.skipif(servers.version() < 17, reason="new in 17")
     def test_transaction_timeout_ends_a_wait(self, hold_lock):
         hold_lock("inventory")

@@ -1,5 +1,6 @@
 """The rows of the monitor: order, limits and search."""
 
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -19,6 +20,57 @@ def made(locks=(), leases=(), requests=(), search=""):
 
 def pids(section):
     return [session.lock.pid for session in section.rows]
+
+
+def crowd_of_locks(count):
+    return {"locks": [lock(1), *(wanted(pid, behind=[1]) for pid in range(2, count + 2))]}
+
+
+def crowd_of_leases(count):
+    return {"leases": [lease(waiting=tuple(f"web-{number}" for number in range(count)))]}
+
+
+def crowd_of_permits(count):
+    waiting = tuple(f"web-{number}" for number in range(count))
+    permits = range(1, count + 1)
+    return {
+        "leases": [
+            lease("api~permit", slot=slot, owner=f"holder-{slot}", waiting=waiting * (slot == 1))
+            for slot in permits
+        ]
+    }
+
+
+class TestCrowds:
+    """A long queue is when somebody opens the page."""
+
+    @pytest.mark.parametrize("crowd", [crowd_of_locks, crowd_of_leases, crowd_of_permits])
+    @pytest.mark.parametrize("search", ["", "web-1"])
+    def test_work_grows_with_the_queue_not_with_its_square(self, crowd, search):
+        made(**crowd(10), search=search)  # what is done once
+        few, many = (calls_of(lambda: made(**crowd(n), search=search)) for n in (100, 400))
+        assert many < 6 * few
+
+    def test_each_waiter_of_a_queue_that_matches_is_shown(self):
+        shown = made([*crowd_of_locks(3)["locks"], lock(11, "b"), wanted(12, "b")], search="b")
+        assert [wait.party.pid for wait in shown.waits.rows] == [12]
+
+
+def calls_of(function):
+    """Count the calls of Python functions and steps of generators that the function makes."""
+    calls = 0
+
+    def count(_frame, event, _argument):
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 class TestSessions:
