@@ -323,6 +323,11 @@ class TestOrdinaryCursor:
         assert positional(statement, {"a": 1, "b": 2}) == ("SELECT %s, '%%', %s, %s", [1, 2, 1])
         assert positional("SELECT '%'", {}) == ("SELECT '%'",)
 
+    def test_escaped_percent_sign_begins_no_placeholder(self):
+        """A schema may have this name."""
+        statement = 'SELECT "%%(a)s", %(b)s, %%%(a)s'
+        assert positional(statement, {"a": 1, "b": 2}) == ('SELECT "%%(a)s", %s, %%%s', [2, 1])
+
     def test_statements_have_no_stray_percent_sign(self):
         stray = re.compile(r"%(?!s|\(\w+\)s)")
         found = [

@@ -255,13 +255,15 @@ def positional(
     return (template, [parameters[name] for name in names]) if names else (statement,)
 
 
-_NAMED = re.compile(r"%\((\w+)\)s")
+_NAMED = re.compile(r"%%|%\((\w+)\)s")
+"""A percent sign, which is written twice, or the placeholder of a named parameter."""
 
 
 @lru_cache(maxsize=512)  # savepoints have a new name each
 def template_of(statement: str) -> tuple[str, tuple[str, ...]]:
     """Return the statement with ``%s`` for each parameter, and the parameters' names in order."""
-    return _NAMED.sub("%s", statement), tuple(_NAMED.findall(statement))
+    template = _NAMED.sub(lambda found: "%s" if found[1] else found[0], statement)
+    return template, tuple(filter(None, _NAMED.findall(statement)))
 
 
 def drop_if_dead(connection: BaseDatabaseWrapper) -> bool:

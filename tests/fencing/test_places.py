@@ -18,8 +18,8 @@ from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
 
-SCHEMA = 'Acme "50 %"'
-QUOTED = '"Acme ""50 %"""'
+SCHEMA = 'Acme "50 %" %(name)s'
+QUOTED = '"Acme ""50 %"" %(name)s"'
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class TestCrowds:
     @pytest.mark.parametrize("search", ["", "web-1"])
     def test_work_grows_with_the_queue_not_with_its_square(self, crowd, search):
         made(**crowd(10), search=search)  # what is done once
-        few, many = (calls_of(lambda: made(**crowd(n), search=search)) for n in (100, 400))
+        few, many = (calls_of(lambda n=n: made(**crowd(n), search=search)) for n in (100, 400))
         assert many < 6 * few
 
     def test_each_waiter_of_a_queue_that_matches_is_shown(self):
