@@ -23,15 +23,18 @@ def scenario() -> Scenario:
         for function in FUNCTIONS:
             cursor.execute(function)
     whole, short = (sql.ACQUIRE, sql.RELEASE), (sql.TAKE, sql.RELEASE_UNAWAITED)
+    new = (sql.ACQUIRE_UNQUEUED, sql.RELEASE_UNAWAITED)
     rows = [
         Row("raw", "the pair of statements that you would write by hand", lease.by_hand("default")),
         Row("whole", "ACQUIRE and RELEASE", _pair(*whole)),
+        Row("new", "ACQUIRE_UNQUEUED and RELEASE_UNAWAITED", _pair(*new)),
         Row("short", "TAKE and RELEASE_UNAWAITED", _pair(*short)),
         Row("functions", "TAKE and RELEASE as functions in the server", _functions),
     ]
     for name, label, call in (
         ("raw", "the pair by hand", lease.by_hand(PREPARED)),
         ("whole", "ACQUIRE and RELEASE", _pair(*whole, alias=PREPARED)),
+        ("new", "ACQUIRE_UNQUEUED and RELEASE_UNAWAITED", _pair(*new, alias=PREPARED)),
         ("short", "TAKE and RELEASE_UNAWAITED", _pair(*short, alias=PREPARED)),
     ):
         rows.append(Row(f"{name}-prepared", f"{label}, prepared by psycopg", call, alias=PREPARED))

@@ -164,10 +164,14 @@ class TestWithoutTheTable:
             run("list", "--kind", "fenced")
 
 
-def test_other_server_errors_are_not_missing_tables(monkeypatch):
-    monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT no_such_column")
-    with pytest.raises(CommandError, match="no_such_column"):
-        run("list")
-    monkeypatch.setattr(sql, "FENCED_LEASES", "SELECT 1 / 0")
-    with pytest.raises(CommandError, match="division by zero"):
-        run("list")
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [("SELECT no_such_column", "no_such_column"), ("SELECT 1 / 0", "division by zero")],
+)
+def test_other_server_errors_are_noted(monkeypatch, statement, reason):
+    monkeypatch.setattr(sql, "FENCED_LEASES", statement)
+    [note] = shown()["notes"]
+    assert note.startswith("fenced is not shown: ")
+    assert reason in note
+    with pytest.raises(CommandError, match=reason):
+        run("list", "--kind", "fenced")
