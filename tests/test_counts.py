@@ -326,6 +326,10 @@ ONE_MESSAGE = {"read lease", "write lease after a read"}
 QUIET = {"autovacuum": "off", "checkpoint_timeout": "1d"}
 """After a checkpoint, a page whose hint bits are set by a read is written to WAL as a whole."""
 
+SNAPSHOT = 64
+"""Bytes of WAL that no setting keeps away: every 15 s the background writer logs which transactions
+are running, 56 bytes if none is."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def nobody_else_writes(django_db_setup):
@@ -376,7 +380,7 @@ def test_operation_keeps_its_cost(name, rival):
     assert (counts.statements, counts.round_trips) == (statements, round_trips)
     assert (counts.transactions, counts.updates) == (transactions, updates)
     assert counts.hot == (0 if name in WRITES_AN_INDEX else updates)
-    assert counts.wal <= wal
+    assert counts.wal <= wal + SNAPSHOT
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -388,4 +392,4 @@ def test_operation_through_the_cursor_keeps_its_cost(name, rival):
     assert (counts.statements, counts.round_trips) == (statements, round_trips)
     assert (counts.transactions, counts.updates) == (transactions, updates)
     assert counts.hot == (0 if name in WRITES_AN_INDEX else updates)
-    assert counts.wal <= wal
+    assert counts.wal <= wal + SNAPSHOT
