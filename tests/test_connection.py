@@ -184,6 +184,12 @@ class TestFastPath:
         monkeypatch.setattr(wrapper.connection, name, passing_on(bound), raising=False)
         assert fast_driver(wrapper) is None
 
+    def test_patched_commit_of_the_driver_keeps_commit_from_travelling(self, wrapper, monkeypatch):
+        patch = passing_on(psycopg.Connection.commit)
+        monkeypatch.setattr(psycopg.Connection, "commit", patch)
+        assert fast_driver(wrapper, commits=True) is None
+        assert fast_driver(wrapper)
+
     def test_patched_driver_cursor_prevents_the_fast_path(self, wrapper, monkeypatch):
         monkeypatch.setattr(psycopg.Cursor, "execute", passing_on(psycopg.Cursor.execute))
         assert fast_driver(wrapper) is None

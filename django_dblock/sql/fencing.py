@@ -130,7 +130,7 @@ WHERE name = %(name)s AND slot = %(slot)s AND NOT EXISTS (SELECT FROM had)
 """
 
 # The same for a caller that neither is in the queue nor respects it: nearly every first attempt.
-# Without the queue, a fifth less to parse and plan.
+# Without the queue there is less to parse and plan.
 _IN_TURN = """
         AND (NOT %(in_turn)s OR NOT EXISTS (
             SELECT FROM django_dblock_fencedticket AS ticket

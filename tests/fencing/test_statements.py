@@ -74,3 +74,10 @@ def test_memory_of_names_is_bounded(monkeypatch):
         with fenced_lock(name, ttl=60):
             pass
     assert len(store._granted) == 1
+
+
+@pytest.mark.parametrize("fair", [False, True])
+def test_only_who_respects_the_queue_reads_it(statements, fair):
+    with statements() as sent, fenced_lock("a", ttl=60, fair=fair):
+        pass
+    assert ("fencedticket" in sent[0]["sql"]) == fair
