@@ -7,14 +7,18 @@ import pkgutil
 import re
 import signal
 import sys
+import threading
+from datetime import UTC, datetime
 from io import StringIO
 from types import FunctionType, SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import (
     DEFAULT_DB_ALIAS,
+    DatabaseError,
     Error,
     OperationalError,
     connection,
@@ -23,7 +27,8 @@ from django.db import (
     transaction,
 )
 from django.db.backends import utils
-from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper, ServerBindingCursor
+from django.test.utils import CaptureQueriesContext
 
 from django_dblock import (
     OpenTransaction,
@@ -35,7 +40,7 @@ from django_dblock import (
     run_once,
     sql,
 )
-from django_dblock.core import replication
+from django_dblock.core import replication, simple_query
 from django_dblock.core.connection import (
     COMMIT_METHODS,
     CURSOR_METHODS,
@@ -362,6 +367,141 @@ class TestOrdinaryCursor:
             assert not in_testcase(wrapper)
             wrapper.atomic_blocks[-1]._from_testcase = True
             assert in_testcase(wrapper)
+
+
+VALUES = {
+    "text": "it's 100 % of a\\b",
+    "negative": -1,
+    "large": 2**70,
+    "number": 0.1,
+    "nothing": None,
+    "yes": True,
+    "several": [1, 2],
+    "names": ["a'b", "c"],
+    "moment": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+}
+STATEMENT = "SELECT current_query(), '%%', now(), " + ", ".join(f"%({name})s" for name in VALUES)
+
+
+class TestDirectly:
+    """A statement that commits by itself, without the two cursors."""
+
+    @pytest.fixture
+    def ordinary(self, monkeypatch):
+        """The statements that went through the ordinary cursor."""
+        seen = []
+
+        def noted(connection, statement, *more):
+            seen.append(statement)
+            return fetch(connection, statement, *more)
+
+        monkeypatch.setattr(simple_query, "fetch", noted)
+        return seen
+
+    def run(self, wrapper, statement, parameters):
+        rows = []
+        simple_query.fetch_directly(wrapper, statement, parameters, rows)
+        return rows
+
+    @pytest.mark.parametrize("use_tz", [True, False])
+    def test_text_and_rows_are_those_of_the_ordinary_cursor(
+        self, wrapper, ordinary, settings, use_tz
+    ):
+        settings.USE_TZ = use_tz
+        wrapper.close()
+        wrapper.connect()
+        [(*expected,)] = fetch(wrapper, STATEMENT, VALUES)
+        [(*found,)] = self.run(wrapper, STATEMENT, VALUES)
+        wrapper.close()
+        assert ordinary == []
+        before, now = expected.pop(2), found.pop(2)
+        assert found == expected
+        assert now.tzinfo == before.tzinfo
+        assert (now.tzinfo is not None) is use_tz
+
+    def test_statement_without_rows_or_parameters(self, wrapper, ordinary):
+        assert self.run(wrapper, "SET application_name = '%'", {}) == []
+        assert ordinary == []
+        assert self.run(wrapper, "SHOW application_name", {}) == [("%",)]
+        wrapper.close()
+
+    def test_lease_takes_it(self, wrapper, ordinary):
+        with fenced_lock("a", ttl=30) as lease:
+            lease.renew()
+        assert ordinary == []
+
+    def test_text_of_a_statement_that_is_logged_is_djangos(self, wrapper, ordinary):
+        with CaptureQueriesContext(wrapper) as queries:
+            self.run(wrapper, "SELECT %(a)s", {"a": "shown"})
+        assert [query["sql"] for query in queries] == ["SELECT 'shown'"]
+        assert ordinary == ["SELECT %(a)s"]
+
+    def test_transaction_takes_the_ordinary_cursor(self, wrapper, ordinary):
+        with transaction.atomic():
+            self.run(wrapper, "SELECT 1", {})
+        assert ordinary == ["SELECT 1"]
+
+    def test_server_side_binding_takes_the_ordinary_cursor(self, wrapper, ordinary):
+        """The driver prepares statements there."""
+        factory, wrapper.connection.cursor_factory = (
+            wrapper.connection.cursor_factory,
+            ServerBindingCursor,
+        )
+        try:
+            assert self.run(wrapper, "SELECT %(a)s::int", {"a": 1}) == [(1,)]
+        finally:
+            wrapper.connection.cursor_factory = factory
+        assert ordinary == ["SELECT %(a)s::int"]
+
+    def test_other_time_zone_takes_the_ordinary_cursor(self, wrapper, ordinary, monkeypatch):
+        """Django gives its cursor a loader of its own then."""
+        monkeypatch.setattr(wrapper, "timezone", ZoneInfo("Asia/Tokyo"))
+        [(now,)] = self.run(wrapper, "SELECT now()", {})
+        assert ordinary == ["SELECT now()"]
+        assert now.tzinfo == wrapper.timezone
+
+    def test_apps_that_are_not_ready_take_the_ordinary_cursor(self, wrapper, ordinary, monkeypatch):
+        """Django's cursor warns."""
+        monkeypatch.setattr(simple_query.apps, "ready", False)
+        with pytest.warns(RuntimeWarning, match="during app initialization"):
+            self.run(wrapper, "SELECT 1", {})
+        assert ordinary == ["SELECT 1"]
+
+    def test_errors_are_those_of_the_ordinary_cursor(self, wrapper, ordinary):
+        for statement, parameters in [
+            ("SELECT nothing", {}),
+            ("SELECT %(a)s", {"a": "\0"}),
+            ("SELECT %(a)s", {"a": object()}),
+        ]:
+            with pytest.raises(Error) as expected:
+                fetch(wrapper, statement, parameters)
+            with pytest.raises(type(expected.value)) as found:
+                self.run(wrapper, statement, parameters)
+            assert type(found.value.__cause__) is type(expected.value.__cause__)
+            assert str(found.value) == str(expected.value)
+        assert ordinary == []
+
+    def test_failed_statement_drops_a_dead_connection(self, wrapper, observer, ordinary):
+        pid = wrapper.connection.info.backend_pid
+        observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        with pytest.raises(OperationalError):
+            self.run(wrapper, "SELECT 1", {})
+        assert wrapper.connection is None
+        assert ordinary == []
+        assert self.run(wrapper, "SELECT 1", {}) == [(1,)]
+
+    def test_other_thread_is_refused(self, wrapper):
+        caught = []
+
+        def other():
+            with pytest.raises(DatabaseError) as error:
+                self.run(wrapper, "SELECT 1", {})
+            caught.append(str(error.value))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert "can only be used in that same thread" in caught[0]
 
 
 class TestDeadConnection:

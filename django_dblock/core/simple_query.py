@@ -10,9 +10,13 @@ wrappers see the statements with placeholders, and the parameters separately, as
 literals are inserted below the wrappers. :func:`django_dblock.core.connection.fast_driver` decides
 whether the driver's cursor may be skipped. If it may not, the same statements are sent one by one
 through Django's cursor, with positional parameters.
+
+A statement that commits by itself is sent in the same way (:func:`fetch_directly`), because half of
+its way through Python is the two cursors.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -21,13 +25,17 @@ import psycopg
 from django.apps import apps
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import generators
-from psycopg.pq import Escaping, ExecStatus, TransactionStatus
+from django.db.backends.postgresql.base import Cursor
+from psycopg import abc, generators
+from psycopg.adapt import Transformer
+from psycopg.pq import Escaping, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from django_dblock.core.connection import (
     cancel_if_running,
+    drop_if_dead,
     fast_driver,
+    fetch,
     positional,
     refuse_pipeline,
     template_of,
@@ -36,6 +44,8 @@ from django_dblock.sql.advisory import BEGIN, COMMIT
 
 Parameter: TypeAlias = str | bytes | int | list[int] | None
 Rows: TypeAlias = list[tuple[Any, ...]]
+
+_TIMESTAMPTZ = psycopg.postgres.types["timestamptz"].oid
 
 
 def send(
@@ -92,6 +102,59 @@ def exchange(
         if not isinstance(error, Error | psycopg.Error):
             cancel_if_running(connection)
         raise
+
+
+def fetch_directly(
+    connection: BaseDatabaseWrapper,
+    statement: str,
+    parameters: Mapping[str, Any],
+    rows: list[Any],
+) -> None:
+    """Run one statement as :func:`~django_dblock.core.connection.fetch` does with a list for rows.
+
+    In autocommit the cursors of Django and of the driver are skipped if they may be, because they
+    cost more than the statement's way to the server. The text and the rows are the same.
+    """
+    connection.close_if_health_check_failed()
+    driver = fast_driver(connection)  # None if the connection is known to be dead
+    if driver is None or not _sends_text(connection, driver):
+        fetch(connection, statement, parameters, rows)
+        return
+    connection.validate_thread_sharing()
+    received: list[PGresult] = []
+    try:
+        with connection.wrap_database_errors:
+            adapt = Transformer(driver)
+            template, names = template_of(statement)
+            if names:
+                values = map(parameters.__getitem__, names)
+                message = template.encode() % tuple(map(adapt.as_literal, values))
+            else:
+                message = statement.encode()
+            _send_and_wait(driver, message, _receiving(driver, received))
+            rows += _loaded(adapt, received)
+    except Error:
+        drop_if_dead(connection)
+        raise
+    except BaseException:
+        with suppress(Exception):  # the exception that has interrupted the statement is raised
+            interrupted = cancel_if_running(connection)
+            if not rows:
+                rows += _loaded(Transformer(driver), received or [interrupted])
+        raise
+
+
+def _sends_text(connection: BaseDatabaseWrapper, driver: "psycopg.Connection[Any]") -> bool:
+    """Return whether the driver's cursor would send a statement as one text, in autocommit."""
+    factory: Any = driver.cursor_factory
+    loader: Any = driver.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT)
+    return (
+        driver.autocommit
+        and factory is Cursor  # the other kind binds on the server
+        and loader.timezone == connection.timezone  # else Django registers another for the cursor
+        and not connection.queries_logged  # Django's log shows the values
+        and apps.ready
+    )
 
 
 def _opening(driver: "psycopg.Connection[Any]") -> tuple[str, ...] | None:
@@ -183,11 +246,37 @@ def _results(
     return results
 
 
-def _send_and_wait(driver: "psycopg.Connection[Any]", message: bytes) -> list[PGresult]:
+def _send_and_wait(
+    driver: "psycopg.Connection[Any]",
+    message: bytes,
+    receiving: abc.PQGen[list[PGresult]] | None = None,
+) -> list[PGresult]:
     """Send a message, and wait for its results. All of its work is the driver's."""
     with driver.lock:
         driver.pgconn.send_query(message)
-        return driver.wait(generators.execute(driver.pgconn))
+        return driver.wait(receiving or generators.execute(driver.pgconn))
+
+
+def _receiving(
+    driver: "psycopg.Connection[Any]", received: list[PGresult]
+) -> abc.PQGen[list[PGresult]]:
+    """Receive the results, and keep them also if an exception interrupts the wait.
+
+    After Ctrl-C the driver cancels the statement, and reads what it returned all the same.
+    """
+    received += yield from generators.execute(driver.pgconn)
+    return received
+
+
+def _loaded(adapt: abc.Transformer, received: Sequence[PGresult | None]) -> Rows:
+    """Return the rows of one statement as the driver's cursor would return them."""
+    [result] = received
+    if result is None or result.status == ExecStatus.COMMAND_OK:
+        return []
+    if result.status == ExecStatus.FATAL_ERROR:
+        raise psycopg.errors.error_from_result(result, encoding="utf-8")
+    adapt.set_pgresult(result)
+    return adapt.load_rows(0, result.ntuples, tuple)
 
 
 def _literal(value: Parameter, driver: "psycopg.Connection[Any]") -> str:

@@ -11,7 +11,8 @@ row has expired or was released.
    no token is granted twice after a row was purged, or after a crash or a failover undid a grant.
 3. *Renew*: one statement for all leases of the process moves the expiry of each lease whose
    name and token match and which has not expired. The statement never moves an expiry back.
-4. *Release*: one statement sets the expiry to now, if name and token match.
+4. *Release*: one statement sets the expiry to now, if name and token match. Its commit does not
+   wait for the disk: if a crash loses the release, the lease expires.
 5. *Time* is the server's ``clock_timestamp()``, for every expiry. The holder's own clock only
    limits how long the holder trusts the latest result, counted from before the request, less a
    margin.

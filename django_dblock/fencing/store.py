@@ -22,11 +22,11 @@ from django_dblock.core.connection import (
     connection_for,
     discard_dead_in_pool,
     end_interrupted,
-    fetch,
     in_callers_transaction,
     positional,
     ready,
 )
+from django_dblock.core.simple_query import fetch_directly
 from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
@@ -311,13 +311,15 @@ def run(
     refuse_transaction(place, connection, act)
     while True:
         try:
-            return fetch(connection, in_schema(statement, place.schema), parameters, rows)
+            fetch_directly(connection, in_schema(statement, place.schema), parameters, rows)
         except Error as error:
             if _is_standby(connection, error):
                 raise StandbyDatabase(**place.facts) from error
             was_changed = caused_by(error, psycopg.errors.SerializationFailure)
             if not was_changed or connection.in_atomic_block:  # TestCase's transaction is aborted
                 raise
+        else:
+            return rows
 
 
 @functools.lru_cache(maxsize=4096)  # one for each tenant and statement

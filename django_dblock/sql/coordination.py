@@ -160,7 +160,7 @@ WITH wanted AS MATERIALIZED (
     RETURNING lease.id, lease.name, lease.slot,
         lease.awaited_until > clock_timestamp() AS is_awaited,
         set_config('synchronous_commit',
-            CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+            CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
 )
 SELECT name, slot, (
     SELECT count(pg_notify('django_dblock', queue.topic))

@@ -186,7 +186,7 @@ LEFT JOIN renewed USING (name, slot, token)
 
 # Release the lease if no waiter has marked it (awaited_until), and no hold_at_least or lock_delay
 # is to be kept: the common case, in half of RELEASE's time, which is mostly parsing and planning
-# the notification.
+# the notification. The commit does not wait for the disk, as in RELEASE.
 RELEASE_UNAWAITED = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),
@@ -194,15 +194,14 @@ SET expires_at = LEAST(expires_at, clock_timestamp()),
 WHERE name = %(name)s AND slot = %(slot)s AND token = %(token)s
     AND (awaited_until > clock_timestamp()) IS NOT TRUE
 RETURNING
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+    set_config('synchronous_commit', 'off', true)
 """
 
 # The complete release. The rest of hold_at_least becomes the lock_delay, so that a renewal in
 # flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
 # what the holder has sent elsewhere may still be under way. No row: another holder has been granted
-# the lease since. The commit does not wait for a standby: if a failover loses the release, the
-# lease expires.
+# the lease since. The commit waits neither for the disk nor for a standby: if a crash or a failover
+# loses the release, the lease expires. Only hold_at_least has to be on the disk.
 # If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
 # queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
 # one of the woken waiters could be granted the lease. The first column is null if nobody has
@@ -224,7 +223,7 @@ RETURNING
         LIMIT 1
     ), 'nobody') END,
     set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+        CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
 """
 
 # In a transaction: check that the lease is still held, and keep others from being granted it before

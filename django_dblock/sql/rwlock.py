@@ -223,7 +223,7 @@ WITH released AS (
     WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s
     RETURNING awaited_until > clock_timestamp() AS is_awaited,
         set_config('synchronous_commit',
-            CASE current_setting('synchronous_commit') WHEN 'off' THEN 'off' ELSE 'local' END, true)
+            CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
 ), others AS MATERIALIZED (
     SELECT 1
     FROM django_dblock_fencedlock

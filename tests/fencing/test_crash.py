@@ -4,14 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models.functions import Now
 
-from django_dblock import FencedLock, NotReplicated, StandbyDatabase, fenced_lock
+from django_dblock import (
+    FencedLock,
+    NotReplicated,
+    StandbyDatabase,
+    fenced_lock,
+    fenced_rwlock,
+    fenced_semaphore,
+)
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
 from tests.helpers.servers import crash, need, switched_to
@@ -30,6 +39,9 @@ def cluster():
 def own(transactional_db, cluster):
     with switched_to(cluster):
         call_command("migrate", "django_dblock", verbosity=0)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL synchronous_commit = on")  # no crash brings the rows back
+            FencedLock.objects.all().delete()
         yield cluster
 
 
@@ -52,6 +64,50 @@ def test_token_never_repeats_after_a_server_crash(own):
         assert row().expires_at == lock.expires_at, "an acknowledged renewal, too"
         block.__exit__(None, None, None)
     assert tokens == sorted(set(tokens))
+
+
+@pytest.fixture
+def waiting_for_the_disk(own):
+    """The session's commits wait for the disk; a crash loses only those that do not."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+
+
+def release(kind, **options):
+    """Acquire and release a lease; return its token."""
+    block = {
+        "fenced_lock": lambda: fenced_lock(NAME, heartbeat=False, **options),
+        "permit": lambda: fenced_semaphore(NAME, permits=1, heartbeat=False, **options),
+        "writer": lambda: fenced_rwlock(NAME).write(heartbeat=False, **options),
+    }[kind]
+    with block() as lease:
+        return lease.token
+
+
+@pytest.mark.parametrize("kind", ["fenced_lock", "permit", "writer"])
+def test_release_lost_in_a_crash_leaves_the_lease_until_it_expires(own, waiting_for_the_disk, kind):
+    """A release does not wait for the disk. What a crash loses comes back held, and expires."""
+    token = release(kind, ttl=600)
+    assert is_expired_row(token)
+    crash(own)
+    assert not is_expired_row(token)
+    FencedLock.objects.filter(token=token).update(expires_at=Now())
+    assert release(kind, ttl=600) > token
+
+
+@pytest.mark.parametrize("kind", ["fenced_lock", "permit", "writer"])
+def test_hold_at_least_survives_a_crash(own, kind):
+    """Also where the session's commits are asynchronous."""
+    token = release(kind, ttl=600, hold_at_least=3600)
+    before = FencedLock.objects.get(token=token)
+    crash(own)
+    after = FencedLock.objects.get(token=token)
+    assert (after.expires_at, after.lock_delay) == (before.expires_at, before.lock_delay)
+    assert after.lock_delay > timedelta(minutes=59)
+
+
+def is_expired_row(token):
+    return FencedLock.objects.filter(token=token, expires_at__lte=Now()).exists()
 
 
 def test_negative_twin_asynchronous_grant_repeats_a_token(own, looking):
