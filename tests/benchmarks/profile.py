@@ -39,7 +39,7 @@ OPERATIONS = {
     "replay": ("replay", ["hand", "idempotent"]),
     "lock": ("inside", ["advisory_lock"]),
     "commit": ("commit", ["advisory_lock"]),
-    "lease": ("lease", ["fenced_lock"]),
+    "lease": ("lease", ["again", "new"]),
     "save": ("save-inside", ["save_cas"]),
 }
 

@@ -16,7 +16,7 @@ STATEMENTS = {
     ("commit", "advisory_lock"): 4,  # BEGIN, the lock, the update, COMMIT
     ("several", "advisory_locks"): 1,
     ("lease", "raw"): 2,
-    ("lease", "fenced_lock"): 2,
+    ("lease", "again"): 2,
     ("save-inside", "plain"): 1,
     ("save-inside", "save_cas"): 1,
     ("save-inside", "save"): 1,
