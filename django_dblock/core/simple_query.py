@@ -139,8 +139,7 @@ def fetch_directly(
     except BaseException:
         with suppress(Exception):  # the exception that has interrupted the statement is raised
             interrupted = cancel_if_running(connection)
-            if not rows:
-                rows += _loaded(Transformer(driver), received or [interrupted])
+            rows[:] = _loaded(Transformer(driver), received or [interrupted])
         raise
 
 

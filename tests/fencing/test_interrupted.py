@@ -56,8 +56,9 @@ def held(observer):
     return observer.execute(HELD).fetchone()[0]
 
 
-def enter_and_go_on(channel, kind, error):
+def enter_and_go_on(channel, kind, error, wrappers=()):
     """Enter a block; tell when the signal has come and when entering has ended."""
+    connections["default"].execute_wrappers += wrappers
 
     def handler(*_):
         channel.send("signal")
@@ -71,17 +72,24 @@ def enter_and_go_on(channel, kind, error):
     channel.receive()  # the process lives on
 
 
+def passing_on(execute, *arguments):
+    """An execute wrapper, with which every statement goes through the ordinary cursor."""
+    return execute(*arguments)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("error", [TimeLimit, SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("kind", ENTER)
-def test_signal_between_commit_and_result_releases_the_grant(kind, error, observer):
+@pytest.mark.parametrize(
+    ("kind", "wrappers"), [*((kind, []) for kind in ENTER), ("fenced_lock", [passing_on])]
+)
+def test_signal_between_commit_and_result_releases_the_grant(kind, wrappers, error, observer):
     with ExitStack() as stack:
         ENTER[kind](stack)  # the rows are there
     port = connections["default"].settings_dict["PORT"]
     with (
         relay(int(port), b"'acquired'") as line,
         process(
-            enter_and_go_on, kind, error, options={"HOST": "127.0.0.1", "PORT": line.port}
+            enter_and_go_on, kind, error, wrappers, options={"HOST": "127.0.0.1", "PORT": line.port}
         ) as child,
     ):
         observe.until(lambda: held(observer), "the grant is committed")

@@ -19,6 +19,12 @@ def alone(statement):
     store.run(PLACE, "ended", statement, {})
 
 
+def through_the_cursor(statement):
+    """As where an execute wrapper sees every statement."""
+    with connection.execute_wrapper(lambda execute, *arguments: execute(*arguments)):
+        alone(statement)
+
+
 def in_one_message(statement):
     store.durable_together(PLACE, "taken", [statement], {}, [])
 
@@ -32,7 +38,7 @@ def one_by_one(statement):
         del connection.settings_dict["OPTIONS"]["server_side_binding"]
 
 
-@pytest.mark.parametrize("send", [alone, in_one_message, one_by_one])
+@pytest.mark.parametrize("send", [alone, through_the_cursor, in_one_message, one_by_one])
 def test_interrupted_statement_is_cancelled(send, observer):
     """As by Celery's soft time limit: the server must not go on waiting for nobody."""
 
