@@ -16,7 +16,7 @@ NAMES = 10
 
 
 def scenario() -> Scenario:
-    return Scenario("lease", "A lease taken and given back", _rows("default"), calls=5)
+    return Scenario("lease", "A lease taken and given back", _rows("default"))
 
 
 def scenario_with_latency() -> Scenario:
