@@ -93,7 +93,8 @@ def _measure(port: int, design: str, waiters: int) -> dict[str, Any]:
         for process in crowd:
             process.start()
         ready.wait()
-        time.sleep(2)  # all are in the queue, and those that can be woken are
+        _wait_for_arrival(port, design, waiters, sent)
+        time.sleep(2)  # those that can be woken listen
         before, cpu, wal, since = sent.value, _cpu(port), _wal(port), time.monotonic()
         time.sleep(IDLE)
         seconds = time.monotonic() - since
@@ -122,6 +123,23 @@ def _measure(port: int, design: str, waiters: int) -> dict[str, Any]:
         "statements_a_grant": round((sent.value - before) / waiters, 1),
         "grants_a_second": round(waiters / seconds, 1),
     }
+
+
+def _wait_for_arrival(port: int, design: str, waiters: int, sent: Any) -> None:
+    """Wait until all are in the queue; where there is none, until all have tried."""
+    arrived = {
+        "advisory by hand": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+        "by hand": None,
+        "turnstile": None,
+    }.get(design, "SELECT count(*) FROM django_dblock_fencedticket")
+    deadline = time.monotonic() + 120
+    with psycopg.connect(_address(port), autocommit=True) as looking:
+        while True:
+            row = looking.execute(arrived).fetchone() if arrived else (sent.value,)
+            if row is not None and row[0] >= waiters:
+                return
+            assert time.monotonic() < deadline, f"{row} of {waiters} waiters"
+            time.sleep(0.1)
 
 
 def _address(port: int) -> str:
