@@ -490,6 +490,16 @@ class TestDirectly:
         assert ordinary == []
         assert self.run(wrapper, "SELECT 1", {}) == [(1,)]
 
+    def test_connection_that_died_before_is_replaced(self, wrapper, observer):
+        """The driver knows that it is dead since the statement that failed."""
+        pid = wrapper.connection.info.backend_pid
+        observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        with pytest.raises(OperationalError), wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert wrapper.connection.closed
+        assert self.run(wrapper, "SELECT 1", {}) == [(1,)]
+        assert wrapper.connection.info.backend_pid != pid
+
     def test_other_thread_is_refused(self, wrapper):
         caught = []
 

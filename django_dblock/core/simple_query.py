@@ -116,8 +116,8 @@ def fetch_directly(
     cost more than the statement's way to the server. The text and the rows are the same.
     """
     connection.close_if_health_check_failed()
-    driver = fast_driver(connection)  # None if the connection is known to be dead
-    if driver is None or not _sends_text(connection, driver):
+    driver = fast_driver(connection)
+    if driver is None or driver.closed or not _sends_text(connection, driver):
         fetch(connection, statement, parameters, rows)
         return
     connection.validate_thread_sharing()
@@ -139,7 +139,9 @@ def fetch_directly(
     except BaseException:
         with suppress(Exception):  # the exception that has interrupted the statement is raised
             interrupted = cancel_if_running(connection)
-            rows[:] = _loaded(Transformer(driver), received or [interrupted])
+            if interrupted is not None:
+                received = [interrupted]
+            rows[:] = _loaded(Transformer(driver), received)
         raise
 
 
@@ -267,15 +269,16 @@ def _receiving(
     return received
 
 
-def _loaded(adapt: abc.Transformer, received: Sequence[PGresult | None]) -> Rows:
+def _loaded(adapt: abc.Transformer, received: Sequence[PGresult]) -> Rows:
     """Return the rows of one statement as the driver's cursor would return them."""
-    [result] = received
-    if result is None or result.status == ExecStatus.COMMAND_OK:
-        return []
-    if result.status == ExecStatus.FATAL_ERROR:
-        raise psycopg.errors.error_from_result(result, encoding="utf-8")
-    adapt.set_pgresult(result)
-    return adapt.load_rows(0, result.ntuples, tuple)
+    rows: Rows = []
+    for result in received:  # one, or none if the statement was cancelled
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result, encoding="utf-8")
+        if result.status == ExecStatus.TUPLES_OK:
+            adapt.set_pgresult(result)
+            rows += adapt.load_rows(0, result.ntuples, tuple)
+    return rows
 
 
 def _literal(value: Parameter, driver: "psycopg.Connection[Any]") -> str:

@@ -104,7 +104,7 @@ def synchronous_commit(facts: Facts) -> Iterator[Finding]:
             "synchronous_commit is off.",
             "After a crash of the server the last commits can be missing, although they were "
             "confirmed. An idempotent request and its effects are lost together, and a retry runs "
-            "the request again. Leases are safe: they are committed with synchronous_commit on.",
+            "the request again. Leases are safe: grants are committed with synchronous_commit on.",
             "If you do not want this: take the setting off the role, the database or the server.",
         )  # fmt: skip
     else:

@@ -176,7 +176,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
     each step, guard what you write, and pass ``lock.token`` to other systems, which must refuse a
     token smaller than the largest they have seen. Nothing is guaranteed about commits in another
     database. A crash of the server just after a release may lose the release: then the lease is
-    held until it expires.
+    held until it expires, and ``lock_delay`` passes.
 
     ``async with`` and async functions work as well; the task is cancelled when the lease is lost.
     As a decorator, a callable among the parts of the key is called with the call's arguments.

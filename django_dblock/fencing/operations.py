@@ -91,7 +91,7 @@ def _force_release(place: Place, token: int | None, patience: float | None) -> b
         "patience": None if patience is None else f"{max(round(patience * 1000), 1)}ms",
     }
     rows = store.run(place, "released", sql.FORCE_RELEASE, parameters)
-    return any(held for held, _ in rows)
+    return any(held for held, *_ in rows)
 
 
 def purge_fenced_locks(*, idle: float = MONTH, using: str | None = None) -> int:

@@ -159,8 +159,10 @@ WITH wanted AS MATERIALIZED (
     WHERE lease.id = ours.id
     RETURNING lease.id, lease.name, lease.slot,
         lease.awaited_until > clock_timestamp() AS is_awaited,
-        set_config('synchronous_commit',
-            CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
+        set_config('synchronous_commit', CASE
+            WHEN %(hold_at_least)s <= 0 THEN 'off'
+            WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
+            ELSE 'on' END, true)
 )
 SELECT name, slot, (
     SELECT count(pg_notify('django_dblock', queue.topic))

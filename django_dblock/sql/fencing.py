@@ -201,7 +201,7 @@ RETURNING
 # flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
 # what the holder has sent elsewhere may still be under way. No row: another holder has been granted
 # the lease since. The commit waits neither for the disk nor for a standby: if a crash or a failover
-# loses the release, the lease expires. Only hold_at_least has to be on the disk.
+# loses the release, the lease expires. Only hold_at_least has to survive, as a grant has.
 # If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
 # queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
 # one of the woken waiters could be granted the lease. The first column is null if nobody has
@@ -222,8 +222,10 @@ RETURNING
         ORDER BY ticket.id
         LIMIT 1
     ), 'nobody') END,
-    set_config('synchronous_commit',
-        CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
+    set_config('synchronous_commit', CASE
+        WHEN %(hold_at_least)s <= 0 THEN 'off'
+        WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
+        ELSE 'on' END, true)
 """
 
 # In a transaction: check that the lease is still held, and keep others from being granted it before
@@ -248,9 +250,10 @@ FOR KEY SHARE
 """
 
 # An operator ends a lease: the fencing token is advanced, so the old holder can neither renew, nor
-# release, nor write under a guard. The statement waits for open guarded transactions. A lock_delay
-# counts from now. With a token the statement ends that grant, but no later grant. A row is locked
-# after WHERE was evaluated, so the lock_timeout that WHERE sets applies to that lock.
+# release, nor write under a guard. The commit is durable as that of a grant. The statement waits
+# for open guarded transactions. A lock_delay counts from now. With a token the statement ends that
+# grant, but no later grant. A row is locked after WHERE was evaluated, so the lock_timeout that
+# WHERE sets applies to that lock.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
     SELECT id, expires_at > clock_timestamp() AS held
@@ -273,7 +276,9 @@ RETURNING lease.held, CASE WHEN released.awaited_until > clock_timestamp() THEN 
     SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
     FROM django_dblock_fencedticket AS ticket
     WHERE ticket.name = %(name)s AND {is_next}
-) END
+) END, set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """.replace("{is_next}", IS_NEXT)
 
 # Remove rows that were unused for so long that the clock is past their tokens. The token of a new

@@ -222,8 +222,10 @@ WITH released AS (
         )
     WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s
     RETURNING awaited_until > clock_timestamp() AS is_awaited,
-        set_config('synchronous_commit',
-            CASE WHEN %(hold_at_least)s > 0 THEN 'local' ELSE 'off' END, true)
+        set_config('synchronous_commit', CASE
+            WHEN %(hold_at_least)s <= 0 THEN 'off'
+            WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
+            ELSE 'on' END, true)
 ), others AS MATERIALIZED (
     SELECT 1
     FROM django_dblock_fencedlock

@@ -15,11 +15,13 @@ from django.db.models.functions import Now
 
 from django_dblock import (
     FencedLock,
+    LockLost,
     NotReplicated,
     StandbyDatabase,
     fenced_lock,
     fenced_rwlock,
     fenced_semaphore,
+    force_release,
 )
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
@@ -106,6 +108,25 @@ def test_hold_at_least_survives_a_crash(own, kind):
     assert after.lock_delay > timedelta(minutes=59)
 
 
+def test_forced_release_survives_a_crash(own):
+    """Else the old holder would have its token again."""
+    with pytest.raises(LockLost), fenced_lock(NAME, ttl=600, heartbeat=False) as lease:
+        assert force_release(NAME)
+        crash(own)
+        assert row().token > lease.token
+        with lease.guard():
+            pass
+
+
+def test_hold_at_least_waits_for_the_standby(granted, missing_standby):
+    """A failover to the standby would lose it otherwise."""
+    leaving = started(granted.release)
+    [[pid]] = observe.until(lambda: waits_for_standby(missing_standby), "the release waits")
+    missing_standby.execute("SELECT pg_cancel_backend(%s)", [pid])
+    leaving.join()
+    assert row().lock_delay > timedelta(minutes=59)
+
+
 def is_expired_row(token):
     return FencedLock.objects.filter(token=token, expires_at__lte=Now()).exists()
 
@@ -154,6 +175,12 @@ def test_held_lease_survives_a_restart_of_the_database(own, looking):
 def renewal_after(looking, lock):
     found = renewed_at(looking)
     return found if found > row().acquired_at else None
+
+
+@pytest.fixture
+def granted(own):
+    """A lease that was granted before the standby was missing."""
+    return fenced_lock(NAME, ttl=600, hold_at_least=3600, heartbeat=False).__enter__()
 
 
 @pytest.fixture
