@@ -25,7 +25,7 @@ from django_dblock import (
 )
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
-from tests.helpers.servers import crash, need, switched_to
+from tests.helpers.servers import crash, keep_wal_in_memory, need, switched_to
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.slow]
 
@@ -89,6 +89,7 @@ def release(kind, **options):
 @pytest.mark.parametrize("kind", ["fenced_lock", "permit", "writer"])
 def test_release_lost_in_a_crash_leaves_the_lease_until_it_expires(own, waiting_for_the_disk, kind):
     """A release does not wait for the disk. What a crash loses comes back held, and expires."""
+    keep_wal_in_memory(own)
     token = release(kind, ttl=600)
     assert is_expired_row(token)
     crash(own)
@@ -135,6 +136,7 @@ def test_negative_twin_asynchronous_grant_repeats_a_token(own, looking):
     """A counter, as other lock tables have it, committed as the session does."""
     looking.execute("CREATE TABLE counter AS SELECT 1 AS token")
     looking.execute("CHECKPOINT")
+    keep_wal_in_memory(own)
     count = "UPDATE counter SET token = token + 1 RETURNING token"
     first = looking.execute(count).fetchone()
     looking.close()

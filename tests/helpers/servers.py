@@ -175,6 +175,19 @@ def forgetful() -> Server:
     return throw_away(wal_writer_delay="10s", synchronous_commit="off")
 
 
+def keep_wal_in_memory(server: Server) -> None:
+    """Stop the process that writes the WAL of asynchronous commits every ten seconds.
+
+    From now until the crash, only what a commit waits for is written. The crash takes five seconds
+    longer: the server kills a process that does not end.
+    """
+    with psycopg.connect(server.url, autocommit=True) as looking:
+        [[pid]] = looking.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+        ).fetchall()
+    os.kill(pid, signal.SIGSTOP)
+
+
 def crash(server: Server) -> None:
     """Let it end as in a power cut of the program, and start again."""
     connection.close()

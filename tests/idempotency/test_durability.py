@@ -9,7 +9,7 @@ from django.db import connection
 from django_dblock import run_once
 from django_dblock.models import IdempotencyKey
 from tests.helpers import servers
-from tests.helpers.servers import crash, switched_to
+from tests.helpers.servers import crash, keep_wal_in_memory, switched_to
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -88,6 +88,7 @@ def test_negative_twin_asynchronous_response_is_lost(own):
     with psycopg.connect(own.url, autocommit=True) as one:
         one.execute("CREATE TABLE answers (key text PRIMARY KEY)")
         one.execute("CHECKPOINT")
+        keep_wal_in_memory(own)
         one.execute("INSERT INTO answers VALUES ('pay')")
     crash(own)
     with psycopg.connect(own.url, autocommit=True) as again:
