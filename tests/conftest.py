@@ -14,6 +14,7 @@ from django.test import TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 from embedded_postgres import Server
 
+from django_dblock.advisory import acquire
 from django_dblock.fencing import store
 from tests.helpers import between, observe, servers
 from tests.helpers.between import conninfo
@@ -99,6 +100,7 @@ def _no_lock_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     # Its tables are emptied, so what this process remembers of their rows is no longer so.
     store._granted.clear()
     store._awaited.clear()
+    acquire._contended.clear()
     if "transactional_db" in request.fixturenames or _is_transactional(request):
         looking = between.kept()
         observe.until(lambda: not observe.locks(looking), "no advisory lock is left")

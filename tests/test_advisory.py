@@ -6,7 +6,7 @@ import functools
 import pickle
 import signal
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import pytest
@@ -249,7 +249,33 @@ class TestWaiting:
         with statements() as sent, advisory_lock(*KEY, timeout=None):
             pass
         ending.join()
-        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "COMMIT"]
+        assert sql(sent) == ["BEGIN", "BEGIN SELECT", "SELECT", "COMMIT"]
+
+    def test_lock_that_was_busy_is_waited_for_at_once_until_it_is_free(self, rival, statements):
+        """In transactions of their own: the try, then the wait, then the wait alone."""
+
+        def lock(timeout):
+            with statements() as sent, suppress(LockTimeout):
+                with advisory_lock(*KEY, timeout=timeout):
+                    pass
+            asked = [query["sql"] for query in sent if "pg_try_advisory" in query["sql"]]
+            return ["wait" if "lock_timeout" in text else "try" for text in asked]
+
+        assert lock(9) == ["try"]
+        hold(rival, *KEY)
+        assert lock(0.02) == ["try", "wait"]
+        assert lock(0.02) == ["wait"]
+        rival.execute("COMMIT")
+        assert lock(9) == ["wait"]
+        assert lock(9) == ["try"]
+
+    def test_memory_of_busy_locks_is_bounded(self, rival, monkeypatch):
+        monkeypatch.setattr(acquire, "_MOST_NUMBERS", 1)
+        for key in ("a", "b"):
+            hold(rival, key)
+            with pytest.raises(LockTimeout), advisory_lock(key, timeout=0.02):
+                pass
+        assert len(acquire._contended) == 1
 
     def test_timeout_none_uses_the_servers_lock_timeout(self, rival):
         hold(rival, *KEY)
