@@ -269,6 +269,13 @@ class TestWaiting:
         assert lock(9) == ["wait"]
         assert lock(9) == ["try"]
 
+    def test_shared_lock_in_its_own_transaction_is_waited_for_at_once(self, statements):
+        """After a failed try of it one more statement would look whether it is held."""
+        with statements() as sent, advisory_lock(*KEY, shared=True):
+            pass
+        [asked] = [query["sql"] for query in sent if "pg_try_advisory" in query["sql"]]
+        assert "lock_timeout" in asked
+
     def test_memory_of_busy_locks_is_bounded(self, rival, monkeypatch):
         monkeypatch.setattr(acquire, "_MOST_NUMBERS", 1)
         for key in ("a", "b"):

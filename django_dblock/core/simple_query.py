@@ -11,8 +11,8 @@ literals are inserted below the wrappers. :func:`django_dblock.core.connection.f
 whether the driver's cursor may be skipped. If it may not, the same statements are sent one by one
 through Django's cursor, with positional parameters.
 
-A statement that commits by itself is sent in the same way (:func:`fetch_directly`), because half of
-its way through Python is the two cursors.
+A statement that commits by itself is sent in the same way (:func:`fetch_directly`), because the two
+cursors are most of its way through Django and psycopg.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,8 +112,8 @@ def fetch_directly(
 ) -> None:
     """Run one statement as :func:`~django_dblock.core.connection.fetch` does with a list for rows.
 
-    In autocommit the cursors of Django and of the driver are skipped if they may be, because they
-    cost more than the statement's way to the server. The text and the rows are the same.
+    In autocommit the cursors of Django and of the driver are skipped if they may be. The text that
+    is sent and the rows are the same.
     """
     connection.close_if_health_check_failed()
     driver = fast_driver(connection)
