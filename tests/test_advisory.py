@@ -35,6 +35,7 @@ from django_dblock import (
     try_advisory_lock,
 )
 from django_dblock.advisory import acquire
+from django_dblock.core import simple_query
 from django_dblock.keys import to_pg_locks
 from django_dblock.signals import lock_acquired, lock_released
 from tests.app.models import Counter
@@ -277,7 +278,7 @@ class TestWaiting:
         assert "lock_timeout" in asked
 
     def test_memory_of_busy_locks_is_bounded(self, rival, monkeypatch):
-        monkeypatch.setattr(acquire, "_MOST_NUMBERS", 1)
+        monkeypatch.setattr(simple_query, "_MOST_HINTS", 1)
         for key in ("a", "b"):
             hold(rival, key)
             with pytest.raises(LockTimeout), advisory_lock(key, timeout=0.02):

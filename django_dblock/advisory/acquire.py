@@ -17,7 +17,7 @@ from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import COCKROACH, caused_by, fetch, in_transaction
-from django_dblock.core.simple_query import Parameter, Rows, exchange, send
+from django_dblock.core.simple_query import Hints, Parameter, Rows, exchange, send
 from django_dblock.exceptions import (
     LockDeadlock,
     LockTableFull,
@@ -185,9 +185,7 @@ def lock(
             return 0.0
         if timeout == 0:
             raise LockTimeout(**request.facts, timeout=0, waited=monotonic() - started)
-        if len(_contended) >= _MOST_NUMBERS:
-            _contended.clear()
-        _contended[number] = None
+        _contended.remember(number, seen=True)
     parameters = _parameters(request)
     if request.modes:
         statement = sql.WAIT_ALL_MIXED
@@ -215,10 +213,8 @@ def lock(
     return monotonic() - started
 
 
-# Only a hint which of two statements will do. Threads may overwrite each other's entries.
-_contended: dict[int | None, None] = {}
+_contended = Hints[int | None]()
 """The numbers of locks that were not free the last time: then the wait is sent at once."""
-_MOST_NUMBERS = 10_000
 
 
 def name_holder(error: LockTimeout, request: Request, known: list[Rows]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from django.apps import apps
@@ -44,6 +44,7 @@ from django_dblock.sql.advisory import BEGIN, COMMIT
 
 Parameter: TypeAlias = str | bytes | int | list[int] | None
 Rows: TypeAlias = list[tuple[Any, ...]]
+Key = TypeVar("Key")
 
 _TIMESTAMPTZ = psycopg.postgres.types["timestamptz"].oid
 
@@ -300,3 +301,23 @@ def _rows(result: PGresult) -> Rows:
         tuple([None if (found := value(row, n)) is None else found.decode() for n in columns])
         for row in range(result.ntuples)
     ]
+
+
+# Where two statements are right, and the cheaper one depends on what the server will find.
+
+
+_MOST_HINTS = 10_000
+
+
+class Hints(dict[Key, bool]):
+    """What this process saw at its last attempt, by name, to send the cheaper of two statements.
+
+    A wrong or a missing hint costs a statement more, and nothing else. So threads may overwrite
+    each other's entries. After 10,000 names all are forgotten, as many are used only once.
+    """
+
+    def remember(self, key: Key, *, seen: bool) -> None:
+        """Keep the answer until the next attempt."""
+        if len(self) >= _MOST_HINTS:
+            self.clear()
+        self[key] = seen

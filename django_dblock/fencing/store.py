@@ -26,7 +26,7 @@ from django_dblock.core.connection import (
     positional,
     ready,
 )
-from django_dblock.core.simple_query import fetch_directly
+from django_dblock.core.simple_query import Hints, fetch_directly
 from django_dblock.exceptions import (
     NotReplicated,
     OpenTransaction,
@@ -159,16 +159,15 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
         "ticket": ticket,
     }
     row = (place.using, place.name, place.slot)
-    queues = wish.in_turn or ticket is not None
+    granted = _granted.get(row)
+    # ACQUIRE alone knows the queue, and tells who holds the lease.
+    short = None if wish.in_turn or ticket is not None else _SHORT[granted]
     rows: list[Any] = []
-    # The short statement grants nothing if there is no row yet, or if the lease is held. So use it
-    # only for names that this process was granted at its last attempt.
     try:
-        if row in _granted and not queues:
-            replicated = durable(place, "taken", sql.TAKE, parameters, rows)
+        if short is not None:
+            replicated = durable(place, "taken", short, parameters, rows)
         if not rows:
-            statement = sql.ACQUIRE if queues else sql.ACQUIRE_UNQUEUED
-            replicated = durable(place, "taken", statement, parameters, rows)
+            replicated = durable(place, "taken", sql.ACQUIRE, parameters, rows)
     except BaseException:
         if rows and rows[0][0] == "acquired":  # a lease that no code would release
             with suppress(*FAILURES):
@@ -177,10 +176,10 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     if not rows:
         return None
     outcome, token, expires_at, remaining, holder, schema, _ = rows[0]
+    if granted is not (outcome == "acquired"):
+        _granted.remember(row, seen=outcome == "acquired")
     if outcome == "held":
-        _remember(_granted, row, wanted=False)
         return Refusal(remaining, token, holder, schema)
-    _remember(_granted, row, wanted=True)
     if not replicated:
         release(replace(place, schema=schema), token, hold_at_least=0)
         raise NotReplicated(**place.facts)
@@ -243,27 +242,21 @@ def release(place: Place, token: int, *, hold_at_least: float, was_lost: bool = 
     ):
         return True
     rows = run_again(place, "released", sql.RELEASE, parameters)
-    _remember(_awaited, row, wanted=bool(rows) and rows[0][0] is not None)
+    if rows and rows[0][0] is not None:
+        _awaited.remember(row, seen=True)
+    else:
+        _awaited.pop(row, None)
     return bool(rows)
 
 
-# Only hints which of two statements will do. Threads may overwrite each other's entries.
-_granted: dict[tuple[str, str, int], None] = {}
-"""The names whose last attempt in this process was granted: TAKE is tried first."""
-_awaited: dict[tuple[str, str, int], None] = {}
+Row = tuple[str, str, int]
+"""The alias, the name in the table, and the slot."""
+_granted = Hints[Row]()
+"""Whether the last attempt of this process was granted."""
+_SHORT: dict[bool | None, str | None] = {True: sql.TAKE, None: sql.TAKE_OR_INSERT, False: None}
+"""The statement to try before ACQUIRE: after a grant, without a hint, and after a refusal."""
+_awaited = Hints[Row]()
 """The names that were marked by a waiter at their last release here: RELEASE is sent at once."""
-_MOST_NAMES = 10_000
-
-
-def _remember(
-    names: dict[tuple[str, str, int], None], row: tuple[str, str, int], *, wanted: bool
-) -> None:
-    if not wanted:
-        names.pop(row, None)
-        return
-    if len(names) >= _MOST_NAMES:
-        names.clear()
-    names[row] = None
 
 
 def run_again(place: Place, act: str, statement: str, parameters: dict[str, Any]) -> list[Any]:

@@ -54,6 +54,46 @@ RETURNING 'acquired', lease.token, lease.expires_at, NULL::float8, NULL,
             WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
 """
 
+# The same, and insert the row if there is none: for a name of which nothing is known. The INSERT is
+# attempted only if there is no row, or if `free` has locked the row, which is then updated. A row
+# that another session inserts meanwhile is never updated, as `free` is empty then. No result row
+# means that the lease is held, or that another session inserted the row just now.
+TAKE_OR_INSERT = """
+WITH free AS (
+    SELECT id
+    FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot = %(slot)s
+        AND expires_at + lock_delay <= clock_timestamp()
+    FOR UPDATE SKIP LOCKED
+)
+INSERT INTO django_dblock_fencedlock AS lease (
+    name, slot, token, owner, acquired_at, renewed_at, expires_at, lock_delay, grants, metadata
+)
+SELECT
+    %(name)s, %(slot)s, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint, %(owner)s,
+    clock_timestamp(), clock_timestamp(), clock_timestamp() + %(ttl)s * interval '1 second',
+    %(lock_delay)s * interval '1 second', 1, %(metadata)s::jsonb
+WHERE NOT EXISTS (
+    SELECT FROM django_dblock_fencedlock
+    WHERE name = %(name)s AND slot = %(slot)s AND id IS DISTINCT FROM (SELECT id FROM free)
+)
+ON CONFLICT (name, slot) DO UPDATE
+SET token = GREATEST(lease.token + 1, EXCLUDED.token),
+    owner = EXCLUDED.owner,
+    acquired_at = EXCLUDED.acquired_at,
+    renewed_at = EXCLUDED.renewed_at,
+    expires_at = EXCLUDED.expires_at,
+    lock_delay = EXCLUDED.lock_delay,
+    grants = lease.grants + 1,
+    metadata = EXCLUDED.metadata
+WHERE lease.id = (SELECT id FROM free)
+RETURNING 'acquired', token, expires_at, NULL::float8, NULL,
+    (pg_identify_object(1259, tableoid, 0)).schema,
+    set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit')
+            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+"""
+
 # The complete statement: take the lease if it is free, insert the row if there is none, or return
 # the holder. No result row means that another session inserted the row just now: try again at once.
 # With in_turn, the lease is taken only if no live ticket is in the queue before the caller's
@@ -128,21 +168,6 @@ SELECT
 FROM django_dblock_fencedlock
 WHERE name = %(name)s AND slot = %(slot)s AND NOT EXISTS (SELECT FROM had)
 """
-
-# The same for a caller that neither is in the queue nor respects it: nearly every first attempt.
-# Without the queue there is less to parse and plan.
-_IN_TURN = """
-        AND (NOT %(in_turn)s OR NOT EXISTS (
-            SELECT FROM django_dblock_fencedticket AS ticket
-            WHERE ticket.name = %(name)s AND ticket.slot = %(slot)s
-                AND ticket.expires_at > clock_timestamp()
-                AND ticket.id < coalesce(%(ticket)s, 9223372036854775807)
-        ))"""
-_LEFT_QUEUE = """, left_queue AS (
-    DELETE FROM django_dblock_fencedticket
-    WHERE id = %(ticket)s AND name = %(name)s AND EXISTS (SELECT FROM had)
-)"""
-ACQUIRE_UNQUEUED = ACQUIRE.replace(_IN_TURN, "").replace(_LEFT_QUEUE, "")
 
 # Renew any number of leases, each at most once. A row that another transaction has
 # locked is skipped, so that it does not delay the others: the result says not renewed, but still

@@ -135,7 +135,7 @@ def wrote(
     if (fate := rollback.current(connection)) is None:
         return
     table = queryset.model._version_field.model
-    rollback.wrote(fate, table, keys)
+    rollback.wrote(fate, connection, table, keys)
     if keys is None or count != len(keys):
         return
     write = OwnWrite(clock.tick().number, frozenset(names), fate)

@@ -178,33 +178,34 @@ def row_key(model: Any, value: Any) -> Any:
     return tuple(map(loaded_state.cleaned, fields, value))
 
 
-def wrote(fate: Fate, table: Any, keys: Iterable[Any] | None) -> None:
+def wrote(fate: Fate, connection: Connection, table: Any, keys: Iterable[Any] | None) -> None:
     """Remember rows that the open transaction has written. In a TestCase nothing is remembered.
 
     Args:
         fate: the transaction or savepoint.
+        connection: the connection that it is open on.
         table: the model of the table with the version.
         keys: the primary keys, as :func:`row_key` returns them; None if they are not known.
     """
     if fate.testcase_block is not None:  # its rollback goes unnoticed anyway
         return
-    connection = connections[fate.alias]
     known = uncommitted.by_alias.get(fate.alias)
     if known is None or not (fate is known.latest or known.first.pending(connection)):
         known = uncommitted.by_alias[fate.alias] = Uncommitted(fate)
     known.latest = fate
     rows = known.tables.setdefault(table, {})
     for key in (None,) if keys is None else keys:
-        _add(rows.setdefault(key if key in rows or len(rows) < MOST else None, []), fate)
+        kept = key if key in rows or len(rows) < MOST else None
+        _add(rows.setdefault(kept, []), fate, connection)
 
 
-def _add(fates: list[Fate], fate: Fate) -> None:
+def _add(fates: list[Fate], fate: Fate, connection: Connection) -> None:
     """Add the fate of the latest write, and drop fates that can no longer differ from others.
 
     A fate ends with the innermost of its savepoints that is still open. Of two fates with the same
     one the later is enough, so there are as many fates as nested savepoints at most.
     """
-    connection, still_open = connections[fate.alias], fate.savepoints
+    still_open = fate.savepoints
     while fates:
         last = fates[-1]
         if last.savepoints >= still_open or not last.pending(connection):

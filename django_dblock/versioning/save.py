@@ -628,7 +628,7 @@ class GuardedSave(models.Model):
         fate = rollback.current(connection) if connection.in_atomic_block else None
         table: Any = self._version_field.model
         if fate is not None and self._is_pk_set(table._meta):  # it is not yet in an INSERT
-            rollback.wrote(fate, table, (rollback.row_key(table, self._version_pk),))
+            rollback.wrote(fate, connection, table, [rollback.row_key(table, self._version_pk)])
         if fate is None or version is None:
             state.pop("_version_written", None)
         else:

@@ -23,18 +23,19 @@ def scenario() -> Scenario:
         for function in FUNCTIONS:
             cursor.execute(function)
     whole, short = (sql.ACQUIRE, sql.RELEASE), (sql.TAKE, sql.RELEASE_UNAWAITED)
-    new = (sql.ACQUIRE_UNQUEUED, sql.RELEASE_UNAWAITED)
+    unknown = (sql.TAKE_OR_INSERT, sql.RELEASE_UNAWAITED)
     rows = [
         Row("raw", "the pair of statements that you would write by hand", lease.by_hand("default")),
         Row("whole", "ACQUIRE and RELEASE", _pair(*whole)),
-        Row("new", "ACQUIRE_UNQUEUED and RELEASE_UNAWAITED", _pair(*new)),
+        Row("new", "TAKE_OR_INSERT and RELEASE_UNAWAITED, new names", _pair(*unknown, new=True)),
+        Row("unknown", "TAKE_OR_INSERT and RELEASE_UNAWAITED", _pair(*unknown)),
         Row("short", "TAKE and RELEASE_UNAWAITED", _pair(*short)),
         Row("functions", "TAKE and RELEASE as functions in the server", _functions),
     ]
     for name, label, call in (
         ("raw", "the pair by hand", lease.by_hand(PREPARED)),
         ("whole", "ACQUIRE and RELEASE", _pair(*whole, alias=PREPARED)),
-        ("new", "ACQUIRE_UNQUEUED and RELEASE_UNAWAITED", _pair(*new, alias=PREPARED)),
+        ("unknown", "TAKE_OR_INSERT and RELEASE_UNAWAITED", _pair(*unknown, alias=PREPARED)),
         ("short", "TAKE and RELEASE_UNAWAITED", _pair(*short, alias=PREPARED)),
     ):
         rows.append(Row(f"{name}-prepared", f"{label}, prepared by psycopg", call, alias=PREPARED))
@@ -53,7 +54,9 @@ def _transactions() -> Iterator[None]:
         yield
 
 
-def _pair(acquire: str, release: str, alias: str = "default") -> Callable[[int], None]:
+def _pair(
+    acquire: str, release: str, alias: str = "default", *, new: bool = False
+) -> Callable[[int], None]:
     asked = {
         "slot": 0,
         "owner": "host:1:main",
@@ -69,7 +72,8 @@ def _pair(acquire: str, release: str, alias: str = "default") -> Callable[[int],
             cursor.execute(*positional(sql.ACQUIRE, {**asked, "name": name, "ttl": 0}))
 
     def pair(number: int) -> None:
-        parameters = {**asked, "name": NAMES[number % len(NAMES)], "ttl": lease.TTL}
+        name = f"statements, new:{number}" if new else NAMES[number % len(NAMES)]
+        parameters = {**asked, "name": name, "ttl": lease.TTL}
         with connections[alias].cursor() as cursor:
             cursor.execute(*positional(acquire, parameters))
             [(_, token, *_)] = cursor.fetchall()

@@ -13,9 +13,22 @@ from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.store import Place, Wish
+from django_dblock.sql import fencing as sql
 from tests.helpers import observe
 
 NAME = "nightly-sync"
+
+FIRST = [
+    pytest.param(sql.TAKE, id="take"),
+    pytest.param(sql.TAKE_OR_INSERT, id="take-or-insert"),
+    pytest.param(None, id="acquire"),
+]
+"""What an attempt sends first."""
+
+
+def always(first):
+    """A ``store._SHORT`` that sends this first, whatever the last attempt was."""
+    return dict.fromkeys((True, None, False), first)
 
 
 @contextmanager

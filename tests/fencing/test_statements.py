@@ -6,6 +6,7 @@ import pytest
 from django.db import Error, connection
 
 from django_dblock import StandbyDatabase, fenced_lock
+from django_dblock.core import simple_query
 from django_dblock.core.application_name import named
 from django_dblock.fencing import store
 from tests.helpers import observe
@@ -75,7 +76,7 @@ def test_pipelined_statements_report_a_standby(monkeypatch):
 
 
 def test_memory_of_names_is_bounded(monkeypatch):
-    monkeypatch.setattr(store, "_MOST_NAMES", 1)
+    monkeypatch.setattr(simple_query, "_MOST_HINTS", 1)
     for name in ("a", "b"):
         with fenced_lock(name, ttl=60):
             pass
