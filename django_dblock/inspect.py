@@ -241,7 +241,8 @@ def lock_waits(using: str | None = None, *, own_namespace: bool = False) -> Lock
     connection = connection_for(using)
     rows = fetch(connection, sql.ADVISORY_LOCKS, {})
     standby = rows[0][-1]
-    rows = [row[:-1] for row in rows if row[1] is not None]
+    if rows[0][1] is None:  # the row without a lock
+        rows = []
     stuck = sorted({row[5] for row in rows if row[16]})
     chain = fetch(connection, sql.WAITS_ELSEWHERE, {"pids": stuck}) if stuck else []
     waits = [
@@ -274,19 +275,27 @@ def _locks(rows: Sequence[tuple[Any, ...]], waits: Mapping[int, OtherWait]) -> l
     }
     queues = _queues(rows)
     locks = []
-    for row in rows:
-        number, classid, objid, _, granted, pid, waiting, *rest, locked, elsewhere = row
+    for (
+        number, classid, objid, shared, granted, pid, own_wait, age, application_name, user,
+        client, state, query, hidden, backend_start, locked, elsewhere, _,
+    ) in rows:  # fmt: skip
         name = None if number is None else names[pid].get(number)
         blocked_by: tuple[int, ...] = ()
         place = waits_for = None
+        waiting = own_wait
         if not granted:
             blocked_by, place = queues[classid, objid, number is None][pid]
         elif elsewhere and pid in waits:
             wait = waits[pid]
             blocked_by, waits_for, waiting = wait.blocked_by, wait.waits_for, wait.waiting
         last = None if locked is None else _last_statement(locked, number, granted=granted)
-        facts = (*row[:6], blocked_by[:MOST_BLOCKERS], waiting, *rest, place, waits_for, last)
-        locks.append(AdvisoryLock(name, *facts))
+        locks.append(
+            AdvisoryLock(
+                name, number, classid, objid, shared, granted, pid, blocked_by[:MOST_BLOCKERS],
+                waiting, age, application_name, user, client, state, query, hidden, backend_start,
+                place, waits_for, last,
+            )
+        )  # fmt: skip
     return locks
 
 

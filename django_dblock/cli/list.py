@@ -60,7 +60,8 @@ def find_advisory_locks(options: dict[str, Any]) -> Found:
     if options["blocked"]:
         waited_for = {_place(lock) for lock in locks if not lock.granted}
         locks = [lock for lock in locks if _place(lock) in waited_for or lock.waits_for]
-    locks = [lock for lock in locks if _matches(lock.name, options)]
+    if options["name"]:
+        locks = [lock for lock in locks if _matches(lock.name, options)]
     return {"blockers": _in_front(waits.blockers, locks), "advisory": locks}
 
 
@@ -418,21 +419,39 @@ def _json(listing: Listing) -> str:
     # One lock a line: for grep, and many times faster than indented text.
     kinds = [f'"schema": {SCHEMA}']
     for kind, locks in listing.found.items():
-        rows = ",".join(f"\n    {row}" for row in map(_ENCODER.encode, _flat(locks)))
-        kinds.append(f'"{kind}": [{rows}\n  ]' if locks else f'"{kind}": []')
+        rows = ",\n    ".join(_chunks(locks))
+        kinds.append(f'"{kind}": [\n    {rows}\n  ]' if locks else f'"{kind}": []')
     kinds.append(f'"notes": {json.dumps(listing.notes)}')
     return "{\n  " + ",\n  ".join(kinds) + "\n}"
 
 
 _ENCODER = json.JSONEncoder(default=datetime.isoformat)
 
+_CHUNK = 100
+"""Rows that are encoded by one call."""
+
+_MARK = "\0"
+"""Separates the rows of a chunk. PostgreSQL stores it in no text and no jsonb, so no row has it."""
+
+_MARK_AS_JSON = f", {json.dumps(_MARK)}, "
+
+
+def _chunks(locks: list[Any]) -> Iterator[str]:
+    """Return locks as JSON objects, each on a line of its own, many of them in each text."""
+    # Each call of encode() makes a new encoder: with a call for each row, the rows take a fifth
+    # more time. The encoder separates rows as it separates their fields, hence the mark.
+    for start in range(0, len(locks), _CHUNK):
+        rows = _flat(locks[start : start + _CHUNK])
+        marked = [item for row in rows for item in (row, _MARK)]
+        yield _ENCODER.encode(marked[:-1])[1:-1].replace(_MARK_AS_JSON, ",\n    ")
+
 
 def _flat(locks: list[Any]) -> Iterator[dict[str, Any]]:
-    """Return locks as dicts; values nested in a lock are JSON already."""
-    if locks:
-        names = [field.name for field in fields(locks[0])]
-        for lock, values in zip(locks, map(attrgetter(*names), locks), strict=True):
-            row = dict(zip(names, values, strict=True))
-            if isinstance(lock, FencedLease):
-                row["key"], row["kind"], row["role"] = meaning_of(lock.name, lock.slot)
-            yield row
+    """Return locks of one kind as dicts; values nested in a lock are JSON already."""
+    names = [field.name for field in fields(locks[0])]
+    are_leases = isinstance(locks[0], FencedLease)
+    for values in map(attrgetter(*names), locks):
+        row = dict(zip(names, values, strict=True))
+        if are_leases:
+            row["key"], row["kind"], row["role"] = meaning_of(row["name"], row["slot"])
+        yield row

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from django.core.management import CommandError, call_command
+from psycopg import DataError
 
 from django_dblock import FencedLock, advisory_lock, fenced_lock
 from django_dblock.sql import inspect as sql
@@ -84,6 +85,32 @@ def test_json_has_every_field():
         "name", "slot", "state", "token", "owner", "age", "renewed", "remaining", "lock_delay",
         "free_in", "grants", "metadata", "waiting", "key", "kind", "role",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("many", [1, 100, 101, 250])
+def test_json_has_one_lock_a_line(observer, many):
+    """Rows are encoded in chunks of 100; text that looks like the mark between them is kept."""
+    like_the_mark = [", ", "\\u0000", ', "\\u0000", ', {"a": [None, {}, {"name": 1}]}]
+    observer.execute(
+        "INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at, renewed_at,"
+        " expires_at, lock_delay, grants, metadata)"
+        " SELECT n || %s, 0, n, 'web-2', now(), now(), now() + interval '1 h', interval '0', 1, %s"
+        " FROM generate_series(1, %s) AS n",
+        [', "\\u0000", ', json.dumps({"texts": like_the_mark}), many],
+    )
+    text = run("list", "--json", "--kind", "fenced")
+    rows = json.loads(text)["fenced"]
+    assert len({row["name"] for row in rows}) == many
+    assert rows[-1]["metadata"] == {"texts": like_the_mark}
+    lines = ",\n    ".join(map(json.dumps, rows))
+    assert text == f'{{\n  "schema": 1,\n  "fenced": [\n    {lines}\n  ],\n  "notes": []\n}}\n'
+
+
+@pytest.mark.parametrize("value", [r"'nul\u0000'::jsonb", r"convert_from('\x00', 'UTF8')"])
+def test_postgresql_has_no_text_with_nul(observer, value):
+    """So the mark between two rows of the JSON is in no row."""
+    with pytest.raises(DataError):
+        observer.execute(f"SELECT {value}")
 
 
 def test_kind_option_lists_one_kind():
