@@ -1,6 +1,8 @@
-"""Requests through gunicorn, with sessions, authentication and the CSRF check before the view."""
+"""Requests with sessions, authentication and the CSRF check: through gunicorn, or Django alone."""
 
+import functools
 import http.client
+import io
 import os
 import socket
 import sys
@@ -15,11 +17,14 @@ from uuid import uuid4
 
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.sessions.backends.db import SessionStore
+from django.core.handlers.wsgi import WSGIHandler
 from django.middleware.csrf import _get_new_csrf_string
+from django.test import RequestFactory
 
+from tests.benchmarks import once
 from tests.benchmarks.crowd import EDGE, percentile
-from tests.benchmarks.measure import Size
-from tests.benchmarks.once import BODY
+from tests.benchmarks.measure import Row, Scenario, Size
+from tests.benchmarks.once import BODY, REPEATED
 from tests.benchmarks.services import process
 from tests.helpers.processes import race
 
@@ -27,9 +32,53 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKERS, THREADS = 2, 4
 WAYS = (
     ("bare", "the view in transaction.atomic", "/bare/", True),
+    ("hand", "a unique key and two statements, by hand", "/by-hand/", True),
     ("idempotent", "@idempotent, each key once", "/protected/", True),
     ("replay", "@idempotent, the same key again", "/protected/", False),
 )
+
+
+def scenario() -> Scenario:
+    """Return the same requests in this process, without a server and clients that share its cores.
+
+    They go through the whole of Django: the handler, the middleware, the URLs, and the end of the
+    request.
+    """
+    once.by_hand("default")  # makes its table
+    rows = [
+        Row(name, label, functools.partial(_handled, path, new)) for name, label, path, new in WAYS
+    ]
+    return Scenario(
+        "request",
+        "A request with session, login and CSRF, in one process",
+        rows,
+        calls=5,
+        limit="the view",
+    )
+
+
+def _handled(path: str, new: bool, _: int) -> None:
+    handler, environ = _site()
+    key = str(uuid4()) if new else REPEATED
+    asked = {
+        **environ,
+        "PATH_INFO": path,
+        "HTTP_IDEMPOTENCY_KEY": key,
+        "wsgi.input": io.BytesIO(BODY),
+    }
+    started: list[str] = []
+    response = handler(asked, lambda status, _: started.append(status))
+    response.close()
+    assert started == ["201 Created"], response.content
+
+
+@functools.cache
+def _site() -> tuple[Any, dict[str, Any]]:
+    """Return Django's handler, and a request of a user who is logged in."""
+    headers = _logged_in()
+    content_type = headers.pop("Content-Type")
+    request = RequestFactory().post("/", BODY, content_type=content_type, headers=headers)
+    return WSGIHandler(), request.environ
 
 
 def is_possible() -> bool:
@@ -39,10 +88,11 @@ def is_possible() -> bool:
 def timed(size: Size, clients: int) -> dict[str, Any]:
     """Let the ways take turns for some rounds; return what the JSON says of it, as of a crowd."""
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name, *_ in WAYS}
+    once.by_hand("default")  # makes its table
     with _serving() as port:
         headers = _logged_in()
         # One client's pace depends on the processors that the scheduler gives it and the server.
-        for turn in range(size.crowd_rounds * (4 if clients == 1 else 1)):
+        for turn in range(size.crowd_rounds * (3 if clients == 1 else 1)):
             first = turn % len(WAYS)
             for name, _, path, new in [*WAYS[first:], *WAYS[:first]]:
                 found = race(clients, _ask, port, path, headers, new, size.crowd_seconds)

@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks.profile NAME``: where one operation's time goes, and whose it is.
 
-NAME is ``once``, ``replay``, ``lock``, ``lease``, ``save`` or any scenario of the catalogue. Shown
+NAME is one of ``OPERATIONS``, such as ``once``, or any scenario of the catalogue. Shown
 are the row that the others are compared with, what one would write by hand, and ours, in turns.
 Processor time is counted instead of elapsed time, because a busy machine lengthens the second and
 hardly the first:
@@ -37,10 +37,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = {
     "once": ("once", ["hand", "idempotent"]),
     "replay": ("replay", ["hand", "idempotent"]),
+    "request": ("request", ["hand", "idempotent"]),
     "lock": ("inside", ["advisory_lock"]),
     "commit": ("commit", ["advisory_lock"]),
     "lease": ("lease", ["again", "new"]),
     "save": ("save-inside", ["save_cas"]),
+    "list-json": ("list-json", ["list"]),
 }
 
 OWNERS = ("django_dblock", "Django", "psycopg", "the rest: the view, Python's library")

@@ -1,5 +1,7 @@
 """The addresses: the view of ``once`` behind a session, a login and the CSRF check; the admin."""
 
+import functools
+
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
@@ -20,6 +22,17 @@ def bare(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
+def by_hand(request: HttpRequest) -> HttpResponse:
+    return _by_hand()(request)
+
+
+@functools.cache
+def _by_hand() -> once.View:
+    return once.by_hand("default")
+
+
+@login_required
+@require_POST
 @idempotent
 def protected(request: HttpRequest) -> HttpResponse:
     return once.paid("default", request)
@@ -27,6 +40,7 @@ def protected(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("bare/", bare),
+    path("by-hand/", by_hand),
     path("protected/", protected),
     path("admin/", admin.site.urls),
 ]

@@ -55,7 +55,7 @@ def test_every_scenario_is_measured_with_its_limit_first(found):
     assert names == [
         "inside", "commit", "commit-latency", "several", "several-latency",
         "save", "save-inside", "save-latency", "bulk", "lease", "lease-statements", "lease-latency",
-        "once", "once-latency", "replay", "replay-latency", "list", "list-json",
+        "once", "once-latency", "replay", "replay-latency", "request", "list", "list-json",
         "listening", "slow-lock", "slow-lock-latency", "slow-lease", "slow-once",
         "slow-once-latency", "hot", "hot-empty", "http-alone", "http",
     ]  # fmt: skip
