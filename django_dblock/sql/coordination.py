@@ -12,6 +12,8 @@ PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Le
 Locking Clause".
 """
 
+from django_dblock.sql.commits import DURABLE, UNAWAITED
+
 # Take `units` free slots of 0 … permits-1, or none if fewer than `at_least` are free. Slots that
 # another statement has locked are skipped, so callers never wait for each other. A slot is free
 # like a lease: its expiry and its lock_delay have passed, and no transaction under its guard is
@@ -111,9 +113,7 @@ SELECT
                 AND expires_at + lock_delay <= clock_timestamp()
         )
     ) END,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+    {durable}
 FROM taken
 UNION ALL
 SELECT 'made', NULL, NULL, NULL, NULL, NULL, NULL, NULL
@@ -130,7 +130,7 @@ UNION ALL (
     ORDER BY expires_at + lock_delay
     LIMIT 1
 )
-"""
+""".replace("{durable}", DURABLE)
 
 # Release several slots, as sql.fencing.RELEASE releases one. The rows are locked in the order of
 # their slots, as waiters lock them (sql.fencing.STAY), so a release and a waiter never deadlock.
@@ -159,10 +159,7 @@ WITH wanted AS MATERIALIZED (
     WHERE lease.id = ours.id
     RETURNING lease.id, lease.name, lease.slot,
         lease.awaited_until > clock_timestamp() AS is_awaited,
-        set_config('synchronous_commit', CASE
-            WHEN %(hold_at_least)s <= 0 THEN 'off'
-            WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
-            ELSE 'on' END, true)
+        CASE WHEN %(hold_at_least)s <= 0 THEN {unawaited} ELSE {durable} END
 )
 SELECT name, slot, (
     SELECT count(pg_notify('django_dblock', queue.topic))
@@ -182,7 +179,7 @@ SELECT name, slot, (
     )
 )
 FROM released
-"""
+""".replace("{durable}", DURABLE).replace("{unawaited}", UNAWAITED)
 
 # The holder of the lease, by the server's clock; no row if there is no holder.
 HOLDER = """
@@ -280,7 +277,7 @@ WITH shown AS (
     SET expires_at = clock_timestamp() + %(patience)s::float8 * interval '1 second'
     WHERE id = %(ticket)s AND name = %(queue)s::text AND owner = %(owner)s::text
         AND %(patience)s::float8 IS NOT NULL
-    RETURNING set_config('synchronous_commit', 'off', true)
+    RETURNING {unawaited}
 )
 SELECT
     EXISTS (
@@ -290,7 +287,7 @@ SELECT
     %(parties)s - count(*)
 FROM django_dblock_latchpart
 WHERE latch = %(latch)s::text AND (%(names)s::text[] IS NULL OR part = ANY(%(names)s::text[]))
-"""
+""".replace("{unawaited}", UNAWAITED)
 
 RESET_LATCH = "DELETE FROM django_dblock_latchpart WHERE latch = %(latch)s::text RETURNING part"
 

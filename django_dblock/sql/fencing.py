@@ -12,10 +12,10 @@ Common to all:
 - No statement needs session state, so each works through a pooler in transaction mode.
 - The tables are named without a schema: acquiring uses the caller's search_path. Later statements
   name the schema in which the row was found (`django_dblock.fencing.store`).
-- ``set_config('synchronous_commit', …, true)`` in a statement applies to the commit of that
-  statement only (tests/fencing/test_facts.py pins these facts).
+- What a statement's own commit waits for is in :mod:`django_dblock.sql.commits`.
 """
 
+from django_dblock.sql.commits import DURABLE, UNAWAITED
 from django_dblock.sql.notify import IS_NEXT
 
 # Take the lease if it is free: the last lease has expired, its lock_delay too, and no transaction
@@ -49,10 +49,8 @@ WHERE id = (
 )
 RETURNING 'acquired', lease.token, lease.expires_at, NULL::float8, NULL,
     (pg_identify_object(1259, lease.tableoid, 0)).schema,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
-"""
+    {durable}
+""".replace("{durable}", DURABLE)
 
 # The same, and insert the row if there is none: for a name of which nothing is known. The INSERT is
 # attempted only if there is no row, or if `free` has locked the row, which is then updated. A row
@@ -89,10 +87,8 @@ SET token = GREATEST(lease.token + 1, EXCLUDED.token),
 WHERE lease.id = (SELECT id FROM free)
 RETURNING 'acquired', token, expires_at, NULL::float8, NULL,
     (pg_identify_object(1259, tableoid, 0)).schema,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
-"""
+    {durable}
+""".replace("{durable}", DURABLE)
 
 # The complete statement: take the lease if it is free, insert the row if there is none, or return
 # the holder. No result row means that another session inserted the row just now: try again at once.
@@ -156,9 +152,7 @@ WITH free AS (
 SELECT
     'acquired', had.token, had.expires_at, NULL::float8, NULL,
     (pg_identify_object(1259, had.tableoid, 0)).schema,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+    {durable}
 FROM had
 UNION ALL
 SELECT
@@ -167,7 +161,7 @@ SELECT
     (pg_identify_object(1259, tableoid, 0)).schema, NULL
 FROM django_dblock_fencedlock
 WHERE name = %(name)s AND slot = %(slot)s AND NOT EXISTS (SELECT FROM had)
-"""
+""".replace("{durable}", DURABLE)
 
 # Renew any number of leases, each at most once. A row that another transaction has
 # locked is skipped, so that it does not delay the others: the result says not renewed, but still
@@ -194,9 +188,7 @@ WITH wanted AS MATERIALIZED (
     FROM ours
     WHERE lease.id = ours.id
     RETURNING lease.name, lease.slot, lease.token, lease.expires_at,
-        set_config('synchronous_commit',
-            CASE current_setting('synchronous_commit')
-                WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+        {durable}
 )
 SELECT
     wanted.name, wanted.slot, wanted.token, renewed.expires_at,
@@ -207,7 +199,7 @@ SELECT
     )
 FROM wanted
 LEFT JOIN renewed USING (name, slot, token)
-"""
+""".replace("{durable}", DURABLE)
 
 # Release the lease if no waiter has marked it (awaited_until), and no hold_at_least or lock_delay
 # is to be kept: the common case, in half of RELEASE's time, which is mostly parsing and planning
@@ -219,8 +211,8 @@ SET expires_at = LEAST(expires_at, clock_timestamp()),
 WHERE name = %(name)s AND slot = %(slot)s AND token = %(token)s
     AND (awaited_until > clock_timestamp()) IS NOT TRUE
 RETURNING
-    set_config('synchronous_commit', 'off', true)
-"""
+    {unawaited}
+""".replace("{unawaited}", UNAWAITED)
 
 # The complete release. The rest of hold_at_least becomes the lock_delay, so that a renewal in
 # flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
@@ -247,11 +239,8 @@ RETURNING
         ORDER BY ticket.id
         LIMIT 1
     ), 'nobody') END,
-    set_config('synchronous_commit', CASE
-        WHEN %(hold_at_least)s <= 0 THEN 'off'
-        WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
-        ELSE 'on' END, true)
-"""
+    CASE WHEN %(hold_at_least)s <= 0 THEN {unawaited} ELSE {durable} END
+""".replace("{durable}", DURABLE).replace("{unawaited}", UNAWAITED)
 
 # In a transaction: check that the lease is still held, and keep others from being granted it before
 # this transaction ends. KEY SHARE does not conflict with renewals, but with the row lock of a
@@ -301,10 +290,8 @@ RETURNING lease.held, CASE WHEN released.awaited_until > clock_timestamp() THEN 
     SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
     FROM django_dblock_fencedticket AS ticket
     WHERE ticket.name = %(name)s AND {is_next}
-) END, set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit')
-        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
-""".replace("{is_next}", IS_NEXT)
+) END, {durable}
+""".replace("{durable}", DURABLE).replace("{is_next}", IS_NEXT)
 
 # Remove rows that were unused for so long that the clock is past their tokens. The token of a new
 # row comes from the clock, so it is greater than every token of the removed row.
@@ -349,8 +336,8 @@ INSERT INTO django_dblock_fencedticket (name, slot, owner, expires_at)
 VALUES (
     %(name)s, %(slot)s, %(owner)s, clock_timestamp() + %(patience)s * interval '1 second'
 )
-RETURNING id, tableoid::text || '.' || id::text, set_config('synchronous_commit', 'off', true)
-"""
+RETURNING id, tableoid::text || '.' || id::text, {unawaited}
+""".replace("{unawaited}", UNAWAITED)
 
 # Extend the waiter's ticket, mark the lease as awaited, and read both. The mark is written at most
 # once in half of its time, however many waiters there are. If a release has locked the row, the
@@ -366,7 +353,7 @@ WITH shown AS (
     UPDATE django_dblock_fencedticket
     SET expires_at = clock_timestamp() + %(patience)s * interval '1 second'
     WHERE id = %(ticket)s AND name = %(name)s AND owner = %(owner)s
-    RETURNING set_config('synchronous_commit', 'off', true)
+    RETURNING {unawaited}
 ), unmarked AS MATERIALIZED (
     SELECT id
     FROM django_dblock_fencedlock
@@ -403,7 +390,7 @@ FROM (SELECT) AS always
 LEFT JOIN seen ON true
 ORDER BY seen.ends <= clock_timestamp(), seen.ends
 LIMIT 1
-"""
+""".replace("{unawaited}", UNAWAITED)
 
 # Read the lease and the queue, for a waiter that can't be woken, between two STAYs. Writes nothing.
 LOOK = """
@@ -435,7 +422,7 @@ DROP_TICKET = """
 WITH gone AS (
     DELETE FROM django_dblock_fencedticket
     WHERE id = %(ticket)s AND name = %(name)s AND owner = %(owner)s
-    RETURNING set_config('synchronous_commit', 'off', true)
+    RETURNING {unawaited}
 )
 SELECT (SELECT count(*) FROM gone), (
     SELECT count(pg_notify('django_dblock', ticket.tableoid::text || '.' || ticket.id::text))
@@ -446,7 +433,7 @@ SELECT (SELECT count(*) FROM gone), (
             WHERE lease.name = %(name)s AND lease.expires_at + lease.lock_delay <= clock_timestamp()
         )
 )
-""".replace("{is_next}", IS_NEXT)
+""".replace("{unawaited}", UNAWAITED).replace("{is_next}", IS_NEXT)
 
 # Waiters that died left their tickets behind.
 PURGE_TICKETS = "DELETE FROM django_dblock_fencedticket WHERE expires_at < clock_timestamp()"

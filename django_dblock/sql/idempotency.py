@@ -19,6 +19,8 @@ Common to all:
   operator stands only where a parameter or Python can't take its place.
 """
 
+from django_dblock.sql.commits import DURABLE
+
 # The row of the request. No CASE, no subquery and no arithmetic: parsing and planning them takes
 # longer than the rest of the statement, so Python derives the state from times that the server has
 # compared. Columns with bytes are sent unencoded: encoding would take the server longer than
@@ -95,11 +97,8 @@ VALUES (
     %(body_kind)s, 1, '', '{}', transaction_timestamp(), clock_timestamp(),
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
-RETURNING CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING {durable}
+""".replace("{durable}", DURABLE)
 
 # The response in a transaction that the caller has opened. There, a row that was written without
 # the lock must not abort the transaction: then the statement returns no row.
@@ -143,11 +142,8 @@ ON CONFLICT (namespace, scope, key) DO UPDATE SET
 WHERE request.expires_at <= clock_timestamp()
     AND (request.completed_at IS NOT NULL
         OR coalesce(request.locked_until, '-infinity') <= clock_timestamp())
-RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING id::text, {durable}
+""".replace("{durable}", DURABLE)
 
 # A claim on a request that has no row.
 CLAIM_NEW = """
@@ -163,11 +159,8 @@ VALUES (
     clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 )
 ON CONFLICT (namespace, scope, key) DO NOTHING
-RETURNING id::text, token::text, claim::text, steps::text, CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING id::text, token::text, claim::text, steps::text, {durable}
+""".replace("{durable}", DURABLE)
 
 # A claim on a request that has a row: the greater token fences the last holder off. An expired
 # request starts from the beginning; an unfinished one continues after its last step. While a
@@ -202,11 +195,8 @@ WHERE id = (
             OR completed_at IS NOT NULL AND expires_at <= clock_timestamp())
     FOR UPDATE SKIP LOCKED
 )
-RETURNING id::text, token::text, claim::text, steps::text, CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING id::text, token::text, claim::text, steps::text, {durable}
+""".replace("{durable}", DURABLE)
 
 # A recovery point, which renews the lease, too. While the claim is valid, no other run holds the
 # request, even if the lease has run out.
@@ -216,11 +206,8 @@ UPDATE django_dblock_idempotencykey SET
     locked_until = clock_timestamp() + %(lease)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
-RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING id::text, {durable}
+""".replace("{durable}", DURABLE)
 
 # Keep other runs from taking the request over before this transaction ends.
 GUARD = """
@@ -243,11 +230,8 @@ UPDATE django_dblock_idempotencykey SET
     expires_at = clock_timestamp() + %(ttl)s::float8 * interval '1 second'
 WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
     AND completed_at IS NULL
-RETURNING id::text, CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING id::text, {durable}
+""".replace("{durable}", DURABLE)
 
 # Whether the stored response is the claim's own.
 IS_COMPLETED = """
@@ -308,8 +292,5 @@ CONFIRM = """
 UPDATE django_dblock_idempotencykey SET locked_until = NULL
 WHERE namespace = %(namespace)s AND scope = %(scope)s AND key = %(key)s
     AND completed_at IS NOT NULL
-RETURNING CASE
-    WHEN current_setting('synchronous_commit') <> 'remote_apply'
-    THEN set_config('synchronous_commit', 'on', true)
-END
-"""
+RETURNING {durable}
+""".replace("{durable}", DURABLE)

@@ -3,6 +3,8 @@
 PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
 """
 
+from django_dblock.sql.commits import UNAWAITED
+
 # The requests that have no response yet: first the requests without a worker, the longest idle in
 # front. Each state is a range of the partial index on locked_until, and only a limited number of
 # its rows are read; finished requests cost nothing. The last two columns count the requests without
@@ -184,9 +186,9 @@ WITH expired AS MATERIALIZED (
     WHERE request.id = expired.id
     RETURNING request.expires_at
 )
-SELECT count(*), max(expires_at)::text, set_config('synchronous_commit', 'off', true)
+SELECT count(*), max(expires_at)::text, {unawaited}
 FROM removed
-"""
+""".replace("{unawaited}", UNAWAITED)
 
 # How many rows PURGE would remove now, were none of them locked.
 COUNT_EXPIRED = """

@@ -7,6 +7,7 @@ PostgreSQL manual: 13.3.2 "Row-Level Locks", 13.2.1 "Read Committed Isolation Le
 Locking Clause", 54.2.2.1 "Multiple Statements in a Simple Query".
 """
 
+from django_dblock.sql.commits import DURABLE, UNAWAITED
 from django_dblock.sql.notify import IS_NEXT
 
 # Several statements in one message, each with a snapshot of its own. The order matters: a statement
@@ -67,9 +68,7 @@ WITH gate AS MATERIALIZED (
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
     (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+    {durable}
 FROM had
 UNION ALL
 SELECT
@@ -78,7 +77,7 @@ SELECT
 FROM django_dblock_fencedlock
 WHERE name = %(name)s::text AND slot = 0 AND expires_at + lock_delay > clock_timestamp()
     AND NOT EXISTS (SELECT FROM had)
-"""
+""".replace("{durable}", DURABLE)
 
 # The reader's row: the lowest free row, or a new row. Only a session that has locked the gate's row
 # makes rows, so two sessions never make the same row.
@@ -188,9 +187,7 @@ WITH gate AS MATERIALIZED (
 SELECT
     'acquired', slot, token, expires_at, NULL::float8,
     (pg_identify_object(1259, tableoid, 0)).schema, NULL::bigint,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+    {durable}
 FROM taken
 UNION ALL (
     SELECT
@@ -203,7 +200,7 @@ UNION ALL (
     ORDER BY expires_at + lock_delay DESC
     LIMIT 1
 )
-"""
+""".replace("{durable}", DURABLE)
 
 # Release a reader's or the writer's lease. If a waiter has marked the lease as awaited, the waiters
 # are notified that can be granted a lease now: all readers in front of the next writer; or the next
@@ -212,7 +209,8 @@ UNION ALL (
 # reader and sees the released row. So of two readers that leave together, the last to commit
 # notifies the writer. The statement locks one more row at most, never waits while it has locked a
 # row, and does not conflict with guards (KEY SHARE).
-RELEASE_TURN = """
+RELEASE_TURN = (
+    """
 WITH released AS (
     UPDATE django_dblock_fencedlock
     SET expires_at = LEAST(expires_at, clock_timestamp()),
@@ -222,10 +220,7 @@ WITH released AS (
         )
     WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s
     RETURNING awaited_until > clock_timestamp() AS is_awaited,
-        set_config('synchronous_commit', CASE
-            WHEN %(hold_at_least)s <= 0 THEN 'off'
-            WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply'
-            ELSE 'on' END, true)
+        CASE WHEN %(hold_at_least)s <= 0 THEN {unawaited} ELSE {durable} END
 ), others AS MATERIALIZED (
     SELECT 1
     FROM django_dblock_fencedlock
@@ -242,11 +237,15 @@ SELECT CASE WHEN is_awaited THEN (
         AND (ticket.slot > 0 OR NOT EXISTS (SELECT FROM others))
 ) END
 FROM released
-""".replace("{is_next}", IS_NEXT)
+""".replace("{durable}", DURABLE)
+    .replace("{unawaited}", UNAWAITED)
+    .replace("{is_next}", IS_NEXT)
+)
 
 # From write to read without a gap: in one transaction, and only while the write lease is held.
 # All waiting readers in front of the next writer are notified: they can read beside this reader.
-DOWNGRADE = """
+DOWNGRADE = (
+    """
 WITH gate AS MATERIALIZED (
     SELECT id, token
     FROM django_dblock_fencedlock
@@ -271,8 +270,9 @@ SELECT
         FROM django_dblock_fencedticket AS ticket
         WHERE ticket.name = %(name)s::text AND ticket.slot > 0 AND {is_next}
     ) END,
-    set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit')
-            WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+    {durable}
 FROM had
-""".replace("{reader}", _READER.strip()).replace("{is_next}", IS_NEXT)
+""".replace("{durable}", DURABLE)
+    .replace("{reader}", _READER.strip())
+    .replace("{is_next}", IS_NEXT)
+)

@@ -1,0 +1,17 @@
+"""How long the commit of one statement waits, whatever the session's ``synchronous_commit`` says.
+
+PostgreSQL manual, 19.5.1 "synchronous_commit". ``set_config(…, true)`` in a statement that commits
+by itself applies to that commit only (tests/fencing/test_facts.py pins it). Some statements return
+the fragment's value; nobody reads it.
+"""
+
+# A grant, a claim or a response has to survive: wait for the disk and the synchronous standbys. A
+# session that waits until standbys have applied its commits still does.
+DURABLE = """
+set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit')
+        WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+""".strip()
+
+# For what a crash may lose. Others see it at once all the same.
+UNAWAITED = "set_config('synchronous_commit', 'off', true)"
