@@ -160,8 +160,10 @@ def acquire(place: Place, wish: Wish, ticket: int | None = None) -> Grant | Refu
     }
     row = (place.using, place.name, place.slot)
     granted = _granted.get(row)
+    short: str | None = None
     # ACQUIRE alone knows the queue, and tells who holds the lease.
-    short = None if wish.in_turn or ticket is not None else _SHORT[granted]
+    if not wish.in_turn and ticket is None and granted is not False:
+        short = sql.TAKE if granted else sql.TAKE_OR_INSERT
     rows: list[Any] = []
     try:
         if short is not None:
@@ -253,8 +255,6 @@ Row = tuple[str, str, int]
 """The alias, the name in the table, and the slot."""
 _granted = Hints[Row]()
 """Whether the last attempt of this process was granted."""
-_SHORT: dict[bool | None, str | None] = {True: sql.TAKE, None: sql.TAKE_OR_INSERT, False: None}
-"""The statement to try before ACQUIRE: after a grant, without a hint, and after a refusal."""
 _awaited = Hints[Row]()
 """The names that were marked by a waiter at their last release here: RELEASE is sent at once."""
 

@@ -9,26 +9,31 @@ from django.db import connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock
 from django_dblock.core.application_name import named
+from django_dblock.core.simple_query import Hints
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.deadline import now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.store import Place, Wish
-from django_dblock.sql import fencing as sql
 from tests.helpers import observe
 
 NAME = "nightly-sync"
 
-FIRST = [
-    pytest.param(sql.TAKE, id="take"),
-    pytest.param(sql.TAKE_OR_INSERT, id="take-or-insert"),
-    pytest.param(None, id="acquire"),
+SEEN = [
+    pytest.param(True, id="take"),
+    pytest.param(None, id="take-or-insert"),
+    pytest.param(False, id="acquire"),
 ]
-"""What an attempt sends first."""
+"""Whether the last attempt was granted; by that is decided what an attempt sends first."""
 
 
-def always(first):
-    """A ``store._SHORT`` that sends this first, whatever the last attempt was."""
-    return dict.fromkeys((True, None, False), first)
+class Always(Hints):
+    """A ``store._granted`` with this answer for each name, whatever the last attempt was."""
+
+    def __init__(self, seen):
+        self._seen = seen
+
+    def get(self, key):
+        return self._seen
 
 
 @contextmanager

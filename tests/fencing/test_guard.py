@@ -6,7 +6,7 @@ from django.db import IntegrityError, connection, transaction
 from django_dblock import FencedLock, LockLost, LockTimeout, fenced_lock, force_release
 from django_dblock.fencing import store
 from tests.app.models import Account
-from tests.fencing.helpers import FIRST, NAME, always, expire, started
+from tests.fencing.helpers import NAME, SEEN, Always, expire, started
 from tests.helpers import observe
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
@@ -51,9 +51,9 @@ def test_guarded_writes_commit_or_roll_back_together(lock):
     lock.check()
 
 
-@pytest.mark.parametrize("first", FIRST)
-def test_expired_lease_is_not_granted_before_guard_commits(lock, first, observer, monkeypatch):
-    monkeypatch.setattr(store, "_SHORT", always(first))
+@pytest.mark.parametrize("seen", SEEN)
+def test_expired_lease_is_not_granted_before_guard_commits(lock, seen, observer, monkeypatch):
+    monkeypatch.setattr(store, "_granted", Always(seen))
     with lock.guard():
         expire(observer)
         with pytest.raises(LockTimeout) as caught:

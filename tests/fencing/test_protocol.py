@@ -21,9 +21,9 @@ from django_dblock import (
 from django_dblock.core.application_name import named
 from django_dblock.fencing import store as table
 from tests.fencing.helpers import (
-    FIRST,
     NAME,
-    always,
+    SEEN,
+    Always,
     attempt,
     count_up,
     expire,
@@ -86,9 +86,9 @@ class TestBudget:
         assert row().grants == 2
         assert tokens[0] < tokens[1]
 
-    @pytest.mark.parametrize("first", FIRST)
-    def test_failed_try_writes_no_wal(self, first, observer, monkeypatch):
-        monkeypatch.setattr(table, "_SHORT", always(first))
+    @pytest.mark.parametrize("seen", SEEN)
+    def test_failed_try_writes_no_wal(self, seen, observer, monkeypatch):
+        monkeypatch.setattr(table, "_granted", Always(seen))
 
         def polls():
             with wal_written(observer) as written:
@@ -142,9 +142,9 @@ class TestOneHolderAtATime:
         assert f"token {lock.token}" in str(error)
         assert error.timeout == 0
 
-    @pytest.mark.parametrize("first", FIRST)
-    def test_expired_lease_is_free(self, first, observer, monkeypatch):
-        monkeypatch.setattr(table, "_SHORT", always(first))
+    @pytest.mark.parametrize("seen", SEEN)
+    def test_expired_lease_is_free(self, seen, observer, monkeypatch):
+        monkeypatch.setattr(table, "_granted", Always(seen))
         with pytest.raises(LockLost), fenced_lock(NAME, ttl=30, heartbeat=False) as old:
             expire(observer)
             with fenced_lock(NAME, ttl=30) as new:
@@ -229,9 +229,9 @@ class TestTokens:
         ).fetchone()
         assert clock - 60_000 < tokens[0] <= clock
 
-    @pytest.mark.parametrize("first", FIRST)
-    def test_token_ahead_of_the_clock_is_incremented(self, first, monkeypatch):
-        monkeypatch.setattr(table, "_SHORT", always(first))
+    @pytest.mark.parametrize("seen", SEEN)
+    def test_token_ahead_of_the_clock_is_incremented(self, seen, monkeypatch):
+        monkeypatch.setattr(table, "_granted", Always(seen))
         with fenced_lock(NAME, ttl=30):
             pass
         FencedLock.objects.update(token=2**60)
@@ -239,17 +239,17 @@ class TestTokens:
             assert lock.token == 2**60 + 1
 
     @pytest.mark.processes
-    @pytest.mark.parametrize("first", FIRST)
-    def test_grants_are_in_the_order_of_their_tokens(self, first):
+    @pytest.mark.parametrize("seen", SEEN)
+    def test_grants_are_in_the_order_of_their_tokens(self, seen):
         """Worked out before the row is locked, one in seven is out of order."""
-        found = [pair for grants in race(4, granted, 50, first) for pair in grants]
+        found = [pair for grants in race(4, granted, 50, seen) for pair in grants]
         assert len(found) == 200
         by_grant = [token for _, token in sorted(found)]
         assert by_grant == sorted(set(by_grant))
 
 
-def granted(_number, times, first):
-    table._SHORT = always(first)  # in a process of its own
+def granted(_number, times, seen):
+    table._granted = Always(seen)  # in a process of its own
     found = []
     for _ in range(times):
         with fenced_lock(NAME, ttl=30, timeout=60) as lock:

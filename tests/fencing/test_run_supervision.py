@@ -223,6 +223,14 @@ class TestLoss:
         assert job._command.wait(90) == -signal.SIGKILL
 
 
+def is_reaped(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 class TestJob:
     def test_process_of_another_user_counts_as_alive(self, monkeypatch):
         def refuse(*_):
@@ -236,6 +244,17 @@ class TestJob:
                 patch.setattr(os, "killpg", refuse)
                 assert not job.is_over()
             observe.until(job.is_over, "nobody is left")
+
+    def test_end_of_another_process_is_not_the_commands(self):
+        """Its own watchdog's, here; as process 1 of a container, a run gets orphans as well."""
+        with Job() as job:
+            job.start(("sleep", "60"), os.environ)
+            os.kill(job.group, signal.SIGKILL)
+            observe.until(lambda: job.look() or is_reaped(job.group), "the watchdog is reaped")
+            assert job.returncode is None
+            job.signal(signal.SIGKILL)
+            observe.until(lambda: job.look() or job.returncode is not None, "it ends")
+        assert job.returncode == -signal.SIGKILL
 
     def test_just_ended_command_has_not_left_the_group(self, monkeypatch):
         def refuse(*_):
