@@ -310,14 +310,15 @@ _MOST_HINTS = 10_000
 
 
 class Hints(dict[Key, bool]):
-    """What this process saw at its last attempt, by name, to send the cheaper of two statements.
+    """What this process has seen, by name, to send the cheaper of two statements.
 
-    A wrong or a missing hint costs a statement more, and nothing else. So threads may overwrite
-    each other's entries. After 10,000 names all are forgotten, as many are used only once.
+    A wrong or a missing hint costs one statement more, or a longer one, and nothing else. So
+    threads may overwrite each other's entries. After 10,000 names all are forgotten, as many are
+    used only once.
     """
 
     def remember(self, key: Key, *, seen: bool) -> None:
-        """Keep the answer until the next attempt."""
+        """Keep what was seen until something else is seen."""
         if len(self) >= _MOST_HINTS:
             self.clear()
         self[key] = seen

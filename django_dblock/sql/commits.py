@@ -1,8 +1,8 @@
-"""How long the commit of one statement waits, whatever the session's ``synchronous_commit`` says.
+"""What the commit of a statement's transaction waits for, whatever the session's setting says.
 
-PostgreSQL manual, 19.5.1 "synchronous_commit". ``set_config(…, true)`` in a statement that commits
-by itself applies to that commit only (tests/fencing/test_facts.py pins it). Some statements return
-the fragment's value; nobody reads it.
+PostgreSQL manual, 19.5.1 "synchronous_commit". ``set_config(…, true)`` applies to the commit of the
+transaction that the statement is in, and to no later one (tests/fencing/test_crash.py pins it).
+Some statements return the fragment's value; nobody reads it.
 """
 
 # A grant, a claim or a response has to survive: wait for the disk and the synchronous standbys. A

@@ -53,9 +53,11 @@ RETURNING 'acquired', lease.token, lease.expires_at, NULL::float8, NULL,
 """.replace("{durable}", DURABLE)
 
 # The same, and insert the row if there is none: for a name of which nothing is known. The INSERT is
-# attempted only if there is no row, or if `free` has locked the row, which is then updated. A row
-# that another session inserts meanwhile is never updated, as `free` is empty then. No result row
-# means that the lease is held, or that another session inserted the row just now.
+# attempted only if there is no row, or if `free` has locked the row, which is then updated (and an
+# id is used up). A row that another session inserts meanwhile is locked for a moment, but never
+# updated, as `free` is empty then. The commit of that lock is not awaited: while it waited for a
+# standby, the other session could not release its lease. No result row means that the lease is not
+# free, or that a race for the row was lost; ACQUIRE tells which.
 TAKE_OR_INSERT = """
 WITH free AS (
     SELECT id
@@ -84,11 +86,11 @@ SET token = GREATEST(lease.token + 1, EXCLUDED.token),
     lock_delay = EXCLUDED.lock_delay,
     grants = lease.grants + 1,
     metadata = EXCLUDED.metadata
-WHERE lease.id = (SELECT id FROM free)
+WHERE CASE WHEN lease.id = (SELECT id FROM free) THEN true ELSE {unawaited} IS NULL END
 RETURNING 'acquired', token, expires_at, NULL::float8, NULL,
     (pg_identify_object(1259, tableoid, 0)).schema,
     {durable}
-""".replace("{durable}", DURABLE)
+""".replace("{durable}", DURABLE).replace("{unawaited}", UNAWAITED)
 
 # The complete statement: take the lease if it is free, insert the row if there is none, or return
 # the holder. No result row means that another session inserted the row just now: try again at once.

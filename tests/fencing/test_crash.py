@@ -23,6 +23,8 @@ from django_dblock import (
     fenced_semaphore,
     force_release,
 )
+from django_dblock.core.connection import positional
+from django_dblock.sql import fencing as sql
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
 from tests.helpers.servers import crash, keep_wal_in_memory, need, switched_to
@@ -232,6 +234,36 @@ def test_cancelled_wait_for_the_standby_grants_nothing(missing_standby):
     assert missing_standby.execute("SHOW synchronous_commit").fetchone() == ("off",)
     assert cancel_the_wait(missing_standby, ACQUIRE) == NotReplicated.__name__
     assert is_expired(missing_standby), "it was given back, without a wait for the standby"
+
+
+def test_lost_race_for_a_new_name_waits_for_no_standby(missing_standby):
+    """It has only locked the winner's row; as long as it did, the winner could not release it."""
+    asked = {"name": NAME, "slot": 0, "owner": "a", "ttl": 30, "lock_delay": 0, "metadata": "{}"}
+    statement, parameters = positional(sql.TAKE_OR_INSERT, asked)
+    outcomes = []
+
+    def ask():
+        with psycopg.ClientCursor(
+            psycopg.connect(missing_standby.info.dsn, autocommit=True)
+        ) as one:
+            one.execute("SET synchronous_commit = on")
+            outcomes.append(one.execute(statement, parameters).fetchone())
+            one.connection.close()
+
+    winner = started(ask)
+    [[pid]] = observe.until(lambda: waits_for_standby(missing_standby), "the grant waits")
+    loser = started(ask)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    observe.until(lambda: missing_standby.execute(waits).fetchone() == (1,), "the other waits")
+    missing_standby.execute("SELECT pg_cancel_backend(%s)", [pid])
+    try:
+        observe.until(lambda: len(outcomes) == 2, "both have an answer")
+    finally:
+        for [waiting] in waits_for_standby(missing_standby):
+            missing_standby.execute("SELECT pg_cancel_backend(%s)", [waiting])
+        winner.join()
+        loser.join()
+    assert sorted(outcome is None for outcome in outcomes) == [False, True]
 
 
 def test_fact_set_config_applies_to_its_own_commit(missing_standby):
