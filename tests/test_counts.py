@@ -324,12 +324,8 @@ ONE_MESSAGE = {"read lease", "write lease after a read"}
 
 
 QUIET = {"autovacuum": "off", "checkpoint_timeout": "1d"}
-"""After a checkpoint, a page whose hint bits are set by a read is written to WAL as a whole."""
-
-CHECKPOINT_IS_UNDER_WAY = """
-SELECT pid FROM pg_stat_activity
-WHERE backend_type = 'checkpointer' AND wait_event <> 'CheckpointerMain'
-"""
+"""After a checkpoint, a page whose hint bits are set by a read is written to WAL as a whole, which is
+96 bytes at least. The tests' own servers make none in time."""
 
 SNAPSHOT = 64
 """Bytes of WAL that no setting keeps away: every 15 s the background writer logs which transactions
@@ -350,11 +346,12 @@ def nobody_else_writes(django_db_setup):
             server.execute("SELECT pg_reload_conf()")
             observe.until(lambda: shown() == values, f"the server has {values}")
 
-        def at_work():
-            return server.execute(
-                "SELECT FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
-                " OR (backend_type = 'checkpointer' AND wait_event <> 'CheckpointerMain')"
-            ).fetchall()
+        def at_work(condition):
+            found = f"SELECT FROM pg_stat_activity WHERE {condition}"
+            return server.execute(found).fetchall()
+
+        checkpoint = "backend_type = 'checkpointer' AND wait_event <> 'CheckpointerMain'"
+        vacuum = "backend_type LIKE 'autovacuum%'"
 
         if server.execute("SHOW is_superuser").fetchone() == ("off",):
             yield  # a given server: hope for the best
@@ -362,11 +359,9 @@ def nobody_else_writes(django_db_setup):
         before = shown()
         configure([f"SET {name} = '{value}'" for name, value in QUIET.items()], QUIET)
         try:
-            # One that is under way would take its time. Not if none is: after one, pages that are
-            # touched first are written to WAL as a whole.
-            if server.execute(CHECKPOINT_IS_UNDER_WAY).fetchone():
+            if at_work(checkpoint):  # of a given server; by itself it would take a day now
                 server.execute("CHECKPOINT")
-            observe.until(lambda: not at_work(), "the server is quiet")
+            observe.until(lambda: not at_work(f"{checkpoint} OR {vacuum}"), "the server is quiet")
             yield
         finally:
             configure([f"RESET {name}" for name in QUIET], before)
