@@ -25,6 +25,7 @@ from django_dblock import (
 )
 from django_dblock.core.connection import positional
 from django_dblock.sql import fencing as sql
+from django_dblock.sql.commits import UNAWAITED
 from tests.fencing.helpers import NAME, beat_now, is_expired, renewed_at, row, started
 from tests.helpers import observe, servers
 from tests.helpers.servers import crash, keep_wal_in_memory, need, switched_to
@@ -236,10 +237,15 @@ def test_cancelled_wait_for_the_standby_grants_nothing(missing_standby):
     assert is_expired(missing_standby), "it was given back, without a wait for the standby"
 
 
-def test_lost_race_for_a_new_name_waits_for_no_standby(missing_standby):
+@pytest.mark.parametrize("awaited", [False, True], ids=["", "negative-twin"])
+def test_lost_race_for_a_new_name_waits_for_no_standby(missing_standby, awaited):
     """It has only locked the winner's row; as long as it did, the winner could not release it."""
     asked = {"name": NAME, "slot": 0, "owner": "a", "ttl": 30, "lock_delay": 0, "metadata": "{}"}
     statement, parameters = positional(sql.TAKE_OR_INSERT, asked)
+    unawaited = f"{UNAWAITED} IS NULL"
+    assert unawaited in statement
+    if awaited:  # as the session commits
+        statement = statement.replace(unawaited, "false")
     outcomes = []
 
     def ask():
@@ -250,20 +256,26 @@ def test_lost_race_for_a_new_name_waits_for_no_standby(missing_standby):
             outcomes.append(one.execute(statement, parameters).fetchone())
             one.connection.close()
 
+    def cancel_the_commit():
+        [[pid]] = observe.until(lambda: waits_for_standby(missing_standby), "a commit waits")
+        missing_standby.execute("SELECT pg_cancel_backend(%s)", [pid])
+
     winner = started(ask)
-    [[pid]] = observe.until(lambda: waits_for_standby(missing_standby), "the grant waits")
+    observe.until(lambda: waits_for_standby(missing_standby), "the grant waits")
     loser = started(ask)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     observe.until(lambda: missing_standby.execute(waits).fetchone() == (1,), "the other waits")
-    missing_standby.execute("SELECT pg_cancel_backend(%s)", [pid])
-    try:
-        observe.until(lambda: len(outcomes) == 2, "both have an answer")
-    finally:
-        for [waiting] in waits_for_standby(missing_standby):
-            missing_standby.execute("SELECT pg_cancel_backend(%s)", [waiting])
-        winner.join()
-        loser.join()
-    assert sorted(outcome is None for outcome in outcomes) == [False, True]
+    cancel_the_commit()
+    winner.join()
+    observe.until(
+        lambda: len(outcomes) == 2 or waits_for_standby(missing_standby), "an answer, or a wait"
+    )
+    has_waited = len(outcomes) < 2
+    if has_waited:
+        cancel_the_commit()
+    loser.join()
+    assert has_waited == awaited
+    assert [outcome is None for outcome in sorted(outcomes, key=bool)] == [True, False]
 
 
 def test_fact_set_config_applies_to_its_own_commit(missing_standby):

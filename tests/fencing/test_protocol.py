@@ -182,30 +182,47 @@ class TestOneHolderAtATime:
 
     def test_lease_inserted_meanwhile_is_not_taken(self, rival, observer):
         """The statement waits for the other INSERT, and leaves the row that is then there alone."""
-        rival.execute(
-            "BEGIN; INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
-            " renewed_at, expires_at, lock_delay, grants, metadata)"
-            f" VALUES ('{NAME}', 0, 7, 'the other', now(), now(), now() + '1 h', '0', 1, '{{}}')"
-        )
-        outcomes = []
-        place, wish = table.Place(named((NAME,)), NAME, "default"), table.Wish(30, 0, "{}", False)
-        asking = started(lambda: outcomes.append(table.acquire(place, wish)))
-        observe.until(
-            lambda: observer.execute(
-                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            ).fetchone(),
-            "the INSERT waits",
-        )
-        rival.execute("COMMIT")
-        asking.join()
-        assert [(found.token, found.owner) for found in outcomes] == [(7, "the other")]
+        found = acquired_beside_an_insert(rival, observer)
+        assert (found.token, found.owner) == (7, "the other")
         assert row().grants == 1
+
+    def test_negative_twin_upsert_takes_the_lease_inserted_meanwhile(
+        self, rival, observer, monkeypatch
+    ):
+        condition = "lease.id = (SELECT id FROM free)"
+        assert condition in table.sql.TAKE_OR_INSERT
+        upsert = table.sql.TAKE_OR_INSERT.replace(condition, "true")
+        monkeypatch.setattr(table.sql, "TAKE_OR_INSERT", upsert)
+        assert acquired_beside_an_insert(rival, observer).token > 7
+        assert row().grants == 2
 
     @pytest.mark.processes
     def test_insert_race_has_one_winner(self):
         """Of those who make the row at the same time, one has it, and none fails otherwise."""
         for number in range(3):
             assert sorted(race(4, try_once, f"new-{number}")) == ["held", *["refused"] * 3]
+
+
+def acquired_beside_an_insert(rival, observer):
+    """Acquire while another session has inserted the row as held, and commits then."""
+    rival.execute(
+        "BEGIN; INSERT INTO django_dblock_fencedlock (name, slot, token, owner, acquired_at,"
+        " renewed_at, expires_at, lock_delay, grants, metadata)"
+        f" VALUES ('{NAME}', 0, 7, 'the other', now(), now(), now() + '1 h', '0', 1, '{{}}')"
+    )
+    outcomes = []
+    place, wish = table.Place(named((NAME,)), NAME, "default"), table.Wish(30, 0, "{}", False)
+    asking = started(lambda: outcomes.append(table.acquire(place, wish)))
+    observe.until(
+        lambda: observer.execute(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        ).fetchone(),
+        "the INSERT waits",
+    )
+    rival.execute("COMMIT")
+    asking.join()
+    [outcome] = outcomes
+    return outcome
 
 
 def try_once(_number, name):
