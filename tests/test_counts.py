@@ -324,8 +324,8 @@ ONE_MESSAGE = {"read lease", "write lease after a read"}
 
 
 QUIET = {"autovacuum": "off", "checkpoint_timeout": "1d"}
-"""After a checkpoint, a page whose hint bits are set by a read is written to WAL as a whole, which is
-96 bytes at least. The tests' own servers make none in time."""
+"""After a checkpoint, a page whose hint bits a read sets is written to WAL as a whole, with 96
+bytes at least. The tests' own servers make none in time."""
 
 SNAPSHOT = 64
 """Bytes of WAL that no setting keeps away: every 15 s the background writer logs which transactions
