@@ -114,6 +114,7 @@ class TestPipe:
             [[count]] = rival.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL"
                 " AND datname = current_database() AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend'"
             ).fetchall()
             seen.append(count)
             return False

@@ -153,11 +153,12 @@ class TestWhoKeepsDeadRows:
 class TestBloat:
     def test_unpinned_dead_rows_advise_vacuum(self, facts):
         table = replace(facts.tables[0], dead=5000, live=10, vacuumed=None)
-        facts = replace(facts, tables=(table,), pins=())
+        on = {**facts.settings, "autovacuum": "on"}
+        facts = replace(facts, tables=(table,), pins=(), settings=on)
         [finding] = bloat.table_bloat(facts)
         assert "vacuumed never" in finding.found
         assert finding.do == "VACUUM django_dblock_fencedlock;"
-        off = replace(facts, settings={**facts.settings, "autovacuum": "off"})
+        off = replace(facts, settings={**on, "autovacuum": "off"})
         [finding] = bloat.table_bloat(off)
         assert "switch autovacuum on" in finding.do
 

@@ -26,6 +26,8 @@ SETTINGS = {
     # No checkpoint in the midst of a run: it takes minutes, and after one the server writes more
     # WAL than the operations that tests/test_counts.py counts.
     "checkpoint_timeout": "1d",
+    # Nor a vacuum: its locks and transactions are the server's, which tests look at as a whole.
+    "autovacuum": "off",
 }
 
 
