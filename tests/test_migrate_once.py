@@ -79,12 +79,12 @@ class TestMigrate:
             dblock("migrate", "--", "--check")
 
     def test_holder_has_no_snapshot_and_no_timeout(self, migrating, observer, monkeypatch):
-        options = "-c idle_in_transaction_session_timeout=50 -c statement_timeout=5000"
+        options = "-c idle_in_transaction_session_timeout=500 -c statement_timeout=5000"
         monkeypatch.setitem(connection.settings_dict["OPTIONS"], "options", options)
         found = []
 
         def look():
-            observer.execute("SELECT pg_sleep(0.3)")
+            observer.execute("SELECT pg_sleep(0.8)")
             found.append(holder(observer))
 
         migrating(look)

@@ -40,7 +40,7 @@ class TestEnds:
             assert terminate_backend(lock.pid, backend_start=lock.backend_start) is True
             with advisory_lock("inventory", "sku-1", timeout=30):
                 pass
-            assert is_gone(observer, lock.pid)
+            observe.until(lambda: is_gone(observer, lock.pid), "it is gone")
 
     def test_waiter_can_be_ended(self, holding, connect, observer):
         waiter = connect()

@@ -54,7 +54,7 @@ from django_dblock.keys import encode, key_id
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.app.versioned import Product
-from tests.fencing.helpers import lost_at_exit
+from tests.fencing.helpers import beat_now, lost_at_exit
 from tests.helpers import backends, observe
 from tests.idempotency.calling import request
 
@@ -238,8 +238,9 @@ class TestLeases:
         assert len(refused) == 1
 
     def test_heartbeat_renews(self):
-        with fenced_lock(*KEY, ttl=0.6) as lease:
+        with fenced_lock(*KEY, ttl=60) as lease:
             before = lease.expires_at
+            beat_now()
             observe.until(lambda: lease.expires_at > before, "renewed")
             lease.check()
 

@@ -167,7 +167,7 @@ class TestLead:
         os.environ["URL"] = conninfo()
         try:
             command = (sys.executable, "-c", program)
-            assert call("lead", "scheduler", "--ttl", "1", command=command) == 0
+            assert call("lead", "scheduler", "--ttl", "3", command=command) == 0
         finally:
             del os.environ["URL"]
         assert "Campaigning again." in capsys.readouterr().out
@@ -191,7 +191,7 @@ class TestLead:
         os.environ["URL"] = conninfo()
         try:
             command = (sys.executable, "-c", program)
-            assert call("lead", "scheduler", "--ttl", "1", command=command) == 128 + signal.SIGTERM
+            assert call("lead", "scheduler", "--ttl", "3", command=command) == 128 + signal.SIGTERM
         finally:
             del os.environ["URL"]
 

@@ -21,7 +21,7 @@ from django_dblock import (
 from django_dblock.fencing import acquire, store
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
-from tests.fencing.helpers import in_a_thread
+from tests.fencing.helpers import beat_now, in_a_thread
 from tests.helpers import observe, queueing
 from tests.helpers.cancelling import cancel
 from tests.helpers.processes import process
@@ -112,6 +112,7 @@ def test_leader_whose_thread_has_ended_expires():
     terms = iter(campaign(ttl=1.5))
     term = in_a_thread(lambda: next(terms))
     assert held(NAME) == [0]
+    beat_now()
     observe.until(lambda: term.lost, "it is told at the next beat")
     assert "the thread that entered the block has ended" in term.trust.reason
     observe.until(lambda: held(NAME) == [], "it expires")

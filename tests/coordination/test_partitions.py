@@ -242,7 +242,7 @@ class TestOneWorker:
 
     def test_partitions_of_an_ended_thread_expire(self):
         """Nobody handles the partitions, so they must go to another worker."""
-        mine = in_a_thread(outbox(ttl=1.5).__enter__)
+        mine = in_a_thread(outbox(ttl=3).__enter__)
         assert len(mine) == 4
         observe.until(lambda: len(mine) == 0, "it is told at the next beat")
         observe.until(lambda: held(PARTS) == held(WORKERS) == [], "they expire")

@@ -19,7 +19,7 @@ from django_dblock.fencing import store
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
-from tests.fencing.helpers import in_a_thread
+from tests.fencing.helpers import beat_now, in_a_thread
 from tests.helpers import observe
 from tests.helpers.processes import process, race
 
@@ -285,11 +285,12 @@ class TestDowngrade:
         left = []
 
         def enter():
-            writing = lock().write(ttl=1.5)
+            writing = lock().write(ttl=60)
             left.extend([writing, block := writing.__enter__().downgrade(), block.__enter__()])
 
         in_a_thread(enter)
         writing, block, reading = left
+        beat_now()
         observe.until(lambda: reading.lost, "it is told at the next beat")
         assert "the thread that entered the block has ended" in reading.trust.reason
         with pytest.raises(LockLost):

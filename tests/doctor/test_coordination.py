@@ -1,5 +1,6 @@
 """``dblock doctor`` finds coordinated work that no process does."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -43,9 +44,10 @@ class TestPartitions:
             age(PARTS, 61, ended=True, slot=3)
             finding = found()["partitions"]
         assert finding.level == "warning"
-        assert finding.found == (
-            "2 of 4 partitions of 'outbox' have had no owner for up to 100 s, with 1 live "
-            "worker(s)."
+        assert re.fullmatch(
+            r"2 of 4 partitions of 'outbox' have had no owner for up to 10\d s, with 1 live "
+            r"worker\(s\)\.",
+            finding.found,
         )
         assert "hangs in a long use" in finding.follows
 
@@ -122,9 +124,10 @@ class TestUnattended:
         age(WORKERS, 7200, ended=True)
         finding = found()["unattended"]
         assert finding.level == "info"
-        assert finding.found == (
-            "No worker of 'outbox' has been alive for 7200 s; Nobody has led 'sync' for 400 s, "
-            "and nobody campaigns."
+        assert re.fullmatch(
+            r"No worker of 'outbox' has been alive for 720\d s; Nobody has led 'sync' for 40\d s, "
+            r"and nobody campaigns\.",
+            finding.found,
         )
 
     def test_negative_twin_waiting_candidate_is_alive(self, age, observer):
@@ -168,7 +171,7 @@ class TestJobs:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            settle.run_for(date.today())
+            settle.run_for(date(2020, 2, 29))
 
     @pytest.mark.parametrize("died", [True, False], ids=["died", "failed"])
     def test_abandoned_run_is_found(self, died, observer):
@@ -181,8 +184,8 @@ class TestJobs:
         )
         finding = found()["jobs"]
         assert finding.level == "warning"
-        assert finding.found == (
-            f"once_per:settlement:day:{date.today()} has had no worker for 7200 s."
+        assert re.fullmatch(
+            r"once_per:settlement:day:2020-02-29 has had no worker for 720\d s\.", finding.found
         )
         assert "run_for()" in finding.do
 

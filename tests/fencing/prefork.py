@@ -10,13 +10,13 @@ connections["default"].settings_dict["NAME"] = os.environ["TEST_DATABASE"]
 
 from django_dblock import fenced_lock  # noqa: E402
 
-block = fenced_lock("master", ttl=1)
+block = fenced_lock("master", ttl=3)
 block.__enter__()
 connections.close_all()
 
 
 def start():
-    own = fenced_lock("worker", os.getpid(), ttl=1)
+    own = fenced_lock("worker", os.getpid(), ttl=3)
     own.__enter__()
     connections.close_all()
 

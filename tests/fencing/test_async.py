@@ -11,7 +11,7 @@ from django_dblock.fencing import acquire as waiting
 from django_dblock.fencing import store
 from django_dblock.fencing.async_lock import Stop
 from django_dblock.fencing.heartbeat import heartbeat
-from tests.fencing.helpers import NAME, is_expired, run
+from tests.fencing.helpers import NAME, beat_now, is_expired, run
 from tests.helpers import observe
 from tests.helpers.cancelling import cancel
 
@@ -68,8 +68,9 @@ def test_tasks_of_one_loop_exclude_each_other():
 
 def test_loss_cancels_the_block_and_raises_lock_lost():
     async def work():
-        async with fenced_lock(NAME, ttl=0.6) as lock:
+        async with fenced_lock(NAME, ttl=60) as lock:
             await FencedLock.objects.aupdate(token=lock.token + 1)
+            beat_now()
             await asyncio.sleep(60)
 
     with pytest.raises(LockLost, match="another holder was granted the lease"):

@@ -137,7 +137,7 @@ def test_statement_error_marks_joined_transaction_for_rollback(lock, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("ttl", "asked", "shown"), [(1, None, "30s"), (120, None, "2min"), (1, 0.25, "250ms")]
+    ("ttl", "asked", "shown"), [(29, None, "30s"), (120, None, "2min"), (29, 2.5, "2500ms")]
 )
 def test_guard_sets_the_idle_timeout_for_its_transaction_only(ttl, asked, shown):
     """By default after the larger of ttl and 30 s, whatever the heartbeat does."""

@@ -129,6 +129,7 @@ class TestLeftBehind:
         told = []
         block = fenced_lock(NAME, ttl=1.5, on_lost=told.append)
         lock = in_a_thread(block.__enter__)
+        beat_now()
         observe.until(lambda: told == [lock], "it is told at the next beat")
         assert "the thread that entered the block has ended" in lock.trust.reason
         with pytest.raises(LockLost, match="has ended without leaving it"):
@@ -136,18 +137,19 @@ class TestLeftBehind:
         observe.until(lambda: is_expired(observer), "it expires")
 
     def test_lease_of_an_ended_event_loop_is_not_renewed(self, observer):
-        block = fenced_lock(NAME, ttl=1.5)
+        block = fenced_lock(NAME, ttl=60)
 
         async def main():
             return await block.__aenter__()
 
         lock = run(main())
+        beat_now()
         observe.until(lambda: lock.lost, "it is told at the next beat")
         assert "the event loop that entered the block has ended" in lock.trust.reason
 
     def test_negative_twin_running_task_is_renewed(self, observer):
         async def main():
-            async with fenced_lock(NAME, ttl=1.5) as lock:
+            async with fenced_lock(NAME, ttl=3) as lock:
                 await asyncio.to_thread(until_renewed, observer)
                 beat_now()
                 lock.check()

@@ -23,8 +23,8 @@ def test_exit_in_on_lost_keeps_other_leases_renewed(observer, caplog):
         called.set()
         sys.exit(1)
 
-    with fenced_lock("other", ttl=1):
-        with pytest.raises(LockLost), fenced_lock(NAME, ttl=1, on_lost=leave):
+    with fenced_lock("other", ttl=3):
+        with pytest.raises(LockLost), fenced_lock(NAME, ttl=3, on_lost=leave):
             force_release(NAME)
             assert called.wait(90)
         until_renewed(observer, "other")

@@ -186,7 +186,7 @@ def test_frozen_guard_delays_the_next_grant(observer):
 
 
 def in_an_impatient_guard(channel, lock, _block):
-    with suppress(Exception), lock.guard(idle_timeout=0.05):
+    with suppress(Exception), lock.guard(idle_timeout=1):
         Account.objects.update(balance=1)
         channel.send("ready")
         channel.receive()
@@ -196,7 +196,7 @@ def in_an_impatient_guard(channel, lock, _block):
 def test_guard_frozen_for_too_long_is_ended_by_the_server(observer):
     Account.objects.create(name="a", balance=100)
     with process(hold, in_an_impatient_guard) as holder:
-        holder.receive()
+        assert holder.receive() == "ready"
         holder.signal(signal.SIGSTOP)
         until_expired(observer)
         with fenced_lock(NAME, ttl=30, timeout=20):

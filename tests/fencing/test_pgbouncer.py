@@ -26,7 +26,7 @@ pytestmark = [
 
 def test_lease_is_renewed_guarded_and_released(observer):
     account = Account.objects.create(name="a")
-    with fenced_lock(NAME, ttl=1.5) as lock:
+    with fenced_lock(NAME, ttl=3) as lock:
         until_renewed(observer)
         until_renewed(observer)
         lock.renew(ttl=30)

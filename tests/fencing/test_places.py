@@ -55,7 +55,7 @@ def tenants_row(observer):
 class TestSchema:
     def test_lease_is_renewed_and_released_in_its_schema(self, tenant, observer):
         go_to(QUOTED)
-        with fenced_lock(NAME, ttl=0.9) as lock:
+        with fenced_lock(NAME, ttl=3) as lock:
             go_to("public")
             token, renewed_at, _ = tenants_row(observer)
             assert token == lock.token
@@ -65,9 +65,9 @@ class TestSchema:
         assert tenants_row(observer) == (token, tenants_row(observer)[1], False)
 
     def test_two_tenants_hold_the_same_name_at_once(self, tenant, observer):
-        with fenced_lock(NAME, ttl=0.9) as ours:
+        with fenced_lock(NAME, ttl=3) as ours:
             go_to(QUOTED)
-            with fenced_lock(NAME, ttl=0.9) as theirs:
+            with fenced_lock(NAME, ttl=3) as theirs:
                 renewed_at = tenants_row(observer)[1]
                 observe.until(lambda: tenants_row(observer)[1] > renewed_at, "a beat")
                 ours.renew()
@@ -82,7 +82,7 @@ class TestSchema:
                 f"INSERT INTO {QUOTED}.django_dblock_fencedlock (name, slot, token, owner,"
                 f" acquired_at, renewed_at, expires_at, lock_delay, grants, metadata)"
                 f" SELECT name, slot, token, 'theirs', now(), now(),"
-                f" clock_timestamp() + interval '1 s', '0', 1, '{{}}'"
+                f" clock_timestamp() + interval '2 s', '0', 1, '{{}}'"
                 f" FROM public.django_dblock_fencedlock".replace("%", "%%"),
                 [],
             )
@@ -151,8 +151,8 @@ def test_lease_behind_a_driver_proxy_outlives_its_ttl(proxy, monkeypatch, observ
         DatabaseWrapper, "get_new_connection", lambda self, given: proxy(connect(self, given))
     )
     connection.close()
-    with fenced_lock(NAME, ttl=0.6) as lock:
-        later = lock.expires_at + timedelta(seconds=0.6)
+    with fenced_lock(NAME, ttl=2) as lock:
+        later = lock.expires_at + timedelta(seconds=2)
         observe.until(lambda: lock.expires_at > later or lock.lost, "it outlives its ttl")
         lock.check()
     connection.close()

@@ -38,9 +38,9 @@ def waits(children=0):
 
 def test_heartbeat_works_while_the_command_runs(observer):
     """For longer than the ttl."""
-    with running("--ttl", "0.9", command=waits()) as process:
+    with running("--ttl", "3", command=waits()) as process:
         line(process)
-        for _ in range(6):
+        for _ in range(4):
             until_renewed(observer)
         assert finish(process) == (0, "done\n", "")
     assert is_expired(observer)
@@ -205,7 +205,7 @@ class TestLoss:
         assert "is about to expire" in err
 
     def test_lost_database_ends_the_command(self, migrated):
-        with running("--ttl", "2", url=migrated.url, command=waits()) as process:
+        with running("--ttl", "6", url=migrated.url, command=waits()) as process:
             command = int(line(process))
             migrated.stop("immediate")
             status, _, err = outcome(process)
@@ -266,7 +266,7 @@ def migrated(primary):
 class TestFreeze:
     def test_command_ends_while_dblock_run_alone_is_frozen(self):
         """Its watchdog ends the command before anybody else is granted the lock."""
-        with running("--ttl", "2", command=waits(1)) as process:
+        with running("--ttl", "6", command=waits(1)) as process:
             pids = [int(line(process)) for _ in range(2)]
             process.send_signal(signal.SIGSTOP)
             until_stopped(process.pid)
@@ -278,7 +278,7 @@ class TestFreeze:
         assert "exit status 137" in err
 
     def test_command_that_ended_during_the_freeze_keeps_its_status(self, observer):
-        with running("--ttl", "2", command=waits()) as process:
+        with running("--ttl", "4", command=waits()) as process:
             command = int(line(process))
             process.send_signal(signal.SIGSTOP)
             until_stopped(process.pid)
@@ -291,7 +291,7 @@ class TestFreeze:
         assert "exit status 143" in err
 
     def test_freeze_past_the_ttl_ends_the_command(self, observer):
-        with running("--ttl", "2", command=waits()) as process:
+        with running("--ttl", "4", command=waits()) as process:
             command = int(line(process))
             everybody = session(process.pid)
             assert len(everybody) == 3, "dblock run, its watchdog, the command"
@@ -318,11 +318,11 @@ class TestDeath:
             until_ended(*pids, *others)
 
     def test_killed_watchdog_is_no_loss(self, observer):
-        with running("--ttl", "0.9", command=waits()) as process:
+        with running("--ttl", "3", command=waits()) as process:
             command = int(line(process))
             [watchdog] = set(session(process.pid)) - {process.pid, command}
             os.kill(watchdog, signal.SIGKILL)
-            for _ in range(4):
+            for _ in range(2):
                 until_renewed(observer)
             assert finish(process) == (0, "done\n", "")
 
@@ -335,7 +335,7 @@ class TestDeath:
 
     def test_orphans_that_ignore_sigterm_are_killed(self, observer):
         script = "trap '' TERM; sleep 600 & echo $!; exit 5"
-        with running("--ttl", "1.5", command=("sh", "-c", script)) as process:
+        with running("--ttl", "4", command=("sh", "-c", script)) as process:
             left = int(line(process))
             assert outcome(process)[0] == 5
             assert not is_alive(left)

@@ -148,7 +148,7 @@ class TestLoss:
             raise OSError("no route to host")
 
         monkeypatch.setattr(beat.Line, "renew", fail)
-        error = refusal("--ttl", "2", command=("sleep", "60"))
+        error = refusal("--ttl", "6", command=("sleep", "60"))
         assert error.returncode == 79
         assert "about to expire" in str(error)
         assert "exit status 143" in str(error)

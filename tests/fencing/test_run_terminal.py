@@ -141,7 +141,7 @@ def test_ctrl_z_returns_the_terminal_to_the_shell(terminal):
 
 def test_stopped_command_ends_before_the_lock_is_granted():
     """Nobody renews it meanwhile; the watchdog does not stop with us."""
-    with Terminal("--ttl", "2", command=SPEAKS) as terminal:
+    with Terminal("--ttl", "6", command=SPEAKS) as terminal:
         command = started(terminal)
         terminal.type(CTRL_Z)
         dblock = terminal.dblock()

@@ -272,7 +272,7 @@ class TestEdges:
 
         with fenced_lock(NAME, ttl=30), connection.execute_wrapper(refuse):
             with pytest.raises(LockTimeout):
-                fenced_lock(NAME, ttl=30, timeout=0.3).__enter__()
+                fenced_lock(NAME, ttl=30, timeout=0.3, fair=True).__enter__()
         assert len(refused) == 1
 
     def test_batch_of_released_leases_sends_nothing(self):

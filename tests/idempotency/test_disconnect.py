@@ -7,11 +7,13 @@ from asgiref.sync import async_to_sync, sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
+from django.db.models.functions import Now
 from django.http import JsonResponse
 from django.urls import path
 
 from django_dblock import IdempotencyKey, idempotent
 from tests.app.idempotent_views import add_one, client
+from tests.helpers import observe
 from tests.idempotency.leasing import effects, expire
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
@@ -113,6 +115,8 @@ def test_shield_ends_with_the_lease():
         await communicator.send_input({"type": "http.disconnect"})
         await communicator.wait(60)
         assert moments.cancelled.is_set()
+        over = IdempotencyKey.objects.filter(locked_until__lte=Now())
+        await sync_to_async(observe.until)(over.exists, "the lease ends by the server's clock, too")
         return await ask("short")
 
     status, headers, body = async_to_sync(scenario)()

@@ -163,7 +163,7 @@ class TestLive:
         self.until_refreshed(browser)
 
     def test_hidden_tab_pauses(self, browser):
-        browser.open(PAGE + "?refresh=2")
+        browser.open(PAGE + "?refresh=5")  # longer than the last look takes
         run(browser, "Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
         until_text(browser, "#dblock-pulse", "Paused")
         asked = self.asked(browser)

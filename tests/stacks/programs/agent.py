@@ -17,7 +17,7 @@ from django.db import connection  # noqa: E402
 from django_dblock import StaleObject, advisory_lock, fenced_lock, run_once  # noqa: E402
 from tests.stacks.stock.models import Stock  # noqa: E402
 
-TTL = 0.9
+TTL = 2.0
 SECRET = "secret-sku-4711"
 
 with agent.traced():

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
-TTL = 0.9
+TTL = 2.0
 
 
 @contextmanager

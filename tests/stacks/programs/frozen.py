@@ -15,7 +15,7 @@ from django.db import connection  # noqa: E402
 from django_dblock import LockTimeout, advisory_lock, fenced_lock, run_once  # noqa: E402
 from django_dblock.testing import hold_lock  # noqa: E402
 
-TTL = 0.9
+TTL = 2.0
 AT = "2020-01-01 12:00:00"
 
 

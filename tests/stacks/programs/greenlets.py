@@ -20,7 +20,7 @@ from django.db import connection, transaction  # noqa: E402
 from django_dblock import LockTimeout, advisory_lock, fenced_lock, run_once  # noqa: E402
 from tests.stacks.stock.models import Stock  # noqa: E402
 
-TTL = 0.9
+TTL = 2.0
 ROUNDS = 20
 connection.close()
 

@@ -27,7 +27,7 @@ from django_dblock import FencedLock, LockTimeout, advisory_lock, fenced_lock, r
 from django_dblock.testing import hold_lock  # noqa: E402
 from tests.stacks.tenants.models import Client  # noqa: E402
 
-TTL = 0.9
+TTL = 2.0
 
 call_command("migrate_schemas", verbosity=0)
 acme, globex = (Client.objects.create(schema_name=name, name=name) for name in ("acme", "globex"))
