@@ -169,7 +169,7 @@ CALLS = {
     "fenced_lock": 110,
     "idempotent atomic": 115,
     "idempotent replay": 83,
-    "idempotent lease": 127,
+    "idempotent lease": 128,
 }
 
 

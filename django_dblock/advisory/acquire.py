@@ -16,7 +16,13 @@ from django_dblock.conf import conf
 from django_dblock.core import application_name as labels
 from django_dblock.core.application_name import NamedKey
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import COCKROACH, caused_by, fetch, in_transaction
+from django_dblock.core.connection import (
+    COCKROACH,
+    caused_by,
+    fetch,
+    in_transaction,
+    mark_for_rollback,
+)
 from django_dblock.core.simple_query import Hints, Parameter, Rows, exchange, send
 from django_dblock.exceptions import (
     LockDeadlock,
@@ -114,9 +120,8 @@ def try_lock_and(
         if answer == "busy":
             return request.shared and _is_held_exclusively(request), answers
     except Error as error:
-        # Without a savepoint the transaction is aborted, and Django has to know: else leaving
-        # atomic() would send a COMMIT, which the server silently turns into a rollback.
-        _mark_for_rollback(connection, error)
+        # There was no savepoint, so the transaction is aborted.
+        mark_for_rollback(connection, error)
         _raise_for(error, request, None, 0.0)
     return _is_locked(request, answer), answers
 
@@ -144,7 +149,7 @@ def try_any(request: Request) -> int | None:
     try:
         [[answer]] = send(request.connection, sql.TRY_ANY, parameters=parameters)
     except Error as error:
-        _mark_for_rollback(request.connection, error)
+        mark_for_rollback(request.connection, error)
         _raise_for(error, request, None, 0.0)
     if answer == "busy":
         return None
@@ -292,16 +297,10 @@ def _send_in_savepoint(
             else:
                 send(connection, sql.ROLLBACK, sql.RELEASE, parameters={})
         except BaseException as later:
-            _mark_for_rollback(connection, later)
+            mark_for_rollback(connection, later)
             if not isinstance(later, Error):  # a signal handler's exception must not be swallowed
                 raise
         raise
-
-
-def _mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> None:
-    if connection.in_atomic_block:  # the same as django.db.transaction.mark_for_rollback_on_error
-        connection.needs_rollback = True
-        setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
 
 
 def _parameters(request: Request) -> dict[str, Parameter]:

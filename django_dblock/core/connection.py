@@ -182,7 +182,8 @@ def fetch(
     """Run one statement through Django's cursor; return its rows, [] if it returns none.
 
     In autocommit a connection that is known to be dead is replaced first. A connection that died
-    during the statement is closed, so that the next call connects again.
+    during the statement is closed, so that the next call connects again. An error inside
+    ``transaction.atomic()`` marks the block for rollback.
 
     Args:
         connection: Django's connection.
@@ -211,10 +212,22 @@ def fetch(
                 if into is not None:
                     end_interrupted(connection, cursor, into)
                 raise
-    except Error:
+    except Error as error:
+        mark_for_rollback(connection, error)
         drop_if_dead(connection)
         raise
     return rows
+
+
+def mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> None:
+    """Let the open atomic block end with a rollback, because a statement has aborted it.
+
+    Otherwise, if the caller catches the error, leaving the block sends a COMMIT, which the server
+    silently turns into a rollback, and Django runs the on_commit hooks.
+    """
+    if connection.in_atomic_block:  # the same as django.db.transaction.mark_for_rollback_on_error
+        connection.needs_rollback = True
+        setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
 
 
 def end_interrupted(connection: BaseDatabaseWrapper, cursor: Any, rows: list[Any]) -> None:

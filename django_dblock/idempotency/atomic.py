@@ -13,7 +13,7 @@ from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_dblock.advisory import acquire
-from django_dblock.core.connection import caused_by, in_transaction
+from django_dblock.core.connection import caused_by, in_transaction, interruption_of_commit
 from django_dblock.core.replication import watch_commits
 from django_dblock.exceptions import LockTimeout
 from django_dblock.idempotency import store
@@ -160,6 +160,10 @@ class _Run:
         try:
             with transaction.atomic(using=self.identity.using):
                 outcome = self._outcome()
+        except BaseException as raised:
+            if (interruption := interruption_of_commit(self.connection, raised)) is not None:
+                raise interruption from None
+            raise
         finally:  # an on_commit hook may have raised after the commit
             if self.watch.unconfirmed != self.before:
                 unconfirmed = store.mark_unconfirmed(self.identity)

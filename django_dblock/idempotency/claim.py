@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
 
 from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import in_callers_transaction
@@ -18,6 +19,14 @@ from django_dblock.idempotency.store import Claim
 from django_dblock.idempotency.stored_response import dump_steps
 from django_dblock.sql import idempotency as sql
 
+SWALLOWED = (
+    "The view has swallowed a database error in its transaction, or called set_rollback(True), so "
+    "the transaction was rolled back with everything in it, and what it has recorded for the "
+    "idempotency key is gone. Catch such errors around a transaction.atomic() block of their own."
+)
+
+_UNSET: Any = object()
+
 
 class Lease:
     """The claim that one run holds.
@@ -27,6 +36,7 @@ class Lease:
         claim: the row's number, token and random identity, and the results of recorded steps.
         lost: the error of the lost claim, once the run has noticed the loss; else None.
         completed: whether the view has recorded its response, and that is committed.
+        recorded: the response that the view has recorded last, committed or not.
         in_doubt: the names of the steps that have begun but are not recorded.
         key_was_derived: whether the view has derived a key, and may have given that key to another
             system. True from the start if the run continues another run, which may have done so.
@@ -45,6 +55,7 @@ class Lease:
         self.options = options
         self.lost: IdempotencyLeaseLost | None = None
         self.completed = False
+        self.recorded: Any = _UNSET
         self.in_doubt: set[str] = set()
         self.key_was_derived = False
         self._kept = kept
@@ -83,6 +94,7 @@ class Lease:
             IdempotencyLeaseLost: another run has taken the request over.
             IdempotencyNotReplicated: no synchronous standby has confirmed the record.
             IdempotencyError: the run has recorded its response already.
+            TransactionManagementError: see :meth:`_commit`.
             ValueError: the result is not JSON data.
         """
         text, result = dump_steps(name, result)
@@ -93,7 +105,10 @@ class Lease:
             self.in_doubt.discard(name)
             self._until = before + self.options.lease_seconds
 
-        self._commit(committed, sql.STEP, step=text, lease=self.options.lease_seconds)
+        def is_committed() -> bool:
+            return store.has_step(self.identity.using, self.claim, name)
+
+        self._commit(committed, is_committed, sql.STEP, step=text, lease=self.options.lease_seconds)
         return result
 
     def complete(self, response: Any) -> None:
@@ -103,19 +118,36 @@ class Lease:
             IdempotencyLeaseLost: another run has taken the request over.
             IdempotencyNotReplicated: no synchronous standby has confirmed the commit.
             IdempotencyError: the run has recorded its response already.
+            TransactionManagementError: see :meth:`_commit`.
             UnstorableResponse: the response can't be stored.
         """
 
         def committed() -> None:
             self.completed = True
 
-        kept = self._kept(response)
-        self._commit(committed, sql.COMPLETE, **kept, ttl=self.options.ttl_seconds)
+        def is_committed() -> bool:
+            return store.is_completed(self.identity.using, self.claim)
 
-    def _commit(self, committed: Callable[[], None], statement: str, **parameters: Any) -> None:
+        kept = self._kept(response)
+        self._commit(committed, is_committed, sql.COMPLETE, **kept, ttl=self.options.ttl_seconds)
+        self.recorded = response
+
+    def _commit(
+        self,
+        committed: Callable[[], None],
+        is_committed: Callable[[], bool],
+        statement: str,
+        **parameters: Any,
+    ) -> None:
         """Write, and call ``committed`` after the commit; TestCase's transaction does not count.
 
+        In an open transaction, ``is_committed`` is asked first. If the view has swallowed the error
+        of a statement that Django does not watch, such as that of a raw cursor or of a SELECT, the
+        server turns Django's COMMIT into a rollback and reports success, and the hooks run.
+
         Raises:
+            TransactionManagementError: the open transaction was rolled back in this way. Its atomic
+                block raises it.
             IdempotencyNotReplicated: no synchronous standby has confirmed the commit. In an open
                 transaction, its atomic block raises it.
         """
@@ -124,12 +156,15 @@ class Lease:
         before = watch.unconfirmed
 
         def call() -> None:
+            if joined and not is_committed():
+                raise self._rolled_back()
             committed()
             if watch.unconfirmed != before:
                 raise store.mark_unconfirmed(self.identity)
 
+        joined = in_callers_transaction(connection)
         self._write(statement, **parameters)
-        if in_callers_transaction(connection):
+        if joined:
             transaction.on_commit(call, using=self.identity.using)
         else:
             call()
@@ -140,6 +175,12 @@ class Lease:
         if store.is_completed(self.identity.using, self.claim):
             raise self._too_late()
         raise self._loss("another run has taken it over")
+
+    def _rolled_back(self) -> Exception:
+        """Return the error for a record that is missing after its transaction was committed."""
+        if not store.write(self.identity.using, self.claim, sql.GUARD):
+            return self._loss("another run has taken it over")
+        return TransactionManagementError(SWALLOWED)
 
     def _too_late(self) -> IdempotencyError:
         facts = self.identity.facts

@@ -192,9 +192,10 @@ class Handle:
                 return request.idempotency.complete(JsonResponse(…))
 
         Guaranteed: the response is committed with that transaction, and each repetition gets it
-        until its retention ends. If the transaction is rolled back, the response is too. In atomic
-        mode, and without a key, this call does nothing: the response is recorded at the end of the
-        view, or not at all.
+        until its retention ends. If the transaction is rolled back, the response is too; then a
+        view may return another response, or an error, but not this one. In atomic mode, and without
+        a key, this call does nothing: the response is recorded at the end of the view, or not at
+        all.
 
         Not guaranteed: effects in other transactions. Without this call, the response is recorded
         after the view has returned. A run that has lost its lease notices only then, and the
@@ -210,6 +211,10 @@ class Handle:
             IdempotencyNotReplicated: no synchronous standby confirmed the commit. The open
                 transaction's atomic block raises it.
             IdempotencyError: this run has recorded its response already.
+            TransactionManagementError: the transaction was rolled back, and the view returns this
+                response all the same; or Django has not noticed the rollback, because the view has
+                swallowed a database error. The end of the view raises it, or the atomic block. The
+                request is free again.
             UnstorableResponse: the response can't be stored.
         """
         if self.lease is not None:

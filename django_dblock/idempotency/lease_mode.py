@@ -20,12 +20,17 @@ from psycopg.pq import TransactionStatus
 from django_dblock import signals
 from django_dblock.core.cancellation import to_its_end
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import drop_if_dead, in_callers_transaction, in_testcase
+from django_dblock.core.connection import (
+    drop_if_dead,
+    in_callers_transaction,
+    in_testcase,
+    interruption_of_commit,
+)
 from django_dblock.core.replication import watch_commits
 from django_dblock.exceptions import IdempotencyNotReplicated
 from django_dblock.fencing.store import owner
 from django_dblock.idempotency import store
-from django_dblock.idempotency.claim import Lease
+from django_dblock.idempotency.claim import SWALLOWED, Lease
 from django_dblock.idempotency.identity import Identity, RequestFingerprint
 from django_dblock.idempotency.options import Options
 from django_dblock.idempotency.outcome import (
@@ -75,42 +80,51 @@ class Run:
         connection = connections[self.identity.using]
         _refuse_transaction(connection)
         drop_if_dead(connection)
-        options = self.options
-        claimed = None
-        with transaction.atomic(using=self.identity.using):
-            watch = watch_commits(connection)
-            before = watch.unconfirmed
-            since = monotonic()
-            found = store.ask(connection, self.identity, self.asked, read=sql.READ_WITH_REMAINING)
-            known = decide(
-                found, self.identity, resumes=True, refuses=options.on_abandoned == "refuse"
-            )
-            if known is None:
-                claimed = store.claim(
-                    connection,
-                    self.identity,
-                    self.asked,
-                    found,
-                    owner=owner(),
-                    lease=options.lease_seconds,
-                    ttl=None if options.on_abandoned == "refuse" else options.ttl_seconds,
-                )
-            elif found.unconfirmed:
-                store.confirm(connection, self.identity)
-        lease, resumed = None, found.state in ("free", "abandoned")
-        if claimed is not None:
-            lease = Lease(self.identity, claimed, options, since, self.kept)
-            lease.key_was_derived = resumed
+        begun: Lease | Outcome | None = None
+        try:
+            with transaction.atomic(using=connection.alias):
+                watch = watch_commits(connection)
+                before = watch.unconfirmed
+                begun = self._read_and_claim(connection)
+        except BaseException as raised:
+            interruption = interruption_of_commit(connection, raised)
+            if isinstance(begun, Lease):  # whether its claim was committed is not known
+                self.try_to_give_up(begun)
+            if interruption is not None:
+                raise interruption from None
+            raise
         if watch.unconfirmed != before:
-            if lease is not None:  # no run may hold a claim that was not replicated
-                self.give_up(lease)
+            if isinstance(begun, Lease):  # no run may hold a claim that was not replicated
+                self.give_up(begun)
             return Refused(store.mark_unconfirmed(self.identity))
+        if isinstance(begun, Lease) and begun.key_was_derived:
+            tell(signals.idempotent_taken_over, self.identity, "lease", token=begun.claim.token)
+        return begun
+
+    def _read_and_claim(self, connection: Any) -> Lease | Outcome:
+        """Lock and read the request, and claim it; or return the outcome if it may not run."""
+        options = self.options
+        refuses = options.on_abandoned == "refuse"
+        since = monotonic()
+        found = store.ask(connection, self.identity, self.asked, read=sql.READ_WITH_REMAINING)
+        known = decide(found, self.identity, resumes=True, refuses=refuses)
         if known is not None:
+            if found.unconfirmed:
+                store.confirm(connection, self.identity)
             return known
-        if lease is None:  # a transaction of the last holder is still open
+        claimed = store.claim(
+            connection,
+            self.identity,
+            self.asked,
+            found,
+            owner=owner(),
+            lease=options.lease_seconds,
+            ttl=None if refuses else options.ttl_seconds,
+        )
+        if claimed is None:  # a transaction of the last holder is still open
             return Refused(in_progress(self.identity, 1))
-        if resumed:
-            tell(signals.idempotent_taken_over, self.identity, "lease", token=lease.claim.token)
+        lease = Lease(self.identity, claimed, options, since, self.kept)
+        lease.key_was_derived = found.state in ("free", "abandoned")
         return lease
 
     def delay(self, begun: Lease | Outcome) -> float | None:
@@ -127,7 +141,9 @@ class Run:
         still in progress.
 
         Raises:
-            TransactionManagementError: the view has left a transaction open.
+            TransactionManagementError: the view has left a transaction open; or it has responded
+                with what it gave to ``complete()`` in a transaction that was rolled back. Then the
+                request is freed.
         """
         _refuse_left_open(connections[self.identity.using])
         if lease.lost is not None:
@@ -137,6 +153,11 @@ class Run:
         if finished.answer is None:
             self.give_up(lease)
             return Done(finished.result, kept=False)
+        using, claim = self.identity.using, lease.claim
+        is_rolled_back = finished.returned is lease.recorded and not finished.failed
+        if is_rolled_back and not store.is_completed(using, claim):  # TestCase runs no hook
+            self.try_to_give_up(lease)
+            raise TransactionManagementError(SWALLOWED)
         return self._complete(lease, finished, finished.answer)
 
     def _complete(self, lease: Lease, finished: Finished, answer: dict[str, Any]) -> Outcome:
@@ -175,9 +196,14 @@ class Run:
             self.give_up(lease)
 
     def after_loss(self) -> Outcome:
-        """Return the response of the run that took the request over, or that it is running."""
+        """Return the response of the run that took the request over, or that it is running.
+
+        A response that no synchronous standby has confirmed is not given: a failover could lose it.
+        """
         connection = connections[self.identity.using]
         found = store.look(connection, self.identity, self.asked)
+        if found.unconfirmed:
+            return Refused(store.not_replicated(self.identity))
         known = decide(found, self.identity, resumes=True, refuses=False)
         return known or Refused(in_progress(self.identity, 1))
 
@@ -200,7 +226,7 @@ def run(
 
     Raises:
         ImproperlyConfigured: a transaction is open.
-        TransactionManagementError: the work has left a transaction open.
+        TransactionManagementError: see :meth:`Run.finish`.
     """
     this = Run(identity, asked, options, kept)
     while (delay := this.delay(begun := this.begin())) is not None:

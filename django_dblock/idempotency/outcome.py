@@ -30,12 +30,14 @@ class Finished:
             key.
         keep_effects: whether the effects of the work are committed; never without an answer.
         failed: whether the result reports a failure, so that its effects may be rolled back.
+        returned: what the work has returned: the result itself, or what the result was made of.
     """
 
     result: Any
     answer: dict[str, Any] | None
     keep_effects: bool = True
     failed: bool = False
+    returned: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,8 @@ def stored(response: Any, *, store_body: bool, undo: bool) -> Finished:
     status = getattr(response, "status_code", 0)
     answer = kept(response, store_body=store_body)
     keep_effects = not (undo or status >= 500)  # noqa: PLR2004
-    return Finished(response, answer, keep_effects, failed=status >= 400)  # noqa: PLR2004
+    failed = status >= 400  # noqa: PLR2004
+    return Finished(response, answer, keep_effects, failed, returned=response)
 
 
 def rendered(response: Any) -> Any:

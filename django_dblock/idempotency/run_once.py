@@ -174,7 +174,7 @@ def _called(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def _finished(result: Any) -> Finished:
     body = _body(result)
-    return Finished(json.loads(body), _answer(body))
+    return Finished(json.loads(body), _answer(body), returned=result)
 
 
 def _kept(result: Any) -> dict[str, Any]:

@@ -243,6 +243,11 @@ def is_completed(using: str, claimed: Claim) -> bool:
     return bool(fetch(connections[using], sql.IS_COMPLETED, claimed.parameters()))
 
 
+def has_step(using: str, claimed: Claim, name: str) -> bool:
+    """Return whether the claim holds, and the step is recorded."""
+    return bool(fetch(connections[using], sql.HAS_STEP, {**claimed.parameters(), "name": name}))
+
+
 def confirm(connection: BaseDatabaseWrapper, identity: Identity) -> None:
     """Write to the row of a stored response, so that the open transaction's commit confirms it."""
     fetch(connection, sql.CONFIRM, identity.parameters())

@@ -241,6 +241,14 @@ WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::u
     AND completed_at IS NOT NULL
 """
 
+# Whether the claim holds, and the step is recorded.
+HAS_STEP = """
+SELECT id::text
+FROM django_dblock_idempotencykey
+WHERE id = %(id)s::bigint AND token = %(token)s::bigint AND claim = %(claim)s::uuid
+    AND steps ? %(name)s
+"""
+
 # The run has ended without a response to store: the next retry may run at once, after the last
 # recorded step. FREE keeps the row and its fingerprint, for a key that another system may know.
 # GIVE_UP removes a row without a recorded step, because the row has nothing to remember.

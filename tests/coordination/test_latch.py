@@ -9,7 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.transaction import TransactionManagementError
 
 from django_dblock import LockTimeout, latch, purge_latches
@@ -25,6 +25,21 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.
 
 def imported(parties=3):
     return latch("import", 7, parties=parties)
+
+
+def test_failed_count_rolls_its_transaction_back(rival):
+    """Also if its error is caught; else COMMIT would be a rollback, and the hooks would run."""
+    sent = []
+    with rival.transaction():
+        rival.execute("LOCK TABLE django_dblock_latchpart IN EXCLUSIVE MODE")
+        with transaction.atomic():
+            Counter.objects.create(name="loaded")
+            transaction.on_commit(lambda: sent.append("acknowledged"))
+            connection.cursor().execute("SET LOCAL lock_timeout = '50ms'")
+            with pytest.raises(OperationalError, match="lock timeout"):
+                imported().count_down(1)
+    assert not Counter.objects.exists()
+    assert sent == []
 
 
 class TestParts:

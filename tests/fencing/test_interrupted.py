@@ -14,6 +14,7 @@ from django_dblock import (
     fenced_semaphore,
     leadership,
     partitions,
+    run_once,
     signals,
 )
 from django_dblock.fencing.acquire import Attempt
@@ -225,6 +226,33 @@ class TestCommit:
             connections["default"].close()
             interrupted(write, b"COMMIT", count, error, afterwards=lambda: write("b"))
         assert count() == 2
+
+    REQUESTS = "SELECT count(*) FROM django_dblock_idempotencykey"
+
+    @pytest.mark.parametrize("refuses", ["takeover", "refuse"])
+    def test_claim_interrupted_at_commit_is_given_up(self, refuses, error, interrupted, observer):
+        """So the next try runs at once, although it was committed."""
+
+        def settle():
+            return run_once("settle", work=lambda _: 1, mode="lease", on_abandoned=refuses)
+
+        def afterwards():
+            assert settle() == 1
+
+        count = lambda: observer.execute(self.REQUESTS).fetchone()[0]  # noqa: E731
+        interrupted(settle, b"COMMIT", count, error, afterwards)
+
+    def test_response_interrupted_at_commit_is_replayed(self, error, interrupted, observer):
+        ran = []
+
+        def settle():
+            with connection.execute_wrapper(passing_on):  # COMMIT is Django's own
+                return run_once("settle", work=lambda: ran.append(1))
+
+        connection = connections["default"]
+        count = lambda: observer.execute(self.REQUESTS).fetchone()[0]  # noqa: E731
+        interrupted(settle, b"COMMIT", count, error, afterwards=settle)
+        assert ran == [1]
 
 
 @pytest.fixture(params=[TimeLimit, SystemExit])

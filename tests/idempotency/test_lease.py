@@ -7,13 +7,15 @@ from datetime import timedelta
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 
-from django_dblock import IdempotencyKey, idempotent, purge_idempotency_keys, signals
+from django_dblock import IdempotencyKey, idempotent, purge_idempotency_keys, run_once, signals
 from django_dblock.exceptions import IdempotencyError, IdempotencyLeaseLost
 from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
+from tests.app.models import Counter
 from tests.conftest import conninfo
 from tests.idempotency.leasing import (
     Died,
@@ -709,6 +711,136 @@ def test_rolled_back_complete_lets_the_run_continue():
 
     assert post(leased(work)).content == b"second"
     assert effects() == 1
+
+
+def set_rollback():
+    transaction.set_rollback(True)
+
+
+def swallow_an_error_of_the_orm():
+    with suppress(DatabaseError):
+        Counter.objects.create(name=None)
+
+
+def swallow_an_error_of_a_cursor():
+    """Django does not notice, sends COMMIT and runs the hooks; the server rolls back."""
+    with suppress(DatabaseError):
+        connection.cursor().execute("SELECT 1/0")
+
+
+SILENTLY = [set_rollback, swallow_an_error_of_the_orm, swallow_an_error_of_a_cursor]
+
+
+class TestSilentRollback:
+    """The transaction of the response is gone, and no exception says so."""
+
+    @pytest.mark.parametrize("roll_back", SILENTLY)
+    def test_its_response_is_not_stored(self, roll_back):
+        def work(request):
+            with transaction.atomic():
+                response = request.idempotency.complete(effect())
+                if roll_back is not None:
+                    roll_back()
+            return response
+
+        with pytest.raises(TransactionManagementError, match="what it has recorded for the idemp"):
+            post(leased(work))
+        assert effects() == 0
+        assert not IdempotencyKey.objects.exists(), "it may run again"
+        roll_back = None
+        assert post(leased(work)).status_code == 201
+
+    @pytest.mark.parametrize("roll_back", SILENTLY)
+    def test_result_of_run_once_is_not_stored(self, roll_back):
+        def work(handle):
+            with transaction.atomic():
+                add_one()
+                handle.complete(None)
+                roll_back()
+
+        with pytest.raises(TransactionManagementError):
+            run_once("settle", work=work, mode="lease")
+        assert effects() == 0
+        assert not IdempotencyKey.objects.exists()
+
+    @pytest.mark.parametrize("roll_back", SILENTLY)
+    def test_step_is_not_done(self, roll_back):
+        seen = []
+
+        def work(request):
+            run = request.idempotency
+            with suppress(TransactionManagementError), transaction.atomic():
+                run.run_step("reserve", add_one)
+                roll_back()
+            with run.step("reserve") as step:
+                seen.append(step.done)
+            return HttpResponse()
+
+        assert post(leased(work)).status_code == 200
+        assert seen == [False]
+
+    def test_step_that_django_believes_committed_raises(self):
+        def work(request):
+            with transaction.atomic():
+                request.idempotency.run_step("reserve", add_one)
+                swallow_an_error_of_a_cursor()
+
+        with pytest.raises(TransactionManagementError):
+            post(leased(work))
+        assert effects() == 0
+
+    def test_request_taken_over_meanwhile_is_lost(self, monkeypatch):
+        """Between the end of the transaction and the look at what is left of it."""
+        plain = store.is_completed
+
+        def is_completed(*claimed):
+            monkeypatch.undo()
+            expire()
+            assert post(VIEW).status_code == 201
+            return plain(*claimed)
+
+        def work(request):
+            monkeypatch.setattr(store, "is_completed", is_completed)
+            with transaction.atomic():
+                response = request.idempotency.complete(HttpResponse(b"gone"))
+                swallow_an_error_of_a_cursor()
+            return response
+
+        answer = post(leased(work))
+        assert (answer.content, answer.headers["Idempotent-Replayed"]) == (b'{"value": 1}', "true")
+
+    def test_response_that_reports_an_error_is_stored(self):
+        """As in atomic mode, where its effects are undone in the same way."""
+
+        def work(request):
+            with transaction.atomic():
+                response = request.idempotency.complete(HttpResponse(b"sold out", status=409))
+                transaction.set_rollback(True)
+            return response
+
+        assert post(leased(work)).status_code == 409
+        assert post(leased(work)).headers["Idempotent-Replayed"] == "true"
+
+    def test_another_response_is_stored(self):
+        def work(request):
+            with suppress(ZeroDivisionError), transaction.atomic():
+                request.idempotency.complete(HttpResponse(b"first"))
+                raise ZeroDivisionError
+            return HttpResponse(b"second")
+
+        assert post(leased(work)).content == b"second"
+        assert post(leased(work)).content == b"second"
+
+
+def test_response_that_no_standby_has_confirmed_is_not_given_after_a_loss():
+    def work(request):
+        expire()
+        assert post(VIEW).status_code == 201
+        store.mark_unconfirmed(request.idempotency.identity)  # as after a wait that was cut short
+        return HttpResponse(b"late")
+
+    answer = post(leased(work))
+    assert (answer.status_code, code(answer)) == (503, "not_replicated")
 
 
 def test_unstorable_response_rolls_back_its_complete():
