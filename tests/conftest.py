@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -83,6 +84,13 @@ def observer(connect: Callable[..., psycopg.Connection[Any]]) -> psycopg.Connect
 def statements() -> Callable[..., CaptureQueriesContext]:
     """Record what an alias sends: ``with statements() as sent: …; assert len(sent) == 1``."""
     return lambda alias="default": CaptureQueriesContext(connections[alias])
+
+
+@pytest.fixture
+def within_a_period() -> None:
+    """Begin the test at least 20 seconds before a quarter of an hour ends, and so before any period
+    of ``once_per`` and any day in any time zone ends."""
+    observe.until(lambda: time.time() % 900 < 880, "the next quarter of an hour begins")
 
 
 @pytest.fixture(params=["rich", "plain"])

@@ -38,7 +38,11 @@ from tests.conftest import conninfo
 from tests.helpers import backends, observe
 from tests.helpers.wire_counts import counted, tapped
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.usefixtures("within_a_period"),
+]
 
 
 def lock_in_a_transaction_of_its_own():

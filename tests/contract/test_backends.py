@@ -61,6 +61,7 @@ from tests.idempotency.calling import request
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
     pytest.mark.server,
+    pytest.mark.usefixtures("within_a_period"),
     pytest.mark.slow,  # what it runs in the package, quicker tests run, too
 ]
 

@@ -22,7 +22,7 @@ from django_dblock.idempotency.outcome import in_progress
 from django_dblock.idempotency.run_once import identity_of
 from tests.app.models import Counter
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("within_a_period")]
 
 app = Celery("tests", broker="memory://", set_as_current=False)
 app.conf.task_always_eager = True

@@ -10,7 +10,7 @@ import pytest
 from django_dblock import IdempotencyInProgress, LockTimeout, fenced_lock, run_once
 from tests.app.models import Counter
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("within_a_period")]
 
 
 @pytest.fixture

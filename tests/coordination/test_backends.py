@@ -24,6 +24,7 @@ from tests.helpers.queueing import notified, until_queued
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
     pytest.mark.server,
+    pytest.mark.usefixtures("within_a_period"),
 ]
 
 TABLES = ("fencedlock", "fencedticket", "idempotencykey", "latchpart")

@@ -14,7 +14,7 @@ from tests.coordination.rows import held
 from tests.fencing.running import dblock, running
 from tests.helpers import observe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("within_a_period")]
 
 
 def call(subcommand, *arguments, command=("true",)):

@@ -24,7 +24,12 @@ from tests.app.models import Counter
 from tests.helpers.crashes import crash_at, stopping
 from tests.helpers.processes import process, race
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.loss, pytest.mark.server]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.loss,
+    pytest.mark.server,
+    pytest.mark.usefixtures("within_a_period"),
+]
 
 VIENNA = ZoneInfo("Europe/Vienna")
 

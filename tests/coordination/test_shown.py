@@ -35,7 +35,7 @@ from tests.helpers.commands import run
 from tests.monitor.conftest import PAGE
 from tests.monitor.pages import html, words
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("within_a_period")]
 
 
 def semaphore(**options):

@@ -12,7 +12,11 @@ from django_dblock.testing import database_time
 from tests.doctor.helpers import found
 from tests.helpers import queueing
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.usefixtures("within_a_period"),
+]
 
 WORKERS, PARTS, TERMS = "outbox~worker", "outbox~partition", "sync~leader"
 

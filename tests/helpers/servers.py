@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection
-from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server
+from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server, ServerError
 
 SETTINGS = {
     **THROW_AWAY,
@@ -48,10 +48,6 @@ def free_port() -> int:
 def throw_away(**settings: str) -> Server:
     """Start a new cluster on a loopback port, which this process removes when it exits."""
     folder = Path(tempfile.mkdtemp(prefix="dblock-tests-"))
-    server = Server(
-        folder / "pg", version=version(), settings={**SETTINGS, **settings},
-        port=free_port(), tcp=True,
-    )  # fmt: skip
     owner = os.getpid()
 
     def remove() -> None:
@@ -60,8 +56,18 @@ def throw_away(**settings: str) -> Server:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
-    server.start()
-    return server
+    while True:
+        server = Server(
+            folder / "pg", version=version(), settings={**SETTINGS, **settings},
+            port=free_port(), tcp=True,
+        )  # fmt: skip
+        try:
+            server.start()
+        except ServerError as error:
+            if "already in use" not in str(error):  # by another process, since the look
+                raise
+        else:
+            return server
 
 
 def need(program: str, package: str) -> str:
