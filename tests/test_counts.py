@@ -130,6 +130,16 @@ def run_once_lease():
     run_once("invoice", 1, work=lambda *_: 1, mode="lease")
 
 
+def run_once_completing():
+    """One statement more, after COMMIT: whether the transaction was really committed."""
+
+    def work(handle):
+        with transaction.atomic():
+            return handle.complete(1)
+
+    run_once("invoice", 1, work=work, mode="lease")
+
+
 def read_and_save():
     product = Product.objects.get()
     product.name = "b"
@@ -271,6 +281,7 @@ OPERATIONS = {
     "run_once": (run_once_atomic, []),
     "run_once, replay": (run_once_atomic, [run_once_atomic]),
     "run_once, lease": (run_once_lease, []),
+    "run_once, lease, completing": (run_once_completing, []),
     "run_once, lease, replay": (run_once_lease, [run_once_lease]),
     "read and save_cas": (read_and_save, [lambda: Product.objects.create(pk=1, name="a")]),
 }
@@ -319,10 +330,11 @@ EXPECTED = {
     "run_once": (7, 2, 7, 2, 1500, 0),
     "run_once, replay": (5, 2, 5, 0, 0, 0),
     "run_once, lease": (6, 4, 6, 2, 2300, 1),
+    "run_once, lease, completing": (9, 7, 9, 2, 2300, 1),
     "run_once, lease, replay": (4, 2, 4, 0, 0, 0),
     "read and save_cas": (2, 2, 2, 1, 250, 1),
 }
-WRITES_AN_INDEX = {"run_once, lease", "view, lease"}
+WRITES_AN_INDEX = {"run_once, lease", "run_once, lease, completing", "view, lease"}
 ONE_MESSAGE = {"read lease", "write lease after a read"}
 """Several statements that travel together, through the ordinary cursor as well."""
 
