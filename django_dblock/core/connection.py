@@ -166,7 +166,8 @@ def in_callers_transaction(connection: BaseDatabaseWrapper) -> bool:
     return pgconn is not None and (pgconn.transaction_status in _OPEN or not driver.autocommit)
 
 
-_OPEN = (2, 3)
+_INERROR = 3
+_OPEN = (2, _INERROR)
 """INTRANS and INERROR of ``psycopg.pq.TransactionStatus``."""
 
 
@@ -228,6 +229,13 @@ def mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> 
     if connection.in_atomic_block:  # the same as django.db.transaction.mark_for_rollback_on_error
         connection.needs_rollback = True
         setattr(connection, "rollback_exc", error)  # noqa: B010 - the stubs don't know it
+
+
+def is_aborted(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the server has aborted the transaction, so that COMMIT becomes ROLLBACK."""
+    # That is so after a swallowed database error, also where Django's needs_rollback is not set.
+    driver = connection.connection
+    return driver is not None and driver.pgconn.transaction_status == _INERROR
 
 
 def end_interrupted(connection: BaseDatabaseWrapper, cursor: Any, rows: list[Any]) -> None:

@@ -253,6 +253,7 @@ class VersionedModel(GuardedSave):
         last = self.__dict__.get("_version_written")
         if (
             last is not None
+            and not last.only_read
             and last.version == expected
             and last.fate.alias == using
             and last.fate.pending(connections[using])

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from django.db import connections, models, transaction
 from django.db.models import Model
 from django.db.models.signals import class_prepared
+from django.db.transaction import TransactionManagementError
 
+from django_dblock.core.connection import is_aborted
 from django_dblock.exceptions import StaleObjects
 from django_dblock.signals import stale_object
 from django_dblock.versioning import bulk, own_writes
@@ -111,6 +113,8 @@ class VersionedQuerySet(models.QuerySet[M]):
             StaleObjects: with ``on_conflict="raise"``, some objects are stale; nothing was written.
             MissingVersion: an object has no version; nothing was sent.
             StaleObject: an object carries a version that was rolled back; nothing was sent.
+            TransactionManagementError: a receiver of ``stale_object`` has aborted the transaction;
+                nothing was written.
             TypeError, ValueError: an object, a field or an option is not valid; nothing was sent.
             NotSupportedError: the queryset is a union, an intersection or a difference; or the
                 connection is in psycopg's pipeline mode. Nothing was sent.
@@ -142,6 +146,13 @@ class VersionedQuerySet(models.QuerySet[M]):
                 stale_object.send_robust(self.model, error=error)
                 if on_conflict == "raise":
                     raise error
+                if connection.needs_rollback or is_aborted(connection):
+                    raise TransactionManagementError(
+                        "A receiver of stale_object has swallowed a database error or called "
+                        "set_rollback(True), so bulk_save_cas() can't commit what it has written. "
+                        "Nothing was written. Let the receiver write in a transaction.atomic() "
+                        "block of its own."
+                    )
         for row in written:
             row.settle(self.db, columns)
         return stale

@@ -52,7 +52,8 @@ def retry_on_conflict(
     most ``base`` seconds, then twice, four times, eight times ``base``, up to ``cap`` ("full
     jitter").
 
-    Guarantees: what a failed run did in the database is rolled back before the next begins.
+    Guarantees: what a failed run did in the database is rolled back before the next begins. An
+    error of an ``on_commit`` hook is raised at once, as the run is committed by then.
 
     Does not guarantee: success, as the last error is raised after the last attempt. Effects outside
     the database happen once per run; use ``transaction.on_commit`` for them. Objects that were read
@@ -86,8 +87,9 @@ def retry_on_conflict(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _refuse_what_spans(function)
 
-        def run(alias: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def run(alias: str, committed: list[str], /, *args: P.args, **kwargs: P.kwargs) -> R:
             with transaction.atomic(using=alias):
+                _note_commit(alias, committed)
                 result = function(*args, **kwargs)
                 refuse_unfinished(result, function, "retry_on_conflict")
             return result
@@ -97,10 +99,11 @@ def retry_on_conflict(
             alias = using or DEFAULT_DB_ALIAS
             _refuse_inside(function, alias)
             for attempt in range(1, attempts):
+                committed: list[str] = []
                 try:
-                    return run(alias, *args, **kwargs)
+                    return run(alias, committed, *args, **kwargs)
                 except (StaleObject, StaleObjects, LockDeadlock, OperationalError) as error:
-                    if not is_conflict(error):
+                    if committed or not is_conflict(error):
                         raise
                     # Not for secrets: it only keeps two losers from meeting again.
                     delay = random.uniform(0, min(cap, base * 2 ** (attempt - 1)))  # noqa: S311
@@ -108,11 +111,17 @@ def retry_on_conflict(
                         function, error=error, attempt=attempt, delay=delay
                     )
                 time.sleep(delay)
-            return run(alias, *args, **kwargs)
+            return run(alias, [], *args, **kwargs)
 
         return retrying
 
     return decorate
+
+
+def _note_commit(alias: str, committed: list[str]) -> None:
+    """Add the alias after COMMIT, before other hooks run, whose errors may look like conflicts."""
+    if len(connections[alias].atomic_blocks) == 1:  # not in a TestCase, which counts its hooks
+        transaction.on_commit(lambda: committed.append(alias), using=alias)
 
 
 def is_conflict(error: Exception) -> bool:

@@ -241,7 +241,8 @@ def was_read(instance: Instance, alias: str, last: "Written | None" = None) -> N
         still_open = frozenset(connection.savepoint_ids)
         fate = max(reversed(pending), key=lambda fate: len(fate.savepoints & still_open))
         before = last.before if last is not None and last.fate is fate else None
-        instance.__dict__["_version_written"] = Written(fate, version, before)
+        only_read = last is None or last.only_read or not last.fate.pending(connection)
+        instance.__dict__["_version_written"] = Written(fate, version, before, only_read=only_read)
 
 
 # The version that an instance had before, which a rollback restores.
@@ -257,12 +258,14 @@ class Written:
         before: what the instance carried when the transaction had not written it yet; None where
             it carried no version, as before an INSERT.
         taken: attributes that took a value of the row over, with the values before and after.
+        only_read: the instance was read, and the transaction may not have written its row.
     """
 
     fate: Fate
     version: int
     before: "Before | None" = None
     taken: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    only_read: bool = False
 
 
 @dataclass(slots=True)

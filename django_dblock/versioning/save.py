@@ -15,7 +15,7 @@ from django.db.models.functions import Greatest
 from django.db.models.query import QuerySet
 from django.db.models.sql.where import ExtraWhere
 
-from django_dblock.core.connection import refuse_pipeline
+from django_dblock.core.connection import is_aborted, refuse_pipeline
 from django_dblock.exceptions import MissingVersion, StaleObject
 from django_dblock.signals import stale_object
 from django_dblock.sql.versioning import IS
@@ -397,7 +397,8 @@ class GuardedSave(models.Model):
             )
         except BaseException as error:
             stale = attempt is not None and error is attempt.conflict
-            if stale and usable:
+            # A receiver of stale_object may have aborted the transaction; a savepoint heals that.
+            if stale and usable and (several or not is_aborted(connection)):
                 connection.needs_rollback = False
             if tables:
                 tables.failed(stale=stale)

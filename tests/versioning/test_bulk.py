@@ -8,13 +8,14 @@ from decimal import Decimal
 import pytest
 from django.db import DataError, connection, models, transaction
 from django.db.models import F
+from django.db.transaction import TransactionManagementError
 from django.db.utils import DatabaseError, NotSupportedError
 
 from django_dblock import MissingVersion, StaleObject, StaleObjects, bypass_versions
 from django_dblock.signals import stale_object
 from django_dblock.versioning import bulk
 from tests.app import models as app
-from tests.app.models import Gadget, Invoice, InvoiceLine, Product, Typed
+from tests.app.models import Counter, Gadget, Invoice, InvoiceLine, Product, Typed
 from tests.helpers.observe import until
 from tests.helpers.processes import process
 from tests.versioning.conftest import overtake, version_of
@@ -72,6 +73,49 @@ def test_statements_equal_bulk_update(statements):
         counts.append(len(writes(sent)))
     assert counts == [3, 3]
     assert set(Product.objects.values_list("version", flat=True)) == {3}
+
+
+def break_by_the_orm(**_):
+    Counter.objects.create(name=None)
+
+
+def break_by_a_cursor(**_):
+    connection.cursor().execute("SELECT 1/0")
+
+
+def roll_back(**_):
+    transaction.set_rollback(True)
+
+
+@pytest.fixture(params=[break_by_the_orm, break_by_a_cursor, roll_back])
+def breaking_receiver(request):
+    """What a receiver of stale_object raises is only logged."""
+    stale_object.connect(request.param)
+    yield request.param
+    stale_object.disconnect(request.param)
+
+
+def test_receiver_that_breaks_the_transaction_is_no_success(breaking_receiver):
+    rows = products()
+    overtake(rows[2])
+    with pytest.raises(TransactionManagementError, match="A receiver of stale_object"):
+        Product.objects.bulk_save_cas(rows, ["name"])
+    assert [row.version for row in rows] == [1, 1, 1]
+    assert sorted(Product.objects.values_list("version", flat=True)) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("breaking_receiver", [break_by_the_orm, break_by_a_cursor], indirect=True)
+def test_transaction_that_a_receiver_broke_does_not_commit(product, breaking_receiver):
+    """Django must not take it for usable: COMMIT would be a rollback, and the hooks would run."""
+    ran = []
+    overtake(product)
+    with transaction.atomic():
+        transaction.on_commit(lambda: ran.append(1))
+        Counter.objects.create(name="before")
+        with pytest.raises(StaleObject):
+            product.save()
+    assert not Counter.objects.exists()
+    assert ran == []
 
 
 def test_on_conflict_raise_is_all_or_nothing():

@@ -204,6 +204,23 @@ def test_touch_of_a_row_inserted_in_the_transaction_is_free(statements):
     assert len(sent) == 0
 
 
+@pytest.mark.parametrize("write", [
+    lambda keys: Product.objects.filter(name="another's").update(stock=1),
+    lambda keys: Product.objects.filter(pk__in=keys, name="another's").update(stock=1),
+])  # fmt: skip
+def test_touch_bumps_a_row_that_the_transaction_may_not_have_written(product, write):
+    """Its read can't tell, so one bump too many is right, and none would lose an update."""
+    another = Product.objects.create(name="another's")
+    with transaction.atomic():
+        assert write([product.pk, another.pk]) == 1
+        again = Product.objects.get(pk=product.pk)
+        again.touch_version()
+        assert again.version == version_of(product) == 2
+        again.refresh_from_db()
+        again.touch_version()
+        assert version_of(product) == 2, "it is known to have written this row"
+
+
 def test_touch_again_when_the_first_was_rolled_back(product):
     with transaction.atomic():
         point = transaction.atomic()

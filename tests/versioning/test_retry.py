@@ -45,6 +45,24 @@ def database_error(kind, cause):
     return error
 
 
+@pytest.mark.parametrize("raised", [
+    lambda: StaleObject(instance=Product(pk=1), expected=1, actual=2, using="default"),
+    lambda: database_error(OperationalError, DeadlockDetected),
+])  # fmt: skip
+def test_committed_run_is_not_repeated_for_an_error_of_a_hook(raised, pauses):
+    def sync():
+        raise raised()
+
+    @retry_on_conflict
+    def pay():
+        Counter.objects.create(name="payment")
+        transaction.on_commit(sync)
+
+    with pytest.raises((StaleObject, OperationalError)):
+        pay()
+    assert Counter.objects.count() == 1
+
+
 def test_retry_reads_again(product, pauses):
     seen = []
 
