@@ -340,19 +340,23 @@ class FencedModel(models.Model):
         """
         lock: Lease | None = self.__dict__.get("_fence")
         fences = [value for value in values if value[0].attname == "fence_token"]
+        limit: dict[str, int] = {}
+        rows = base_qs
         if lock is None or not fences:
-            others = [value for value in values if value not in fences]
-            return super()._do_update(
-                base_qs, using, pk_val, others, update_fields, forced_update, *args, **more
-            )
-        limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
-        rows = base_qs.filter(**limit)
+            values = [value for value in values if value not in fences]
+        else:
+            limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
+            rows = base_qs.filter(**limit)
         done = super()._do_update(
             rows, using, pk_val, values, update_fields, forced_update, *args, **more
         )
-        if done:
+        if done or lock is None:
             return done
-        fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
-        if hasattr(self, "_version_field") and fenced.exists():
+        row: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val)
+        if self._state.adding and not row.exists():
+            return done  # Django inserts the row of a parent
+        if hasattr(self, "_version_field") and row.filter(**limit).exists():
             return done  # a conflict of versions, for which the VersionedModel raises
+        # A parent's table has no token if the fence is in a child's table. Django would insert a
+        # row that is missing there, and then insert the child's row, too.
         raise refused(lock, type(self), _NEWER, pk=self.pk)
