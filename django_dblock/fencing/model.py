@@ -8,9 +8,13 @@ holder could write after the new holder has read the row and before the new hold
 If the rows are in another database, there is no guard. There the first access under a lock
 *claims* the rows: it stamps the rows with the lease's token, and from then on the column refuses
 every older holder. So rows must be read with ``QuerySet.fenced(lock)`` before they are saved.
+
+Django sends more than one statement for many of its reads and writes (related rows, several tables,
+joins), and compares the token in the first of them only. So a claim, and a write without a guard,
+begin with a statement that locks the rows whose tokens count until the transaction ends.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -101,6 +105,24 @@ T = TypeVar("T")
 _NEWER_ROWS = "because a newer holder has written or claimed some of the rows"
 
 
+def _fenced_table(model: type[models.Model]) -> Any:
+    """Return the model whose table has the tokens: the model itself, or a parent."""
+    return model._meta.get_field("fence_token").model  # noqa: SLF001
+
+
+def _parents(model: type[models.Model]) -> Iterator[tuple[str, Any]]:
+    """Return the parents that have tables of their own, each with the name of the link to it.
+
+    The order is that in which a save writes the tables. Locks are taken in the same order, so that
+    a claim and a save of one row don't deadlock.
+    """
+    concrete: Any = model._meta.concrete_model  # noqa: SLF001
+    for parent, link in concrete._meta.parents.items():  # noqa: SLF001
+        for name, above in _parents(parent):
+            yield f"{link.name}__{name}", above
+        yield link.name, parent
+
+
 class FencedQuerySet(models.QuerySet[Any]):
     """A QuerySet with ``fenced(lock)``; your own managers are made with ``as_manager()``."""
 
@@ -116,8 +138,8 @@ class FencedQuerySet(models.QuerySet[Any]):
             StaleFence: when the QuerySet is used: the lease is not held any more, or a newer holder
                 has written or claimed some of the rows. Nothing was written or claimed.
             TypeError: when the QuerySet is used: the lease is one of several that are held at once.
-            NotSupportedError: when rows that must be claimed are read with ``values()`` or
-                ``iterator()``, or when the QuerySet creates rows.
+            NotSupportedError: when rows that must be claimed are read with ``values()``,
+                ``iterator()``, ``aiterator()`` or ``raw()``, or when the QuerySet creates rows.
         """
         rows = self.all()
         rows._lease = lock  # noqa: SLF001 - the same class
@@ -202,9 +224,34 @@ class FencedQuerySet(models.QuerySet[Any]):
             NotSupportedError: the rows are in another database than the lock table; one statement
                 must claim all of them before they are read.
         """
-        if self._claims():
-            raise NotSupportedError("iterator() can't claim rows: iterate over the QuerySet itself")
+        self._refuse_unclaimed("iterator")
         return super().iterator(chunk_size)
+
+    def aiterator(self, chunk_size: int = 2000) -> AsyncIterator[Any]:
+        """Read the rows in chunks as Django does; refuse rows that must be claimed.
+
+        Raises:
+            NotSupportedError: the rows are in another database than the lock table; one statement
+                must claim all of them before they are read.
+        """
+        self._refuse_unclaimed("aiterator")
+        return super().aiterator(chunk_size)
+
+    def raw(self, raw_query: Any, *args: Any, **options: Any) -> Any:
+        """Read rows by your own SQL as Django does; refuse rows that must be claimed.
+
+        Raises:
+            NotSupportedError: the rows are in another database than the lock table, and SQL of your
+                own can't be changed into a claim.
+        """
+        self._refuse_unclaimed("raw")
+        return super().raw(raw_query, *args, **options)
+
+    def _refuse_unclaimed(self, method: str) -> None:
+        if self._claims():
+            raise NotSupportedError(
+                f"{method}() can't claim rows: iterate over the QuerySet itself"
+            )
 
     def _claims(self) -> bool:
         return self._lease is not None and not is_beside(self._lease, self.db)
@@ -216,11 +263,41 @@ class FencedQuerySet(models.QuerySet[Any]):
         rows._lease = None  # noqa: SLF001
         rows._for_write = True  # noqa: SLF001
         with fenced_write(lock, rows.db, self.model):
-            done = write(rows.filter(fence_token__lte=lock.token))
-            # The conditions still match the rows that a newer token kept from being written.
-            if rows.filter(fence_token__gt=lock.token).exists():
-                raise refused(lock, self.model, _NEWER_ROWS)
+            if is_beside(lock, rows.db):
+                done = write(rows.filter(fence_token__lte=lock.token))
+                # The conditions still match the rows that a newer token kept from being written.
+                if rows.filter(fence_token__gt=lock.token).exists():
+                    raise refused(lock, self.model, _NEWER_ROWS)
+            else:
+                locked = self._lock(rows, lock)
+                # The conditions stay: the lock may have waited for a write that changed the rows.
+                done = write(rows.filter(**locked))
         return done
+
+    def _lock(self, rows: Any, lock: Lease) -> dict[str, Any]:
+        """Lock the rows until the transaction ends; return the filter for the locked rows.
+
+        The conditions of ``rows`` are in a sub-select, so that they may join and aggregate. Tables
+        below the one with the token need no lock, because a fenced save writes these later.
+
+        Raises:
+            StaleFence: a newer holder has written or claimed some of the rows.
+        """
+
+        def keys(table: Any) -> Any:
+            among: Any = rows.values(table._meta.pk.name)  # noqa: SLF001
+            among.query.select_for_update = False
+            found: Any = models.QuerySet(table, using=rows.db).filter(pk__in=among)
+            # The same order for all writers, and not the model's own.
+            return found.select_for_update().order_by("pk")
+
+        table = _fenced_table(self.model)
+        for _, parent in _parents(table):
+            list(keys(parent).values_list("pk"))
+        tokens: dict[Any, int] = dict(keys(table).values_list("pk", "fence_token"))
+        if any(token > lock.token for token in tokens.values()):
+            raise refused(lock, self.model, _NEWER_ROWS)
+        return {f"{table._meta.pk.name}__in": list(tokens)}  # noqa: SLF001
 
     def _fetch_all(self) -> None:
         if self._result_cache is None and self._claims():
@@ -234,14 +311,21 @@ class FencedQuerySet(models.QuerySet[Any]):
             raise NotSupportedError("values() can't claim rows: read the objects themselves")
         rows: Any = self.all()
         rows._lease = None  # noqa: SLF001
-        rows = rows.select_for_update(of=("self",))
+        # Django locks only tables that a column is read from, so the token is never deferred.
+        names, deferred = rows.query.deferred_loading
+        token = {"fence_token"}
+        rows.query.deferred_loading = (names - token if deferred else names | token), deferred
+        rows = rows.select_for_update(of=(*(name for name, _ in _parents(self.model)), "self"))
         with fenced_write(lock, rows.db, self.model):
             locked = list(rows)
+            table = _fenced_table(self.model)
+            key = table._meta.pk.attname  # noqa: SLF001
+            keys = list({getattr(row, key) for row in locked})
             # Django's own QuerySet, not a VersionedModel's: a claim must not change the version.
-            mine: Any = models.QuerySet(self.model, using=rows.db).filter(
-                pk__in=[row.pk for row in locked], fence_token__lte=lock.token
+            mine: Any = models.QuerySet(table, using=rows.db).filter(
+                pk__in=keys, fence_token__lte=lock.token
             )
-            if mine.update(fence_token=lock.token) != len({row.pk for row in locked}):
+            if mine.update(fence_token=lock.token) != len(keys):
                 raise refused(lock, self.model, _NEWER_ROWS)
         for row in locked:
             row.fence_token = lock.token
@@ -340,19 +424,23 @@ class FencedModel(models.Model):
         """
         lock: Lease | None = self.__dict__.get("_fence")
         fences = [value for value in values if value[0].attname == "fence_token"]
+        limit: dict[str, int] = {}
+        rows = base_qs
         if lock is None or not fences:
-            others = [value for value in values if value not in fences]
-            return super()._do_update(
-                base_qs, using, pk_val, others, update_fields, forced_update, *args, **more
-            )
-        limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
-        rows = base_qs.filter(**limit)
+            values = [value for value in values if value not in fences]
+        else:
+            limit = {"fence_token__lte" if is_beside(lock, using) else "fence_token": lock.token}
+            rows = base_qs.filter(**limit)
         done = super()._do_update(
             rows, using, pk_val, values, update_fields, forced_update, *args, **more
         )
-        if done:
+        if done or lock is None:
             return done
-        fenced: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val, **limit)
-        if hasattr(self, "_version_field") and fenced.exists():
+        row: Any = models.QuerySet(base_qs.model, using=using).filter(pk=pk_val)
+        if self._state.adding and not row.exists():
+            return done  # Django inserts the row of a parent
+        if hasattr(self, "_version_field") and row.filter(**limit).exists():
             return done  # a conflict of versions, for which the VersionedModel raises
+        # A parent's table has no token if the fence is in a child's table. Django would insert a
+        # row that is missing there, and then insert the child's row, too.
         raise refused(lock, type(self), _NEWER, pk=self.pk)

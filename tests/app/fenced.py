@@ -52,3 +52,30 @@ class Reserve(FencedModel, VersionedModel):
 
     class Meta:
         app_label = "app"
+
+
+class Cabinet(models.Model):
+    """A parent without a fence."""
+
+    size = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
+
+
+class Safe(FencedModel, Cabinet):
+    """A child by multi-table inheritance: the fence is in the child's own table."""
+
+    balance = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
+
+
+class Vault(Safe):
+    """A child of the child: its row is in three tables, and the fence is in the middle one."""
+
+    depth = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"

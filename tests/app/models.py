@@ -42,7 +42,10 @@ class Seat(models.Model):
 
 from tests.app.fenced import (  # noqa: E402 - read with the other models
     Account,  # noqa: F401
+    Cabinet,  # noqa: F401
     Reserve,  # noqa: F401
+    Safe,  # noqa: F401
     Savings,  # noqa: F401
     Stock,  # noqa: F401
+    Vault,  # noqa: F401
 )
