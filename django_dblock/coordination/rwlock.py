@@ -66,7 +66,9 @@ class WriteLease(_TurnLease):
                     publish()
 
         Entering takes the read lease and releases the write lease in one transaction. Leaving
-        releases the read lease. A reader can't become a writer.
+        releases the read lease. A reader can't become a writer. What is left of the write lease's
+        ``hold_at_least`` passes to the read lease: readers are let in, other writers are not. Its
+        ``lock_delay`` ends.
 
         Args:
             ttl: seconds after which an unrenewed read lease expires; by default the ttl of the
@@ -85,8 +87,19 @@ class WriteLease(_TurnLease):
             raise not_a_ttl("ttl", ttl)
         return _Downgrade(self, ttl)
 
-    def hand_over(self, ttl: float) -> SlotGrant:
+    @property
+    def rest_of_hold(self) -> float:
+        """The seconds that are left of ``hold_at_least``; never too few for a later statement."""
+        # _since is later than the grant by the server's clock.
+        return max(0.0, self._hold_at_least - (now() - self._since))
+
+    def hand_over(self, ttl: float, hold_at_least: float) -> SlotGrant:
         """Take a read lease and release this write lease, in one transaction.
+
+        Args:
+            ttl: seconds after which the read lease expires.
+            hold_at_least: seconds for which no other writer acquires the lock, even if this
+                process dies.
 
         Raises:
             LockLost: the write lease is not held any more.
@@ -95,8 +108,9 @@ class WriteLease(_TurnLease):
             StandbyDatabase: the server is a standby.
         """
         place = self.trust.place
+        delay = max(0.0, hold_at_least - ttl)
         parameters = {
-            **slots.terms(place, Wish(ttl, 0.0, _metadata_of(self), in_turn=True), None),
+            **slots.terms(place, Wish(ttl, delay, _metadata_of(self), in_turn=True), None),
             "token": self.token,
         }
         self.stop_renewing()
@@ -317,13 +331,14 @@ class _Downgrade:
 @contextmanager
 def _downgraded(writing: WriteLease, ttl: float) -> Iterator[ReadLease]:
     writing.check()
+    hold_at_least = writing.rest_of_hold
     before = now()
-    success = Success(writing.hand_over(ttl), before, 0.0)
+    success = Success(writing.hand_over(ttl, hold_at_least), before, 0.0)
     reading = ReadLease(
         _granted(writing.trust.place, success),
         success,
         ttl=ttl,
-        hold_at_least=0,
+        hold_at_least=hold_at_least,
         metadata=writing.metadata,
         on_lost=None,
     )

@@ -193,7 +193,8 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
             ``advisory_lock`` waits for 10 seconds by default.
         heartbeat: whether to renew the lease every third of the ttl; if False, call ``renew()``.
         hold_at_least: seconds since the grant for which nobody else acquires the key, even if the
-            lease is released earlier: for jobs that must not run twice in short order.
+            lease is released earlier, or if its holder dies: for jobs that must not run twice in
+            short order. If the holder dies, these seconds count from the last renewal.
         lock_delay: seconds for which nobody acquires the key after the lease *expired* unreleased,
             so that requests that the lost holder has sent elsewhere can end. A holder that leaves
             the block after the loss does not shorten the delay.
@@ -260,7 +261,10 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         self._on_lost = on_lost
         self._using = using
         self._metadata = dict(metadata) if metadata else {}
-        self._wish = Wish(float(ttl), float(lock_delay), _storable(self._metadata), fair)
+        # A holder that dies never releases its lease, so the grant itself has to keep the key for
+        # hold_at_least. The release replaces this delay by the rest of hold_at_least.
+        delay = max(float(lock_delay), float(hold_at_least) - float(ttl))
+        self._wish = Wish(float(ttl), delay, _storable(self._metadata), fair)
 
     def __enter__(self) -> Lease:
         attempt = self._attempt()

@@ -65,7 +65,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The terms of the lease that is requested."""
+    """The terms of the lease that is requested.
+
+    Attributes:
+        lock_delay: seconds after the expiry for which nobody acquires the lease, unless it is
+            released: ``lock_delay``, or what hold_at_least exceeds the ttl by, if that is more.
+    """
 
     ttl: float
     lock_delay: float

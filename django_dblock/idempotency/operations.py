@@ -2,19 +2,24 @@
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import psycopg
-from django.db import OperationalError, connections, transaction
+from django.db import Error, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 from django_dblock.conf import conf, seconds_of
 from django_dblock.core.connection import caused_by, fetch, in_callers_transaction
 from django_dblock.core.logging import audit_log, doer
-from django_dblock.exceptions import IdempotencyError, IdempotencyInProgress
+from django_dblock.core.replication import watch_commits
+from django_dblock.exceptions import (
+    IdempotencyError,
+    IdempotencyInProgress,
+    IdempotencyNotReplicated,
+)
 from django_dblock.idempotency.identity import shown_key
 from django_dblock.idempotency.options import Duration
 from django_dblock.idempotency.store import alias_for
@@ -55,8 +60,9 @@ def resolve_idempotency_key(  # noqa: PLR0913 - a response has parts
 
     Guaranteed: the last holder of the request is fenced off. What it still writes under
     ``request.idempotency.guard()`` or with ``complete()`` is rolled back. A request whose lease
-    runs, or that was taken over meanwhile, is not changed. In an open transaction, the guarantee
-    begins with its commit.
+    runs, or that was taken over meanwhile, is not changed. The commit waits for the disk and the
+    synchronous standbys, whatever ``synchronous_commit`` the session has. In an open transaction,
+    the guarantee begins with its commit.
 
     Not guaranteed: that the old worker stops, or that its effects outside are undone. Look for
     those before. The steps of a freed request are kept until its retention ends, which begins now.
@@ -86,6 +92,9 @@ def resolve_idempotency_key(  # noqa: PLR0913 - a response has parts
             ``IdempotencyKey.DoesNotExist``.
         IdempotencyInProgress: the request is running.
         IdempotencyError: the request has a response already, or its claim has changed meanwhile.
+        IdempotencyNotReplicated: no synchronous standby has confirmed the commit. The request is
+            resolved on this server, but a failover may lose that. In an open transaction, its
+            atomic block raises it.
         UnsupportedDatabase: the alias is not a PostgreSQL database.
 
     Source: M. Kleppmann, "How to do distributed locking", 2016: fencing tokens.
@@ -99,12 +108,39 @@ def resolve_idempotency_key(  # noqa: PLR0913 - a response has parts
     if outcome == "done" and not found.method:
         _refuse_no_json(found.name, body)
     seen = {"id": pk, "token": found.token, "claim": found.claim, "ttl": seconds, **answer}
-    if token in (None, found.token) and fetch(connections[alias], statement, seen):
-        _once_committed(partial(_write_down, pk, found, status_code, by), alias)
+    connection = connections[alias]
+    watch = watch_commits(connection)
+    before = watch.unconfirmed
+
+    def committed() -> None:
+        _write_down(pk, found, status_code, by)
+        if watch.unconfirmed != before:
+            raise _not_replicated(pk, found, connection)
+
+    if token in (None, found.token) and fetch(connection, statement, seen):
+        _once_committed(committed, alias)
         return
     raise IdempotencyError(
         f"{found.name} was taken over meanwhile, and was not touched. 'dblock list --kind "
         f"idempotency' shows its holder.",
+        **found.facts,
+    )
+
+
+def _not_replicated(
+    pk: int, found: _Resolvable, connection: BaseDatabaseWrapper
+) -> IdempotencyNotReplicated:
+    """Mark the response as unconfirmed if there is one; return the error for the operator.
+
+    The mark is best effort. Without it, a replay can give a response that a failover then loses.
+    """
+    with suppress(Error):
+        fetch(connection, sql.MARK_UNCONFIRMED, {"id": pk})
+    return IdempotencyNotReplicated(
+        f"{found.name} on database {connection.alias!r} is resolved, but no synchronous standby "
+        f"confirmed that, so a failover could lose it. Look for who cancels the wait "
+        f"(pg_cancel_backend(), statement_timeout). After a failover, resolve the request again if "
+        f"'dblock list --kind idempotency' still shows it.",
         **found.facts,
     )
 

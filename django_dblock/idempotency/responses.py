@@ -69,6 +69,10 @@ _DESCRIBING = frozenset(name.lower() for name in _REPRESENTATION)
 
 _KEPT = (*_REPRESENTATION, "Content-Location", "Location", "Link", "Retry-After")
 
+_SENDS_A_FILE = frozenset({"x-accel-redirect", "x-sendfile", "x-lighttpd-send-file"})
+"""Headers for which the web server replaces the body by a file, in lower case: nginx and Caddy,
+Apache's mod_xsendfile, lighttpd."""
+
 _COME_BACK_LATER = frozenset({408, 423, 425, 429})
 """Statuses that are about the moment: a stored one would say the same until the key expires."""
 
@@ -126,8 +130,9 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
     """Render the response, and return its stored part as parameters of the SQL statements.
 
     Raises:
-        UnstorableResponse: the response is a stream, too large, or not a response; or a callback of
-            a template response has returned another response, which the caller would not know.
+        UnstorableResponse: the response is a stream, too large, or not a response; or the web
+            server replaces its body by a file; or a callback of a template response has returned
+            another response, which the caller would not know.
     """
     if not isinstance(response, HttpResponseBase):
         raise UnstorableResponse(
@@ -144,11 +149,17 @@ def kept(response: Any, *, store_body: bool) -> dict[str, Any]:
             "from the view, or render() the response before complete()."
         )
     names = _stored_names(conf.idempotency_headers)
-    headers = {
-        names[name.lower()]: value
-        for name, value in response.headers.items()
-        if name.lower() in names
-    }
+    headers = {}
+    for name, value in response.headers.items():
+        if (kept_name := names.get(name.lower())) is not None:
+            headers[kept_name] = value
+        elif store_body and name.lower() in _SENDS_A_FILE:
+            raise UnstorableResponse(
+                f"The web server sends a file instead of this response's body, and "
+                f"DBLOCK_IDEMPOTENCY_HEADERS does not keep its {name}, so a retry would get the "
+                f"body without the file. Respond with a Location and let the client GET the file, "
+                f"name the header in the setting, or don't store the body: store_body=False."
+            )
     if (language := _language_of_the_middleware()) is not None:
         headers.setdefault("Content-Language", language)
     answer = StoredResponse(response.status_code, headers, response.content)

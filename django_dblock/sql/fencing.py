@@ -218,9 +218,10 @@ RETURNING
 
 # The complete release. The rest of hold_at_least becomes the lock_delay, so that a renewal in
 # flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
-# what the holder has sent elsewhere may still be under way. No row: another holder has been granted
-# the lease since. The commit waits neither for the disk nor for a standby: if a crash or a failover
-# loses the release, the lease expires. Only hold_at_least has to survive, as a grant has.
+# what the holder has sent elsewhere may still be under way, and the lock_delay of a grant keeps its
+# hold_at_least. No row: another holder has been granted the lease since. The commit waits neither
+# for the disk nor for a standby: if a crash or a failover loses the release, the lease expires.
+# Only hold_at_least has to survive, as a grant has.
 # If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
 # queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
 # one of the woken waiters could be granted the lease. The first column is null if nobody has
@@ -267,9 +268,9 @@ FOR KEY SHARE
 
 # An operator ends a lease: the fencing token is advanced, so the old holder can neither renew, nor
 # release, nor write under a guard. The commit is durable as that of a grant. The statement waits
-# for open guarded transactions. A lock_delay counts from now. With a token the statement ends that
-# grant, but no later grant. A row is locked after WHERE was evaluated, so the lock_timeout that
-# WHERE sets applies to that lock.
+# for open guarded transactions. A lock_delay counts from now, also the one that a grant has for its
+# hold_at_least. With a token the statement ends that grant, but no later grant. A row is locked
+# after WHERE was evaluated, so the lock_timeout that WHERE sets applies to that lock.
 FORCE_RELEASE = """
 WITH lease AS MATERIALIZED (
     SELECT id, expires_at > clock_timestamp() AS held

@@ -3,7 +3,7 @@
 PostgreSQL manual: 13.2.1 "Read Committed Isolation Level", 9.9.5 "Current Date/Time".
 """
 
-from django_dblock.sql.commits import UNAWAITED
+from django_dblock.sql.commits import DURABLE, UNAWAITED
 
 # The requests that have no response yet: first the requests without a worker, the longest idle in
 # front. Each state is a range of the partial index on locked_until, and only a limited number of
@@ -110,7 +110,7 @@ SELECT
     owner,
     method,
     completed_at IS NOT NULL,
-    ceil(extract(epoch FROM locked_until - clock_timestamp()))::int
+    ceil(extract(epoch FROM locked_until - clock_timestamp()))::bigint
 FROM django_dblock_idempotencykey
 WHERE id = %(id)s
 """
@@ -118,7 +118,8 @@ WHERE id = %(id)s
 # An operator frees a request: the next repetition continues after its last step. The token is
 # advanced and the claim removed, so the last holder can neither record nor commit under a guard.
 # The retention counts from now. If another run has taken the request over since the row was read,
-# the token differs or the lease runs, and the statement returns no row.
+# the token differs or the lease runs, and the statement returns no row. The commit is durable as
+# that of a claim: a crash would bring the old token and the old claim back.
 RETRY = """
 UPDATE django_dblock_idempotencykey
 SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint),
@@ -128,8 +129,8 @@ SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 10
 WHERE id = %(id)s AND token = %(token)s AND claim IS NOT DISTINCT FROM %(claim)s::uuid
     AND completed_at IS NULL
     AND (locked_until IS NULL OR locked_until <= clock_timestamp())
-RETURNING id
-"""
+RETURNING id, {durable}
+""".replace("{durable}", DURABLE)
 
 # An operator records the response of a request, under the same conditions.
 ANSWER = """
@@ -146,7 +147,16 @@ SET token = GREATEST(token + 1, floor(extract(epoch FROM clock_timestamp()) * 10
 WHERE id = %(id)s AND token = %(token)s AND claim IS NOT DISTINCT FROM %(claim)s::uuid
     AND completed_at IS NULL
     AND (locked_until IS NULL OR locked_until <= clock_timestamp())
-RETURNING id
+RETURNING id, {durable}
+""".replace("{durable}", DURABLE)
+
+# No synchronous standby has confirmed the commit of that response; as MARK_UNCONFIRMED in
+# django_dblock.sql.idempotency. A request that was freed has no response, and needs no mark: the
+# commit of the next claim waits for a standby, which then has all earlier writes, too.
+MARK_UNCONFIRMED = """
+UPDATE django_dblock_idempotencykey SET locked_until = completed_at
+WHERE id = %(id)s AND completed_at IS NOT NULL
+RETURNING set_config('synchronous_commit', 'local', true)
 """
 
 

@@ -244,6 +244,8 @@ FROM released
 
 # From write to read without a gap: in one transaction, and only while the write lease is held.
 # All waiting readers in front of the next writer are notified: they can read beside this reader.
+# The gate keeps no lock_delay, which would keep readers out. The rest of the writer's hold_at_least
+# is that of the reader's lease, which keeps writers out only.
 DOWNGRADE = (
     """
 WITH gate AS MATERIALIZED (

@@ -3,8 +3,10 @@
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection, transaction
+from django.utils import timezone
 
 from django_dblock import (
+    FencedLock,
     LockLost,
     LockTimeout,
     NotReplicated,
@@ -63,6 +65,19 @@ def attempt(_number, mode):
 
 def is_free_for(mode):
     return race(1, attempt, mode) == ["held"]
+
+
+def pass_time(observer, seconds):
+    observer.execute(
+        "UPDATE django_dblock_fencedlock SET acquired_at = acquired_at - p, "
+        "expires_at = expires_at - p FROM make_interval(secs => %s) p",
+        [seconds],
+    )
+
+
+def free_in(slot):
+    lease = FencedLock.objects.get(name=NAME, slot=slot)
+    return (lease.expires_at + lease.lock_delay - timezone.now()).total_seconds()
 
 
 def leave(process_):
@@ -268,6 +283,31 @@ class TestDowngrade:
             assert reading.remaining > 30
         with lock().write(ttl=30) as writing, pytest.raises(ValueError, match="ttl"):
             writing.downgrade(ttl=0)
+
+    def test_downgrade_keeps_writers_out_for_hold_at_least(self, observer):
+        """The writer's, counted from its grant; readers may read meanwhile."""
+        with lock().write(ttl=30, hold_at_least=60) as writing:
+            pass_time(observer, 20)
+            writing._since -= 20
+            with writing.downgrade(ttl=10):
+                assert is_free_for("read")
+        assert free_in(1) == pytest.approx(40, abs=2)
+        assert is_free_for("read")
+        assert not is_free_for("write")
+        pass_time(observer, 42)
+        assert is_free_for("write")
+
+    @pytest.mark.parametrize(("hold", "left"), [(60, 60), (20, 30)])
+    def test_reader_that_dies_after_a_downgrade_keeps_writers_out(self, hold, left):
+        with lock().write(ttl=30, hold_at_least=hold) as writing, writing.downgrade():
+            assert free_in(1) == pytest.approx(left, abs=2)
+
+    def test_hold_at_least_that_is_over_at_the_downgrade(self):
+        with lock().write(ttl=30, hold_at_least=60) as writing:
+            writing._since -= 61
+            with writing.downgrade():
+                assert free_in(1) == pytest.approx(30, abs=2)
+        assert is_free_for("write")
 
     def test_lost_writer_cannot_downgrade(self, observer):
         with pytest.raises(LockLost), lock().write(ttl=30) as writing:

@@ -1,15 +1,17 @@
 """A crash of the server loses no response, claim or step that was acknowledged."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
-from django_dblock import run_once
+from django_dblock import resolve_idempotency_key, run_once
 from django_dblock.models import IdempotencyKey
 from tests.helpers import servers
 from tests.helpers.servers import crash, keep_wal_in_memory, switched_to
+from tests.idempotency.rows import abandoned
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -81,6 +83,22 @@ def test_step_survives_a_server_crash(own):
         return row.steps
 
     assert run_once("step", work=work, mode="lease") == {"charge": {"result": "charged"}}
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["", "in a transaction"])
+@pytest.mark.parametrize("outcome", ["retry", "done"])
+def test_decision_of_an_operator_survives_a_crash(own, outcome, in_transaction):
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit = on")
+        row = abandoned(f"{outcome} {in_transaction}")
+    keep_wal_in_memory(own)
+    answer = {"status_code": 201, "body": b"{}"} if outcome == "done" else {}
+    with transaction.atomic() if in_transaction else nullcontext():
+        resolve_idempotency_key(row.pk, outcome=outcome, **answer)
+    crash(own)
+    after = IdempotencyKey.objects.get(pk=row.pk)
+    assert (after.token > row.token, after.locked_until) == (True, None)
+    assert after.status_code == answer.get("status_code")
 
 
 def test_negative_twin_asynchronous_response_is_lost(own):

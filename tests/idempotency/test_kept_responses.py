@@ -147,6 +147,26 @@ class TestHeaders:
             "Location",
         ]
 
+    @KINDS
+    @pytest.mark.parametrize("name", ["X-Accel-Redirect", "x-sendfile", "X-LIGHTTPD-send-file"])
+    def test_file_that_the_web_server_sends_is_refused(self, kind, name, settings, caplog):
+        """Its replay had no header, so the client got 200 without the file."""
+        view = kind(lambda: HttpResponse(headers={name: "/files/1.pdf"}))
+        assert send(view).status_code == 500
+        assert f"DBLOCK_IDEMPOTENCY_HEADERS does not keep its {name}" in caplog.text
+        assert IdempotencyKey.objects.count() == 0
+        settings.DBLOCK_IDEMPOTENCY_HEADERS = (name.lower(),)
+        assert not replayed(send(view))
+        again = send(view)
+        assert replayed(again)
+        assert again.headers[name] == "/files/1.pdf"
+
+    def test_file_that_the_web_server_sends_may_be_dropped(self):
+        headers = {"X-Accel-Redirect": "/files/1.pdf"}
+        view = sync_view(lambda: HttpResponse(headers=headers), store_body=False)
+        assert send(view).headers["X-Accel-Redirect"] == "/files/1.pdf"
+        assert send(view).status_code == 204
+
     @pytest.mark.urls(__name__)
     def test_language_of_the_middleware_is_repeated(self, settings):
         """A replay to a client with another language is still in the first one."""

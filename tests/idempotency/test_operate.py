@@ -288,6 +288,12 @@ class TestRefused:
         assert "3f1c0a52-key" not in str(caught.value)
         assert IdempotencyKey.objects.get().token == 3
 
+    def test_lease_of_a_century_is_refused(self):
+        row = unfinished(locked_until=timezone.now() + timedelta(days=36500))
+        with pytest.raises(IdempotencyInProgress) as caught:
+            resolve_idempotency_key(row.pk, outcome="retry")
+        assert caught.value.retry_after > 2**31
+
     def test_completed_request_is_refused(self):
         row = make()
         with pytest.raises(IdempotencyError, match="has its response, and every retry gets it"):

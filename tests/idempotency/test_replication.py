@@ -2,14 +2,22 @@
 
 import threading
 import unittest
+from contextlib import nullcontext
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import TestCase
 
-from django_dblock import IdempotencyKey, IdempotencyNotReplicated, idempotent, run_once
+from django_dblock import (
+    IdempotencyKey,
+    IdempotencyNotReplicated,
+    idempotent,
+    resolve_idempotency_key,
+    run_once,
+)
 from django_dblock.core.replication import watch_commits
 from tests.app.idempotent_views import add_one, client
 from tests.helpers import observe, servers
@@ -165,6 +173,40 @@ def test_claim_that_was_not_replicated_leaves_the_key_bound():
         cursor.execute("RESET synchronous_commit")
     assert problem(post(leased(lambda request: HttpResponse()))) == (503, "not_replicated")
     assert rows() == 1
+
+
+@pytest.fixture
+def abandoned_work(missing_standby):
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = local")
+        row = made.abandoned()
+        cursor.execute("RESET synchronous_commit")
+    return row
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["", "in a transaction"])
+@pytest.mark.parametrize("outcome", ["retry", "done"])
+def test_unconfirmed_decision_of_an_operator_raises(
+    abandoned_work, outcome, in_transaction, caplog
+):
+    answer = {"status_code": 201, "body": b"{}"} if outcome == "done" else {}
+    with (
+        pytest.raises(IdempotencyNotReplicated, match="'dblock list --kind idempotency'") as caught,
+        transaction.atomic() if in_transaction else nullcontext(),
+    ):
+        resolve_idempotency_key(abandoned_work.pk, outcome=outcome, **answer)
+    assert (caught.value.scope, caught.value.key) == ("user:7", "3f1c0a…")
+    assert "resolved request" in caplog.text, "it holds on this server"
+    row = IdempotencyKey.objects.get()
+    assert row.token > abandoned_work.token
+    # As the response of a run: not replayed until it is confirmed.
+    assert row.locked_until == row.completed_at
+
+
+def test_command_tells_an_unconfirmed_decision(abandoned_work):
+    done = ["--answer", "201", "--yes"]
+    with pytest.raises(CommandError, match="no synchronous standby confirmed"):
+        call_command("dblock", "release", "--request", abandoned_work.pk, *done)
 
 
 WRITES = ["step", "complete", "return"]
