@@ -209,6 +209,7 @@ def _held(name: str, slot: int, using: str | None) -> FencedLease:
         )
     if lease.state == "delayed":
         raise CommandError(
-            f"{name!r} is not held any more: its lock_delay ends in {lease.free_in:.1f} s."
+            f"{name!r} is not held any more: its lock_delay or hold_at_least ends in "
+            f"{lease.free_in:.1f} s."
         )
     return lease

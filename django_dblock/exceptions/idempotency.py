@@ -188,6 +188,8 @@ class UnstorableResponse(IdempotencyError):
     - a stream, or something that is not a response,
     - a body longer than ``DBLOCK_IDEMPOTENCY_MAX_BODY``: ``store_body=False`` stores none,
     - a header with a character that can't be sent,
+    - a header that makes the web server send a file, such as ``X-Accel-Redirect``, unless
+      ``DBLOCK_IDEMPOTENCY_HEADERS`` names the header,
     - from ``run_once()``, a result that is not JSON.
     """
 

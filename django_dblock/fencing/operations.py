@@ -27,7 +27,8 @@ def force_release(*key: KeyPart, by: str | None = None, using: str | None = None
     waits for open guarded transactions, as long as the session's ``lock_timeout`` allows.
 
     Not guaranteed: that the old holder stops at once. The old holder learns of the end at its next
-    heartbeat or guard. A ``lock_delay`` counts from now.
+    heartbeat or guard. A ``lock_delay`` counts from now, and so does the part of ``hold_at_least``
+    that is longer than the ttl.
 
     Each lease that was ended is logged as a warning by ``django_dblock.audit``.
 

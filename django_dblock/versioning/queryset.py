@@ -116,8 +116,8 @@ class VersionedQuerySet(models.QuerySet[M]):
             TransactionManagementError: a receiver of ``stale_object`` has aborted the transaction;
                 nothing was written.
             TypeError, ValueError: an object, a field or an option is not valid; nothing was sent.
-            NotSupportedError: the queryset is a union, an intersection or a difference; or the
-                connection is in psycopg's pipeline mode. Nothing was sent.
+            NotSupportedError: the queryset is a union, an intersection or a difference, or is
+                fenced; or the connection is in psycopg's pipeline mode. Nothing was sent.
         """
         if on_conflict not in ("report", "raise"):
             raise ValueError(f"on_conflict is 'report' or 'raise', not {on_conflict!r}.")
@@ -125,6 +125,8 @@ class VersionedQuerySet(models.QuerySet[M]):
             raise ValueError("Batch size must be a positive integer.")
         model, instances = cast("Any", self.model), cast("Iterable[Any]", objs)
         cast("Any", self)._not_support_combined_queries("bulk_save_cas")
+        if getattr(self, "_lease", None) is not None:  # a FencedQuerySet, too
+            cast("Any", self)._refuse("bulk_save_cas")
         self._for_write = True
         columns = bulk.checked_fields(model, fields)
         rows = bulk.checked_rows(self, instances, columns)

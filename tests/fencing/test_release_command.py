@@ -91,7 +91,7 @@ def test_free_or_delayed_lease_is_refused(observer):
         pass
     with pytest.raises(CommandError, match="no guarded transaction of its last holder"):
         run("release", NAME, "--yes")
-    with pytest.raises(CommandError, match=r"its lock_delay ends in \d+\.\d s"):
+    with pytest.raises(CommandError, match=r"its lock_delay or hold_at_least ends in \d+\.\d s"):
         run("release", "kept", "--yes")
 
 

@@ -1,6 +1,7 @@
 """A model with a version and a fence: each write is held to both."""
 
 import pytest
+from django.db import NotSupportedError
 
 from django_dblock import FencedLock, StaleFence, StaleObject, fenced_lock
 from tests.app.models import Reserve, Stock
@@ -53,6 +54,15 @@ class TestBesideTheLockTable:
         assert stock.version == 1
         FencedLock.objects.update(token=lock.token)
         lock.trust._reason = None
+
+    def test_bulk_save_cas_of_a_fenced_queryset_is_refused(self, model, lock):
+        """It compares versions only, and would overwrite what a newer holder has written."""
+        stock = model.objects.create()
+        model.objects.update(fence_token=lock.token + 1)
+        stock.refresh_from_db()
+        with pytest.raises(NotSupportedError, match="would not be fenced"):
+            model.objects.fenced(lock).bulk_save_cas([stock], ["number"])
+        assert model.objects.bulk_save_cas([stock], ["number"]) == []
 
     def test_fenced_update_bumps_and_stamps(self, model, lock):
         model.objects.create()
