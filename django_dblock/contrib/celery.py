@@ -26,6 +26,7 @@ from django_dblock.keys import KeyPart
 
 try:
     from celery import current_task
+    from celery.exceptions import Reject, Retry
 except ImportError as error:
     raise ImportError("django_dblock.contrib.celery needs Celery: pip install celery") from error
 
@@ -35,9 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Busy: TypeAlias = Literal["retry", "skip", "raise"]
-
-_FOR_EVER: Final = 2**31 - 1
-"""Retries: None would mean the task's own ``max_retries``, which is 3 by default."""
 
 _RETRY_ONCE: Final = 5.0
 """Seconds until a task looks again for the end of another run of the same work."""
@@ -66,7 +64,8 @@ def locked_task(
         key: the parts of the key; a callable is called with the task's arguments.
         ttl: seconds after which an unrenewed lease expires.
         busy: what a task does if the lock is held: ``"retry"`` later, until it is free, without
-            occupying a worker; ``"skip"``: end with None; ``"raise"`` LockTimeout.
+            occupying a worker; ``"skip"``: end with None; ``"raise"`` LockTimeout. Retries
+            for a busy lock don't count for the task's ``max_retries`` and ``retry_backoff``.
         retry_after: seconds until the retry; half of the ttl, and a random part of it, by default.
         pass_lease: whether to call the task with ``lease=``, for ``lease.guard()``.
         options: those of ``fenced_lock``: ``timeout``, ``lock_delay``, ``using`` ….
@@ -128,7 +127,8 @@ def once_task(  # noqa: PLR0913 - all by name
     Not guaranteed: anything after ``ttl``, 24 hours by default, which must be longer than the
     broker can take to deliver a message again.
 
-    A message that arrives while the same work runs is retried a few seconds later.
+    A message that arrives while the same work runs is retried a few seconds later. That doesn't
+    count for the task's ``max_retries`` and ``retry_backoff``.
 
     Args:
         key: called with the task's arguments, returns a key part or a tuple of parts; the task's
@@ -161,10 +161,26 @@ def _pause(ttl: float) -> float:
 
 
 def _retry(error: Exception, seconds: float) -> NoReturn:
-    """Let Celery run the task again later; where it was called as a function, raise the error."""
-    if not current_task:
+    """Send the task's message again, for later; where it was called as a function, raise the error.
+
+    Raises:
+        Retry: the message was sent, or Celery runs the task again at once (``apply()``).
+        Reject: the message can't be sent, as of ``Task.retry()``.
+    """
+    if not current_task or current_task.request.called_directly:
         raise error
-    raise current_task.retry(exc=error, countdown=seconds, max_retries=_FOR_EVER)
+    request = current_task.request
+    # Task.retry() counts each retry for max_retries and retry_backoff. A max_retries= that is
+    # passed to it stays on the task object, where autoretry_for finds it for later messages.
+    message = current_task.signature_from_request(
+        request, countdown=seconds, retries=request.retries
+    )
+    if not request.is_eager:  # otherwise apply() runs the message, and counts
+        try:
+            message.apply_async()
+        except Exception as failure:
+            raise Reject(failure, requeue=False) from failure
+    raise Retry(exc=error, when=seconds, is_eager=request.is_eager, sig=message) from error
 
 
 def _retry_once(error: IdempotencyInProgress) -> NoReturn:

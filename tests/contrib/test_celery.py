@@ -2,12 +2,16 @@
 
 import functools
 import importlib
+import queue
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-from celery import Celery
+from celery import Celery, chain, group
+from celery.app.trace import build_tracer
 from celery.exceptions import Retry
+from celery.worker.request import Request
+from kombu.exceptions import OperationalError
 
 from django_dblock import (
     IdempotencyInProgress,
@@ -28,6 +32,9 @@ app = Celery("tests", broker="memory://", set_as_current=False)
 app.conf.task_always_eager = True
 app.conf.task_eager_propagates = True
 app.conf.task_store_eager_result = False
+
+
+worker = Celery("worker", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
 @app.task
@@ -82,6 +89,69 @@ def unstorable():
     return object()
 
 
+class GatewayError(Exception):
+    pass
+
+
+@worker.task(autoretry_for=(GatewayError,), max_retries=3)
+@locked_task("fetch", "acme", ttl=30)
+def fetch():
+    raise GatewayError
+
+
+@worker.task(autoretry_for=(GatewayError,), max_retries=3)
+@once_task(key=lambda: "order", mode="lease")
+def order_once(run):
+    raise GatewayError
+
+
+@worker.task
+@locked_task("fetch", "acme", ttl=30)
+def fetch_one(number):
+    return number
+
+
+@worker.task
+def add_up(numbers):
+    return sum(numbers)
+
+
+@pytest.fixture
+def deliver():
+    """Run the task of the next message of a queue as a worker does, and return the message."""
+
+    def take(name="celery"):
+        with worker.connection_for_read() as connection:
+            messages = connection.SimpleQueue(worker.amqp.queues[name])
+            message = messages.get(block=False)
+            message.ack()
+        Request(message, app=worker).execute()
+        return message
+
+    yield take
+    for task in (fetch, order_once):
+        vars(task._get_current_object()).pop("override_max_retries", None)
+    worker.control.purge()
+
+
+def during_another_hold(act):
+    with fenced_lock("fetch", "acme", ttl=30):
+        act()
+
+
+def during_another_run(act):
+    def work(handle):
+        act()
+        raise ZeroDivisionError  # so that nothing is stored
+
+    with pytest.raises(ZeroDivisionError):
+        run_once("celery", f"{__name__}.order_once", "order", work=work, mode="lease")
+
+
+def state(result):
+    return worker.AsyncResult(result.id).state
+
+
 class TestLocked:
     def test_task_holds_the_lease_while_it_runs(self):
         assert sync.delay("acme").get() == "sync:acme"
@@ -103,20 +173,19 @@ class TestLocked:
     @pytest.mark.parametrize(
         ("task", "least", "most"), [(retrying, 15, 30), (retrying_later, 7, 7)]
     )
-    def test_busy_retry_asks_celery_to_retry_later(self, task, least, most, monkeypatch):
-        asked = []
-
-        def retry(exc, countdown, max_retries):
-            asked.append((type(exc), countdown, max_retries))
-            return Retry()
-
-        monkeypatch.setattr(task._get_current_object(), "retry", retry)
-        with fenced_lock("sync", "acme", ttl=30), pytest.raises(Retry):
+    def test_busy_retry_asks_celery_to_retry_later(self, task, least, most):
+        with fenced_lock("sync", "acme", ttl=30), pytest.raises(Retry) as caught:
             task.delay()
-        [(kind, countdown, retries)] = asked
-        assert kind is LockTimeout
-        assert least <= countdown <= most
-        assert retries > 2**30
+        assert isinstance(caught.value.exc, LockTimeout)
+        assert caught.value.__cause__ is caught.value.exc
+        assert least <= caught.value.when <= most
+
+    def test_eager_task_is_retried_at_once(self, monkeypatch):
+        with ExitStack() as held:
+            held.enter_context(fenced_lock("sync", "acme", ttl=30))
+            task = retrying._get_current_object()
+            monkeypatch.setattr(task, "on_retry", lambda *_: held.close())
+            assert retrying.apply(throw=False).get() == "ran"
 
     def test_busy_lock_raises_in_a_plain_call(self):
         assert retrying() == "ran"
@@ -162,6 +231,112 @@ class TestLocked:
             function()
 
 
+@pytest.mark.parametrize(
+    ("task", "while_busy"), [(fetch, during_another_hold), (order_once, during_another_run)]
+)
+class TestBusyRetries:
+    """Of messages that go through a queue, in a worker's ``Request``."""
+
+    def test_they_leave_no_max_retries_on_the_task(self, task, while_busy, deliver):
+        result = task.delay()
+        while_busy(deliver)
+        assert state(result) == "RETRY"
+        assert not hasattr(task, "override_max_retries")
+
+    def test_they_are_not_counted(self, task, while_busy, deliver):
+        counted = []
+        task.delay()
+        while_busy(lambda: counted.extend(deliver().headers["retries"] for _ in range(5)))
+        assert counted == [0] * 5
+
+    def test_errors_after_them_end_at_max_retries(self, task, while_busy, deliver):
+        result = task.delay()
+        while_busy(lambda: [deliver() for _ in range(5)])
+        counted = [deliver().headers["retries"] for _ in range(4)]
+        assert counted == [0, 1, 2, 3]
+        assert state(result) == "FAILURE"
+        with pytest.raises(queue.Empty):
+            deliver()
+
+    def test_errors_of_other_messages_end_at_max_retries(self, task, while_busy, deliver):
+        task.delay()
+        while_busy(deliver)
+        worker.control.purge()
+        result = task.delay()
+        for _ in range(4):
+            deliver()
+        assert state(result) == "FAILURE"
+        with pytest.raises(queue.Empty):
+            deliver()
+
+    def test_they_between_errors_keep_the_count(self, task, while_busy, deliver):
+        result = task.delay()
+        deliver()
+        deliver()
+        while_busy(lambda: [deliver() for _ in range(5)])
+        assert [deliver().headers["retries"] for _ in range(2)] == [2, 3]
+        assert state(result) == "FAILURE"
+
+
+class TestBusyMessage:
+    def test_it_is_sent_again_as_it_was(self, deliver):
+        fetch_one.apply_async(
+            (5,),
+            queue="slow",
+            priority=7,
+            expires=3600,
+            time_limit=90,
+            soft_time_limit=60,
+            headers={"tenant": "acme"},
+            shadow="fetch for acme",
+            link=add_up.si([1]),
+            link_error=add_up.si([2]),
+            root_id="root",
+            parent_id="parent",
+            group_id="group",
+            group_index=3,
+            chain=[add_up.si([3]).clone(task_id="next")],
+            chord=add_up.s().clone(task_id="body"),
+        )
+        messages = []
+        during_another_hold(lambda: messages.extend(deliver("slow") for _ in range(2)))
+        first, second = messages
+        assert second.payload == first.payload
+        assert second.headers.pop("eta") is not None
+        assert first.headers.pop("eta") is None
+        assert second.headers == first.headers
+        for name in ("correlation_id", "reply_to", "priority"):
+            assert second.properties[name] == first.properties[name]
+
+    def test_chain_goes_on_after_it(self, deliver):
+        result = chain(fetch_one.s(5), add_up.si([4, 5]))()
+        during_another_hold(deliver)
+        deliver()
+        deliver()
+        assert result.get(timeout=1) == 9
+
+    def test_chord_waits_for_it(self, deliver):
+        result = (group(fetch_one.s(1), fetch_one.s(2)) | add_up.s())()
+        during_another_hold(lambda: [deliver(), deliver()])
+        assert state(result) == "PENDING"
+        for _ in range(3):
+            deliver()
+        assert result.get(timeout=1) == 3
+
+    def test_it_is_rejected_if_the_broker_is_away(self, monkeypatch):
+        def send_task(*_, **__):
+            raise OperationalError("no broker")
+
+        monkeypatch.setattr(worker, "send_task", send_task)
+        trace = build_tracer(fetch_one.name, fetch_one._get_current_object(), app=worker)
+        outcomes = []
+        request = {"id": "one", "delivery_info": {}}
+        during_another_hold(lambda: outcomes.append(trace("one", (5,), {}, request)))
+        [outcome] = outcomes
+        assert outcome.info.state == "REJECTED"
+        assert not outcome.info.retval.requeue
+
+
 class TestOnce:
     def test_same_message_has_one_effect(self):
         first = pay.apply((5,), task_id="one").get()
@@ -179,23 +354,15 @@ class TestOnce:
         assert charge.delay("o-1").get() == "charged o-1"
         assert charge.delay("o-1").get() == "charged o-1"
 
-    def test_message_during_the_run_is_retried(self, monkeypatch):
-        asked = []
-
-        def retry(exc, countdown, max_retries):
-            asked.append(type(exc).__name__)
-            return Retry()
-
-        monkeypatch.setattr(charge._get_current_object(), "retry", retry)
-
+    def test_message_during_the_run_is_retried(self):
         def work(handle):
-            with pytest.raises(Retry):
+            with pytest.raises(Retry) as caught:
                 charge.delay("o-2")
-            return "done"
+            return type(caught.value.exc).__name__
 
         name = f"{__name__}.charge"
-        assert run_once("celery", name, "o-2", work=work, mode="lease") == "done"
-        assert asked == ["IdempotencyInProgress"]
+        seen = run_once("celery", name, "o-2", work=work, mode="lease")
+        assert seen == "IdempotencyInProgress"
 
     def test_inner_run_in_progress_is_the_tasks_error(self):
         """It is no other message for the same work, so it is not retried."""
