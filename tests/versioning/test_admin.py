@@ -146,6 +146,45 @@ def test_deleted_row_is_reported(mine, theirs, shelf, url):
     assert now(Shelf, "name") == []
 
 
+class TestReplica:
+    """The rows of a POST are read older than those that the page showed."""
+
+    @pytest.fixture
+    def read(self, monkeypatch):
+        """What each request to the change form reads, in turn; then the present row."""
+        turns = []
+
+        def get_object(site, request, object_id, from_field=None):
+            present = Shelf.objects.get(pk=object_id)
+            return turns.pop(0) if turns and request.method == "POST" else present
+
+        monkeypatch.setattr(ShelfAdmin, "get_object", get_object)
+        monkeypatch.setattr(ShelfAdmin, "fields", ("name",), raising=False)
+        return turns
+
+    def test_trap_older_row_does_not_restore_columns_outside_the_form(self, mine, shelf, url, read):
+        read.append(Shelf.objects.get())
+        Shelf.objects.update(note="theirs")
+        answer = mine.post(url, look(mine, url).sent(name="mine"))
+        assert answer.status_code == 200
+        assert "Send the page again" in answer.content.decode()
+        assert now(Shelf, "name", "note") == [("one", "theirs")]
+        assert mine.post(url, Page(answer).sent()).status_code == 302
+        assert now(Shelf, "name", "note") == [("mine", "theirs")]
+
+    def test_second_run_that_reads_an_older_row_asks_to_send_again(self, mine, shelf, url, read):
+        oldest = Shelf.objects.get()
+        Shelf.objects.update(note="shown")
+        shown = look(mine, url).sent(name="mine")
+        read += [Shelf.objects.get(), oldest]
+        Shelf.objects.update(note="theirs")
+        answer = mine.post(url, shown)
+        assert answer.status_code == 409
+        assert "Send the page again" in answer.content.decode()
+        assert "this meanwhile" not in answer.content.decode()
+        assert now(Shelf, "name", "note") == [("one", "theirs")]
+
+
 # Inlines.
 
 

@@ -20,6 +20,7 @@ from tests.app.models import (
     ProductProxy,
     Setting,
     Shelf,
+    Special,
     Tag,
 )
 from tests.versioning.pages import sent
@@ -272,6 +273,132 @@ def test_every_model_structure_is_supported(model):
         conflict(
             post(Form, row, {**mine, "name": "x", "title": "x", "customer": "x", "state": "s"})
         )
+
+
+# An instance that was read with an older version than the user saw, as from a replica that lags.
+
+
+class NameForm(VersionedModelForm):
+    class Meta:
+        model = Product
+        fields = ("name",)
+
+
+def conflict_then_lag(form_class, instance, changes, **theirs):
+    """Lose against another writer; return the old instance, and what the next page would send."""
+    model = type(instance)
+    behind = model._base_manager.get(pk=instance.pk)
+    shown = sent(form_class(instance=instance), **changes)
+    assert model.objects.filter(pk=instance.pk).update(**theirs)
+    return behind, sent(conflict(post(form_class, instance, shown)))
+
+
+def refused(form, name="__all__"):
+    assert not form.is_valid()
+    assert form.has_error("__all__", "version_behind")
+    assert "Send the page again" in str(form.non_field_errors())
+    with pytest.raises(ValueError, match="didn't validate"):
+        form.save()
+    return form
+
+
+def test_trap_older_instance_does_not_restore_columns_outside_the_form(product):
+    """The UPDATE alone would match: the user saw 2, and the instance was read with 1."""
+    behind, again = conflict_then_lag(NameForm, product, {"name": "mine"}, stock=9)
+    form = refused(NameForm(again, instance=behind))
+    form.full_clean()  # comparing with the version that the first one left would be too late
+    refused(form)
+    assert Product.objects.values("name", "stock", "version").get() == {
+        "name": "lamp", "stock": 9, "version": 2,
+    }  # fmt: skip
+    last = post(NameForm, product, sent(form))
+    assert last.is_valid(), last.errors
+    last.save()
+    assert Product.objects.values("name", "stock").get() == {"name": "mine", "stock": 9}
+
+
+def test_older_instance_does_not_undo_the_choice_of_theirs(product):
+    behind, again = conflict_then_lag(ProductForm, product, {"name": "mine"}, name="theirs")
+    again["version_choice_name"] = "theirs"
+    form = refused(ProductForm(again, instance=behind))
+    assert form["name"].value() == "theirs"
+    last = post(ProductForm, product, sent(form, stock="4"))
+    assert last.is_valid(), last.errors
+    last.save()
+    assert Product.objects.values("name", "stock").get() == {"name": "theirs", "stock": 4}
+
+
+def test_choice_of_every_field_type_is_shown_while_the_instance_is_older(shelf):
+    other = Tag.objects.create(name="second")
+    behind = Shelf.objects.get()
+    mine = sent(ShelfForm(instance=shelf), tags=[], note="mine", extra="[1]", main="")
+    theirs = Shelf.objects.get()
+    theirs.note, theirs.extra, theirs.main = "long " * 2000, {"b": 2}, other
+    theirs.save()
+    theirs.tags.set([other])
+    names = ("tags", "note", "extra", "main", "plan")
+    choices = {f"version_choice_{name}": "theirs" for name in names}
+    again = sent(conflict(post(ShelfForm, shelf, mine)), **choices)
+    form = refused(ShelfForm(again, instance=behind))
+    last = post(ShelfForm, shelf, sent(form, name="two"))
+    assert last.is_valid(), last.errors
+    saved = last.save()
+    assert (saved.name, saved.note.strip(), saved.extra, saved.main) == (
+        "two", ("long " * 2000).strip(), {"b": 2}, other,
+    )  # fmt: skip
+    assert list(saved.tags.all()) == [other]
+
+
+def test_older_instance_that_the_view_has_changed_is_not_saved(product):
+    behind, again = conflict_then_lag(NameForm, product, {"name": "mine"}, stock=9)
+    behind.stock += 1
+    refused(NameForm(again, instance=behind))
+    assert behind.stock == 4
+    with pytest.raises(StaleObject):
+        behind.save()
+    assert Product.objects.get().stock == 9
+
+
+def test_two_forms_of_one_older_instance_are_both_refused(product):
+    behind, again = conflict_then_lag(NameForm, product, {"name": "mine"}, stock=9)
+    refused(NameForm(again, instance=behind))
+    refused(NameForm(again, instance=behind))
+
+
+@pytest.mark.parametrize("model", [ProductProxy, Gadget, Special, Invoice, Article])
+def test_older_instance_of_every_model_structure_is_refused(model):
+    class Form(VersionedModelForm):
+        class Meta:
+            fields = "__all__"
+
+    Form = forms.modelform_factory(model, form=Form)  # noqa: N806
+    row = model.objects.create(**({"tags": ["a"]} if model is Article else {}))
+    behind = model._base_manager.get(pk=row.pk)
+    row.save()
+    version = row._version_field.attname
+    refused(Form(sent(Form(instance=row)), instance=behind))
+    assert getattr(model._base_manager.get(pk=row.pk), version) == getattr(behind, version) + 1
+
+
+@pytest.mark.parametrize("fields", [("version",), ("version", "price")])
+def test_deferred_version_of_a_posted_form_is_refused(product, fields):
+    data = sent(ProductForm(instance=product))
+    with pytest.raises(MissingVersion):
+        ProductForm(data, instance=Product.objects.defer(*fields).get())
+
+
+def test_version_that_was_read_alone_is_refused(product):
+    behind, again = conflict_then_lag(NameForm, product, {"name": "mine"}, stock=9)
+    behind.refresh_from_db(fields=["version"])
+    with pytest.raises(MissingVersion):
+        NameForm(again, instance=behind)
+
+
+def test_older_instance_with_deferred_fields_is_refused(product):
+    behind = Product.objects.defer("price").get()
+    _, again = conflict_then_lag(NameForm, product, {"name": "mine"}, stock=9)
+    refused(NameForm(again, instance=behind))
+    assert Product.objects.get().stock == 9
 
 
 # Every kind of field.

@@ -13,6 +13,9 @@ pytestmark = pytest.mark.django_db
 BoxFormSet = forms.modelformset_factory(
     Box, form=VersionedModelForm, fields=("label", "items"), extra=1, can_delete=True
 )
+ItemsFormSet = forms.modelformset_factory(
+    Box, form=VersionedModelForm, fields=("items",), extra=0, can_delete=True
+)
 InlineBoxFormSet = forms.inlineformset_factory(
     Shelf, Box, form=VersionedModelForm, fields="__all__", extra=0
 )
@@ -103,6 +106,23 @@ def test_deleted_row_is_reported(shelf):
     formset = BoxFormSet(data)
     assert not formset.is_valid()
     assert formset.forms[0].has_error("__all__", "deleted")
+
+
+@pytest.mark.parametrize("change", [{"form_0_items": "10"}, {"form_0_DELETE": "on"}])
+def test_trap_row_that_was_read_older_than_it_was_shown_is_refused(shelf, change):
+    """As from a replica that lags: the UPDATE alone would match, and restore the old label."""
+    behind = list(Box.objects.all())
+    Box.objects.filter(label="red").update(label="crimson")
+    data = posted(ItemsFormSet(), **change)
+    queryset = Box.objects.all()
+    queryset._result_cache = behind
+    formset = ItemsFormSet(data, queryset=queryset)
+    assert not formset.is_valid()
+    assert [form.has_error("__all__", "version_behind") for form in formset] == [True, False]
+    assert items() == {"crimson": 1, "blue": 2}
+    formset = ItemsFormSet(data)
+    save(formset)
+    assert items() == ({"blue": 2} if "form_0_DELETE" in change else {"crimson": 10, "blue": 2})
 
 
 def test_new_row_is_added(shelf):

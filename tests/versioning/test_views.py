@@ -216,3 +216,38 @@ def test_negative_twin_plain_form_loses_edits():
     row = Plain.objects.create(name="one")
     statuses = race(4, send, f"/plain/{row.pk}/", {}, "name")
     assert Counter(statuses) == {302: 4}
+
+
+class Replica:
+    """Reads from one alias, which lags behind the other."""
+
+    def db_for_read(self, model, **hints):
+        return "other"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+    def allow_relation(self, *_, **__):
+        return True
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+@pytest.mark.parametrize("page", PAGES)
+def test_trap_replica_that_lags_after_a_conflict_loses_no_change(client, settings, page):
+    """The trap: the page of the conflict has read the primary, the next view reads the replica."""
+    shelf = Shelf.objects.create(name="one")
+    Shelf.objects.using("other").create(pk=shelf.pk, name="one")
+    settings.DATABASE_ROUTERS = [Replica()]
+    rows = Shelf.objects.using("default").filter(pk=shelf.pk)
+    url = f"/shelf/{shelf.pk}/{page}"
+    shown = look(url)
+    rows.update(secret="theirs")
+    answer = client.post(url, shown.sent(name="mine"))
+    assert answer.status_code == 409
+    answer = client.post(url, Page(answer).sent())
+    assert answer.status_code == 200
+    assert "Send the page again" in answer.content.decode()
+    assert rows.values_list("name", "secret", "version").get() == ("one", "theirs", 2)
+    Shelf.objects.using("other").filter(pk=shelf.pk).update(secret="theirs")  # it has caught up
+    assert client.post(url, Page(answer).sent()).status_code == 302
+    assert rows.values_list("name", "secret", "version").get() == ("mine", "theirs", 3)

@@ -306,8 +306,9 @@ def _as_conflict(request: HttpRequest, response: Any, page: Page) -> Any:
             changes.result_list = [read.get(each.pk, each) for each in sent]
         keep_tokens_of_unseen(response, page.conflicts)
         names = ", ".join(dict.fromkeys(str(each.instance) for each in page.conflicts))
-        text = NOT_SAVED % {"names": names}
-        messages.error(request, text, fail_silently=True)
+        if names:  # none if the second run has read older rows than the page shows
+            text = NOT_SAVED % {"names": names}
+            messages.error(request, text, fail_silently=True)
     return _with_status(response, HTTPStatus.CONFLICT)
 
 

@@ -75,7 +75,7 @@ class AdminFormMixin(VersionedFormMixin):
     def full_clean(self) -> None:
         """Clean as Django does, and add the conflict if this form has one to show."""
         super().full_clean()
-        if not self.is_bound or not self._seen:
+        if not self.is_bound or not self._seen or self._refused:
             return
         self.instance.__dict__["_version_in_form"] = True
         failed = self.page.failed

@@ -41,6 +41,10 @@ DELETED = _(
     "Somebody else has deleted this since you opened it. Nothing was saved. What you entered "
     "is shown below, for you to copy."
 )
+BEHIND = _(
+    "What the server has just read is older than what this page shows, so nothing was saved. Send "
+    "the page again in a moment. If that does not help, load it again and repeat your change."
+)
 
 
 class VersionTokenField(forms.CharField):
@@ -65,7 +69,10 @@ class VersionedFormMixin(_Base):
     also with ``commit=False``, in formsets, and with ``cas_on_save = False``; a formset's DELETE
     does so too. If the row has another version, or was deleted, :class:`StaleObject` is raised and
     nothing is written, many-to-many relations included. Only the user's changes count: a row in a
-    formset that the user did not change is not written, even if another writer changed the row.
+    formset that the user did not change is not written, even if another writer changed the row. If
+    the instance was read with an older version than the user saw, as from a replica that lags, the
+    form is invalid (the code of the error is ``"version_behind"``): its UPDATE would also write the
+    old values of the columns that are not in the form.
 
     Does not guarantee: anything about a row that is written without the form's instance. A file
     that was uploaded is stored before a conflict is found, as with every save that fails. A
@@ -125,7 +132,12 @@ class VersionedFormMixin(_Base):
         return found
 
     def _open(self) -> None:
-        """Read the token, and set the form's initial values to the values that the user saw."""
+        """Read the token, and set the form's initial values to the values that the user saw.
+
+        Raises:
+            MissingVersion: the instance carries no version, so its values may be older than the
+                version that the user saw.
+        """
         posted = {
             name: self.data.get(self.add_prefix(name))
             for name in [TOKEN, *(CHOICE + name for name in self._guarded)]
@@ -135,19 +147,36 @@ class VersionedFormMixin(_Base):
         except ValidationError as error:
             self._refused = error
             return
+        instance = self.instance
+        read = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
+        behind = read < self._seen.version
+        if behind:
+            self._refused = ValidationError(BEHIND, code="version_behind")
         for name, field in self._guarded.items():
             if isinstance(self.fields[name], forms.FileField):
                 continue  # a file that is not uploaded again is not changed
-            if posted[CHOICE + name] == THEIRS:
+            if taken := posted[CHOICE + name] == THEIRS:
                 self._taken.append(name)
-            elif name in self._seen.original:
+                if not behind:
+                    continue  # the instance has the value that the user chose
+            if name in self._seen.original:
                 value = self._seen.original[name]
                 self.initial[name] = value if field.many_to_many else field.to_python(value)
+            elif taken:
+                self.initial[name] = self._value_now(field)
         self._disable_taken(disabled=True)
 
+    def _value_now(self, field: Any) -> Any:
+        """Read a value that is too long for the token from the database that is written."""
+        using = router.db_for_write(type(self.instance), instance=self.instance)
+        rows: Any = type(self.instance)._base_manager.using(using).filter(pk=self.instance.pk)
+        return rows.values_list(field.attname, flat=True).first()
+
     def _disable_taken(self, *, disabled: bool) -> None:
-        # For a disabled field Django takes the row's value, whatever was sent. The UPDATE compares
-        # the version, so that this is the value that the user chose.
+        # For a disabled field Django takes the initial value, whatever was sent. That is the value
+        # of the instance, which was not read with an older version than the user saw, and the
+        # UPDATE compares the version. So it is the value that the user chose. If the instance is
+        # older, the form is invalid, and shows the chosen value.
         for name in self._taken:
             self.fields[name].disabled = disabled
 
@@ -164,13 +193,13 @@ class VersionedFormMixin(_Base):
         self._disable_taken(disabled=False)
         for name in self._taken:
             self._show(name, self.get_initial_for_field(self.fields[name], name))
-        if self._seen:
-            expect(self.instance, self._seen.version)
-        elif self._refused:
+        if self._refused:
             self.cleaned_data.pop(
                 DELETION_FIELD_NAME, None
             )  # a formset deletes the rows of invalid forms, too
             self.add_error(None, self._refused)
+        elif self._seen:
+            expect(self.instance, self._seen.version)
         else:
             self._say_gone()
 
