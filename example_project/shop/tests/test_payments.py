@@ -231,6 +231,7 @@ class Statements(AsksAcquirer, TransactionTestCase):
             "SELECT shop_payment",
             "INSERT shop_payment",
             "UPDATE django_dblock_idempotencykey",
+            "SELECT django_dblock_idempotencykey",  # after COMMIT: the response is really there
         ], sent
 
     def test_the_statements_of_a_replay_are_counted(self) -> None:
