@@ -234,8 +234,8 @@ def mark_for_rollback(connection: BaseDatabaseWrapper, error: BaseException) -> 
 def is_aborted(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the server has aborted the transaction, so that COMMIT becomes ROLLBACK."""
     # That is so after a swallowed database error, also where Django's needs_rollback is not set.
-    driver = connection.connection
-    return driver is not None and driver.pgconn.transaction_status == _INERROR
+    pgconn = getattr(connection.connection, "pgconn", None)
+    return pgconn is not None and pgconn.transaction_status == _INERROR
 
 
 def end_interrupted(connection: BaseDatabaseWrapper, cursor: Any, rows: list[Any]) -> None:

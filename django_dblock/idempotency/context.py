@@ -212,7 +212,7 @@ class Handle:
                 transaction's atomic block raises it.
             IdempotencyError: this run has recorded its response already.
             TransactionManagementError: the transaction was rolled back, and the view returns this
-                response all the same; or Django has not noticed the rollback, because the view has
+                response nevertheless; or Django has not noticed the rollback, because the view has
                 swallowed a database error. The end of the view raises it, or the atomic block. The
                 request is free again.
             UnstorableResponse: the response can't be stored.

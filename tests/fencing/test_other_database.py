@@ -15,7 +15,7 @@ from django.db.models import Count, F, Q
 from django.db.models.signals import pre_delete
 from django.test.utils import isolate_apps
 
-from django_dblock import FencedModel, LockLost, StaleFence, fenced_lock
+from django_dblock import FencedModel, FencedQuerySet, LockLost, StaleFence, fenced_lock
 from tests.app.models import Account, Safe, Savings, Vault
 from tests.fencing.helpers import NAME, expire
 from tests.helpers import observe
@@ -136,6 +136,20 @@ class TestPausedWriter:
             rows(Account).fenced(holders[0]).delete, "DELETE", Account, holders, looking
         )
         assert {row.pk for row in read} == set(rows(Account).values_list("pk", flat=True))
+
+    def test_negative_twin_without_locked_rows_the_read_row_is_gone(
+        self, holders, looking, monkeypatch
+    ):
+        """The token is compared in the statement that reads, which says nothing about DELETE."""
+        monkeypatch.setattr(
+            FencedQuerySet, "_lock", lambda self, rows, lock: {"fence_token__lte": lock.token}
+        )
+        rows(Account).create(name="a")
+        _, read = write_late(
+            rows(Account).fenced(holders[0]).delete, "DELETE", Account, holders, looking
+        )
+        assert len(read) == 1
+        assert not rows(Account).exists()
 
     def test_delete_of_a_child_leaves_what_was_read(self, holders, looking):
         rows(Savings).create(name="a")

@@ -22,6 +22,19 @@ def version_of(instance, using="default"):
     return rows.values_list(field.attname, flat=True).get(pk=instance._version_pk)
 
 
+class Replica:
+    """A router that reads from one alias, which may lag, and writes to the other."""
+
+    def db_for_read(self, model, **hints):
+        return "other"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+    def allow_relation(self, *_, **__):
+        return True
+
+
 @pytest.fixture
 def product(db):
     """A product that was read; its row has version 1."""

@@ -11,7 +11,7 @@ from django_dblock import StaleObject
 from django_dblock.signals import stale_object
 from tests.app import models as app
 from tests.app.models import Gadget, Product
-from tests.versioning.conftest import overtake, version_of
+from tests.versioning.conftest import Replica, overtake, version_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -152,19 +152,6 @@ def test_save_compares_on_the_alias_of_the_instance():
     with pytest.raises(StaleObject) as caught:
         mine.save_cas(using="default")
     assert caught.value.deleted
-
-
-class Replica:
-    """Reads from one alias, writes to the other."""
-
-    def db_for_read(self, model, **hints):
-        return "other"
-
-    def db_for_write(self, model, **hints):
-        return "default"
-
-    def allow_relation(self, *_, **__):
-        return True
 
 
 def test_replica_router_writes_to_the_primary(settings):

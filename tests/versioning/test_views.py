@@ -10,6 +10,7 @@ from django_dblock import VersionedUpdateMixin, form_conflict_response
 from tests.app.models import Box, Plain, Shelf, Tag
 from tests.app.versioned_site import ShelfUpdate
 from tests.helpers.processes import race
+from tests.versioning.conftest import Replica
 from tests.versioning.pages import Page
 
 pytestmark = [pytest.mark.django_db, pytest.mark.loss]
@@ -216,19 +217,6 @@ def test_negative_twin_plain_form_loses_edits():
     row = Plain.objects.create(name="one")
     statuses = race(4, send, f"/plain/{row.pk}/", {}, "name")
     assert Counter(statuses) == {302: 4}
-
-
-class Replica:
-    """Reads from one alias, which lags behind the other."""
-
-    def db_for_read(self, model, **hints):
-        return "other"
-
-    def db_for_write(self, model, **hints):
-        return "default"
-
-    def allow_relation(self, *_, **__):
-        return True
 
 
 @pytest.mark.django_db(databases=["default", "other"])
