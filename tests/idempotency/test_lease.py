@@ -17,6 +17,7 @@ from django_dblock.idempotency import store
 from tests.app.idempotent_views import add_one, client
 from tests.app.models import Counter
 from tests.conftest import conninfo
+from tests.helpers import backends
 from tests.idempotency.leasing import (
     Died,
     die,
@@ -733,6 +734,11 @@ SILENTLY = [set_rollback, swallow_an_error_of_the_orm, swallow_an_error_of_a_cur
 
 class TestSilentRollback:
     """The transaction of the response is gone, and no exception says so."""
+
+    @pytest.fixture(params=backends.BACKENDS, autouse=True)
+    def _backend(self, request):
+        with backends.installed(request.param):
+            yield
 
     @pytest.mark.parametrize("roll_back", SILENTLY)
     def test_its_response_is_not_stored(self, roll_back):
