@@ -93,8 +93,8 @@ class Meaning(NamedTuple):
 
 def meaning_of(name: str, slot: int) -> Meaning:
     """Return what the name and slot of a lease mean."""
-    key, _, kind = name.rpartition("~")
-    if kind not in ROLES:
+    key, marked, kind = name.rpartition("~")
+    if not marked or kind not in ROLES:  # a lock may be named "worker"
         return Meaning(name, "fenced", "lock")
     if kind == "rwlock" and slot == 0:
         return Meaning(key, kind, "writer")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_dblock.core.application_name import named
-from django_dblock.fencing.lease_name import lease_name
+from django_dblock.fencing.lease_name import ROLES, lease_name, meaning_of, title_of
 
 
 def name(*key, namespace=""):
@@ -127,3 +127,10 @@ def test_no_two_keys_share_a_name(one, other, here, there):
 )
 def test_similar_keys_have_different_names(one, other):
     assert name(*one) != name(*other)
+
+
+@pytest.mark.parametrize("word", ROLES)
+def test_lock_that_is_named_like_a_kind_is_a_lock(word):
+    assert meaning_of(name(word), 0) == (word, "fenced", "lock")
+    assert title_of(name(word), 0) == word
+    assert meaning_of(f"{name(word)}~{word}", 1).key == word
