@@ -201,6 +201,17 @@ class Conf:
         return value
 
     @cached_property
+    def prepare(self) -> bool:
+        """``DBLOCK_PREPARE``: let the server keep the plans of the statements of leases."""
+        value: bool = _read(
+            "DBLOCK_PREPARE",
+            True,  # noqa: FBT003 - a default, not a flag
+            "True or False",
+            lambda value: isinstance(value, bool),
+        )
+        return value
+
+    @cached_property
     def max_keys(self) -> int:
         """``DBLOCK_MAX_KEYS``: the most keys of one ``advisory_locks`` call; default 1,000.
 

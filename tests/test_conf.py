@@ -14,6 +14,7 @@ def test_settings_have_their_defaults():
     assert conf.namespace == ""
     assert conf.labels == "full"
     assert conf.allow_snapshot_isolation is False
+    assert conf.prepare is True
     assert conf.max_keys == 1000
     assert conf.locked_status == 423
     assert conf.slow_wait is None
@@ -34,6 +35,7 @@ def test_settings_have_their_defaults():
         ("namespace", ["", "shop", "acme.example.com"], [None, b"shop"]),
         ("labels", ["full", "first", "off"], [None, True, "all"]),
         ("allow_snapshot_isolation", [True, False], [None, 1, "yes"]),
+        ("prepare", [True, False], [None, 1, "yes"]),
         ("max_keys", [1, 10**6], [0, True, 1.5, None]),
         ("locked_status", [409, 423, 503], [200, 500, "423", 423.0, None]),
         ("slow_wait", [None, 0.5, 60], [0, -1, True, "1", float("nan"), timedelta(0)]),

@@ -16,7 +16,14 @@ from django.test.utils import CaptureQueriesContext
 from psycopg import IsolationLevel
 from psycopg.pq import Trace
 
-from django_dblock import LockTimeout, UnsafeIsolation, advisory_lock, advisory_locks
+from django_dblock import (
+    LockTimeout,
+    UnsafeIsolation,
+    advisory_lock,
+    advisory_locks,
+    fenced_lock,
+)
+from django_dblock.core import simple_query
 from django_dblock.core.simple_query import send
 from tests.app.models import Counter
 from tests.helpers.locks import held, hold
@@ -261,3 +268,16 @@ class TestOneByOne:
                 pass
         finally:
             connection.close()
+
+
+class TestPrepared:
+    @pytest.mark.usefixtures("long_period")
+    def test_lease_whose_statements_are_prepared_is_two_round_trips(self, messages):
+        """Sync ends each: the server answers once."""
+        for _ in range(simple_query._PREPARE_AFTER + 2):
+            with fenced_lock(*KEY, ttl=30):
+                pass
+        messages()
+        with fenced_lock(*KEY, ttl=30):
+            pass
+        assert messages() == ["Bind", "Describe", "Execute", "Sync"] * 2

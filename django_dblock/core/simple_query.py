@@ -15,11 +15,15 @@ A statement that commits by itself is sent in the same way (:func:`fetch_directl
 cursors are most of its way through Django and psycopg.
 """
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from django.apps import apps
@@ -27,10 +31,12 @@ from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import Cursor
 from psycopg import abc, generators
-from psycopg.adapt import Transformer
-from psycopg.pq import Escaping, ExecStatus, Format, TransactionStatus
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import DiagnosticField, Escaping, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from django_dblock.conf import conf
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import (
     cancel_if_running,
     drop_if_dead,
@@ -127,12 +133,12 @@ def fetch_directly(
         with connection.wrap_database_errors:
             adapt = Transformer(driver)
             template, names = template_of(statement)
-            if names:
-                values = map(parameters.__getitem__, names)
-                message = template.encode() % tuple(map(adapt.as_literal, values))
-            else:
-                message = statement.encode()
-            _send_and_wait(driver, message, _receiving(driver, received))
+            values = [parameters[name] for name in names]
+            if not _run_prepared(connection, adapt, template, values, received):
+                message = template.encode()
+                if values:
+                    message %= tuple(map(adapt.as_literal, values))
+                _send_and_wait(driver, message, _receiving(driver, received))
             rows += _loaded(adapt, received)
     except Error:
         drop_if_dead(connection)
@@ -257,6 +263,136 @@ def _send_and_wait(
     with driver.lock:
         driver.pgconn.send_query(message)
         return driver.wait(receiving or generators.execute(driver.pgconn))
+
+
+def _run_prepared(
+    connection: BaseDatabaseWrapper,
+    adapt: abc.Transformer,
+    template: str,
+    values: Sequence[Any],
+    received: list[PGresult],
+) -> bool:
+    """Run a prepared statement; return False if nothing was run, and the text must be sent."""
+    driver = connection.connection
+    known = _sessions.get(driver)
+    if known is None:
+        known = _sessions[driver] = _Session()
+    if not (known.keeps and conf.prepare):
+        return False
+    if monotonic() >= known.until:
+        known.begin()
+    times = known.times.get(template, 0)
+    if times < _PREPARE_AFTER:
+        known.times[template] = times + 1
+        return False
+    dumped = adapt.dump_sequence(values, [PyFormat.TEXT] * len(values))
+    try:
+        name = _prepared(driver, known, (template, adapt.types or ()))
+    except BaseException:
+        cancel_if_running(connection)  # what it returns is not the statement's
+        raise
+    if name is None:
+        return False
+    with driver.lock:
+        driver.pgconn.send_query_prepared(name, dumped)
+        driver.wait(_receiving(driver, received))
+    if received[-1].error_field(DiagnosticField.SQLSTATE) in _NOT_KEPT:
+        received.clear()
+        known.keeps = False
+        return False
+    return True
+
+
+def _prepared(
+    driver: "psycopg.Connection[Any]", known: "_Session", key: tuple[str, tuple[int, ...]]
+) -> bytes | None:
+    """Return the name of a statement that is prepared now; None if it can't be, or is one more."""
+    if known.outdated:
+        _send_and_wait(driver, b"DISCARD PLANS")
+        known.outdated = False
+    name = known.names.get(key)
+    if name is None and len(known.names) < _MOST_PREPARED:
+        name = _prepare(driver, known, *key)
+        if name is None:
+            known.keeps = False
+        else:
+            known.names[key] = name
+    return name
+
+
+def _prepare(
+    driver: "psycopg.Connection[Any]", known: "_Session", template: str, types: tuple[int, ...]
+) -> bytes | None:
+    """Prepare a statement; return its name, or None if that is not possible in this session."""
+    if not known.names:
+        # A pooler gives its clients process ids of its own. Behind it the next statement may be run
+        # by another session, which has not prepared it.
+        [found] = _send_and_wait(driver, b"SELECT pg_backend_pid()")
+        if found.get_value(0, 0) != str(driver.pgconn.backend_pid).encode():
+            return None
+    numbers = itertools.count(1)
+    text = _PERCENT.sub(lambda at: "%" if at[0] == "%%" else f"${next(numbers)}", template)
+    # Named by its content: where a pooler does pass its server's process id on, a name of another
+    # client's statement never means another statement.
+    name = f"dblock_{blake2b(f'{text} {types}'.encode(), digest_size=16).hexdigest()}".encode()
+    with driver.lock:
+        driver.pgconn.send_prepare(name, text.encode(), types)
+        [result] = driver.wait(generators.execute(driver.pgconn))
+    # not OK: the type of a parameter may be unknown, or another thread has just prepared it
+    return name if result.status == ExecStatus.COMMAND_OK else None
+
+
+class _Session:
+    """What a session of the server has prepared for this package.
+
+    A statement that is sent often is prepared, so that the server does not parse and plan it for
+    every call. Only statements that commit by themselves are: if the session has forgotten one, the
+    server says so before it runs anything, no transaction is aborted, and the text is sent.
+
+    A plan that was made while the table was nearly empty reads the whole table, also when it has
+    grown, until autovacuum has analyzed it. So plans live for one period. A statement that is sent
+    a few times in it is not worth a plan.
+
+    PostgreSQL manual: PREPARE, DISCARD; 54.2.3 "Extended Query".
+
+    Attributes:
+        keeps: whether the session keeps what was prepared, as far as is known.
+        until: when the period ends, on the package's clock.
+        times: how often each statement was sent as text in the period.
+        names: the names of the prepared statements, by text and the types of the parameters.
+        outdated: whether they have plans of an earlier period.
+    """
+
+    __slots__ = ("keeps", "names", "outdated", "times", "until")
+
+    def __init__(self) -> None:
+        self.keeps = True
+        self.names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a period."""
+        self.until = monotonic() + _PERIOD
+        self.times: dict[str, int] = {}
+        self.outdated = bool(self.names)
+
+
+_sessions: "WeakKeyDictionary[psycopg.Connection[Any], _Session]" = WeakKeyDictionary()
+
+_PERIOD = 5.0
+"""Seconds for which a plan is used."""
+
+_PREPARE_AFTER = 5
+"""Times that a statement is sent as text in each period."""
+
+_MOST_PREPARED = 50
+"""Statements that a session keeps; each takes memory of the server, and each schema has its own."""
+
+# The statement is unknown, as after DISCARD ALL or DEALLOCATE ALL; or its columns have other types
+# since a migration (feature_not_supported). The server says so before it runs anything.
+_NOT_KEPT = (b"26000", b"0A000")
+
+_PERCENT = re.compile("%[%s]")
 
 
 def _receiving(

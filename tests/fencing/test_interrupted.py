@@ -17,6 +17,7 @@ from django_dblock import (
     run_once,
     signals,
 )
+from django_dblock.core import simple_query
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.models import FencedTicket
@@ -197,6 +198,37 @@ class TestInThisProcess:
 
         interrupted(enter, b"INSERT INTO django_dblock_fencedticket", count, error)
         assert count() == 0
+
+    @pytest.mark.usefixtures("long_period")
+    def test_interrupted_entry_by_a_prepared_statement_releases_the_grant(
+        self, error, interrupted, observer
+    ):
+        def enter():
+            for _ in range(simple_query._PREPARE_AFTER + 2):
+                with fenced_lock("a", ttl=600):
+                    pass
+            fenced_lock("a", ttl=600, metadata={"held": "back"}).__enter__()
+
+        granted = "SELECT count(*) FROM django_dblock_fencedlock WHERE metadata ? 'held'"
+        count = lambda: observer.execute(granted).fetchone()[0]  # noqa: E731
+        interrupted(enter, b'"back"', count, error)
+        assert nothing_is_left(observer)
+
+    @pytest.mark.usefixtures("long_period")
+    def test_interrupted_preparation_returns_no_rows(self, error, interrupted, observer):
+        """What asks for the server's process id returns a row of its own."""
+        rows = []
+        ask = (connections["default"], "SELECT %(a)s::int", {"a": 1}, rows)
+
+        def prepare():
+            connections["default"].connect()
+            for _ in range(simple_query._PREPARE_AFTER + 1):
+                rows.clear()
+                simple_query.fetch_directly(*ask)
+
+        asked = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_backend_pid()'"
+        interrupted(prepare, b"pg_backend_pid", lambda: observer.execute(asked).fetchone(), error)
+        assert rows == []
 
 
 @pytest.mark.parametrize("error", [TimeLimit, KeyboardInterrupt])
