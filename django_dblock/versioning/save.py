@@ -445,13 +445,17 @@ class GuardedSave(models.Model):
             rollback.was_read(instance, db)
         return instance
 
-    def refresh_from_db(  # type: ignore[override]
-        self, using: str | None = None, fields: Iterable[str] | None = None, **more: Any
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: Any = None,
     ) -> None:
         """Read the row again. A version that is read alone is not one to compare with."""
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
         last: rollback.Written | None = state.get("_version_written")
+        more = {} if from_queryset is None else {"from_queryset": from_queryset}
         unloaded = names is None and name not in state  # Django would leave it so
         if unloaded:
             state[name] = None
@@ -465,6 +469,11 @@ class GuardedSave(models.Model):
         read = [
             each for each in loaded if names is None or each.name in names or each.attname in names
         ]
+        if read and from_queryset is not None:
+            partly = names is not None or len(loaded) < len(self._meta.concrete_fields)
+            read = _read_by(from_queryset, read, names, partly=partly)
+        if unloaded and self._version_field not in read:
+            del state[name]
         loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
         if self._version_field in read:
             self._version_was_read(read)
@@ -642,6 +651,28 @@ class GuardedSave(models.Model):
         else:
             state[name] = version
         loaded_state.written(self, values)
+
+
+def _read_by(
+    queryset: Any, fields: list[Any], names: Collection[str] | None, *, partly: bool
+) -> list[Any]:
+    """Return the fields that ``refresh_from_db(from_queryset=…)`` has read.
+
+    The queryset may leave fields out by ``defer()`` or ``only()``.
+
+    Args:
+        queryset: the queryset.
+        fields: the fields to read.
+        names: the names that the caller has asked for; None for all that are loaded.
+        partly: Django names the fields to the queryset.
+    """
+    if partly:
+        queryset = queryset.only(*(
+            each.name if names is not None and each.name in names else each.attname
+            for each in fields
+        ))  # fmt: skip
+    mask = queryset.query.get_select_mask()
+    return [each for each in fields if not mask or each in mask]
 
 
 def unless_moved(send: Callable[[], Any], using: str) -> Any:

@@ -106,6 +106,13 @@ def test_save_of_all_fields_writes_a_changed_unversioned_field(member):
     assert Member.objects.get().views == 18
 
 
+def test_refresh_by_a_partial_queryset_keeps_an_unsaved_value(member):
+    member.views = 7
+    member.refresh_from_db(from_queryset=Member.objects.only("name"))
+    member.save()
+    assert Member.objects.get().views == 7
+
+
 @pytest.mark.parametrize("names", [["views"], None])
 def test_counter_that_an_expression_has_changed_is_known(member, names):
     """Django returns the new value from 6.0 on, and leaves the expression before."""
