@@ -455,6 +455,7 @@ class GuardedSave(models.Model):
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
         last: rollback.Written | None = state.get("_version_written")
+        same = loaded_state.is_same_row(self)
         more = {} if from_queryset is None else {"from_queryset": from_queryset}
         unloaded = names is None and name not in state  # Django would leave it so
         if unloaded:
@@ -474,7 +475,10 @@ class GuardedSave(models.Model):
             read = _read_by(from_queryset, read, names, partly=partly)
         if unloaded and self._version_field not in read:
             del state[name]
-        loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
+        keys = loaded_state.key_fields(type(self))
+        if not same and self._version_field not in read:
+            read, keys = [each for each in read if each not in keys], ()  # still of another row
+        loaded_state.snapshot(self, [*read, *keys])
         if self._version_field in read:
             self._version_was_read(read)
             if self._state.db in rollback.uncommitted.by_alias:

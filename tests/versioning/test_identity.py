@@ -205,3 +205,19 @@ def test_overridden_filter_disables_the_key_range():
     assert save._key_range(Product, VersionedQuerySet, int) is not None
     assert save._key_range(Product, Filtering, int) is None
     assert save._key_range(Product, VersionedQuerySet, str) is None
+
+
+def test_partial_read_does_not_adopt_the_key_of_another_row(product):
+    """What is read of the other row is not its version, so no version of it is known."""
+    other = Product.objects.create(name="other", stock=7)
+    partly = Product.objects.only("name", "version").get(pk=product.pk)
+    product.pk = partly.pk = other.pk
+    product.refresh_from_db(fields=["stock"])
+    assert product.stock == partly.stock == 7
+    for made in (product, partly):
+        for write in (made.save, made.save_cas, made.delete_cas, made.touch_version):
+            with pytest.raises(MissingVersion):
+                write()
+    product.refresh_from_db()
+    product.save()
+    assert Product.objects.values_list("name", "version").get(pk=other.pk) == ("other", 2)
