@@ -454,7 +454,6 @@ class GuardedSave(models.Model):
         """Read the row again. A version that is read alone is not one to compare with."""
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
-        last: rollback.Written | None = state.get("_version_written")
         same = loaded_state.is_same_row(self)
         more = {} if from_queryset is None else {"from_queryset": from_queryset}
         unloaded = names is None and name not in state  # Django would leave it so
@@ -481,19 +480,19 @@ class GuardedSave(models.Model):
         loaded_state.snapshot(self, [*read, *keys])
         if self._version_field in read:
             self._version_was_read(read)
-            if self._state.db in rollback.uncommitted.by_alias:
-                rollback.was_read(self, self._state.db, last)
 
     def _version_was_read(self, read: Iterable[Any]) -> None:
         """Carry the version that was just read with these fields."""
         state = self.__dict__
-        state.pop("_version_written", None)
+        last: rollback.Written | None = state.pop("_version_written", None)
         state.pop("_version_alone", None)
         state["_version_epoch"] = own_writes.clock.now
         older = {field for field in self._meta.concrete_fields if field.attname in state}
         older.difference_update(read, self._meta.pk_fields)
         if any(not field.primary_key for field in older):
             self._version_alone = True
+        if self._state.db in rollback.uncommitted.by_alias:
+            rollback.was_read(self, self._state.db, last)
 
     def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
         self,
