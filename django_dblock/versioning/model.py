@@ -92,7 +92,8 @@ def _bump(instance: "GuardedSave", expected: int, using: str) -> Any:
     field = instance._version_field
     row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
     compare(row, field, expected)
-    return row._update([(field, None, expected + 1)])
+    with transaction.mark_for_rollback_on_error(using=using):
+        return row._update([(field, None, expected + 1)])
 
 
 class VersionedModel(GuardedSave):

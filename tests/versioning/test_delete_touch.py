@@ -1,7 +1,7 @@
 """delete_cas() and touch_version() compare as save_cas() does."""
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.signals import post_delete, post_save, pre_delete
 
 from django_dblock import MissingVersion, StaleObject, VersionedModel, bypass_versions
@@ -229,6 +229,23 @@ def test_touch_again_when_the_first_was_rolled_back(product):
             raise LookupError
         product.touch_version()
     assert product.version == version_of(product) == 2
+
+
+def test_refused_touch_marks_the_transaction_for_rollback(product, rival):
+    """Or Django would take the server's ROLLBACK for a COMMIT, and run the hooks."""
+    ran = []
+    with rival.transaction():
+        rival.execute("SELECT FROM app_product FOR UPDATE")
+        with transaction.atomic():
+            Product.objects.create(name="lost")
+            transaction.on_commit(lambda: ran.append(1))
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '20ms'")
+            with pytest.raises(OperationalError):
+                product.touch_version()
+            assert transaction.get_rollback()
+    assert not Product.objects.filter(name="lost").exists()
+    assert ran == []
 
 
 def test_touching_the_root_guards_an_aggregate():
