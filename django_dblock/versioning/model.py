@@ -56,7 +56,7 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
         if not count:
             raise conflict(instance, expected, using)
         setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
-        return count, {instance._version_field.model._meta.label: count}
+        return count, {instance._meta.label: count}
     # Related rows are collected and deleted by several statements. From the first of them on, no
     # other transaction may write the row.
     with transaction.atomic(using=using):

@@ -3,6 +3,7 @@
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.signals import post_delete, post_save, pre_delete
+from django.test.utils import isolate_apps
 
 from django_dblock import MissingVersion, StaleObject, VersionedModel, bypass_versions
 from tests.app import models as app
@@ -112,6 +113,19 @@ def test_proxy_model_is_supported():
     app.ProductProxy.objects.get().delete_cas()
     with pytest.raises(StaleObject):
         product.delete_cas()
+
+
+@isolate_apps("tests.app")
+def test_result_names_the_proxy_as_djangos_does():
+    class Proxy(app.Note):
+        class Meta:
+            proxy = True
+            app_label = "app"
+
+    app.Note.objects.create(name="a")
+    app.Note.objects.create(name="b")
+    first, second = Proxy.objects.all()
+    assert first.delete_cas() == second.delete() == (1, {"app.Proxy": 1})
 
 
 def test_refused_delete_marks_the_transaction_for_rollback(rival):
