@@ -506,6 +506,35 @@ def test_token_has_no_password_or_disabled_field(shelf):
     assert Shelf.objects.get().note == "fixed"
 
 
+class RestrictedForm(ProductForm):
+    """What is common: some users don't get all fields."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        del self.fields["price"]
+        self.fields["stock"].disabled = True
+
+
+def test_token_has_no_field_that_the_form_has_removed(product):
+    data = sent(RestrictedForm(instance=product), name="mine")
+    form = post(RestrictedForm, product, data)
+    assert form._seen.original == {"name": "lamp"}
+    assert form.is_valid()
+    form.save()
+    assert Product.objects.values_list("name", "price", "stock").get() == ("mine", 5, 3)
+
+
+def test_conflict_of_a_form_that_has_removed_a_field_is_shown(product):
+    data = sent(RestrictedForm(instance=product), name="mine")
+    Product.objects.update(name="theirs", price=6, stock=4)
+    form = conflict(post(RestrictedForm, product, data))
+    assert [row.name for row in form.conflict_rows] == ["name"]
+    theirs = {"version_choice_price": "theirs", "version_choice_name": "theirs"}
+    again = post(RestrictedForm, product, sent(form, **theirs))
+    assert again.is_valid()
+    assert again.changed_data == []
+
+
 def test_long_value_is_compared(shelf):
     shelf.note = "long " * 2000
     shelf.save()
