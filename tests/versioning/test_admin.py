@@ -371,6 +371,21 @@ def test_delete_selected_without_versions_is_refused(mine, shelf, versions):
     assert now(Shelf, "name") == [("one",)]
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_delete_selected_compares_on_the_querysets_alias(mine, monkeypatch):
+    """An admin of another database, as Django's documentation makes one."""
+    monkeypatch.setattr(ShelfAdmin, "get_queryset", lambda *_: Shelf.objects.using("other"))
+    shelf = Shelf.objects.using("other").create(name="one")
+    page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
+    Shelf.objects.using("other").update(name="theirs")
+    answer = mine.post(LIST, page.sent())
+    assert answer.status_code == 409
+    assert "nothing was done to it: theirs." in answer.content.decode()
+    assert Shelf.objects.using("other").exists()
+    assert mine.post(LIST, Page(answer).sent()).status_code == 302
+    assert not Shelf.objects.using("other").exists()
+
+
 def test_unshown_row_is_not_deleted(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     sent = page.sent(_selected_action=[shelf.pk, second.pk])

@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import flatten
 from django.core.exceptions import ValidationError
-from django.db import router, transaction
+from django.db import transaction
 from django.http import HttpRequest, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
@@ -157,7 +157,7 @@ class VersionedAdmin(_Base):
             return act()
         deletes = "delete_selected" in request.POST.getlist("action")
         if request.POST.get("post"):
-            with transaction.atomic(using=router.db_for_write(self.model)):
+            with transaction.atomic(using=_written_alias(queryset)):
                 if deletes:
                     selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
                     self.check_versions(request, queryset.filter(pk__in=selected))
@@ -186,11 +186,12 @@ class VersionedAdmin(_Base):
             StaleObjects: some rows were changed or deleted, or were not on the page.
             ValidationError: the page did not send the versions, or sent changed ones.
         """
-        lock_seen(queryset.using(router.db_for_write(self.model)), request.POST.get(VERSIONS))
+        lock_seen(queryset.using(_written_alias(queryset)), request.POST.get(VERSIONS))
 
     def _stale_message(self, error: StaleObject | StaleObjects) -> str:
         pks = error.pks if isinstance(error, StaleObjects) else [error.pk]
-        names = [str(each) for each in self.model._base_manager.filter(pk__in=pks)]
+        rows = self.model._base_manager.using(error.using).filter(pk__in=pks)
+        names = [str(each) for each in rows]
         return CHANGED_MANY % {"names": ", ".join(names or map(str, pks))}
 
     # Deleting one.
@@ -259,6 +260,11 @@ class VersionedAdmin(_Base):
             and field.name in form.base_fields
             and not hides(form.base_fields[field.name])
         }
+
+
+def _written_alias(queryset: Any) -> str:
+    """Return the alias that the rows of a queryset are written to, read from a replica or not."""
+    return str(queryset.select_for_update().db)
 
 
 def _carry_token(shown: Any) -> None:
