@@ -483,6 +483,31 @@ def test_relations_are_written_only_with_the_row(shelf):
     assert list(shelf.tags.all()) == [shelf.main]
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_names_of_related_objects_are_of_the_instances_alias():
+    """Another database may have another tenant's object under the same key."""
+
+    class Form(VersionedModelForm):
+        class Meta:
+            model = Shelf
+            fields = ("main", "tags")
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            for field in self.fields.values():
+                if hasattr(field, "queryset"):
+                    field.queryset = Tag.objects.using("other")
+
+    Tag.objects.create(pk=1, name="default's")
+    tag = Tag.objects.using("other").create(pk=1, name="other's")
+    shelf = Shelf.objects.using("other").create(name="one")
+    data = sent(Form(instance=shelf), main="1", tags=["1"])
+    Shelf.objects.using("other").update(name="theirs")
+    form = Form(data, instance=Shelf.objects.using("other").get())
+    conflict(form)
+    assert [row.mine for row in form.conflict_rows] == [tag.name, tag.name]
+
+
 def test_initial_relation_is_not_the_original(shelf):
     form = ShelfForm(instance=shelf, initial={"tags": [], "name": "suggested"})
     assert form["name"].value() == "suggested"

@@ -244,7 +244,8 @@ class VersionedAdmin(_Base):
             )
             diff = conflict_diff(now, original=seen.original, fields=fields)
             labels = dict.fromkeys(fields, "")
-            changed = [row for row in rows(diff, fields, labels, labels) if row.theirs_changed]
+            table = rows(diff, fields, labels, labels, obj)
+            changed = [row for row in table if row.theirs_changed]
         hidden = format_html('<input type="hidden" name="{}" value="{}">', TOKEN, signed)
         _confirm(response, hidden, changed)
         return response

@@ -308,7 +308,7 @@ class VersionedFormMixin(_Base):
             return []
         labels = {name: self.fields[name].label for name in diff.fields}
         choices = {name: self.add_prefix(CHOICE + name) for name in diff.fields}
-        return rows(diff, self._guarded, labels, choices)
+        return rows(diff, self._guarded, labels, choices, self.instance)
 
     def _editable(self) -> dict[str, Any]:
         """Return the guarded fields without the one that links an inline's row to its parent."""
