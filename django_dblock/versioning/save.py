@@ -11,8 +11,10 @@ import psycopg
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Value
+from django.db.models.fields.related_descriptors import ForwardOneToOneDescriptor
 from django.db.models.functions import Greatest
 from django.db.models.query import QuerySet
+from django.db.models.signals import class_prepared
 from django.db.models.sql.where import ExtraWhere
 
 from django_dblock.core.connection import is_aborted, refuse_pipeline
@@ -654,6 +656,32 @@ class GuardedSave(models.Model):
         else:
             state[name] = version
         loaded_state.written(self, values)
+
+
+class _ParentLink(ForwardOneToOneDescriptor):  # type: ignore[type-arg]  # as at run time
+    """The accessor of a parent's object, which Django makes of the child's values, unread."""
+
+    def get_object(self, instance: Any) -> Any:
+        """Return Django's object, with all that the child carries beside its version."""
+        parent, state = super().get_object(instance), instance.__dict__
+        if "_version_epoch" not in parent.__dict__:  # else it was read
+            for name in ("_version_written", "cas_on_save", *rollback.KEPT):
+                if name in state:
+                    parent.__dict__[name] = state[name]
+        return parent
+
+
+def _link_parents(sender: Any, **_: Any) -> None:
+    for parent, link in sender._meta.parents.items():
+        if (
+            link is not None
+            and issubclass(parent, GuardedSave)
+            and type(vars(sender).get(link.name)) is ForwardOneToOneDescriptor
+        ):
+            setattr(sender, link.name, _ParentLink(link))
+
+
+class_prepared.connect(_link_parents)
 
 
 def _read_by(
