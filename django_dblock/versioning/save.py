@@ -164,7 +164,7 @@ def without_unchanged(
         for field, raw, value in values
         if field.name not in names
         or field.attname not in original
-        or value != original[field.attname]
+        or loaded_state.differ(value, original[field.attname])
     ]
 
 
