@@ -520,6 +520,54 @@ def test_confirming_action_can_check_versions(mine, shelf, second, monkeypatch):
     assert now(Shelf, "name") == [("renamed",), ("renamed",)]
 
 
+@pytest.fixture
+def in_change_form(monkeypatch):
+    """Put the action "close" into the change form: Django 6.1; before that, the same call."""
+    where = {}
+    if hasattr(admin, "ActionLocation"):
+        where = {"location": list(admin.ActionLocation)}
+    else:
+        monkeypatch.setattr(
+            ShelfAdmin,
+            "_changeform_view",
+            lambda self, request, *_: self.response_action(request, self.get_queryset(request)),
+        )
+
+    def put(action):
+        monkeypatch.setattr(ShelfAdmin, "close", admin.action(action, **where))
+
+    return put
+
+
+def test_action_of_the_change_form_shows_its_page_again(mine, shelf, url, in_change_form):
+    def rename(self, request, queryset):
+        if not request.POST.get("post"):
+            return HttpResponse(f"<form>{self.carry_versions(queryset)}</form>")
+        self.check_versions(request, queryset)
+        queryset.update(name="renamed")
+        return None
+
+    in_change_form(rename)
+    sent = {**selected("close", shelf), "CHANGE_FORM-action": "close"}
+    page = Page(mine.post(url, sent))
+    Shelf.objects.update(name="theirs")
+    answer = mine.post(url, {**page.sent(), **sent, "post": "yes"})
+    assert now(Shelf, "name") == [("theirs",)]
+    assert mine.post(url, {**Page(answer).sent(), **sent, "post": "yes"}).status_code == 302
+    assert now(Shelf, "name") == [("renamed",)]
+
+
+def test_conflict_in_an_action_of_the_change_form_is_a_message(mine, shelf, url, in_change_form):
+    def close(self, request, queryset):
+        raise overtaken(shelf)
+
+    in_change_form(close)
+    sent = {**selected("close", shelf), "CHANGE_FORM-action": "close"}
+    assert mine.post(url, sent).status_code == 302
+    answer = mine.get(LIST)
+    assert "nothing was done to it: one." in answer.content.decode()
+
+
 @pytest.mark.parametrize("error", [overtaken(Shelf(pk=9)), ValidationError("no")])
 def test_other_errors_propagate(mine, shelf, url, delete_url, monkeypatch, error):
     def fail(self, *args, **options):

@@ -113,7 +113,12 @@ class VersionedAdmin(_Base):
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         """Run Django's view; respond with the form and the conflict if a save ends in one."""
         view = super().changeform_view
-        return _or_conflict(request, lambda: view(request, *args, **options))
+        try:
+            return _or_conflict(request, lambda: view(request, *args, **options))
+        except (StaleObject, StaleObjects, ValidationError) as error:
+            if not hasattr(request, "_dblock_acts"):  # Django 6.1 has actions in this page, too
+                raise
+            return self._asked_again(request, error, lambda asking: view(asking, *args, **options))
 
     # The list.
 
@@ -134,17 +139,27 @@ class VersionedAdmin(_Base):
         view = super().changelist_view
         try:
             return _or_conflict(request, lambda: view(request, extra_context))
-        except (StaleObject, StaleObjects) as error:
-            message, status = self._stale_message(error), HTTPStatus.CONFLICT
-        except ValidationError as error:
+        except (StaleObject, StaleObjects, ValidationError) as error:
+            return self._asked_again(request, error, lambda asking: view(asking, extra_context))
+
+    def _asked_again(
+        self,
+        request: HttpRequest,
+        error: StaleObject | StaleObjects | ValidationError,
+        view: Callable[[Any], Any],
+    ) -> Any:
+        """Return the response to an action that ended in a conflict: its page, if it asked."""
+        if isinstance(error, ValidationError):
             message, status = _unseen(error), HTTPStatus.BAD_REQUEST
+        else:
+            message, status = self._stale_message(error), HTTPStatus.CONFLICT
         self.message_user(request, message, messages.ERROR)
         if not request.POST.get("post"):
             return HttpResponseRedirect(request.get_full_path())
         asking: Any = copy(request)
         asking.POST = request.POST.copy()
         del asking.POST["post"]
-        return _with_status(view(asking, extra_context), status)
+        return _with_status(view(asking), status)
 
     # Actions.
 
@@ -155,6 +170,7 @@ class VersionedAdmin(_Base):
         act = partial(super().response_action, request, queryset, *args, **options)
         if not self._versioned:
             return act()
+        request._dblock_acts = True  # type: ignore[attr-defined]
         deletes = "delete_selected" in request.POST.getlist("action")
         if request.POST.get("post"):
             with transaction.atomic(using=_written_alias(queryset)):
