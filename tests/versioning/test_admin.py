@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -15,10 +16,10 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import clear_url_caches
 
-from django_dblock import StaleObject, VersionedAdmin
+from django_dblock import StaleObject, StaleObjects, VersionedAdmin
 from django_dblock.versioning.web.admin_forms import AdminForm
 from tests.app import urls
-from tests.app.models import Box, Plain, Product, Setting, Shelf
+from tests.app.models import Box, Coded, Plain, Product, Setting, Shelf
 from tests.app.versioned_site import BoxInline, ShelfAdmin
 from tests.versioning.pages import Page
 
@@ -566,6 +567,19 @@ def test_conflict_in_an_action_of_the_change_form_is_a_message(mine, shelf, url,
     assert mine.post(url, sent).status_code == 302
     answer = mine.get(LIST)
     assert "nothing was done to it: one." in answer.content.decode()
+
+
+def test_rows_with_their_version_under_another_key_are_checked(rf):
+    """Coded has its version in the table of its second parent, under another key than its own."""
+    first, second = (Coded.objects.create(code=code) for code in "xy")
+    model_admin = VersionedAdmin(Coded, admin.site)
+    page = re.search('value="([^"]+)"', model_admin.carry_versions([first, second]))
+    request = rf.post("/", {"version_tokens": page[1]})
+    model_admin.check_versions(request, Coded.objects.all())
+    Coded.objects.filter(pk=second.pk).update(text="theirs")
+    with pytest.raises(StaleObjects) as caught:
+        model_admin.check_versions(request, Coded.objects.all())
+    assert caught.value.pks == [second.pk]
 
 
 @pytest.mark.parametrize("error", [overtaken(Shelf(pk=9)), ValidationError("no")])
