@@ -199,7 +199,8 @@ class VersionedAdmin(_Base):
         in a transaction, and after an error of this method the page is shown again. One statement.
 
         Raises:
-            StaleObjects: some rows were changed or deleted, or were not on the page.
+            StaleObjects: some rows were changed, or were not on the page. Rows that were deleted
+                are none of the queryset any more, and no error.
             ValidationError: the page did not send the versions, or sent changed ones.
         """
         lock_seen(queryset.using(_written_alias(queryset)), request.POST.get(VERSIONS))
