@@ -200,6 +200,7 @@ class VersionedModel(GuardedSave):
         finally:
             self.__dict__.pop("_version_asked", None)
         if not attempt.written:
+            self._state.adding = adding
             raise RuntimeError(
                 f"{type(self).__name__}.save() returned without having called super().save(): "
                 f"nothing was compared, and nothing written."

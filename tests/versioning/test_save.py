@@ -207,6 +207,10 @@ def test_overridden_save_that_does_nothing_is_an_error():
     fussy.name = "never"
     with pytest.raises(RuntimeError, match="without having called super"):
         fussy.save_cas()
+    unread = app.Fussy(pk=fussy.pk, name="never")
+    with pytest.raises(RuntimeError):
+        unread.save_cas(expected=1)
+    assert unread._state.adding
     fussy.name = "b"
     fussy.save_cas()
     assert version_of(fussy) == 2
