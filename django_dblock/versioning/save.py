@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from django.db.models import F, Value
 from django.db.models.fields.related_descriptors import ForwardOneToOneDescriptor
 from django.db.models.functions import Greatest
 from django.db.models.query import QuerySet
+from django.db.models.query_utils import DeferredAttribute
 from django.db.models.signals import class_prepared
 from django.db.models.sql.where import ExtraWhere
 
@@ -682,6 +684,33 @@ def _link_parents(sender: Any, **_: Any) -> None:
 
 
 class_prepared.connect(_link_parents)
+
+
+class _LaterRead:
+    """The attribute of an unversioned field: what is read later than the row is original, too."""
+
+    field: Any
+
+    def fetch_many(self, instances: Iterable[Any]) -> None:
+        """Read the field of all peers, as Django 6.1 does with ``FETCH_PEERS``."""
+        peers = list(instances)
+        deferred = [each for each in peers if self.field.attname not in each.__dict__]
+        super().fetch_many(peers)  # type: ignore[misc]
+        for each in deferred:
+            loaded_state.snapshot(each, [self.field])
+
+
+def _keep_later_reads(sender: Any, **_: Any) -> None:
+    if not issubclass(sender, GuardedSave):
+        return
+    for each in sender._meta.concrete_fields:
+        kind = type(getattr_static(sender, each.attname, None))
+        if each.name in sender.unversioned and issubclass(kind, DeferredAttribute):
+            made: Any = type(kind.__name__, (_LaterRead, kind), {})
+            setattr(sender, each.attname, made(each))
+
+
+class_prepared.connect(_keep_later_reads)
 
 
 def _read_by(

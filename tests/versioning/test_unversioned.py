@@ -4,6 +4,7 @@ import pytest
 from django.core import checks
 from django.db import models, transaction
 from django.db.models import F
+from django.db.models.query_utils import DeferredAttribute
 from django.db.models.signals import post_save, pre_save
 from django.test.utils import isolate_apps
 
@@ -70,6 +71,27 @@ def test_save_of_all_loaded_fields_keeps_what_was_counted_since(member):
     read.name = "bob"
     read.save()
     assert Member.objects.values_list("name", "views").get() == ("bob", 1)
+
+
+def test_field_fetched_for_peers_keeps_what_was_counted_since(member, monkeypatch):
+    """Django 6.1 with FETCH_PEERS; before that, the same call."""
+
+    def fetch_many(attribute, instances):
+        name = attribute.field.attname
+        for each in instances:
+            setattr(each, name, Member.objects.values_list(name, flat=True).get(pk=each.pk))
+
+    if not hasattr(DeferredAttribute, "fetch_many"):
+        monkeypatch.setattr(DeferredAttribute, "fetch_many", fetch_many, raising=False)
+    read = Member.objects.defer("views", "last_shelf").get()
+    for attribute in (Member.views, Member.last_shelf_id):
+        attribute.fetch_many([read])
+    shelf = Shelf.objects.create()
+    Member.objects.update(views=3, last_shelf=shelf)
+    read.name = "bob"
+    read.save()
+    found = Member.objects.values_list("name", "views", "last_shelf", "version").get()
+    assert found == ("bob", 3, shelf.pk, 2)
 
 
 @pytest.fixture
