@@ -387,6 +387,30 @@ def test_delete_selected_compares_on_the_querysets_alias(mine, monkeypatch):
     assert not Shelf.objects.using("other").exists()
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_conflict_of_an_inline_rolls_back_the_querysets_alias(mine, monkeypatch):
+    """Django's transaction is of the router's alias, where an admin like this writes nothing."""
+    monkeypatch.setattr(ShelfAdmin, "inlines", (BoxInline,))
+    for where in (ShelfAdmin, BoxInline):
+        monkeypatch.setattr(
+            where, "get_queryset", lambda self, _: self.model.objects.using("other"), raising=False
+        )
+    shelf = Shelf.objects.using("other").create(name="one")
+    Box.objects.using("other").create(shelf=shelf, label="red")
+    url = f"{LIST}{shelf.pk}/change/"
+    sent = look(mine, url).sent(**{"name": "mine", "boxes-0-items": "5"})
+    Box.objects.using("other").update(label="theirs")
+    assert mine.post(url, sent).status_code == 409
+    found = Shelf.objects.using("other").values_list("name", "room", "version")
+    assert list(found) == [("one", "c", 1)]
+    second = Shelf.objects.using("other").create(name="two")
+    rooms = {f"form-{at}-room": "a" for at in (0, 1)}
+    sent = look(mine, LIST).sent(**rooms, _save="Save")
+    Shelf.objects.using("other").filter(pk=second.pk).update(note="theirs")
+    assert mine.post(LIST, sent).status_code == 409
+    assert list(found.all()) == [("one", "c", 1), ("two", "c", 2)]
+
+
 def test_unshown_row_is_not_deleted(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     sent = page.sent(_selected_action=[shelf.pk, second.pk])

@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import flatten
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import router, transaction
 from django.http import HttpRequest, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
@@ -113,8 +113,9 @@ class VersionedAdmin(_Base):
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         """Run Django's view; respond with the form and the conflict if a save ends in one."""
         view = super().changeform_view
+        run = self._in_one_transaction(request, lambda: view(request, *args, **options))
         try:
-            return _or_conflict(request, lambda: view(request, *args, **options))
+            return _or_conflict(request, run)
         except (StaleObject, StaleObjects, ValidationError) as error:
             if not hasattr(request, "_dblock_acts"):  # Django 6.1 has actions in this page, too
                 raise
@@ -137,10 +138,24 @@ class VersionedAdmin(_Base):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """Run Django's view; respond with the list and the conflicts if a save ends in one."""
         view = super().changelist_view
+        run: Callable[[], Any] = partial(view, request, extra_context)
+        if "_save" in request.POST:
+            run = self._in_one_transaction(request, run)
         try:
-            return _or_conflict(request, lambda: view(request, extra_context))
+            return _or_conflict(request, run)
         except (StaleObject, StaleObjects, ValidationError) as error:
             return self._asked_again(request, error, lambda asking: view(asking, extra_context))
+
+    def _in_one_transaction(
+        self, request: HttpRequest, view: Callable[[], Any]
+    ) -> Callable[[], Any]:
+        """Let a view write its rows in one transaction; Django's is of the router's alias only."""
+        if request.method != "POST":
+            return view
+        using = _written_alias(self.get_queryset(request))
+        if using == router.db_for_write(self.model):
+            return view
+        return transaction.atomic(using=using)(view)
 
     def _asked_again(
         self,
