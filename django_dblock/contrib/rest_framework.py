@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException
+from rest_framework.generics import GenericAPIView
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import exception_handler as default_handler
@@ -104,9 +105,9 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
     - 412 and the present tag on a conflict,
     - 400 if the header is malformed.
 
-    Guarantees: those of :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction,
-    so a serializer that saves several rows saves all of them or none. There is no additional
-    SELECT.
+    Guarantees: those of :func:`~django_dblock.if_match`. A PUT, PATCH or DELETE is one transaction
+    of the queryset's database (without a queryset, of the default database), so a serializer that
+    saves several rows saves all of them or none. There is no additional SELECT.
 
     Does not guarantee: anything about a ``perform_destroy()`` of your own that calls ``delete()``
     (call ``delete_cas()``), about other instances of the same row, and about a POST that writes
@@ -247,7 +248,9 @@ class VersionedViewMixin(_View):  # type: ignore[misc]  # the framework has no t
         """Run the handler of this request's method in one transaction."""
         if (handler := getattr(self, method, None)) is None:
             return
-        using = self.get_queryset().select_for_update().db  # the alias that the router writes to
+        using = None
+        if self.queryset is not None or type(self).get_queryset is not GenericAPIView.get_queryset:
+            using = self.get_queryset().select_for_update().db  # the alias that is written to
 
         @wraps(handler)
         def in_transaction(*args: Any, **kwargs: Any) -> Any:

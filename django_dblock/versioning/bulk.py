@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
@@ -233,7 +233,13 @@ def _columns(connection: BaseDatabaseWrapper, fields: Iterable[Any]) -> list[str
 
 def _types(connection: BaseDatabaseWrapper, fields: Iterable[Any]) -> list[str]:
     """Return the columns' types without their lengths: a cast to ``varchar(3)`` cuts silently."""
-    return [re.sub(r"\([^)]*\)", "", field.db_type(connection)) for field in fields]
+    types = [re.sub(r"\([^)]*\)", "", field.db_type(connection)) for field in fields]
+    return [_ONE_LONG.sub(lambda found: _ANY_LENGTH[found[0].lower()], each) for each in types]
+
+
+# Without a length these types have the length 1, so a cast would cut all the more.
+_ANY_LENGTH: Final = {"char": "bpchar", "character": "bpchar", "bit": "varbit"}
+_ONE_LONG: Final = re.compile(r"^(char|character|bit)(?=\[|$)", re.IGNORECASE)
 
 
 def _values(connection: BaseDatabaseWrapper, row: Row, fields: Iterable[Any]) -> list[Any]:

@@ -157,6 +157,16 @@ def cleaned(field: Any, value: Any) -> Any:
         return None
 
 
+def differ(one: Any, other: Any) -> bool:
+    """Return whether two values of a field differ, also arrays, as pgvector returns them."""
+    try:
+        return bool(one != other)
+    except ValueError:  # NumPy compares each element, and only arrays of one shape
+        if getattr(one, "shape", None) != getattr(other, "shape", None):
+            return True
+        return bool((one != other).any())
+
+
 @cache
 def _mutable_attributes(model: Any) -> frozenset[str]:
     return frozenset(

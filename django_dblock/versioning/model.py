@@ -1,11 +1,12 @@
 """The model that users subclass; the module ``save`` guards each save."""
 
 from collections.abc import Iterable
+from functools import cache
 from types import EllipsisType
 from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
-from django.db import connections, router, transaction
+from django.db import connections, models, router, transaction
 from django.db.models.deletion import Collector
 
 from django_dblock.versioning import loaded_state, own_writes, save
@@ -39,8 +40,11 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
         compare(found, field, version)
         return found
 
-    own = type(instance).delete is not GuardedSave.delete  # an overridden delete() may do more
-    if there and not own and Collector(using=using).can_fast_delete(instance):
+    if (
+        there
+        and not _has_own_delete(type(instance))
+        and Collector(using=using).can_fast_delete(instance)
+    ):
 
         def delete(version: int) -> Any:
             with transaction.mark_for_rollback_on_error(using=using):
@@ -52,7 +56,7 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
         if not count:
             raise conflict(instance, expected, using)
         setattr(instance, instance._meta.pk.attname, None)  # as Django's delete() leaves it
-        return count, {instance._version_field.model._meta.label: count}
+        return count, {instance._meta.label: count}
     # Related rows are collected and deleted by several statements. From the first of them on, no
     # other transaction may write the row.
     with transaction.atomic(using=using):
@@ -60,7 +64,17 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
             version = reconciled(instance, expected, using)
             if version is None or not _lock(rows(version)):
                 raise conflict(instance, expected, using)
+        # An alias only where it is needed: the delete() of treebeard takes none.
+        if using == router.db_for_write(type(instance), instance=instance):
+            return instance.delete()
         return instance.delete(using=using)
+
+
+@cache
+def _has_own_delete(model: Any) -> bool:
+    """Return whether a delete() beside ours and Django's is called, which may do more."""
+    others = (each for each in model.__mro__ if each not in {GuardedSave, models.Model})
+    return any("delete" in vars(each) for each in others)
 
 
 def _lock(rows: Any) -> bool:
@@ -92,7 +106,8 @@ def _bump(instance: "GuardedSave", expected: int, using: str) -> Any:
     field = instance._version_field
     row: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
     compare(row, field, expected)
-    return row._update([(field, None, expected + 1)])
+    with transaction.mark_for_rollback_on_error(using=using):
+        return row._update([(field, None, expected + 1)])
 
 
 class VersionedModel(GuardedSave):
@@ -185,6 +200,7 @@ class VersionedModel(GuardedSave):
         finally:
             self.__dict__.pop("_version_asked", None)
         if not attempt.written:
+            self._state.adding = adding
             raise RuntimeError(
                 f"{type(self).__name__}.save() returned without having called super().save(): "
                 f"nothing was compared, and nothing written."

@@ -184,9 +184,11 @@ def merge(
         if attribute not in state or hasattr(state[attribute], "resolve_expression"):
             continue  # the save does not write the field, or computes its value from the row
         mine, theirs = loaded_state.cleaned(field, state[attribute]), row[attribute]
-        if mine == theirs:
+        if not loaded_state.differ(mine, theirs):
             continue
-        if attribute not in original or mine != original[attribute]:
+        if attribute not in original or loaded_state.differ(mine, original[attribute]):
+            if getattr(field, "auto_now", False):
+                continue  # set by each save, and not by its user
             return None
         taken[attribute] = (state[attribute], theirs)
     for attribute, (_, theirs) in taken.items():

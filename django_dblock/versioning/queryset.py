@@ -1,6 +1,7 @@
 """QuerySet writes that bump the version, and many compare-and-swaps in one statement."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from django.db import connections, models, transaction
@@ -23,7 +24,8 @@ class VersionedQuerySet(models.QuerySet[M]):
 
     ``update()`` and what is built on it (``bulk_update()``, related managers) set
     ``version = version + 1`` in the same UPDATE, and compare nothing, because they use the row's
-    present values. Instances in memory keep their version, so their next save is a conflict.
+    present values. Instances in memory keep their version, so their next save is a conflict. With
+    multi-table inheritance, Django sends an UPDATE for each table; all of them are one transaction.
     """
 
     def update(self, **changes: Any) -> int:
@@ -42,12 +44,25 @@ class VersionedQuerySet(models.QuerySet[M]):
             return super().update(**changes)
         names, keys = frozenset(changes), own_writes.named_keys(self)
         changes[field.name] = bumped(field)
-        count = super().update(**changes)
+        with self._one_transaction(changes):
+            count = super().update(**changes)
         if count:
             own_writes.wrote(self, keys, names, count)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]
+
+    def _one_transaction(self, names: Iterable[str]) -> AbstractContextManager[Any]:
+        """Return a transaction if the fields are in several tables, each of which is an UPDATE.
+
+        Otherwise the change of a child would be there before the new version of its parent, and an
+        earlier reader could overwrite it in between.
+        """
+        meta = self.model._meta
+        if len({meta.get_field(name).model for name in names}) == 1:
+            return nullcontext()
+        self._for_write = True
+        return transaction.atomic(using=self.db, savepoint=False)
 
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None

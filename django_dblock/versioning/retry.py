@@ -106,7 +106,7 @@ def retry_on_conflict(
                     if committed or not is_conflict(error):
                         raise
                     # Not for secrets: it only keeps two losers from meeting again.
-                    delay = random.uniform(0, min(cap, base * 2 ** (attempt - 1)))  # noqa: S311
+                    delay = random.uniform(0, min(cap, base * 2 ** min(attempt - 1, 60)))  # noqa: S311
                     conflict_retried.send_robust(
                         function, error=error, attempt=attempt, delay=delay
                     )

@@ -319,7 +319,7 @@ def restore(instance: Instance, earlier: Before) -> None:
     """Let an instance carry again what it did before a transaction that was rolled back."""
     state = instance.__dict__
     for name, (old, taken) in state["_version_written"].taken.items():
-        if state.get(name) == taken:
+        if name in state and not loaded_state.differ(state[name], taken):
             loaded_state.assign(instance, name, old)
     state[instance._version_field.attname] = earlier.version
     for name, value in {**earlier.kept, "_version_written": earlier.written}.items():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 from uuid import UUID
 
@@ -11,8 +12,11 @@ import psycopg
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Value
+from django.db.models.fields.related_descriptors import ForwardOneToOneDescriptor
 from django.db.models.functions import Greatest
 from django.db.models.query import QuerySet
+from django.db.models.query_utils import DeferredAttribute
+from django.db.models.signals import class_prepared
 from django.db.models.sql.where import ExtraWhere
 
 from django_dblock.core.connection import is_aborted, refuse_pipeline
@@ -162,7 +166,7 @@ def without_unchanged(
         for field, raw, value in values
         if field.name not in names
         or field.attname not in original
-        or value != original[field.attname]
+        or loaded_state.differ(value, original[field.attname])
     ]
 
 
@@ -445,13 +449,17 @@ class GuardedSave(models.Model):
             rollback.was_read(instance, db)
         return instance
 
-    def refresh_from_db(  # type: ignore[override]
-        self, using: str | None = None, fields: Iterable[str] | None = None, **more: Any
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: Any = None,
     ) -> None:
         """Read the row again. A version that is read alone is not one to compare with."""
         names = None if fields is None else set(fields)
         state, name = self.__dict__, self._version_field.attname
-        last: rollback.Written | None = state.get("_version_written")
+        same = loaded_state.is_same_row(self)
+        more = {} if from_queryset is None else {"from_queryset": from_queryset}
         unloaded = names is None and name not in state  # Django would leave it so
         if unloaded:
             state[name] = None
@@ -465,22 +473,30 @@ class GuardedSave(models.Model):
         read = [
             each for each in loaded if names is None or each.name in names or each.attname in names
         ]
-        loaded_state.snapshot(self, [*read, *loaded_state.key_fields(type(self))])
+        if read and from_queryset is not None:
+            partly = names is not None or len(loaded) < len(self._meta.concrete_fields)
+            read = _read_by(from_queryset, read, names, partly=partly)
+        if unloaded and self._version_field not in read:
+            del state[name]
+        keys = loaded_state.key_fields(type(self))
+        if not same and self._version_field not in read:
+            read, keys = [each for each in read if each not in keys], ()  # still of another row
+        loaded_state.snapshot(self, [*read, *keys])
         if self._version_field in read:
             self._version_was_read(read)
-            if self._state.db in rollback.uncommitted.by_alias:
-                rollback.was_read(self, self._state.db, last)
 
     def _version_was_read(self, read: Iterable[Any]) -> None:
         """Carry the version that was just read with these fields."""
         state = self.__dict__
-        state.pop("_version_written", None)
+        last: rollback.Written | None = state.pop("_version_written", None)
         state.pop("_version_alone", None)
         state["_version_epoch"] = own_writes.clock.now
         older = {field for field in self._meta.concrete_fields if field.attname in state}
         older.difference_update(read, self._meta.pk_fields)
         if any(not field.primary_key for field in older):
             self._version_alone = True
+        if self._state.db in rollback.uncommitted.by_alias:
+            rollback.was_read(self, self._state.db, last)
 
     def _do_update(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - Django's signature
         self,
@@ -642,6 +658,81 @@ class GuardedSave(models.Model):
         else:
             state[name] = version
         loaded_state.written(self, values)
+
+
+class _ParentLink(ForwardOneToOneDescriptor):  # type: ignore[type-arg]  # as at run time
+    """The accessor of a parent's object, which Django makes of the child's values, unread."""
+
+    def get_object(self, instance: Any) -> Any:
+        """Return Django's object, with all that the child carries beside its version."""
+        parent, state = super().get_object(instance), instance.__dict__
+        if "_version_epoch" not in parent.__dict__:  # else it was read
+            for name in ("_version_written", "cas_on_save", *rollback.KEPT):
+                if name in state:
+                    parent.__dict__[name] = state[name]
+        return parent
+
+
+def _link_parents(sender: Any, **_: Any) -> None:
+    for parent, link in sender._meta.parents.items():
+        if (
+            link is not None
+            and issubclass(parent, GuardedSave)
+            and type(vars(sender).get(link.name)) is ForwardOneToOneDescriptor
+        ):
+            setattr(sender, link.name, _ParentLink(link))
+
+
+class_prepared.connect(_link_parents)
+
+
+class _LaterRead:
+    """The attribute of an unversioned field: what is read later than the row is original, too."""
+
+    field: Any
+
+    def fetch_many(self, instances: Iterable[Any]) -> None:
+        """Read the field of all peers, as Django 6.1 does with ``FETCH_PEERS``."""
+        peers = list(instances)
+        deferred = [each for each in peers if self.field.attname not in each.__dict__]
+        super().fetch_many(peers)  # type: ignore[misc]
+        for each in deferred:
+            loaded_state.snapshot(each, [self.field])
+
+
+def _keep_later_reads(sender: Any, **_: Any) -> None:
+    if not issubclass(sender, GuardedSave):
+        return
+    for each in sender._meta.concrete_fields:
+        kind = type(getattr_static(sender, each.attname, None))
+        if each.name in sender.unversioned and issubclass(kind, DeferredAttribute):
+            made: Any = type(kind.__name__, (_LaterRead, kind), {})
+            setattr(sender, each.attname, made(each))
+
+
+class_prepared.connect(_keep_later_reads)
+
+
+def _read_by(
+    queryset: Any, fields: list[Any], names: Collection[str] | None, *, partly: bool
+) -> list[Any]:
+    """Return the fields that ``refresh_from_db(from_queryset=…)`` has read.
+
+    The queryset may leave fields out by ``defer()`` or ``only()``.
+
+    Args:
+        queryset: the queryset.
+        fields: the fields to read.
+        names: the names that the caller has asked for; None for all that are loaded.
+        partly: Django names the fields to the queryset.
+    """
+    if partly:
+        queryset = queryset.only(*(
+            each.name if names is not None and each.name in names else each.attname
+            for each in fields
+        ))  # fmt: skip
+    mask = queryset.query.get_select_mask()
+    return [each for each in fields if not mask or each in mask]
 
 
 def unless_moved(send: Callable[[], Any], using: str) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -15,10 +16,10 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import clear_url_caches
 
-from django_dblock import StaleObject, VersionedAdmin
+from django_dblock import StaleObject, StaleObjects, VersionedAdmin
 from django_dblock.versioning.web.admin_forms import AdminForm
 from tests.app import urls
-from tests.app.models import Box, Plain, Product, Setting, Shelf
+from tests.app.models import Box, Coded, Plain, Product, Setting, Shelf
 from tests.app.versioned_site import BoxInline, ShelfAdmin
 from tests.versioning.pages import Page
 
@@ -371,6 +372,45 @@ def test_delete_selected_without_versions_is_refused(mine, shelf, versions):
     assert now(Shelf, "name") == [("one",)]
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_delete_selected_compares_on_the_querysets_alias(mine, monkeypatch):
+    """An admin of another database, as Django's documentation makes one."""
+    monkeypatch.setattr(ShelfAdmin, "get_queryset", lambda *_: Shelf.objects.using("other"))
+    shelf = Shelf.objects.using("other").create(name="one")
+    page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
+    Shelf.objects.using("other").update(name="theirs")
+    answer = mine.post(LIST, page.sent())
+    assert answer.status_code == 409
+    assert "nothing was done to it: theirs." in answer.content.decode()
+    assert Shelf.objects.using("other").exists()
+    assert mine.post(LIST, Page(answer).sent()).status_code == 302
+    assert not Shelf.objects.using("other").exists()
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_conflict_of_an_inline_rolls_back_the_querysets_alias(mine, monkeypatch):
+    """Django's transaction is of the router's alias, where an admin like this writes nothing."""
+    monkeypatch.setattr(ShelfAdmin, "inlines", (BoxInline,))
+    for where in (ShelfAdmin, BoxInline):
+        monkeypatch.setattr(
+            where, "get_queryset", lambda self, _: self.model.objects.using("other"), raising=False
+        )
+    shelf = Shelf.objects.using("other").create(name="one")
+    Box.objects.using("other").create(shelf=shelf, label="red")
+    url = f"{LIST}{shelf.pk}/change/"
+    sent = look(mine, url).sent(**{"name": "mine", "boxes-0-items": "5"})
+    Box.objects.using("other").update(label="theirs")
+    assert mine.post(url, sent).status_code == 409
+    found = Shelf.objects.using("other").values_list("name", "room", "version")
+    assert list(found) == [("one", "c", 1)]
+    second = Shelf.objects.using("other").create(name="two")
+    rooms = {f"form-{at}-room": "a" for at in (0, 1)}
+    sent = look(mine, LIST).sent(**rooms, _save="Save")
+    Shelf.objects.using("other").filter(pk=second.pk).update(note="theirs")
+    assert mine.post(LIST, sent).status_code == 409
+    assert list(found.all()) == [("one", "c", 1), ("two", "c", 2)]
+
+
 def test_unshown_row_is_not_deleted(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     sent = page.sent(_selected_action=[shelf.pk, second.pk])
@@ -503,6 +543,67 @@ def test_confirming_action_can_check_versions(mine, shelf, second, monkeypatch):
     sent = {**Page(answer).sent(), **selected("close", shelf, second, post="yes")}
     assert mine.post(LIST, sent).status_code == 302
     assert now(Shelf, "name") == [("renamed",), ("renamed",)]
+
+
+@pytest.fixture
+def in_change_form(monkeypatch):
+    """Put the action "close" into the change form: Django 6.1; before that, the same call."""
+    where = {}
+    if hasattr(admin, "ActionLocation"):
+        where = {"location": list(admin.ActionLocation)}
+    else:
+        monkeypatch.setattr(
+            ShelfAdmin,
+            "_changeform_view",
+            lambda self, request, *_: self.response_action(request, self.get_queryset(request)),
+        )
+
+    def put(action):
+        monkeypatch.setattr(ShelfAdmin, "close", admin.action(action, **where))
+
+    return put
+
+
+def test_action_of_the_change_form_shows_its_page_again(mine, shelf, url, in_change_form):
+    def rename(self, request, queryset):
+        if not request.POST.get("post"):
+            return HttpResponse(f"<form>{self.carry_versions(queryset)}</form>")
+        self.check_versions(request, queryset)
+        queryset.update(name="renamed")
+        return None
+
+    in_change_form(rename)
+    sent = {**selected("close", shelf), "CHANGE_FORM-action": "close"}
+    page = Page(mine.post(url, sent))
+    Shelf.objects.update(name="theirs")
+    answer = mine.post(url, {**page.sent(), **sent, "post": "yes"})
+    assert now(Shelf, "name") == [("theirs",)]
+    assert mine.post(url, {**Page(answer).sent(), **sent, "post": "yes"}).status_code == 302
+    assert now(Shelf, "name") == [("renamed",)]
+
+
+def test_conflict_in_an_action_of_the_change_form_is_a_message(mine, shelf, url, in_change_form):
+    def close(self, request, queryset):
+        raise overtaken(shelf)
+
+    in_change_form(close)
+    sent = {**selected("close", shelf), "CHANGE_FORM-action": "close"}
+    assert mine.post(url, sent).status_code == 302
+    answer = mine.get(LIST)
+    assert "nothing was done to it: one." in answer.content.decode()
+
+
+def test_rows_with_their_version_under_another_key_are_checked(rf):
+    """Coded has its version in the table of its second parent, under another key than its own."""
+    first, second = (Coded.objects.create(code=code) for code in "xy")
+    model_admin = VersionedAdmin(Coded, admin.site)
+    page = re.search('value="([^"]+)"', model_admin.carry_versions([first, second]))
+    request = rf.post("/", {"version_tokens": page[1]})
+    model_admin.check_versions(request, Coded.objects.all())
+    Coded.objects.filter(pk=second.pk).update(text="theirs")
+    with pytest.raises(StaleObjects) as caught:
+        model_admin.check_versions(request, Coded.objects.all())
+    assert caught.value.pks == [second.pk]
 
 
 @pytest.mark.parametrize("error", [overtaken(Shelf(pk=9)), ValidationError("no")])

@@ -268,6 +268,30 @@ def test_too_long_value_is_an_error_and_writes_no_row(name, value, place):
     assert [row.version for row in rows] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "long"), [("char(3)", "abc", "abcd"), ("bit(3)", "101", "1010")]
+)
+def test_type_of_length_one_without_its_length_is_written_whole(kind, value, long, monkeypatch):
+    """``char`` means char(1) and ``bit`` means bit(1), to which a cast cuts without an error."""
+    row, field = Typed.objects.create(), Typed._meta.get_field("short")
+
+    def become(kind):
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE app_typed ALTER short TYPE {kind} USING NULL::{kind}")
+
+    monkeypatch.setattr(field, "db_type", lambda connection: kind)
+    become(kind)
+    try:
+        row.short = value
+        assert Typed.objects.bulk_save_cas([row], ["short"]) == []
+        assert Typed.objects.get().short == value
+        row.short = long
+        with pytest.raises(DatabaseError):
+            Typed.objects.bulk_save_cas([row], ["short"])
+    finally:
+        become("varchar(3)")
+
+
 def test_auto_now_is_unchanged_as_in_bulk_update():
     row = Typed.objects.create()
     seen = row.seen

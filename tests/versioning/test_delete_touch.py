@@ -1,8 +1,9 @@
 """delete_cas() and touch_version() compare as save_cas() does."""
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.signals import post_delete, post_save, pre_delete
+from django.test.utils import isolate_apps
 
 from django_dblock import MissingVersion, StaleObject, VersionedModel, bypass_versions
 from tests.app import models as app
@@ -112,6 +113,19 @@ def test_proxy_model_is_supported():
     app.ProductProxy.objects.get().delete_cas()
     with pytest.raises(StaleObject):
         product.delete_cas()
+
+
+@isolate_apps("tests.app")
+def test_result_names_the_proxy_as_djangos_does():
+    class Proxy(app.Note):
+        class Meta:
+            proxy = True
+            app_label = "app"
+
+    app.Note.objects.create(name="a")
+    app.Note.objects.create(name="b")
+    first, second = Proxy.objects.all()
+    assert first.delete_cas() == second.delete() == (1, {"app.Proxy": 1})
 
 
 def test_refused_delete_marks_the_transaction_for_rollback(rival):
@@ -229,6 +243,23 @@ def test_touch_again_when_the_first_was_rolled_back(product):
             raise LookupError
         product.touch_version()
     assert product.version == version_of(product) == 2
+
+
+def test_refused_touch_marks_the_transaction_for_rollback(product, rival):
+    """Or Django would take the server's ROLLBACK for a COMMIT, and run the hooks."""
+    ran = []
+    with rival.transaction():
+        rival.execute("SELECT FROM app_product FOR UPDATE")
+        with transaction.atomic():
+            Product.objects.create(name="lost")
+            transaction.on_commit(lambda: ran.append(1))
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '20ms'")
+            with pytest.raises(OperationalError):
+                product.touch_version()
+            assert transaction.get_rollback()
+    assert not Product.objects.filter(name="lost").exists()
+    assert ran == []
 
 
 def test_touching_the_root_guards_an_aggregate():

@@ -483,6 +483,31 @@ def test_relations_are_written_only_with_the_row(shelf):
     assert list(shelf.tags.all()) == [shelf.main]
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_names_of_related_objects_are_of_the_instances_alias():
+    """Another database may have another tenant's object under the same key."""
+
+    class Form(VersionedModelForm):
+        class Meta:
+            model = Shelf
+            fields = ("main", "tags")
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            for field in self.fields.values():
+                if hasattr(field, "queryset"):
+                    field.queryset = Tag.objects.using("other")
+
+    Tag.objects.create(pk=1, name="default's")
+    tag = Tag.objects.using("other").create(pk=1, name="other's")
+    shelf = Shelf.objects.using("other").create(name="one")
+    data = sent(Form(instance=shelf), main="1", tags=["1"])
+    Shelf.objects.using("other").update(name="theirs")
+    form = Form(data, instance=Shelf.objects.using("other").get())
+    conflict(form)
+    assert [row.mine for row in form.conflict_rows] == [tag.name, tag.name]
+
+
 def test_initial_relation_is_not_the_original(shelf):
     form = ShelfForm(instance=shelf, initial={"tags": [], "name": "suggested"})
     assert form["name"].value() == "suggested"
@@ -504,6 +529,35 @@ def test_token_has_no_password_or_disabled_field(shelf):
     assert not {"secret", "note"} & form._seen.original.keys()
     form.save()
     assert Shelf.objects.get().note == "fixed"
+
+
+class RestrictedForm(ProductForm):
+    """What is common: some users don't get all fields."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        del self.fields["price"]
+        self.fields["stock"].disabled = True
+
+
+def test_token_has_no_field_that_the_form_has_removed(product):
+    data = sent(RestrictedForm(instance=product), name="mine")
+    form = post(RestrictedForm, product, data)
+    assert form._seen.original == {"name": "lamp"}
+    assert form.is_valid()
+    form.save()
+    assert Product.objects.values_list("name", "price", "stock").get() == ("mine", 5, 3)
+
+
+def test_conflict_of_a_form_that_has_removed_a_field_is_shown(product):
+    data = sent(RestrictedForm(instance=product), name="mine")
+    Product.objects.update(name="theirs", price=6, stock=4)
+    form = conflict(post(RestrictedForm, product, data))
+    assert [row.name for row in form.conflict_rows] == ["name"]
+    theirs = {"version_choice_price": "theirs", "version_choice_name": "theirs"}
+    again = post(RestrictedForm, product, sent(form, **theirs))
+    assert again.is_valid()
+    assert again.changed_data == []
 
 
 def test_long_value_is_compared(shelf):

@@ -25,6 +25,8 @@ from django_dblock.versioning.web.etag import MalformedTags, digest, named
 from django_dblock.versioning.web.preconditions import IfMatch
 from tests.app.http_views import plain
 from tests.app.models import (
+    Code,
+    Coded,
     Gadget,
     Invoice,
     InvoiceLine,
@@ -353,6 +355,17 @@ class TestView:
     def test_view_that_returns_nothing_gets_djangos_error(self, product):
         with pytest.raises(ValueError, match="didn't return an HttpResponse"):
             send("returns-nothing", product)
+
+
+@pytest.mark.parametrize("model", [Product, Code, Coded])
+def test_insert_over_an_existing_row_is_refused(model):
+    """Coded has its version in the table of its second parent, under another key than its own."""
+    key = {"pk": 7} if model is Product else {"code": "x"}
+    there = model.objects.create(**key)
+    request = RequestFactory().put("/", headers={"If-None-Match": "*"})
+    with pytest.raises(PreconditionFailed) as caught:
+        IfMatch.of(request).insert(model(**key))
+    assert (caught.value.absent, caught.value.actual) == (True, there.version)
 
 
 class TestForgotten:

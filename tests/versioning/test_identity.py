@@ -205,3 +205,52 @@ def test_overridden_filter_disables_the_key_range():
     assert save._key_range(Product, VersionedQuerySet, int) is not None
     assert save._key_range(Product, Filtering, int) is None
     assert save._key_range(Product, VersionedQuerySet, str) is None
+
+
+def test_partial_read_does_not_adopt_the_key_of_another_row(product):
+    """What is read of the other row is not its version, so no version of it is known."""
+    other = Product.objects.create(name="other", stock=7)
+    partly = Product.objects.only("name", "version").get(pk=product.pk)
+    product.pk = partly.pk = other.pk
+    product.refresh_from_db(fields=["stock"])
+    assert product.stock == partly.stock == 7
+    for made in (product, partly):
+        for write in (made.save, made.save_cas, made.delete_cas, made.touch_version):
+            with pytest.raises(MissingVersion):
+                write()
+    product.refresh_from_db()
+    product.save()
+    assert Product.objects.values_list("name", "version").get(pk=other.pk) == ("other", 2)
+
+
+# The object of a parent link: Django makes it of the child's values, without reading a row.
+
+
+def test_parent_object_with_a_changed_key_is_refused():
+    gadget, other = (Gadget.objects.create(name=name) for name in ("made", "other"))
+    parent = Gadget.objects.get(pk=gadget.pk).product_ptr
+    parent.pk = other.pk
+    for write in (parent.save, parent.save_cas, parent.delete_cas, parent.touch_version):
+        with pytest.raises(MissingVersion):
+            write()
+    assert Product.objects.get(pk=other.pk).name == "other"
+
+
+def test_parent_object_of_a_version_read_alone_is_refused():
+    gadget = Gadget.objects.defer("version").get(pk=Gadget.objects.create(name="read").pk)
+    Product.objects.filter(pk=gadget.pk).update(name="theirs")
+    assert gadget.version == 2
+    with pytest.raises(MissingVersion):
+        gadget.product_ptr.save()
+    assert Product.objects.get().name == "theirs"
+
+
+def test_parent_object_is_saved_with_the_childs_version():
+    gadget = Gadget.objects.get(pk=Gadget.objects.create(name="read").pk)
+    gadget.product_ptr.save()
+    assert version_of(gadget) == 2
+    with pytest.raises(StaleObject):
+        gadget.save()
+    read = Gadget.objects.only("watts").get().product_ptr
+    read.save()
+    assert version_of(gadget) == 3

@@ -10,8 +10,9 @@ from django.db.models import F
 from django.test.utils import isolate_apps
 
 from django_dblock import StaleObject, VersionedModel, conflict_diff
-from django_dblock.versioning import loaded_state
-from tests.app.models import Article, Product, Shelf, Special, Typed
+from django_dblock.versioning import loaded_state, save
+from django_dblock.versioning.web.diff import FieldDiff
+from tests.app.models import Article, Member, Product, Shelf, Special, Typed
 from tests.versioning.conftest import overtake
 
 pytestmark = pytest.mark.django_db
@@ -125,6 +126,84 @@ def test_uncopyable_value_can_be_read():
     names, values = ["id", "tags"], (1, Opaque())
     article = Article.from_db("default", names, values)
     assert article._version_origin == {"id": 1}
+
+
+class Truths:
+    """What a comparison of arrays returns: no truth value of many."""
+
+    def __init__(self, truths):
+        self.truths = truths
+
+    def any(self):
+        return any(self.truths)
+
+    def __bool__(self):
+        raise ValueError
+
+
+class Array:
+    """Compares as NumPy's arrays do, which pgvector's fields return."""
+
+    def __init__(self, *numbers):
+        self.numbers, self.shape = numbers, (len(numbers),)
+
+    def __ne__(self, other):
+        if isinstance(other, Array):
+            if self.shape != other.shape:
+                raise ValueError
+            other = other.numbers
+        else:
+            other = [other] * len(self.numbers)
+        return Truths([one != two for one, two in zip(self.numbers, other, strict=True)])
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [(Array(1, 2), False), (Array(1, 3), True), (Array(1, 2, 3), True), (None, True)],
+)
+def test_arrays_are_compared_as_a_whole(other, differs):
+    assert loaded_state.differ(Array(1, 2), other) is differs
+    diff = FieldDiff("f", "f", original=Array(1, 2), mine=Array(1, 2), theirs=other)
+    assert (diff.changed_by_me, diff.changed_by_them, diff.conflicting) == (False, differs, False)
+    diff = FieldDiff("f", "f", original=Array(1, 2), mine=other, theirs=Array(9, 9))
+    assert diff.conflicting is differs
+
+
+class ArrayField(models.CharField):
+    """As pgvector's, in a column of text."""
+
+    def from_db_value(self, value, expression, connection):
+        return Array(*map(int, value.split(",")))
+
+    def to_python(self, value):
+        return value
+
+    def get_prep_value(self, value):
+        return ",".join(map(str, value.numbers))
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """A member whose name is an array that no version counts."""
+    monkeypatch.setattr(Member._meta.get_field("name"), "__class__", ArrayField)
+    monkeypatch.setattr(Member, "unversioned", {"name"})
+    for cached in (save.unversioned_names, loaded_state._mutable_attributes):
+        cached.cache_clear()
+    pk = Member.objects.create(name=Array(1, 2)).pk
+    yield Member.objects.get(pk=pk)
+    for cached in (save.unversioned_names, loaded_state._mutable_attributes):
+        cached.cache_clear()
+
+
+def test_object_with_an_array_is_saved_and_merged(embedded):
+    embedded.views = 1
+    embedded.save()
+    with transaction.atomic():
+        Member.objects.filter(pk=embedded.pk).update(name=Array(3, 4), views=2)
+        embedded.save()
+    assert (embedded.name.numbers, embedded.views, embedded.version) == ((3, 4), 2, 4)
 
 
 def test_plain_values_are_not_copied():

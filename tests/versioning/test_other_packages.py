@@ -139,6 +139,23 @@ def test_delete_arguments_pass_through():
     assert Branch.given == (("default",), {"keep_parents": True})
 
 
+def test_compared_delete_passes_on_no_argument_that_was_not_given():
+    branch = Branch.objects.create()
+    Branch.given = None
+    branch.delete_cas()
+    assert Branch.given == ((), {})
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_compared_delete_passes_on_another_alias():
+    branch = Branch.objects.create()
+    Branch.objects.using("other").bulk_create([Branch(pk=branch.pk)])
+    Branch.given = None
+    branch.delete_cas(using="other")
+    assert Branch.given == ((), {"using": "other"})
+    assert not Branch.objects.using("other").exists()
+
+
 # _update(): django-modeltranslation writes another column.
 
 

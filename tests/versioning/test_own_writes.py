@@ -1,6 +1,7 @@
 """Updates of the open transaction itself are no conflict."""
 
 import copy
+import datetime as dt
 import pickle
 
 import pytest
@@ -164,6 +165,18 @@ def test_own_change_to_the_same_value_is_no_conflict(product):
         update(product, name="ours")
         product.save()
     assert product.version == version_of(product) == 3
+
+
+def test_date_of_each_save_is_no_change_of_its_own():
+    """Who writes past save() sets what auto_now would; the next save sets it again."""
+    row = app.Typed.objects.get(pk=app.Typed.objects.create().pk)
+    with transaction.atomic():
+        update(row, small=1, seen=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        row.short = "me"
+        row.save()
+    found = app.Typed.objects.get()
+    assert (found.small, found.short, found.version) == (1, "me", 3)
+    assert found.seen == row.seen > dt.datetime(2021, 1, 1, tzinfo=dt.UTC)
 
 
 def test_expression_uses_the_present_row(product):

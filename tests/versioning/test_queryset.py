@@ -1,6 +1,7 @@
 """Writes without save(): update() bumps, bulk_create() never overwrites."""
 
 import pytest
+from django.db import connection
 from django.db.models import F
 
 from django_dblock import MissingVersion, StaleObject
@@ -127,3 +128,24 @@ def test_row_skipped_by_bulk_create_is_not_overwritten():
         nameless._state.adding = True
         nameless.save()
     assert Invoice.objects.get().customer == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("model", "change"), [(Gadget, {"watts": 5}), (app.Special, {"name": "b"})]
+)
+def test_update_of_several_tables_bumps_with_the_change_or_not_at_all(model, change):
+    """Committed by itself, the change would be there under the old version."""
+    row = model.objects.create(name="a")
+    updates = []
+
+    def lose_the_second(execute, sql, *args):
+        if sql.startswith("UPDATE"):
+            updates.append(sql)
+            if len(updates) == 2:
+                raise ZeroDivisionError
+        return execute(sql, *args)
+
+    with pytest.raises(ZeroDivisionError), connection.execute_wrapper(lose_the_second):
+        model.objects.filter(pk=row.pk).update(**change)
+    assert not model.objects.filter(**change).exists()
+    assert version_of(row) == 1

@@ -5,11 +5,13 @@ from contextlib import ExitStack
 import pytest
 from django.db import connection
 from django.test.utils import override_settings
-from rest_framework.test import APIClient
+from rest_framework.generics import RetrieveUpdateAPIView
+from rest_framework.test import APIClient, APIRequestFactory
 from rest_framework.views import exception_handler
 
 from django_dblock import MissingVersion, etag
 from django_dblock.contrib import rest_framework
+from django_dblock.contrib.rest_framework import VersionedViewMixin
 from tests.app import api_views
 from tests.app.models import Counter, Invoice, InvoiceLine, Product, Setting
 from tests.helpers.processes import process
@@ -232,6 +234,28 @@ class TestActions:
 def test_deferred_version_is_not_silently_left_out(product):
     with pytest.raises(MissingVersion):
         call("get", f"deferred/{product.pk}")
+
+
+class Only(VersionedViewMixin, RetrieveUpdateAPIView):
+    """Of the user's own object: no queryset, and a get_object() of its own."""
+
+    serializer_class = api_views.ProductSerializer
+
+    def get_object(self):
+        product = Product.objects.get()
+        self.request.if_match.bind(product)
+        return product
+
+
+def test_view_without_a_queryset_can_bind_by_itself(product):
+    def put(tag):
+        request = APIRequestFactory().put("/", DATA, format="json", headers={"If-Match": tag})
+        return Only.as_view()(request)
+
+    tag = now()
+    response = put(tag)
+    assert (response.status_code, response["ETag"]) == (200, now())
+    assert put(tag).status_code == 412
 
 
 class TestLastWriteWins:

@@ -112,6 +112,16 @@ def test_pause_has_full_jitter_and_doubling_bound(pauses):
     assert slept == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
+def test_pause_after_very_many_attempts_is_the_cap(pauses):
+    @retry_on_conflict(attempts=1100)
+    def work():
+        raise StaleObjects(model="app.Product", pks=[1], using="default")
+
+    with pytest.raises(StaleObjects):
+        work()
+    assert (len(pauses[0]), pauses[0][-1]) == (1099, 1.0)
+
+
 def test_pause_is_outside_the_transaction(monkeypatch, product):
     inside = []
     monkeypatch.setattr(retry.time, "sleep", lambda _: inside.append(connection.in_atomic_block))

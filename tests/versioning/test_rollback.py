@@ -307,6 +307,18 @@ def test_copy_is_restored_with_its_original(product):
         assert_conflict(twin, expected=1, actual=2)
 
 
+def test_parent_object_of_a_rolled_back_child_is_restored():
+    """Django makes it of the child's values, the rolled-back version among them."""
+    gadget = Gadget.objects.get(pk=Gadget.objects.create(name="a").pk)
+    with pytest.raises(Undo), transaction.atomic():
+        gadget.save()
+        raise Undo
+    parent = gadget.product_ptr
+    overtake(Product.objects.get(pk=gadget.pk))
+    assert parent.version == version_of(parent) == 2
+    assert_conflict(parent, expected=1, actual=2)
+
+
 def test_uncommitted_version_is_invisible_to_other_threads(product):
     """What it wrote is not there for them: they can't compare with it."""
     found = []

@@ -207,6 +207,10 @@ def test_overridden_save_that_does_nothing_is_an_error():
     fussy.name = "never"
     with pytest.raises(RuntimeError, match="without having called super"):
         fussy.save_cas()
+    unread = app.Fussy(pk=fussy.pk, name="never")
+    with pytest.raises(RuntimeError):
+        unread.save_cas(expected=1)
+    assert unread._state.adding
     fussy.name = "b"
     fussy.save_cas()
     assert version_of(fussy) == 2
@@ -311,6 +315,43 @@ def test_full_refresh_makes_the_version_comparable(product):
     product.refresh_from_db(fields=["name", "price", "stock", "version"])
     product.save()
     assert product.version == 3
+
+
+@pytest.mark.parametrize("left_out", [
+    lambda: {"from_queryset": Product.objects.defer("name")},
+    lambda: {"from_queryset": Product.objects.only("price", "stock", "version")},
+    lambda: {
+        "from_queryset": Product.objects.defer("name"),
+        "fields": ["name", "price", "stock", "version"],
+    },
+])  # fmt: skip
+def test_refresh_that_leaves_a_field_out_is_not_trusted(product, left_out):
+    """The field keeps the value from before, which the new version would let overwrite theirs."""
+    overtake(product, name="theirs")
+    product.refresh_from_db(**left_out())
+    assert (product.name, product.version) == ("original", 2)
+    for write in (product.save, product.save_cas):
+        with pytest.raises(MissingVersion):
+            write()
+    product.refresh_from_db(from_queryset=Product.objects.all())
+    product.save()
+    assert Product.objects.get().name == "theirs"
+
+
+def test_refresh_without_the_version_keeps_the_earlier_one(product):
+    deferred = Product.objects.defer("version").get(pk=product.pk)
+    partly = Product.objects.defer("price").get(pk=product.pk)
+    overtake(product)
+    for instance in (product, deferred):
+        instance.refresh_from_db(from_queryset=Product.objects.only("name"))
+        assert instance.name == "theirs"
+    with pytest.raises(StaleObject):
+        product.save()
+    assert "version" not in deferred.__dict__
+    partly.refresh_from_db(from_queryset=Product.objects.defer("stock"))
+    assert (partly.name, partly.version) == ("theirs", 2)
+    with pytest.raises(MissingVersion):
+        partly.save()
 
 
 def test_expressions_are_computed_by_the_database(product):

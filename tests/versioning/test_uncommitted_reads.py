@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from django.db import connections, transaction
+from django.db.models.query_utils import DeferredAttribute
 from django.test import TestCase
 
 from django_dblock import StaleObject
@@ -77,6 +78,26 @@ def test_instance_refreshed_after_a_write_is_not_trusted(product):
         return again
 
     assert_not_trusted(read_and_roll_back(product, update_by_name, refresh), product)
+
+
+def test_version_fetched_for_peers_after_a_write_is_not_trusted(product, monkeypatch):
+    """Django 6.1 with FETCH_PEERS; before that, the same call."""
+
+    def fetch_many(attribute, instances):
+        for each in instances:
+            each.version = version_of(each)
+
+    if not hasattr(DeferredAttribute, "fetch_many"):
+        monkeypatch.setattr(DeferredAttribute, "fetch_many", fetch_many, raising=False)
+
+    def read(product):
+        bare = Product.objects.only("pk").get(pk=product.pk)
+        Product.version.fetch_many([bare])
+        return bare
+
+    found = read_and_roll_back(product, WRITES["update of a named row"], read)
+    found.name = "mine"
+    assert_not_trusted(found, product)
 
 
 def test_saved_then_refreshed_instance_compares_its_old_version(product, statements):

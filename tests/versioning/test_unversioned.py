@@ -4,6 +4,7 @@ import pytest
 from django.core import checks
 from django.db import models, transaction
 from django.db.models import F
+from django.db.models.query_utils import DeferredAttribute
 from django.db.models.signals import post_save, pre_save
 from django.test.utils import isolate_apps
 
@@ -72,6 +73,27 @@ def test_save_of_all_loaded_fields_keeps_what_was_counted_since(member):
     assert Member.objects.values_list("name", "views").get() == ("bob", 1)
 
 
+def test_field_fetched_for_peers_keeps_what_was_counted_since(member, monkeypatch):
+    """Django 6.1 with FETCH_PEERS; before that, the same call."""
+
+    def fetch_many(attribute, instances):
+        name = attribute.field.attname
+        for each in instances:
+            setattr(each, name, Member.objects.values_list(name, flat=True).get(pk=each.pk))
+
+    if not hasattr(DeferredAttribute, "fetch_many"):
+        monkeypatch.setattr(DeferredAttribute, "fetch_many", fetch_many, raising=False)
+    read = Member.objects.defer("views", "last_shelf").get()
+    for attribute in (Member.views, Member.last_shelf_id):
+        attribute.fetch_many([read])
+    shelf = Shelf.objects.create()
+    Member.objects.update(views=3, last_shelf=shelf)
+    read.name = "bob"
+    read.save()
+    found = Member.objects.values_list("name", "views", "last_shelf", "version").get()
+    assert found == ("bob", 3, shelf.pk, 2)
+
+
 @pytest.fixture
 def counted_gadgets(monkeypatch):
     """The child's table of a gadget has one field, which others count up."""
@@ -104,6 +126,13 @@ def test_save_of_all_fields_writes_a_changed_unversioned_field(member):
     member.views = F("views") + 10
     member.save()
     assert Member.objects.get().views == 18
+
+
+def test_refresh_by_a_partial_queryset_keeps_an_unsaved_value(member):
+    member.views = 7
+    member.refresh_from_db(from_queryset=Member.objects.only("name"))
+    member.save()
+    assert Member.objects.get().views == 7
 
 
 @pytest.mark.parametrize("names", [["views"], None])

@@ -113,7 +113,13 @@ class VersionedAdmin(_Base):
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
         """Run Django's view; respond with the form and the conflict if a save ends in one."""
         view = super().changeform_view
-        return _or_conflict(request, lambda: view(request, *args, **options))
+        run = self._in_one_transaction(request, lambda: view(request, *args, **options))
+        try:
+            return _or_conflict(request, run)
+        except (StaleObject, StaleObjects, ValidationError) as error:
+            if not hasattr(request, "_dblock_acts"):  # Django 6.1 has actions in this page, too
+                raise
+            return self._asked_again(request, error, lambda asking: view(asking, *args, **options))
 
     # The list.
 
@@ -132,19 +138,43 @@ class VersionedAdmin(_Base):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """Run Django's view; respond with the list and the conflicts if a save ends in one."""
         view = super().changelist_view
+        run: Callable[[], Any] = partial(view, request, extra_context)
+        if "_save" in request.POST:
+            run = self._in_one_transaction(request, run)
         try:
-            return _or_conflict(request, lambda: view(request, extra_context))
-        except (StaleObject, StaleObjects) as error:
-            message, status = self._stale_message(error), HTTPStatus.CONFLICT
-        except ValidationError as error:
+            return _or_conflict(request, run)
+        except (StaleObject, StaleObjects, ValidationError) as error:
+            return self._asked_again(request, error, lambda asking: view(asking, extra_context))
+
+    def _in_one_transaction(
+        self, request: HttpRequest, view: Callable[[], Any]
+    ) -> Callable[[], Any]:
+        """Let a view write its rows in one transaction; Django's is of the router's alias only."""
+        if request.method != "POST":
+            return view
+        using = _written_alias(self.get_queryset(request))
+        if using == router.db_for_write(self.model):
+            return view
+        return transaction.atomic(using=using)(view)
+
+    def _asked_again(
+        self,
+        request: HttpRequest,
+        error: StaleObject | StaleObjects | ValidationError,
+        view: Callable[[Any], Any],
+    ) -> Any:
+        """Return the response to an action that ended in a conflict: its page, if it asked."""
+        if isinstance(error, ValidationError):
             message, status = _unseen(error), HTTPStatus.BAD_REQUEST
+        else:
+            message, status = self._stale_message(error), HTTPStatus.CONFLICT
         self.message_user(request, message, messages.ERROR)
         if not request.POST.get("post"):
             return HttpResponseRedirect(request.get_full_path())
         asking: Any = copy(request)
         asking.POST = request.POST.copy()
         del asking.POST["post"]
-        return _with_status(view(asking, extra_context), status)
+        return _with_status(view(asking), status)
 
     # Actions.
 
@@ -155,9 +185,10 @@ class VersionedAdmin(_Base):
         act = partial(super().response_action, request, queryset, *args, **options)
         if not self._versioned:
             return act()
+        request._dblock_acts = True  # type: ignore[attr-defined]
         deletes = "delete_selected" in request.POST.getlist("action")
         if request.POST.get("post"):
-            with transaction.atomic(using=router.db_for_write(self.model)):
+            with transaction.atomic(using=_written_alias(queryset)):
                 if deletes:
                     selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
                     self.check_versions(request, queryset.filter(pk__in=selected))
@@ -183,14 +214,16 @@ class VersionedAdmin(_Base):
         in a transaction, and after an error of this method the page is shown again. One statement.
 
         Raises:
-            StaleObjects: some rows were changed or deleted, or were not on the page.
+            StaleObjects: some rows were changed, or were not on the page. Rows that were deleted
+                are none of the queryset any more, and no error.
             ValidationError: the page did not send the versions, or sent changed ones.
         """
-        lock_seen(queryset.using(router.db_for_write(self.model)), request.POST.get(VERSIONS))
+        lock_seen(queryset.using(_written_alias(queryset)), request.POST.get(VERSIONS))
 
     def _stale_message(self, error: StaleObject | StaleObjects) -> str:
         pks = error.pks if isinstance(error, StaleObjects) else [error.pk]
-        names = [str(each) for each in self.model._base_manager.filter(pk__in=pks)]
+        rows = self.model._base_manager.using(error.using).filter(pk__in=pks)
+        names = [str(each) for each in rows]
         return CHANGED_MANY % {"names": ", ".join(names or map(str, pks))}
 
     # Deleting one.
@@ -243,7 +276,8 @@ class VersionedAdmin(_Base):
             )
             diff = conflict_diff(now, original=seen.original, fields=fields)
             labels = dict.fromkeys(fields, "")
-            changed = [row for row in rows(diff, fields, labels, labels) if row.theirs_changed]
+            table = rows(diff, fields, labels, labels, obj)
+            changed = [row for row in table if row.theirs_changed]
         hidden = format_html('<input type="hidden" name="{}" value="{}">', TOKEN, signed)
         _confirm(response, hidden, changed)
         return response
@@ -259,6 +293,11 @@ class VersionedAdmin(_Base):
             and field.name in form.base_fields
             and not hides(form.base_fields[field.name])
         }
+
+
+def _written_alias(queryset: Any) -> str:
+    """Return the alias that the rows of a queryset are written to, read from a replica or not."""
+    return str(queryset.select_for_update().db)
 
 
 def _carry_token(shown: Any) -> None:

@@ -205,7 +205,7 @@ def lock_seen(queryset: QuerySet[Any], sent: object) -> None:
     model = queryset.model
     seen = signed_version.load_many(model._meta.label, sent)
     field = model._version_field
-    rows = field.model._base_manager.using(queryset.db).filter(pk__in=queryset.values("pk"))
+    rows = model._base_manager.using(queryset.db).filter(pk__in=queryset.values("pk"))
     found = rows.order_by("pk").select_for_update().values_list("pk", field.attname)
     stale = [pk for pk, version in found if seen.get(str(pk)) != version]
     if stale:

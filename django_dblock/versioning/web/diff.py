@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final
 
 from django_dblock.exceptions import StaleObject
-from django_dblock.versioning.loaded_state import original
+from django_dblock.versioning.loaded_state import differ, original
 from django_dblock.versioning.save import unversioned_names
 
 
@@ -45,19 +45,18 @@ class FieldDiff:
     @property
     def changed_by_me(self) -> bool:
         """Return whether mine differs from the original; if that is unknown, from theirs."""
-        return self.counts and bool(
-            self.mine != (self.theirs if self.original is UNKNOWN else self.original)
-        )
+        before = self.theirs if self.original is UNKNOWN else self.original
+        return self.counts and differ(self.mine, before)
 
     @property
     def changed_by_them(self) -> bool:
         """Return whether theirs differs from the original; if that is unknown, from mine."""
-        return bool(self.theirs != (self.mine if self.original is UNKNOWN else self.original))
+        return differ(self.theirs, self.mine if self.original is UNKNOWN else self.original)
 
     @property
     def conflicting(self) -> bool:
         """Return whether both changed the field, and not to the same value."""
-        return self.changed_by_me and self.changed_by_them and bool(self.mine != self.theirs)
+        return self.changed_by_me and self.changed_by_them and differ(self.mine, self.theirs)
 
 
 @dataclass(frozen=True, slots=True)

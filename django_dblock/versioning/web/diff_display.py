@@ -50,6 +50,7 @@ def rows(
     fields: Mapping[str, Any],
     labels: Mapping[str, Any],
     choices: Mapping[str, str],
+    instance: models.Model,
 ) -> list[Row]:
     """Return a row for each field of a diff; one statement for each relation.
 
@@ -58,10 +59,11 @@ def rows(
         fields: the model's fields by name.
         labels: the labels of the form; for an empty label, the field's name in the model is used.
         choices: the names of the inputs that choose ``theirs``.
+        instance: the object of the conflict, whose database has the related objects.
     """
     table = []
     for name, field in diff.fields.items():
-        original, mine, theirs = _shown(fields[name], field)
+        original, mine, theirs = _shown(fields[name], field, instance)
         table.append(
             Row(
                 name=name,
@@ -79,21 +81,22 @@ def rows(
     return table
 
 
-def _shown(field: Any, diff: FieldDiff) -> list[str]:
+def _shown(field: Any, diff: FieldDiff, instance: models.Model) -> list[str]:
     values = [diff.original, diff.mine, diff.theirs]
     if field.is_relation:
-        names = _names(field, values)
+        names = _names(field, values, instance)
         return [_related(names, value) for value in values]
     return [readable(field, value) for value in values]
 
 
-def _names(field: Any, values: Iterable[Any]) -> dict[str, str]:
+def _names(field: Any, values: Iterable[Any], instance: models.Model) -> dict[str, str]:
     """Return the names of the related objects, by their keys' text."""
     wanted = set()
     for value in values:
         wanted |= {*value} if isinstance(value, list) else {value} - {None, UNKNOWN}
     key = "pk" if field.many_to_many else field.target_field.attname
-    found = field.remote_field.model._base_manager.filter(**{f"{key}__in": wanted})
+    related = field.remote_field.model._base_manager.db_manager(hints={"instance": instance})
+    found = related.filter(**{f"{key}__in": wanted})
     return {str(getattr(each, key)): str(each) for each in found}
 
 

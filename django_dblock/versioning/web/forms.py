@@ -102,7 +102,6 @@ class VersionedFormMixin(_Base):
                 f"{type(self).__name__} compares versions, but {type(instance).__name__} has "
                 f"none: it is not a VersionedModel."
             )
-        self._guarded = _guarded(self)
         self._seen: Seen | None = None
         self._refused: ValidationError | None = None
         self._taken: list[str] = []
@@ -118,7 +117,24 @@ class VersionedFormMixin(_Base):
         version = carried_version(instance, instance._state.db or DEFAULT_DB_ALIAS)
         shown = self._shown(options.get("initial") or {})
         # The version is read now, with the shown values. It is signed only when a page renders it.
-        field.initial = lambda: signed_version.dump(*self._row, version, shown)
+        field.initial = lambda: signed_version.dump(*self._row, version, self._still_shown(shown))
+
+    @property
+    def _guarded(self) -> dict[str, Any]:
+        """Return the model's fields that the form shows and saves, by name.
+
+        Not once for all: a subclass may remove or disable fields after ``super().__init__()``.
+        """
+        options, meta = self._meta, self.instance._meta
+        return {
+            field.name: field
+            for field in (*meta.concrete_fields, *meta.many_to_many)
+            if field.name in self.fields
+            and not field.primary_key
+            and not hides(self.fields[field.name])
+            and (options.fields is None or field.name in options.fields)
+            and field.name not in (options.exclude or ())
+        }
 
     def _shown(self, replaced: Container[str]) -> dict[str, Any]:
         """Return the row's values of the fields that the form shows."""
@@ -130,6 +146,11 @@ class VersionedFormMixin(_Base):
             if field.many_to_many and name not in replaced:
                 found[name] = keys(self.initial.get(name, ()))
         return found
+
+    def _still_shown(self, shown: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values without those of fields that a subclass has removed since."""
+        guarded = self._guarded
+        return {name: value for name, value in shown.items() if name in guarded}
 
     def _open(self) -> None:
         """Read the token, and set the form's initial values to the values that the user saw.
@@ -182,6 +203,7 @@ class VersionedFormMixin(_Base):
 
     def full_clean(self) -> None:
         """Clean as Django does, and bind the instance; a form without a token is invalid."""
+        self._taken = [name for name in self._taken if name in self.fields]
         self._disable_taken(disabled=True)
         super().full_clean()
         if not self.is_bound:
@@ -286,7 +308,7 @@ class VersionedFormMixin(_Base):
             return []
         labels = {name: self.fields[name].label for name in diff.fields}
         choices = {name: self.add_prefix(CHOICE + name) for name in diff.fields}
-        return rows(diff, self._guarded, labels, choices)
+        return rows(diff, self._guarded, labels, choices, self.instance)
 
     def _editable(self) -> dict[str, Any]:
         """Return the guarded fields without the one that links an inline's row to its parent."""
@@ -337,20 +359,6 @@ def keep_tokens_of_unseen(response: Any, forms: Iterable[Any]) -> None:
 def row_of(instance: Any) -> tuple[str, Any]:
     """Return the model and the key that a token is bound to; for a proxy, its concrete model."""
     return instance._meta.concrete_model._meta.label, instance.pk
-
-
-def _guarded(form: Any) -> dict[str, Any]:
-    """Return the model's fields that the form shows and saves, by name."""
-    options, meta = form._meta, form.instance._meta
-    return {
-        field.name: field
-        for field in (*meta.concrete_fields, *meta.many_to_many)
-        if field.name in form.fields
-        and not field.primary_key
-        and not hides(form.fields[field.name])
-        and (options.fields is None or field.name in options.fields)
-        and field.name not in (options.exclude or ())
-    }
 
 
 def hides(field: forms.Field) -> bool:

@@ -231,6 +231,6 @@ def _absent(request: HttpRequest) -> bool:
 
 def _version_there(instance: "VersionedModel", using: str) -> int | None:
     field = instance._version_field
-    rows: Any = field.model._base_manager.using(using).filter(pk=instance.pk)
+    rows: Any = field.model._base_manager.using(using).filter(pk=instance._version_pk)
     version: int | None = rows.values_list(field.attname, flat=True).first()
     return version
