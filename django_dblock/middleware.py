@@ -54,6 +54,8 @@ class ConflictMiddleware(MiddlewareMixin):
     ``StaleFence``, ``LockLost``                   409
     ``StaleObject``, ``StaleObjects``              409; 412 if the request had If-Match
     ``PreconditionFailed``                         412
+    ``IdempotencyError`` of ``run_once()``         as of ``@idempotent``; 500 for a mistake in
+                                                   the project
     =============================================  ======================================
 
     The response has ``Retry-After`` if the same request may succeed later. Works in sync and async

@@ -9,10 +9,10 @@ The protocol:
    standby, above READ COMMITTED, on an engine whose advisory locks are not PostgreSQL's. If the
    block opened the transaction, the statement travels with BEGIN in one message.
 4. A first message tries the lock without waiting. Only if another transaction holds the key, a
-   second message waits; for a key that was not free the last time, the wait is the first message
-   of the block's own transaction. A waiter waits in the server's own queue, first come, first
-   served, under its own ``lock_timeout``. In a transaction that the caller opened, it waits under a
-   savepoint, so that a timeout does not undo the caller's work.
+   second message waits. In the block's own transaction, the wait is the first message if the key
+   was not free the last time, or if the lock is shared. A waiter waits in the server's own queue,
+   first come, first served, under its own ``lock_timeout``. In a transaction that the caller
+   opened, it waits under a savepoint, so that a timeout does not undo the caller's work.
 5. COMMIT or ROLLBACK frees the lock, and so does the death of the process, of its machine or of
    the connection. There is no release call to forget, and at no moment is the lock free while the
    changes are not yet visible.

@@ -90,6 +90,7 @@ class leadership:  # noqa: N801 - used like a function
                 while not event.is_set():
                     term.check()
                     run_due_jobs(term)
+                    event.wait(1)
 
     The loop waits until this process is elected, and yields a :class:`Term`, a lease that a
     heartbeat renews. When the body ends (at its end, by ``break``, ``return`` or an error), the

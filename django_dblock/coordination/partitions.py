@@ -362,7 +362,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
     ::
 
         with partitions("outbox", count=64, ttl=30) as mine:
-            while not stopping:
+            while not stop.wait(1):
                 for part in mine:
                     with part, part.guard():
                         handle(Message.objects.filter(bucket=part.number)[:100])

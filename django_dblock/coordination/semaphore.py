@@ -163,7 +163,7 @@ class fenced_semaphore(fenced_lock):  # noqa: N801 - context managers are lower-
         timeout: seconds to wait; 0 (the default) does not wait, None waits indefinitely.
         heartbeat: whether the permit is renewed every third of the ttl.
         hold_at_least: seconds since the grant for which the slot stays taken, even if the permit is
-            released earlier.
+            released earlier, or if its holder dies; see ``fenced_lock``.
         lock_delay: seconds for which a slot stays taken after its permit *expired* unreleased.
         on_lost: called once with the permit when the permit is lost; see ``fenced_lock``.
         using: the database alias of the lock table, as in ``fenced_lock``.

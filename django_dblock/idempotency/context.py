@@ -193,9 +193,9 @@ class Handle:
 
         Guaranteed: the response is committed with that transaction, and each repetition gets it
         until its retention ends. If the transaction is rolled back, the response is too; then a
-        view may return another response, or an error, but not this one. In atomic mode, and without
-        a key, this call does nothing: the response is recorded at the end of the view, or not at
-        all.
+        view may return another response, or this one if its status is 400 or more. In atomic mode,
+        and without a key, this call does nothing: the response is recorded at the end of the view,
+        or not at all.
 
         Not guaranteed: effects in other transactions. Without this call, the response is recorded
         after the view has returned. A run that has lost its lease notices only then, and the
@@ -212,9 +212,9 @@ class Handle:
                 transaction's atomic block raises it.
             IdempotencyError: this run has recorded its response already.
             TransactionManagementError: the transaction was rolled back, and the view returns this
-                response nevertheless; or Django has not noticed the rollback, because the view has
-                swallowed a database error. The end of the view raises it, or the atomic block. The
-                request is free again.
+                response nevertheless, with a status below 400; or Django has not noticed the
+                rollback, because the view has swallowed a database error. The end of the view
+                raises it, or the atomic block. The request is free again.
             UnstorableResponse: the response can't be stored.
         """
         if self.lease is not None:

@@ -2,7 +2,7 @@
 
 THE CRASH WINDOW: between the acquirer's booking and our record, two ledgers disagree. A process
 that dies there, or an answer that is lost on the way, leaves a charge that the shop knows nothing
-of. A transaction around both would not help: the acquirer takes no part in it. So would not a look
+of. A transaction around both would not help: the acquirer takes no part in it. Nor would a look
 for an earlier payment, which two clicks pass at once. What helps is that asking again is safe:
 
 - A request that is repeated with its key is run again only if the run before has died, and then

@@ -2,12 +2,12 @@
 
 ==========================  =====================================================================
 DATABASE_URL                any PostgreSQL; without it an embedded one is started
-SECRET_KEY                  required in earnest; the default is for demonstrations only
+SECRET_KEY                  required in production; the default is for demonstrations only
 DEBUG                       off
 ALLOWED_HOSTS               localhost
 CSRF_TRUSTED_ORIGINS        none; needed behind a TLS proxy
-SHOP_ACQUIRER_CALLS         how many calls to it there may be at a time
 ACQUIRER_URL                where ``python -m acquirer --port 8010`` listens
+SHOP_ACQUIRER_CALLS         how many calls to the acquirer there may be at a time
 SHOP_LOCKING                on; off shows what happens without locks (``manage.py demo`` does)
 SHOP_VERSIONS               on; off lets the later of two editors overwrite the earlier
 SHOP_FENCING                on; off lets a settlement book, and a stock sync count, whose lease has
