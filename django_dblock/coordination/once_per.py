@@ -99,7 +99,7 @@ class _Calendar:
     def period_of(self, moment: datetime) -> Period:
         """Return the period in which the moment lies."""
         if not isinstance(self.per, str):
-            return Period(_text(self.per(moment)))
+            return Period(_text(self.per(moment.astimezone(UTC))))
         zone = self.zone
         return self._period(self._start(moment.astimezone(zone).replace(tzinfo=None)), zone)
 

@@ -325,6 +325,11 @@ class TestRuns:
         end = _Calendar("month", None).period_of(row.created_at).end
         assert row.expires_at >= end
 
+    def test_callable_gets_utc_whatever_the_moments_zone(self):
+        """Else the same moment would have two periods."""
+        run = once_per(lambda now: f"{now:%Y-%m-%d}", key="a")(count)
+        assert run.run_for(at("2026-01-01T00:30+01:00")) == {"label": "2025-12-31"}
+
     def test_job_in_lease_mode_gets_a_handle(self):
         @once_per("day", key="a", mode="lease")
         def call(period, run):
