@@ -258,10 +258,8 @@ class OncePer(_Job[R]):
             result = run_once(
                 *job.key_for(period), work=work, mode=job.mode, **job.options(period, now)
             )
-        except IdempotencyInProgress:
-            if ran:  # raised by the job's function: a run_once() inside it is running elsewhere
-                raise
-            return job.is_running(period)
+        except IdempotencyInProgress as error:
+            return job.running(period, error)
         return PeriodRun(period, "ran" if ran else "done", result)
 
 
@@ -301,10 +299,8 @@ class AsyncOncePer(_Job[R]):
         job = self._job
         try:
             result = await arun_once(*job.key_for(period), work=work, **job.options(period, now))
-        except IdempotencyInProgress:
-            if ran:
-                raise
-            return job.is_running(period)
+        except IdempotencyInProgress as error:
+            return job.running(period, error)
         return PeriodRun(period, "ran" if ran else "done", result)
 
 
@@ -461,8 +457,14 @@ class once_per:  # noqa: N801 - a decorator
             "using": self._using,
         }
 
-    def is_running(self, period: Period) -> PeriodRun:
-        """Return a run in the state ``running``, and log that another process runs the job."""
+    def running(self, period: Period, error: IdempotencyInProgress) -> PeriodRun:
+        """Return a run in the state ``running``, and log that another process runs the job.
+
+        Raises:
+            IdempotencyInProgress: the error is that of a ``run_once()`` inside the job's function.
+        """
+        if error.key != identity_of(self.key_for(period), self.using).facts["key"]:
+            raise error
         logger.info("%s for %s is running in another process", self.name, period.label)
         return PeriodRun(period, "running", None)
 

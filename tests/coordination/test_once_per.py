@@ -2,12 +2,15 @@
 
 import signal
 from datetime import UTC, date, datetime, timedelta
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.cache import caches
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from django_dblock import (
     IdempotencyInProgress,
@@ -215,6 +218,10 @@ async def handle_step(period):
     return f"async {period}"
 
 
+async def pay():
+    return "paid"
+
+
 def count(period):
     Counter.objects.create(name=f"run {period.label} {Counter.objects.count()}")
     return {"label": period.label}
@@ -306,6 +313,27 @@ class TestRuns:
             else:
                 once_per("day", key="settlement")(settle)()
         assert caught.value is busy
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_run_that_was_taken_over_reports_the_other_run(self, is_async):
+        """This call has lost its lease; the process that has taken the period over is running."""
+
+        def take_over():
+            IdempotencyKey.objects.update(
+                claim=uuid4(), token=F("token") + 1, locked_until=Now() + timedelta(hours=1)
+            )
+
+        def settle(period, run):
+            take_over()
+            run.run_step("pay", lambda: None)
+
+        async def settle_async(period, run):
+            await sync_to_async(take_over)()
+            await run.arun_step("pay", pay)
+
+        job = once_per("day", key="settlement", mode="lease")(settle_async if is_async else settle)
+        found = async_to_sync(job.run)() if is_async else job.run()
+        assert (found.state, found.result) == ("running", None)
 
     def test_callable_names_its_own_periods(self):
         @once_per(lambda now: f"shift-{now:%Y}", key="a", keep=timedelta(hours=1))
