@@ -113,7 +113,7 @@ class _Calendar:
             assert period.end is not None  # noqa: S101
             if period.end > until:
                 return
-            # A period inside a gap of the wall clock has no instant: it ends before it starts.
+            # A period inside a gap of the wall clock has no instant: it ends when it starts.
             if period.start < period.end and period.start >= since:
                 yield period
             wall = self._next(wall)
@@ -142,11 +142,10 @@ class _Calendar:
         return wall + timedelta(minutes=self._minutes)
 
     def _period(self, wall: datetime, zone: tzinfo) -> Period:
-        start = wall.replace(tzinfo=zone, fold=0)
+        start = _instant(wall, zone, fold=0)
         # fold=1: the second time, if the wall clock shows the last moment twice.
-        last = (self._next(wall) - _MICROSECOND).replace(tzinfo=zone, fold=1)
-        end = last.astimezone(UTC) + _MICROSECOND
-        return Period(self._label(wall), start.astimezone(UTC), end, wall.date())
+        end = _instant(self._next(wall) - _MICROSECOND, zone, fold=1) + _MICROSECOND
+        return Period(self._label(wall), start, end, wall.date())
 
     def _label(self, wall: datetime) -> str:
         if self.per == "week":
@@ -154,6 +153,30 @@ class _Calendar:
         if self.per == "month":
             return f"{wall:%Y-%m}"
         return f"{wall:%Y-%m-%d}" if self.per == "day" else f"{wall:%Y-%m-%dT%H:%M}"
+
+
+def _instant(wall: datetime, zone: tzinfo, *, fold: int) -> datetime:
+    """Return the instant of a time of the wall clock, in UTC.
+
+    Args:
+        wall: the time, without a time zone.
+        zone: the time zone.
+        fold: 0 for the first of two instants, 1 for the second. If the wall clock skips the time: 0
+            for the first instant after the gap, 1 for the last instant before the gap.
+    """
+    instant = wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+    if instant.astimezone(zone).replace(tzinfo=None) == wall:
+        return instant
+    # The gap lies between the instants that the offsets after and before the gap give.
+    before, after = (wall.replace(tzinfo=zone, fold=n).astimezone(UTC) for n in (1, 0))
+    offset = before.astimezone(zone).utcoffset()
+    while after - before > _MICROSECOND:
+        middle = before + (after - before) / 2
+        if middle.astimezone(zone).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return before if fold else after
 
 
 def _minutes(per: str) -> int:
