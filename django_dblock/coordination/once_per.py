@@ -34,6 +34,11 @@ the database's time to the name of its period."""
 KEEP: Final = timedelta(days=30)
 """How long a finished run is remembered after its period, by default."""
 
+KEEP_CUSTOM: Final = timedelta(days=400)
+"""How long a run is remembered after the run itself, by default, if a function names the periods.
+
+Nobody knows when such a period ends, and it may be a year."""
+
 _STEPS = re.compile(r"([1-9][0-9]*) (min|hours)")
 _DAY = 24 * 60
 _MICROSECOND = timedelta(microseconds=1)
@@ -366,7 +371,9 @@ class once_per:  # noqa: N801 - a decorator
             :class:`~django_dblock.idempotency.context.Handle`. A coroutine function needs
             ``"lease"``.
         keep: how long a period is remembered after its end, a timedelta or days; 30 days by
-            default.
+            default. With a callable as ``per`` the time counts from the run, because nobody knows
+            when such a period ends, and the default is 400 days. Give more than the longest period,
+            or the job runs again in that period.
         wait: seconds to wait for a run of the same period in another process. If that run fails,
             this call runs the job.
         lease: as in ``run_once``.
@@ -392,7 +399,7 @@ class once_per:  # noqa: N801 - a decorator
         key: KeyPart | tuple[KeyPart, ...],
         tz: str | tzinfo | None = None,
         mode: Mode = "atomic",
-        keep: timedelta | float = KEEP,
+        keep: timedelta | float | None = None,
         wait: float = 0,
         lease: Duration | None = None,
         on_abandoned: OnAbandoned = "takeover",
@@ -401,6 +408,8 @@ class once_per:  # noqa: N801 - a decorator
         self.calendar = _Calendar(per, tz)
         self.key: tuple[KeyPart, ...] = key if isinstance(key, tuple) else (key,)
         encode(self.key)
+        if keep is None:
+            keep = KEEP if isinstance(per, str) else KEEP_CUSTOM
         self.keep = keep if isinstance(keep, timedelta) else timedelta(days=keep)
         if self.keep <= timedelta(0):
             raise ValueError(f"keep={keep!r} is not a time above 0.")

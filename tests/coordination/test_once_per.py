@@ -386,6 +386,17 @@ class TestRuns:
         with pytest.raises(TypeError):
             once_per(lambda now: 1.5, key="a")(count)()
 
+    def test_callables_period_of_a_year_runs_once(self, observer):
+        """Nobody knows when it ends, so the record is kept for longer than a year."""
+        run = once_per(lambda now: "fiscal year", key="a")(count)
+        run()
+        observer.execute(
+            "UPDATE django_dblock_idempotencykey SET created_at = created_at - p,"
+            " completed_at = completed_at - p, expires_at = expires_at - p"
+            " FROM make_interval(days => 366) p"
+        )
+        assert run.run().state == "done"
+
     def test_record_outlives_its_period(self):
         once_per("month", key="a", keep=timedelta(seconds=1))(count)()
         row = IdempotencyKey.objects.get()
