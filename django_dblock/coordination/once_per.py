@@ -13,12 +13,12 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.utils import timezone
 
-from django_dblock.conf import is_seconds
+from django_dblock.conf import MAX_RETENTION
 from django_dblock.core.connection import fetch
 from django_dblock.exceptions import IdempotencyInProgress
 from django_dblock.fencing.lease import Lease
 from django_dblock.idempotency import store
-from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
+from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.run_once import arun_once, identity_of, run_once
 from django_dblock.keys import KeyPart, encode
 from django_dblock.sql import coordination as sql
@@ -411,10 +411,9 @@ class once_per:  # noqa: N801 - a decorator
         if keep is None:
             keep = KEEP if isinstance(per, str) else KEEP_CUSTOM
         self.keep = keep if isinstance(keep, timedelta) else timedelta(days=keep)
-        if self.keep <= timedelta(0):
-            raise ValueError(f"keep={keep!r} is not a time above 0.")
-        if not is_seconds(wait):
-            raise ValueError(f"wait={wait!r} is not a number of seconds from 0.")
+        if not timedelta(0) < self.keep <= timedelta(seconds=MAX_RETENTION):
+            raise ValueError(f"keep={keep!r} is not a time above 0 and up to a hundred years.")
+        Options(mode, self.keep, wait, lease, on_abandoned)  # a wrong option fails here
         self.mode: Mode = mode
         self._wait = wait
         self._lease = lease

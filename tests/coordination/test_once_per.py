@@ -244,6 +244,16 @@ class TestPeriods:
                 once_per("day", key="a", wait=-1)
             with pytest.raises(TypeError):
                 once_per("day", key=1.5)
+            with pytest.raises(ValueError, match="keep"):
+                once_per("day", key="a", keep=36_601)
+            with pytest.raises(ValueError, match="mode='leas'"):
+                once_per("day", key="a", mode="leas")
+            with pytest.raises(ValueError, match="on_abandoned='retry'"):
+                once_per("day", key="a", mode="lease", on_abandoned="retry")
+            with pytest.raises(ValueError, match="lease=0"):
+                once_per("day", key="a", mode="lease", lease=0)
+            with pytest.raises(ValueError, match="are for mode='lease'"):
+                once_per("day", key="a", lease=60)
             with pytest.raises(TypeError, match="lease"):
                 once_per("day", key="a")(coroutine)
         assert len(sent) == 0
