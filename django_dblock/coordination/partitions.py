@@ -133,7 +133,7 @@ class Share:
             finally:
                 self._end_use(number)
             self.balance_if_due()
-        if not self._owned:
+        if not self.numbers:
             time.sleep(self.pause)
 
     async def __aiter__(self) -> AsyncIterator[Partition]:
@@ -147,7 +147,7 @@ class Share:
             finally:
                 self._end_use(number)
             await self._abalance_if_due()
-        if not self._owned:
+        if not self.numbers:
             await asyncio.sleep(self.pause)
 
     @property

@@ -316,6 +316,15 @@ class TestWaiting:
             assert list(two) == []
         assert 0 < slept[0] <= 0.5
 
+    def test_pass_of_a_worker_that_lost_all_pauses(self, monkeypatch):
+        """Else a worker's loop would spin until the next balance."""
+        slept = []
+        monkeypatch.setattr(time, "sleep", slept.append)
+        with outbox(1) as mine:
+            mine._owned[0].trust.lose("lost for the test")
+            assert list(mine) == []
+        assert 0 < slept[0] <= 0.5
+
     def test_balance_takes_nothing_while_all_slots_are_locked(self, monkeypatch):
         with outbox(1) as mine:
             mine._give_up(1)
@@ -386,6 +395,23 @@ class TestAsync:
                 return [part async for part in two]
 
         assert async_to_sync(work)() == []
+
+    def test_async_pass_of_a_worker_that_lost_all_pauses(self, monkeypatch):
+        slept = []
+
+        async def sleep(seconds):
+            slept.append(seconds)
+
+        async def work():
+            async with outbox(1) as mine:
+                mine._owned[0].trust.lose("lost for the test")
+                monkeypatch.setattr(asyncio, "sleep", sleep)
+                found = [part async for part in mine]
+                monkeypatch.undo()
+                return found
+
+        assert async_to_sync(work)() == []
+        assert 0 < slept[0] <= 0.5
 
     def test_async_pass_skips_a_lost_partition(self):
         async def work():
