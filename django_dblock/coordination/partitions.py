@@ -265,9 +265,9 @@ class Share:
             self._used[number] -= 1
 
     def _register(self) -> None:
-        """Acquire a worker's slot; a worker that lost its slot has lost its partitions, too."""
-        slots.release_all(list(self._owned.values()))
-        self._owned.clear()
+        """Acquire a worker's slot; a worker that lost its slot gives up what is not in use."""
+        if self._owned:
+            self._give_up(len(self._owned))
         if self._worker is not None:
             self._worker.stop_renewing()
         grant, place, before = self._acquire(

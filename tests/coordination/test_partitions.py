@@ -150,6 +150,17 @@ class TestOneWorker:
             mine.balance()
             assert [part.token for part in mine] > tokens
 
+    def test_partition_in_use_outlasts_the_registration(self, observer):
+        """Another thread uses it: a worker gives up partitions only between two uses."""
+        with outbox() as mine:
+            used = next(passing := iter(mine))
+            expire(observer, WORKERS)
+            mine._worker.trust.lose("lost for the test")
+            mine.balance()
+            used.check()
+            assert mine.numbers == (0, 1, 2, 3)
+            passing.close()
+
     def test_join_is_five_statements_and_a_pass_none(self, statements):
         with outbox():
             pass
