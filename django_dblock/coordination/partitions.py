@@ -82,8 +82,8 @@ class Share:
     yields nothing.
 
     Raises:
-        OpenTransaction, NotReplicated, StandbyDatabase, RuntimeError, django.db.Error: on
-            iterating, when :class:`partitions` says so.
+        OpenTransaction, NotReplicated, StandbyDatabase, RuntimeError, ValueError, django.db.Error:
+            on iterating, when :class:`partitions` says so.
     """
 
     def __init__(
@@ -206,14 +206,6 @@ class Share:
         """
         with self._mutex:
             self._register()
-            counts = {count for _, count in self._live()} - {self.count}
-            if counts:
-                self.leave()
-                raise ValueError(
-                    f"{self._place.facts['name']}: other workers split it into {counts.pop()} "
-                    f"partitions, this one into {self.count}. The same rows would be in two "
-                    f"partitions: stop the other workers first, or use another key."
-                )
             self.balance()
 
     def leave(self) -> None:
@@ -281,6 +273,15 @@ class Share:
         self._worker_place = place
         self._place = replace(self._place, schema=place.schema)
         self._worker = self._lease(Lease, place, grant[0], before)
+        # While this worker was frozen or cut off, workers with another count may have begun.
+        counts = {count for _, count in self._live()} - {self.count}
+        if counts:
+            self.leave()
+            raise ValueError(
+                f"{self._place.facts['name']}: other workers split it into {counts.pop()} "
+                f"partitions, this one into {self.count}. The same rows would be in two "
+                f"partitions: stop the other workers first, or use another key."
+            )
 
     def _target(self) -> int:
         """Return the size of this worker's share; the first workers share the remainder."""
@@ -410,8 +411,9 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
             pipeline mode.
         django.db.Error: on entering, iterating or leaving, a statement failed. Leases that could
             not be released expire.
-        ValueError: on entering, live workers use another ``count``. Before any SQL, a part of the
-            key or an argument is not valid.
+        ValueError: on entering, live workers use another ``count``; on iterating, too, if this
+            worker has lost its registration. Before any SQL, a part of the key or an argument is
+            not valid.
         TypeError: before any SQL, a part of the key or an argument is not valid.
         RuntimeError: on entering, the key has 10,000 workers, which is the limit; on iterating,
             this worker has lost its registration, and the limit is reached. On leaving, the block

@@ -318,6 +318,20 @@ class TestTwoWorkers:
             outbox(8).__enter__()
         assert held(WORKERS) == []
 
+    def test_worker_that_was_frozen_is_refused_beside_another_count(self, observer):
+        """Else both counts would go on, and the same rows would be in two partitions."""
+        with outbox(4) as frozen:
+            expire(observer, WORKERS)
+            expire(observer, PARTS)
+            with outbox(8) as mine:
+                frozen._worker.trust.lose("lost for the test")
+                frozen._due = 0
+                with pytest.raises(ValueError, match="into 8 partitions, this one into 4"):
+                    list(frozen)
+                assert frozen.numbers == ()
+                assert mine.numbers
+                assert held(WORKERS) == [0]
+
 
 class TestWaiting:
     def test_pass_of_a_worker_owning_nothing_pauses(self, monkeypatch):
