@@ -102,6 +102,7 @@ class Share:
         self._workers = 0
         self._last = -1
         self._due = 0.0
+        self._is_left = False
         self._left_behind: Callable[[], str | None] = _never_left
 
     def __len__(self) -> int:
@@ -175,10 +176,17 @@ class Share:
             OpenTransaction: a transaction is open.
             NotReplicated: no synchronous standby confirmed a lease.
             StandbyDatabase: the server is a standby.
-            RuntimeError: this worker lost its registration, and 10,000 other workers are live.
+            RuntimeError: this worker lost its registration, and 10,000 other workers are live; or
+                the block was left.
+            ValueError: this worker lost its registration, and live workers use another ``count``.
             django.db.Error: the database failed; the leases run on until they expire.
         """
         with self._mutex:
+            if self._is_left:
+                raise RuntimeError(
+                    f"{self._place.facts['name']}: the block of partitions() was left, so this "
+                    f"worker owns nothing. Enter a block to take partitions again."
+                )
             for number in [number for number, part in self._owned.items() if part.lost]:
                 self._owned.pop(number).stop_renewing()
             if self._worker is None or self._worker.lost:
@@ -222,6 +230,7 @@ class Share:
                 leases.append(self._worker)
             self._owned.clear()
             self._worker = None
+            self._is_left = True
             slots.release_all(leases)
 
     def note_entry(self, left_behind: Callable[[], str | None]) -> None:
@@ -416,9 +425,9 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
             not valid.
         TypeError: before any SQL, a part of the key or an argument is not valid.
         RuntimeError: on entering, the key has 10,000 workers, which is the limit; on iterating,
-            this worker has lost its registration, and the limit is reached. On leaving, the block
-            was not entered in this thread or task, and it is unclear which of the open blocks is
-            meant.
+            this worker has lost its registration, and the limit is reached; or the block was left.
+            On leaving, the block was not entered in this thread or task, and it is unclear which of
+            the open blocks is meant.
 
     Source: the consumer groups of Apache Kafka, and the lease table of the Kinesis Client Library.
     """

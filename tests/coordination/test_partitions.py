@@ -229,6 +229,15 @@ class TestOneWorker:
             finally:
                 cursor.execute("RESET search_path")
 
+    def test_share_of_a_left_block_takes_nothing(self):
+        """Nobody would release it any more, and the heartbeat would renew it."""
+        with outbox() as mine:
+            pass
+        mine._due = 0
+        with pytest.raises(RuntimeError, match="was left"):
+            list(mine)
+        assert held(PARTS) == held(WORKERS) == []
+
     def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match="0 blocks"):
             outbox().__exit__(None, None, None)
