@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -315,12 +316,18 @@ class Share:
 
     def _take(self, missing: int) -> None:
         grant, place, before = self._acquire(self._place, self._wish, self.count, missing)
-        for slot in grant:
-            expired = self._owned.get(slot.slot)
-            if expired is not None:  # the heartbeat has not noticed the expiry yet
-                expired.trust.lose(EXPIRED)
-                expired.stop_renewing()
-            self._owned[slot.slot] = self._lease(Partition, place, slot, before)
+        left = iter(grant)
+        try:
+            for slot in left:
+                expired = self._owned.get(slot.slot)
+                if expired is not None:  # the heartbeat has not noticed the expiry yet
+                    expired.trust.lose(EXPIRED)
+                    expired.stop_renewing()
+                self._owned[slot.slot] = self._lease(Partition, place, slot, before)
+        except BaseException:  # such as a signal handler's: nobody would release the others
+            with suppress(*store.FAILURES):
+                slots.give_back(place, [(place.name, slot.slot, slot.token) for slot in left])
+            raise
 
     def _acquire(
         self, place: Place, wish: Wish, permits: int, units: int

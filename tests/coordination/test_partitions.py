@@ -391,6 +391,21 @@ class TestErrors:
             outbox(**arguments)
         assert len(sent) == 0
 
+    def test_failure_while_it_takes_leaves_nothing_held(self, monkeypatch):
+        """Such as a signal handler's exception: the other partitions would wait for the ttl."""
+        watch, watched = heartbeat.watch, []
+
+        def fail(trust, **more):
+            watched.append(trust)
+            if len(watched) == 3:  # the worker, the first partition, the second
+                raise SystemExit
+            watch(trust, **more)
+
+        monkeypatch.setattr(heartbeat, "watch", fail)
+        with pytest.raises(SystemExit):
+            outbox().__enter__()
+        assert held(PARTS) == held(WORKERS) == []
+
     def test_failed_release_raises_or_is_logged(self, monkeypatch, caplog):
         def fail(*_, **__):
             raise OperationalError("gone")
