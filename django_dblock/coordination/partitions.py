@@ -1,7 +1,6 @@
 """``partitions``: work that is divided among the live workers instead of locked."""
 
 import asyncio
-import json
 import logging
 import random
 import threading
@@ -25,7 +24,7 @@ from django_dblock.fencing.acquire import Success
 from django_dblock.fencing.deadline import EXPIRED, now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
-from django_dblock.fencing.lock import Blocks, Entry
+from django_dblock.fencing.lock import Blocks, Entry, storable
 from django_dblock.fencing.store import Grant, Place, Wish
 from django_dblock.keys import KeyPart, encode, key_id
 from django_dblock.sql import coordination as sql
@@ -88,14 +87,14 @@ class Share:
     """
 
     def __init__(
-        self, key: NamedKey, count: int, ttl: float, using: str | None, metadata: Any
+        self, key: NamedKey, count: int, ttl: float, using: str | None, metadata: str
     ) -> None:
         self.count = count
         self._ttl = ttl
         self._place = slots.place_of(key, "partition", using)
         self._worker_place = slots.place_of(key, "worker", using)
         self._wish = Wish(ttl, 0.0, "{}", in_turn=False)
-        self._worker_wish = Wish(ttl, 0.0, json.dumps({**metadata, "count": count}), in_turn=False)
+        self._worker_wish = Wish(ttl, 0.0, metadata, in_turn=False)
         self._mutex = threading.RLock()
         self._owned: dict[int, Partition] = {}
         self._used: Counter[int] = Counter()
@@ -456,7 +455,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         self._count = count
         self._ttl = float(ttl)
         self._using = using
-        self._metadata = dict(metadata) if metadata else {}
+        self._metadata = storable({**(metadata or {}), "count": count})
 
     def __enter__(self) -> Share:
         share = self._join()

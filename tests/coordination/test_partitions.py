@@ -384,6 +384,9 @@ class TestErrors:
             ({"count": 0}, ValueError),
             ({"ttl": 0}, ValueError),
             ({"metadata": []}, TypeError),
+            ({"metadata": {"a": object()}}, TypeError),
+            ({"metadata": {"a": float("nan")}}, ValueError),
+            ({"metadata": {"a": "\0"}}, ValueError),
         ],
     )
     def test_wrong_arguments_are_refused_before_sql(self, arguments, error, statements):
