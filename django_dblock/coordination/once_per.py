@@ -14,13 +14,14 @@ from django.db import connections
 from django.utils import timezone
 
 from django_dblock.conf import MAX_RETENTION
+from django_dblock.core.application_name import words
 from django_dblock.core.connection import fetch
 from django_dblock.exceptions import IdempotencyInProgress
 from django_dblock.fencing.lease import Lease
 from django_dblock.idempotency import store
 from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.run_once import arun_once, identity_of, run_once
-from django_dblock.keys import KeyPart, encode
+from django_dblock.keys import KeyPart, encode, is_instance
 from django_dblock.sql import coordination as sql
 
 logger = logging.getLogger("django_dblock.coordination")
@@ -53,7 +54,7 @@ class Period:
 
     Attributes:
         label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
-            ``per``, the result of the function as text.
+            ``per``, the result of the function as text, of a model instance its label and pk.
         start: the first instant of the period, in UTC; None with a function as ``per``.
         end: the first instant after the period, in UTC; None with a function as ``per``.
         day: the day on which the period begins, in the calendar's time zone; None with a function
@@ -201,7 +202,7 @@ def _minutes(per: str) -> int:
 
 def _text(part: Any) -> str:
     encode((part,))  # raises a TypeError that names the part, if no key can have such a part
-    return str(part)
+    return words((part,)) if is_instance(part) else str(part)  # an instance's str() may change
 
 
 class _Job(Generic[R]):

@@ -2,6 +2,7 @@
 
 import signal
 from datetime import UTC, date, datetime, timedelta
+from unittest.mock import patch
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,7 @@ from django_dblock import (
 from django_dblock.coordination.once_per import _Calendar
 from django_dblock.idempotency.outcome import in_progress
 from django_dblock.idempotency.run_once import identity_of
+from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.helpers.crashes import crash_at, stopping
 from tests.helpers.processes import process, race
@@ -412,6 +414,15 @@ class TestRuns:
         row = IdempotencyKey.objects.get()
         end = _Calendar("month", None).period_of(row.created_at).end
         assert row.expires_at >= end
+
+    def test_callables_instance_is_its_row_whatever_its_text(self):
+        """Else the job would run again in a period that somebody has renamed."""
+        quarter = Account.objects.create(name="Q1")
+        with patch.object(Account, "__str__", lambda self: self.name):
+            settle = once_per(lambda now: quarter, key="a")(count)
+            assert settle.run().state == "ran"
+            quarter.name = "first quarter"
+            assert settle.run().state == "done"
 
     def test_callable_gets_utc_whatever_the_moments_zone(self):
         """Else the same moment would have two periods."""
