@@ -525,7 +525,8 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         since: an aware datetime, or a day: no period that starts earlier is returned. It can't be
             longer ago than ``keep``: older runs are forgotten, and would look missed.
         tz: the job's time zone.
-        keep: the job's ``keep``.
+        keep: the job's ``keep``. After you have raised it, runs from before are still forgotten
+            when the old ``keep`` has passed.
         using: the database alias.
 
     Raises:
