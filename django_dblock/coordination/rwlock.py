@@ -343,10 +343,10 @@ def _downgraded(writing: WriteLease, ttl: float) -> Iterator[ReadLease]:
         on_lost=None,
     )
     reading.trust.left_behind = Entry(writing, reading).left_behind
-    heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
-    _holding.set((*_holding.get(), reading))
     failed = True
-    try:
+    try:  # also if no thread can be started, or for a signal handler's exception
+        heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
+        _holding.set((*_holding.get(), reading))
         yield reading
         failed = False
     finally:
