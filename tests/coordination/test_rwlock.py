@@ -312,6 +312,16 @@ class TestDowngrade:
                 assert free_in(1) == pytest.approx(30, abs=2)
         assert is_free_for("write")
 
+    def test_write_lease_is_held_on_after_a_downgrade_in_a_transaction(self):
+        """Nothing was sent, as for a release in a transaction."""
+        with lock().write(ttl=30) as writing:
+            with transaction.atomic(), pytest.raises(OpenTransaction):
+                writing.downgrade().__enter__()
+            writing.check()
+            assert writing.trust in heartbeat.of("default")._due
+            with writing.downgrade():
+                assert held(NAME) == [1]
+
     def test_interrupted_downgrade_leaves_nothing_held(self, monkeypatch):
         """As by a signal handler's exception: nobody would release the read lease."""
         with pytest.raises(SystemExit), lock().write(ttl=30) as writing:
