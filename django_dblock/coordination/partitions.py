@@ -102,6 +102,7 @@ class Share:
         self._workers = 0
         self._last = -1
         self._due = 0.0
+        self._is_checked = False
         self._is_left = False
         self._left_behind: Callable[[], str | None] = _never_left
 
@@ -191,6 +192,8 @@ class Share:
                 self._owned.pop(number).stop_renewing()
             if self._worker is None or self._worker.lost:
                 self._register()
+            if not self._is_checked:
+                self._check_count()
             target = self._target()
             surplus = len(self._owned) - target
             if surplus > 0:
@@ -212,9 +215,7 @@ class Share:
             OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: raised when
                 ``fenced_lock`` raises them.
         """
-        with self._mutex:
-            self._register()
-            self.balance()
+        self.balance()
 
     def leave(self) -> None:
         """Release every partition and the registration, in one statement.
@@ -267,6 +268,8 @@ class Share:
 
     def _register(self) -> None:
         """Acquire a worker's slot; a worker that lost its slot gives up what is not in use."""
+        # While this worker was frozen or cut off, workers with another count may have begun.
+        self._is_checked = False
         if self._owned:
             self._give_up(len(self._owned))
         if self._worker is not None:
@@ -282,7 +285,9 @@ class Share:
         self._worker_place = place
         self._place = replace(self._place, schema=place.schema)
         self._worker = self._lease(Lease, place, grant[0], before)
-        # While this worker was frozen or cut off, workers with another count may have begun.
+
+    def _check_count(self) -> None:
+        """Leave and raise an error if live workers use another count."""
         counts = {count for _, count in self._live()} - {self.count}
         if counts:
             self.leave()
@@ -291,6 +296,7 @@ class Share:
                 f"partitions, this one into {self.count}. The same rows would be in two "
                 f"partitions: stop the other workers first, or use another key."
             )
+        self._is_checked = True
 
     def _target(self) -> int:
         """Return the size of this worker's share; the first workers share the remainder."""

@@ -327,14 +327,22 @@ class TestTwoWorkers:
             outbox(8).__enter__()
         assert held(WORKERS) == []
 
-    def test_worker_that_was_frozen_is_refused_beside_another_count(self, observer):
+    def test_worker_that_was_frozen_is_refused_beside_another_count(self, observer, monkeypatch):
         """Else both counts would go on, and the same rows would be in two partitions."""
+
+        def fail():
+            raise OperationalError("gone")
+
         with outbox(4) as frozen:
             expire(observer, WORKERS)
             expire(observer, PARTS)
             with outbox(8) as mine:
                 frozen._worker.trust.lose("lost for the test")
                 frozen._due = 0
+                monkeypatch.setattr(frozen, "_live", fail)  # the look after it has registered
+                with pytest.raises(OperationalError):
+                    list(frozen)
+                monkeypatch.undo()
                 with pytest.raises(ValueError, match="into 8 partitions, this one into 4"):
                     list(frozen)
                 assert frozen.numbers == ()
