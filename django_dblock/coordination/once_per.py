@@ -13,14 +13,15 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.utils import timezone
 
-from django_dblock.conf import is_seconds
+from django_dblock.conf import MAX_RETENTION
+from django_dblock.core.application_name import words
 from django_dblock.core.connection import fetch
 from django_dblock.exceptions import IdempotencyInProgress
 from django_dblock.fencing.lease import Lease
 from django_dblock.idempotency import store
-from django_dblock.idempotency.options import Duration, Mode, OnAbandoned
+from django_dblock.idempotency.options import Duration, Mode, OnAbandoned, Options
 from django_dblock.idempotency.run_once import arun_once, identity_of, run_once
-from django_dblock.keys import KeyPart, encode
+from django_dblock.keys import KeyPart, encode, is_instance
 from django_dblock.sql import coordination as sql
 
 logger = logging.getLogger("django_dblock.coordination")
@@ -33,6 +34,11 @@ the database's time to the name of its period."""
 
 KEEP: Final = timedelta(days=30)
 """How long a finished run is remembered after its period, by default."""
+
+KEEP_CUSTOM: Final = timedelta(days=400)
+"""How long a run is remembered after the run itself, by default, if a function names the periods.
+
+Nobody knows when such a period ends, and it may be a year."""
 
 _STEPS = re.compile(r"([1-9][0-9]*) (min|hours)")
 _DAY = 24 * 60
@@ -48,7 +54,7 @@ class Period:
 
     Attributes:
         label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
-            ``per``, the result of the function as text.
+            ``per``, the result of the function as text, of a model instance its label and pk.
         start: the first instant of the period, in UTC; None with a function as ``per``.
         end: the first instant after the period, in UTC; None with a function as ``per``.
         day: the day on which the period begins, in the calendar's time zone; None with a function
@@ -99,7 +105,7 @@ class _Calendar:
     def period_of(self, moment: datetime) -> Period:
         """Return the period in which the moment lies."""
         if not isinstance(self.per, str):
-            return Period(_text(self.per(moment)))
+            return Period(_text(self.per(moment.astimezone(UTC))))
         zone = self.zone
         return self._period(self._start(moment.astimezone(zone).replace(tzinfo=None)), zone)
 
@@ -113,7 +119,7 @@ class _Calendar:
             assert period.end is not None  # noqa: S101
             if period.end > until:
                 return
-            # A period inside a gap of the wall clock has no instant: it ends before it starts.
+            # A period inside a gap of the wall clock has no instant: it ends when it starts.
             if period.start < period.end and period.start >= since:
                 yield period
             wall = self._next(wall)
@@ -142,11 +148,10 @@ class _Calendar:
         return wall + timedelta(minutes=self._minutes)
 
     def _period(self, wall: datetime, zone: tzinfo) -> Period:
-        start = wall.replace(tzinfo=zone, fold=0)
+        start = _instant(wall, zone, fold=0)
         # fold=1: the second time, if the wall clock shows the last moment twice.
-        last = (self._next(wall) - _MICROSECOND).replace(tzinfo=zone, fold=1)
-        end = last.astimezone(UTC) + _MICROSECOND
-        return Period(self._label(wall), start.astimezone(UTC), end, wall.date())
+        end = _instant(self._next(wall) - _MICROSECOND, zone, fold=1) + _MICROSECOND
+        return Period(self._label(wall), start, end, wall.date())
 
     def _label(self, wall: datetime) -> str:
         if self.per == "week":
@@ -154,6 +159,30 @@ class _Calendar:
         if self.per == "month":
             return f"{wall:%Y-%m}"
         return f"{wall:%Y-%m-%d}" if self.per == "day" else f"{wall:%Y-%m-%dT%H:%M}"
+
+
+def _instant(wall: datetime, zone: tzinfo, *, fold: int) -> datetime:
+    """Return the instant of a time of the wall clock, in UTC.
+
+    Args:
+        wall: the time, without a time zone.
+        zone: the time zone.
+        fold: 0 for the first of two instants, 1 for the second. If the wall clock skips the time: 0
+            for the first instant after the gap, 1 for the last instant before the gap.
+    """
+    instant = wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+    if instant.astimezone(zone).replace(tzinfo=None) == wall:
+        return instant
+    # The gap lies between the instants that the offsets after and before the gap give.
+    before, after = (wall.replace(tzinfo=zone, fold=n).astimezone(UTC) for n in (1, 0))
+    offset = before.astimezone(zone).utcoffset()
+    while after - before > _MICROSECOND:
+        middle = before + (after - before) / 2
+        if middle.astimezone(zone).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return before if fold else after
 
 
 def _minutes(per: str) -> int:
@@ -173,7 +202,7 @@ def _minutes(per: str) -> int:
 
 def _text(part: Any) -> str:
     encode((part,))  # raises a TypeError that names the part, if no key can have such a part
-    return str(part)
+    return words((part,)) if is_instance(part) else str(part)  # an instance's str() may change
 
 
 class _Job(Generic[R]):
@@ -258,10 +287,8 @@ class OncePer(_Job[R]):
             result = run_once(
                 *job.key_for(period), work=work, mode=job.mode, **job.options(period, now)
             )
-        except IdempotencyInProgress:
-            if ran:  # raised by the job's function: a run_once() inside it is running elsewhere
-                raise
-            return job.is_running(period)
+        except IdempotencyInProgress as error:
+            return job.running(period, error)
         return PeriodRun(period, "ran" if ran else "done", result)
 
 
@@ -301,10 +328,8 @@ class AsyncOncePer(_Job[R]):
         job = self._job
         try:
             result = await arun_once(*job.key_for(period), work=work, **job.options(period, now))
-        except IdempotencyInProgress:
-            if ran:
-                raise
-            return job.is_running(period)
+        except IdempotencyInProgress as error:
+            return job.running(period, error)
         return PeriodRun(period, "ran" if ran else "done", result)
 
 
@@ -347,7 +372,9 @@ class once_per:  # noqa: N801 - a decorator
             :class:`~django_dblock.idempotency.context.Handle`. A coroutine function needs
             ``"lease"``.
         keep: how long a period is remembered after its end, a timedelta or days; 30 days by
-            default.
+            default. With a callable as ``per`` the time counts from the run, because nobody knows
+            when such a period ends, and the default is 400 days. Give more than the longest period,
+            or the job runs again in that period.
         wait: seconds to wait for a run of the same period in another process. If that run fails,
             this call runs the job.
         lease: as in ``run_once``.
@@ -373,7 +400,7 @@ class once_per:  # noqa: N801 - a decorator
         key: KeyPart | tuple[KeyPart, ...],
         tz: str | tzinfo | None = None,
         mode: Mode = "atomic",
-        keep: timedelta | float = KEEP,
+        keep: timedelta | float | None = None,
         wait: float = 0,
         lease: Duration | None = None,
         on_abandoned: OnAbandoned = "takeover",
@@ -382,11 +409,12 @@ class once_per:  # noqa: N801 - a decorator
         self.calendar = _Calendar(per, tz)
         self.key: tuple[KeyPart, ...] = key if isinstance(key, tuple) else (key,)
         encode(self.key)
+        if keep is None:
+            keep = KEEP if isinstance(per, str) else KEEP_CUSTOM
         self.keep = keep if isinstance(keep, timedelta) else timedelta(days=keep)
-        if self.keep <= timedelta(0):
-            raise ValueError(f"keep={keep!r} is not a time above 0.")
-        if not is_seconds(wait):
-            raise ValueError(f"wait={wait!r} is not a number of seconds from 0.")
+        if not timedelta(0) < self.keep <= timedelta(seconds=MAX_RETENTION):
+            raise ValueError(f"keep={keep!r} is not a time above 0 and up to a hundred years.")
+        Options(mode, self.keep, wait, lease, on_abandoned)  # a wrong option fails here
         self.mode: Mode = mode
         self._wait = wait
         self._lease = lease
@@ -461,8 +489,14 @@ class once_per:  # noqa: N801 - a decorator
             "using": self._using,
         }
 
-    def is_running(self, period: Period) -> PeriodRun:
-        """Return a run in the state ``running``, and log that another process runs the job."""
+    def running(self, period: Period, error: IdempotencyInProgress) -> PeriodRun:
+        """Return a run in the state ``running``, and log that another process runs the job.
+
+        Raises:
+            IdempotencyInProgress: the error is that of a ``run_once()`` inside the job's function.
+        """
+        if error.key != identity_of(self.key_for(period), self.using).facts["key"]:
+            raise error
         logger.info("%s for %s is running in another process", self.name, period.label)
         return PeriodRun(period, "running", None)
 
@@ -491,7 +525,8 @@ def missed(  # noqa: PLR0913 - all but the first two by name
         since: an aware datetime, or a day: no period that starts earlier is returned. It can't be
             longer ago than ``keep``: older runs are forgotten, and would look missed.
         tz: the job's time zone.
-        keep: the job's ``keep``.
+        keep: the job's ``keep``. After you have raised it, runs from before are still forgotten
+            when the old ``keep`` has passed.
         using: the database alias.
 
     Raises:

@@ -1,13 +1,13 @@
 """``partitions``: work that is divided among the live workers instead of locked."""
 
 import asyncio
-import json
 import logging
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from django_dblock.fencing.acquire import Success
 from django_dblock.fencing.deadline import EXPIRED, now
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.fencing.lease import Lease, is_ttl, not_a_ttl
-from django_dblock.fencing.lock import Blocks, Entry
+from django_dblock.fencing.lock import Blocks, Entry, storable
 from django_dblock.fencing.store import Grant, Place, Wish
 from django_dblock.keys import KeyPart, encode, key_id
 from django_dblock.sql import coordination as sql
@@ -82,19 +82,19 @@ class Share:
     yields nothing.
 
     Raises:
-        OpenTransaction, NotReplicated, StandbyDatabase, RuntimeError, django.db.Error: on
-            iterating, when :class:`partitions` says so.
+        OpenTransaction, NotReplicated, StandbyDatabase, RuntimeError, ValueError, django.db.Error:
+            on iterating, when :class:`partitions` says so.
     """
 
     def __init__(
-        self, key: NamedKey, count: int, ttl: float, using: str | None, metadata: Any
+        self, key: NamedKey, count: int, ttl: float, using: str | None, metadata: str
     ) -> None:
         self.count = count
         self._ttl = ttl
         self._place = slots.place_of(key, "partition", using)
         self._worker_place = slots.place_of(key, "worker", using)
         self._wish = Wish(ttl, 0.0, "{}", in_turn=False)
-        self._worker_wish = Wish(ttl, 0.0, json.dumps({**metadata, "count": count}), in_turn=False)
+        self._worker_wish = Wish(ttl, 0.0, metadata, in_turn=False)
         self._mutex = threading.RLock()
         self._owned: dict[int, Partition] = {}
         self._used: Counter[int] = Counter()
@@ -102,6 +102,8 @@ class Share:
         self._workers = 0
         self._last = -1
         self._due = 0.0
+        self._is_checked = False
+        self._is_left = False
         self._left_behind: Callable[[], str | None] = _never_left
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class Share:
             finally:
                 self._end_use(number)
             self.balance_if_due()
-        if not self._owned:
+        if not self.numbers:
             time.sleep(self.pause)
 
     async def __aiter__(self) -> AsyncIterator[Partition]:
@@ -147,7 +149,7 @@ class Share:
             finally:
                 self._end_use(number)
             await self._abalance_if_due()
-        if not self._owned:
+        if not self.numbers:
             await asyncio.sleep(self.pause)
 
     @property
@@ -175,14 +177,23 @@ class Share:
             OpenTransaction: a transaction is open.
             NotReplicated: no synchronous standby confirmed a lease.
             StandbyDatabase: the server is a standby.
-            RuntimeError: this worker lost its registration, and 10,000 other workers are live.
+            RuntimeError: this worker lost its registration, and 10,000 other workers are live; or
+                the block was left.
+            ValueError: this worker lost its registration, and live workers use another ``count``.
             django.db.Error: the database failed; the leases run on until they expire.
         """
         with self._mutex:
+            if self._is_left:
+                raise RuntimeError(
+                    f"{self._place.facts['name']}: the block of partitions() was left, so this "
+                    f"worker owns nothing. Enter a block to take partitions again."
+                )
             for number in [number for number, part in self._owned.items() if part.lost]:
                 self._owned.pop(number).stop_renewing()
             if self._worker is None or self._worker.lost:
                 self._register()
+            if not self._is_checked:
+                self._check_count()
             target = self._target()
             surplus = len(self._owned) - target
             if surplus > 0:
@@ -204,17 +215,7 @@ class Share:
             OpenTransaction, NotReplicated, StandbyDatabase, UnsupportedDatabase: raised when
                 ``fenced_lock`` raises them.
         """
-        with self._mutex:
-            self._register()
-            counts = {count for _, count in self._live()} - {self.count}
-            if counts:
-                self.leave()
-                raise ValueError(
-                    f"{self._place.facts['name']}: other workers split it into {counts.pop()} "
-                    f"partitions, this one into {self.count}. The same rows would be in two "
-                    f"partitions: stop the other workers first, or use another key."
-                )
-            self.balance()
+        self.balance()
 
     def leave(self) -> None:
         """Release every partition and the registration, in one statement.
@@ -230,6 +231,7 @@ class Share:
                 leases.append(self._worker)
             self._owned.clear()
             self._worker = None
+            self._is_left = True
             slots.release_all(leases)
 
     def note_entry(self, left_behind: Callable[[], str | None]) -> None:
@@ -265,9 +267,11 @@ class Share:
             self._used[number] -= 1
 
     def _register(self) -> None:
-        """Acquire a worker's slot; a worker that lost its slot has lost its partitions, too."""
-        slots.release_all(list(self._owned.values()))
-        self._owned.clear()
+        """Acquire a worker's slot; a worker that lost its slot gives up what is not in use."""
+        # While this worker was frozen or cut off, workers with another count may have begun.
+        self._is_checked = False
+        if self._owned:
+            self._give_up(len(self._owned))
         if self._worker is not None:
             self._worker.stop_renewing()
         grant, place, before = self._acquire(
@@ -281,6 +285,18 @@ class Share:
         self._worker_place = place
         self._place = replace(self._place, schema=place.schema)
         self._worker = self._lease(Lease, place, grant[0], before)
+
+    def _check_count(self) -> None:
+        """Leave and raise an error if live workers use another count."""
+        counts = {count for _, count in self._live()} - {self.count}
+        if counts:
+            self.leave()
+            raise ValueError(
+                f"{self._place.facts['name']}: other workers split it into {counts.pop()} "
+                f"partitions, this one into {self.count}. The same rows would be in two "
+                f"partitions: stop the other workers first, or use another key."
+            )
+        self._is_checked = True
 
     def _target(self) -> int:
         """Return the size of this worker's share; the first workers share the remainder."""
@@ -305,12 +321,18 @@ class Share:
 
     def _take(self, missing: int) -> None:
         grant, place, before = self._acquire(self._place, self._wish, self.count, missing)
-        for slot in grant:
-            expired = self._owned.get(slot.slot)
-            if expired is not None:  # the heartbeat has not noticed the expiry yet
-                expired.trust.lose(EXPIRED)
-                expired.stop_renewing()
-            self._owned[slot.slot] = self._lease(Partition, place, slot, before)
+        left = iter(grant)
+        try:
+            for slot in left:
+                expired = self._owned.get(slot.slot)
+                if expired is not None:  # the heartbeat has not noticed the expiry yet
+                    expired.trust.lose(EXPIRED)
+                    expired.stop_renewing()
+                self._owned[slot.slot] = self._lease(Partition, place, slot, before)
+        except BaseException:  # such as a signal handler's: nobody would release the others
+            with suppress(*store.FAILURES):
+                slots.give_back(place, [(place.name, slot.slot, slot.token) for slot in left])
+            raise
 
     def _acquire(
         self, place: Place, wish: Wish, permits: int, units: int
@@ -410,13 +432,14 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
             pipeline mode.
         django.db.Error: on entering, iterating or leaving, a statement failed. Leases that could
             not be released expire.
-        ValueError: on entering, live workers use another ``count``. Before any SQL, a part of the
-            key or an argument is not valid.
+        ValueError: on entering, live workers use another ``count``; on iterating, too, if this
+            worker has lost its registration. Before any SQL, a part of the key or an argument is
+            not valid.
         TypeError: before any SQL, a part of the key or an argument is not valid.
         RuntimeError: on entering, the key has 10,000 workers, which is the limit; on iterating,
-            this worker has lost its registration, and the limit is reached. On leaving, the block
-            was not entered in this thread or task, and it is unclear which of the open blocks is
-            meant.
+            this worker has lost its registration, and the limit is reached; or the block was left.
+            On leaving, the block was not entered in this thread or task, and it is unclear which of
+            the open blocks is meant.
 
     Source: the consumer groups of Apache Kafka, and the lease table of the Kinesis Client Library.
     """
@@ -438,7 +461,7 @@ class partitions:  # noqa: N801 - context managers are lower-case nouns
         self._count = count
         self._ttl = float(ttl)
         self._using = using
-        self._metadata = dict(metadata) if metadata else {}
+        self._metadata = storable({**(metadata or {}), "count": count})
 
     def __enter__(self) -> Share:
         share = self._join()

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from django.db import connections
+
 from django_dblock.coordination import slots
 from django_dblock.coordination.slots import SlotGrant
 from django_dblock.core.application_name import named
@@ -78,7 +80,8 @@ class WriteLease(_TurnLease):
             LockLost: on entering, the write lease is not held any more; on leaving, the read lease
                 was lost.
             NotReplicated: on entering, no synchronous standby confirmed the read lease.
-            OpenTransaction: on entering or leaving, a transaction was open.
+            OpenTransaction: on entering or leaving, a transaction was open. On entering, the write
+                lease is still held.
             StandbyDatabase: on entering or leaving, the server is a standby.
             django.db.Error: on entering or leaving, the statement failed, or its result is unknown.
             ValueError: ``ttl`` is not a number of seconds above 0.
@@ -113,6 +116,8 @@ class WriteLease(_TurnLease):
             **slots.terms(place, Wish(ttl, delay, _metadata_of(self), in_turn=True), None),
             "token": self.token,
         }
+        # Before anything ends: if this raises, nothing was sent, and the write lease is held on.
+        store.refuse_transaction(place, connections[place.using], "taken")
         self.stop_renewing()
         grant = _acquire(place, sql.DOWNGRADE, parameters, "held")
         if not isinstance(grant, SlotGrant):
@@ -343,10 +348,10 @@ def _downgraded(writing: WriteLease, ttl: float) -> Iterator[ReadLease]:
         on_lost=None,
     )
     reading.trust.left_behind = Entry(writing, reading).left_behind
-    heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
-    _holding.set((*_holding.get(), reading))
     failed = True
-    try:
+    try:  # also if no thread can be started, or for a signal handler's exception
+        heartbeat.watch(reading.trust, renews=slots.renews(reading.using))
+        _holding.set((*_holding.get(), reading))
         yield reading
         failed = False
     finally:

@@ -264,7 +264,7 @@ class fenced_lock:  # noqa: N801 - context managers are lower-case nouns
         # A holder that dies never releases its lease, so the grant itself has to keep the key for
         # hold_at_least. The release replaces this delay by the rest of hold_at_least.
         delay = max(float(lock_delay), float(hold_at_least) - float(ttl))
-        self._wish = Wish(float(ttl), delay, _storable(self._metadata), fair)
+        self._wish = Wish(float(ttl), delay, storable(self._metadata), fair)
 
     def __enter__(self) -> Lease:
         attempt = self._attempt()
@@ -466,7 +466,12 @@ def _not_seconds(timeout: object, **others: object) -> ValueError:
     )
 
 
-def _storable(metadata: dict[str, Any]) -> str:
+def storable(metadata: dict[str, Any]) -> str:
+    """Return the metadata of a lease as JSON that the server can store.
+
+    Raises:
+        TypeError, ValueError: the metadata can't be stored.
+    """
     if not metadata:
         return "{}"
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)

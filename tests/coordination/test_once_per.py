@@ -2,12 +2,16 @@
 
 import signal
 from datetime import UTC, date, datetime, timedelta
+from unittest.mock import patch
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.cache import caches
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from django_dblock import (
     IdempotencyInProgress,
@@ -20,6 +24,7 @@ from django_dblock import (
 from django_dblock.coordination.once_per import _Calendar
 from django_dblock.idempotency.outcome import in_progress
 from django_dblock.idempotency.run_once import identity_of
+from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.helpers.crashes import crash_at, stopping
 from tests.helpers.processes import process, race
@@ -115,6 +120,31 @@ class TestPeriods:
                 "2026-04-23T22Z",
                 "2026-04-24T21Z",
             ),
+            # two o'clock to three doesn't exist: of these periods a part does
+            (
+                "45 min",
+                "Europe/Vienna",
+                "2026-03-29T00:45Z",
+                "2026-03-29T01:30",
+                "2026-03-29T00:30Z",
+                "2026-03-29T01Z",
+            ),
+            (
+                "40 min",
+                "Europe/Vienna",
+                "2026-03-29T01:10Z",
+                "2026-03-29T02:40",
+                "2026-03-29T01Z",
+                "2026-03-29T01:20Z",
+            ),
+            (
+                "20 min",
+                "Australia/Lord_Howe",
+                "2026-10-03T15:30Z",
+                "2026-10-04T02:20",
+                "2026-10-03T15:30Z",
+                "2026-10-03T15:40Z",
+            ),
             (
                 "week",
                 "Europe/Vienna",
@@ -156,6 +186,20 @@ class TestPeriods:
                 "2026-10-24T22:00Z",
                 "2026-10-25T03:00Z",
                 ["2026-10-25T00:00", "2026-10-25T01:00", "2026-10-25T02:00", "2026-10-25T03:00"],
+            ),
+            (
+                "45 min",
+                "Europe/Vienna",
+                "2026-03-29T00:30Z",
+                "2026-03-29T01:45Z",
+                ["2026-03-29T01:30", "2026-03-29T03:00"],
+            ),
+            (
+                "40 min",
+                "Europe/Vienna",
+                "2026-03-29T00:20Z",
+                "2026-03-29T02:00Z",
+                ["2026-03-29T01:20", "2026-03-29T02:40", "2026-03-29T03:20"],
             ),
             # a day that Samoa never had
             (
@@ -202,6 +246,16 @@ class TestPeriods:
                 once_per("day", key="a", wait=-1)
             with pytest.raises(TypeError):
                 once_per("day", key=1.5)
+            with pytest.raises(ValueError, match="keep"):
+                once_per("day", key="a", keep=36_601)
+            with pytest.raises(ValueError, match="mode='leas'"):
+                once_per("day", key="a", mode="leas")
+            with pytest.raises(ValueError, match="on_abandoned='retry'"):
+                once_per("day", key="a", mode="lease", on_abandoned="retry")
+            with pytest.raises(ValueError, match="lease=0"):
+                once_per("day", key="a", mode="lease", lease=0)
+            with pytest.raises(ValueError, match="are for mode='lease'"):
+                once_per("day", key="a", lease=60)
             with pytest.raises(TypeError, match="lease"):
                 once_per("day", key="a")(coroutine)
         assert len(sent) == 0
@@ -213,6 +267,10 @@ async def coroutine(period, handle):
 
 async def handle_step(period):
     return f"async {period}"
+
+
+async def pay():
+    return "paid"
 
 
 def count(period):
@@ -307,6 +365,27 @@ class TestRuns:
                 once_per("day", key="settlement")(settle)()
         assert caught.value is busy
 
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_run_that_was_taken_over_reports_the_other_run(self, is_async):
+        """This call has lost its lease; the process that has taken the period over is running."""
+
+        def take_over():
+            IdempotencyKey.objects.update(
+                claim=uuid4(), token=F("token") + 1, locked_until=Now() + timedelta(hours=1)
+            )
+
+        def settle(period, run):
+            take_over()
+            run.run_step("pay", lambda: None)
+
+        async def settle_async(period, run):
+            await sync_to_async(take_over)()
+            await run.arun_step("pay", pay)
+
+        job = once_per("day", key="settlement", mode="lease")(settle_async if is_async else settle)
+        found = async_to_sync(job.run)() if is_async else job.run()
+        assert (found.state, found.result) == ("running", None)
+
     def test_callable_names_its_own_periods(self):
         @once_per(lambda now: f"shift-{now:%Y}", key="a", keep=timedelta(hours=1))
         def shift(period):
@@ -319,11 +398,36 @@ class TestRuns:
         with pytest.raises(TypeError):
             once_per(lambda now: 1.5, key="a")(count)()
 
+    def test_callables_period_of_a_year_runs_once(self, observer):
+        """Nobody knows when it ends, so the record is kept for longer than a year."""
+        run = once_per(lambda now: "fiscal year", key="a")(count)
+        run()
+        observer.execute(
+            "UPDATE django_dblock_idempotencykey SET created_at = created_at - p,"
+            " completed_at = completed_at - p, expires_at = expires_at - p"
+            " FROM make_interval(days => 366) p"
+        )
+        assert run.run().state == "done"
+
     def test_record_outlives_its_period(self):
         once_per("month", key="a", keep=timedelta(seconds=1))(count)()
         row = IdempotencyKey.objects.get()
         end = _Calendar("month", None).period_of(row.created_at).end
         assert row.expires_at >= end
+
+    def test_callables_instance_is_its_row_whatever_its_text(self):
+        """Else the job would run again in a period that somebody has renamed."""
+        quarter = Account.objects.create(name="Q1")
+        with patch.object(Account, "__str__", lambda self: self.name):
+            settle = once_per(lambda now: quarter, key="a")(count)
+            assert settle.run().state == "ran"
+            quarter.name = "first quarter"
+            assert settle.run().state == "done"
+
+    def test_callable_gets_utc_whatever_the_moments_zone(self):
+        """Else the same moment would have two periods."""
+        run = once_per(lambda now: f"{now:%Y-%m-%d}", key="a")(count)
+        assert run.run_for(at("2026-01-01T00:30+01:00")) == {"label": "2025-12-31"}
 
     def test_job_in_lease_mode_gets_a_handle(self):
         @once_per("day", key="a", mode="lease")

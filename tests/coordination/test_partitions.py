@@ -150,6 +150,17 @@ class TestOneWorker:
             mine.balance()
             assert [part.token for part in mine] > tokens
 
+    def test_partition_in_use_outlasts_the_registration(self, observer):
+        """Another thread uses it: a worker gives up partitions only between two uses."""
+        with outbox() as mine:
+            used = next(passing := iter(mine))
+            expire(observer, WORKERS)
+            mine._worker.trust.lose("lost for the test")
+            mine.balance()
+            used.check()
+            assert mine.numbers == (0, 1, 2, 3)
+            passing.close()
+
     def test_join_is_five_statements_and_a_pass_none(self, statements):
         with outbox():
             pass
@@ -217,6 +228,15 @@ class TestOneWorker:
                 assert mine.numbers == (0, 1, 2, 3)
             finally:
                 cursor.execute("RESET search_path")
+
+    def test_share_of_a_left_block_takes_nothing(self):
+        """Nobody would release it any more, and the heartbeat would renew it."""
+        with outbox() as mine:
+            pass
+        mine._due = 0
+        with pytest.raises(RuntimeError, match="was left"):
+            list(mine)
+        assert held(PARTS) == held(WORKERS) == []
 
     def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match="0 blocks"):
@@ -307,6 +327,28 @@ class TestTwoWorkers:
             outbox(8).__enter__()
         assert held(WORKERS) == []
 
+    def test_worker_that_was_frozen_is_refused_beside_another_count(self, observer, monkeypatch):
+        """Else both counts would go on, and the same rows would be in two partitions."""
+
+        def fail():
+            raise OperationalError("gone")
+
+        with outbox(4) as frozen:
+            expire(observer, WORKERS)
+            expire(observer, PARTS)
+            with outbox(8) as mine:
+                frozen._worker.trust.lose("lost for the test")
+                frozen._due = 0
+                monkeypatch.setattr(frozen, "_live", fail)  # the look after it has registered
+                with pytest.raises(OperationalError):
+                    list(frozen)
+                monkeypatch.undo()
+                with pytest.raises(ValueError, match="into 8 partitions, this one into 4"):
+                    list(frozen)
+                assert frozen.numbers == ()
+                assert mine.numbers
+                assert held(WORKERS) == [0]
+
 
 class TestWaiting:
     def test_pass_of_a_worker_owning_nothing_pauses(self, monkeypatch):
@@ -314,6 +356,15 @@ class TestWaiting:
         monkeypatch.setattr(time, "sleep", slept.append)
         with outbox(1), outbox(1) as two:
             assert list(two) == []
+        assert 0 < slept[0] <= 0.5
+
+    def test_pass_of_a_worker_that_lost_all_pauses(self, monkeypatch):
+        """Else a worker's loop would spin until the next balance."""
+        slept = []
+        monkeypatch.setattr(time, "sleep", slept.append)
+        with outbox(1) as mine:
+            mine._owned[0].trust.lose("lost for the test")
+            assert list(mine) == []
         assert 0 < slept[0] <= 0.5
 
     def test_balance_takes_nothing_while_all_slots_are_locked(self, monkeypatch):
@@ -341,12 +392,30 @@ class TestErrors:
             ({"count": 0}, ValueError),
             ({"ttl": 0}, ValueError),
             ({"metadata": []}, TypeError),
+            ({"metadata": {"a": object()}}, TypeError),
+            ({"metadata": {"a": float("nan")}}, ValueError),
+            ({"metadata": {"a": "\0"}}, ValueError),
         ],
     )
     def test_wrong_arguments_are_refused_before_sql(self, arguments, error, statements):
         with statements() as sent, pytest.raises(error):
             outbox(**arguments)
         assert len(sent) == 0
+
+    def test_failure_while_it_takes_leaves_nothing_held(self, monkeypatch):
+        """Such as a signal handler's exception: the other partitions would wait for the ttl."""
+        watch, watched = heartbeat.watch, []
+
+        def fail(trust, **more):
+            watched.append(trust)
+            if len(watched) == 3:  # the worker, the first partition, the second
+                raise SystemExit
+            watch(trust, **more)
+
+        monkeypatch.setattr(heartbeat, "watch", fail)
+        with pytest.raises(SystemExit):
+            outbox().__enter__()
+        assert held(PARTS) == held(WORKERS) == []
 
     def test_failed_release_raises_or_is_logged(self, monkeypatch, caplog):
         def fail(*_, **__):
@@ -386,6 +455,23 @@ class TestAsync:
                 return [part async for part in two]
 
         assert async_to_sync(work)() == []
+
+    def test_async_pass_of_a_worker_that_lost_all_pauses(self, monkeypatch):
+        slept = []
+
+        async def sleep(seconds):
+            slept.append(seconds)
+
+        async def work():
+            async with outbox(1) as mine:
+                mine._owned[0].trust.lose("lost for the test")
+                monkeypatch.setattr(asyncio, "sleep", sleep)
+                found = [part async for part in mine]
+                monkeypatch.undo()
+                return found
+
+        assert async_to_sync(work)() == []
+        assert 0 < slept[0] <= 0.5
 
     def test_async_pass_skips_a_lost_partition(self):
         async def work():

@@ -1,5 +1,7 @@
 """fenced_rwlock: many readers or one writer, and nobody starves."""
 
+import sys
+
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection, transaction
@@ -18,6 +20,7 @@ from django_dblock import (
 )
 from django_dblock.coordination import rwlock
 from django_dblock.fencing import store
+from django_dblock.fencing.heartbeat import heartbeat
 from tests.app.fenced import Account
 from tests.app.models import Counter
 from tests.coordination.rows import expire, held
@@ -308,6 +311,23 @@ class TestDowngrade:
             with writing.downgrade():
                 assert free_in(1) == pytest.approx(30, abs=2)
         assert is_free_for("write")
+
+    def test_write_lease_is_held_on_after_a_downgrade_in_a_transaction(self):
+        """Nothing was sent, as for a release in a transaction."""
+        with lock().write(ttl=30) as writing:
+            with transaction.atomic(), pytest.raises(OpenTransaction):
+                writing.downgrade().__enter__()
+            writing.check()
+            assert writing.trust in heartbeat.of("default")._due
+            with writing.downgrade():
+                assert held(NAME) == [1]
+
+    def test_interrupted_downgrade_leaves_nothing_held(self, monkeypatch):
+        """As by a signal handler's exception: nobody would release the read lease."""
+        with pytest.raises(SystemExit), lock().write(ttl=30) as writing:
+            monkeypatch.setattr(heartbeat, "watch", lambda *_, **__: sys.exit())
+            writing.downgrade().__enter__()
+        assert held(NAME) == []
 
     def test_lost_writer_cannot_downgrade(self, observer):
         with pytest.raises(LockLost), lock().write(ttl=30) as writing:
