@@ -406,6 +406,22 @@ def test_loss_reported_twice_cancels_once():
     asyncio.run(work())
 
 
+def test_loss_in_an_ended_task_is_no_cancellation():
+    """A block that was entered in a task of its own: the cancellation of another is not its."""
+
+    async def work():
+        async def enter():
+            return Stop()
+
+        stop = await asyncio.create_task(enter())
+        stop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not stop.was_the_only_one()
+
+    asyncio.run(work())
+
+
 def test_loss_after_the_block_cancels_nothing():
     async def work():
         stop = Stop()
