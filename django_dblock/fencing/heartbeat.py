@@ -196,6 +196,9 @@ _LONGEST_SILENCE = 5.0
 _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 """Seconds between a beat that failed and the next."""
 
+_LONGEST_SLEEP = 5.0
+"""Seconds between two looks at the clock: a wait does not count time while the machine sleeps."""
+
 _MOMENT = 0.25
 """Seconds after which a thread ends that never had a lease to renew."""
 
@@ -284,8 +287,7 @@ class Heartbeat:
                 at = now() + _MOMENT if idle else self._next()
                 if (left := at - now()) <= 0:
                     return True
-                if not self._line:
-                    left = min(left, _MOMENT)
+                left = min(left, _LONGEST_SLEEP if self._line else _MOMENT)
                 self._wakes = now() + left
                 self._changed.wait(left)
             self._thread = None  # the next lease starts another thread

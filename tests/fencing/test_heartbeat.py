@@ -13,7 +13,9 @@ import pytest
 from django.db import OperationalError, connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
+from django_dblock.core.clock import monotonic
 from django_dblock.core.connection import _dedicated_class
+from django_dblock.fencing import deadline
 from django_dblock.fencing import heartbeat as beat
 from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing.heartbeat import Heartbeat, Heartbeats, heartbeat
@@ -278,6 +280,27 @@ def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch):
     with lost_at_exit(fenced_lock(NAME, ttl=1, on_lost=lambda _: lost.set())):
         observe.until(lambda: noticed, "the beat ends")
     assert noticed[0]
+
+
+def test_loss_is_noticed_after_the_machine_has_slept(observer, monkeypatch):
+    """A wait of Python's does not count the time meanwhile; the clock of the trust does."""
+    lost = []
+    slept = [0.0]
+    for each in (deadline, module):
+        monkeypatch.setattr(each, "now", lambda: monotonic() + slept[0])
+    with lost_at_exit(fenced_lock(NAME, ttl=3600, on_lost=lost.append)) as lock:
+        beat_now()
+        observe.until(lambda: heartbeat.of("default")._line, "it has a connection")
+        until_asleep(lock)
+        slept[0] = 7200.0
+        observe.until(lambda: lost == [lock], "on_lost is called", limit=60)
+
+
+def until_asleep(lock):
+    own = heartbeat.of("default")
+    observe.until(lambda: own._wakes > module.now() + 1, "the heartbeat sleeps")
+    with own._changed:
+        """It has given the mutex back."""
 
 
 def test_release_by_garbage_collection_does_not_end_the_heartbeat():
