@@ -291,12 +291,12 @@ def test_loss_is_noticed_after_the_machine_has_slept(observer, monkeypatch):
     with lost_at_exit(fenced_lock(NAME, ttl=3600, on_lost=lost.append)) as lock:
         beat_now()
         observe.until(lambda: heartbeat.of("default")._line, "it has a connection")
-        until_asleep(lock)
+        until_asleep()
         slept[0] = 7200.0
         observe.until(lambda: lost == [lock], "on_lost is called", limit=60)
 
 
-def until_asleep(lock):
+def until_asleep():
     own = heartbeat.of("default")
     observe.until(lambda: own._wakes > module.now() + 1, "the heartbeat sleeps")
     with own._changed:
