@@ -277,7 +277,8 @@ def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch):
         raise OperationalError("the server can't be reached")
 
     monkeypatch.setattr(_dedicated_class(), "ensure_connection", connect, raising=False)
-    with lost_at_exit(fenced_lock(NAME, ttl=1, on_lost=lambda _: lost.set())):
+    with lost_at_exit(fenced_lock(NAME, ttl=3, on_lost=lambda _: lost.set())):
+        beat_now()
         observe.until(lambda: noticed, "the beat ends")
     assert noticed[0]
 

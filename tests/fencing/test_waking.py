@@ -195,7 +195,7 @@ class TestWaiter:
             slept.append(one.delay)
             one.delay = 0.0
             one.pause()
-        assert 0.05 < sum(slept) / len(slept) <= acquire._LONGEST
+        assert 0.02 < sum(slept) / len(slept) <= acquire._LONGEST
         rival.execute("ROLLBACK")
         assert one.once() is not None
         one.close()
