@@ -255,7 +255,10 @@ class Attempt:
     def _plan(self, answer: Refusal | None, left: float | None) -> None:
         """Set ``delay``, the seconds to sleep before the next try."""
         heard = self._subscription is not None and self._subscription.heard
-        soon = answer is None or self._came_in_vain
+        # The lease is over, and a transaction that is still open has its row: mostly the last
+        # holder's guard. Its end notifies nobody, so the first waiter looks, as without a listener.
+        is_over = answer is not None and answer.remaining <= 0 and self._ahead == 0
+        soon = answer is None or is_over or self._came_in_vain
         if heard and not soon:
             self._nap = _SHORTEST
             self.delay = _SIGN * random.uniform(1.0, 1.1)  # noqa: S311 - no secret
@@ -265,7 +268,7 @@ class Attempt:
         else:
             longest = min(0.2 + 0.1 * self._ahead, _SIGN)
             self.delay = random.uniform(longest / 2, longest)  # noqa: S311
-        if answer is not None:
+        if answer is not None and not is_over:
             # If the holder dies, the first waiter gets the lease at its expiry; the others look
             # later.
             ends = max(answer.remaining, 0.0) + 0.25 * self._ahead

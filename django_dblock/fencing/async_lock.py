@@ -34,8 +34,8 @@ class Stop:
 
     def _fire(self) -> None:
         if not (self._left or self._fired):
-            self._fired = True
-            self._task.cancel("the fenced lock is lost")
+            # A task that has ended, because it only entered the block, can't be cancelled.
+            self._fired = self._task.cancel("the fenced lock is lost")
 
     def leave(self) -> None:
         """Cancel the task no more."""

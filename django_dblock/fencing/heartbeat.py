@@ -5,8 +5,9 @@ The thread starts with the first lease and ends with the last. A thread with a c
 once, and closes the connection. A thread without a connection ends a moment later, because starting
 a thread for each of many short leases would cost more than the leases themselves. A beat is one
 statement that renews all leases of the alias that are due. A failed beat is repeated until the
-leases expire. After a fork the child has no heartbeat: the leases and the connections are the
-parent's, and the child neither uses nor closes those connections.
+leases expire. While the thread connects, a second thread notices losses. After a fork the child has
+no heartbeat: the leases and the connections are the parent's, and the child neither uses nor closes
+those connections.
 """
 
 import logging
@@ -89,7 +90,7 @@ class Line:
         ttls = {key: trust.ttl for key, trust in wanted.items()}
         outcome = Outcome([], [])
         try:
-            self._connect(patience)
+            self._connect(patience, meanwhile)
             before = now()
             statement = in_schema(sql.RENEW, schema)
             rows = self._ask(statement, renewal_parameters(leases), before + patience, meanwhile)
@@ -122,9 +123,11 @@ class Line:
             with suppress(Exception):  # the error of the beat is raised
                 driver.cancel_safe(timeout=timeout)
 
-    def _connect(self, patience: float) -> None:
-        self._options["connect_timeout"] = max(_CONNECT, ceil(patience))
-        self._wrapper.ensure_connection()
+    def _connect(self, patience: float, meanwhile: Callable[[], object]) -> None:
+        if self._wrapper.connection is None:
+            self._options["connect_timeout"] = max(_CONNECT, ceil(patience))
+            with _called_repeatedly(meanwhile):
+                self._wrapper.ensure_connection()
 
     def _ask(
         self,
@@ -141,6 +144,25 @@ class Line:
         if warnings:
             raise TimeoutError(warnings[0])
         return rows
+
+
+@contextmanager
+def _called_repeatedly(look: Callable[[], object]) -> Iterator[None]:
+    """Call a function again and again in another thread, while the block waits."""
+    # Connecting takes seconds for each address of a server that is silent. A pooler without a free
+    # connection even accepts the connection, and makes its first statement wait.
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(_LOOK):
+            look()
+
+    with suppress(RuntimeError):  # no thread can be started: the beat is more important
+        threading.Thread(target=run, name="dblock-heartbeat-connects", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager
@@ -173,6 +195,9 @@ _LONGEST_SILENCE = 5.0
 
 _SHORTEST_BREAK, _LONGEST_BREAK = 0.05, 1.0
 """Seconds between a beat that failed and the next."""
+
+_LONGEST_SLEEP = 5.0
+"""Seconds between two looks at the clock: a wait does not count time while the machine sleeps."""
 
 _MOMENT = 0.25
 """Seconds after which a thread ends that never had a lease to renew."""
@@ -262,8 +287,7 @@ class Heartbeat:
                 at = now() + _MOMENT if idle else self._next()
                 if (left := at - now()) <= 0:
                     return True
-                if not self._line:
-                    left = min(left, _MOMENT)
+                left = min(left, _LONGEST_SLEEP if self._line else _MOMENT)
                 self._wakes = now() + left
                 self._changed.wait(left)
             self._thread = None  # the next lease starts another thread

@@ -340,6 +340,9 @@ class Lease:
             logger.warning(
                 "%s was not released, it expires", self.name, exc_info=True, extra=self._logged
             )
+        except BaseException:  # a signal handler's exception, or a statement in an event loop
+            self.stop_renewing()
+            raise
         return self.lost
 
     def stop_on_loss(self, stop: Callable[[], None]) -> None:

@@ -152,7 +152,8 @@ WITH wanted AS MATERIALIZED (
     UPDATE django_dblock_fencedlock AS lease
     SET expires_at = LEAST(lease.expires_at, clock_timestamp()),
         lock_delay = GREATEST(
-            lease.acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+            lease.acquired_at + %(hold_at_least)s * interval '1 second'
+                - LEAST(lease.expires_at, clock_timestamp()),
             CASE WHEN %(was_lost)s THEN lease.lock_delay ELSE interval '0' END
         )
     FROM ours

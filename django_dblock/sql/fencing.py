@@ -217,11 +217,12 @@ RETURNING
 """.replace("{unawaited}", UNAWAITED)
 
 # The complete release. The rest of hold_at_least becomes the lock_delay, so that a renewal in
-# flight finds no lease to renew. A holder that has lost its lease keeps the lock_delay as it is:
-# what the holder has sent elsewhere may still be under way, and the lock_delay of a grant keeps its
-# hold_at_least. No row: another holder has been granted the lease since. The commit waits neither
-# for the disk nor for a standby: if a crash or a failover loses the release, the lease expires.
-# Only hold_at_least has to survive, as a grant has.
+# flight finds no lease to renew. The rest counts from the expiry that the release sets: a release
+# whose response was lost is sent again later, and must not shorten the rest. A holder that has lost
+# its lease keeps the lock_delay as it is: what the holder has sent elsewhere may still be under
+# way, and the lock_delay of a grant keeps its hold_at_least. No row: another holder has been
+# granted the lease since. The commit waits neither for the disk nor for a standby: if a crash or a
+# failover loses the release, the lease expires. Only hold_at_least has to survive, as a grant has.
 # If a waiter has marked the lease (awaited_until), this commit notifies the first waiter in the
 # queue, and no other waiter: each COMMIT with a NOTIFY takes a lock of the whole server, and only
 # one of the woken waiters could be granted the lease. The first column is null if nobody has
@@ -230,7 +231,8 @@ RELEASE = """
 UPDATE django_dblock_fencedlock
 SET expires_at = LEAST(expires_at, clock_timestamp()),
     lock_delay = GREATEST(
-        acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+        acquired_at + %(hold_at_least)s * interval '1 second'
+            - LEAST(expires_at, clock_timestamp()),
         CASE WHEN %(was_lost)s THEN lock_delay ELSE interval '0' END
     )
 WHERE name = %(name)s AND slot = %(slot)s AND token = %(token)s

@@ -215,7 +215,8 @@ WITH released AS (
     UPDATE django_dblock_fencedlock
     SET expires_at = LEAST(expires_at, clock_timestamp()),
         lock_delay = GREATEST(
-            acquired_at + %(hold_at_least)s * interval '1 second' - clock_timestamp(),
+            acquired_at + %(hold_at_least)s * interval '1 second'
+                - LEAST(expires_at, clock_timestamp()),
             CASE WHEN %(was_lost)s THEN lock_delay ELSE interval '0' END
         )
     WHERE name = %(name)s::text AND slot = %(slot)s AND token = %(token)s

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from asgiref.sync import async_to_sync
-from django.db import OperationalError
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import OperationalError, connections
 
 from django_dblock import FencedLock, LockLost, LockTimeout, OpenTransaction, fenced_lock
 from django_dblock.fencing import acquire as waiting
@@ -178,6 +178,34 @@ def test_cancelled_wait_releases_a_late_grant(works, observer, monkeypatch):
 
     run(cancelled_entry(began))
     assert is_expired(observer) is works, "else it expires by itself"
+
+
+def test_grant_at_the_end_of_the_loop_is_released(observer, monkeypatch):
+    """asyncio.run() cancels every task that is left, and what these wait for, too."""
+    plain = waiting.Attempt.once
+    began = []
+
+    def once(attempt):
+        began.append(True)
+        observe.until(began[0].cancelling, "the loop cancels its tasks")
+        return plain(attempt)
+
+    monkeypatch.setattr(waiting.Attempt, "once", once)
+
+    async def enter():
+        async with fenced_lock(NAME, ttl=30):
+            pytest.fail("it was cancelled")
+
+    async def main():
+        began.append(asyncio.create_task(enter()))
+        while len(began) == 1:  # noqa: ASYNC110 - it is a thread that begins
+            await asyncio.sleep(0.001)  # between two looks, not instead of one
+
+    asyncio.run(main())
+    asyncio.run(sync_to_async(connections.close_all)())  # of the thread
+    assert began[0].cancelled()
+    assert is_expired(observer)
+    assert not heartbeat.of("default")._due
 
 
 def test_cancellation_during_a_refused_attempt_propagates(monkeypatch):
@@ -374,6 +402,22 @@ def test_loss_reported_twice_cancels_once():
         await asyncio.sleep(0)
         assert stop.was_the_only_one()
         assert asyncio.current_task().cancelling() == 0
+
+    asyncio.run(work())
+
+
+def test_loss_in_an_ended_task_is_no_cancellation():
+    """A block that was entered in a task of its own: the cancellation of another is not its."""
+
+    async def work():
+        async def enter():
+            return Stop()
+
+        stop = await asyncio.create_task(enter())
+        stop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not stop.was_the_only_one()
 
     asyncio.run(work())
 

@@ -10,9 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
 from django_dblock import FencedLock, LockLost, fenced_lock, signals
+from django_dblock.core.clock import monotonic
+from django_dblock.core.connection import _dedicated_class
+from django_dblock.fencing import deadline
 from django_dblock.fencing import heartbeat as beat
 from django_dblock.fencing import heartbeat as module
 from django_dblock.fencing.heartbeat import Heartbeat, Heartbeats, heartbeat
@@ -21,6 +24,7 @@ from tests.fencing.helpers import (
     beat_now,
     expire,
     is_expired,
+    lost_at_exit,
     until_expired,
     until_renewed,
     updates,
@@ -261,6 +265,43 @@ def test_silent_server_is_abandoned_at_the_deadline(observer, rival):
             rival.execute("LOCK TABLE django_dblock_fencedlock IN ACCESS EXCLUSIVE MODE")
             observe.until(lambda: lost == [lock], "on_lost is called")
             assert lock.lost
+
+
+def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch):
+    """A server that can't be reached, or a pooler without a free connection, may take long."""
+    lost = threading.Event()
+    noticed = []
+
+    def connect(_):
+        noticed.append(lost.wait(observe.LIMIT / 2))
+        raise OperationalError("the server can't be reached")
+
+    monkeypatch.setattr(_dedicated_class(), "ensure_connection", connect, raising=False)
+    with lost_at_exit(fenced_lock(NAME, ttl=3, on_lost=lambda _: lost.set())):
+        beat_now()
+        observe.until(lambda: noticed, "the beat ends")
+    assert noticed[0]
+
+
+def test_loss_is_noticed_after_the_machine_has_slept(observer, monkeypatch):
+    """A wait of Python's does not count the time meanwhile; the clock of the trust does."""
+    lost = []
+    slept = [0.0]
+    for each in (deadline, module):
+        monkeypatch.setattr(each, "now", lambda: monotonic() + slept[0])
+    with lost_at_exit(fenced_lock(NAME, ttl=3600, on_lost=lost.append)) as lock:
+        beat_now()
+        observe.until(lambda: heartbeat.of("default")._line, "it has a connection")
+        until_asleep()
+        slept[0] = 7200.0
+        observe.until(lambda: lost == [lock], "on_lost is called", limit=60)
+
+
+def until_asleep():
+    own = heartbeat.of("default")
+    observe.until(lambda: own._wakes > module.now() + 1, "the heartbeat sleeps")
+    with own._changed:
+        """It has given the mutex back."""
 
 
 def test_release_by_garbage_collection_does_not_end_the_heartbeat():

@@ -1,8 +1,17 @@
 """hold_at_least keeps a key from others, also if its holder never releases it."""
 
 import pytest
+from django.db import OperationalError, connection
 
-from django_dblock import LockTimeout, fenced_lock, fenced_rwlock, fenced_semaphore, force_release
+from django_dblock import (
+    FencedLock,
+    LockTimeout,
+    fenced_lock,
+    fenced_rwlock,
+    fenced_semaphore,
+    force_release,
+)
+from django_dblock.fencing import store
 from django_dblock.inspect import fenced_leases
 from tests.fencing.helpers import NAME, expire, in_a_thread, lost_at_exit, row, until_expired
 from tests.helpers.processes import process
@@ -121,6 +130,30 @@ def test_late_release_does_not_shorten_the_hold(observer):
         pass_time(observer, 50)
         lock.trust.lose("lost for the test")
     assert free_after("acquired_at") == pytest.approx(60, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_release_sent_again_does_not_shorten_the_hold(kind, observer, monkeypatch):
+    """The first was committed, and its response was lost with the connection."""
+    plain = store.run
+    lost = []
+
+    def run(place, act, *arguments):
+        rows = plain(place, act, *arguments)
+        if act == "released" and not lost:
+            lost.append(act)
+            pass_time(observer, 20)  # until the driver gave up
+            connection.close()
+            raise OperationalError("the connection is lost")
+        return rows
+
+    monkeypatch.setattr(store, "run", run)
+    with KINDS[kind](ttl=30, hold_at_least=60) as lock:
+        pass
+    assert lost
+    lease = FencedLock.objects.get(slot=lock.place.slot)
+    ends = lease.expires_at + lease.lock_delay - lease.acquired_at
+    assert ends.total_seconds() == pytest.approx(60, abs=0.01)
 
 
 def test_forced_release_keeps_the_delay(observer):

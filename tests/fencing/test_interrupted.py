@@ -18,6 +18,7 @@ from django_dblock import (
     signals,
 )
 from django_dblock.core import simple_query
+from django_dblock.fencing import store
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.heartbeat import heartbeat
 from django_dblock.models import FencedTicket
@@ -320,3 +321,14 @@ def test_interruption_after_the_grant_releases_it(kind, error, monkeypatch, obse
     with pytest.raises(error):
         ENTER[kind](ExitStack())
     assert nothing_is_left(observer)
+
+
+def test_interruption_just_before_the_release_ends_the_renewals(error, monkeypatch):
+    """Else a worker that goes on would renew the lease as long as it lives."""
+
+    def refuse(*_):
+        raise error
+
+    with pytest.raises(error), fenced_lock("a", ttl=600):
+        monkeypatch.setattr(store, "refuse_transaction", refuse)
+    assert not heartbeat.of("default")._due

@@ -6,6 +6,7 @@ import threading
 from contextlib import AsyncExitStack
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 from django_dblock import FencedLock, LockLost, LockTimeout, SelfDeadlock, fenced_lock
@@ -118,6 +119,19 @@ class TestLeftElsewhere:
         left.set()
         for thread in threads:
             thread.join()
+
+    def test_exit_in_an_event_loop_ends_the_renewals(self):
+        """Django refuses a statement there, so nothing is released."""
+        block = fenced_lock(NAME, ttl=60)
+        lock = block.__enter__()
+
+        async def leave():
+            block.__exit__(None, None, None)
+
+        with pytest.raises(SynchronousOnlyOperation):
+            asyncio.run(leave())
+        assert lock.trust not in heartbeat.of("default")._due
+        assert lock.release(), "it was held until now"
 
     def test_exit_without_enter_is_refused(self):
         with pytest.raises(RuntimeError, match=r"not entered.*0 blocks"):

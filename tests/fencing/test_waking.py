@@ -14,7 +14,7 @@ from django_dblock.fencing import acquire, heartbeat, store
 from django_dblock.fencing.acquire import Attempt
 from django_dblock.fencing.store import Place, Wish
 from django_dblock.sql import fencing as sql
-from tests.fencing.helpers import NAME, run, started
+from tests.fencing.helpers import NAME, expire, run, started
 from tests.helpers import observe, queueing
 from tests.helpers.queueing import notified
 
@@ -173,6 +173,33 @@ class TestWaiter:
         assert one.delay >= 0.9 * acquire._SIGN
         one.close()
         lock.release()
+
+    @pytest.mark.parametrize("waits", ["heard", "not heard"])
+    def test_waiter_for_an_open_guard_of_an_ended_lease_looks_rarely(
+        self, waits, rival, observer, monkeypatch
+    ):
+        """No release will wake it, and the guard may be open for long."""
+        if waits == "not heard":
+            monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
+            monkeypatch.setattr(notify, "_listeners", {})
+        lock = fenced_lock(NAME, ttl=300).__enter__()
+        one = attempt()
+        if waits == "heard":
+            queueing.until_it_can_be_woken(one)
+        rival.execute("BEGIN")
+        rival.execute("SELECT FROM django_dblock_fencedlock FOR KEY SHARE")
+        expire(observer)
+        slept = []
+        for _ in range(40):
+            assert one.once() is None
+            slept.append(one.delay)
+            one.delay = 0.0
+            one.pause()
+        assert 0.02 < sum(slept) / len(slept) <= acquire._LONGEST
+        rival.execute("ROLLBACK")
+        assert one.once() is not None
+        one.close()
+        lock.stop_renewing()
 
     def test_waiter_without_a_listener_polls(self, monkeypatch):
         monkeypatch.setattr(notify.Listener, "_listen", lambda *_: None)
