@@ -57,6 +57,7 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
 
     Raises:
         MultiPartParserError: the body is not multipart.
+        RawPostDataException: other code has read the body as a stream, or has begun to.
         UnreadablePostError: the client has gone while its body was read.
     """
     inner: Any = request
@@ -65,12 +66,11 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
         return request.POST, request.FILES  # by the CSRF check, a middleware or REST framework
     if is_unread(request):
         stream = _rewindable(request)
-    elif hasattr(inner, "_body"):
-        stream = BytesIO(inner._body)  # noqa: SLF001 - request.body without its limit
-    else:
-        # Read as a stream. Django has nothing to say of a PUT or a PATCH, REST framework puts the
-        # form that it has parsed here.
+    elif hasattr(inner, "_files") and not hasattr(inner, "_body"):
+        # A PUT or a PATCH that REST framework has parsed as a stream. It puts the form here.
         return request.POST, request.FILES
+    else:
+        stream = BytesIO(request.body)
     stream.seek(0)
     handler = _DigestHandler(request)
     encoding = request.encoding or settings.DEFAULT_CHARSET

@@ -1,6 +1,7 @@
 """Uploads: what the decorator reads of a body, the view can read once more, in its own way."""
 
 import io
+from contextlib import suppress
 from hashlib import sha256
 
 import pytest
@@ -9,11 +10,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploaded
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from django.http import HttpResponse, JsonResponse
 from django.http.multipartparser import MultiPartParser
-from django.http.request import UnreadablePostError
+from django.http.request import RawPostDataException, UnreadablePostError
 from django.test import RequestFactory
 from django.test.client import encode_multipart
 
-from django_dblock import idempotent
+from django_dblock import IdempotencyKey, idempotent
 from tests.app.idempotent_views import client
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -194,3 +195,24 @@ def test_disconnect_during_the_upload_propagates():
     request._stream = Broken()
     with pytest.raises(UnreadablePostError):
         takes_files(request)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_multipart_read_as_a_stream_is_not_taken_for_an_empty_form(method):
+    """Else any other body would get the response to this one."""
+    request = multipart(b"x", method=method)
+    request.read(1)
+    with pytest.raises(RawPostDataException):
+        once_reads_nothing(request)
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_upload_whose_client_has_gone_leaves_the_key_free():
+    """The CSRF check catches the error, and goes on if the token is in a header."""
+    request = multipart(b"x")
+    request._stream = Broken()
+    with suppress(UnreadablePostError):
+        request.POST.get("csrfmiddlewaretoken")
+    with pytest.raises(RawPostDataException):
+        once_reads_nothing(request)
+    assert takes_files(multipart(b"x")).status_code == 200
