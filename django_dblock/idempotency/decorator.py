@@ -186,6 +186,8 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             mode, the view has left a transaction open.
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``. Django
             responds with 400.
+        UnreadablePostError: the body is shorter than its ``Content-Length``, because the client's
+            connection broke.
         UnsafeIsolation: the isolation level of the transaction is above READ COMMITTED.
         StandbyDatabase: the alias leads to a standby.
         UnsupportedDatabase: the alias is not PostgreSQL, or has no real advisory locks.

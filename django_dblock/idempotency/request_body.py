@@ -47,7 +47,24 @@ def chunks(request: HttpRequest) -> tuple[int, Iterator[bytes]]:
     """
     stream = _rewindable(request)
     length = stream.seek(0, 2)
+    refuse_cut_off(request, length)
     return length, _read(stream)
+
+
+def refuse_cut_off(request: HttpRequest, length: int) -> None:
+    """Raise if a body is shorter than the client has announced.
+
+    Servers such as gunicorn end the stream when the client's connection breaks, as if the body
+    ended there. The key would belong to a part of the body, and a retry with all of it would be
+    refused.
+
+    Raises:
+        UnreadablePostError: the body is shorter.
+    """
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    # A middleware may have decoded the body, and not have changed the header.
+    if length < announced and "HTTP_CONTENT_ENCODING" not in request.META:
+        raise UnreadablePostError(f"The body was cut off after {length} of {announced} bytes.")
 
 
 def form(request: HttpRequest) -> tuple[Any, Any]:
@@ -71,6 +88,7 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
         return request.POST, request.FILES
     else:
         stream = BytesIO(request.body)
+    refuse_cut_off(request, stream.seek(0, 2))
     stream.seek(0)
     handler = _DigestHandler(request)
     encoding = request.encoding or settings.DEFAULT_CHARSET

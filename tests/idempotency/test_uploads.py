@@ -8,6 +8,7 @@ import pytest
 from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpResponse, JsonResponse
 from django.http.multipartparser import MultiPartParser
 from django.http.request import RawPostDataException, UnreadablePostError
@@ -216,3 +217,42 @@ def test_upload_whose_client_has_gone_leaves_the_key_free():
     with pytest.raises(RawPostDataException):
         once_reads_nothing(request)
     assert takes_files(multipart(b"x")).status_code == 200
+
+
+FORM, MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
+
+
+def cut_off(kind, size):
+    """A request whose client has gone: gunicorn ends the stream, as if the body ended there."""
+    body = encode_multipart("x", {"a": "x" * size})
+    request = sent(body, kind=kind)
+    request._stream = LimitedStream(io.BytesIO(body[:-30]), len(body))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "read_before"),
+    [
+        ("application/json", 50, False),
+        ("application/json", 50, True),
+        ("application/json", 3_000_000, False),
+        (FORM, 50, True),
+        (MULTIPART, 50, False),
+        (MULTIPART, 50, True),
+        (MULTIPART, 3_000_000, False),
+    ],
+)
+def test_body_that_was_cut_off_leaves_the_key_free(kind, size, read_before):
+    """Else the retry with the whole body would be refused as another request."""
+    request = cut_off(kind, size)
+    if read_before:
+        assert request.body
+    with pytest.raises(UnreadablePostError, match="cut off after"):
+        streams(request)
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_decoded_body_may_be_shorter_than_announced():
+    request = cut_off("application/json", 50)
+    request.META["HTTP_CONTENT_ENCODING"] = "gzip"
+    assert streams(request).status_code == 200
