@@ -163,7 +163,10 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         on_abandoned: what the retry of a dead run does: ``"takeover"`` continues after the last
             step, ``"refuse"`` responds with 409 until an operator has looked.
         methods: the HTTP methods that are protected; requests with others run unprotected.
-        store_5xx: whether server errors without ``Retry-After`` are stored as well.
+        store_5xx: whether server errors without ``Retry-After`` are stored as well. An error that
+            the view raises becomes a response at once, by the view's exception handler (REST
+            framework) or by Django; decorators and middleware around it do not see the error. The
+            errors that ConflictMiddleware responds to are raised and not stored.
         store_body: whether the body is stored; if not, the replay of a 2xx is a 204.
         using: the database alias; ``DBLOCK_DATABASE`` by default, else the alias to which the
             router writes :class:`~django_dblock.IdempotencyKey`.

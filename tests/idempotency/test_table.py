@@ -3,6 +3,7 @@
 import json
 import logging
 
+import psycopg
 import pytest
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -10,14 +11,31 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import Http404, HttpResponse
 
-from django_dblock import IdempotencyKey, idempotent, signals
-from django_dblock.exceptions import UnsupportedDatabase
+from django_dblock import IdempotencyKey, PreconditionFailed, idempotent, signals
+from django_dblock.exceptions import (
+    IdempotencyInProgress,
+    LockLost,
+    LockTimeout,
+    UnsupportedDatabase,
+)
 from tests.app import idempotent_views as views
 from tests.app.idempotent_views import add_one, client
 from tests.idempotency import calling, pages
 from tests.idempotency.calling import effects, is_replay, problem, request, rows
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+
+
+LOCK = {"keys": (("a",),), "name": "a", "using": "default"}
+DEADLOCK = OperationalError("deadlock detected")
+DEADLOCK.__cause__ = psycopg.errors.DeadlockDetected()
+TEMPORARY = [
+    LockTimeout(**LOCK, timeout=0, waited=0),
+    LockLost(**LOCK, token=1, reason="expired"),
+    IdempotencyInProgress("of run_once() in the view"),
+    PreconditionFailed(instance=User(pk=7), expected=1, actual=2),
+    DEADLOCK,
+]
 
 
 def expire():
@@ -180,6 +198,16 @@ def test_store_5xx_keeps_no_other_error(ask, how):
     for _ in range(2):
         with pytest.raises(Http404):
             ask(pages.keeps_5xx, how)
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.parametrize("error", TEMPORARY, ids=lambda error: type(error).__name__)
+def test_store_5xx_keeps_no_conflict(ask, error, monkeypatch, settings):
+    """The same request may succeed in a moment, and a middleware says so."""
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    monkeypatch.setitem(views.ANSWERS, "busy", views._raises(error))
+    with pytest.raises(type(error)):
+        ask(pages.keeps_5xx, "busy")
     assert (effects(), rows()) == (0, 0)
 
 
