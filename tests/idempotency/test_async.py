@@ -143,7 +143,7 @@ def test_cancellation_while_a_failed_run_is_given_up_stays_one(monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["fails", "loses its claim"])
-def test_cancellation_of_a_run_that_does_not_succeed_stays_one(what):
+def test_cancellation_of_a_run_without_success_stays_one(what):
     """As when its client has gone. A caller that catches the error must not go on."""
 
     async def cancelled():

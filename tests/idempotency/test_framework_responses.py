@@ -274,7 +274,7 @@ def raising(error, handler=None):
         (ArithmeticError(), of_the_project, 500, {"error": "ArithmeticError"}),
     ],
 )
-def test_store_5xx_keeps_the_response_of_the_exception_handler(error, handler, status, data):
+def test_store_5xx_keeps_the_handlers_response(error, handler, status, data):
     view = raising(error, handler)
     first, again = send(view), send(view)
     assert (first.status_code, first.data) == (status, {"ok": False, "data": data})
@@ -283,7 +283,7 @@ def test_store_5xx_keeps_the_response_of_the_exception_handler(error, handler, s
     assert not Counter.objects.exists()
 
 
-def test_store_5xx_leaves_errors_of_the_client_to_the_exception_handler():
+def test_store_5xx_leaves_client_errors_to_the_handler():
     view = raising(LookupError(), of_the_project)
     for _ in range(2):
         request = APIRequestFactory().post("/x/", headers={"Idempotency-Key": "k"})

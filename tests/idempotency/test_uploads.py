@@ -199,7 +199,7 @@ def test_disconnect_during_the_upload_propagates():
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_multipart_read_as_a_stream_is_not_taken_for_an_empty_form(method):
+def test_multipart_read_as_a_stream_is_no_empty_form(method):
     """Else any other body would get the response to this one."""
     request = multipart(b"x", method=method)
     request.read(1)
