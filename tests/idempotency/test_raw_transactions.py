@@ -170,3 +170,16 @@ def test_lease_mode_view_may_close_its_connection():
     assert view(calling.request()).status_code == 201
     assert view(calling.request()).headers["Idempotent-Replayed"] == "true"
     assert effects() == 1
+
+
+def test_lease_mode_view_may_complete_between_begin_and_commit():
+    @idempotent(scope=client, mode="lease")
+    def view(request):
+        begin()
+        request.idempotency.complete(HttpResponse(b"first", status=201))
+        send("COMMIT")
+        return HttpResponse(b"first", status=201)
+
+    assert view(calling.request()).status_code == 201
+    assert view(calling.request()).headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
