@@ -142,7 +142,9 @@ class Lease:
         """Write, and call ``committed`` after the commit; TestCase's transaction does not count.
 
         After the commit of an open transaction, ``committed`` is called before the view's hooks,
-        of which one that raises would keep the others from being run.
+        of which one that raises would keep the others from being run. After BEGIN without Django,
+        ``committed`` is not called: the run's end looks for the response, and a step stays in
+        doubt.
 
         In an open transaction, ``is_committed`` is asked first. If the view has swallowed the error
         of a statement that Django does not watch, such as that of a raw cursor or of a SELECT, the
@@ -171,11 +173,12 @@ class Lease:
 
         joined = in_callers_transaction(connection)
         self._write(statement, **parameters)
-        if joined:
-            store.at_commit(connection, call, check)
-        else:
+        if not joined:
             call()
             check()
+        elif connection.in_atomic_block:
+            store.at_commit(connection, call, check)
+        # else: BEGIN was sent without Django, which will not tell whether that is committed
 
     def _write(self, statement: str, **parameters: Any) -> None:
         if store.write(self.identity.using, self.claim, statement, **parameters):

@@ -291,9 +291,8 @@ def at_commit(connection: Any, first: Callable[[], None], last: Callable[[], Non
         transaction.on_commit(both, using=alias)
         return
     transaction.on_commit(first, using=alias)
-    if connection.in_atomic_block:  # else it was called
-        hooks = connection.run_on_commit
-        hooks.insert(0, hooks.pop())
+    hooks = connection.run_on_commit
+    hooks.insert(0, hooks.pop())
     transaction.on_commit(last, using=alias)
 
 
