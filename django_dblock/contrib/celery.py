@@ -127,8 +127,9 @@ def once_task(  # noqa: PLR0913 - all by name
     Not guaranteed: anything after ``ttl``, 24 hours by default, which must be longer than the
     broker can take to deliver a message again.
 
-    A message that arrives while the same work runs is retried a few seconds later. That doesn't
-    count for the task's ``max_retries`` and ``retry_backoff``.
+    A message that arrives while the same work runs is retried a few seconds later. So is a message
+    whose run has lost its lease to another run. These retries don't count for the task's
+    ``max_retries`` and ``retry_backoff``.
 
     Args:
         key: called with the task's arguments, returns a key part or a tuple of parts; the task's

@@ -66,14 +66,17 @@ def once(
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        ran = False
+        own: IdempotencyInProgress | None = None
 
         def work(*handle: Any) -> Any:
-            nonlocal ran
-            ran = True
+            nonlocal own
             if handle:
                 kwargs["run"] = handle[0]
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except IdempotencyInProgress as error:
+                own = error
+                raise
 
         parts = key(*args, **kwargs)
         parts = parts if isinstance(parts, tuple) else (parts,)
@@ -81,7 +84,7 @@ def once(
         try:
             result: R = run_once(prefix, name, *parts, work=work, **options._asdict())
         except IdempotencyInProgress as error:
-            if ran:  # the error is the task's own: something in it is running elsewhere
+            if error is own:  # something in the task is running elsewhere, not the task itself
                 raise
             return on_busy(error)
         return result

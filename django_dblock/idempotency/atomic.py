@@ -179,11 +179,15 @@ class _Run:
         if not (self.written and blocks) or in_testcase:  # without blocks there are no hooks
             return
 
+        def mark() -> None:
+            if self.watch.unconfirmed != self.before:
+                store.mark_unconfirmed(self.identity)
+
         def check() -> None:
             if self.watch.unconfirmed != self.before:
-                raise store.mark_unconfirmed(self.identity)
+                raise store.not_replicated(self.identity)
 
-        transaction.on_commit(check, using=self.identity.using)
+        store.at_commit(self.connection, mark, check)
 
     def _outcome(self) -> Outcome:
         effects = Effects(self.connection)

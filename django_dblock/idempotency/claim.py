@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asgiref.sync import sync_to_async
-from django.db import connections, transaction
+from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from django_dblock.core.clock import monotonic
@@ -141,6 +141,11 @@ class Lease:
     ) -> None:
         """Write, and call ``committed`` after the commit; TestCase's transaction does not count.
 
+        After the commit of an open transaction, ``committed`` is called before the view's hooks,
+        of which one that raises would keep the others from being run. After BEGIN without Django,
+        ``committed`` is not called: the run's end looks for the response, and a step stays in
+        doubt.
+
         In an open transaction, ``is_committed`` is asked first. If the view has swallowed the error
         of a statement that Django does not watch, such as that of a raw cursor or of a SELECT, the
         server turns Django's COMMIT into a rollback and reports success, and the hooks run.
@@ -160,14 +165,20 @@ class Lease:
                 raise self._rolled_back()
             committed()
             if watch.unconfirmed != before:
-                raise store.mark_unconfirmed(self.identity)
+                store.mark_unconfirmed(self.identity)
+
+        def check() -> None:
+            if watch.unconfirmed != before:
+                raise store.not_replicated(self.identity)
 
         joined = in_callers_transaction(connection)
         self._write(statement, **parameters)
-        if joined:
-            transaction.on_commit(call, using=self.identity.using)
-        else:
+        if not joined:
             call()
+            check()
+        elif connection.in_atomic_block:
+            store.at_commit(connection, call, check)
+        # else: BEGIN was sent without Django, which will not tell whether that is committed
 
     def _write(self, statement: str, **parameters: Any) -> None:
         if store.write(self.identity.using, self.claim, statement, **parameters):

@@ -163,7 +163,10 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
         on_abandoned: what the retry of a dead run does: ``"takeover"`` continues after the last
             step, ``"refuse"`` responds with 409 until an operator has looked.
         methods: the HTTP methods that are protected; requests with others run unprotected.
-        store_5xx: whether server errors without ``Retry-After`` are stored as well.
+        store_5xx: whether server errors without ``Retry-After`` are stored as well. An error that
+            the view raises becomes a response at once, by the view's exception handler (REST
+            framework) or by Django; decorators and middleware around it do not see the error. The
+            errors that ConflictMiddleware responds to are raised and not stored.
         store_body: whether the body is stored; if not, the replay of a 2xx is a 204.
         using: the database alias; ``DBLOCK_DATABASE`` by default, else the alias to which the
             router writes :class:`~django_dblock.IdempotencyKey`.
@@ -186,6 +189,8 @@ def idempotent(  # noqa: PLR0913 - all but the first by name
             mode, the view has left a transaction open.
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``. Django
             responds with 400.
+        UnreadablePostError: the body is shorter than its ``Content-Length``, because the client's
+            connection broke.
         UnsafeIsolation: the isolation level of the transaction is above READ COMMITTED.
         StandbyDatabase: the alias leads to a standby.
         UnsupportedDatabase: the alias is not PostgreSQL, or has no real advisory locks.

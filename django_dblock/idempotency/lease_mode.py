@@ -275,16 +275,17 @@ async def arun(  # noqa: PLR0913 - the last by name
     cancelled: asyncio.CancelledError | None = None
     try:
         if shield:
-            finished, cancelled = await _shielded(work(begun), begun)
+            task, cancelled = await _shielded(work(begun), begun)
+            finished = task.result()
         else:
             finished = await work(begun)
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        if error is begun.lost:
+        if error is begun.lost and cancelled is None:
             return await sync_to_async(this.after_loss)()
-        _, cancelled = await to_its_end(sync_to_async(this.try_to_give_up)(begun))
-        if cancelled is not None:
+        _, later = await to_its_end(sync_to_async(this.try_to_give_up)(begun))
+        if (cancelled := cancelled or later) is not None:
             raise cancelled from error
         if isinstance(error, IdempotencyNotReplicated):
             return Refused(error)
@@ -311,8 +312,8 @@ async def _abegin(this: Run) -> Lease | Outcome:
 
 async def _shielded(
     work: Coroutine[Any, Any, Finished], lease: Lease
-) -> tuple[Finished, asyncio.CancelledError | None]:
-    """Await the work in a task of its own; return its result, and the caller's cancellation if any.
+) -> tuple[asyncio.Task[Finished], asyncio.CancelledError | None]:
+    """Await the work in a task of its own; return the task, and the caller's cancellation if any.
 
     The work is cancelled only if the caller is cancelled and the lease has expired.
     """
@@ -332,7 +333,7 @@ async def _shielded(
     for variable in context:
         if variable.get(_UNSET) is not context[variable]:
             variable.set(context[variable])
-    return task.result(), cancelled
+    return task, cancelled
 
 
 def _refuse_transaction(connection: Any) -> None:

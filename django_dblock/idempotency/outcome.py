@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connections
+from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
 
 from django_dblock import signals
+from django_dblock.core.connection import is_aborted
 from django_dblock.exceptions import (
     IdempotencyAbandoned,
     IdempotencyError,
@@ -129,11 +132,24 @@ def in_progress(identity: Identity, remaining: int) -> IdempotencyInProgress:
 
 
 def tell(signal: Signal, identity: Identity, mode: str, **more: object) -> None:
-    """Send a signal about the request, if it has receivers."""
+    """Send a signal about the request, if it has receivers.
+
+    Raises:
+        TransactionManagementError: a receiver has aborted the caller's transaction, which would be
+            rolled back without an error.
+    """
     if signal.receivers:
         from django_dblock.models import IdempotencyKey
 
         signal.send_robust(IdempotencyKey, mode=mode, **identity.facts, **more)
+        connection = connections[identity.using]
+        if connection.in_atomic_block and (connection.needs_rollback or is_aborted(connection)):
+            raise TransactionManagementError(
+                f"A receiver of a signal about idempotency key {identity.facts['key']} has "
+                f"swallowed a database error or called set_rollback(True), so the transaction on "
+                f"database {connection.alias!r} can't be committed. Let the receiver write in a "
+                f"transaction.atomic() block of its own, or by transaction.on_commit()."
+            )
 
 
 def tell_outcome(outcome: Outcome, identity: Identity, mode: str) -> None:

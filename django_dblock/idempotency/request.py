@@ -64,6 +64,10 @@ class DjangoRequest:
         """Return None: Django turns errors into responses outside of the view."""
         return None
 
+    def server_error(self, error: Exception) -> Any:
+        """Return Django's response to a server error; None to a client's error."""
+        return responses.server_error(self.http, error)
+
     def replay(self, stored: StoredResponse) -> HttpResponse:
         """Return the stored response."""
         return responses.replay(stored)
@@ -210,12 +214,8 @@ class ViewConfig:
         if isinstance(error, UnstorableResponse):
             return self._unstorable(adapter, error)
         response = adapter.response_to(error)
-        if response is None and self.store_5xx:
-            from django.core.handlers.exception import response_for_exception
-
-            response = response_for_exception(adapter.http, error)
-            if response.status_code < 500:  # noqa: PLR2004 - Http404 and the like
-                return None
+        if response is None and self.store_5xx and not responses.is_temporary(error):
+            response = adapter.server_error(error)
         if response is None:
             return None
         return self.finished(adapter, response, undo=True)

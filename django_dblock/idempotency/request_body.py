@@ -47,7 +47,24 @@ def chunks(request: HttpRequest) -> tuple[int, Iterator[bytes]]:
     """
     stream = _rewindable(request)
     length = stream.seek(0, 2)
+    refuse_cut_off(request, length)
     return length, _read(stream)
+
+
+def refuse_cut_off(request: HttpRequest, length: int) -> None:
+    """Raise if a body is shorter than the client has announced.
+
+    Servers such as gunicorn end the stream when the client's connection breaks, as if the body
+    ended there. The key would belong to a part of the body, and a retry with all of it would be
+    refused.
+
+    Raises:
+        UnreadablePostError: the body is shorter.
+    """
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    # A middleware may have decoded the body, and not have changed the header.
+    if length < announced and "HTTP_CONTENT_ENCODING" not in request.META:
+        raise UnreadablePostError(f"The body was cut off after {length} of {announced} bytes.")
 
 
 def form(request: HttpRequest) -> tuple[Any, Any]:
@@ -57,6 +74,7 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
 
     Raises:
         MultiPartParserError: the body is not multipart.
+        RawPostDataException: other code has read the body as a stream, or has begun to.
         UnreadablePostError: the client has gone while its body was read.
     """
     inner: Any = request
@@ -65,12 +83,12 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
         return request.POST, request.FILES  # by the CSRF check, a middleware or REST framework
     if is_unread(request):
         stream = _rewindable(request)
-    elif hasattr(inner, "_body"):
-        stream = BytesIO(inner._body)  # noqa: SLF001 - request.body without its limit
-    else:
-        # Read as a stream. Django has nothing to say of a PUT or a PATCH, REST framework puts the
-        # form that it has parsed here.
+    elif hasattr(inner, "_files") and not hasattr(inner, "_body"):
+        # A PUT or a PATCH that REST framework has parsed as a stream. It puts the form here.
         return request.POST, request.FILES
+    else:
+        stream = BytesIO(request.body)
+    refuse_cut_off(request, stream.seek(0, 2))
     stream.seek(0)
     handler = _DigestHandler(request)
     encoding = request.encoding or settings.DEFAULT_CHARSET

@@ -14,6 +14,8 @@ returns what can't be stored               rolled back   not stored; the client 
 raises a 4xx of REST framework             rolled back   stored, but for those named above
 raises Django's ``Http404`` or             rolled back   not stored
 ``PermissionDenied``
+raises an error of a conflict: a busy      rolled back   not stored
+lock, a changed row, a deadlock
 raises anything else                       rolled back   not stored; stored with ``store_5xx``
 =========================================  ============  ====================================
 
@@ -32,7 +34,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 from django.utils.translation import get_language, gettext
@@ -44,6 +46,8 @@ from django_dblock.exceptions import (
     IdempotencyError,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
+    LockLost,
+    LockTimeout,
     UnstorableResponse,
 )
 from django_dblock.idempotency.outcome import Finished
@@ -118,6 +122,23 @@ def stored(response: Any, *, store_body: bool, undo: bool) -> Finished:
     keep_effects = not (undo or status >= 500)  # noqa: PLR2004
     failed = status >= 400  # noqa: PLR2004
     return Finished(response, answer, keep_effects, failed, returned=response)
+
+
+def server_error(request: HttpRequest, error: Exception) -> Any:
+    """Return Django's response to a server error; None to Http404 and other errors of a client."""
+    from django.core.handlers.exception import response_for_exception
+
+    response = response_for_exception(request, error)
+    return response if response.status_code >= 500 else None  # noqa: PLR2004
+
+
+def is_temporary(error: Exception) -> bool:
+    """Return whether an error is about the moment; ConflictMiddleware responds to such errors."""
+    from django_dblock.versioning.retry import is_conflict
+    from django_dblock.versioning.web.preconditions import PreconditionFailed
+
+    temporary = LockTimeout | LockLost | IdempotencyError | PreconditionFailed
+    return isinstance(error, temporary) or is_conflict(error)
 
 
 def rendered(response: Any) -> Any:

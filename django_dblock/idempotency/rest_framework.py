@@ -82,6 +82,17 @@ class FrameworkRequest:
             return None
         return self._view.handle_exception(error)
 
+    def server_error(self, error: Exception) -> Any:
+        """Return the response that the view, or else Django, gives to a server error.
+
+        To an error that either of them reports as a client's, it is None.
+        """
+        try:
+            response = self._view.handle_exception(error)
+        except Exception as unhandled:  # noqa: BLE001 - nearly always the same error
+            return responses.server_error(self.http, unhandled)
+        return response if response.status_code >= 500 else None  # noqa: PLR2004
+
     def replay(self, stored: StoredResponse) -> Any:
         """Return the stored response."""
         response = responses.replay(stored)

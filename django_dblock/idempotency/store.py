@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from django.db import Error, connections
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import Escaping
 
@@ -273,6 +273,27 @@ def not_replicated(identity: Identity) -> IdempotencyNotReplicated:
         f"the wait (pg_cancel_backend(), statement_timeout).",
         **facts,
     )
+
+
+def at_commit(connection: Any, first: Callable[[], None], last: Callable[[], None]) -> None:
+    """Register one function to run before all ``on_commit`` hooks, and one to run after them.
+
+    Django ends at the first hook that raises. In TestCase's transaction, whose hooks tests count
+    and run, both are one hook.
+    """
+
+    def both() -> None:
+        first()
+        last()
+
+    alias = connection.alias
+    if any(block._from_testcase for block in connection.atomic_blocks):  # noqa: SLF001
+        transaction.on_commit(both, using=alias)
+        return
+    transaction.on_commit(first, using=alias)
+    hooks = connection.run_on_commit
+    hooks.insert(0, hooks.pop())
+    transaction.on_commit(last, using=alias)
 
 
 def _reading(identity: Identity, read: str) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -25,6 +25,7 @@ from django_dblock.contrib.task_wrappers import OnceOptions, once
 from django_dblock.idempotency.outcome import in_progress
 from django_dblock.idempotency.run_once import identity_of
 from tests.app.models import Counter
+from tests.idempotency.leasing import update
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("within_a_period")]
 
@@ -380,6 +381,20 @@ class TestOnce:
                 pytest.fail,
             )()
         assert caught.value is busy
+
+    def test_run_that_was_taken_over_is_retried(self):
+        """Another delivery of the same message does its work now, and will have its result."""
+
+        @app.task
+        @once_task(key=lambda: "slow", mode="lease")
+        def slow(run):
+            update("token = token + 1")
+            with run.guard():
+                raise AssertionError
+
+        with pytest.raises(Retry) as caught:
+            slow.delay()
+        assert isinstance(caught.value.exc, IdempotencyInProgress)
 
     def test_plain_call_without_key_is_refused(self):
         function = once_task()(lambda: None)

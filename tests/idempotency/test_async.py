@@ -16,7 +16,7 @@ from django_dblock.idempotency.lease_mode import Run
 from tests.app.idempotent_views import add_one, client
 from tests.helpers.cancelling import cancel
 from tests.idempotency.aleasing import leased, post, request
-from tests.idempotency.leasing import effects, expire, row
+from tests.idempotency.leasing import effects, expire, row, update
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -140,6 +140,31 @@ def test_cancellation_while_a_failed_run_is_given_up_stays_one(monkeypatch):
         async_to_sync(cancelled)()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert post(leased(effect)).content == b'{"value": 1}'
+
+
+@pytest.mark.parametrize("what", ["fails", "loses its claim"])
+def test_cancellation_of_a_run_without_success_stays_one(what):
+    """As when its client has gone. A caller that catches the error must not go on."""
+
+    async def cancelled():
+        caller = asyncio.current_task()
+
+        async def work(asked):
+            caller.cancel()
+            await asyncio.sleep(0)
+            if what == "loses its claim":
+                await sync_to_async(update)("token = token + 1")
+                await asked.idempotency.acomplete(HttpResponse())
+            raise ZeroDivisionError
+
+        await leased(work)(request())
+
+    with pytest.raises(asyncio.CancelledError) as caught:
+        async_to_sync(cancelled)()
+    error = ZeroDivisionError if what == "fails" else IdempotencyLeaseLost
+    assert isinstance(caught.value.__cause__, error)
+    again = post(leased(effect))
+    assert again.status_code == (201 if what == "fails" else 409)
 
 
 @pytest.fixture

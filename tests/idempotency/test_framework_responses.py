@@ -6,7 +6,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
@@ -241,3 +241,53 @@ def test_keep_sees_the_rendered_response_with_data():
     view = envelope(created, keep=keep)
     send(view)
     assert seen == [({"ok": True, "data": {"id": 1}}, b'{"ok":true,"data":{"id":1}}')]
+
+
+class Down(APIException):
+    status_code = 503
+    default_detail = "The gateway is down."
+
+
+def of_the_project(error, context):
+    """An exception handler that has a response to each error."""
+    status = 400 if isinstance(error, LookupError) else 500
+    return Response({"error": type(error).__name__}, status=status)
+
+
+def raising(error, handler=None):
+    class View(Envelope):
+        @idempotent(store_5xx=True)
+        def post(self, request):
+            add_one()
+            raise error
+
+        def get_exception_handler(self):
+            return handler or super().get_exception_handler()
+
+    return View
+
+
+@pytest.mark.parametrize(
+    ("error", "handler", "status", "data"),
+    [
+        (Down(), None, 503, {"detail": "The gateway is down."}),
+        (ArithmeticError(), of_the_project, 500, {"error": "ArithmeticError"}),
+    ],
+)
+def test_store_5xx_keeps_the_handlers_response(error, handler, status, data):
+    view = raising(error, handler)
+    first, again = send(view), send(view)
+    assert (first.status_code, first.data) == (status, {"ok": False, "data": data})
+    assert (again.status_code, again.content) == (status, first.content)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert not Counter.objects.exists()
+
+
+def test_store_5xx_leaves_client_errors_to_the_handler():
+    view = raising(LookupError(), of_the_project)
+    for _ in range(2):
+        request = APIRequestFactory().post("/x/", headers={"Idempotency-Key": "k"})
+        response = view.as_view()(request)
+        assert (response.status_code, response.data["data"]) == (400, {"error": "LookupError"})
+    assert not Counter.objects.exists()
+    assert not IdempotencyKey.objects.exists()

@@ -795,6 +795,24 @@ class TestSilentRollback:
             post(leased(work))
         assert effects() == 0
 
+    @pytest.mark.parametrize("what", ["complete", "step"])
+    def test_hooks_of_the_view_do_not_run(self, what):
+        """Else a customer gets the receipt of a payment that was rolled back."""
+        sent = []
+
+        def work(request):
+            with transaction.atomic():
+                transaction.on_commit(lambda: sent.append("receipt"))
+                if what == "complete":
+                    request.idempotency.complete(effect())
+                else:
+                    request.idempotency.run_step("reserve", add_one)
+                swallow_an_error_of_a_cursor()
+
+        with pytest.raises(TransactionManagementError):
+            post(leased(work))
+        assert sent == []
+
     def test_request_taken_over_meanwhile_is_lost(self, monkeypatch):
         """Between the end of the transaction and the look at what is left of it."""
         plain = store.is_completed
@@ -847,6 +865,27 @@ def test_response_that_no_standby_has_confirmed_is_not_given_after_a_loss():
 
     answer = post(leased(work))
     assert (answer.status_code, code(answer)) == (503, "not_replicated")
+
+
+def test_failing_hook_of_the_view_hides_no_record():
+    """Django ends at the first hook that raises."""
+
+    def work(request):
+        run = request.idempotency
+        with suppress(ZeroDivisionError), transaction.atomic():
+            transaction.on_commit(lambda: 1 / 0)
+            run.run_step("a", lambda: 1)
+        assert run.step("a").done
+        with suppress(ZeroDivisionError), transaction.atomic():
+            transaction.on_commit(lambda: 1 / 0)
+            run.complete(HttpResponse())
+        with pytest.raises(IdempotencyError, match="recorded its response already"):
+            run.step("b").__enter__()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        post(leased(work, **REFUSE))
+    assert row().completed_at is not None
 
 
 def test_unstorable_response_rolls_back_its_complete():

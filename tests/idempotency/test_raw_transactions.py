@@ -170,3 +170,46 @@ def test_lease_mode_view_may_close_its_connection():
     assert view(calling.request()).status_code == 201
     assert view(calling.request()).headers["Idempotent-Replayed"] == "true"
     assert effects() == 1
+
+
+def test_lease_mode_view_may_complete_between_begin_and_commit():
+    @idempotent(scope=client, mode="lease")
+    def view(request):
+        begin()
+        request.idempotency.complete(HttpResponse(b"first", status=201))
+        send("COMMIT")
+        return HttpResponse(b"first", status=201)
+
+    assert view(calling.request()).status_code == 201
+    assert view(calling.request()).headers["Idempotent-Replayed"] == "true"
+    assert effects() == 1
+
+
+def test_lease_mode_response_rolled_back_by_raw_sql_is_an_error():
+    """Else the client is told of a payment that was rolled back."""
+
+    @idempotent(scope=client, mode="lease")
+    def view(request):
+        begin()
+        response = request.idempotency.complete(HttpResponse(status=201))
+        send("ROLLBACK")
+        return response
+
+    for _ in range(2):
+        with pytest.raises(TransactionManagementError, match="is gone"):
+            view(calling.request())
+    assert (effects(), rows()) == (0, 0)
+
+
+def test_lease_mode_step_rolled_back_by_raw_sql_is_in_doubt():
+    @idempotent(scope=client, mode="lease", on_abandoned="refuse")
+    def view(request):
+        begin()
+        request.idempotency.run_step("charge", lambda: 1)
+        send("ROLLBACK")
+        assert not request.idempotency.step("charge").done
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        view(calling.request())
+    assert calling.problem(view(calling.request())) == (409, "abandoned")

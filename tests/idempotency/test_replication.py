@@ -2,7 +2,7 @@
 
 import threading
 import unittest
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import psycopg
 import pytest
@@ -136,14 +136,16 @@ def test_unconfirmed_run_once_raises():
 
 
 @pytest.mark.usefixtures("missing_standby")
-def test_response_is_unconfirmed_also_if_a_hook_raises():
+@pytest.mark.parametrize("how", [ask, ask_joined])
+def test_response_is_unconfirmed_also_if_a_hook_raises(how):
     @idempotent(scope=client)
     def view(request, how):
         transaction.on_commit(lambda: 1 / 0)
         return HttpResponse("paid", status=201)
 
     with pytest.raises(ZeroDivisionError):
-        ask(view)
+        how(view)
+    assert IdempotencyKey.objects.get().locked_until is not None
     assert problem(ask(view)) == (503, "not_replicated")
 
 
@@ -216,7 +218,7 @@ WRITES = ["step", "complete", "return"]
 @pytest.mark.parametrize(
     ("what", "dead"),
     [
-        *((what, False) for what in (*WRITES, "complete together")),
+        *((what, False) for what in (*WRITES, "complete together", "hook raises")),
         *((what, True) for what in WRITES),
     ],
 )
@@ -240,11 +242,20 @@ def test_unreplicated_step_and_response_raise(transactional_db, cluster, what, d
             elif what == "complete together":
                 with transaction.atomic():
                     return handle.complete(HttpResponse("done"))
+            elif what == "hook raises":
+                with suppress(ZeroDivisionError), transaction.atomic():
+                    transaction.on_commit(lambda: 1 / 0)
+                    handle.complete(HttpResponse("done"))
+                raise ZeroDivisionError
             return HttpResponse("done")
 
         try:
-            response = post(leased(work, store_5xx=True))
-            assert problem(response) == (503, "not_replicated")
+            if what == "hook raises":
+                with pytest.raises(ZeroDivisionError):
+                    post(leased(work))
+            else:
+                response = post(leased(work, store_5xx=True))
+                assert problem(response) == (503, "not_replicated")
             if what != "step":
                 unconfirmed = post(leased(lambda request: HttpResponse("done")))
                 assert problem(unconfirmed) == (503, "not_replicated")

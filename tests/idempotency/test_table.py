@@ -3,6 +3,7 @@
 import json
 import logging
 
+import psycopg
 import pytest
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -10,14 +11,32 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import Http404, HttpResponse
 
-from django_dblock import IdempotencyKey, idempotent, signals
-from django_dblock.exceptions import UnsupportedDatabase
+from django_dblock import IdempotencyKey, PreconditionFailed, idempotent, run_once, signals
+from django_dblock.exceptions import (
+    IdempotencyInProgress,
+    LockLost,
+    LockTimeout,
+    UnsupportedDatabase,
+)
 from tests.app import idempotent_views as views
 from tests.app.idempotent_views import add_one, client
+from tests.app.models import Counter
 from tests.idempotency import calling, pages
 from tests.idempotency.calling import effects, is_replay, problem, request, rows
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.server]
+
+
+LOCK = {"keys": (("a",),), "name": "a", "using": "default"}
+DEADLOCK = OperationalError("deadlock detected")
+DEADLOCK.__cause__ = psycopg.errors.DeadlockDetected()
+TEMPORARY = [
+    LockTimeout(**LOCK, timeout=0, waited=0),
+    LockLost(**LOCK, token=1, reason="expired"),
+    IdempotencyInProgress("of run_once() in the view"),
+    PreconditionFailed(instance=User(pk=7), expected=1, actual=2),
+    DEADLOCK,
+]
 
 
 def expire():
@@ -180,6 +199,16 @@ def test_store_5xx_keeps_no_other_error(ask, how):
     for _ in range(2):
         with pytest.raises(Http404):
             ask(pages.keeps_5xx, how)
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.parametrize("error", TEMPORARY, ids=lambda error: type(error).__name__)
+def test_store_5xx_keeps_no_conflict(ask, error, monkeypatch, settings):
+    """The same request may succeed in a moment, and a middleware says so."""
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    monkeypatch.setitem(views.ANSWERS, "busy", views._raises(error))
+    with pytest.raises(type(error)):
+        ask(pages.keeps_5xx, "busy")
     assert (effects(), rows()) == (0, 0)
 
 
@@ -476,6 +505,55 @@ def test_signals_never_have_the_whole_key(ask):
         (replayed, IdempotencyKey, "a-long…", None),
         (refused, IdempotencyKey, "a-long…", "key_reused"),
     ]
+
+
+def break_by_the_orm(**facts):
+    Counter.objects.create(name=None)
+
+
+def break_by_a_cursor(**facts):
+    """Django does not notice, and sends a COMMIT that the server turns into a rollback."""
+    connection.cursor().execute("SELECT 1/0")
+
+
+def roll_back(**facts):
+    transaction.set_rollback(True)
+
+
+@pytest.fixture(params=[break_by_the_orm, break_by_a_cursor, roll_back])
+def breaking_receiver(request):
+    """What a receiver raises is only logged."""
+    told = (signals.idempotent_executed, signals.idempotent_replayed)
+    for signal in told:
+        signal.connect(request.param)
+    yield
+    for signal in told:
+        signal.disconnect(request.param)
+
+
+@pytest.mark.usefixtures("breaking_receiver")
+def test_receiver_that_breaks_the_transaction_is_no_success():
+    """Else the client is told of a payment that was rolled back, as under ATOMIC_REQUESTS."""
+    for _ in range(2):
+        with pytest.raises(TransactionManagementError, match="A receiver of"):
+            calling.ask_joined(views.default)
+        with pytest.raises(TransactionManagementError, match="A receiver of"), transaction.atomic():
+            run_once("a", work=add_one)
+    assert (effects(), rows()) == (0, 0)
+
+
+@pytest.mark.usefixtures("breaking_receiver")
+def test_receiver_that_fails_after_the_commit_changes_nothing():
+    first = calling.ask(views.default)
+    assert is_replay(calling.ask(views.default), of=first)
+    assert (effects(), rows()) == (1, 1)
+
+
+@pytest.mark.usefixtures("breaking_receiver")
+def test_receiver_that_breaks_the_transaction_of_a_replay_raises():
+    calling.ask(views.default)
+    with pytest.raises(TransactionManagementError, match="A receiver of"):
+        calling.ask_joined(views.default)
 
 
 def test_response_commits_with_the_outer_transaction(rival):

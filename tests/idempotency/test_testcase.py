@@ -3,10 +3,13 @@
 import unittest
 
 import pytest
+from django.db import transaction
+from django.http import HttpResponse
 from django.test import TestCase
 
 from tests.app import idempotent_views as views
 from tests.idempotency.calling import ask, effects, rows
+from tests.idempotency.leasing import leased, post
 
 
 class Twice(TestCase):
@@ -15,6 +18,15 @@ class Twice(TestCase):
             answer = ask(views.default)
             assert ("Idempotent-Replayed" in answer.headers) == (number == 1)
         assert (effects(), rows()) == (1, 1)
+
+    def test_complete_in_a_transaction_is_one_hook(self):
+        def work(request):
+            with transaction.atomic():
+                return request.idempotency.complete(HttpResponse())
+
+        with self.captureOnCommitCallbacks(execute=True) as hooks:
+            assert post(leased(work)).status_code == 200
+        assert len(hooks) == 1
 
 
 @pytest.mark.django_db(transaction=True)

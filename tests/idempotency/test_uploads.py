@@ -1,19 +1,21 @@
 """Uploads: what the decorator reads of a body, the view can read once more, in its own way."""
 
 import io
+from contextlib import suppress
 from hashlib import sha256
 
 import pytest
 from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpResponse, JsonResponse
 from django.http.multipartparser import MultiPartParser
-from django.http.request import UnreadablePostError
+from django.http.request import RawPostDataException, UnreadablePostError
 from django.test import RequestFactory
 from django.test.client import encode_multipart
 
-from django_dblock import idempotent
+from django_dblock import IdempotencyKey, idempotent
 from tests.app.idempotent_views import client
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -194,3 +196,63 @@ def test_disconnect_during_the_upload_propagates():
     request._stream = Broken()
     with pytest.raises(UnreadablePostError):
         takes_files(request)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_multipart_read_as_a_stream_is_no_empty_form(method):
+    """Else any other body would get the response to this one."""
+    request = multipart(b"x", method=method)
+    request.read(1)
+    with pytest.raises(RawPostDataException):
+        once_reads_nothing(request)
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_upload_whose_client_has_gone_leaves_the_key_free():
+    """The CSRF check catches the error, and goes on if the token is in a header."""
+    request = multipart(b"x")
+    request._stream = Broken()
+    with suppress(UnreadablePostError):
+        request.POST.get("csrfmiddlewaretoken")
+    with pytest.raises(RawPostDataException):
+        once_reads_nothing(request)
+    assert takes_files(multipart(b"x")).status_code == 200
+
+
+FORM, MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
+
+
+def cut_off(kind, size):
+    """A request whose client has gone: gunicorn ends the stream, as if the body ended there."""
+    body = encode_multipart("x", {"a": "x" * size})
+    request = sent(body, kind=kind)
+    request._stream = LimitedStream(io.BytesIO(body[:-30]), len(body))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "read_before"),
+    [
+        ("application/json", 50, False),
+        ("application/json", 50, True),
+        ("application/json", 3_000_000, False),
+        (FORM, 50, True),
+        (MULTIPART, 50, False),
+        (MULTIPART, 50, True),
+        (MULTIPART, 3_000_000, False),
+    ],
+)
+def test_body_that_was_cut_off_leaves_the_key_free(kind, size, read_before):
+    """Else the retry with the whole body would be refused as another request."""
+    request = cut_off(kind, size)
+    if read_before:
+        assert request.body
+    with pytest.raises(UnreadablePostError, match="cut off after"):
+        streams(request)
+    assert not IdempotencyKey.objects.exists()
+
+
+def test_decoded_body_may_be_shorter_than_announced():
+    request = cut_off("application/json", 50)
+    request.META["HTTP_CONTENT_ENCODING"] = "gzip"
+    assert streams(request).status_code == 200
