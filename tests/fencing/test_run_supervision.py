@@ -302,23 +302,61 @@ class TestWatchdog:
         runpy.run_path(watchdog.__file__, run_name="__main__")
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_watchdog_kills_at_the_deadline(self, killed, hear, monkeypatch):
-        moved = []
-        monkeypatch.setattr(os, "setpgid", lambda *group: moved.append(group))
+    @pytest.fixture
+    def moved(self, monkeypatch):
+        """What joins which group, and who is ended; a child has the number 99."""
+        found = []
+        monkeypatch.setattr(os, "getpgrp", lambda: 99 if found else os.getpid())
+        monkeypatch.setattr(os, "fork", lambda: 99)
+        monkeypatch.setattr(os, "setpgid", lambda *group: found.append(group))
+        monkeypatch.setattr(os, "kill", lambda *who: found.append(who))
+        monkeypatch.setattr(os, "waitpid", lambda *_: None)
+        return found
+
+    def test_watchdog_kills_at_the_deadline(self, killed, hear, moved):
         later, over = trust.now() + 60, trust.now() - 1
         left = hear(
             watchdog.MESSAGE.pack(later, False), None,
-            watchdog.MESSAGE.pack(later, False) + watchdog.MESSAGE.pack(over, True), b"never read",
+            watchdog.MESSAGE.pack(later, False) + watchdog.MESSAGE.pack(later, True),
+            watchdog.MESSAGE.pack(over, True), b"never read",
         )  # fmt: skip
         watchdog.main()
         assert left == [b"never read"]
-        assert moved == [(0, 17)]
+        assert moved == [(99, 99), (0, 99), (99, signal.SIGKILL)], "to a new group, once"
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_watchdog_kills_without_joining_the_group(self, killed, hear, monkeypatch):
+    def test_without_another_process_it_joins_the_group_of_dblock_run(
+        self, killed, hear, moved, monkeypatch
+    ):
+        def refuse(*_):
+            raise BlockingIOError("no more processes")
+
+        monkeypatch.setattr(os, "fork", refuse)
+        hear(watchdog.MESSAGE.pack(trust.now() + 60, True), b"")
+        watchdog.main()
+        assert moved == [(0, 17)]
+
+    def test_child_that_leads_the_new_group_does_not_stay(self, killed, hear, moved, monkeypatch):
+        class Ended(BaseException):
+            pass
+
+        def end(status):
+            raise Ended
+
+        monkeypatch.setattr(os, "fork", lambda: 0)
+        monkeypatch.setattr(os, "_exit", end)
+        monkeypatch.setattr("time.sleep", moved.append)
+        hear(watchdog.MESSAGE.pack(trust.now() + 60, True))
+        with pytest.raises(Ended):
+            watchdog.main()
+        assert len(moved) == 1
+        assert killed == []
+
+    def test_watchdog_kills_without_joining_a_group(self, killed, hear, moved, monkeypatch):
         def refuse(*_):
             raise PermissionError
 
+        monkeypatch.setattr(os, "fork", refuse)
         monkeypatch.setattr(os, "setpgid", refuse)
         hear(watchdog.MESSAGE.pack(trust.now() + 60, True), b"")
         watchdog.main()
