@@ -57,6 +57,7 @@ class TestSemaphore:
             ("--semaphore", "render", "--permits", "0"),
             ("--semaphore", "", "--permits", "2"),
             ("--once-per", "day"),
+            ("--once-per", ""),
             ("--key", "a", "--lock", "a"),
             ("--once-per", "day", "--key", ""),
             ("--once-per", "fortnight", "--key", "a"),
