@@ -9,7 +9,9 @@ from io import StringIO
 
 import psycopg
 import pytest
+from django.core import checks
 from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 from django.db import connection, connections
 
 from django_dblock.cli import migrate
@@ -32,7 +34,7 @@ def migrating(monkeypatch):
     calls = []
 
     def replace(function=lambda: None):
-        def stand_in(name, *arguments, stdout):
+        def stand_in(name, *arguments, stdout, skip_checks):
             calls.append((name, *arguments))
             return function()
 
@@ -70,6 +72,15 @@ class TestMigrate:
 
     def test_djangos_migrate_finds_nothing_to_do(self):
         assert "No migrations to apply." in dblock("migrate")
+
+    def test_system_checks_run_as_in_djangos_migrate(self, monkeypatch):
+        found = [checks.Error("a model that can't work", id="tests.E001")]
+        monkeypatch.setattr("django.core.management.base.checks.run_checks", lambda **_: found)
+        with pytest.raises(SystemCheckError, match=r"tests\.E001"):
+            call_command("migrate", skip_checks=False)
+        with pytest.raises(SystemCheckError, match=r"tests\.E001"):
+            dblock("migrate")
+        assert "No migrations to apply." in dblock("migrate", "--", "--skip-checks")
 
     def test_exit_status_of_migrate_is_passed_on(self, migrating):
         def pending():
