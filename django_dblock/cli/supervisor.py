@@ -285,18 +285,19 @@ class Supervision:
             self._ask_to_end(signal.SIGTERM)
 
     def _pass_on(self, number: int | None) -> None:
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            self._job.signal_command(number)
+            return  # whether the command has stopped is looked at next
         if number == signal.SIGTSTP:
             self._job.signal(number)
             self._stop()
+        elif number in ENDING:
+            self._ask_to_end(number)
         elif self._job.stopped and self._terminal.is_given:
             self._stop()
         elif number == signal.SIGCONT:
             self._terminal.give(self._job.group)
             self._job.signal(number)
-        elif number in (signal.SIGUSR1, signal.SIGUSR2):
-            self._job.signal_command(number)
-        elif number is not None and number != signal.SIGCHLD:
-            self._ask_to_end(number)
         self._job.stopped = False
 
     def _ask_to_end(self, number: int) -> None:

@@ -26,6 +26,7 @@ from django_dblock.fencing import deadline as trust
 from django_dblock.fencing import heartbeat as beat
 from tests.app.models import Account
 from tests.fencing.commands import printed, python, refusal, run
+from tests.fencing.running import state
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -86,6 +87,36 @@ class TestStop:
         ours = os.getpgrp()
         assert [group == ours for group in at_a_terminal] == [False, True, False, True]
         assert at_a_terminal[0] == at_a_terminal[2]
+
+    @pytest.mark.parametrize(
+        ("name", "stops"), [("SIGTERM", 0), ("SIGUSR1", 1)], ids=["TERM", "USR1"]
+    )
+    def test_signal_that_comes_with_a_stop_is_passed_on(
+        self, name, stops, stopped, at_a_terminal, monkeypatch
+    ):
+        """Whoever pressed Ctrl-Z, another process asked us to end at the same time."""
+        jobs, sent = [], []
+        start, look, wait = Job.start, Job.look, inbox.Inbox.wait
+
+        def note(job, *arguments):
+            start(job, *arguments)
+            jobs.append(job)
+
+        def both(self, seconds):
+            if not sent:
+                observe.until(lambda: state(jobs[0]._command.pid) == "T", "it has stopped")
+                sent.append(os.kill(os.getpid(), getattr(signal, name)))
+                observe.until(lambda: self._queue.qsize() > 1, "both are known")
+                found = [wait(self, 0) for _ in range(self._queue.qsize())]
+                return next(number for number in found if number != signal.SIGCHLD)
+            return wait(self, seconds)
+
+        monkeypatch.setattr(Job, "start", note)
+        monkeypatch.setattr(Job, "look", lambda job: look(job) if sent else None)
+        monkeypatch.setattr(inbox.Inbox, "wait", both)
+        script = f"trap 'exit 42' {name[3:]}; kill -STOP $$; exit 7"
+        assert run(command=("sh", "-c", script)) == 42
+        assert stopped == [os.getpid()] * stops
 
 
 @pytest.fixture
