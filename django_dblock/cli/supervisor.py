@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Timer
@@ -186,7 +186,8 @@ class Terminal:
             # tcsetpgrp() from the background sends SIGTTOU, which would stop this process.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
             try:
-                os.tcsetpgrp(0, os.getpgrp())
+                with suppress(OSError):  # the terminal is gone
+                    os.tcsetpgrp(0, os.getpgrp())
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -1,5 +1,6 @@
 """``dblock run``, called in this process: what it does about signals, losses and the terminal."""
 
+import errno
 import os
 import runpy
 import select
@@ -133,6 +134,19 @@ def test_background_run_does_not_take_the_terminal(at_a_terminal, monkeypatch):
     monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda _: 1)
     assert run() == 0
     assert at_a_terminal == []
+
+
+def test_terminal_that_is_gone_does_not_change_the_status(at_a_terminal, monkeypatch):
+    """Its window was closed, and the command ignores SIGHUP."""
+
+    def give(_, group):
+        if at_a_terminal:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+        at_a_terminal.append(group)
+
+    monkeypatch.setattr(terminal.os, "tcsetpgrp", give)
+    assert run(command=("sh", "-c", "exit 7")) == 7
+    assert len(at_a_terminal) == 1
 
 
 def test_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch):
