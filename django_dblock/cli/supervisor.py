@@ -39,6 +39,7 @@ from django_dblock.cli.console import (
     NOT_FOUND,
     SIGNALLED,
     USAGE,
+    printable,
     reason,
 )
 from django_dblock.cli.supervised_process import Job
@@ -459,7 +460,7 @@ def _run(
     except LockTimeout as error:
         if options["quiet"]:
             return int(options["exit_code"])
-        raise CommandError(str(error), returncode=options["exit_code"]) from error
+        raise CommandError(printable(str(error)), returncode=options["exit_code"]) from error
     except LockLost as error:
         because = error.reason
     except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:
