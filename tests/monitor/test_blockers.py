@@ -256,6 +256,21 @@ class TestNamespaces:
         found = json.loads(listed("--json", "--kind", "idempotency", "--all-namespaces"))
         assert len(found["idempotency"]) == 2
 
+    def test_admin_search_finds_own_rows_behind_those_of_others(
+        self, person, observer, settings, monkeypatch
+    ):
+        from tests.idempotency.rows import abandoned
+
+        monkeypatch.setattr("django_dblock.admin.MOST_FOUND", 2)
+        settings.DBLOCK_NAMESPACE = "acme"
+        for tenant in ("acme", "a", "b", "c"):
+            scene.lease(observer, f"{tenant}::nightly")
+            abandoned(f"{tenant}-key", namespace=tenant)
+        ann = person("ann", "view_fencedlock", "view_idempotencykey")
+        for model, word in {"fencedlock": "nightly", "idempotencykey": "/pay/"}.items():
+            found = ann.get(f"/admin/django_dblock/{model}/", {"q": word}).context["cl"]
+            assert found.result_count == 1, model
+
     def test_other_namespaces_do_not_crowd_out_the_current_one(self, person, observer, settings):
         settings.DBLOCK_NAMESPACE = "acme"
         observer.execute(
