@@ -174,6 +174,19 @@ class TestEndingOutsiders:
         html(ann.post(self.TERMINATE, given), 403)
         assert row_lock["A"].execute("SELECT 1").fetchone()
 
+    def test_waiting_outsider_has_a_link_only_with_permission(self, person, row_lock, stage):
+        User.objects.create(username="y")
+        stage.session("other").execute(
+            "BEGIN; SELECT id FROM auth_user WHERE username = 'y' FOR UPDATE"
+        )
+        update = "UPDATE auth_user SET first_name = '1' WHERE username = 'y'"
+        send_and_see_it_wait(stage, row_lock["A"], update)
+        link = f"pid={pid_of(row_lock['A'])}&amp;"
+        assert link in shown(person("bob", "view", "terminate", "others"))
+        page = shown(person("ann", "view", "terminate"))
+        assert link not in page
+        assert f"pid={pid_of(row_lock['B'])}&amp;" in page
+
     def test_outsider_is_ended_with_permission(self, person, row_lock, observer):
         ann = person("ann", "view", "terminate", "others")
         given = self.given(row_lock, observer)
