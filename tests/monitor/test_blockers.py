@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from django_dblock import FencedLock, terminate_backend
+from django_dblock import FencedLock, fenced_lock, namespace, terminate_backend
 from django_dblock.inspect import lock_waits
 from tests.helpers import observe
 from tests.monitor import scene
@@ -307,6 +307,24 @@ class TestNamespaces:
         settings.DBLOCK_NAMESPACE = str  # a callable: the current namespace is the empty one
         found = json.loads(listed("--json", "--kind", "fenced", "--limit", "2"))
         assert [lease["name"] for lease in found["fenced"]] == ["ended"]
+
+    def test_empty_list_says_that_only_one_namespace_was_looked_at(self, two):
+        said = "Nothing is locked in the namespace 'none'. --all-namespaces shows all locks.\n"
+        assert listed("--namespace", "none") == said
+        assert "globex::nightly" in listed("--namespace", "none", "--all-namespaces")
+
+    def test_list_says_which_locks_have_no_known_namespace(self, two, settings):
+        settings.DBLOCK_LABELS = "off"
+        assert "Note: advisory locks without a label are not shown" in listed()
+        assert "Note" not in listed("--all-namespaces")
+        settings.DBLOCK_LABELS = "full"
+        with namespace("7"), fenced_lock("nightly", ttl=30):
+            said, keyed = listed(), listed("--namespace", "7", "--key", "nightly")
+        assert said.startswith("There is nothing to show.\n")
+        assert "nightly~" in keyed
+        assert "Note" not in keyed
+        assert "Note: fenced is not shown: no name shows the namespace '7'" in said
+        assert "Note: latches is not shown: no name shows the namespace '7'" in said
 
     def test_other_namespaces_leases_are_not_ended(self, person, two):
         ann = person("ann", "view", "release")
