@@ -295,6 +295,13 @@ class TestRunAdvisory:
         assert "about to expire" in str(caught.value)
         assert "exit status 143" in str(caught.value), "asked to end in time, not killed"
 
+    def test_answer_extends_the_trust(self, monkeypatch):
+        with AdvisoryHold(named(("report",)), using=None, timeout=0) as hold:
+            before = hold._confirmed_at
+            monkeypatch.setattr("django_dblock.cli.advisory_hold._LOOK_EVERY", 0.0)
+            observe.until(lambda: hold.remaining and hold._confirmed_at > before, "it is answered")
+            assert not hold.lost
+
     def test_answer_that_is_an_error_is_a_loss(self, monkeypatch):
         with AdvisoryHold(named(("report",)), using=None, timeout=0) as hold:
             with pytest.raises(psycopg.errors.DivisionByZero):
