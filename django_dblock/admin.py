@@ -138,9 +138,11 @@ class ReadOnlyAdmin(_ModelAdmin):
         words = search_term.split()
         if not words:
             return queryset, False
-        everything: QuerySet[Any] = self.model._default_manager.using(queryset.db)  # noqa: SLF001 - Django's documented API
+        table: QuerySet[Any] = self.model._default_manager.using(queryset.db)  # noqa: SLF001 - Django's documented API
+        # With the page's filters and namespace, or other rows would use up MOST_FOUND.
+        everything = queryset.order_by()
         found = self.indexed_matches(everything, words)
-        recent = everything.filter(pk__gt=newest(everything))
+        recent = everything.filter(pk__gt=newest(table))
         for word in words:
             recent = recent.filter(self.matches(word))
         found.append(recent.order_by("-pk"))

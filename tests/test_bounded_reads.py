@@ -107,6 +107,15 @@ class TestLeases:
         assert len(found["fenced"]) == 1_001
         assert "Leases that have ended: only 1,000 are shown." in found["notes"][0]
 
+    def test_list_notes_the_limit_also_of_a_pattern_with_a_set(self, idle):
+        """The statement reads leases in their order, and the set is compared afterwards."""
+        found = json.loads(listed("--json", "--name", "idle-[2]*", "--limit", "5"))
+        assert found["fenced"] == []
+        assert "Leases that have ended: only 5 are shown." in found["notes"][0]
+        found = json.loads(listed("--json", "--name", "idle-123[45]", "--limit", "500"))
+        assert [lease["name"] for lease in found["fenced"]] == ["idle-1234", "idle-1235"]
+        assert found["notes"] == []
+
     def test_ended_leases_are_read_in_order_of_an_index(self, idle, statements):
         """No sort of a million rows; the held ones have no index, and are one pass of the table."""
         with statements() as sent:

@@ -290,6 +290,11 @@ class TestKey:
             run("list", "--key", "decimal:NaN")
 
 
+def test_impossible_namespace_is_a_wrong_option():
+    with pytest.raises(CommandError, match="argument --namespace: A namespace has at most 100"):
+        run("list", "--namespace", "x" * 101)
+
+
 def test_missing_subcommand_is_an_error():
     with pytest.raises(CommandError, match="subcommand"):
         run()

@@ -11,6 +11,7 @@ from django.core.management.base import OutputWrapper
 from django.db import OperationalError, ProgrammingError
 
 from django_dblock.cli import console, key
+from tests.helpers.commands import Terminal
 
 
 def error(cause, text="no", kind=ProgrammingError):
@@ -64,6 +65,20 @@ class TestUnreadable:
         options = {"kind": "fenced", "notes": []}
         with pytest.raises(OperationalError), console.note_unreadable("fenced", options):
             raise OperationalError
+
+
+class TestConfirm:
+    def test_end_of_the_input_declines(self, monkeypatch):
+        """Ctrl-D."""
+        monkeypatch.setattr(sys, "stdin", Terminal(""))
+        with pytest.raises(CommandError, match="Not done"):
+            console.confirm("End it?")
+
+    def test_closed_input_is_no_terminal(self, monkeypatch):
+        """Python found its descriptor closed, as after ``<&-``."""
+        monkeypatch.setattr(sys, "stdin", None)
+        with pytest.raises(CommandError, match="Pass --yes"):
+            console.confirm("End it?")
 
 
 class TestOutput:

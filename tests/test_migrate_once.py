@@ -1,6 +1,7 @@
 """``dblock migrate`` and ``dblock run --advisory``: a command under an advisory lock."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -8,7 +9,9 @@ from io import StringIO
 
 import psycopg
 import pytest
+from django.core import checks
 from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 from django.db import connection, connections
 
 from django_dblock.cli import migrate
@@ -31,7 +34,7 @@ def migrating(monkeypatch):
     calls = []
 
     def replace(function=lambda: None):
-        def stand_in(name, *arguments, stdout):
+        def stand_in(name, *arguments, stdout, skip_checks):
             calls.append((name, *arguments))
             return function()
 
@@ -69,6 +72,15 @@ class TestMigrate:
 
     def test_djangos_migrate_finds_nothing_to_do(self):
         assert "No migrations to apply." in dblock("migrate")
+
+    def test_system_checks_run_as_in_djangos_migrate(self, monkeypatch):
+        found = [checks.Error("a model that can't work", id="tests.E001")]
+        monkeypatch.setattr("django.core.management.base.checks.run_checks", lambda **_: found)
+        with pytest.raises(SystemCheckError, match=r"tests\.E001"):
+            call_command("migrate", skip_checks=False)
+        with pytest.raises(SystemCheckError, match=r"tests\.E001"):
+            dblock("migrate")
+        assert "No migrations to apply." in dblock("migrate", "--", "--skip-checks")
 
     def test_exit_status_of_migrate_is_passed_on(self, migrating):
         def pending():
@@ -252,6 +264,51 @@ class TestRunAdvisory:
         thread.join()
         assert caught.value.returncode == 79
         assert "its connection was lost" in str(caught.value)
+
+    def test_silent_server_ends_the_command_with_status_79(self, observer, monkeypatch):
+        """As behind a network that is cut: nobody waits for an answer that does not come."""
+        from django_dblock.cli import advisory_hold, supervisor
+
+        for module in (advisory_hold, supervisor):
+            monkeypatch.setattr(module, "TTL", 4.0)
+        monkeypatch.setattr(advisory_hold, "_LOOK_EVERY", 0.1)
+        frozen, told = [], threading.Event()
+
+        def freeze():
+            observe.until(
+                lambda: (holder(observer) or "..")[1] == "idle in transaction", "it is held"
+            )
+            frozen.append(holder(observer)[0])
+            os.kill(frozen[0], signal.SIGSTOP)
+            told.wait(20)
+            os.kill(frozen[0], signal.SIGCONT)
+
+        thread = threading.Thread(target=freeze)
+        thread.start()
+        try:
+            with pytest.raises(CommandError) as caught:
+                self.run(command=("sleep", "60"))
+        finally:
+            told.set()
+            thread.join()
+        assert caught.value.returncode == 79
+        assert "about to expire" in str(caught.value)
+        assert "exit status 143" in str(caught.value), "asked to end in time, not killed"
+
+    def test_answer_extends_the_trust(self, monkeypatch):
+        with AdvisoryHold(named(("report",)), using=None, timeout=0) as hold:
+            before = hold._confirmed_at
+            monkeypatch.setattr("django_dblock.cli.advisory_hold._LOOK_EVERY", 0.0)
+            observe.until(lambda: hold.remaining and hold._confirmed_at > before, "it is answered")
+            assert not hold.lost
+
+    def test_answer_that_is_an_error_is_a_loss(self, monkeypatch):
+        with AdvisoryHold(named(("report",)), using=None, timeout=0) as hold:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                hold._connection.connection.execute("SELECT 1/0")
+            monkeypatch.setattr("django_dblock.cli.advisory_hold._LOOK_EVERY", 0.0)
+            observe.until(lambda: not hold.remaining, "it is lost")
+            assert "current transaction is aborted" in hold.loss().reason
 
     def test_options_of_leases_are_refused(self):
         with pytest.raises(CommandError) as caught:

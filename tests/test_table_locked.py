@@ -81,10 +81,11 @@ def test_session_that_waits_to_lock_the_table_is_named(connect):
     assert f"backend {pid} (migrate) has locked the table for itself, or waits to" in shown
 
 
-def test_watch_shows_the_reason(lock):
+@pytest.mark.parametrize("kind", [None, "fenced"])
+def test_watch_shows_the_reason(lock, kind):
     session = lock(LEASES)
     options = {
-        "using": None, "kind": None, "key": None, "name": None, "blocked": False, "held": False,
+        "using": None, "kind": kind, "key": None, "name": None, "blocked": False, "held": False,
         "all_namespaces": False, "limit": 10, "interval": 2,
     }  # fmt: skip
     assert session in watch.take(options).remark

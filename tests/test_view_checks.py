@@ -4,7 +4,7 @@ import types
 
 import pytest
 from django.core import checks
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import clear_url_caches, include, path
 from django.utils.decorators import method_decorator
@@ -120,6 +120,18 @@ def test_w031_finds_views_inside_a_transaction(view, name, found):
 
 def test_w031_spares_allowed_and_exempt_views(found):
     assert found(leased, atomic, elsewhere, plain, atomic_requests=True) == []
+
+
+class Elsewhere:
+    def db_for_write(self, model, **hints):
+        return "other"
+
+
+def test_w031_looks_at_the_alias_of_the_routers(found, settings, monkeypatch):
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    assert found(fenced, Pay.as_view(), atomic_requests=True) == []
+    monkeypatch.setitem(connections["other"].settings_dict, "ATOMIC_REQUESTS", True)
+    assert found(fenced, Pay.as_view()) == [("dblock.W031", "fenced"), ("dblock.W031", "post")]
 
 
 def test_w032_finds_streams_sent_after_the_lock(found):

@@ -13,16 +13,17 @@ from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 from django.urls import get_resolver
 from django.utils.module_loading import import_string
 from django.views import View
 
 from django_dblock.checks.decorator_chain import Layer, chains, free, home, name_of, names_in
-from django_dblock.conf import conf
+from django_dblock.core.connection import alias_of
 from django_dblock.core.decorators import Guard, guards_of
 from django_dblock.idempotency.decorator import MARK, decorated, idempotent
 from django_dblock.idempotency.request import ViewConfig
+from django_dblock.models import FencedLock, IdempotencyKey
 
 _STREAMS = frozenset({"StreamingHttpResponse", "FileResponse"})
 _USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
@@ -76,10 +77,12 @@ def check_order(**_: Any) -> list[checks.CheckMessage]:
 
 
 def _in_transaction(view: Any, function: Any, guard: Guard) -> Iterator[checks.CheckMessage]:
-    alias = guard.using or conf.database or DEFAULT_DB_ALIAS
+    if not guard.outside:
+        return
+    alias = alias_of(guard.using, IdempotencyKey if guard.name == "idempotent" else FencedLock)
     if alias not in connections or not connections[alias].settings_dict["ATOMIC_REQUESTS"]:
         return
-    if not guard.outside or alias in getattr(view, "_non_atomic_requests", ()):
+    if alias in getattr(view, "_non_atomic_requests", ()):
         return
     kind = "Async, it" if iscoroutinefunction(view) else "It"
     yield checks.Warning(

@@ -17,8 +17,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
 from django.db import Error
 from psycopg import IsolationLevel
+from psycopg.pq import ExecStatus
 
 from django_dblock.advisory.acquire import Request, try_lock
 from django_dblock.core.application_name import NamedKey, name, without_labels
@@ -41,7 +43,7 @@ class AdvisoryHold:
     Guaranteed: one holder at a time; the server frees the lock when the connection ends.
 
     Not guaranteed: that the holder notices at once when the connection is lost (a restarted server
-    frees the lock). :attr:`remaining` checks the connection every five seconds.
+    frees the lock). :attr:`remaining` asks the server every five seconds.
 
     Args:
         key: the key.
@@ -72,6 +74,7 @@ class AdvisoryHold:
         self._connection = dedicated(self.using)
         self._request = Request.of((key,), shared=False, connection=self._connection)
         self._confirmed_at = 0.0
+        self._asked_at: float | None = None
         self._lost: str | None = None
 
     def __enter__(self) -> Self:
@@ -147,17 +150,34 @@ class AdvisoryHold:
     def remaining(self) -> float:
         """Seconds for which the lock can be trusted; 0 if the lock was lost.
 
-        Checks the connection if the last check is more than five seconds old.
+        Asks the server every five seconds, and does not wait for the answer: a silent server must
+        not keep the caller from ending the command in time.
         """
-        if self._lost is None and monotonic() - self._confirmed_at >= _LOOK_EVERY:
-            asked_at = monotonic()
+        if self._lost is None:
             try:
-                fetch(self._connection, "SELECT 1", {})
-            except Error as error:
-                self._lost = f"its connection was lost: {' '.join(str(error).split())}"
-            else:
-                self._confirmed_at = asked_at
+                self._look()
+            except psycopg.Error as error:
+                self._lose(error)
         return 0.0 if self._lost else self._confirmed_at + TTL - monotonic()
+
+    def _look(self) -> None:
+        driver = self._connection.connection.pgconn  # psycopg's own execute() waits for the server
+        if self._asked_at is None:
+            if monotonic() - self._confirmed_at < _LOOK_EVERY:
+                return
+            self._asked_at = monotonic()
+            driver.send_query(b"SELECT 1")
+        driver.consume_input()
+        while not driver.is_busy():
+            result = driver.get_result()
+            if result is None:  # the end of the results
+                self._confirmed_at, self._asked_at = self._asked_at, None
+                return
+            if result.status != ExecStatus.TUPLES_OK:
+                raise psycopg.OperationalError(driver.error_message.decode(errors="replace"))
+
+    def _lose(self, error: Exception) -> None:
+        self._lost = f"its connection was lost: {' '.join(str(error).split())}"
 
     @property
     def lost(self) -> bool:
@@ -170,9 +190,12 @@ class AdvisoryHold:
         return LockLost(**facts, token=0, reason=self._lost or "")
 
     def look_now(self) -> bool:
-        """Check the connection now; return whether the lock is still held."""
-        self._confirmed_at = float("-inf")
-        return self.remaining > 0
+        """Ask the server now, and wait for its answer; return whether the lock is still held."""
+        try:
+            fetch(self._connection, "SELECT 1", {})
+        except Error as error:
+            self._lose(error)
+        return not self.lost
 
     def release(self) -> None:
         """Free the lock, and close the connection."""

@@ -146,9 +146,12 @@ def confirm(question: str) -> None:
     Raises:
         CommandError: the operator did not answer yes, or standard input is not a terminal.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # None: its descriptor is closed
         raise CommandError("There is no terminal to ask for confirmation. Pass --yes to confirm.")
-    answer = input(f"{question} [y/N] ")
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise CommandError("Not done.")
 

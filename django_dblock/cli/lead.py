@@ -84,8 +84,8 @@ def _term(stdout: OutputWrapper, key: Any, options: dict[str, Any]) -> int | Non
         stdout.flush()
         with Inbox() as inbox:
             inbox.collect()
-            number = inbox.wait(_BREAK if unreachable else 0)
-        return None if number is None else SIGNALLED + number
+            inbox.wait(_BREAK if unreachable else 0)  # another signal than these ends only the wait
+        return None if inbox.asked_to_end is None else SIGNALLED + inbox.asked_to_end
 
 
 def _block(key: Any, options: dict[str, Any], inbox: "Inbox") -> "fenced_lock":

@@ -17,7 +17,7 @@ from django_dblock.cli.key import KEY_SYNTAX, parse_key
 from django_dblock.conf import conf
 from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.core.application_name import named, without_labels
-from django_dblock.fencing.lease_name import lease_name, meaning_of, names_of
+from django_dblock.fencing.lease_name import lease_name, meaning_of, names_of, shows_namespace
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
 from django_dblock.inspect import (
@@ -52,6 +52,11 @@ def find_advisory_locks(options: dict[str, Any]) -> Found:
         options["notes"].append(
             "this server is a standby: the advisory locks of the primary are not shown, and leases "
             "and requests may be outdated. Pass --using with the alias of the primary."
+        )
+    if _only_own(options) and conf.labels == "off":
+        options["notes"].append(
+            "advisory locks without a label are not shown: DBLOCK_LABELS is off, so nobody can "
+            "tell their namespace. --all-namespaces shows all."
         )
     locks = waits.locks
     if options["key"]:
@@ -161,18 +166,28 @@ def find_leases(options: dict[str, Any]) -> Found:
     if options["key"]:
         key, _ = parse_key(options["key"], options["using"])
         names = names_of(lease_name(named(key), conf.namespace))
+    else:
+        _note_namespace("fenced", options)
+    # The statement knows no sets: what it reads for "a*", and so its limit, is noted for "a[0-9]".
+    pattern, opened, _ = (options["name"] or "").partition("[")
     leases: list[FencedLease] = []
     with note_unreadable("fenced", options), short_wait(leases_alias(options["using"])):
         leases = fenced_leases(
             options["using"],
             name=names,
             expired=not options["held"],
-            pattern=options["name"],
+            pattern=f"{pattern}*" if opened else options["name"],
             limit=_limit(options),
-            own_namespace=not options["all_namespaces"],
+            own_namespace=not options["all_namespaces"] and names is None,
         )
     ended = sum(lease.state == "expired" for lease in leases)
-    _note_limit(options, ended, "Leases that have ended")
+    _note_limit(options, ended, "Leases that have ended", "--name, --held or --limit")
+    if opened:
+        leases = [
+            lease
+            for lease in leases
+            if _matches(lease.name, options) or _matches(lease.key, options)
+        ]
     if options["blocked"]:
         wanted = {lease.name for lease in leases if lease.waiting}
         leases = [lease for lease in leases if lease.name in wanted]
@@ -210,13 +225,15 @@ def find_latches(options: dict[str, Any]) -> Found:
     if options["key"]:
         key, _ = parse_key(options["key"], options["using"])
         name = lease_name(named(key), conf.namespace)
+    else:
+        _note_namespace("latches", options)
     latches: list[AwaitedLatch] = []
     with note_unreadable("latches", options), short_wait(latches_alias(options["using"])):
         latches = awaited_latches(
             options["using"],
             name=name,
             pattern=options["name"],
-            own_namespace=not options["all_namespaces"],
+            own_namespace=not options["all_namespaces"] and name is None,
         )
     return {"latches": latches}
 
@@ -252,10 +269,10 @@ def find_requests(options: dict[str, Any]) -> Found:
     with note_unreadable("idempotency", options), short_wait(requests_alias(options["using"])):
         requests = unfinished_requests(options["using"], limit=_limit(options))
     states = Counter(request.state for request in requests)
-    if conf.has_namespaces and not options["all_namespaces"]:
+    if _only_own(options):
         namespace = conf.namespace
         requests = [request for request in requests if request.namespace == namespace]
-    _note_limit(options, max(states.values(), default=0), "Requests in one state")
+    _note_limit(options, max(states.values(), default=0), "Requests in one state", "--limit")
     if options["held"]:
         requests = [request for request in requests if request.state == "leased"]
     return {"idempotency": [request for request in requests if _matches(request.name, options)]}
@@ -389,7 +406,25 @@ def nothing(options: dict[str, Any], notes: list[str]) -> str:
         return "There is nothing to show."
     if any(options[name] for name in ("kind", "key", "name", "blocked", "held")):
         return "Nothing matches."
+    if _only_own(options):
+        return (
+            f"Nothing is locked in the namespace {conf.namespace!r}. --all-namespaces shows all "
+            f"locks."
+        )
     return "Nothing is locked."
+
+
+def _only_own(options: dict[str, Any]) -> bool:
+    """Return whether only the locks of the current namespace are shown."""
+    return conf.has_namespaces and not options["all_namespaces"]
+
+
+def _note_namespace(kind: str, options: dict[str, Any]) -> None:
+    if _only_own(options) and not shows_namespace(conf.namespace):
+        options["notes"].append(
+            f"{kind} is not shown: no name shows the namespace {conf.namespace!r}, as it reads as "
+            f"a number, or has ':' or '~'. --all-namespaces shows all."
+        )
 
 
 def _matches(name: str | None, options: dict[str, Any]) -> bool:
@@ -400,12 +435,12 @@ def _limit(options: dict[str, Any]) -> int | None:
     return None if options["limit"] < 1 else options["limit"]
 
 
-def _note_limit(options: dict[str, Any], count: int, what: str) -> None:
+def _note_limit(options: dict[str, Any], count: int, what: str, others: str) -> None:
     limit = _limit(options)
     if limit is not None and count >= limit:
         options["notes"].append(
-            f"{what}: only {limit:,} are shown. --name, --held or --limit shows others; 'dblock "
-            f"purge' removes what is no longer needed."
+            f"{what}: only {limit:,} are shown. {others} shows others; 'dblock purge' removes what "
+            f"is no longer needed."
         )
 
 

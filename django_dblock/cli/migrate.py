@@ -53,7 +53,10 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
     hold = AdvisoryHold(named(KEY), using=using, timeout=timeout, on_wait=announce)
     try:
         with hold:
-            call_command("migrate", f"--database={using}", *arguments, stdout=stdout)
+            call_command(
+                "migrate", f"--database={using}", *arguments, stdout=stdout,
+                skip_checks="--skip-checks" in arguments,
+            )  # fmt: skip
             if not hold.look_now():
                 raise CommandError(
                     f"The lock was lost while 'migrate' ran ({hold.loss().reason}): another "

@@ -1,7 +1,7 @@
 """``dblock purge``: remove the rows of leases that are long idle, and of expired requests."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -109,7 +109,10 @@ def _jobs(options: dict[str, Any]) -> dict[str, _Job]:
 def _done(stdout: OutputWrapper, job: _Job, options: dict[str, Any]) -> dict[str, int]:
     found, removed = job.count(), 0
     if not options["dry_run"]:
-        removed = sum(progress_bar(stdout, job.what, job.batches(), found))
+        batches: Iterable[int] = job.batches()
+        if not options["json"]:
+            batches = progress_bar(stdout, job.what, batches, found)
+        removed = sum(batches)
     if not options["json"]:
         if options["dry_run"]:
             stdout.write(f"{found} {job.what} would be removed.")

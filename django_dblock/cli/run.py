@@ -102,6 +102,8 @@ def run(stdout: OutputWrapper, options: dict[str, Any]) -> None:
 
 
 def _refuse_combinations(options: dict[str, Any]) -> None:
+    if options["once_per"] == "":
+        raise CommandError("--once-per is empty: an unset variable?", returncode=USAGE)
     for option, needs in (("semaphore", "permits"), ("once_per", "key")):
         if bool(options[option]) != bool(options[needs]):
             dashed = option.replace("_", "-")

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Timer
@@ -39,6 +39,7 @@ from django_dblock.cli.console import (
     NOT_FOUND,
     SIGNALLED,
     USAGE,
+    printable,
     reason,
 )
 from django_dblock.cli.supervised_process import Job
@@ -186,7 +187,8 @@ class Terminal:
             # tcsetpgrp() from the background sends SIGTTOU, which would stop this process.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
             try:
-                os.tcsetpgrp(0, os.getpgrp())
+                with suppress(OSError):  # the terminal is gone
+                    os.tcsetpgrp(0, os.getpgrp())
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -285,18 +287,19 @@ class Supervision:
             self._ask_to_end(signal.SIGTERM)
 
     def _pass_on(self, number: int | None) -> None:
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            self._job.signal_command(number)
+            return  # whether the command has stopped is looked at next
         if number == signal.SIGTSTP:
             self._job.signal(number)
             self._stop()
+        elif number in ENDING:
+            self._ask_to_end(number)
         elif self._job.stopped and self._terminal.is_given:
             self._stop()
         elif number == signal.SIGCONT:
             self._terminal.give(self._job.group)
             self._job.signal(number)
-        elif number in (signal.SIGUSR1, signal.SIGUSR2):
-            self._job.signal_command(number)
-        elif number is not None and number != signal.SIGCHLD:
-            self._ask_to_end(number)
         self._job.stopped = False
 
     def _ask_to_end(self, number: int) -> None:
@@ -457,7 +460,7 @@ def _run(
     except LockTimeout as error:
         if options["quiet"]:
             return int(options["exit_code"])
-        raise CommandError(str(error), returncode=options["exit_code"]) from error
+        raise CommandError(printable(str(error)), returncode=options["exit_code"]) from error
     except LockLost as error:
         because = error.reason
     except (DblockError, Error, ImproperlyConfigured, ConnectionDoesNotExist) as error:

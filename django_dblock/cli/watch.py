@@ -19,6 +19,7 @@ from django_dblock.cli import console
 from django_dblock.cli import list as list_command
 from django_dblock.cli.console import Row, fitted, printable
 from django_dblock.core.clock import monotonic
+from django_dblock.inspect import TableIsLocked
 
 # Wait for the next refresh, or for a signal.
 
@@ -103,7 +104,8 @@ def take(options: dict[str, Any]) -> Picture:
     """Read what is locked, one statement for each kind, and leave no transaction open.
 
     Raises:
-        CommandError: the kind that was asked for has no table there; or the key can't be read.
+        CommandError: the kind that was asked for has no table there, or its table may not be read;
+            or the key can't be read.
     """
     title = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}, every {options['interval']:g} s"
     try:
@@ -113,6 +115,10 @@ def take(options: dict[str, Any]) -> Picture:
         _hang_up()
         said = " ".join(str(error).split())
         return Picture(title, (), printable(f"The database can't be queried, trying again: {said}"))
+    except CommandError as error:  # of the kind that was given by --kind
+        if not isinstance(error.__cause__, TableIsLocked):
+            raise
+        return Picture(title, (), str(error))
     tables = tuple(
         (columns, tuple(rows))
         for columns, rows in (list_command.as_table(kind, found[kind]) for kind in found)

@@ -5,8 +5,9 @@ sent has passed. The watchdog also kills the group if ``dblock run`` was killed:
 ends. Else ``dblock run`` ends the watchdog.
 
 The watchdog is the first member of the group, so the command is a member from its first
-instruction. When the watchdog reads that the command runs, the watchdog leaves the group. While the
-watchdog lives, no other process gets the group's number.
+instruction. When the watchdog reads that the command runs, the watchdog leaves the group, for a new
+group where no signal to the group of ``dblock run`` reaches it. While the watchdog lives, no other
+process gets the number of the command's group.
 
 The file runs with the standard library alone: ``python -I -S watchdog.py GROUP``, where GROUP is
 the process group of ``dblock run``. Standard input has messages in C's form: a time (seconds of
@@ -27,6 +28,8 @@ _IGNORED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIG
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _LOOK = 1.0
 """Seconds between two looks at the clock: a wait does not count time while the machine sleeps."""
+_LONGEST_START = 60.0
+"""Seconds after which the child ends if the watchdog was killed."""
 
 
 def main() -> None:
@@ -49,9 +52,26 @@ def watch(group: int) -> None:
             if not messages:
                 return
             until, runs = MESSAGE.unpack(messages[-MESSAGE.size :])
-            if runs:
-                with contextlib.suppress(PermissionError):  # dblock run has just died
-                    os.setpgid(0, group)
+            if runs and os.getpgrp() == os.getpid():
+                leave_for_new_group(group)
+
+
+def leave_for_new_group(other: int) -> None:
+    """Join a new process group; if no process can be started, the other group."""
+    # The watchdog's own number is that of the command's group, so a child has to lead the new one.
+    child: int | None = None
+    with contextlib.suppress(OSError):
+        child = os.fork()
+    if child == 0:
+        time.sleep(_LONGEST_START)  # the watchdog ends it as soon as it has joined
+        os._exit(0)
+    if child is not None:
+        os.setpgid(child, child)
+    with contextlib.suppress(PermissionError):  # dblock run has just died
+        os.setpgid(0, child or other)
+    if child is not None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 
 from django_dblock.coordination.latch import alias_for as latches_alias
 from django_dblock.core.connection import connection_for
+from django_dblock.core.namespace import namespace
+from django_dblock.exceptions import UnsupportedDatabase
 from django_dblock.fencing.lease_name import ROLES
 from django_dblock.fencing.store import alias_for as leases_alias
 from django_dblock.idempotency.store import alias_for as requests_alias
@@ -36,9 +38,10 @@ class StateCollector(Collector):
     its own that waits a second at most for a locked table, on connections of the scrape's thread,
     at the alias where the routers keep the table.
 
-    Guarantees: if a database does not respond, the role has no right to a table, or a session has
-    locked a table for itself, the scrape lacks only the gauges that can't be read. The error is
-    logged to ``django_dblock.prometheus``. A scrape asks a database that does not respond once.
+    Guarantees: if a database does not respond or is of another engine, the role has no right to a
+    table, or a session has locked a table for itself, the scrape lacks only the gauges that can't
+    be read. The error is logged to ``django_dblock.prometheus``. A scrape asks a database that does
+    not respond once.
 
     Args:
         using: the database alias, as in :func:`django_dblock.inspect.advisory_locks`.
@@ -57,13 +60,17 @@ class StateCollector(Collector):
         silent = set()
         try:
             for gauge in _GAUGES:
-                alias = gauge.where(self._using)
+                try:
+                    alias = gauge.where(self._using)
+                except UnsupportedDatabase as error:
+                    _log(error.using, error)
+                    continue
                 if alias in silent:
                     continue
                 if connections[alias].connection is None:
                     ours.append(connections[alias])
                 try:
-                    with short_wait(alias):
+                    with namespace(""), short_wait(alias):  # counts need no tenant
                         family = gauge.measured(self._using, alias)
                 except Error as error:
                     _log(alias, error)

@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from django_dblock.conf import conf
-from django_dblock.core.connection import caused_by, fetch
+from django_dblock.core.connection import caused_by, dedicated, fetch
 from django_dblock.sql import doctor as sql
 
 
@@ -255,7 +255,8 @@ def is_shared(connection: BaseDatabaseWrapper) -> bool | None:
     """
     if connection.in_atomic_block:
         return None
-    parameters = {**connection.get_connection_params(), "connect_timeout": _PATIENCE}
+    own = dedicated(connection.alias).get_connection_params()  # only what libpq knows
+    parameters = {**own, "connect_timeout": _PATIENCE}
     ours, theirs = set(), set()
     try:
         with psycopg.connect(**parameters, autocommit=True) as other:

@@ -91,6 +91,11 @@ class Meaning(NamedTuple):
     role: Role
 
 
+def shows_namespace(namespace: str) -> bool:
+    """Return whether the names of the namespace's leases begin with the namespace."""
+    return not namespace or _plain(namespace) is not None
+
+
 def meaning_of(name: str, slot: int) -> Meaning:
     """Return what the name and slot of a lease mean."""
     key, marked, kind = name.rpartition("~")

@@ -239,6 +239,11 @@ class TestState:
         assert value("dblock_leases", "held", ("kind", "leader")) == 0
         assert value("dblock_unfinished_requests", "leased") == 1
 
+    def test_scrape_needs_no_tenant(self, state, settings):
+        """A project may refuse to lock outside a tenant; nobody locks here."""
+        settings.DBLOCK_NAMESPACE = lambda: 1 / 0
+        assert "dblock_advisory_locks" in {name for name, *_ in scraped(state)}
+
     def test_gauges_show_zero(self, state):
         found = scraped(state)
         assert set(found.values()) == {0.0}
@@ -288,6 +293,12 @@ class TestState:
         assert names == {"dblock_advisory_locks", "dblock_unfinished_requests"}
         assert len(caplog.records) == 1, "it is tried once, as a connection may take long to fail"
 
+    def test_scrape_lacks_only_the_gauges_of_another_engine(self, state, settings, caplog):
+        settings.DATABASE_ROUTERS = [AllButRequestsElsewhere("sqlite")]
+        names = {name for name, *_ in scraped(state)}
+        assert names == {"dblock_advisory_locks", "dblock_unfinished_requests"}
+        assert ["needs PostgreSQL" in each.getMessage() for each in caplog.records] == [True] * 2
+
     def test_thread_of_a_scrape_keeps_no_connection(self, state):
         left = []
 
@@ -325,8 +336,11 @@ class TestState:
 
 
 class AllButRequestsElsewhere:
+    def __init__(self, alias="other"):
+        self._alias = alias
+
     def db_for_write(self, model, **hints):
-        return None if model is IdempotencyKey else "other"
+        return None if model is IdempotencyKey else self._alias
 
 
 class LeasesElsewhere:

@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
 from django_dblock import FencedLock, fenced_semaphore, leader, leadership, missed, once_per
+from django_dblock.cli.supervisor import Inbox
 from django_dblock.fencing import store
 from tests.coordination.rows import held
 from tests.fencing.running import dblock, running
@@ -56,6 +57,7 @@ class TestSemaphore:
             ("--semaphore", "render", "--permits", "0"),
             ("--semaphore", "", "--permits", "2"),
             ("--once-per", "day"),
+            ("--once-per", ""),
             ("--key", "a", "--lock", "a"),
             ("--once-per", "day", "--key", ""),
             ("--once-per", "fortnight", "--key", "a"),
@@ -207,6 +209,25 @@ class TestLead:
         monkeypatch.setattr("django_dblock.cli.lead._BREAK", 0.01)
         assert call("lead", "scheduler") == 0
         assert "Campaigning again." in capsys.readouterr().out
+
+    def test_other_signals_do_not_end_the_wait_for_the_database(self, monkeypatch):
+        """As process 1 of a container it gets SIGCHLD for every orphan that ends."""
+        original, errors = store.acquire, [OperationalError("gone")]
+        wait, sent = Inbox.wait, []
+
+        def acquire(*arguments):
+            if errors:
+                raise errors.pop()
+            return original(*arguments)
+
+        def wait_for_another(inbox, seconds):
+            if not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGCHLD))
+            return wait(inbox, seconds)
+
+        monkeypatch.setattr(store, "acquire", acquire)
+        monkeypatch.setattr(Inbox, "wait", wait_for_another)
+        assert call("lead", "scheduler", command=("sh", "-c", "exit 7")) == 7
 
     def test_signal_ends_the_wait_for_the_database(self, monkeypatch):
         def acquire(*_):

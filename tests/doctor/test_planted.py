@@ -9,11 +9,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.db import InternalError, ProgrammingError, connection, connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg import IsolationLevel
 
 from django_dblock import LockTimeout, advisory_lock, fenced_lock
 from django_dblock.doctor import tables as bloat
-from django_dblock.doctor.facts import Pin
+from django_dblock.doctor.facts import Pin, is_shared
 from tests.conftest import conninfo
 from tests.doctor.helpers import HEALTHY, found, leading, with_options
 from tests.fencing.running import dblock, environment
@@ -88,6 +89,15 @@ class TestPooler:
 
         with self.through("transaction"), transaction.atomic():
             assert "could not see whether" in found()["pooler-mode"].found
+
+    def test_options_that_libpq_does_not_know_are_left_out(self, monkeypatch):
+        """A backend with a pool of its own adds some."""
+        plain = DatabaseWrapper.get_connection_params
+        connection.ensure_connection()
+        monkeypatch.setattr(
+            DatabaseWrapper, "get_connection_params", lambda self: {**plain(self), "MAX_CONNS": 4}
+        )
+        assert is_shared(connection) is False
 
     def test_no_pooler_is_ok(self):
         assert found()["pooler-mode"].found == "No pooler in front of the server."

@@ -73,6 +73,21 @@ def stats():
             yield int(path.parent.name), fields
 
 
+def watchdog_of(process, *group):
+    """Wait until the watchdog has left the command's process group; return the watchdog's pid."""
+    found = {}
+
+    def has_left():
+        ours = {pid: int(fields[2]) for pid, fields in stats() if int(fields[3]) == process.pid}
+        found.clear()
+        found.update({pid: ours[pid] for pid in set(ours) - {process.pid, *group}})
+        return len(found) == 1 and ours[group[0]] not in found.values()
+
+    observe.until(has_left, "the watchdog leaves the group")
+    [pid] = found
+    return pid
+
+
 def is_alive(pid):
     return any(each == pid for each, _ in stats())
 

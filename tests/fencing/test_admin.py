@@ -54,6 +54,14 @@ def test_search_finds_part_of_a_name_or_owner(text, found, root, rows):
     assert listed(root, q=text) == found
 
 
+def test_search_with_a_filter_finds_a_row_behind_many_others(root, observer, monkeypatch):
+    monkeypatch.setattr(leases, "MOST_FOUND", 2)
+    scene.lease(observer, "sync:9")
+    for number in range(4):
+        scene.lease(observer, f"sync:{number}", left=-5)
+    assert listed(root, q="sync", state="held") == {"sync:9"}
+
+
 def test_admin_is_read_only(root, rows):
     row = FencedLock.objects.get(name="held")
     assert root.get(f"{LIST}{row.pk}/change/").status_code == 200

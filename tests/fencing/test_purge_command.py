@@ -110,3 +110,13 @@ def test_terminal_with_rich_shows_a_bar(idle, capsys, monkeypatch):
     call_command("dblock", "purge", "--kind", "fenced", "--batch", "2", stdout=out, no_color=True)
     assert out.getvalue() == "3 of 3 rows of fenced locks removed.\n"
     assert "fenced locks" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("rendering")
+def test_json_at_a_terminal_is_json_alone(idle, capsys, monkeypatch):
+    """As in ``docker exec -t … | jq``, where both outputs are one terminal."""
+    monkeypatch.setitem(sys.modules, "rich.progress", sys.modules.get("rich.console"))
+    out = Terminal()
+    call_command("dblock", "purge", "--kind", "fenced", "--json", stdout=out)
+    assert json.loads(out.getvalue()) == {"fenced": {"idle": 3, "removed": 3}}
+    assert capsys.readouterr().err == ""

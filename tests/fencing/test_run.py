@@ -16,6 +16,7 @@ from django_dblock.fencing.deadline import now
 from tests.fencing.commands import printed, python, refusal, run
 from tests.fencing.helpers import NAME, is_expired, row
 from tests.helpers import observe
+from tests.monitor import scene
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -36,6 +37,12 @@ class TestExitStatus:
             error = refusal(command=("false",))
             assert error.returncode == 75
             assert f"token {lock.token}" in str(error)
+
+    def test_control_characters_of_the_holder_are_escaped(self, observer):
+        """Whoever writes the table must not write to the terminal of the person on call."""
+        scene.lease(observer, NAME, owner="\x1b]0;pwned\x07")
+        assert "]0;pwned" in str(error := refusal())
+        assert str(error).isprintable()
 
     def test_conflict_exit_code_can_be_chosen(self):
         with fenced_lock(NAME, ttl=30):

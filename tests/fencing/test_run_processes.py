@@ -21,10 +21,10 @@ from tests.fencing.running import (
     line,
     outcome,
     running,
-    session,
     state,
     until_ended,
     until_stopped,
+    watchdog_of,
     with_no_error,
 )
 from tests.helpers import observe
@@ -264,15 +264,20 @@ def migrated(primary):
 
 
 class TestFreeze:
-    def test_command_ends_while_dblock_run_alone_is_frozen(self):
-        """Its watchdog ends the command before anybody else is granted the lock."""
+    @pytest.mark.parametrize("send", [os.kill, os.killpg])
+    def test_command_ends_while_dblock_run_is_frozen(self, send):
+        """Its watchdog ends the command before anybody else is granted the lock.
+
+        A signal to the group is what a shell's ``kill -STOP %1`` sends.
+        """
         with running("--ttl", "6", command=waits(1)) as process:
             pids = [int(line(process)) for _ in range(2)]
-            process.send_signal(signal.SIGSTOP)
+            watchdog_of(process, *pids)
+            send(process.pid, signal.SIGSTOP)
             until_stopped(process.pid)
             with fenced_lock(NAME, ttl=60, timeout=60):
                 assert not any(map(is_alive, pids))
-                process.send_signal(signal.SIGCONT)
+                send(process.pid, signal.SIGCONT)
                 status, out, err = outcome(process)
         assert (status, out) == (79, "")
         assert "exit status 137" in err
@@ -293,8 +298,7 @@ class TestFreeze:
     def test_freeze_past_the_ttl_ends_the_command(self, observer):
         with running("--ttl", "4", command=waits()) as process:
             command = int(line(process))
-            everybody = session(process.pid)
-            assert len(everybody) == 3, "dblock run, its watchdog, the command"
+            everybody = [process.pid, watchdog_of(process, command), command]
             for pid in everybody:
                 os.kill(pid, signal.SIGSTOP)
             until_stopped(*everybody)
@@ -313,15 +317,22 @@ class TestDeath:
     def test_nothing_outlives_a_killed_dblock_run(self):
         with running("--ttl", "60", command=waits(2)) as process:
             pids = [int(line(process)) for _ in range(3)]
-            others = session(process.pid)
+            watchdog = watchdog_of(process, *pids)
             process.kill()
-            until_ended(*pids, *others)
+            until_ended(*pids, watchdog)
+
+    def test_nothing_outlives_the_killed_group_of_dblock_run(self):
+        """As ``timeout -k 10`` does at last, and a shell's ``kill -9 %1``."""
+        with running("--ttl", "60", command=waits(2)) as process:
+            pids = [int(line(process)) for _ in range(3)]
+            watchdog = watchdog_of(process, *pids)
+            os.killpg(process.pid, signal.SIGKILL)
+            until_ended(*pids, watchdog)
 
     def test_killed_watchdog_is_no_loss(self, observer):
         with running("--ttl", "3", command=waits()) as process:
             command = int(line(process))
-            [watchdog] = set(session(process.pid)) - {process.pid, command}
-            os.kill(watchdog, signal.SIGKILL)
+            os.kill(watchdog_of(process, command), signal.SIGKILL)
             for _ in range(2):
                 until_renewed(observer)
             assert finish(process) == (0, "done\n", "")

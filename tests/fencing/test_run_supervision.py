@@ -1,5 +1,6 @@
 """``dblock run``, called in this process: what it does about signals, losses and the terminal."""
 
+import errno
 import os
 import runpy
 import select
@@ -26,6 +27,7 @@ from django_dblock.fencing import deadline as trust
 from django_dblock.fencing import heartbeat as beat
 from tests.app.models import Account
 from tests.fencing.commands import printed, python, refusal, run
+from tests.fencing.running import state
 from tests.helpers import observe
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -87,6 +89,36 @@ class TestStop:
         assert [group == ours for group in at_a_terminal] == [False, True, False, True]
         assert at_a_terminal[0] == at_a_terminal[2]
 
+    @pytest.mark.parametrize(
+        ("name", "stops"), [("SIGTERM", 0), ("SIGUSR1", 1)], ids=["TERM", "USR1"]
+    )
+    def test_signal_that_comes_with_a_stop_is_passed_on(
+        self, name, stops, stopped, at_a_terminal, monkeypatch
+    ):
+        """Whoever pressed Ctrl-Z, another process asked us to end at the same time."""
+        jobs, sent = [], []
+        start, look, wait = Job.start, Job.look, inbox.Inbox.wait
+
+        def note(job, *arguments):
+            start(job, *arguments)
+            jobs.append(job)
+
+        def both(self, seconds):
+            if not sent:
+                observe.until(lambda: state(jobs[0]._command.pid) == "T", "it has stopped")
+                sent.append(os.kill(os.getpid(), getattr(signal, name)))
+                observe.until(lambda: self._queue.qsize() > 1, "both are known")
+                found = [wait(self, 0) for _ in range(self._queue.qsize())]
+                return next(number for number in found if number != signal.SIGCHLD)
+            return wait(self, seconds)
+
+        monkeypatch.setattr(Job, "start", note)
+        monkeypatch.setattr(Job, "look", lambda job: look(job) if sent else None)
+        monkeypatch.setattr(inbox.Inbox, "wait", both)
+        script = f"trap 'exit 42' {name[3:]}; kill -STOP $$; exit 7"
+        assert run(command=("sh", "-c", script)) == 42
+        assert stopped == [os.getpid()] * stops
+
 
 @pytest.fixture
 def at_a_terminal(monkeypatch):
@@ -102,6 +134,19 @@ def test_background_run_does_not_take_the_terminal(at_a_terminal, monkeypatch):
     monkeypatch.setattr(terminal.os, "tcgetpgrp", lambda _: 1)
     assert run() == 0
     assert at_a_terminal == []
+
+
+def test_terminal_that_is_gone_does_not_change_the_status(at_a_terminal, monkeypatch):
+    """Its window was closed, and the command ignores SIGHUP."""
+
+    def give(_, group):
+        if at_a_terminal:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+        at_a_terminal.append(group)
+
+    monkeypatch.setattr(terminal.os, "tcsetpgrp", give)
+    assert run(command=("sh", "-c", "exit 7")) == 7
+    assert len(at_a_terminal) == 1
 
 
 def test_terminal_of_another_session_is_not_taken(at_a_terminal, monkeypatch):
@@ -302,23 +347,61 @@ class TestWatchdog:
         runpy.run_path(watchdog.__file__, run_name="__main__")
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_watchdog_kills_at_the_deadline(self, killed, hear, monkeypatch):
-        moved = []
-        monkeypatch.setattr(os, "setpgid", lambda *group: moved.append(group))
+    @pytest.fixture
+    def moved(self, monkeypatch):
+        """What joins which group, and who is ended; a child has the number 99."""
+        found = []
+        monkeypatch.setattr(os, "getpgrp", lambda: 99 if found else os.getpid())
+        monkeypatch.setattr(os, "fork", lambda: 99)
+        monkeypatch.setattr(os, "setpgid", lambda *group: found.append(group))
+        monkeypatch.setattr(os, "kill", lambda *who: found.append(who))
+        monkeypatch.setattr(os, "waitpid", lambda *_: None)
+        return found
+
+    def test_watchdog_kills_at_the_deadline(self, killed, hear, moved):
         later, over = trust.now() + 60, trust.now() - 1
         left = hear(
             watchdog.MESSAGE.pack(later, False), None,
-            watchdog.MESSAGE.pack(later, False) + watchdog.MESSAGE.pack(over, True), b"never read",
+            watchdog.MESSAGE.pack(later, False) + watchdog.MESSAGE.pack(later, True),
+            watchdog.MESSAGE.pack(over, True), b"never read",
         )  # fmt: skip
         watchdog.main()
         assert left == [b"never read"]
-        assert moved == [(0, 17)]
+        assert moved == [(99, 99), (0, 99), (99, signal.SIGKILL)], "to a new group, once"
         assert killed == [(os.getpid(), signal.SIGKILL)]
 
-    def test_watchdog_kills_without_joining_the_group(self, killed, hear, monkeypatch):
+    def test_without_another_process_it_joins_the_group_of_dblock_run(
+        self, killed, hear, moved, monkeypatch
+    ):
+        def refuse(*_):
+            raise BlockingIOError("no more processes")
+
+        monkeypatch.setattr(os, "fork", refuse)
+        hear(watchdog.MESSAGE.pack(trust.now() + 60, True), b"")
+        watchdog.main()
+        assert moved == [(0, 17)]
+
+    def test_child_that_leads_the_new_group_does_not_stay(self, killed, hear, moved, monkeypatch):
+        class Ended(BaseException):
+            pass
+
+        def end(status):
+            raise Ended
+
+        monkeypatch.setattr(os, "fork", lambda: 0)
+        monkeypatch.setattr(os, "_exit", end)
+        monkeypatch.setattr("time.sleep", moved.append)
+        hear(watchdog.MESSAGE.pack(trust.now() + 60, True))
+        with pytest.raises(Ended):
+            watchdog.main()
+        assert len(moved) == 1
+        assert killed == []
+
+    def test_watchdog_kills_without_joining_a_group(self, killed, hear, moved, monkeypatch):
         def refuse(*_):
             raise PermissionError
 
+        monkeypatch.setattr(os, "fork", refuse)
         monkeypatch.setattr(os, "setpgid", refuse)
         hear(watchdog.MESSAGE.pack(trust.now() + 60, True), b"")
         watchdog.main()

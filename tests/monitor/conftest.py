@@ -28,7 +28,7 @@ def person(db):
     def make(name, *may):
         user = User.objects.create_user(name, is_staff=True)
         for each in may:
-            user.user_permissions.add(Permission.objects.get(codename=MAY[each]))
+            user.user_permissions.add(Permission.objects.get(codename=MAY.get(each, each)))
         return signed_in(user)
 
     return make

@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from django_dblock import FencedLock, terminate_backend
+from django_dblock import FencedLock, fenced_lock, namespace, terminate_backend
 from django_dblock.inspect import lock_waits
 from tests.helpers import observe
 from tests.monitor import scene
@@ -174,6 +174,19 @@ class TestEndingOutsiders:
         html(ann.post(self.TERMINATE, given), 403)
         assert row_lock["A"].execute("SELECT 1").fetchone()
 
+    def test_waiting_outsider_has_a_link_only_with_permission(self, person, row_lock, stage):
+        User.objects.create(username="y")
+        stage.session("other").execute(
+            "BEGIN; SELECT id FROM auth_user WHERE username = 'y' FOR UPDATE"
+        )
+        update = "UPDATE auth_user SET first_name = '1' WHERE username = 'y'"
+        send_and_see_it_wait(stage, row_lock["A"], update)
+        link = f"pid={pid_of(row_lock['A'])}&amp;"
+        assert link in shown(person("bob", "view", "terminate", "others"))
+        page = shown(person("ann", "view", "terminate"))
+        assert link not in page
+        assert f"pid={pid_of(row_lock['B'])}&amp;" in page
+
     def test_outsider_is_ended_with_permission(self, person, row_lock, observer):
         ann = person("ann", "view", "terminate", "others")
         given = self.given(row_lock, observer)
@@ -256,6 +269,21 @@ class TestNamespaces:
         found = json.loads(listed("--json", "--kind", "idempotency", "--all-namespaces"))
         assert len(found["idempotency"]) == 2
 
+    def test_admin_search_finds_own_rows_behind_those_of_others(
+        self, person, observer, settings, monkeypatch
+    ):
+        from tests.idempotency.rows import abandoned
+
+        monkeypatch.setattr("django_dblock.admin.MOST_FOUND", 2)
+        settings.DBLOCK_NAMESPACE = "acme"
+        for tenant in ("acme", "a", "b", "c"):
+            scene.lease(observer, f"{tenant}::nightly")
+            abandoned(f"{tenant}-key", namespace=tenant)
+        ann = person("ann", "view_fencedlock", "view_idempotencykey")
+        for model, word in {"fencedlock": "nightly", "idempotencykey": "/pay/"}.items():
+            found = ann.get(f"/admin/django_dblock/{model}/", {"q": word}).context["cl"]
+            assert found.result_count == 1, model
+
     def test_other_namespaces_do_not_crowd_out_the_current_one(self, person, observer, settings):
         settings.DBLOCK_NAMESPACE = "acme"
         observer.execute(
@@ -279,6 +307,24 @@ class TestNamespaces:
         settings.DBLOCK_NAMESPACE = str  # a callable: the current namespace is the empty one
         found = json.loads(listed("--json", "--kind", "fenced", "--limit", "2"))
         assert [lease["name"] for lease in found["fenced"]] == ["ended"]
+
+    def test_empty_list_says_that_only_one_namespace_was_looked_at(self, two):
+        said = "Nothing is locked in the namespace 'none'. --all-namespaces shows all locks.\n"
+        assert listed("--namespace", "none") == said
+        assert "globex::nightly" in listed("--namespace", "none", "--all-namespaces")
+
+    def test_list_says_which_locks_have_no_known_namespace(self, two, settings):
+        settings.DBLOCK_LABELS = "off"
+        assert "Note: advisory locks without a label are not shown" in listed()
+        assert "Note" not in listed("--all-namespaces")
+        settings.DBLOCK_LABELS = "full"
+        with namespace("7"), fenced_lock("nightly", ttl=30):
+            said, keyed = listed(), listed("--namespace", "7", "--key", "nightly")
+        assert said.startswith("There is nothing to show.\n")
+        assert "nightly~" in keyed
+        assert "Note" not in keyed
+        assert "Note: fenced is not shown: no name shows the namespace '7'" in said
+        assert "Note: latches is not shown: no name shows the namespace '7'" in said
 
     def test_other_namespaces_leases_are_not_ended(self, person, two):
         ann = person("ann", "view", "release")

@@ -1,6 +1,7 @@
 """``manage.py dblock``: see what is locked, run a command under a lock, end a lock, clean up."""
 
 import signal
+from argparse import ArgumentTypeError
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +25,7 @@ from django_dblock.cli import (
 from django_dblock.cli import (
     list as list_locks,
 )
+from django_dblock.conf import check_namespace
 from django_dblock.core.namespace import namespace
 from django_dblock.exceptions import DblockError
 
@@ -60,6 +62,7 @@ class Command(BaseCommand):
             )
             subparser.add_argument(
                 "--namespace",
+                type=_namespace,
                 metavar="NAME",
                 help="the namespace of keys; the one of DBLOCK_NAMESPACE if not given",
             )
@@ -93,3 +96,11 @@ class Command(BaseCommand):
             raise CommandError(f"{console.printable(console.reason(error))}.") from error
         except (DblockError, ImproperlyConfigured) as error:
             raise CommandError(console.printable(str(error))) from error
+
+
+def _namespace(text: str) -> str:
+    try:
+        check_namespace(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    return text
