@@ -78,9 +78,10 @@ def test_short_lived_lock_is_waited_for(assert_no_locks, hold_lock):
 
 
 INNER = """
-import pytest
+from functools import partial
+
 from django.db import connection, transaction
-from django_dblock import advisory_lock
+from django_dblock import advisory_lock, testing
 
 def test_clean(assert_no_locks, race):
     race(2, lambda: None)
@@ -98,6 +99,15 @@ def test_end_it():
     left.__exit__(None, None, None)
     assert_no_locks()
 
+def test_leaves_a_lock(monkeypatch, assert_no_locks):
+    monkeypatch.setattr(testing, "assert_no_locks", partial(assert_no_locks, within=0))
+    global busy
+    busy = testing.hold_lock("b")
+    busy.__enter__()
+
+def test_lets_it_go(assert_no_locks):
+    busy.release()
+
 def test_frees(assert_no_locks, hold_lock):
     hold_lock("a")
 """
@@ -108,6 +118,7 @@ def test_leaking_test_fails(pytester):
     pytester.makeconftest('pytest_plugins = ["django_dblock.testing.pytest"]')
     pytester.makepyfile(INNER)
     run = pytester.runpytest_inprocess("-p", "no:django", "-p", "no:cacheprovider", "-W", "error")
-    run.assert_outcomes(passed=4, errors=1)
+    run.assert_outcomes(passed=6, errors=2)
     run.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "*inside a transaction*"])
+    run.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_a_lock*", "*lock b, held by*"])
     connection.close()
