@@ -6,9 +6,10 @@ from functools import partial
 from typing import TypeVar
 
 from django.apps import apps
+from django.db import router
 
 from django_dblock.core.clock import monotonic
-from django_dblock.core.connection import connection_for, in_transaction
+from django_dblock.core.connection import alias_of, connection_for, in_transaction
 from django_dblock.inspect import AdvisoryLock, FencedLease, advisory_locks, fenced_leases
 
 T = TypeVar("T")
@@ -65,9 +66,16 @@ def assert_no_locks(using: str | None = None, *, within: float = 5.0) -> None:
 
 def _locked(using: str | None) -> list[AdvisoryLock | FencedLease]:
     found: list[AdvisoryLock | FencedLease] = [*advisory_locks(using)]
-    if apps.is_installed("django_dblock"):
+    if apps.is_installed("django_dblock") and _has_leases(using):
         found += [lease for lease in fenced_leases(using) if lease.state == "held"]
     return found
+
+
+def _has_leases(using: str | None) -> bool:
+    """Tell whether the routers keep the table of the leases in this database."""
+    from django_dblock.models import FencedLock  # only a project with the app has it
+
+    return router.allow_migrate_model(alias_of(using, FencedLock), FencedLock)
 
 
 def _shown(lock: AdvisoryLock | FencedLease) -> str:

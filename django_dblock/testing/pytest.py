@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from django.test import TransactionTestCase
 
 from django_dblock import testing
 from django_dblock.testing import leaks
@@ -45,11 +46,14 @@ def race() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture
-def assert_no_locks() -> Iterator[Callable[..., None]]:
+def assert_no_locks(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     """Fail the test if it leaves a lock; call the fixture to check earlier, too.
 
     The check is :func:`django_dblock.testing.assert_no_locks`.
     """
     refuse_transaction(None, "assert_no_locks", leaks.WHY)
+    if isinstance(request.instance, TransactionTestCase):
+        # It empties the tables, also that of the leases, before a fixture ends.
+        request.instance.addCleanup(testing.assert_no_locks)
     yield testing.assert_no_locks
     testing.assert_no_locks()

@@ -80,13 +80,10 @@ def writing(key: str, timeout: float | None) -> AbstractContextManager[Any]:
     return fenced_rwlock(key).write(ttl=3, timeout=timeout)
 
 
-def until_polled(observer: Any) -> None:
-    """A waiter's latest statement is the same as the holder's: the one that asks for the lease."""
-    asked = (
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%django_dblock_fencedlock%'"
-        " AND pid <> pg_backend_pid() AND datname = current_database()"
-    )
-    observe.until(lambda: observer.execute(asked).fetchone() >= (2,), "somebody waits")
+def until_queued(observer: Any) -> None:
+    """A waiter takes its place in the queue after a few tries."""
+    queued = "SELECT FROM django_dblock_fencedticket"
+    observe.until(lambda: observer.execute(queued).fetchone() is not None, "somebody waits")
 
 
 KINDS = [
@@ -96,7 +93,7 @@ KINDS = [
         "fenced_lock",
         lease,
         refusal=OpenTransaction,
-        until_waits=until_polled,
+        until_waits=until_queued,
         released=("lost", False),
         waits_for_nobody=False,
     ),
@@ -104,7 +101,7 @@ KINDS = [
         "fenced_rwlock.write",
         writing,
         refusal=OpenTransaction,
-        until_waits=until_polled,
+        until_waits=until_queued,
         released=("lost", False),
         waits_for_nobody=False,
     ),
@@ -113,7 +110,7 @@ KINDS = [
         "fenced_semaphore",
         permit,
         refusal=OpenTransaction,
-        until_waits=until_polled,
+        until_waits=until_queued,
         released=("lost", False),
         waits_for_nobody=False,
     ),

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from django_dblock import leadership, partitions
+from django_dblock.fencing import acquire
 from tests.coordination.rows import expire, held
 from tests.helpers import queueing
 
@@ -100,17 +101,22 @@ class TestLeadership:
             assert standby.once() is not None
         assert len(sent) == 1
 
-    def test_dead_leader_is_replaced_by_a_look_and_a_grant(self, standby, statements, observer):
+    def test_dead_leader_is_replaced_by_a_look_and_a_grant(
+        self, standby, statements, observer, monkeypatch
+    ):
+        monkeypatch.setattr(acquire, "_SIGN", 600.0)
         terms = iter(leadership("scheduler", ttl=300))
         term = next(terms)
         queueing.until_it_can_be_woken(standby)
+        queueing.stay_queued()
+        assert standby.delay > 60
         observer.execute(
             "UPDATE django_dblock_fencedlock"
-            " SET expires_at = clock_timestamp() + interval '1.5 s' WHERE name = %s",
+            " SET expires_at = clock_timestamp() + interval '60 s' WHERE name = %s",
             [LEADER],
         )
         assert standby.once() is None
-        assert standby.delay <= 1.5, "it sleeps no longer than the lease lasts"
+        assert standby.delay <= 60, "it sleeps no longer than the lease lasts"
         expire(observer, LEADER)
         with statements() as sent:
             assert standby.once() is not None

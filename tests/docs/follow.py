@@ -34,6 +34,15 @@ _TEMPLATE = re.compile(r"\{# (?P<name>[\w/]+\.html) #\}\n")
 _MACHINE = ("python3 -m venv", ". .venv", "pip install")
 
 
+_HELD = """
+import runpy, sys, time
+plain_sleep = time.sleep
+time.sleep = lambda seconds: sys.stdin.read() if seconds == 1 else plain_sleep(seconds)
+sys.argv[0] = "manage.py"
+runpy.run_path("manage.py", run_name="__main__")
+"""
+
+
 class Process:
     """A command that the reader started in a second terminal."""
 
@@ -113,10 +122,17 @@ class Project:
     def python(self, source: str) -> str:
         return self.manage("shell", "-c", source)
 
-    def start(self, *arguments: str) -> Process:
+    def start(self, *arguments: str, held: bool = False) -> Process:
+        """Start ``manage.py`` in a second terminal.
+
+        Args:
+            held: each second that the program sleeps lasts until its standard input ends, so that
+                it can be paused there on a slow machine as well.
+        """
+        program = ["-c", _HELD] if held else ["manage.py"]
         return Process(
             subprocess.Popen(
-                [sys.executable, "-u", "manage.py", *arguments],
+                [sys.executable, "-u", *program, *arguments],
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.PIPE,

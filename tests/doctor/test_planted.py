@@ -35,9 +35,10 @@ def test_healthy_database_has_no_warning():
 
 class TestPooler:
     @contextmanager
-    def through(self, mode, pool_size=20, **settings):
+    def through(self, mode, pool_size=20, query_wait_timeout=60, **settings):
         name = connection.settings_dict["NAME"]
-        with servers.pgbouncer(conninfo(), name, mode=mode, pool_size=pool_size) as port:
+        pool = {"pool_size": pool_size, "query_wait_timeout": query_wait_timeout}
+        with servers.pgbouncer(conninfo(), name, mode=mode, **pool) as port:
             with leading(HOST="127.0.0.1", PORT=port, **settings):
                 yield port
 
@@ -81,7 +82,7 @@ class TestPooler:
 
     def test_pooler_that_rejects_waiters_is_survived(self, monkeypatch):
         monkeypatch.setattr("django_dblock.doctor.facts._PATIENCE", 60)
-        with self.through("session", pool_size=1):
+        with self.through("session", pool_size=1, query_wait_timeout=2):
             assert "could not see whether" in found()["pooler-mode"].found
 
     def test_open_transaction_leaves_pool_mode_unknown(self):

@@ -197,6 +197,7 @@ def missing_standby(own, looking):
         lambda: looking.execute("SHOW synchronous_standby_names").fetchone() == ("ghost",),
         "the setting is read",
     )
+    servers.until_commits_wait(own)
     yield looking
     looking.execute("ALTER SYSTEM RESET synchronous_standby_names")
     looking.execute("SELECT pg_reload_conf()")

@@ -1,6 +1,7 @@
 """How a lease's statements end: with an error, interrupted, or on a standby."""
 
 import signal
+import threading
 
 import pytest
 from django.db import Error, connection
@@ -49,16 +50,26 @@ def test_interrupted_statement_is_cancelled(send, observer):
     def interrupt(*_):
         raise TimeLimit
 
+    def sleeps():
+        asked = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+        return observer.execute(asked, [pid]).fetchone() is not None
+
+    def interrupt_the_sleep():
+        observe.until(sleeps, "the statement sleeps")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+    connection.ensure_connection()
+    pid = connection.connection.info.backend_pid
     old = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    interrupting = threading.Thread(target=interrupt_the_sleep)
+    interrupting.start()
     try:
         with pytest.raises(TimeLimit):
-            send("SELECT pg_sleep(60)")
+            send("SELECT pg_sleep(600)")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        interrupting.join()
         signal.signal(signal.SIGALRM, old)
-    sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    observe.until(lambda: observer.execute(sleeping).fetchone() is None, "nobody sleeps")
+    observe.until(lambda: not sleeps(), "nobody sleeps")
     with fenced_lock("a", ttl=30):
         """The connection is of use again."""
 

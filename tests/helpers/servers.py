@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 from embedded_postgres import DEFAULT_VERSION, THROW_AWAY, Server, ServerError
+
+from tests.helpers import observe
 
 SETTINGS = {
     **THROW_AWAY,
@@ -61,13 +63,19 @@ def throw_away(**settings: str) -> Server:
             folder / "pg", version=version(), settings={**SETTINGS, **settings},
             port=free_port(), tcp=True,
         )  # fmt: skip
-        try:
-            server.start()
-        except ServerError as error:
-            if "already in use" not in str(error):  # by another process, since the look
-                raise
-        else:
+        if _starts(server):
             return server
+
+
+def _starts(server: Server) -> bool:
+    """Start the server; return False if another process has taken its port since the look."""
+    try:
+        server.start()
+    except ServerError as error:
+        if "already in use" not in str(error):
+            raise
+        return False
+    return True
 
 
 def need(program: str, package: str) -> str:
@@ -83,42 +91,48 @@ def need(program: str, package: str) -> str:
 
 @contextlib.contextmanager
 def pgbouncer(
-    target: str, database: str, *, mode: str = "transaction", pool_size: int = 20
+    target: str,
+    database: str,
+    *,
+    mode: str = "transaction",
+    pool_size: int = 20,
+    query_wait_timeout: int = 60,
 ) -> Iterator[int]:
     """Run a PgBouncer in front of a server; yield its port on 127.0.0.1."""
     program = need("pgbouncer", "pgbouncer")
     server = psycopg.conninfo.conninfo_to_dict(target)
     folder = Path(tempfile.mkdtemp(prefix="dblock-pgbouncer-"))
-    port = free_port()
     (folder / "users").write_text(f'"{server["user"]}" "{server.get("password", "")}"\n')
-    (folder / "ini").write_text(
-        "\n".join(
-            [
-                "[databases]",
-                (
-                    f"{database} = host={server['host']} port={server.get('port', 5432)} "
-                    f"dbname={database} user={server['user']}"
-                ),
-                "[pgbouncer]",
-                "listen_addr = 127.0.0.1",
-                f"listen_port = {port}",
-                "unix_socket_dir =",
-                "auth_type = any",
-                f"auth_file = {folder}/users",
-                f"pool_mode = {mode}",
-                f"default_pool_size = {pool_size}",
-                "query_wait_timeout = 2",
-                "max_client_conn = 200",
-            ]
-        )
-    )
     folder.chmod(0o755)
     user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
-    process = subprocess.Popen(
-        [program, "-q", str(folder / "ini")], user=user, stderr=subprocess.DEVNULL
-    )
+    while True:
+        port = free_port()
+        (folder / "ini").write_text(
+            "\n".join(
+                [
+                    "[databases]",
+                    (
+                        f"{database} = host={server['host']} port={server.get('port', 5432)} "
+                        f"dbname={database} user={server['user']}"
+                    ),
+                    "[pgbouncer]",
+                    "listen_addr = 127.0.0.1",
+                    f"listen_port = {port}",
+                    "unix_socket_dir =",
+                    "auth_type = any",
+                    f"auth_file = {folder}/users",
+                    f"pool_mode = {mode}",
+                    f"default_pool_size = {pool_size}",
+                    f"query_wait_timeout = {query_wait_timeout}",
+                    "max_client_conn = 200",
+                ]
+            )
+        )
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([program, str(folder / "ini")], user=user, stderr=log)
+        if _listens(process, folder / "log", port):
+            break
     try:
-        wait_for_port(port)
         yield port
     finally:
         process.send_signal(signal.SIGINT)
@@ -126,17 +140,17 @@ def pgbouncer(
         shutil.rmtree(folder)
 
 
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)  # between two looks, not instead of one
-        else:
-            return
+def _listens(process: "subprocess.Popen[bytes]", log: Path, port: int) -> bool:
+    """Wait until the PgBouncer listens; return False if another process has taken its port.
+
+    Somebody answers on the port in either case, so its log is read.
+    """
+    ready = f"listening on 127.0.0.1:{port}"
+    observe.until(lambda: ready in log.read_text() or process.poll() is not None, "it listens")
+    if ready in log.read_text():
+        return True
+    assert "already in use" in log.read_text(), log.read_text()
+    return False
 
 
 @contextlib.contextmanager
@@ -147,20 +161,50 @@ def standby(primary: Server, *, slot: str | None = None) -> Iterator[Server]:
     settings = {**SETTINGS, "max_prepared_transactions": "2"}
     if slot is not None:
         settings |= {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1"}
-    replica = Server(
-        folder / "pg", version=version(), settings=settings, port=free_port(), tcp=True
-    )
+    place = (folder / "pg").resolve()
     shutil.chown(folder, primary.folder.owner(), primary.folder.group())
     through = [] if slot is None else ["-C", "-S", slot]
     primary.run(
-        "pg_basebackup", "-D", str(replica.folder), "-R", "-c", "fast", "-d", primary.url, *through
+        "pg_basebackup", "-D", str(place), "-R", "-c", "fast", "-d", primary.url, *through
     )  # fmt: skip
+    replica = None
     try:
-        replica.start()
+        while replica is None or not _starts(replica):
+            replica = Server(
+                place, version=version(), settings=settings, port=free_port(), tcp=True
+            )  # fmt: skip
         yield replica
     finally:
-        replica.remove()
+        if replica is not None:
+            replica.remove()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def until_commits_wait(server: Server) -> None:
+    """Wait until the commits of a server wait for its synchronous standby, of which there is none.
+
+    Sessions read the setting by themselves, but the checkpointer tells commits to wait.
+    """
+    with psycopg.connect(server.url, autocommit=True) as looking:
+        with psycopg.connect(server.url, autocommit=True) as probe:
+            probe.execute("SET synchronous_commit = on")
+            pid = probe.info.backend_pid
+            waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
+
+            def has_waited() -> bool:
+                commit = "SELECT pg_logical_emit_message(true, 'probe', '')"
+                committing = threading.Thread(target=probe.execute, args=[commit])
+                committing.start()
+                while not (waiting := looking.execute(waits, [pid]).fetchone() is not None):
+                    committing.join(0.005)  # between two looks
+                    if not committing.is_alive():
+                        break
+                if waiting:
+                    looking.execute("SELECT pg_cancel_backend(%s)", [pid])
+                committing.join()
+                return waiting
+
+            observe.until(has_waited, "a commit waits for the standby")
 
 
 @contextlib.contextmanager

@@ -65,6 +65,23 @@ def test_project_without_the_app_has_no_leases(assert_no_locks, settings):
         assert_no_locks(within=0)
 
 
+class NoLeasesHere:
+    """A router that keeps the package's tables in another database."""
+
+    def allow_migrate(self, db, app_label, **_):
+        return app_label != "django_dblock"
+
+
+def test_database_without_the_table_has_no_leases(assert_no_locks, settings, rival):
+    settings.DATABASE_ROUTERS = [NoLeasesHere()]
+    rename = "ALTER TABLE django_dblock_fencedlock{} RENAME TO django_dblock_fencedlock{}"
+    rival.execute(rename.format("", "_away"))
+    try:
+        assert_no_locks("default", within=0)
+    finally:
+        rival.execute(rename.format("_away", ""))
+
+
 def test_short_lived_lock_is_waited_for(assert_no_locks, hold_lock):
     busy = hold_lock("a")
     later = threading.Timer(0.05, busy.release)
@@ -78,9 +95,13 @@ def test_short_lived_lock_is_waited_for(assert_no_locks, hold_lock):
 
 
 INNER = """
+from functools import partial
+from unittest import mock
+
 import pytest
 from django.db import connection, transaction
-from django_dblock import advisory_lock
+from django.test import TransactionTestCase
+from django_dblock import advisory_lock, fenced_lock, testing
 
 def test_clean(assert_no_locks, race):
     race(2, lambda: None)
@@ -98,8 +119,31 @@ def test_end_it():
     left.__exit__(None, None, None)
     assert_no_locks()
 
+def test_leaves_a_lock(monkeypatch, assert_no_locks):
+    monkeypatch.setattr(testing, "assert_no_locks", partial(assert_no_locks, within=0))
+    global busy
+    busy = testing.hold_lock("b")
+    busy.__enter__()
+
+def test_lets_it_go(assert_no_locks):
+    busy.release()
+
 def test_frees(assert_no_locks, hold_lock):
     hold_lock("a")
+
+@pytest.mark.usefixtures("assert_no_locks")
+class EmptiesTheTables(TransactionTestCase):
+    busy = testing.hold_lease(fenced_lock("nightly", ttl=30))
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        defaults = testing.assert_no_locks.__kwdefaults__
+        cls.enterClassContext(mock.patch.dict(defaults, within=0))
+        cls.addClassCleanup(cls.busy.release)
+
+    def test_leaves_a_lease(self):
+        self.busy.__enter__()
 """
 
 
@@ -108,6 +152,8 @@ def test_leaking_test_fails(pytester):
     pytester.makeconftest('pytest_plugins = ["django_dblock.testing.pytest"]')
     pytester.makepyfile(INNER)
     run = pytester.runpytest_inprocess("-p", "no:django", "-p", "no:cacheprovider", "-W", "error")
-    run.assert_outcomes(passed=4, errors=1)
+    run.assert_outcomes(passed=6, failed=1, errors=2)
     run.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "*inside a transaction*"])
+    run.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_a_lock*", "*lock b, held by*"])
+    run.stdout.fnmatch_lines(["*EmptiesTheTables.test_leaves_a_lease*", "*lease nightly, token*"])
     connection.close()

@@ -9,6 +9,7 @@ from django.test import TestCase, TransactionTestCase
 
 from django_dblock import LockTimeout, advisory_lock
 from django_dblock.testing import race as racing
+from django_dblock.testing import threads
 from tests.app.models import Counter
 from tests.helpers import observe, recipes
 
@@ -122,16 +123,25 @@ def test_failed_start_releases_the_others(race, monkeypatch):
         race(3, lambda: None)
 
 
-def test_hanging_thread_is_named(race, hold_lock):
+def test_hanging_thread_is_named(race, hold_lock, monkeypatch):
+    """The time is over once the first thread has ended and the second one waits."""
     busy = hold_lock("a")
+    before = iter([0.0, 0.0])  # at the start, and while the first thread is waited for
+
+    def clock():
+        if (seconds := next(before, None)) is None:
+            busy.until_waited_for()
+            return 60.0
+        return seconds
 
     def wait(number):
         if number:
             with advisory_lock("a", timeout=None):
                 pass
 
-    with pytest.raises(TimeoutError, match=r"1 of 2 threads have not ended after 0\.2 s: number 1"):
-        race(2, wait, timeout=0.2)
+    monkeypatch.setattr(threads, "monotonic", clock)
+    with pytest.raises(TimeoutError, match=r"1 of 2 threads have not ended after 60 s: number 1"):
+        race(2, wait)
     busy.release()
     observe.until(lambda: not _racing(), "the thread ends")
 

@@ -8,12 +8,11 @@ from unittest import mock
 from django.apps import apps
 from django.core.management import CommandError
 from django.test import TestCase
-from django.utils import timezone
 
 from django_dblock import FencedLock, fenced_lock
 from shop import settlement
 from shop.models import Payment, Settlement
-from shop.tests.settling import YESTERDAY, paid, settle, small_batches
+from shop.tests.settling import TODAY, YESTERDAY, OnOneDay, paid, settle, small_batches
 
 
 def interrupted(*, after: int) -> AbstractContextManager[Any]:
@@ -29,8 +28,9 @@ def interrupted(*, after: int) -> AbstractContextManager[Any]:
     return mock.patch.object(settlement, "unbooked", read)
 
 
-class Settling(TestCase):
+class Settling(OnOneDay, TestCase):
     def setUp(self) -> None:
+        super().setUp()
         midnight = dt.datetime.combine(YESTERDAY, dt.time(), dt.UTC)
         day = dt.timedelta(days=1)
         paid("1.00", midnight - dt.timedelta(microseconds=1))
@@ -48,8 +48,8 @@ class Settling(TestCase):
 
     def test_the_nightly_run_happens_once_a_day(self) -> None:
         first, second = settle(nightly=True), settle(nightly=True)
-        assert first == f"The run of {timezone.localdate()}: ran, 2 payments, 30.50.\n"
-        assert second == f"The run of {timezone.localdate()}: done, 2 payments, 30.50.\n"
+        assert first == f"The run of {TODAY}: ran, 2 payments, 30.50.\n"
+        assert second == f"The run of {TODAY}: done, 2 payments, 30.50.\n"
 
     def test_a_nightly_run_beside_another_worker_asks_to_be_run_again(self) -> None:
         busy = self.assertRaisesMessage(CommandError, "another worker is settling")
@@ -63,7 +63,7 @@ class Settling(TestCase):
 
     def test_a_day_that_is_not_over_is_refused(self) -> None:
         with self.assertRaisesMessage(CommandError, "is not over"):
-            settle(date=timezone.localdate())
+            settle(date=TODAY)
 
     def test_what_an_interrupted_run_left_over_is_booked_by_the_next(self) -> None:
         """Each booking stands by itself; none is made twice."""

@@ -25,13 +25,14 @@ from shop.demo.database import address_of
 from shop.demo.rounds.fenced import ThreeWorkers
 from shop.demo.stage import Stage
 from shop.models import Payment, Settlement
-from shop.tests.settling import YESTERDAY, paid, settle, small_batches
+from shop.tests.settling import YESTERDAY, OnOneDay, paid, settle, small_batches
 
 
-class Together(TransactionTestCase):
+class Together(OnOneDay, TransactionTestCase):
     """Workers with a connection each."""
 
     def setUp(self) -> None:
+        super().setUp()
         noon = dt.datetime.combine(YESTERDAY, dt.time(12), dt.UTC)
         for amount in ("10.00", "20.50", "40.00"):
             paid(amount, noon)

@@ -15,7 +15,7 @@ OTHERS = "%"  # the pooler keeps its connections, under the names of those that 
 
 @contextmanager
 def around(stage: Stage) -> Iterator[dict[str, Any]]:
-    with servers.pgbouncer(stage.server.url, "postgres", pool_size=3) as port:
+    with servers.pgbouncer(stage.server.url, "postgres", pool_size=3, query_wait_timeout=2) as port:
         stage.pooler = port
         yield {"HOST": "127.0.0.1", "PORT": port}
 
