@@ -339,15 +339,16 @@ def has_table(server):
 
 
 HOLD = """
-import json, time
+import json, threading, time
 import django; django.setup()
 from django_dblock import fenced_lock, FencedLock
+pause = threading.Event()
 with fenced_lock("nightly-sync", ttl=12) as lock:
     for _ in range(3):
         before = FencedLock.objects.get().renewed_at
         while FencedLock.objects.get().renewed_at == before:
             lock.check()
-            time.sleep(0.05)  # the heartbeat needs the processor, too
+            pause.wait(0.05)  # the heartbeat needs the processor; time.sleep() fails here
     with lock.guard():
         pass
     row = FencedLock.objects.get()
