@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
         r"py:exc",
         r"TransactionManagementError|ConnectionDoesNotExist|ValidationError|ImproperlyConfigured",
     ),  # Django's, in our Raises
-    (r"py:exc", r"RequestDataTooBig"),  # Django's, in our Raises
+    (r"py:exc", r"RequestDataTooBig|UnreadablePostError"),  # Django's, in our Raises
     (r"py:exc", r"IntegrityError|NotSupportedError|OperationalError"),  # Django's, in our Raises
     (r"py:exc", r"TypeError|ValueError|RuntimeError"),  # Python's
     (r"py:class", r"(django_dblock\.(\w+\.)*)?(P|R|M|View|HeldT|ResponseT)"),  # type variables
