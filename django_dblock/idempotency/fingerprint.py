@@ -54,7 +54,7 @@ def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
     Raises:
         RequestDataTooBig: an urlencoded form is larger than ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
         RawPostDataException: other code has read the body as a stream, and ``parsed`` is None.
-        UnreadablePostError: the client has gone while its body was read.
+        UnreadablePostError: the client has gone while its body was read here.
     """
     if request.content_type == "multipart/form-data":
         return _hash([*_place(request), *_form(request)])
@@ -65,16 +65,22 @@ def of_request(request: HttpRequest, parsed: Any = None) -> bytes:
     except RawPostDataException:
         if parsed is None:
             raise
+        request_body.refuse_cut_off(request)
         return _hash([*_place(request), _text(_without_token(request, parsed))])
-    if len(body) < int(request.META.get("CONTENT_LENGTH") or 0):
-        request_body.refuse_cut_off(request, len(body))
+    if str(len(body)) != request.META.get("CONTENT_LENGTH"):
+        request_body.refuse_cut_off(request)
     if request.content_type == _URLENCODED:
         body = b"&".join(pair for pair in body.split(b"&") if not _is_token(pair))
     return _hash([*_place(request), body])
 
 
 def of_value(request: HttpRequest, value: Any) -> bytes:
-    """Return the fingerprint of a request with the value that ``fingerprint=`` returned."""
+    """Return the fingerprint of a request with the value that ``fingerprint=`` returned.
+
+    Raises:
+        UnreadablePostError: other code has read the body, and it was cut off.
+    """
+    request_body.refuse_cut_off(request)
     return _hash([*_place(request), _text(value)])
 
 

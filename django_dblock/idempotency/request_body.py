@@ -15,6 +15,7 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest
 from django.http.multipartparser import MultiPartParser
 from django.http.request import UnreadablePostError
@@ -36,7 +37,8 @@ def is_unread_and_too_large(request: HttpRequest) -> bool:
     stream = _stream(request)
     if _is_seekable(stream):  # the length in the header may be absent, as of a chunked body
         return stream.seek(0, 2) > limit
-    return int(request.META.get("CONTENT_LENGTH") or 0) > limit
+    announced = request.META.get("CONTENT_LENGTH") or "0"
+    return announced.isdigit() and int(announced) > limit  # no other length is one, says Django
 
 
 def chunks(request: HttpRequest) -> tuple[int, Iterator[bytes]]:
@@ -46,13 +48,11 @@ def chunks(request: HttpRequest) -> tuple[int, Iterator[bytes]]:
         UnreadablePostError: the client has gone while its body was read.
     """
     stream = _rewindable(request)
-    length = stream.seek(0, 2)
-    refuse_cut_off(request, length)
-    return length, _read(stream)
+    return stream.seek(0, 2), _read(stream)
 
 
-def refuse_cut_off(request: HttpRequest, length: int) -> None:
-    """Raise if a body is shorter than the client has announced.
+def refuse_cut_off(request: HttpRequest) -> None:
+    """Raise if a body that was read has ended before the length that the client has announced.
 
     Servers such as gunicorn end the stream when the client's connection breaks, as if the body
     ended there. The key would belong to a part of the body, and a retry with all of it would be
@@ -61,10 +61,28 @@ def refuse_cut_off(request: HttpRequest, length: int) -> None:
     Raises:
         UnreadablePostError: the body is shorter.
     """
-    announced = int(request.META.get("CONTENT_LENGTH") or 0)
-    # A middleware may have decoded the body, and not have changed the header.
-    if length < announced and "HTTP_CONTENT_ENCODING" not in request.META:
-        raise UnreadablePostError(f"The body was cut off after {length} of {announced} bytes.")
+    inner: Any = request
+    stream = getattr(inner, "_stream", None)
+    if isinstance(stream, BytesIO):  # Django's, of a body that was read as bytes
+        read, announced = stream.getbuffer().nbytes, request.META.get("CONTENT_LENGTH") or "0"
+        # a middleware may have decoded the stream
+        if "HTTP_CONTENT_ENCODING" in request.META or not announced.isdigit():
+            return
+        if read < int(announced):
+            raise _cut_off(read, int(announced))
+    elif (
+        isinstance(stream, LimitedStream)
+        and request.content_type == "multipart/form-data"
+        and hasattr(inner, "_files")
+        and inner._read_started  # noqa: SLF001
+        and not stream.read(1)  # an upload handler may have stopped the parser: then there is more
+        and stream._pos < stream.limit  # noqa: SLF001
+    ):
+        raise _cut_off(stream._pos, stream.limit)  # noqa: SLF001
+
+
+def _cut_off(read: int, announced: int) -> UnreadablePostError:
+    return UnreadablePostError(f"The body was cut off after {read} of {announced} bytes.")
 
 
 def form(request: HttpRequest) -> tuple[Any, Any]:
@@ -80,15 +98,17 @@ def form(request: HttpRequest) -> tuple[Any, Any]:
     inner: Any = request
     stream: Any
     if request.method == "POST" and hasattr(inner, "_files"):
+        refuse_cut_off(request)
         return request.POST, request.FILES  # by the CSRF check, a middleware or REST framework
     if is_unread(request):
         stream = _rewindable(request)
     elif hasattr(inner, "_files") and not hasattr(inner, "_body"):
         # A PUT or a PATCH that REST framework has parsed as a stream. It puts the form here.
+        refuse_cut_off(request)
         return request.POST, request.FILES
     else:
         stream = BytesIO(request.body)
-    refuse_cut_off(request, stream.seek(0, 2))
+        refuse_cut_off(request)
     stream.seek(0)
     handler = _DigestHandler(request)
     encoding = request.encoding or settings.DEFAULT_CHARSET
@@ -153,6 +173,8 @@ def _rewindable(request: HttpRequest) -> IO[bytes]:
                 spool.write(chunk)
         except OSError as error:
             raise UnreadablePostError(*error.args) from error
+        if isinstance(stream, LimitedStream) and stream._pos < stream.limit:  # noqa: SLF001
+            raise _cut_off(stream._pos, stream.limit)  # noqa: SLF001
         inner: Any = request
         inner._stream = stream = spool  # noqa: SLF001 - as ASGIRequest gets its own
     return stream
