@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from hashlib import blake2b
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 from zoneinfo import ZoneInfo
 
@@ -54,7 +55,8 @@ class Period:
 
     Attributes:
         label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
-            ``per``, the result of the function as text, of a model instance its label and pk.
+            ``per``, the result of the function as text; a model instance in it stands there as its
+            model and pk, with a digest behind.
         start: the first instant of the period, in UTC; None with a function as ``per``.
         end: the first instant after the period, in UTC; None with a function as ``per``.
         day: the day on which the period begins, in the calendar's time zone; None with a function
@@ -201,8 +203,15 @@ def _minutes(per: str) -> int:
 
 
 def _text(part: Any) -> str:
-    encode((part,))  # raises a TypeError that names the part, if no key can have such a part
-    return words((part,)) if is_instance(part) else str(part)  # an instance's str() may change
+    data = encode((part,))  # raises a TypeError that names the part, if no key can have such a part
+    if not _has_instance(part):
+        return str(part)
+    # An instance's str() may change, and the readable text may be that of two rows.
+    return f"{words((part,))}~{blake2b(data, digest_size=8).hexdigest()}"
+
+
+def _has_instance(part: Any) -> bool:
+    return any(map(_has_instance, part)) if isinstance(part, tuple) else is_instance(part)
 
 
 class _Job(Generic[R]):
@@ -482,7 +491,7 @@ class once_per:  # noqa: N801 - a decorator
         """Return the options of ``run_once``; the record outlives its period."""
         left = timedelta(0) if period.end is None else max(period.end - now, timedelta(0))
         return {
-            "ttl": left + self.keep,
+            "ttl": min(left + self.keep, timedelta(seconds=MAX_RETENTION)),
             "wait": self._wait,
             "lease": self._lease,
             "on_abandoned": self._on_abandoned,

@@ -415,14 +415,28 @@ class TestRuns:
         end = _Calendar("month", None).period_of(row.created_at).end
         assert row.expires_at >= end
 
-    def test_callables_instance_is_its_row_whatever_its_text(self):
+    @pytest.mark.parametrize("named", [lambda row: row, lambda row: ("quarter", (2026, row))])
+    def test_callables_instance_is_its_row_whatever_its_text(self, named):
         """Else the job would run again in a period that somebody has renamed."""
-        quarter = Account.objects.create(name="Q1")
-        with patch.object(Account, "__str__", lambda self: self.name):
-            settle = once_per(lambda now: quarter, key="a")(count)
+        quarter = Account.objects.create(name="Q")
+        with (
+            patch.object(Account, "__str__", lambda self: self.name),
+            patch.object(Account, "__repr__", lambda self: self.name),
+        ):
+            settle = once_per(lambda now: named(quarter), key="a")(lambda period: 1)
             assert settle.run().state == "ran"
-            quarter.name = "first quarter"
+            quarter.name = "R"
             assert settle.run().state == "done"
+
+    def test_rows_whose_readable_text_is_the_same_are_different_periods(self):
+        row = Account.objects.create(name="Q1")
+        parts = iter([("a:b", "c"), ("a", "b:c"), ("x" * 300, "c"), ("x" * 300, "d")])
+        calendar = _Calendar(lambda now: (*next(parts), row), None)
+        assert len({calendar.period_of(datetime.now(UTC)).label for _ in range(4)}) == 4
+
+    def test_longest_keep_is_kept_as_long_as_possible(self):
+        run = once_per("day", key="a", keep=36_600)(count)
+        assert run.run().state == "ran"
 
     def test_callable_gets_utc_whatever_the_moments_zone(self):
         """Else the same moment would have two periods."""
