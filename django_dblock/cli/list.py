@@ -47,13 +47,15 @@ ADVISORY_COLUMNS = (
 
 def find_advisory_locks(options: dict[str, Any]) -> Found:
     """Return the locks that match the filters, and the sessions that block them."""
-    waits = lock_waits(options["using"], own_namespace=not options["all_namespaces"])
+    # The number of a key is that of its namespace: then no label has to show it.
+    own_namespace = not (options["all_namespaces"] or options["key"])
+    waits = lock_waits(options["using"], own_namespace=own_namespace)
     if waits.standby:
         options["notes"].append(
             "this server is a standby: the advisory locks of the primary are not shown, and leases "
             "and requests may be outdated. Pass --using with the alias of the primary."
         )
-    if _only_own(options) and conf.labels == "off":
+    if own_namespace and _only_own(options) and conf.labels == "off":
         options["notes"].append(
             "advisory locks without a label are not shown: DBLOCK_LABELS is off, so nobody can "
             "tell their namespace. --all-namespaces shows all."

@@ -12,7 +12,13 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from django_dblock import FencedLock, fenced_lock, namespace, terminate_backend
+from django_dblock import (
+    FencedLock,
+    advisory_lock,
+    fenced_lock,
+    namespace,
+    terminate_backend,
+)
 from django_dblock.inspect import lock_waits
 from tests.helpers import observe
 from tests.monitor import scene
@@ -317,6 +323,10 @@ class TestNamespaces:
         settings.DBLOCK_LABELS = "off"
         assert "Note: advisory locks without a label are not shown" in listed()
         assert "Note" not in listed("--all-namespaces")
+        with namespace("acme"), advisory_lock("unlabelled"):
+            keyed = listed("--namespace", "acme", "--key", "unlabelled")
+        assert "exclusive" in keyed, "its number is that of the namespace"
+        assert "Note" not in keyed
         settings.DBLOCK_LABELS = "full"
         with namespace("7"), fenced_lock("nightly", ttl=30):
             said, keyed = listed(), listed("--namespace", "7", "--key", "nightly")
