@@ -270,7 +270,7 @@ class TestRunAdvisory:
         from django_dblock.cli import advisory_hold, supervisor
 
         for module in (advisory_hold, supervisor):
-            monkeypatch.setattr(module, "TTL", 4.0)
+            monkeypatch.setattr(module, "TTL", 12.0)
         monkeypatch.setattr(advisory_hold, "_LOOK_EVERY", 0.1)
         frozen, told = [], threading.Event()
 
@@ -280,7 +280,7 @@ class TestRunAdvisory:
             )
             frozen.append(holder(observer)[0])
             os.kill(frozen[0], signal.SIGSTOP)
-            told.wait(20)
+            told.wait(60)
             os.kill(frozen[0], signal.SIGCONT)
 
         thread = threading.Thread(target=freeze)

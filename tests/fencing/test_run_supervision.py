@@ -390,11 +390,13 @@ class TestWatchdog:
 
         monkeypatch.setattr(os, "fork", lambda: 0)
         monkeypatch.setattr(os, "_exit", end)
+        monkeypatch.setattr(os, "closerange", lambda *numbers: moved.append(numbers))
         monkeypatch.setattr("time.sleep", moved.append)
         hear(watchdog.MESSAGE.pack(trust.now() + 60, True))
         with pytest.raises(Ended):
             watchdog.main()
-        assert len(moved) == 1
+        assert moved[0] == (0, 3), "it keeps no output of dblock run open"
+        assert len(moved) == 2
         assert killed == []
 
     def test_watchdog_kills_without_joining_a_group(self, killed, hear, moved, monkeypatch):
