@@ -141,11 +141,14 @@ def pooled(pooler, rival, observer):
 
 
 @pytest.fixture
-def long_period(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_period(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No period of prepared statements ends in the midst of a test."""
     monkeypatch.setattr(simple_query, "_PERIOD", 3600.0)
     for session in simple_query._sessions.values():
         session.begin()
+    yield
+    for session in simple_query._sessions.values():
+        session.until = 0.0
 
 
 @pytest.fixture

@@ -1,10 +1,18 @@
 """Statements of leases that a session has prepared: the same results with less planning."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID
 
+import psycopg
 import pytest
-from django.db import DataError, ProgrammingError, connections
+from django.db import (
+    DataError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+)
 
 from django_dblock import LockLost, LockTimeout, fenced_lock
 from django_dblock.core import simple_query
@@ -63,6 +71,13 @@ VALUES = {
 STATEMENT = "SELECT '100 %%', {}".format(", ".join(f"%({name})s" for name in VALUES))
 
 
+@pytest.fixture
+def table(rival):
+    rival.execute("CREATE TABLE noted (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    yield
+    rival.execute("DROP TABLE noted")
+
+
 class TestResults:
     def test_rows_are_those_of_the_ordinary_cursor(self, wrapper):
         expected = fetch(wrapper, STATEMENT, VALUES)
@@ -70,6 +85,22 @@ class TestResults:
         assert found == [expected] * (OFTEN + 3)
         [text] = prepared(wrapper)
         assert text.startswith("SELECT '100 %', $1, $2, ")
+        # in a text, 0.5 is a numeric
+        assert [*map(type, expected[0])] == [
+            Decimal if type(value) is float else type(value) for value in found[-1][0]
+        ]
+
+    def test_commit_that_fails_returns_no_rows(self, wrapper, table):
+        """The rows come before the error: the commit is that of the statement."""
+        statement = "INSERT INTO noted VALUES (%(n)s) RETURNING number"
+        session = simple_query._sessions.setdefault(wrapper.connection, simple_query._Session())
+        for n in range(OFTEN + 1):
+            run(wrapper, statement, {"n": n})
+        rows = []
+        with pytest.raises(IntegrityError):
+            simple_query.fetch_directly(wrapper, statement, {"n": 1}, rows)
+        assert rows == []
+        assert len(session.names) == 1
 
     def test_types_that_differ_are_prepared_separately(self, wrapper):
         statement = "SELECT pg_typeof(%(a)s)::text"
@@ -192,6 +223,31 @@ class TestWhen:
         assert prepared(wrapper) == []
 
 
+class TestRefused:
+    def test_time_limit_of_the_preparation_is_one_of_the_statement(
+        self, wrapper, table, rival, monkeypatch
+    ):
+        """Nobody waits twice, and what an operator cancels is not sent again."""
+        statement = "SELECT * FROM noted WHERE number = %(a)s"
+        session = prepare(wrapper, statement, {"a": 7})
+        fetch(wrapper, "SET lock_timeout = '50ms'", {})
+        sent = []
+        real = simple_query._send_and_wait
+        monkeypatch.setattr(
+            simple_query,
+            "_send_and_wait",
+            lambda driver, message, *more: sent.append(message) or real(driver, message, *more),
+        )
+        with rival.transaction():
+            rival.execute("LOCK TABLE noted")
+            with pytest.raises(OperationalError) as error:
+                run(wrapper, statement, {"a": 7})
+        assert isinstance(error.value.__cause__, psycopg.errors.LockNotAvailable)
+        assert sent == [b"SELECT pg_backend_pid()"]
+        assert run(wrapper, statement, {"a": 7}) == []
+        assert len(session.names) == 1
+
+
 class TestForgotten:
     @pytest.mark.parametrize("forget", ["DISCARD ALL", "DEALLOCATE ALL"])
     def test_lease_goes_on(self, wrapper, forget):
@@ -206,21 +262,13 @@ class TestForgotten:
         assert prepared(wrapper) == []
         assert not simple_query._sessions[wrapper.connection].keeps, "each would fail again"
 
-    def test_columns_that_changed_their_type(self, wrapper, rival):
-        rival.execute("CREATE TABLE changed (number int); INSERT INTO changed VALUES (7)")
-        try:
-            prepare(wrapper, "SELECT * FROM changed WHERE number = %(a)s", {"a": 7})
-            assert run(wrapper, "SELECT * FROM changed WHERE number = %(a)s", {"a": 7}) == [(7,)]
-            rival.execute("ALTER TABLE changed ALTER number TYPE text")
-            rows = run(wrapper, "SELECT * FROM changed WHERE number = %(a)s::text", {"a": "7"})
-            assert rows == [("7",)]
-            rival.execute("ALTER TABLE changed ALTER number TYPE int USING number::int")
-            rival.execute("ALTER TABLE changed ADD other text")
-            assert run(wrapper, "SELECT * FROM changed WHERE number = %(a)s", {"a": 7}) == [
-                (7, None)
-            ]
-        finally:
-            rival.execute("DROP TABLE changed")
+    def test_columns_that_have_changed(self, wrapper, table, rival):
+        rival.execute("INSERT INTO noted VALUES (7)")
+        statement = "SELECT * FROM noted WHERE number = %(a)s"
+        prepare(wrapper, statement, {"a": 7})
+        assert run(wrapper, statement, {"a": 7}) == [(7,)]
+        rival.execute("ALTER TABLE noted ADD other text")
+        assert run(wrapper, statement, {"a": 7}) == [(7, None)]
 
     def test_statement_that_cant_be_prepared_is_sent_as_text(self, wrapper):
         """The type of its parameter is not known without the value."""

@@ -55,8 +55,8 @@ class Period:
 
     Attributes:
         label: ``2026-10-25``, ``2026-W43``, ``2026-10``, ``2026-10-25T02:00``; with a function as
-            ``per``, the result of the function as text; a model instance in it stands there as its
-            model and pk, with a digest behind.
+            ``per``, the result of the function as text, in which a model instance is written as its
+            model and pk, and a digest follows.
         start: the first instant of the period, in UTC; None with a function as ``per``.
         end: the first instant after the period, in UTC; None with a function as ``per``.
         day: the day on which the period begins, in the calendar's time zone; None with a function

@@ -12,7 +12,8 @@ whether the driver's cursor may be skipped. If it may not, the same statements a
 through Django's cursor, with positional parameters.
 
 A statement that commits by itself is sent in the same way (:func:`fetch_directly`), because the two
-cursors are most of its way through Django and psycopg.
+cursors are most of its way through Django and psycopg. If it is sent often, the session prepares it
+(:class:`_Session`).
 """
 
 import itertools
@@ -119,8 +120,8 @@ def fetch_directly(
 ) -> None:
     """Run one statement as :func:`~django_dblock.core.connection.fetch` does with a list for rows.
 
-    In autocommit the cursors of Django and of the driver are skipped if they may be. The text that
-    is sent and the rows are the same.
+    In autocommit the cursors of Django and of the driver are skipped if they may be. The rows are
+    the same. So is the text that is sent, until the session has prepared the statement.
     """
     connection.close_if_health_check_failed()
     driver = fast_driver(connection)
@@ -306,9 +307,9 @@ def _run_prepared(
 def _prepared(
     driver: "psycopg.Connection[Any]", known: "_Session", key: tuple[str, tuple[int, ...]]
 ) -> bytes | None:
-    """Return the name of a statement that is prepared now; None if it can't be, or is one more."""
+    """Return the name of the prepared statement; None if that is not possible, or 50 are."""
     if known.outdated:
-        _send_and_wait(driver, b"DISCARD PLANS")
+        _is_done(_send_and_wait(driver, b"DISCARD PLANS"))
         known.outdated = False
     name = known.names.get(key)
     if name is None and len(known.names) < _MOST_PREPARED:
@@ -327,8 +328,9 @@ def _prepare(
     if not known.names:
         # A pooler gives its clients process ids of its own. Behind it the next statement may be run
         # by another session, which has not prepared it.
-        [found] = _send_and_wait(driver, b"SELECT pg_backend_pid()")
-        if found.get_value(0, 0) != str(driver.pgconn.backend_pid).encode():
+        found = _send_and_wait(driver, b"SELECT pg_backend_pid()")
+        given = str(driver.pgconn.backend_pid).encode()
+        if not _is_done(found) or found[0].get_value(0, 0) != given:
             return None
     numbers = itertools.count(1)
     text = _PERCENT.sub(lambda at: "%" if at[0] == "%%" else f"${next(numbers)}", template)
@@ -337,9 +339,29 @@ def _prepare(
     name = f"dblock_{blake2b(f'{text} {types}'.encode(), digest_size=16).hexdigest()}".encode()
     with driver.lock:
         driver.pgconn.send_prepare(name, text.encode(), types)
-        [result] = driver.wait(generators.execute(driver.pgconn))
-    # not OK: the type of a parameter may be unknown, or another thread has just prepared it
-    return name if result.status == ExecStatus.COMMAND_OK else None
+        results = driver.wait(generators.execute(driver.pgconn))
+    return name if _is_done(results) else None
+
+
+def _is_done(results: Sequence[PGresult]) -> bool:
+    """Return whether a message has worked, or is refused because of what it says.
+
+    Of the latter kind: the type of a parameter is unknown, or another thread has just prepared the
+    statement. Then the text can be sent.
+
+    Raises:
+        psycopg.Error: anything else, such as a cancellation, a time limit or the server's end.
+    """
+    result = results[-1]
+    if result.status != ExecStatus.FATAL_ERROR:
+        return True
+    if (result.error_field(DiagnosticField.SQLSTATE) or b"")[:2] in _REFUSALS:
+        return False
+    raise psycopg.errors.error_from_result(result, encoding="utf-8")
+
+
+_REFUSALS = (b"42", b"0A")
+"""Classes of SQLSTATE: syntax error or access rule violation, and feature not supported."""
 
 
 class _Session:

@@ -155,7 +155,10 @@ def _called_repeatedly(look: Callable[[], object]) -> Iterator[None]:
 
     def run() -> None:
         while not ended.wait(_LOOK):
-            look()
+            try:
+                look()
+            except BaseException:  # such as sys.exit() in a receiver; look at the other leases
+                logger.exception(_FAILED)
 
     with suppress(RuntimeError):  # no thread can be started: the beat is more important
         threading.Thread(target=run, name="dblock-heartbeat-connects", daemon=True).start()
@@ -189,6 +192,8 @@ def _patience(given: Any, until: float, meanwhile: Callable[[], object]) -> Iter
 
 
 logger = logging.getLogger("django_dblock.fencing")
+
+_FAILED = "A receiver or on_lost of a lost lease failed"
 
 _LONGEST_SILENCE = 5.0
 """Seconds to wait for the server at most, because leases with other ttls are due, too."""
@@ -276,7 +281,7 @@ class Heartbeat:
                 for batch, trusts in self._batches().items():
                     self._beat(batch, trusts)
             except BaseException:  # such as sys.exit() in a receiver; renew the other leases
-                logger.exception("A receiver or on_lost of a lost lease failed")
+                logger.exception(_FAILED)
 
     def _wait(self) -> bool:
         """Wait until a lease is due; return False if no lease is left and the thread can end."""

@@ -276,7 +276,7 @@ def not_replicated(identity: Identity) -> IdempotencyNotReplicated:
 
 
 def at_commit(connection: Any, first: Callable[[], None], last: Callable[[], None]) -> None:
-    """Register one function to run before all ``on_commit`` hooks, and one to run after them.
+    """Register a function to run before all ``on_commit`` hooks, and one after those so far.
 
     Django ends at the first hook that raises. In TestCase's transaction, whose hooks tests count
     and run, both are one hook.

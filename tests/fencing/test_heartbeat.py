@@ -267,9 +267,13 @@ def test_silent_server_is_abandoned_at_the_deadline(observer, rival):
             assert lock.lost
 
 
-def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch):
+def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch, caplog):
     """A server that can't be reached, or a pooler without a free connection, may take long."""
     lost = threading.Event()
+
+    def leave(_):
+        raise SystemExit
+
     noticed = []
 
     def connect(_):
@@ -277,10 +281,14 @@ def test_loss_is_noticed_while_the_heartbeat_connects(monkeypatch):
         raise OperationalError("the server can't be reached")
 
     monkeypatch.setattr(_dedicated_class(), "ensure_connection", connect, raising=False)
-    with lost_at_exit(fenced_lock(NAME, ttl=3, on_lost=lambda _: lost.set())):
+    with (
+        lost_at_exit(fenced_lock("first", ttl=2, on_lost=leave)),
+        lost_at_exit(fenced_lock(NAME, ttl=3, on_lost=lambda _: lost.set())),
+    ):
         beat_now()
         observe.until(lambda: noticed, "the beat ends")
-    assert noticed[0]
+    assert noticed[0], "also after another lease's on_lost has left"
+    assert "A receiver or on_lost of a lost lease failed" in caplog.text
 
 
 def test_loss_is_noticed_after_the_machine_has_slept(observer, monkeypatch):

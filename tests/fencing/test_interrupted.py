@@ -227,8 +227,13 @@ class TestInThisProcess:
                 rows.clear()
                 simple_query.fetch_directly(*ask)
 
-        asked = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_backend_pid()'"
-        interrupted(prepare, b"pg_backend_pid", lambda: observer.execute(asked).fetchone(), error)
+        query = (
+            "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_backend_pid()'"
+            " AND query_start > %s"
+        )
+        since = observer.execute("SELECT clock_timestamp()").fetchone()
+        asked = lambda: observer.execute(query, since).fetchone()  # noqa: E731
+        interrupted(prepare, b"pg_backend_pid", asked, error)
         assert rows == []
 
 
