@@ -44,25 +44,18 @@ class VersionedQuerySet(models.QuerySet[M]):
             return super().update(**changes)
         names, keys = frozenset(changes), own_writes.named_keys(self)
         changes[field.name] = bumped(field)
-        with self._one_transaction(changes):
+        written = {self.model._meta.get_field(name).model for name in changes}
+        if len(written) == 1:
             count = super().update(**changes)
+        else:  # an UPDATE for each table
+            self._for_write = True
+            with _one_transaction(self.db):
+                count = super().update(**changes)
         if count:
             own_writes.wrote(self, keys, names, count)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]
-
-    def _one_transaction(self, names: Iterable[str]) -> AbstractContextManager[Any]:
-        """Return a transaction if the fields are in several tables, each of which is an UPDATE.
-
-        Otherwise the change of a child would be there before the new version of its parent, and an
-        earlier reader could overwrite it in between.
-        """
-        meta = self.model._meta
-        if len({meta.get_field(name).model for name in names}) == 1:
-            return nullcontext()
-        self._for_write = True
-        return transaction.atomic(using=self.db, savepoint=False)
 
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
@@ -175,6 +168,18 @@ class VersionedQuerySet(models.QuerySet[M]):
         return stale
 
     bulk_save_cas.alters_data = True  # type: ignore[attr-defined]
+
+
+def _one_transaction(using: str) -> AbstractContextManager[Any]:
+    """Return a transaction, unless one is open.
+
+    Else the change of a child would be there before the new version of its parent, and an earlier
+    reader could overwrite it in between. No block in an open one: it would be marked for rollback
+    by an ``update()`` that is refused before it sends anything.
+    """
+    if connections[using].get_autocommit():
+        return transaction.atomic(using=using)
+    return nullcontext()
 
 
 # The manager whose querysets bump the version.

@@ -1,7 +1,8 @@
 """Writes without save(): update() bumps, bulk_create() never overwrites."""
 
 import pytest
-from django.db import connection
+from django.core.exceptions import FieldError
+from django.db import NotSupportedError, connection, transaction
 from django.db.models import F
 
 from django_dblock import MissingVersion, StaleObject
@@ -149,3 +150,16 @@ def test_update_of_several_tables_bumps_with_the_change_or_not_at_all(model, cha
         model.objects.filter(pk=row.pk).update(**change)
     assert not model.objects.filter(**change).exists()
     assert version_of(row) == 1
+
+
+def test_update_that_is_refused_does_not_break_the_transaction():
+    Gadget.objects.create(name="a")
+    both = Gadget.objects.union(Gadget.objects.all())
+    with transaction.atomic():
+        with pytest.raises(TypeError, match="slice"):
+            Gadget.objects.all()[:1].update(watts=5)
+        with pytest.raises(NotSupportedError):
+            both.update(watts=5)
+        with pytest.raises(FieldError):
+            Gadget.objects.update(watts=F("name__nothing"))
+        assert Gadget.objects.get().watts == 0
