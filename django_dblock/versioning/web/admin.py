@@ -1,6 +1,7 @@
 """The admin of versioned models: it writes and deletes only versions that its user has seen."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from http import HTTPStatus
@@ -188,7 +189,11 @@ class VersionedAdmin(_Base):
         request._dblock_acts = True  # type: ignore[attr-defined]
         deletes = "delete_selected" in request.POST.getlist("action")
         if request.POST.get("post"):
-            with transaction.atomic(using=_written_alias(queryset)):
+            # Log entries are on the router's alias, which may be another.
+            aliases = {_written_alias(queryset), router.db_for_write(self.model)}
+            with ExitStack() as together:
+                for using in sorted(aliases):
+                    together.enter_context(transaction.atomic(using=using))
                 if deletes:
                     selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
                     self.check_versions(request, queryset.filter(pk__in=selected))
