@@ -248,8 +248,9 @@ class VersionedAdmin(_Base):
         if not self._versioned or request.method != "POST":
             return view(request, object_id, extra_context)
         request._dblock_deletes = None, None  # type: ignore[attr-defined]
+        run = self._in_one_transaction(request, lambda: view(request, object_id, extra_context))
         try:
-            return view(request, object_id, extra_context)
+            return run()
         except StaleObject as error:
             if error.instance is not request._dblock_deletes[0]:  # type: ignore[attr-defined]
                 raise
