@@ -1,6 +1,6 @@
 """QuerySet writes that bump the version, and many compare-and-swaps in one statement."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -25,7 +25,8 @@ class VersionedQuerySet(models.QuerySet[M]):
     ``update()`` and what is built on it (``bulk_update()``, related managers) set
     ``version = version + 1`` in the same UPDATE, and compare nothing, because they use the row's
     present values. Instances in memory keep their version, so their next save is a conflict. With
-    multi-table inheritance, Django sends an UPDATE for each table; all of them are one transaction.
+    multi-table inheritance, Django sends an UPDATE for each table; all of them are one transaction,
+    which first locks the rows of the parents, as a save does.
     """
 
     def update(self, **changes: Any) -> int:
@@ -44,25 +45,37 @@ class VersionedQuerySet(models.QuerySet[M]):
             return super().update(**changes)
         names, keys = frozenset(changes), own_writes.named_keys(self)
         changes[field.name] = bumped(field)
-        with self._one_transaction(changes):
+        written = {self.model._meta.get_field(name).model for name in changes}
+        if len(written) == 1:
             count = super().update(**changes)
+        else:  # an UPDATE for each table
+            self._for_write = True
+            with _one_transaction(self.db):
+                self._lock_as_a_save(written)
+                count = super().update(**changes)
         if count:
             own_writes.wrote(self, keys, names, count)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]
 
-    def _one_transaction(self, names: Iterable[str]) -> AbstractContextManager[Any]:
-        """Return a transaction if the fields are in several tables, each of which is an UPDATE.
+    def _lock_as_a_save(self, written: Collection[Any]) -> None:
+        """Lock the rows of these tables, without the last, in the order in which a save writes.
 
-        Otherwise the change of a child would be there before the new version of its parent, and an
-        earlier reader could overwrite it in between.
+        Django's ``update()`` begins with the child's table, so it would deadlock with a save. The
+        conditions are in a sub-select, so that they may join and aggregate.
         """
-        meta = self.model._meta
-        if len({meta.get_field(name).model for name in names}) == 1:
-            return nullcontext()
-        self._for_write = True
-        return transaction.atomic(using=self.db, savepoint=False)
+        query = self.query
+        if query.is_sliced or query.combinator:
+            return  # refused by update()
+        # Parents' fields come first, as do parents in a save.
+        fields = cast("Any", self.model)._meta.concrete_fields
+        *before, _ = dict.fromkeys(each.model for each in fields if each.model in written)
+        for model in before:
+            among: Any = self.values(model._meta.pk.name)
+            among.query.select_for_update = False
+            rows: Any = models.QuerySet(model, using=self.db).filter(pk__in=among)
+            list(rows.select_for_update(no_key=True).order_by("pk").values_list("pk"))
 
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
@@ -175,6 +188,18 @@ class VersionedQuerySet(models.QuerySet[M]):
         return stale
 
     bulk_save_cas.alters_data = True  # type: ignore[attr-defined]
+
+
+def _one_transaction(using: str) -> AbstractContextManager[Any]:
+    """Return a transaction, unless one is open.
+
+    Else the change of a child would be there before the new version of its parent, and an earlier
+    reader could overwrite it in between. No block in an open one: it would be marked for rollback
+    by an ``update()`` that is refused before it sends anything.
+    """
+    if connections[using].get_autocommit():
+        return transaction.atomic(using=using)
+    return nullcontext()
 
 
 # The manager whose querysets bump the version.

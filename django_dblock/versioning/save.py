@@ -705,7 +705,9 @@ def _keep_later_reads(sender: Any, **_: Any) -> None:
         return
     for each in sender._meta.concrete_fields:
         kind = type(getattr_static(sender, each.attname, None))
-        if each.name in sender.unversioned and issubclass(kind, DeferredAttribute):
+        # A child's is its parent's, and read later already.
+        wraps = issubclass(kind, DeferredAttribute) and not issubclass(kind, _LaterRead)
+        if each.name in sender.unversioned and wraps:
             made: Any = type(kind.__name__, (_LaterRead, kind), {})
             setattr(sender, each.attname, made(each))
 

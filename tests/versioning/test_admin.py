@@ -411,6 +411,38 @@ def test_conflict_of_an_inline_rolls_back_the_querysets_alias(mine, monkeypatch)
     assert list(found.all()) == [("one", "c", 1), ("two", "c", 2)]
 
 
+@pytest.mark.django_db(databases=["default", "other"])
+def test_conflict_in_an_action_rolls_back_its_log_on_the_routers_alias(mine, monkeypatch):
+    def close(self, request, queryset):
+        if not request.POST.get("post"):
+            return HttpResponse("Sure?")
+        self.log_change(request, queryset.get(), "closed")
+        raise overtaken(queryset.get())
+
+    monkeypatch.setattr(ShelfAdmin, "get_queryset", lambda *_: Shelf.objects.using("other"))
+    monkeypatch.setattr(ShelfAdmin, "close", admin.action(close))
+    shelf = Shelf.objects.using("other").create(name="one")
+    answer = mine.post(LIST, selected("close", shelf, index="0", post="yes"))
+    assert answer.content == b"Sure?"
+    assert logged() == 0
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_conflict_of_a_delete_rolls_back_the_querysets_alias(mine, monkeypatch):
+    def delete_model(self, request, obj):
+        Shelf.objects.using("other").create(name="archived")
+        obj.delete()
+
+    monkeypatch.setattr(ShelfAdmin, "get_queryset", lambda *_: Shelf.objects.using("other"))
+    monkeypatch.setattr(ShelfAdmin, "delete_model", delete_model)
+    shelf = Shelf.objects.using("other").create(name="one")
+    url = f"{LIST}{shelf.pk}/delete/"
+    sent = look(mine, url).sent()
+    Shelf.objects.using("other").update(name="theirs")
+    assert mine.post(url, sent).status_code == 409
+    assert list(Shelf.objects.using("other").values_list("name")) == [("theirs",)]
+
+
 def test_unshown_row_is_not_deleted(mine, shelf, second):
     page = Page(mine.post(LIST, selected("delete_selected", shelf, index="0")))
     sent = page.sent(_selected_action=[shelf.pk, second.pk])

@@ -1,12 +1,16 @@
 """Writes without save(): update() bumps, bulk_create() never overwrites."""
 
+import threading
+
 import pytest
-from django.db import connection
-from django.db.models import F
+from django.core.exceptions import FieldError
+from django.db import NotSupportedError, connection, transaction
+from django.db.models import Count, F, Q
 
 from django_dblock import MissingVersion, StaleObject
 from tests.app import models as app
 from tests.app.models import Gadget, Invoice, InvoiceLine, Product
+from tests.helpers import observe
 from tests.versioning.conftest import version_of
 
 pytestmark = [
@@ -149,3 +153,88 @@ def test_update_of_several_tables_bumps_with_the_change_or_not_at_all(model, cha
         model.objects.filter(pk=row.pk).update(**change)
     assert not model.objects.filter(**change).exists()
     assert version_of(row) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "change"), [(Gadget, {"watts": 5}), (app.Special, {"name": "b"})]
+)
+def test_update_of_several_tables_does_not_deadlock_with_a_save(model, change, observer):
+    """Both lock the tables in the same order: the parents' rows first."""
+    row = model.objects.get(pk=model.objects.create(name="a").pk)
+    saving = []
+
+    def save():
+        try:
+            row.save()
+        except Exception as error:  # noqa: BLE001 - judged below
+            saving.append(error)
+        finally:
+            connection.close()
+
+    other = threading.Thread(target=save)
+
+    def pause_after_the_first(execute, sql, *args):
+        result = execute(sql, *args)
+        if sql.startswith("UPDATE") and not other.ident:
+            other.start()
+            observe.until(lambda: observer.execute(BLOCKED).fetchone()[0], "the save waits")
+        return result
+
+    with connection.execute_wrapper(pause_after_the_first):
+        assert model.objects.filter(Q(pk=row.pk) | Q(pk=row.pk)).update(**change) == 1
+    other.join()
+    [conflict] = saving
+    assert isinstance(conflict, StaleObject)
+    assert model.objects.filter(**change).exists()
+    assert version_of(row) == 2
+
+
+BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pg_blocking_pids(pid) <> '{}'"
+)
+
+
+def test_update_of_several_tables_locks_the_parents_rows_first(statements):
+    Gadget.objects.create(name="a")
+    with statements() as sent:
+        Gadget.objects.order_by("name").select_for_update(of=("self",)).update(watts=5)
+    queries = [each["sql"] for each in sent.captured_queries]
+    assert [sql.split()[0] for sql in queries] == [
+        "BEGIN", "SELECT", "SELECT", "UPDATE", "UPDATE", "COMMIT"
+    ]  # fmt: skip
+    lock = queries[1]
+    assert 'FROM "app_product" WHERE' in lock
+    assert lock.endswith("ORDER BY 1 ASC FOR NO KEY UPDATE")
+    assert lock.count("UPDATE") == 1
+
+
+def test_update_locks_all_tables_but_the_last(statements):
+    app.Coded.objects.create(name="a", code="a")
+    with statements() as sent:
+        app.Coded.objects.update(extra="b", text="b", name="b")
+    locks = [each["sql"] for each in sent.captured_queries if "FOR NO KEY" in each["sql"]]
+    assert [sql.split(" FROM ")[1].split()[0] for sql in locks] == ['"app_plain"', '"app_code"']
+    assert app.Coded.objects.values_list("name", "text", "extra", "version").get() == (*"bbb", 2)
+
+
+def test_update_of_several_tables_may_aggregate_and_change_what_it_matches():
+    gadgets = [Gadget.objects.create(name=name) for name in "ab"]
+    InvoiceLine.objects.create(invoice=Invoice.objects.create(), product=gadgets[0])
+    rows = Gadget.objects.annotate(lines_now=Count("lines")).filter(lines_now=1, watts=0)
+    assert rows.update(watts=5, name="c") == 1
+    found = Gadget.objects.order_by("pk").values_list("name", "watts", "version")
+    assert list(found) == [("c", 5, 2), ("b", 0, 1)]
+
+
+def test_update_that_is_refused_does_not_break_the_transaction():
+    Gadget.objects.create(name="a")
+    both = Gadget.objects.union(Gadget.objects.all())
+    with transaction.atomic():
+        with pytest.raises(TypeError, match="slice"):
+            Gadget.objects.all()[:1].update(watts=5)
+        with pytest.raises(NotSupportedError):
+            both.update(watts=5)
+        with pytest.raises(FieldError):
+            Gadget.objects.update(watts=F("name__nothing"))
+        assert Gadget.objects.get().watts == 0

@@ -2,7 +2,7 @@
 
 import pytest
 from django.core import checks
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.query_utils import DeferredAttribute
 from django.db.models.signals import post_save, pre_save
@@ -73,7 +73,8 @@ def test_save_of_all_loaded_fields_keeps_what_was_counted_since(member):
     assert Member.objects.values_list("name", "views").get() == ("bob", 1)
 
 
-def test_field_fetched_for_peers_keeps_what_was_counted_since(member, monkeypatch):
+@pytest.fixture
+def fetch_peers(monkeypatch):
     """Django 6.1 with FETCH_PEERS; before that, the same call."""
 
     def fetch_many(attribute, instances):
@@ -83,15 +84,59 @@ def test_field_fetched_for_peers_keeps_what_was_counted_since(member, monkeypatc
 
     if not hasattr(DeferredAttribute, "fetch_many"):
         monkeypatch.setattr(DeferredAttribute, "fetch_many", fetch_many, raising=False)
+
+
+@pytest.mark.usefixtures("member", "fetch_peers")
+def test_field_fetched_for_peers_keeps_what_was_counted_since():
     read = Member.objects.defer("views", "last_shelf").get()
     for attribute in (Member.views, Member.last_shelf_id):
         attribute.fetch_many([read])
+    rename_after_a_count(read)
+
+
+def rename_after_a_count(read):
     shelf = Shelf.objects.create()
     Member.objects.update(views=3, last_shelf=shelf)
     read.name = "bob"
     read.save()
     found = Member.objects.values_list("name", "views", "last_shelf", "version").get()
     assert found == ("bob", 3, shelf.pk, 2)
+
+
+@isolate_apps("tests.app")
+@pytest.mark.usefixtures("member", "fetch_peers")
+def test_proxy_keeps_what_was_counted_since():
+    class Guest(Member):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    read = Guest.objects.defer("views", "last_shelf").get()
+    for attribute in (Guest.views, Guest.last_shelf_id):
+        attribute.fetch_many([read])
+    rename_after_a_count(read)
+
+
+@isolate_apps("tests.app")
+@pytest.mark.usefixtures("fetch_peers")
+def test_child_keeps_what_was_counted_since():
+    class Staff(Member):
+        room = models.IntegerField(default=0)
+
+        class Meta:
+            app_label = "app"
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Staff)
+    try:
+        Staff.objects.create(name="ann")
+        read = Staff.objects.defer("views", "last_shelf").get()
+        for attribute in (Staff.views, Staff.last_shelf_id):
+            attribute.fetch_many([read])
+        rename_after_a_count(read)
+    finally:
+        with connection.schema_editor() as editor:
+            editor.delete_model(Staff)
 
 
 @pytest.fixture

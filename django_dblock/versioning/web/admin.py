@@ -1,6 +1,7 @@
 """The admin of versioned models: it writes and deletes only versions that its user has seen."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from http import HTTPStatus
@@ -188,7 +189,11 @@ class VersionedAdmin(_Base):
         request._dblock_acts = True  # type: ignore[attr-defined]
         deletes = "delete_selected" in request.POST.getlist("action")
         if request.POST.get("post"):
-            with transaction.atomic(using=_written_alias(queryset)):
+            # Log entries are on the router's alias, which may be another.
+            aliases = {_written_alias(queryset), router.db_for_write(self.model)}
+            with ExitStack() as together:
+                for using in sorted(aliases):
+                    together.enter_context(transaction.atomic(using=using))
                 if deletes:
                     selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
                     self.check_versions(request, queryset.filter(pk__in=selected))
@@ -243,8 +248,9 @@ class VersionedAdmin(_Base):
         if not self._versioned or request.method != "POST":
             return view(request, object_id, extra_context)
         request._dblock_deletes = None, None  # type: ignore[attr-defined]
+        run = self._in_one_transaction(request, lambda: view(request, object_id, extra_context))
         try:
-            return view(request, object_id, extra_context)
+            return run()
         except StaleObject as error:
             if error.instance is not request._dblock_deletes[0]:  # type: ignore[attr-defined]
                 raise
