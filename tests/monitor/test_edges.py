@@ -1,5 +1,7 @@
 """Rare states: a standby, a lock that was released during the read, a blank search."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from django_dblock import fenced_lock, inspect, run_once
@@ -73,6 +75,14 @@ def test_last_statement_hides_the_packages_own(locked, granted, said):
 def test_namespace_decides_whose_lease_it_is(name, namespace, own, settings):
     settings.DBLOCK_NAMESPACE = lambda: namespace
     assert inspect.is_own_lease(name, namespace) is own
+
+
+def test_pattern_of_leases_may_have_a_set():
+    with ExitStack() as stack:
+        for name in ("shard-1", "shard-2", "shard-x"):
+            stack.enter_context(fenced_lock(name, ttl=30))
+        found = inspect.fenced_leases(pattern="shard-[0-9]")
+    assert [lease.name for lease in found] == ["shard-1", "shard-2"]
 
 
 def test_unfinished_requests_are_counted_by_state():
