@@ -67,8 +67,10 @@ def delete_cas(
             version = reconciled(instance, expected, using)
             if version is None or not _lock(rows(version)):
                 raise conflict(instance, expected, using)
-        # An alias only where it is needed: the delete() of treebeard takes none.
-        if using == router.db_for_write(type(instance), instance=instance):
+        # An alias only where it is needed: the delete() of treebeard takes none, and goes by the
+        # class alone.
+        routed = router.db_for_write(type(instance), instance=instance)
+        if using == routed == router.db_for_write(type(instance)):
             return delete_row()  # type: ignore[no-any-return]
         return delete_row(using=using)  # type: ignore[no-any-return]
 
