@@ -715,6 +715,7 @@ def _read_by(
         names: the names that the caller has asked for; None for all that are loaded.
         partly: Django names the fields to the queryset.
     """
+    queryset = queryset.all()  # of a manager, too
     if partly:
         queryset = queryset.only(*(
             each.name if names is not None and each.name in names else each.attname
