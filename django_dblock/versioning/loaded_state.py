@@ -157,6 +157,18 @@ def cleaned(field: Any, value: Any) -> Any:
         return None
 
 
+def set_by_save(field: Any) -> bool:
+    """Return whether each save sets a field by itself, in ``pre_save()``.
+
+    Django's dates with ``auto_now`` do, and fields of other packages that can't be edited and have
+    a ``pre_save()`` of their own.
+    """
+    if getattr(field, "auto_now", False):
+        return True
+    djangos = type(field).pre_save.__module__.startswith("django.db.models.")
+    return not (field.editable or djangos)
+
+
 def differ(one: Any, other: Any) -> bool:
     """Return whether two values of a field differ, also arrays, as pgvector returns them."""
     try:

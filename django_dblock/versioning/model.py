@@ -1,6 +1,6 @@
 """The model that users subclass; the module ``save`` guards each save."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import EllipsisType
 from typing import Any, ClassVar, Self
@@ -24,10 +24,13 @@ from django_dblock.versioning.save import (
 )
 
 
-def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, dict[str, int]]:
+def delete_cas(
+    instance: GuardedSave, expected: int, using: str, delete_row: Callable[..., Any]
+) -> tuple[int, dict[str, int]]:
     """Delete the row if it has this version.
 
-    One statement if Django's ``delete()`` would send one; else the row is locked first.
+    One statement if Django's ``delete()`` would send one; else the row is locked first, and then
+    deleted by ``delete_row()``.
 
     Raises:
         StaleObject: the row has another version or was deleted; nothing was deleted.
@@ -64,16 +67,18 @@ def delete_cas(instance: GuardedSave, expected: int, using: str) -> tuple[int, d
             version = reconciled(instance, expected, using)
             if version is None or not _lock(rows(version)):
                 raise conflict(instance, expected, using)
-        # An alias only where it is needed: the delete() of treebeard takes none.
-        if using == router.db_for_write(type(instance), instance=instance):
-            return instance.delete()
-        return instance.delete(using=using)
+        # An alias only where it is needed: the delete() of treebeard takes none, and goes by the
+        # class alone.
+        routed = router.db_for_write(type(instance), instance=instance)
+        if using == routed == router.db_for_write(type(instance)):
+            return delete_row()  # type: ignore[no-any-return]
+        return delete_row(using=using)  # type: ignore[no-any-return]
 
 
 @cache
 def _has_own_delete(model: Any) -> bool:
     """Return whether a delete() beside ours and Django's is called, which may do more."""
-    others = (each for each in model.__mro__ if each not in {GuardedSave, models.Model})
+    others = (each for each in model.__mro__ if each not in {VersionedModel, models.Model})
     return any("delete" in vars(each) for each in others)
 
 
@@ -244,13 +249,38 @@ class VersionedModel(GuardedSave):
             TypeError, ValueError: ``expected`` is not a version.
             NotSupportedError: the connection is in psycopg's pipeline mode; nothing was sent.
         """
+        return self._version_delete_row(expected, using, self.delete)
+
+    def _version_delete_row(
+        self, expected: int | EllipsisType, using: str | None, delete_row: Callable[..., Any]
+    ) -> tuple[int, dict[str, int]]:
         using = using or router.db_for_write(type(self), instance=self)
         if isinstance(expected, EllipsisType):
-            return delete_cas(self, save.carried_version(self, using), using)
+            return delete_cas(self, save.carried_version(self, using), using, delete_row)
         expected = save.checked_version(expected)
         if not loaded_state.links_agree(self):
             raise missing_version(self)
-        return delete_cas(self, expected, using)
+        return delete_cas(self, expected, using, delete_row)
+
+    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
+        """Delete as Django does; compare if a page has bound the instance to a version."""
+        delete = super().delete
+        pk, version = self.__dict__.pop("_version_delete", (None, None))
+        if version is None or pk != self.pk:
+            # Handed on as they came: treebeard's delete() and Wagtail's take no using=None.
+            return delete(*args, **options)
+
+        def delete_row(**alias: str) -> Any:
+            if args:
+                return delete(args[0] or alias.get("using"), *args[1:], **options)
+            return delete(**{**options, **alias})
+
+        using = options.get("using") or (args[0] if args else None)
+        try:
+            return self._version_delete_row(version, using, delete_row)
+        except BaseException:
+            self.__dict__["_version_delete"] = (pk, version)
+            raise
 
     def touch_version(self, *, using: str | None = None) -> None:
         """Bump the version and write nothing else, once per transaction.

@@ -187,8 +187,8 @@ def merge(
         if not loaded_state.differ(mine, theirs):
             continue
         if attribute not in original or loaded_state.differ(mine, original[attribute]):
-            if getattr(field, "auto_now", False):
-                continue  # set by each save, and not by its user
+            if loaded_state.set_by_save(field):
+                continue  # not by its user
             return None
         taken[attribute] = (state[attribute], theirs)
     for attribute, (_, theirs) in taken.items():

@@ -421,19 +421,6 @@ class GuardedSave(models.Model):
         others = frozenset(names) - {version.name, version.attname}
         return others or names
 
-    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
-        """Delete as Django does; compare if a page has bound the instance to a version."""
-        pk, version = self.__dict__.pop("_version_delete", (None, None))
-        if version is None or pk != self.pk:
-            # Handed on as they came: treebeard's delete() and Wagtail's take no using=None.
-            return super().delete(*args, **options)
-        using = options.get("using") or (args[0] if args else None)
-        try:
-            return self.delete_cas(expected=version, using=using)  # type: ignore[attr-defined, no-any-return]
-        except BaseException:
-            self.__dict__["_version_delete"] = (pk, version)
-            raise
-
     @property
     def _version_pk(self) -> Any:
         """Return the primary key in the table with the version, which may be a parent's."""
@@ -728,6 +715,7 @@ def _read_by(
         names: the names that the caller has asked for; None for all that are loaded.
         partly: Django names the fields to the queryset.
     """
+    queryset = queryset.all()  # of a manager, too
     if partly:
         queryset = queryset.only(*(
             each.name if names is not None and each.name in names else each.attname

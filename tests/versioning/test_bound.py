@@ -10,7 +10,7 @@ from django.db.models.signals import pre_save
 
 from django_dblock import StaleObject
 from django_dblock.versioning.model import expect
-from tests.app.models import Managed, Product, Setting
+from tests.app.models import Fussy, Gadget, Managed, Product, Setting
 from tests.versioning.conftest import overtake, version_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,6 +40,51 @@ def test_copy_with_another_key_deletes_its_row(product):
     other.save()
     other.delete()
     assert list(Product.objects.all()) == [product]
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What the overridden delete() of a Fussy has noted."""
+    seen = []
+
+    def delete(self, *args, **options):
+        seen.append(self.name)
+        return super(Fussy, self).delete(*args, **options)
+
+    monkeypatch.setattr(Fussy, "delete", delete)
+    return seen
+
+
+def test_bound_delete_runs_an_override_once(logged):
+    row = bound(Fussy.objects.create(name="a"))
+    row.delete()
+    assert logged == ["a"]
+    assert not Fussy.objects.exists()
+
+
+def test_bound_delete_with_an_override_compares(logged):
+    row = bound(Fussy.objects.create(name="a"))
+    overtake(row)
+    for _ in range(2):
+        with pytest.raises(StaleObject):
+            row.delete()
+    assert logged == ["a", "a"]
+    assert Fussy.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ((), {"keep_parents": True}),
+        ((), {"using": None, "keep_parents": True}),
+        ((None, True), {}),
+        (("default", True), {}),
+    ],
+)
+def test_bound_delete_keeps_parents(args, options):
+    gadget = bound(Gadget.objects.create(name="a"))
+    assert gadget.delete(*args, **options) == (1, {"app.Gadget": 1})
+    assert Product.objects.get().name == "a"
 
 
 def test_save_unbinds_delete(product):

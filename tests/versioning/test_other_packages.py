@@ -22,7 +22,9 @@ from django_dblock import (
     VersionField,
 )
 from django_dblock.checks.models import check_models
+from django_dblock.versioning.model import expect
 from tests.app.models import Bilingual, Branch, Product
+from tests.app.versioned_admin import Tree
 from tests.helpers.observe import until
 from tests.versioning.conftest import overtake, version_of
 
@@ -154,6 +156,25 @@ def test_compared_delete_passes_on_another_alias():
     branch.delete_cas(using="other")
     assert Branch.given == ((), {"using": "other"})
     assert not Branch.objects.using("other").exists()
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_compared_delete_names_an_alias_that_only_the_instance_tells(monkeypatch):
+    """treebeard's delete() goes by the class, without the instance as a hint."""
+
+    def delete(self):
+        return type(self).objects.filter(pk=self.pk).delete()
+
+    here = Branch.objects.create()
+    Branch.objects.using("other").bulk_create([Branch(pk=here.pk)])
+    monkeypatch.setattr(Tree, "delete", delete)
+    for act in ("delete_cas", "delete"):
+        there = Branch.objects.using("other").get()
+        expect(there, there.version)
+        with pytest.raises(TypeError, match="using"):
+            getattr(there, act)()
+    assert Branch.objects.exists()
+    assert Branch.objects.using("other").exists()
 
 
 # _update(): django-modeltranslation writes another column.

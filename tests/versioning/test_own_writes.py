@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, IntegerField
 from django.db.models.signals import post_save, pre_save
 from django.test import TestCase
 
@@ -177,6 +177,28 @@ def test_date_of_each_save_is_no_change_of_its_own():
     found = app.Typed.objects.get()
     assert (found.small, found.short, found.version) == (1, "me", 3)
     assert found.seen == row.seen > dt.datetime(2021, 1, 1, tzinfo=dt.UTC)
+
+
+def test_value_of_another_packages_pre_save_is_no_change_of_its_own(product, monkeypatch):
+    """A field that can't be edited, and that each save sets: a modification counter, a slug."""
+
+    class Stamped(IntegerField):
+        def pre_save(self, model_instance, add):
+            model_instance.stock = 7
+            return 7
+
+    stock = Product._meta.get_field("stock")
+    monkeypatch.setattr(stock, "__class__", Stamped)
+    with transaction.atomic():
+        update(product, stock=5)
+        with pytest.raises(StaleObject):
+            product.save()
+    monkeypatch.setattr(stock, "editable", False)
+    product.refresh_from_db()
+    with transaction.atomic():
+        update(product, name="ours", stock=5)
+        product.save()
+    assert Product.objects.values_list("name", "stock").get() == ("ours", 7)
 
 
 def test_expression_uses_the_present_row(product):

@@ -338,6 +338,16 @@ def test_refresh_that_leaves_a_field_out_is_not_trusted(product, left_out):
     assert Product.objects.get().name == "theirs"
 
 
+@pytest.mark.parametrize("fields", [None, ["name", "price", "stock", "version"]])
+def test_refresh_from_a_manager(product, fields):
+    """As Django's, which calls methods that a manager has, too."""
+    overtake(product, name="theirs")
+    product.refresh_from_db(from_queryset=Product.objects, fields=fields)
+    product.stock = 3
+    product.save()
+    assert Product.objects.values_list("name", "stock", "version").get() == ("theirs", 3, 3)
+
+
 def test_refresh_without_the_version_keeps_the_earlier_one(product):
     deferred = Product.objects.defer("version").get(pk=product.pk)
     partly = Product.objects.defer("price").get(pk=product.pk)

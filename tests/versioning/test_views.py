@@ -166,7 +166,7 @@ def test_delete_view_passes_on_another_rows_conflict(shelf, client, monkeypatch)
 
     url = f"/shelf/{shelf.pk}/delete/"
     page = look(url)
-    monkeypatch.setattr(Shelf, "delete_cas", delete)
+    monkeypatch.setattr(Shelf, "delete", delete)
     with pytest.raises(StaleObject):
         client.post(url, page.sent())
 

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final
 
 from django_dblock.exceptions import StaleObject
-from django_dblock.versioning.loaded_state import differ, original
+from django_dblock.versioning.loaded_state import differ, original, set_by_save
 from django_dblock.versioning.save import unversioned_names
 
 
@@ -137,16 +137,10 @@ def _diff(
 
 
 def counts(model: Any, field: Any) -> bool:
-    """Return whether the user decides the value of a field.
-
-    ``pre_save()`` sets other fields on each save: Django's dates with ``auto_now``, and fields of
-    other packages that can't be edited and have a ``pre_save()`` of their own.
-    """
+    """Return whether the user decides the value of a field."""
     if field.name in unversioned_names(model):
         return False
-    if getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
-        return False
-    return bool(field.editable) or type(field).pre_save.__module__.startswith("django.db.models.")
+    return not (set_by_save(field) or getattr(field, "auto_now_add", False))
 
 
 def _by_name(instance: Any) -> dict[str, Any]:
