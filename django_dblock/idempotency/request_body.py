@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -21,6 +21,8 @@ from django.http.multipartparser import MultiPartParser
 from django.http.request import UnreadablePostError
 
 _CHUNK = 64 * 1024
+
+_LIMITED: Any = LimitedStream  # the stubs don't know how far it was read
 
 
 def is_unread(request: HttpRequest) -> bool:
@@ -71,7 +73,7 @@ def refuse_cut_off(request: HttpRequest) -> None:
         if read < int(announced):
             raise _cut_off(read, int(announced))
     elif (
-        isinstance(stream, LimitedStream)
+        isinstance(stream, _LIMITED)
         and request.content_type == "multipart/form-data"
         and hasattr(inner, "_files")
         and inner._read_started  # noqa: SLF001
@@ -163,7 +165,7 @@ def _is_seekable(stream: Any) -> bool:
 
 def _rewindable(request: HttpRequest) -> IO[bytes]:
     """Return the stream of an unread body; one that can't be rewound is replaced by a copy."""
-    stream = _stream(request)
+    stream: Any = _stream(request)
     if not _is_seekable(stream):
         # ASGI's handler spools every body in the same way, with the same limit.
         spool: Any = SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE)  # noqa: SIM115
@@ -173,11 +175,11 @@ def _rewindable(request: HttpRequest) -> IO[bytes]:
                 spool.write(chunk)
         except OSError as error:
             raise UnreadablePostError(*error.args) from error
-        if isinstance(stream, LimitedStream) and stream._pos < stream.limit:  # noqa: SLF001
+        if isinstance(stream, _LIMITED) and stream._pos < stream.limit:  # noqa: SLF001
             raise _cut_off(stream._pos, stream.limit)  # noqa: SLF001
         inner: Any = request
         inner._stream = stream = spool  # noqa: SLF001 - as ASGIRequest gets its own
-    return stream
+    return cast("IO[bytes]", stream)
 
 
 def _read(stream: IO[bytes]) -> Iterator[bytes]:
