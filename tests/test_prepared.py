@@ -164,6 +164,21 @@ class TestWhen:
         assert run(wrapper, "SELECT %(a)s::int", {"a": 1}) == [(1,)]
         assert prepared(wrapper) == []
 
+    def test_below_an_execute_wrapper_nothing_is_prepared(self, wrapper):
+        """It sees every statement with its parameters."""
+        seen = []
+
+        def note(execute, statement, *more):
+            seen.append(statement)
+            return execute(statement, *more)
+
+        with wrapper.execute_wrapper(note):
+            for _ in range(OFTEN + 2):
+                with fenced_lock("a", ttl=30):
+                    pass
+        assert len(seen) >= 2 * (OFTEN + 2)
+        assert prepared(wrapper) == []
+
     def test_behind_a_pooler_nothing_is_prepared(self, pooled, observer):
         for _ in range(OFTEN + 2):
             with fenced_lock("a", ttl=30):
